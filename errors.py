@@ -1,0 +1,74 @@
+"""Every error that a user of Umbel can meet, in one tree.
+
+UmbelError                  a person can act on it; the command line prints it and exits with 2
+├── JobError                the job file: unknown key, wrong type, impossible value
+├── DataError               the data: missing file or column, bad encoding, labels, empty client
+├── ModelError              the base model or an adapter: not found, no weights, wrong shape
+├── PlanRefused             the job is well formed, but what it asks for cannot be right
+├── BudgetExceeded          an owner's privacy ledger refuses to spend more
+├── LedgerError             an owner's privacy ledger is damaged, edited or of another version
+├── RoundFailed             too few clients answered, also after the retries
+├── StrategyError           a strategy cannot be found, configured or used
+├── RunFolderError          a run folder exists already, is missing, or cannot be written
+├── CheckpointError         no usable checkpoint to resume from
+├── MessageError            a message from the other side does not have the agreed form
+└── Interrupted             the user stopped the run; it can be resumed (exit status 130)
+
+A message says what is wrong, where, and what to do. It is one paragraph, without a traceback.
+"""
+
+
+class UmbelError(Exception):
+    """Base of all errors that Umbel raises on purpose."""
+
+    exit_code = 2
+
+
+class JobError(UmbelError):
+    """The job file, or a value given on the command line, is not valid."""
+
+
+class DataError(UmbelError):
+    """The data cannot be used as the job describes it."""
+
+
+class ModelError(UmbelError):
+    """A base model or adapter cannot be loaded or does not fit."""
+
+
+class PlanRefused(UmbelError):
+    """The plan refuses a combination that cannot be right."""
+
+
+class BudgetExceeded(UmbelError):
+    """The owner's limit on epsilon would be passed."""
+
+
+class LedgerError(UmbelError):
+    """A privacy ledger cannot be trusted or read."""
+
+
+class RoundFailed(UmbelError):
+    """Too few clients answered in a round, also after its retries."""
+
+
+class StrategyError(UmbelError):
+    """A strategy cannot be found, configured or used."""
+
+
+class RunFolderError(UmbelError):
+    """A run folder cannot be created, read or written."""
+
+
+class CheckpointError(UmbelError):
+    """There is no usable checkpoint."""
+
+
+class MessageError(UmbelError):
+    """A message does not have the form that both sides agreed on."""
+
+
+class Interrupted(UmbelError):
+    """The user stopped the run. What was finished is on disk."""
+
+    exit_code = 130

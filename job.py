@@ -1,0 +1,376 @@
+"""The job: a typed description of one federated fine-tuning, read from TOML.
+
+A job says *what* is to be learned, under which privacy, and how the rounds go. It holds no secret
+and nothing about the machine it runs on, so the same file serves a simulation, a rehearsal and a
+deployment. Unknown keys are refused with the nearest known name; every field has a unit and a
+default. ``Job.load`` reads a file, ``Job.build`` a dictionary; both raise ``JobError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import JobError
+
+TaskName = Literal["text-classification", "causal-lm"]
+AdapterName = Literal["lora", "head", "full"]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LoraSpec(_Section):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: PositiveInt = Field(8, description="Rank of the two factors.")
+    alpha: PositiveFloat = Field(
+        16.0, description="Scale; the update is alpha / rank times the product."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first factor.")
+    target: str | list[str] = Field(
+        "all-linear",
+        description='Modules that get an adapter: "all-linear" (every linear layer of the base '
+        "model), a regular expression, or a list of module name endings.",
+    )
+
+
+class ModelSpec(_Section):
+    """Which base model is tuned, and which part of it."""
+
+    base: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description='Hugging Face hub id, local folder, "package:NAME/FOLDER" (a folder inside an '
+        "installed Python package), or a .gguf file in either of the last two.",
+    )
+    adapter: AdapterName | None = Field(
+        None,
+        description='"lora": low-rank adapters, and the head of a classifier; "head": only the '
+        'head, on frozen features computed once; "full": every weight. Default: "head" for '
+        'text-classification, "lora" for causal-lm.',
+    )
+    pooling: Literal["mean", "own"] = Field(
+        "mean",
+        description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
+        'states, "own" uses the head that the architecture brings (AutoModelForSequence'
+        "Classification). Not used by causal-lm.",
+    )
+    feature_scale: PositiveFloat = Field(
+        4.0,
+        description="Length to which mean-pooled features are normalised before the linear head.",
+    )
+    max_length: int = Field(64, ge=4, description="Longest input, in tokens; the rest is cut off.")
+    lora: LoraSpec = LoraSpec()
+
+
+class DataSpec(_Section):
+    """Where the examples are and which columns hold what."""
+
+    path: str = Field(
+        description="CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. "
+        "Relative paths start at the job file's folder."
+    )
+    test_path: str | None = Field(
+        None, description="File with held-out examples; without it they are split off `path`."
+    )
+    text_column: str = Field("text", description="Column with the text.")
+    label_column: str | None = Field(
+        "label", description="Column with the class (text-classification only)."
+    )
+    labels: list[str] | None = Field(
+        None,
+        description="All classes, in order. Default: those found, sorted (numbers by value). A "
+        "deployment must name them, so that owners agree.",
+    )
+    group_column: str | None = Field(
+        None,
+        description="Rows that share this value (one document, patient or customer) stay on the "
+        "same side of the split between training and test.",
+    )
+    test_fraction: float = Field(
+        0.2, ge=0, lt=1, description="Share of rows (or groups) held out for testing."
+    )
+    limit: PositiveInt | None = Field(
+        None, description="Use at most this many rows of the file (for a quick try)."
+    )
+
+
+class TrainingSpec(_Section):
+    """Local training at each client."""
+
+    rounds: PositiveInt = Field(10, description="Rounds of training and aggregation.")
+    local_steps: PositiveInt = Field(8, description="Optimizer steps of each client in each round.")
+    batch_size: PositiveInt = Field(
+        64,
+        description="Examples a step. Under example-level privacy the expected number: each record "
+        "is drawn independently (Poisson sampling).",
+    )
+    microbatch: PositiveInt | None = Field(
+        None,
+        description="Examples in one forward and backward pass; gradients are accumulated up to "
+        "the batch. Default: 32 where the base model runs, the whole batch for a head.",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Local optimizer.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled for adamw, L2 for sgd.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate over the steps of all rounds together."
+    )
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises."
+    )
+    gradient_clipping: PositiveFloat | None = Field(
+        None, description="Largest L2 norm of a step's gradient (only without privacy)."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description='"bfloat16" runs the base model under autocast; trained weights, gradient '
+        "norms and updates stay in float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where to train; auto takes CUDA, then MPS, then the CPU."
+    )
+
+
+class PrivacySpec(_Section):
+    """Differential privacy (see docs/concepts.md)."""
+
+    unit: Literal["example", "none"] = Field(
+        "example",
+        description='What is protected: "example", one record of one owner, by DP-SGD at the '
+        'owner; or "none".',
+    )
+    epsilon: PositiveFloat = Field(
+        8.0, description="Most epsilon that the whole job may cost any one client."
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of records.")
+    clipping_norm: PositiveFloat = Field(
+        1.0, description="L2 norm to which each example's gradient, over all trained weights, is clipped."
+    )
+    spare_rounds: int = Field(
+        1,
+        ge=0,
+        description="Repeated rounds (after a crash, or when too few answered) that the noise "
+        "already pays for, so that they do not pass epsilon.",
+    )
+    limit: PositiveFloat | None = Field(
+        None,
+        description="Each owner's limit on epsilon for its data set over all jobs in its ledger. "
+        "Default: the job's epsilon.",
+    )
+
+
+class StrategySpec(_Section):
+    """How updates become the next model."""
+
+    name: str = Field(
+        "fedavg",
+        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox", the name '
+        'of a class in flwr.serverapp.strategy, or "module:Class" of your own.',
+    )
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Arguments of the strategy, by name."
+    )
+    weighting: Literal["examples", "equal"] | None = Field(
+        None,
+        description='Weight of a client in the mean. Default: "equal" under example-level privacy '
+        '(a weight would tell a data set\'s size), else "examples".',
+    )
+
+
+class CohortSpec(_Section):
+    """Who takes part in a round, and when a round counts."""
+
+    size: PositiveInt | None = Field(None, description="Clients asked in a round. Default: all.")
+    minimum: PositiveInt | None = Field(
+        None, description="Fewest answers for a round to count. Default: all that were asked."
+    )
+    deadline: PositiveFloat = Field(3600.0, description="Seconds that a round waits for answers.")
+    retries: int = Field(
+        2, ge=0, description="How often a round with too few answers is repeated before the run stops."
+    )
+
+
+class EvaluationSpec(_Section):
+    """Testing of the model between rounds, on held-out records."""
+
+    every: int = Field(1, ge=0, description="Rounds between two evaluations; 0: only at the end.")
+
+
+class SimulationSpec(_Section):
+    """How one data file is spread over virtual clients; a deployment ignores it."""
+
+    partition: str = Field(
+        "iid",
+        description='"column:NAME" (one client a value: natural clients), "iid", '
+        '"dirichlet:ALPHA" (label skew; smaller is more uneven) or "shards:K" (K label shards a '
+        "client).",
+    )
+    clients: PositiveInt | None = Field(
+        None, description='Virtual clients; not given for "column:NAME". Default: 4.'
+    )
+    alone: bool = Field(
+        False, description="Also train every client alone, with the same steps and privacy."
+    )
+    pooled: bool = Field(
+        False, description="Also train on all data in one place, without privacy: the yardstick."
+    )
+
+
+class Job(_Section):
+    """One federated fine-tuning."""
+
+    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Short name.")
+    task: TaskName = Field("text-classification", description="What the model learns to do.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Fixes cohorts, batches without privacy, and the first adapter."
+    )
+    model: ModelSpec = ModelSpec()
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    privacy: PrivacySpec = PrivacySpec()
+    strategy: StrategySpec = StrategySpec()
+    cohort: CohortSpec = CohortSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    simulation: SimulationSpec = SimulationSpec()
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Self:
+        if self.task == "text-classification" and self.data.label_column is None:
+            raise ValueError("text-classification needs data.label_column")
+        if self.cohort.size and self.cohort.minimum and self.cohort.minimum > self.cohort.size:
+            raise ValueError(
+                f"cohort.minimum ({self.cohort.minimum}) is above cohort.size ({self.cohort.size})"
+            )
+        return self
+
+    @property
+    def adapter(self) -> AdapterName:
+        """The adapter, with the task's default filled in."""
+        if self.model.adapter is not None:
+            return self.model.adapter
+        return "head" if self.task == "text-classification" else "lora"
+
+    @property
+    def private(self) -> bool:
+        return self.privacy.unit != "none"
+
+    @property
+    def weighting(self) -> Literal["examples", "equal"]:
+        """How clients are weighted, with the privacy unit's default filled in."""
+        if self.strategy.weighting is not None:
+            return self.strategy.weighting
+        return "equal" if self.private else "examples"
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no white space."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], *, source: str = "job") -> Job:
+        """Validate `values`; a ``JobError`` names each wrong key and what is known instead."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise JobError(f"{source}: {_explain(error)}") from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
+        """Read a TOML file and apply overrides such as ``training.rounds=3``."""
+        path = Path(path)
+        values = apply_overrides(read_toml(path), overrides)
+        return cls.build(resolve_paths(values, path.parent), source=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JobError(
+            f"There is no job file {path}. Write one with: umbel init {path}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{path} is not valid TOML: {error}") from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys; a value is read as TOML where it is TOML, as a string otherwise."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise JobError(f"--set {override}: expected KEY=VALUE, such as training.rounds=3")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, name = key.strip().split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise JobError(f"--set {override}: {section} is a value, not a section")
+        table[name] = value
+    return values
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make file paths absolute, starting at the job file's folder."""
+    data = values.get("data")
+    if isinstance(data, dict):
+        for key in ("path", "test_path"):
+            if isinstance(data.get(key), str):
+                data[key] = str((folder / Path(data[key]).expanduser()).resolve())
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("base"), str):
+        local = folder / Path(model["base"]).expanduser()
+        if local.exists() and not model["base"].startswith("package:"):
+            model["base"] = str(local.resolve())
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(_explain_one(detail) for detail in error.errors())
+
+
+def _explain_one(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {place!r} ({hint})"
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place} = {detail['input']!r}: {message}" if place else message
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    section: type[BaseModel] = Job
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return sorted(section.model_fields)

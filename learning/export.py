@@ -1,0 +1,92 @@
+"""The result as other tools know it: a PEFT adapter (or a whole model) and a small head file.
+
+The folder loads with plain ``peft`` and ``transformers``; its README says how.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..job import Job
+from ..messages import Arrays
+from .base import base_digest
+from .cache import write_once
+from .model import Learner
+
+CARD = "umbel.json"
+
+
+def export_adapter(learner: Learner, arrays: Arrays, folder: Path) -> None:
+    """Write `arrays` as an adapter folder, whole or not at all."""
+    learner.network.load(arrays)
+    write_once(folder, lambda made: _write(learner, made))
+
+
+def _write(learner: Learner, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    job, network = learner.job, learner.network
+    backbone: Any = network.backbone
+    if job.adapter != "full":
+        backbone.peft_config["default"].base_model_name_or_path = job.model.base
+    elif job.data.labels and network.mean_head is None:
+        backbone.config.id2label = dict(enumerate(job.data.labels))
+        backbone.config.label2id = {label: i for i, label in enumerate(job.data.labels)}
+    folder.mkdir()
+    backbone.save_pretrained(folder)
+    learner.tokenizer.save_pretrained(folder)
+    if network.mean_head is not None:
+        tensors = {n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()}
+        save_file(tensors, folder / "head.safetensors")
+    (folder / CARD).write_text(json.dumps(_card(learner), indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_readme(job), encoding="utf-8")
+
+
+def _card(learner: Learner) -> dict[str, Any]:
+    """What it takes to build the same network again."""
+    job = learner.job
+    return {
+        "task": job.task,
+        "adapter": job.adapter,
+        "base": job.model.base,
+        "base_sha256": base_digest(learner.folder),
+        "labels": list(job.data.labels or ()),
+        "model": job.model.model_dump(mode="json"),
+    }
+
+
+def _readme(job: Job) -> str:
+    kind = {
+        "causal-lm": "AutoModelForCausalLM",
+        "text-classification": "AutoModel"
+        if job.model.pooling == "mean"
+        else "AutoModelForSequenceClassification",
+    }[job.task]
+    lines = [f"# {job.name}: tuned with Umbel", "", "```python", "import torch"]
+    labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
+    lines.append(f"from transformers import AutoTokenizer, {kind}")
+    if job.adapter == "full":
+        lines += ["", f'model = {kind}.from_pretrained("adapter")']
+    else:
+        lines += [
+            "from peft import PeftModel",
+            "",
+            f'base = {kind}.from_pretrained("{job.model.base}"{labels})  # or its local folder',
+            'model = PeftModel.from_pretrained(base, "adapter").eval()',
+        ]
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("adapter")')
+    if kind == "AutoModel":
+        lines += [
+            "from safetensors.torch import load_file",
+            'head = load_file("adapter/head.safetensors")',
+            'inputs = tokenizer(["a text"], return_tensors="pt")',
+            'hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state',
+            'mask = inputs["attention_mask"].unsqueeze(-1).float()',
+            "mean = (hidden * mask).sum(1) / mask.sum(1)",
+            f"features = torch.nn.functional.normalize(mean, dim=-1) * {job.model.feature_scale}",
+            'logits = features @ head["weight"].T + head["bias"]',
+            f"labels = {list(job.data.labels or ())!r}",
+        ]
+    return "\n".join([*lines, "```", ""])

@@ -1,0 +1,355 @@
+"""Read named columns of a data file, or of a saved Hugging Face dataset, as strings.
+
+The format follows from the name: ``.csv``, ``.tsv`` (quoted like CSV, as spreadsheets and pandas
+write it), ``.jsonl`` or ``.ndjson``, ``.parquet``, and a folder that ``datasets`` wrote with
+``save_to_disk``. Every failure is a ``DataError`` that says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+
+from ..errors import DataError
+from .encoding import check_utf8
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_FORMATS = "a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder of datasets.save_to_disk"
+
+# One block must hold a whole row, however long its text; Arrow's offsets are 32 bits wide.
+_LARGEST_BLOCK = 1 << 30
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one source, all of the same length; None stands for a missing value."""
+
+    source: str
+    unit: str
+    numbers: Sequence[int]
+    columns: dict[str, list[str | None]]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def place(self, row: int) -> str:
+        """Where row `row` stands, in words: ``reviews.csv, row 12``."""
+        return f"{self.source}, {self.unit} {self.numbers[row]}"
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """The given rows, which keep their places in the source."""
+        return Table(
+            self.source,
+            self.unit,
+            [self.numbers[row] for row in rows],
+            {name: [values[row] for row in rows] for name, values in self.columns.items()},
+        )
+
+
+def read_table(
+    path: Path,
+    text: str,
+    others: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    split: str | None = None,
+) -> Table:
+    """Read column `text`, which must hold strings, and `others`, whose values become strings.
+
+    Columns in `optional` are read where they exist. `split` picks a split of a dataset folder;
+    None takes "train", or the only one there is.
+    """
+    required = list(dict.fromkeys([text, *others]))
+    extra = [name for name in dict.fromkeys(optional) if name not in required]
+    if not path.exists():
+        raise DataError(f"There is no data file {path}.{_near_file(path)}")
+    if path.is_dir():
+        return _read_folder(path, text, required, extra, split)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty: it has no bytes at all. Write the data again.")
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        return _read_delimited(path, _DELIMITERS[suffix], required, extra)
+    if suffix in _JSON_LINES:
+        return _read_json_lines(path, text, required, extra)
+    if suffix == ".parquet":
+        return _read_parquet(path, text, required, extra)
+    raise DataError(f"{path} has a format that is not known here. Give {_FORMATS}.")
+
+
+def split_names(path: Path) -> list[str] | None:
+    """The splits of a saved DatasetDict; None for anything else."""
+    description = path / "dataset_dict.json"
+    if not description.is_file():
+        return None
+    names = _read_description(description).get("splits")
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{description} names no splits. Save the dataset again.")
+    return [str(name) for name in names]
+
+
+def as_name(value: object) -> str | None:
+    """A label, group or client as a string: 1.0 and 1 are "1", True is "true", NaN is missing."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, dict | list | tuple | bytes):
+        raise TypeError(type(value).__name__)
+    return str(value)
+
+
+def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> None:
+    """Refuse a missing column, and one that stands twice; name what is near and what there is."""
+    for name in wanted:
+        if found.count(name) > 1:
+            raise DataError(
+                f"{source} has {found.count(name)} columns named {name!r}. Rename all but one."
+            )
+        if name not in found:
+            by_folded = {column.strip().casefold(): column for column in found}
+            near = difflib.get_close_matches(name.strip().casefold(), list(by_folded), n=2)
+            names = " or ".join(repr(by_folded[one]) for one in near)
+            hint = f" Did you mean {names}?" if near else ""
+            columns = ", ".join(map(repr, found)) or "none"
+            raise DataError(
+                f"{source} has no column {name!r}.{hint} Its columns: {columns}. Set "
+                "data.text_column, data.label_column, data.group_column or "
+                "simulation.partition to a column that exists."
+            )
+
+
+def _read_delimited(path: Path, delimiter: str, required: list[str], extra: list[str]) -> Table:
+    check_utf8(path)
+    # pyarrow tells of neither duplicate nor absent columns in a way that helps, so look first.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
+        except csv.Error as error:
+            raise DataError(f"{path} has no header that can be read: {error}.") from None
+    check_columns(str(path), required, header)
+    columns = required + [name for name in extra if name in header]
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            # Rows are numbered only when one thread reads.
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK)
+            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=columns, column_types={name: pa.string() for name in columns}
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        # Only a header without a line end is "empty" to pyarrow.
+        if "Empty CSV" not in str(error):
+            raise DataError(_explain_csv(path, str(error))) from None
+        table = pa.table({name: pa.array([], pa.string()) for name in columns})
+    values = {name: table[name].to_pylist() for name in columns}
+    return _filled(Table(str(path), "row", range(1, table.num_rows + 1), values))
+
+
+def _explain_csv(path: Path, message: str) -> str:
+    message = message.removeprefix("CSV parse error: ")
+    if message.startswith("Row #") and "Expected" in message:
+        row, _, rest = message.removeprefix("Row #").partition(": ")
+        expected, _, content = rest.partition(": ")
+        return (
+            f"{path}, row {int(row) - 1} after the header: {expected[0].lower()}{expected[1:]}. "
+            f"The row begins {content[:60]!r}. Quote a field that holds the delimiter, a quote or "
+            'a line end ("..."), and close every quote.'
+        )
+    return f"{path} is not a table that can be read: {message[:200]}. Write it again as CSV."
+
+
+def _read_json_lines(path: Path, text: str, required: list[str], extra: list[str]) -> Table:
+    check_utf8(path)
+    wanted = required + extra
+    values: dict[str, list[str | None]] = {name: [] for name in wanted}
+    numbers: list[int] = []
+    seen: dict[str, None] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            record = _parse_json_line(f"{path}, line {number}", line)
+            seen.update(dict.fromkeys(record))
+            numbers.append(number)
+            for name in wanted:
+                value = _cell(f"{path}, line {number}", name, record.get(name), name == text)
+                values[name].append(value)
+    if numbers:
+        check_columns(str(path), required, list(seen))
+    return _filled(
+        Table(
+            str(path),
+            "line",
+            numbers,
+            {name: column for name, column in values.items() if name in required or name in seen},
+        )
+    )
+
+
+def _parse_json_line(place: str, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{place} is not valid JSON: {error}. Each line must hold one JSON object, such as "
+            '{"text": "...", "label": "..."}.'
+        ) from None
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{place} holds a JSON {type(record).__name__}, not an object. Write one object a "
+            'line, such as {"text": "...", "label": "..."}.'
+        )
+    return record
+
+
+def _cell(place: str, name: str, value: object, is_text: bool) -> str | None:
+    if is_text and not isinstance(value, str | None):
+        raise DataError(
+            f"{place}: {name!r} holds {value!r:.60}, which is no text. Point data.text_column to "
+            "a column of strings."
+        )
+    try:
+        text = as_name(value)
+    except TypeError as error:
+        raise DataError(
+            f"{place}: {name!r} holds a {error}; a string, a number or a truth value is needed."
+        ) from None
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{place}: {name!r} holds half of a surrogate pair (such as \\ud83d alone), which "
+                "is no character. Write the data again with whole characters."
+            ) from None
+    return text
+
+
+def _read_parquet(path: Path, text: str, required: list[str], extra: list[str]) -> Table:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            found = file.schema_arrow.names
+            check_columns(str(path), required, found)
+            table = file.read(required + [name for name in extra if name in found])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet: {str(error)[:200]}. Write it again."
+        ) from None
+    return _from_arrow(str(path), table, text, _features(table.schema))
+
+
+def _read_folder(
+    path: Path, text: str, required: list[str], extra: list[str], split: str | None
+) -> Table:
+    names = split_names(path)
+    if names is not None:
+        split = split or (names[0] if len(names) == 1 else "train")
+        if split not in names:
+            raise DataError(
+                f"{path} has no split {split!r}. Its splits: {', '.join(names)}. Point data.path "
+                "or data.test_path to the folder of one of them."
+            )
+        path = path / split
+    state = path / "state.json"
+    if not state.is_file():
+        raise DataError(
+            f"{path} is a folder without state.json or dataset_dict.json, so it is not a saved "
+            f"dataset. Give {_FORMATS}."
+        )
+    description = _read_description(state)
+    if description.get("_indices_data_files") or description.get("_indices_files"):
+        raise DataError(
+            f"{path} keeps a selection of rows beside the data. Call dataset.flatten_indices() "
+            "and save it again."
+        )
+    try:
+        parts = []
+        for entry in description["_data_files"]:
+            with pa.OSFile(str(path / entry["filename"])) as file:
+                parts.append(pa.ipc.open_stream(file).read_all())
+        if not parts:
+            raise DataError(f"{path} lists no data files in state.json, so it has no rows.")
+        table = pa.concat_tables(parts)
+    except (KeyError, TypeError, pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is not a complete saved dataset: {str(error)[:200]}. Save it again."
+        ) from None
+    check_columns(str(path), required, table.schema.names)
+    features = _features(table.schema)
+    if (path / "dataset_info.json").is_file():
+        features = _read_description(path / "dataset_info.json").get("features") or features
+    columns = required + [name for name in extra if name in table.schema.names]
+    return _from_arrow(str(path), table.select(columns), text, features)
+
+
+def _from_arrow(source: str, table: pa.Table, text: str, features: dict[str, Any]) -> Table:
+    columns: dict[str, list[str | None]] = {}
+    for name in table.schema.names:
+        values = table[name].to_pylist()
+        class_names = (features.get(name) or {}).get("names")
+        if class_names:
+            # -1 is what datasets writes where a label is unknown.
+            values = [
+                class_names[v] if v is not None and 0 <= v < len(class_names) else None
+                for v in values
+            ]
+        columns[name] = [
+            _cell(f"{source}, row {row}", name, value, name == text)
+            for row, value in enumerate(values, start=1)
+        ]
+    return _filled(Table(source, "row", range(1, table.num_rows + 1), columns))
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """The column types that `datasets` leaves in Arrow and Parquet metadata, if any."""
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return dict(info["info"]["features"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Save the dataset again.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is not the description of a dataset. Save the dataset again.")
+    return value
+
+
+def _filled(table: Table) -> Table:
+    if len(table) == 0:
+        raise DataError(f"{table.source} has no rows after its header. Add rows, or fix the path.")
+    return table
+
+
+def _near_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" Its folder {path.parent} does not exist either. Check data.path."
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    return f" Did you mean {path.parent / near[0]}?" if near else " Check data.path."

@@ -1,0 +1,43 @@
+"""The next token of a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..metrics import LanguageCounts
+from ..model import Batch
+
+
+@dataclass(frozen=True)
+class CausalLm:
+    """Cross-entropy of each next token.
+
+    An example's loss is the mean over its own tokens. A mean over the tokens of the whole batch
+    would let one example change the weight of all others, and break per-example privacy.
+    """
+
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        losses, mask = _token_losses(logits, batch)
+        return losses.sum(1) / mask.sum(1).clamp(min=1)
+
+    def counts(self, logits: Tensor, batch: Batch) -> LanguageCounts:
+        losses, mask = _token_losses(logits, batch)
+        return LanguageCounts(float(losses.double().sum()), int(mask.sum()), len(losses))
+
+    def zero(self) -> LanguageCounts:
+        return LanguageCounts(0.0, 0, 0)
+
+
+def _token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss of each predicted token, and which of them are real: both (B, T - 1)."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    # The mask, not the pad id, tells padding: some models pad with their end-of-text token.
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+    losses = cross_entropy(
+        logits[:, :-1].transpose(1, 2), targets, reduction="none", ignore_index=-100
+    )
+    return losses, mask[:, 1:].to(torch.float32)

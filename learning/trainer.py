@@ -1,0 +1,266 @@
+"""Local training and testing: from the global model to an update, on one client's examples.
+
+``train`` takes the job's local steps, with or without example-level privacy, and returns how far
+the trained tensors moved. It keeps nothing between rounds: the same inputs give the same update,
+whichever process computes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..job import TrainingSpec
+from ..messages import Arrays
+from ..privacy.dpsgd import PrivateOptimizer
+from ..privacy.randomness import SecretStream, poisson_sample
+from .examples import Examples
+from .metrics import Counts
+from .model import Batch, Learner
+from .tasks.base import Task, make_batch
+
+_MICROBATCH = 32
+_TEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class StepRange:
+    """Which of the job's optimizer steps are taken now; the schedule spans all rounds."""
+
+    first: int
+    count: int
+    total: int
+
+
+@dataclass(frozen=True)
+class PrivateSteps:
+    """What makes the steps differentially private: each is one Poisson-sampled Gaussian event."""
+
+    sampling_rate: float
+    expected_batch_size: float
+    noise_multiplier: float
+    clipping_norm: float
+    stream: SecretStream
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An update, float32 arrays (local minus global), and the mean training loss."""
+
+    update: Arrays
+    loss: float
+
+
+def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
+    """Learning rate of step 0 <= `step` < `total`: a linear rise, then the schedule."""
+    warmup = math.ceil(spec.warmup * total)
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    factor = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+    }[spec.schedule]
+    return spec.learning_rate * factor
+
+
+def train(
+    learner: Learner,
+    task: Task,
+    arrays: Arrays,
+    examples: Examples,
+    steps: StepRange,
+    *,
+    seed: int,
+    who: str,
+    private: PrivateSteps | None = None,
+    proximal_mu: float = 0.0,
+) -> Outcome:
+    """Start from `arrays`, take the steps on `examples`, return the difference.
+
+    `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
+    draw their batches and noise from the secret stream. `proximal_mu` pulls every step towards the
+    start (FedProx, Li et al. 2020, eq. 2); it acts after the noise, so it costs no privacy.
+    """
+    spec = learner.job.training
+    network = learner.network
+    network.load(arrays)
+    module = network.trained_part(on_features=examples.features is not None)
+    module.train()
+    torch.manual_seed(_seed(seed, who, steps.first))
+    parameters = [p for _, p in network.trained_parameters()]
+    start = [p.detach().clone() for p in parameters]
+    optimizer = _optimizer(spec, parameters)
+    if proximal_mu:
+        _pull_towards(start, optimizer, proximal_mu)
+    rule: _PrivateRule | _PlainRule
+    if private is None:
+        rule = _PlainRule(module, optimizer, spec, _Shuffled(len(examples), spec, seed, who))
+    else:
+        rule = _PrivateRule(module, optimizer, private, len(examples))
+    total_loss, seen = 0.0, 0
+    with contextlib.closing(rule):
+        for step in range(steps.first, steps.first + steps.count):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps.total, spec)
+            indices = rule.draw(step)
+            for chunk in _chunks(indices, examples, spec):
+                batch = make_batch(examples, chunk, _pad(learner), network.device)
+                losses = task.losses(rule.module(batch), batch)
+                rule.accumulate(losses, len(indices))
+                total_loss += float(losses.detach().sum())
+                seen += len(chunk)
+            rule.step()
+    module.eval()
+    update = {
+        name: (p.detach() - before).float().cpu().numpy()
+        for (name, p), before in zip(network.trained_parameters(), start, strict=True)
+    }
+    if not all(np.isfinite(array).all() for array in update.values()):
+        raise ModelError(
+            f"Training diverged at {who} (a weight became NaN or infinite). "
+            "Lower training.learning_rate."
+        )
+    return Outcome(update, total_loss / max(1, seen))
+
+
+@torch.no_grad()
+def test(learner: Learner, task: Task, arrays: Arrays, examples: Examples) -> Counts:
+    """Counts of the model `arrays` on `examples`; batches group examples of like length."""
+    network = learner.network
+    network.load(arrays)
+    network.eval()
+    counts = task.zero()
+    order = np.argsort(examples.lengths, kind="stable")
+    for start in range(0, len(order), _TEST_BATCH):
+        batch = make_batch(
+            examples, order[start : start + _TEST_BATCH], _pad(learner), network.device
+        )
+        counts = counts + task.counts(network(batch), batch)
+    return counts
+
+
+class _PlainRule:
+    """Steps without privacy: shuffled batches, mean gradient."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, spec: TrainingSpec, order: _Shuffled
+    ) -> None:
+        self.module = module
+        self._optimizer = optimizer
+        self._limit = spec.gradient_clipping
+        self.draw = order.batch
+
+    def accumulate(self, losses: Tensor, batch_size: int) -> None:
+        (losses.sum() / batch_size).backward()
+
+    def step(self) -> None:
+        if self._limit is not None:
+            nn.utils.clip_grad_norm_(self._optimizer.param_groups[0]["params"], self._limit)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def close(self) -> None:
+        pass
+
+
+class _PrivateRule:
+    """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw a step."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        private: PrivateSteps,
+        count: int,
+    ) -> None:
+        self._private = private
+        self._count = count
+        self._optimizer = PrivateOptimizer(
+            module,
+            optimizer,
+            noise_multiplier=private.noise_multiplier,
+            clipping_norm=private.clipping_norm,
+            expected_batch_size=private.expected_batch_size,
+            stream=private.stream,
+        )
+        self.module = self._optimizer.module
+
+    def draw(self, step: int) -> np.ndarray:
+        return poisson_sample(self._count, self._private.sampling_rate, self._private.stream)
+
+    def accumulate(self, losses: Tensor, batch_size: int) -> None:
+        self._optimizer.accumulate(losses)
+
+    def step(self) -> None:
+        self._optimizer.step()
+
+    def close(self) -> None:
+        self._optimizer.close()
+
+
+class _Shuffled:
+    """Batches without privacy: every epoch a new order, running on from round to round.
+
+    The order depends on the seed, the client and the epoch alone, so a run that is resumed sees
+    the examples as if it had never stopped.
+    """
+
+    def __init__(self, count: int, spec: TrainingSpec, seed: int, who: str) -> None:
+        self._count = count
+        self._size = min(spec.batch_size, count)
+        self._seed, self._who = seed, who
+
+    def batch(self, step: int) -> np.ndarray:
+        """int64[min(batch_size, count)] indices of step `step`."""
+        first = step * self._size
+        epochs = range(first // self._count, (first + self._size - 1) // self._count + 1)
+        order = np.concatenate([self._epoch(epoch) for epoch in epochs])
+        offset = first - epochs.start * self._count
+        return order[offset : offset + self._size]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng(_seed(self._seed, self._who, epoch)).permutation(self._count)
+
+
+def _seed(seed: int, who: str, number: int) -> int:
+    digest = hashlib.sha256(f"{seed}\n{who}\n{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _optimizer(spec: TrainingSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """A fresh optimizer: its state never leaves the owner and never outlives a round."""
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    return torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+def _pull_towards(start: list[Tensor], optimizer: torch.optim.Optimizer, mu: float) -> None:
+    def add_pull(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        for parameter, origin in zip(parameters, start, strict=True):
+            parameter.grad.add_(parameter.detach() - origin, alpha=mu)
+
+    optimizer.register_step_pre_hook(add_pull)
+
+
+def _chunks(indices: np.ndarray, examples: Examples, spec: TrainingSpec) -> Iterator[np.ndarray]:
+    whole = len(indices) if examples.features is not None else _MICROBATCH
+    size = max(1, spec.microbatch or whole)
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def _pad(learner: Learner) -> int:
+    return int(learner.tokenizer.pad_token_id)

@@ -1,0 +1,144 @@
+"""What travels between the coordinator and the agents, and how it is checked on arrival.
+
+Three kinds of request, each answered by one reply:
+
+==============  ====================================  ==========================================
+kind            request                               reply
+==============  ====================================  ==========================================
+query.prepare   assignment                            name, version, base model, size class
+train           assignment, arrays (global model)     arrays (update: local minus global), metrics
+evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
+==============  ====================================  ==========================================
+
+The assignment holds the whole job as JSON, so a request stands for itself: an agent that was
+restarted since the last round needs nothing else. Arrays are raw float32 buffers in Flower's array
+record; nothing that arrives is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .errors import MessageError
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+PREPARE = "query.prepare"
+TRAIN = "train"
+EVALUATE = "evaluate"
+
+ASSIGNMENT = "assignment"
+WEIGHT = "num-examples"
+
+REFUSED = 1000
+"""Error code of a reply: the owner refuses, and would again."""
+FAILED = 1001
+"""Error code of a reply: something went wrong; another attempt may succeed."""
+
+Arrays = dict[str, np.ndarray]
+"""Tensors of a model or an update: name -> float32 array, in the model's own order."""
+
+
+class _Record:
+    """A flat dataclass that travels as one Flower ConfigRecord."""
+
+    def to_record(self) -> ConfigRecord:
+        from flwr.app import ConfigRecord
+
+        return ConfigRecord(asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        wanted = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
+        if set(record) != set(wanted):
+            odd = sorted(set(record) ^ set(wanted))
+            raise MessageError(f"{cls.__name__}: missing or unknown fields {', '.join(odd)}")
+        types = {"int": int, "str": str}
+        for name, kind in wanted.items():
+            if type(record[name]) is not types[str(kind)]:
+                raise MessageError(f"{cls.__name__}.{name} should be {kind}")
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class Assignment(_Record):
+    """What a client is asked to do, and within which job."""
+
+    version: str
+    run: str
+    job: str
+    """The job as canonical JSON."""
+    round: int
+    attempt: int
+    participations: int
+    """Rounds of the whole job in which this client is planned to train."""
+
+
+@dataclass(frozen=True)
+class Readiness(_Record):
+    """A client's answer to ``query.prepare``."""
+
+    version: str
+    name: str
+    base_model: str
+    """SHA-256 of the base model's files, so that all owners tune the same one."""
+    size_class: int
+    """Training records, rounded down to two significant digits: public by design."""
+
+
+def to_array_record(arrays: Arrays) -> ArrayRecord:
+    """Pack float32 arrays; names and order are kept."""
+    from flwr.app import Array, ArrayRecord
+
+    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+
+
+def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = None) -> Arrays:
+    """Unpack arrays, refusing other dtypes, non-finite values, and other names or shapes than `like`."""
+    arrays: Arrays = {}
+    for name, array in record.items():
+        if array.dtype != "float32":
+            raise MessageError(f"Array {name!r} has dtype {array.dtype}, expected float32")
+        value = array.numpy()
+        if not np.isfinite(value).all():
+            raise MessageError(f"Array {name!r} holds NaN or infinity")
+        arrays[name] = value
+    if like is not None:
+        shapes = {name: tuple(value.shape) for name, value in arrays.items()}
+        if shapes != dict(like):
+            raise MessageError(_difference(shapes, dict(like)))
+    return arrays
+
+
+def _difference(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing or extra:
+        return f"Arrays do not match the model: missing {sorted(missing)}, unknown {sorted(extra)}"
+    name = next(name for name in expected if found[name] != expected[name])
+    return f"Array {name!r} has shape {found[name]}, expected {expected[name]}"
+
+
+def only_arrays(content: RecordDict) -> ArrayRecord:
+    """The single array record of a message, whatever key a strategy chose for it."""
+    records = list(content.array_records.values())
+    if len(records) != 1:
+        raise MessageError(f"A message carries {len(records)} array records, expected one")
+    return records[0]
+
+
+def only_metrics(content: RecordDict) -> MetricRecord:
+    """The single metric record of a reply."""
+    records = list(content.metric_records.values())
+    if len(records) != 1 or WEIGHT not in records[0]:
+        raise MessageError(f"A reply must carry one metric record with {WEIGHT!r}")
+    return records[0]
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of the arrays in a message, as they travel."""
+    return sum(len(a.data) for record in content.array_records.values() for a in record.values())

@@ -1,0 +1,285 @@
+"""The plan: what a job will run at every client, and what that guarantees.
+
+``Plan.compile`` is where learning, privacy, strategy and cohort meet before anything runs. It
+refuses what cannot be right (every reason at once), finds each client's noise for the target
+epsilon over the whole job, and states the guarantee in one sentence. Server and agents derive
+their numbers from the same functions here, so an agent never has to take one on trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .errors import PlanRefused
+from .job import Job
+from .privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+
+if TYPE_CHECKING:
+    from .learning.model import ModelShape
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class ClientFacts:
+    """What is known of a client before the job: its name and how many records it has."""
+
+    name: str
+    train_examples: int
+    test_examples: int
+
+
+@dataclass(frozen=True)
+class PrivateRecipe:
+    """One client's DP-SGD: everything here is public and depends on the size class alone.
+
+    Guarantee: over `participations` + spare rounds, the updates of this client are
+    (epsilon, delta)-differentially private for one record added to or removed from its training
+    data, under the assumptions of ``privacy.dpsgd``.
+    """
+
+    sampling_rate: float
+    expected_batch_size: float
+    noise_multiplier: float
+    round_event: MechanismEvent
+    epsilon: float
+    """Epsilon after the planned rounds, without the spare ones."""
+
+
+def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
+    """Noise and sampling of a client whose data set has `size_class` records.
+
+    Raises ``PlanRefused`` where no noise meets the target.
+    """
+    steps, privacy = job.training.local_steps, job.privacy
+    rate = min(1.0, job.training.batch_size / size_class)
+    paid_rounds = max(1, participations + privacy.spare_rounds)
+    sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps * paid_rounds)
+    planned = MechanismEvent(sigma, rate, steps * participations)
+    return PrivateRecipe(
+        sampling_rate=rate,
+        expected_batch_size=rate * size_class,
+        noise_multiplier=sigma,
+        round_event=MechanismEvent(sigma, rate, steps),
+        epsilon=epsilon([planned], privacy.delta) if participations else 0.0,
+    )
+
+
+def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
+    """The clients asked in a round, sorted: the same for everybody who knows the seed."""
+    if job.cohort.size is None or job.cohort.size >= len(names):
+        return sorted(names)
+
+    def lot(name: str) -> bytes:
+        return hashlib.sha256(f"{job.seed}\n{round_}\n{attempt}\n{name}".encode()).digest()
+
+    return sorted(sorted(names, key=lot)[: job.cohort.size])
+
+
+@dataclass(frozen=True)
+class ClientPlan:
+    """One client's part in the job."""
+
+    name: str
+    train_examples: int
+    test_examples: int
+    size_class: int
+    rounds: int
+    steps: int
+    weight: int
+    sampling_rate: float | None
+    noise_multiplier: float | None
+    epsilon: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that can run, and what it guarantees."""
+
+    job: Job
+    model: ModelShape
+    clients: tuple[ClientPlan, ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def compile(cls, job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> Plan:
+        """Check everything together; a ``PlanRefused`` lists all reasons."""
+        reasons = _refusals(job, facts, model)
+        if reasons:
+            raise PlanRefused(
+                "This job is refused: " + " · ".join(reasons)
+                if len(reasons) > 1
+                else f"This job is refused: {reasons[0]}"
+            )
+        rounds = _participations(job, [client.name for client in facts])
+        clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
+        return cls(job, model, clients, tuple(_warnings(job, facts)))
+
+    @property
+    def minimum(self) -> int:
+        """Fewest answers for a round to count."""
+        return self.job.cohort.minimum or self.cohort_size
+
+    @property
+    def cohort_size(self) -> int:
+        return min(self.job.cohort.size or len(self.clients), len(self.clients))
+
+    @property
+    def total_weight(self) -> int:
+        """No round can weigh more than this: bounds the fixed-point sum."""
+        return sum(client.weight for client in self.clients)
+
+    @cached_property
+    def by_name(self) -> dict[str, ClientPlan]:
+        return {client.name: client for client in self.clients}
+
+    @property
+    def epsilon(self) -> float | None:
+        """The largest planned epsilon of any client; clients hold disjoint data."""
+        values = [client.epsilon for client in self.clients if client.epsilon is not None]
+        return max(values) if values else None
+
+    @property
+    def guarantee(self) -> str:
+        """What is promised, to whom, and what is not, in one sentence."""
+        job = self.job
+        if self.epsilon is None:
+            return (
+                "No differential privacy: updates and models may reveal records of any client, and "
+                "the server sees each client's update; the raw records stay with their owners."
+            )
+        spare = f" and {job.privacy.spare_rounds} spare" if job.privacy.spare_rounds else ""
+        return (
+            f"Whoever sees a client's updates or any model of this job, the server included, "
+            f"learns almost the same whether or not any one record was in that client's training "
+            f"data: ({self.epsilon:.3g}, {job.privacy.delta:g})-differential privacy for one record "
+            f"added or removed, by DP-SGD with Poisson sampling over {job.training.rounds}{spare} "
+            f"rounds, composed by the PLD accountant; not covered are held-out records (their exact "
+            f"counts are reported), label names and each data set's rounded size, and the server "
+            f"sees each client's noised update, not only the sum."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values, as written to plan.json."""
+        job, parameters = self.job, self.model.trained_parameters
+        return {
+            "name": job.name,
+            "task": job.task,
+            "base": job.model.base,
+            "base_sha256": self.model.base_digest,
+            "adapter": job.adapter,
+            "strategy": job.strategy.name,
+            "weighting": job.weighting,
+            "rounds": job.training.rounds,
+            "local_steps": job.training.local_steps,
+            "batch_size": job.training.batch_size,
+            "cohort": {"size": self.cohort_size, "minimum": self.minimum},
+            "clients": [asdict(client) for client in self.clients],
+            "trainable_parameters": parameters,
+            "total_parameters": self.model.total_parameters,
+            "bytes_up_per_client_round": parameters * _FLOAT32,
+            "bytes_down_per_client_round": parameters * _FLOAT32,
+            "privacy": job.privacy.model_dump(),
+            "guarantee": self.guarantee,
+            "warnings": list(self.warnings),
+        }
+
+
+def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
+    if job.cohort.size is None or job.cohort.size >= len(names):
+        return dict.fromkeys(names, job.training.rounds)
+    counts = dict.fromkeys(names, 0)
+    for round_ in range(1, job.training.rounds + 1):
+        for name in sample_cohort(names, job, round_):
+            counts[name] += 1
+    return counts
+
+
+def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPlan:
+    recipe = None
+    rounded = size_class(client.train_examples)
+    if job.private:
+        recipe = private_recipe(job, rounded, participations)
+    return ClientPlan(
+        name=client.name,
+        train_examples=client.train_examples,
+        test_examples=client.test_examples,
+        size_class=rounded,
+        rounds=participations,
+        steps=participations * job.training.local_steps,
+        weight=rounded if job.weighting == "examples" else 1,
+        sampling_rate=recipe.sampling_rate if recipe else None,
+        noise_multiplier=recipe.noise_multiplier if recipe else None,
+        epsilon=recipe.epsilon if recipe else None,
+    )
+
+
+def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
+    """Every reason why this job cannot be right; empty when it can."""
+    reasons = []
+    if job.task == "causal-lm" and job.adapter == "head":
+        reasons.append('model.adapter = "head": a causal language model has no head of its own to train; use "lora"')
+    if not model.trained:
+        reasons.append("nothing would be trained: model.lora.target leaves no tensor")
+    if job.cohort.size and job.cohort.size > len(facts):
+        reasons.append(f"cohort.size is {job.cohort.size}, but there are only {len(facts)} clients")
+    if job.cohort.minimum and job.cohort.minimum > len(facts):
+        reasons.append(f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients")
+    empty = [client.name for client in facts if client.train_examples == 0]
+    if empty:
+        reasons.append(f"{_some(empty)} without training data")
+    if job.private:
+        reasons += _private_refusals(job, facts)
+    return reasons
+
+
+def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
+    reasons = []
+    if job.weighting == "examples":
+        reasons.append(
+            'strategy.weighting = "examples": under example-level privacy a client\'s weight would '
+            'tell the size of its data set; use "equal"'
+        )
+    if job.training.gradient_clipping is not None:
+        reasons.append(
+            "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
+            "remove it: privacy.clipping_norm clips each example's"
+        )
+    small = [
+        client.name
+        for client in facts
+        if client.train_examples and job.privacy.delta >= 1 / client.train_examples
+    ]
+    if small:
+        reasons.append(
+            f"privacy.delta = {job.privacy.delta:g} is not below 1 / records at {_some(small)}: it "
+            "would allow giving away one whole record"
+        )
+    return reasons
+
+
+def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
+    warnings = []
+    if not job.private:
+        warnings.append('privacy.unit = "none": nothing protects single records.')
+    full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
+    if job.private and full:
+        warnings.append(
+            f"training.batch_size = {job.training.batch_size} takes the whole data of {_some(full)} "
+            "in every step: no amplification by sampling. A smaller batch needs less noise."
+        )
+    untested = [c.name for c in facts if c.test_examples == 0]
+    if len(untested) == len(facts):
+        warnings.append("No held-out records: the model will not be tested.")
+    elif untested:
+        warnings.append(f"No held-out records at {_some(untested)}.")
+    return warnings
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more clients" if len(names) > most else shown

@@ -1,0 +1,152 @@
+"""Runs side by side: what differs in their jobs, what they reached, what they cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import UmbelError
+from .events import number
+from .quantities import duration_text, epsilon_text, metric_text, short, size_text
+from .run import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[RenderableType, Path]:
+    """A table of the runs, and the path of a picture with all their learning curves.
+
+    The picture is written to `out`, or as ``comparison.png`` beside the first run. Runs of
+    different tasks have no common metric and are refused with an ``UmbelError``.
+    """
+    if not folders:
+        raise UmbelError("There is nothing to compare. Name at least one run folder.")
+    records = [RunRecord.read(folder) for folder in folders]
+    titles = _titles(records)
+    if len({record.task for record in records}) > 1:
+        listed = ", ".join(f"{t}: {r.task}" for t, r in zip(titles, records, strict=True))
+        raise UmbelError(
+            f"These runs have different tasks and no metric in common: {listed}. "
+            "Compare runs of one task."
+        )
+    from .canvas import save
+
+    path = out or records[0].folder.resolve().parent / "comparison.png"
+    return _table(records, titles), save(_curves(records, titles), path)
+
+
+def differing_keys(jobs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted keys whose value is not the same in all `jobs`, with the value in each.
+
+    The name is left out: it tells runs apart, it does not explain them.
+    """
+    flat = [_flatten(job) for job in jobs]
+    keys = dict.fromkeys(key for job in flat for key in job)
+    values = {key: [job.get(key) for job in flat] for key in keys if key != "name"}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+
+
+def _flatten(job: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in job.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _titles(records: Sequence[RunRecord]) -> list[str]:
+    """Job names where they tell the runs apart, else folder names too."""
+    seen = Counter(record.name for record in records)
+    return [
+        record.name if seen[record.name] == 1 else f"{record.name} ({record.folder.resolve().name})"
+        for record in records
+    ]
+
+
+def _table(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
+    metric = records[0].metric
+    differing = differing_keys([record.job for record in records])
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("Run", style="bold", overflow="fold")
+    if differing:
+        table.add_column("What differs in the job", overflow="fold")
+    table.add_column(metric.label, justify="right")
+    for heading in ("Epsilon", "Sent up", "Time"):
+        table.add_column(heading, justify="right")
+    table.add_column("Adapter")
+    scores = [number(record.final, metric.key) for record in records]
+    known = [score for score in scores if score is not None]
+    best = (max if metric.higher_is_better else min)(known) if known else None
+    for place, (record, title, score) in enumerate(zip(records, titles, scores, strict=True)):
+        name = Text(title)
+        if not record.finished:
+            name.append(f"\n{record.state}", style="yellow")
+        cells = [name]
+        if differing:
+            lines = [f"{key} = {_value(row[place])}" for key, row in differing.items()]
+            cells.append(Text("\n".join(lines)))
+        leads = score is not None and score == best and len(records) > 1
+        spent = epsilon_text(max(record.epsilon.values(), default=None))
+        cells += [
+            Text(metric_text(metric.key, score), style="bold cyan" if leads else ""),
+            Text(spent if record.private else "no privacy"),
+            Text(size_text(record.traffic("up_total"))),
+            Text(duration_text(record.seconds)),
+            Text(str((record.result or {}).get("adapter_sha256") or "–")[:10]),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _value(value: Any) -> str:
+    return "(not set)" if value is None else str(value)
+
+
+def _curves(records: Sequence[RunRecord], titles: Sequence[str]) -> Figure:
+    import numpy as np
+
+    from . import canvas
+    from .plots import finite, metric_axis, round_axis
+
+    metric = records[0].metric
+    sheet = canvas.figure(
+        f"{metric.label} of {len(records)} runs",
+        "on everybody's held-out records"
+        + ("" if metric.higher_is_better else "; lower is better"),
+    )
+    axes = sheet.add_subplot()
+    ends: list[canvas.End] = []
+    seen: list[float] = []
+    last = max((t.round for record in records for t in record.evaluations), default=0)
+    for place, (record, title) in enumerate(zip(records, titles, strict=True)):
+        rounds = [test.round for test in record.evaluations]
+        values = np.array([finite(number(t.metrics, metric.key)) for t in record.evaluations])
+        if not np.isfinite(values).any():
+            continue
+        colour = canvas.PALETTE[place % len(canvas.PALETTE)]
+        axes.plot(
+            rounds, values, color=colour, linewidth=2.4, marker="o", markersize=4, clip_on=False
+        )
+        known = values[np.isfinite(values)]
+        seen += known.tolist()
+        # A run that ended early still has its name at the right edge: lead the eye there.
+        axes.hlines(known[-1], rounds[-1], last, color=colour, linewidth=1, linestyle="dotted")
+        text = f"{short(title, 26)} {metric_text(metric.key, known[-1])}"
+        ends.append(canvas.End(float(known[-1]), text, colour))
+    if not seen:
+        raise UmbelError("None of these runs has been tested yet, so there is nothing to draw.")
+    canvas.dress(axes)
+    round_axis(axes, last)
+    metric_axis(axes, metric, seen)
+    canvas.label_ends(sheet, axes, ends)
+    return sheet

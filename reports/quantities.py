@@ -1,0 +1,84 @@
+"""Numbers as people read them, the same in tables, pictures and the page."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+
+_SHARES = {"accuracy", "precision", "recall", "f1"}
+_DASH = "–"
+
+
+def metric_text(key: str, value: float | None) -> str:
+    """A metric by its name: shares in percent, perplexity in three or four digits."""
+    if value is None:
+        return _DASH
+    if not math.isfinite(value):
+        return "∞"
+    if key in _SHARES:
+        return f"{value:.1%}"
+    if key in ("examples", "tokens", "support"):
+        return f"{value:,.0f}"
+    if key == "perplexity":
+        return (
+            f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+        )
+    return f"{value:.3f}"
+
+
+def epsilon_text(value: float | None) -> str:
+    """Epsilon with two digits, rounded up: a bound must not look better than it is."""
+    if value is None:
+        return _DASH
+    if not math.isfinite(value):
+        return "∞"
+    # The tolerance keeps 0.29 (28.999... or 29.000...1 hundredths in binary) at 0.29.
+    return f"{math.ceil(value * 100 - 1e-9) / 100:.2f}"
+
+
+def delta_text(value: float | None) -> str:
+    """Delta as people write it: 1e-5, not 1e-05."""
+    return _DASH if value is None else f"{value:g}".replace("e-0", "e-")
+
+
+def size_text(count: float | None) -> str:
+    """Bytes in decimal units."""
+    if count is None:
+        return _DASH
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def duration_text(seconds: float | None) -> str:
+    if seconds is None:
+        return _DASH
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count_text(count: float | None) -> str:
+    return _DASH if count is None else f"{count:,.0f}"
+
+
+def spread_text(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    """Median and range, as in "81.2% (74.0–88.1%)"."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return _DASH
+    low, middle, high = text(known[0]), text(statistics.median(known)), text(known[-1])
+    return middle if low == high else f"{middle} ({low.rstrip('%')}–{high})"
+
+
+def short(text: str, width: int = 20) -> str:
+    """`text`, cut to `width` characters with an ellipsis."""
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,259 @@
+"""The typed reading of a run folder, finished or not.
+
+Everything in this room starts with ``RunRecord.read(folder)``. A run may be read while it goes on,
+after a crash, or when it is done; only ``plan.json`` must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import JobError, RunFolderError
+from ..job import Job
+from .events import Evaluation, Events, Failure, Json, Partition, Round, number
+
+
+class MainMetric(NamedTuple):
+    """The one number that a task is judged by."""
+
+    key: str
+    label: str
+    higher_is_better: bool
+
+
+_MAIN_METRICS = {
+    "text-classification": MainMetric("accuracy", "Accuracy", True),
+    "causal-lm": MainMetric("perplexity", "Perplexity", False),
+}
+
+
+def main_metric(task: str) -> MainMetric:
+    """The metric that headlines, curves and comparisons of `task` show."""
+    try:
+        return _MAIN_METRICS[task]
+    except KeyError:
+        known = ", ".join(_MAIN_METRICS)
+        raise RunFolderError(f"No report is known for task {task!r} (known: {known})") from None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says. Rounds and evaluations are in order, each once."""
+
+    folder: Path
+    job: Json
+    job_text: str
+    plan: Json
+    result: Json | None
+    partition: Partition | None
+    rounds: list[Round]
+    evaluations: list[Evaluation]
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunRecord:
+        """Read `folder`; raises ``RunFolderError`` when no run was started there."""
+        folder = Path(folder)
+        if not (folder / "plan.json").is_file():
+            what = "has no plan.json" if folder.is_dir() else "does not exist"
+            raise RunFolderError(
+                f"{folder} is no run folder: it {what}. Give a folder that a run has written."
+            )
+        job_text = _read_text(folder / "job.toml")
+        result_path = folder / "result.json"
+        events = Events(folder / "metrics.jsonl")
+        return cls(
+            folder=folder,
+            job=_read_job(folder / "job.toml", job_text),
+            job_text=job_text,
+            plan=_read_object(folder / "plan.json"),
+            result=_read_object(result_path) if result_path.is_file() else None,
+            partition=events.partition,
+            rounds=[events.rounds[key] for key in sorted(events.rounds)],
+            evaluations=[events.evaluations[key] for key in sorted(events.evaluations)],
+            failures=[events.failures[key] for key in sorted(events.failures)],
+        )
+
+    @property
+    def name(self) -> str:
+        source = self.result or self.plan
+        return str(source.get("name") or self.job.get("name") or self.folder.resolve().name)
+
+    @property
+    def task(self) -> str:
+        source = self.result or self.plan
+        return str(source.get("task") or self.job.get("task") or "text-classification")
+
+    @property
+    def metric(self) -> MainMetric:
+        return main_metric(self.task)
+
+    @property
+    def finished(self) -> bool:
+        return self.result is not None
+
+    @property
+    def planned_rounds(self) -> int:
+        planned = (self.result or {}).get("rounds") or self.plan.get("rounds")
+        return int(planned or len(self.rounds))
+
+    @property
+    def client_names(self) -> list[str]:
+        """Every client, in the plan's order."""
+        names = [str(client["name"]) for client in self.plan.get("clients", [])]
+        return names or list(self.partition.clients if self.partition else [])
+
+    @property
+    def labels(self) -> list[str]:
+        named = (self.result or {}).get("labels")
+        return list(named or (self.partition.labels if self.partition else []))
+
+    @property
+    def final(self) -> Json:
+        """Metrics of the federated model on everybody's held-out examples, as of the last test."""
+        if self.result and self.result.get("metrics"):
+            return dict(self.result["metrics"])
+        return self.evaluations[-1].metrics if self.evaluations else {}
+
+    @property
+    def before(self) -> Json:
+        """The same metrics before training."""
+        if self.result and self.result.get("initial"):
+            return dict(self.result["initial"])
+        first = self.evaluations[0] if self.evaluations else None
+        return first.metrics if first and first.round == 0 else {}
+
+    @property
+    def client_final(self) -> dict[str, Json]:
+        """Metrics of the federated model on each client's own held-out examples."""
+        if self.result and self.result.get("client_metrics"):
+            return dict(self.result["client_metrics"])
+        return self.evaluations[-1].clients if self.evaluations else {}
+
+    @property
+    def client_before(self) -> dict[str, Json]:
+        if self.result and self.result.get("client_initial"):
+            return dict(self.result["client_initial"])
+        first = self.evaluations[0] if self.evaluations else None
+        return first.clients if first and first.round == 0 else {}
+
+    @property
+    def local_only(self) -> dict[str, Json]:
+        """Models that each client trained alone: metrics on everybody's examples, and "own"."""
+        return dict((self.result or {}).get("local_only") or {})
+
+    @property
+    def pooled(self) -> Json:
+        """Metrics of the yardstick: one model on all data in one place, without privacy."""
+        return dict((self.result or {}).get("pooled") or {})
+
+    @property
+    def _asked(self) -> Json:
+        """The privacy section of the job, or the plan's copy of it."""
+        return _section(self.job, "privacy") or _section(self.plan, "privacy")
+
+    @property
+    def private(self) -> bool:
+        """Whether example-level privacy was asked for."""
+        unit = _section(self.result, "privacy").get("unit") or self._asked.get("unit")
+        if unit is not None:
+            return bool(unit != "none")
+        return any(number(client, "epsilon") for client in self.plan.get("clients", []))
+
+    @property
+    def delta(self) -> float | None:
+        spent = number(_section(self.result, "privacy"), "delta")
+        return spent if spent is not None else number(self._asked, "delta")
+
+    @property
+    def epsilon_target(self) -> float | None:
+        """Most epsilon that the job may cost any one client."""
+        return number(self._asked, "epsilon") if self.private else None
+
+    @property
+    def epsilon(self) -> dict[str, float]:
+        """Epsilon spent by each client: of the whole run, or up to the last round on record."""
+        if not self.private:
+            return {}
+        spent = _section(self.result, "privacy").get("clients")
+        if spent:
+            return {str(name): float(value) for name, value in spent.items() if value is not None}
+        latest: dict[str, float] = {}
+        for entry in self.rounds:
+            latest |= entry.epsilon
+        return latest
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the noise came from the job's seed: then no guarantee holds (for tests only)."""
+        return bool((self.result or {}).get("reproducible"))
+
+    @property
+    def state(self) -> str:
+        """ "finished", or how far the run has come."""
+        if self.finished:
+            return "finished"
+        return f"unfinished: {len(self.rounds)} of {self.planned_rounds} rounds"
+
+    @property
+    def guarantee(self) -> str:
+        """The guarantee in one sentence, as the run (or else its plan) states it."""
+        stated = _section(self.result, "privacy").get("guarantee")
+        return str(stated or self.plan.get("guarantee") or "")
+
+    def traffic(self, key: str) -> int | None:
+        """Bytes: "up_per_client_round", "down_per_client_round", "up_total" or "down_total"."""
+        value = number(_section(self.result, "bytes"), key)
+        if value is None and key.endswith("_per_client_round"):
+            value = number(self.plan, "bytes_" + key)
+        if value is None and key.endswith("_total") and self.rounds:
+            up = key == "up_total"
+            value = sum(entry.bytes_up if up else entry.bytes_down for entry in self.rounds)
+        return None if value is None else int(value)
+
+    @property
+    def seconds(self) -> float | None:
+        total = number(_section(self.result, "seconds"), "total")
+        if total is None and self.rounds:
+            return sum(entry.seconds for entry in self.rounds)
+        return total
+
+
+def _section(values: Json | None, key: str) -> Json:
+    section = (values or {}).get(key)
+    return section if isinstance(section, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from None
+
+
+def _read_object(path: Path) -> Json:
+    try:
+        value = json.loads(_read_text(path))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def _read_job(path: Path, text: str) -> Json:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RunFolderError(f"{path} is not valid TOML: {error}") from None
+    try:
+        return Job.build(values).model_dump(mode="json")
+    except JobError:
+        # Written by another version: report what it says, without this version's defaults.
+        return values

@@ -1,0 +1,130 @@
+"""Who did how well: each site alone, federated, pooled. The rows of the table and of the page."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .events import Json, number
+from .quantities import epsilon_text, metric_text, spread_text
+from .run import RunRecord
+
+INDIVIDUAL = 12
+"""Up to so many clients are listed one by one; beyond, their median and range."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model, or one client's view of it, in words ready to print.
+
+    `overall` is the main metric on everybody's held-out records, behind `overall_text`.
+    """
+
+    label: str
+    kind: Literal["before", "alone", "federated", "site", "pooled"]
+    overall: float | None
+    overall_text: str
+    own_text: str
+    epsilon_text: str
+
+
+def standings(record: RunRecord) -> list[Standing]:
+    """From the untrained model to the yardstick, with what each cost in epsilon."""
+    key = record.metric.key
+
+    def text(value: float | None) -> str:
+        return metric_text(key, value)
+
+    rows = []
+    before = number(record.before, key)
+    if before is not None:
+        own = spread_text((number(m, key) for m in record.client_before.values()), text)
+        rows.append(Standing("before training", "before", before, text(before), own, "–"))
+    rows += _alone(record)
+    final = number(record.final, key)
+    if final is not None:
+        own = spread_text((number(m, key) for m in record.client_final.values()), text)
+        spent = _largest_epsilon(record)
+        rows.append(Standing("federated", "federated", final, text(final), own, spent))
+    if not record.local_only and len(record.client_final) <= INDIVIDUAL:
+        rows += [
+            Standing(
+                f"  at {name}",
+                "site",
+                None,
+                "",
+                text(number(metrics, key)),
+                epsilon_text(record.epsilon.get(name)) if record.private else "–",
+            )
+            for name, metrics in record.client_final.items()
+        ]
+    pooled = number(record.pooled, key)
+    if pooled is not None:
+        rows.append(
+            Standing("pooled (yardstick)", "pooled", pooled, text(pooled), "–", "no privacy")
+        )
+    return rows
+
+
+def _alone(record: RunRecord) -> list[Standing]:
+    key = record.metric.key
+    alone = record.local_only
+
+    def text(value: float | None) -> str:
+        return metric_text(key, value)
+
+    if len(alone) <= INDIVIDUAL:
+        return [
+            Standing(
+                f"{name} alone",
+                "alone",
+                number(metrics, key),
+                text(number(metrics, key)),
+                text(number(metrics.get("own"), key)),
+                _privacy_text(metrics.get("privacy"), record),
+            )
+            for name, metrics in alone.items()
+        ]
+    everywhere = [value for m in alone.values() if (value := number(m, key)) is not None]
+    return [
+        Standing(
+            f"each of {len(alone):,} sites alone",
+            "alone",
+            statistics.median(everywhere) if everywhere else None,
+            spread_text(everywhere, text),
+            spread_text((number(m.get("own"), key) for m in alone.values()), text),
+            spread_text((_epsilon(m.get("privacy")) for m in alone.values()), epsilon_text),
+        )
+    ]
+
+
+def alone_median(record: RunRecord) -> float | None:
+    """Median over sites of what a model trained alone reaches on everybody's records."""
+    values = [number(metrics, record.metric.key) for metrics in record.local_only.values()]
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def own_metrics(values: Json | None) -> Json:
+    """A lone model's metrics on its own client's held-out records."""
+    own = (values or {}).get("own")
+    return own if isinstance(own, dict) else {}
+
+
+def _largest_epsilon(record: RunRecord) -> str:
+    if not record.private:
+        return "no privacy"
+    return epsilon_text(max(record.epsilon.values(), default=None))
+
+
+def _epsilon(privacy: Any) -> float | None:
+    if isinstance(privacy, dict):
+        return number(privacy, "epsilon")
+    return number({"epsilon": privacy}, "epsilon")
+
+
+def _privacy_text(privacy: Any, record: RunRecord) -> str:
+    if not record.private:
+        return "no privacy"
+    return epsilon_text(_epsilon(privacy))

@@ -1,0 +1,279 @@
+"""Tables for the terminal: how a run ended, and what a plan will do.
+
+Importing this module is cheap: it draws nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from .events import number
+from .quantities import (
+    count_text,
+    delta_text,
+    duration_text,
+    epsilon_text,
+    metric_text,
+    short,
+    size_text,
+    spread_text,
+)
+from .run import RunRecord
+from .standings import INDIVIDUAL, Standing, own_metrics, standings
+
+_BAR_CELLS = 12
+_STYLES = {"before": "dim", "alone": "", "federated": "bold cyan", "site": "", "pooled": "dim"}
+
+
+def result_table(record: RunRecord) -> RenderableType:
+    """What a run reached and what it cost, at a glance."""
+    title = Text.assemble(
+        (record.name, "bold"),
+        f"  {record.task}, {len(record.client_names):,} clients, ",
+        (record.state, "green" if record.finished else "yellow"),
+    )
+    language = record.metric.key == "perplexity"
+    table = _perplexity_table(record) if language else _accuracy_table(record)
+    parts: list[RenderableType] = [Text(), title, table, _facts(_costs(record))]
+    if record.private and record.reproducible:
+        parts.append(
+            Text(
+                "The noise was drawn from the job's seed, so that this run can be repeated: "
+                "it gives no privacy.",
+                style="bold red",
+            )
+        )
+    return Group(*parts)
+
+
+def bar(share: float, cells: int = _BAR_CELLS) -> str:
+    """A bar of eighths of a character for a share from 0 to 1."""
+    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
+    rest = " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+    return ("█" * (eighths // 8) + rest).ljust(cells)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+
+
+def _accuracy_table(record: RunRecord) -> Table:
+    table = _table()
+    table.add_column("Model")
+    table.add_column("Accuracy on all\nsites' held-out records", min_width=_BAR_CELLS + 7)
+    table.add_column("On own\nheld-out records", justify="right")
+    table.add_column("Epsilon", justify="right")
+    for row in standings(record):
+        table.add_row(
+            Text(short(row.label, 40)),
+            _with_bar(row),
+            Text(row.own_text),
+            Text(row.epsilon_text),
+            style=_STYLES[row.kind],
+        )
+    return table
+
+
+def _with_bar(row: Standing) -> Text:
+    if row.overall is None:
+        return Text(row.overall_text)
+    return Text(f"{bar(row.overall)} {row.overall_text}")
+
+
+def _perplexity_table(record: RunRecord) -> Table:
+    """Lower is better: how much each client's own text surprises the model."""
+    table = _table()
+    table.add_column("Perplexity on\nheld-out text")
+    for column in ("Before", "", "Federated"):
+        table.add_column(column, justify="right")
+    if record.local_only:
+        table.add_column("Trained alone", justify="right")
+    table.add_column("Epsilon", justify="right")
+
+    def text(value: float | None) -> str:
+        return metric_text("perplexity", value)
+
+    def add(label: str, before: str, after: str, alone: str, spent: str, style: str = "") -> None:
+        lone = [Text(alone)] if record.local_only else []
+        cells = [Text(short(label, 40)), Text(before), Text("→"), Text(after), *lone, Text(spent)]
+        table.add_row(*cells, style=style)
+
+    before, after, alone = record.client_before, record.client_final, record.local_only
+    if len(record.client_names) <= INDIVIDUAL:
+        for name in record.client_names:
+            add(
+                name,
+                text(number(before.get(name), "perplexity")),
+                text(number(after.get(name), "perplexity")),
+                text(number(own_metrics(alone.get(name)), "perplexity")),
+                epsilon_text(record.epsilon.get(name)),
+            )
+    else:
+        add(
+            "each client (median, range)",
+            spread_text((number(m, "perplexity") for m in before.values()), text),
+            spread_text((number(m, "perplexity") for m in after.values()), text),
+            spread_text((number(own_metrics(m), "perplexity") for m in alone.values()), text),
+            spread_text(record.epsilon.values(), epsilon_text),
+        )
+    largest = max(record.epsilon.values(), default=None)
+    lone = spread_text((number(m, "perplexity") for m in alone.values()), text)
+    add(
+        "all sites together",
+        text(number(record.before, "perplexity")),
+        text(number(record.final, "perplexity")),
+        lone,
+        epsilon_text(largest) if record.private else "no privacy",
+        "bold cyan",
+    )
+    pooled = number(record.pooled, "perplexity")
+    if pooled is not None:
+        start = text(number(record.before, "perplexity"))
+        add("pooled (yardstick)", start, text(pooled), "", "no privacy", "dim")
+    return table
+
+
+def _costs(record: RunRecord) -> list[tuple[str, str]]:
+    up, total = record.traffic("up_per_client_round"), record.traffic("up_total")
+    facts = [
+        ("Privacy", _privacy_line(record)),
+        ("Traffic", f"{size_text(up)} up per client and round, {size_text(total)} up in all"),
+        ("Time", _time_line(record)),
+    ]
+    trained, parameters = _pick(record, "trainable_parameters"), _pick(record, "total_parameters")
+    if trained is not None:
+        share = f"{count_text(trained)} of {count_text(parameters)} parameters"
+        facts.append(("Trained", share))
+    plots = sorted((record.folder / "plots").glob("*.png"))
+    if plots:
+        names = ", ".join(path.name for path in plots)
+        facts.append(("Plots", f"{_here(record.folder / 'plots')}: {names}"))
+    if (record.folder / "report.html").is_file():
+        facts.append(("Page", str(_here(record.folder / "report.html"))))
+    if record.finished:
+        facts.append(("Try it", f'umbel predict {shlex.quote(str(_here(record.folder)))} "..."'))
+    return facts
+
+
+def _pick(record: RunRecord, key: str) -> float | None:
+    value = number(record.result, key)
+    return value if value is not None else number(record.plan, key)
+
+
+def _privacy_line(record: RunRecord) -> str:
+    if not record.private:
+        return "none: the model may reveal what single records say"
+    spent = epsilon_text(max(record.epsilon.values(), default=0.0))
+    target = record.epsilon_target
+    limit = "" if target is None else f" of at most {epsilon_text(target)}"
+    unfinished = "" if record.finished else " so far"
+    return f"epsilon {spent}{limit}{unfinished}, delta {delta_text(record.delta)}, for each record"
+
+
+def _time_line(record: RunRecord) -> str:
+    spent = (record.result or {}).get("seconds")
+    if not isinstance(spent, dict):
+        return f"{duration_text(record.seconds)} in {len(record.rounds)} rounds"
+    parts = [
+        f"{name} {duration_text(value)}"
+        for name in ("prepare", "federated", "alone", "pooled")
+        if (value := number(spent, name))
+    ]
+    return duration_text(record.seconds) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _here(path: Path) -> Path:
+    """The path as one would type it: from the current folder where it lies below."""
+    full = path.resolve()
+    here = Path(os.getcwd())
+    return full.relative_to(here) if full.is_relative_to(here) and full != here else path
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in facts:
+        grid.add_row(key, Text(value))
+    return grid
+
+
+def plan_table(plan: dict[str, Any]) -> RenderableType:
+    """What `plan` will run and what it guarantees."""
+    clients = plan.get("clients") or []
+    title = Text.assemble(
+        (str(plan.get("name", "plan")), "bold"),
+        f"  {plan.get('task', '')}, {len(clients):,} clients, {plan.get('rounds', '?')} rounds",
+    )
+    total = number(plan, "total_parameters")
+    trained = count_text(number(plan, "trainable_parameters"))
+    up, down = (
+        number(plan, "bytes_up_per_client_round"),
+        number(plan, "bytes_down_per_client_round"),
+    )
+    facts = [
+        ("Trains", f"{trained} of {count_text(total)} parameters"),
+        ("Traffic", f"{size_text(up)} up and {size_text(down)} down per client and round"),
+    ]
+    if plan.get("strategy"):
+        facts.insert(0, ("Strategy", str(plan["strategy"])))
+    parts: list[RenderableType] = [Text(), title, _plan_clients(clients), _facts(facts)]
+    if plan.get("guarantee"):
+        private = any(number(client, "epsilon") is not None for client in clients)
+        parts.append(
+            Panel(
+                Text(str(plan["guarantee"])),
+                title="Guarantee" if private else "No guarantee",
+                title_align="left",
+                border_style="green" if private else "red",
+            )
+        )
+    parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
+    return Group(*parts)
+
+
+def _plan_clients(clients: list[dict[str, Any]]) -> Table:
+    columns = (
+        ("Training records", "train_examples", count_text),
+        ("Held out", "test_examples", count_text),
+        ("Steps", "steps", count_text),
+        ("Rounds", "rounds", count_text),
+        ("Sampling rate", "sampling_rate", _rate_text),
+        ("Noise", "noise_multiplier", _noise_text),
+        ("Epsilon", "epsilon", epsilon_text),
+    )
+    table = _table()
+    table.add_column("Client" if len(clients) <= INDIVIDUAL else "")
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right")
+    if len(clients) <= INDIVIDUAL:
+        for client in clients:
+            values = [Text(text(number(client, key))) for _, key, text in columns]
+            table.add_row(Text(short(str(client.get("name", "")), 40)), *values)
+        return table
+    for label, place in (("smallest", 0.0), ("median", 0.5), ("largest", 1.0)):
+        row = [Text(label)]
+        for _, key, text in columns:
+            known = sorted(v for client in clients if (v := number(client, key)) is not None)
+            row.append(Text(text(known[round(place * (len(known) - 1))] if known else None)))
+        table.add_row(*row)
+    return table
+
+
+def _rate_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _noise_text(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Coordination: the round loop, checkpoints, and the run folder."""

@@ -1,0 +1,126 @@
+"""Checkpoints: the state after a round, so that a run goes on as if it had never stopped.
+
+A checkpoint is one safetensors file: the model's arrays and the strategy's, with round and numbers
+in its metadata, and a SHA-256 over its content in its name. One that was cut in half does not match its
+name and is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..messages import Arrays
+from .run_folder import cannot_write
+
+_KEEP = 3
+_NAME = re.compile(r"round-(\d{5})-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after `round` rounds."""
+
+    round: int
+    arrays: Arrays
+    strategy: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, flushed to disk, and drop all but the newest three."""
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {f"model/{name}": array for name, array in checkpoint.arrays.items()}
+    numbers: dict[str, Any] = {}
+    for key, value in checkpoint.strategy.items():
+        if isinstance(value, dict):
+            tensors |= {f"strategy/{key}/{name}": np.asarray(a) for name, a in value.items()}
+        else:
+            numbers[key] = value
+    metadata = {
+        "round": str(checkpoint.round),
+        "order": json.dumps(list(checkpoint.arrays)),
+        "strategy": json.dumps(numbers),
+    }
+    content = to_bytes(tensors, metadata)
+    name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    path, temporary = folder / name, folder / f".{name}.partial"
+    try:
+        folder.mkdir(exist_ok=True)
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+    for old in _newest_first(folder)[_KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Checkpoint:
+    """The newest whole checkpoint that fits the model; ``CheckpointError`` when there is none."""
+    passed_over = []
+    for path in _newest_first(folder):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] != _NAME.fullmatch(path.name)[2]:  # type: ignore[index]
+            passed_over.append(path.name)
+            continue
+        checkpoint = _parse(content)
+        found = {name: array.shape for name, array in checkpoint.arrays.items()}
+        if found != shapes:
+            raise CheckpointError(f"{path} holds another model than this job trains.")
+        return checkpoint
+    damaged = f" ({', '.join(passed_over)} damaged)" if passed_over else ""
+    raise CheckpointError(f"There is no whole checkpoint in {folder}{damaged}. Start a new run.")
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+
+
+def _parse(content: bytes) -> Checkpoint:
+    from safetensors.numpy import load as from_bytes
+
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = header["__metadata__"]
+    tensors = from_bytes(content)
+    strategy: dict[str, Any] = json.loads(metadata["strategy"])
+    for name, array in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "strategy":
+            key, _, inner = rest.partition("/")
+            strategy.setdefault(key, {})[inner] = array
+    arrays = {name: tensors[f"model/{name}"] for name in json.loads(metadata["order"])}
+    return Checkpoint(int(metadata["round"]), arrays, strategy)
+
+
+def strategy_state(strategy: Any) -> dict[str, Any]:
+    """What a strategy carries from round to round: its numbers and dictionaries of arrays."""
+    return {name: value for name, value in vars(_inner(strategy)).items() if _is_state(value)}
+
+
+def restore_strategy(strategy: Any, state: dict[str, Any]) -> None:
+    vars(_inner(strategy)).update(state)
+
+
+def _inner(strategy: Any) -> Any:
+    return getattr(strategy, "inner", strategy)
+
+
+def _is_state(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(a, np.ndarray) for a in value.values())
+    return isinstance(value, bool | int | float)

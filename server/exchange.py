@@ -1,0 +1,113 @@
+"""Sending a round's requests and taking the answers as they come, until a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from ..errors import UmbelError
+from ..messages import REFUSED, payload_bytes
+
+_POLL_SECONDS = 0.5
+
+Check = Callable[[Message], None]
+"""Raises an ``UmbelError`` for a reply that cannot be used."""
+
+
+class Exchange:
+    """One round trip with a cohort. Iterating yields usable replies in the order of arrival.
+
+    After the iteration `answered` and `failed` say who did what; a client that did not answer in
+    time has failed with that reason.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        messages: Iterable[Message],
+        names: dict[int, str],
+        deadline: float,
+        check: Check = lambda _: None,
+        on_reply: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.answered: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.refused = 0
+        self.bytes_down = self.bytes_up = 0
+        self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
+        self._end = time.monotonic() + deadline
+        outgoing = list(messages)
+        self.bytes_down = sum(payload_bytes(message.content) for message in outgoing)
+        ids = list(grid.push_messages(outgoing))
+        self._waiting = {
+            message_id: names[message.metadata.dst_node_id]
+            for message_id, message in zip(ids, outgoing, strict=True)
+        }
+        self._total = len(ids)
+
+    def __iter__(self) -> Iterator[Message]:
+        while self._waiting and time.monotonic() < self._end:
+            replies = list(self._grid.pull_messages(list(self._waiting)))
+            for reply in replies:
+                # An error reply may carry another sender's id, so the request's id tells who it is.
+                name = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+                if name is not None and self._accept(name, reply):
+                    yield reply
+            if not replies and self._waiting:
+                time.sleep(_POLL_SECONDS)
+        for name in self._waiting.values():
+            self.failed[name] = "no answer before the deadline"
+
+    def _accept(self, name: str, reply: Message) -> bool:
+        if reply.has_error():
+            self.failed[name] = reply.error.reason
+            self.refused += reply.error.code == REFUSED
+            return False
+        try:
+            self._check(reply)
+        except UmbelError as error:
+            self.failed[name] = str(error)
+            return False
+        self.answered.append(name)
+        self.bytes_up += payload_bytes(reply.content)
+        self._on_reply(len(self.answered), self._total)
+        return True
+
+
+class CohortGrid(Grid):
+    """A grid that shows a strategy only the nodes of the round's cohort."""
+
+    def __init__(self, grid: Grid, nodes: Iterable[int]) -> None:
+        self._grid = grid
+        self._nodes = list(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._nodes)
+
+    @property
+    def run(self) -> Run:
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        self._grid.set_run(run)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, *rest: Any, **named: Any
+    ) -> Message:
+        return self._grid.create_message(content, message_type, dst_node_id, *rest, **named)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -1,0 +1,114 @@
+"""result.json: what came of a run, every number measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import __version__
+from ..learning.metrics import Counts
+from ..learning.model import arrays_digest
+from .rounds import Run, total
+
+
+def summarise(
+    run: Run,
+    counts: Mapping[str, Counts],
+    apart: Mapping[str, Mapping[str, Counts]],
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The result of a finished run.
+
+    counts: final counts of each client. apart: the same for models trained apart from the
+    federation, by the client that was alone, "" for all data pooled.
+    """
+    plan, job = run.plan, run.plan.job
+    labels = job.data.labels or []
+    events = run.folder.read_events()
+    rounds = [event for event in events if event["event"] == "round"]
+    first = next((e for e in events if e["event"] == "evaluation" and e["round"] == 0), {})
+    epsilons = _last_epsilons(rounds)
+    return {
+        "umbel_version": __version__,
+        "name": job.name,
+        "task": job.task,
+        "status": "finished",
+        "reproducible": identity["reproducible"],
+        "seed": job.seed,
+        "rounds": run.round,
+        "clients": len(plan.clients),
+        "labels": labels,
+        "metrics": _figures(counts, labels),
+        "initial": first.get("metrics", {}),
+        "client_metrics": {name: c.metrics(labels) for name, c in counts.items()},
+        "client_initial": first.get("clients", {}),
+        "local_only": {
+            name: {
+                **_figures(found, labels),
+                "own": found[name].metrics(labels) if name in found else {},
+                "privacy": plan.by_name[name].epsilon,
+            }
+            for name, found in apart.items()
+            if name
+        },
+        "pooled": _figures(apart[""], labels) if "" in apart else None,
+        "privacy": {
+            "unit": job.privacy.unit,
+            "epsilon": max(epsilons.values(), default=None),
+            "delta": job.privacy.delta if job.private else None,
+            "clients": epsilons,
+            "guarantee": plan.guarantee,
+        },
+        "seconds": _seconds(events),
+        "bytes": _traffic(rounds),
+        "trainable_parameters": plan.model.trained_parameters,
+        "total_parameters": plan.model.total_parameters,
+        "base": job.model.base,
+        "base_sha256": plan.model.base_digest,
+        "adapter": job.adapter,
+        "strategy": job.strategy.name,
+        "adapter_sha256": arrays_digest(run.arrays),
+    }
+
+
+def _figures(counts: Mapping[str, Counts], labels: list[str]) -> dict[str, Any]:
+    return total(counts).metrics(labels) if counts else {}
+
+
+def _last_epsilons(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """What each client had spent when it last answered, from its own ledger."""
+    spent: dict[str, float] = {}
+    for event in rounds:
+        spent |= event["epsilon"]
+    return dict(sorted(spent.items()))
+
+
+def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Wall time by stage, over all sittings; `federated` is everything but the comparison."""
+
+    def spent(kind: str) -> float:
+        return sum(event["seconds"] for event in events if event["event"] == kind)
+
+    compared = max((e["seconds"] for e in events if e["event"] == "compared"), default=0.0)
+    federated = spent("prepared") + spent("ready") + spent("round") + spent("evaluation")
+    return {
+        "prepare": round(spent("prepared") + spent("ready"), 3),
+        "rounds": round(spent("round"), 3),
+        "evaluation": round(spent("evaluation"), 3),
+        "federated": round(federated, 3),
+        "compared": round(compared, 3),
+        "total": round(federated + compared, 3),
+    }
+
+
+def _traffic(rounds: list[dict[str, Any]]) -> dict[str, int]:
+    """Bytes of model arrays that really travelled in training rounds."""
+    up, down = sum(r["bytes_up"] for r in rounds), sum(r["bytes_down"] for r in rounds)
+    answers = max(1, sum(len(r["clients"]) for r in rounds))
+    asked = max(1, sum(len(r["clients"]) + len(r["failed"]) for r in rounds))
+    return {
+        "up_per_client_round": up // answers,
+        "down_per_client_round": down // asked,
+        "up_total": up,
+        "down_total": down,
+    }

@@ -1,0 +1,130 @@
+"""A run on disk, in standard formats: what a person opens, and what a crash leaves behind.
+
+Files are written whole or not at all: to a temporary name, flushed to disk, then renamed. Events
+are appended line by line to metrics.jsonl; a line cut in half by a crash is repaired on opening.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunFolderError
+from ..job import Job, read_toml
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def free_path(path: Path | None, job: Job) -> Path:
+        """Where a new run may be written; `path` defaults to runs/NAME-TIME. Writes nothing."""
+        path = path or Path("runs") / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(
+                f"{path} exists already. Go on with an unfinished run by --resume {path}, choose "
+                "another folder with --run-dir, or remove it."
+            )
+        return path
+
+    @classmethod
+    def create(cls, path: Path, job: Job) -> RunFolder:
+        """A new folder with job.toml in it."""
+        import tomli_w
+
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be made: {error.strerror}") from None
+        folder = cls(path)
+        values = job.model_dump(mode="json", exclude_none=True)
+        folder.write("job.toml", tomli_w.dumps(values).encode())
+        folder._point_latest()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing folder; ``RunFolderError`` when there is no run in it."""
+        if not (path / "job.toml").is_file():
+            raise RunFolderError(f"{path} holds no run (there is no job.toml in it).")
+        folder = cls(path)
+        folder._repair_events()
+        return folder
+
+    @property
+    def job(self) -> Job:
+        return Job.build(read_toml(self.path / "job.toml"), source=str(self.path / "job.toml"))
+
+    @property
+    def events(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole; on a full disk the old one stays as it was."""
+        target = self.path / name
+        temporary = target.with_name(f".{target.name}.partial")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise cannot_write(target, error) from None
+
+    def write_json(self, name: str, values: Any) -> None:
+        self.write(name, (json.dumps(values, indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / name} cannot be read: {error}") from None
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add one event to metrics.jsonl."""
+        line = json.dumps(event) + "\n"
+        try:
+            with self.events.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise cannot_write(self.events, error) from None
+
+    def read_events(self) -> list[dict[str, Any]]:
+        if not self.events.exists():
+            return []
+        lines = self.events.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _repair_events(self) -> None:
+        """Cut off a last line that a crash left unfinished."""
+        if not self.events.exists():
+            return
+        content = self.events.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(self.events, content.rfind(b"\n") + 1)
+
+    def _point_latest(self) -> None:
+        """Let PARENT/latest name this run, for people who type."""
+        link = self.path.parent / "latest"
+        try:
+            if link.is_symlink():
+                link.unlink()
+            if not link.exists():
+                link.symlink_to(self.path.name)
+        except OSError:
+            pass  # a convenience; some file systems have no links
+
+
+def cannot_write(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"{path} cannot be written: {error.strerror}. The finished rounds are safe; free some space "
+        "and go on with --resume."
+    )

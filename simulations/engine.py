@@ -1,0 +1,178 @@
+"""`umbel simulate`: the whole federation on this machine, with the deployment's own code.
+
+The job becomes virtual owners, a plan, and a run over an in-process grid. What a simulation adds
+to a deployment is the comparison with every client alone and with all data in one place.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import CheckpointError, RunFolderError
+from ..flower import quiet_logs
+from ..job import Job
+from ..learning.metrics import Counts, counts_from_list
+from ..plan import Plan
+from ..server.checkpoint import load_latest, restore_strategy
+from ..server.result import summarise
+from ..server.rounds import Listener, Run, Silent, run_rounds
+from ..server.run_folder import RunFolder
+from ..strategies import build_strategy
+from .federation import Federation, federate
+from .grid import InProcessGrid
+from .site import SiteSettings
+from .workers import Workers, default_workers, start_workers
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to simulate; none of it changes the result of a reproducible run."""
+
+    run_dir: Path | None = None
+    workers: int | None = None
+    reproducible: bool = False
+    ledgers: Path | None = None
+    """Folder of the owners' ledgers; default: the run's own. A shared one composes over runs."""
+
+
+def plan_job(job: Job) -> tuple[Plan, Federation]:
+    """What `umbel plan` shows: everything but the training."""
+    federation = federate(job)
+    with start_workers(SiteSettings(federation, Path(), False), 1) as workers:
+        shape, _ = workers.call("model")
+    return Plan.compile(federation.job, federation.facts, shape), federation
+
+
+def simulate(job: Job, options: Options, listener: Listener | None = None) -> RunFolder:
+    """Run a job to its result. Nothing is written before the plan stands."""
+    path = RunFolder.free_path(options.run_dir, job)
+    identity = {
+        "id": uuid.uuid4().hex,
+        "umbel_version": __version__,
+        "reproducible": options.reproducible,
+        "ledgers": str((options.ledgers or path / "ledgers").resolve()),
+    }
+    return _simulate(job, path, identity, options.workers, listener or Silent())
+
+
+def resume(path: Path, workers: int | None = None, listener: Listener | None = None) -> RunFolder:
+    """Go on with a run that stopped, from its last whole checkpoint, to the same result."""
+    folder = RunFolder.open(path)
+    if (path / "result.json").exists():
+        raise RunFolderError(f"{path} is finished; there is nothing to resume.")
+    identity = folder.read_json("run.json")
+    if identity["umbel_version"] != __version__:
+        raise RunFolderError(
+            f"{path} was begun with Umbel {identity['umbel_version']}, this is {__version__}: "
+            "finish it with that version, or start anew."
+        )
+    return _simulate(folder.job, folder.path, identity, workers, listener or Silent(), again=True)
+
+
+def _simulate(
+    job: Job,
+    path: Path,
+    identity: dict[str, Any],
+    workers: int | None,
+    listener: Listener,
+    again: bool = False,
+) -> RunFolder:
+    quiet_logs()
+    begun = time.monotonic()
+    listener.started("data", 0)
+    federation = federate(job)
+    settings = SiteSettings(federation, Path(identity["ledgers"]), identity["reproducible"])
+    count = workers or default_workers(len(federation.shares))
+    listener.started("model", 0)
+    with start_workers(settings, count) as pool, _interruptible() as should_stop:
+        shape, initial = pool.call("model")
+        plan = Plan.compile(federation.job, federation.facts, shape)
+        strategy = build_strategy(job.strategy, plan.total_weight)
+        if again:
+            folder = RunFolder.open(path)
+        else:
+            folder = RunFolder.create(path, federation.job)
+            folder.write_json("run.json", identity)
+            folder.write_json("plan.json", plan.to_dict())
+            folder.append(federation.partition_event())
+        settings.ledgers.mkdir(parents=True, exist_ok=True)
+        grid = InProcessGrid(pool, len(federation.shares))
+        run = Run(identity["id"], plan, grid, strategy, folder, initial)
+        run.listener, run.should_stop = listener, should_stop
+        if again:
+            _restore(run)
+        folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
+        counts = run_rounds(run)
+        apart = _compare_apart(run, federation, pool)
+        pool.call("export", run.arrays, folder.path / "adapter")
+    folder.write_json("result.json", summarise(run, counts, apart, identity))
+    return folder
+
+
+def _restore(run: Run) -> None:
+    """Set a run back to its last checkpoint; one that never got that far starts anew."""
+    shapes = {name: array.shape for name, array in run.arrays.items()}
+    try:
+        checkpoint = load_latest(run.checkpoints, shapes)
+    except CheckpointError:
+        if any(event["event"] == "round" for event in run.folder.read_events()):
+            raise
+        return
+    run.round, run.arrays = checkpoint.round, checkpoint.arrays
+    restore_strategy(run.strategy, checkpoint.strategy)
+
+
+def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str, dict[str, Counts]]:
+    """Counts of the yardsticks: each client alone (by its name), all data pooled ("")."""
+    job = run.plan.job
+    names = [share.name for share in federation.shares]
+    wanted = {name: [name] for name in names} if job.simulation.alone else {}
+    if job.simulation.pooled:
+        wanted[""] = names
+    run.listener.started("compare", len(wanted))
+    # The pooled run is the longest: first in the queue, so that no worker waits for it at the end.
+    for key in sorted(wanted, key=lambda key: -len(wanted[key])):
+        pool.submit(key, "train_apart", wanted[key], private=job.private and key != "")
+    found: dict[str, dict[str, Counts]] = {}
+    begun = time.monotonic()
+    while len(found) < len(wanted):
+        for key, result in pool.collect():
+            if isinstance(result, BaseException):
+                raise result
+            found[key] = {n: counts_from_list(job.task, numbers) for n, numbers in result.items()}
+            run.listener.advanced(len(found))
+            run.folder.append(
+                {"event": "compared", "client": key, "seconds": round(time.monotonic() - begun, 3)}
+            )
+    return {key: found[key] for key in wanted}
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C lets the round in progress finish; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, usual)
+        sys.stderr.write("\nStopping after this round; Ctrl-C again stops at once.\n")
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)

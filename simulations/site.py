@@ -1,0 +1,139 @@
+"""One process of a simulation: a loaded model, and every virtual owner that it may speak for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..client.agent import Agent, LocalData, Workplace
+from ..learning.examples import Examples
+from ..learning.export import export_adapter
+from ..learning.features import with_features
+from ..learning.model import ModelShape, load_learner
+from ..learning.tasks import task_for
+from ..learning.trainer import PrivateSteps, StepRange, test, train
+from ..messages import Arrays
+from ..plan import private_recipe
+from ..privacy.accounting import size_class
+from ..privacy.randomness import SecretStream
+from .federation import Federation, reproducible_key
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What a process needs to become a site."""
+
+    federation: Federation
+    ledgers: Path
+    reproducible: bool
+    threads: int = 1
+
+
+class Site:
+    """Loads the model once; agents differ in data, ledger and secrets only."""
+
+    def __init__(self, settings: SiteSettings) -> None:
+        import torch
+
+        # One fixed number of threads everywhere: sums inside a matrix product depend on it.
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._federation = settings.federation
+        self._agents: dict[int, Agent] = {}
+
+    @cached_property
+    def workplace(self) -> Workplace:
+        job, classes = self._federation.job, self._federation.classes
+        return Workplace(load_learner(job, classes), task_for(job, classes))
+
+    def handle(self, node: int, message: Message) -> Message:
+        """Let the owner behind a node answer."""
+        if node not in self._agents:
+            self._agents[node] = self._agent(node)
+        return self._agents[node].handle(message)
+
+    def model(self) -> tuple[ModelShape, Arrays]:
+        """Shape and initial tensors of the model."""
+        return self.workplace.learner.shape(), self.workplace.learner.initial
+
+    def export(self, arrays: Arrays, folder: Path) -> None:
+        export_adapter(self.workplace.learner, arrays, folder)
+
+    def train_apart(self, names: list[str], *, private: bool) -> dict[str, list[float]]:
+        """What these clients reach with their data together but without the rest.
+
+        The same local steps and rounds as the federation, each step on as many examples as all of
+        `names` would use in one; then counts on everybody's held-out records, by client. It exists
+        for comparison in a simulation and charges no ledger.
+        """
+        job, workplace = self._federation.job, self.workplace
+        chosen = [share for share in self._federation.shares if share.name in names]
+        size = job.training.batch_size * len(chosen)
+        job = job.model_copy(update={"training": job.training.model_copy(update={"batch_size": size})})
+        learner = replace(workplace.learner, job=job)
+        examples = Examples.concatenate([self._featured(share.name, "train") for share in chosen])
+        arrays, steps = dict(learner.initial), job.training.local_steps
+        for round_ in range(job.training.rounds):
+            outcome = train(
+                learner,
+                workplace.task,
+                arrays,
+                examples,
+                StepRange(round_ * steps, steps, job.training.rounds * steps),
+                seed=job.seed,
+                who="+".join(names),
+                private=self._private_steps(len(examples), f"apart/{names}/{round_}") if private else None,
+            )
+            arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
+        return {
+            share.name: test(learner, workplace.task, arrays, self._featured(share.name, "test")).to_list()
+            for share in self._federation.shares
+            if len(share.test)
+        }
+
+    def _private_steps(self, count: int, what: str) -> PrivateSteps:
+        job = self._federation.job
+        recipe = private_recipe(job, size_class(count), job.training.rounds)
+        return PrivateSteps(
+            recipe.sampling_rate,
+            recipe.expected_batch_size,
+            recipe.noise_multiplier,
+            job.privacy.clipping_norm,
+            self._secrets(what),
+        )
+
+    def _agent(self, node: int) -> Agent:
+        share = self._federation.shares[node - FIRST_NODE]
+        settings = self._settings
+        return Agent(
+            share.name,
+            self.workplace,
+            self._data(node),
+            settings.ledgers / f"{share.name}.sqlite",
+            secrets=self._secrets,
+            replayable=settings.reproducible,
+        )
+
+    def _data(self, node: int) -> LocalData:
+        return self._federation.data(self._federation.shares[node - FIRST_NODE])
+
+    def _featured(self, name: str, side: str) -> Examples:
+        share = next(share for share in self._federation.shares if share.name == name)
+        return with_features(self.workplace.learner, getattr(self._federation.data(share), side))
+
+    @property
+    def _secrets(self) -> Callable[[str], SecretStream]:
+        if not self._settings.reproducible:
+            return lambda _: SecretStream.from_os()
+        seed = self._federation.job.seed
+        return lambda what: SecretStream.from_key(reproducible_key(seed, what))
+
+
+FIRST_NODE = 2
+"""Node ids of clients start here; the server is node 1."""

@@ -1,0 +1,149 @@
+"""Where virtual clients run: in this process, or in a pool of worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+from typing import Any, Protocol
+
+from ..errors import UmbelError
+from .site import Site, SiteSettings
+
+_WAIT_SECONDS = 0.2
+
+
+class Workers(Protocol):
+    """Calls methods of a ``Site`` somewhere and hands back what they return, as it comes."""
+
+    def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:
+        """Queue a call; `key` names its result."""
+
+    def collect(self) -> Iterator[tuple[str, Any]]:
+        """Results that are there, waiting a moment for the first; an exception stands for itself."""
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Call at once, and wait."""
+
+    def close(self) -> None: ...
+
+
+class Inline:
+    """Everything in this process, one call at a time."""
+
+    def __init__(self, settings: SiteSettings) -> None:
+        self._site = Site(settings)
+        self._queue: dict[str, Callable[[], Any]] = {}
+
+    def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:
+        self._queue[key] = lambda: self.call(method, *arguments, **named)
+
+    def collect(self) -> Iterator[tuple[str, Any]]:
+        if self._queue:
+            key = next(iter(self._queue))
+            yield key, self._queue.pop(key)()
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        return getattr(self._site, method)(*arguments, **named)
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+class Pool:
+    """`count` processes, each with its own site; a call goes to whichever is free."""
+
+    def __init__(self, settings: SiteSettings, count: int) -> None:
+        # A fork server imports the heavy libraries once; its children share those pages.
+        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            context.set_forkserver_preload([__name__])
+        self._executor = ProcessPoolExecutor(count, context, _become_site, (settings, context.Value("i", 0)))
+        self._futures: dict[Future[Any], str] = {}
+
+    def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:
+        try:
+            future = self._executor.submit(_call_site, method, arguments, named)
+        except BrokenProcessPool:
+            future = Future()
+            future.set_exception(_died())
+        self._futures[future] = key
+
+    def collect(self) -> Iterator[tuple[str, Any]]:
+        done, _ = wait(self._futures, timeout=_WAIT_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            key = self._futures.pop(future)
+            error = future.exception()
+            yield key, future.result() if error is None else _readable(error)
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        try:
+            return self._executor.submit(_call_site, method, arguments, named).result()
+        except BrokenProcessPool:
+            raise _died() from None
+
+    def close(self) -> None:
+        for process in list((self._executor._processes or {}).values()):
+            process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def start_workers(settings: SiteSettings, count: int) -> contextlib.closing[Workers]:
+    """One process needs no pool."""
+    return contextlib.closing(Inline(settings) if count == 1 else Pool(settings, count))
+
+
+def default_workers(clients: int) -> int:
+    """A worker a GPU, otherwise a worker a core; never more than clients."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return max(1, min(clients, gpus or len(os.sched_getaffinity(0))))
+
+
+def _died() -> UmbelError:
+    return UmbelError(
+        "A worker process died (out of memory?). Use fewer --workers or a smaller "
+        "training.microbatch; finished rounds are kept, go on with --resume."
+    )
+
+
+def _readable(error: BaseException) -> BaseException:
+    return _died() if isinstance(error, BrokenProcessPool) else error
+
+
+_site: Site | None = None
+
+
+def _become_site(settings: SiteSettings, counter: Any) -> None:
+    """Start of a worker: its number picks its GPU, and it ends when its parent does."""
+    global _site
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a run stops
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with counter.get_lock():
+        number, counter.value = counter.value, counter.value + 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    _site = Site(settings)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
+def _call_site(method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    if _site is None:
+        raise UmbelError("The worker was not started as a site.")
+    return getattr(_site, method)(*arguments, **named)

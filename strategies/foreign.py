@@ -1,0 +1,63 @@
+"""Flower's own strategies, and anybody's, behind Umbel's messages.
+
+Umbel's clients send updates; Flower's strategies expect whole models with a weight beside them.
+The adapter adds the global model back. Such a strategy sees each client's model, and it gets the
+replies in the order of the nodes, so that its floating-point sums do not depend on who was first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from ..messages import WEIGHT, Arrays, only_arrays, only_metrics, to_array_record, to_arrays
+
+
+class ForeignStrategy(Strategy):
+    """Any Flower strategy, as one that understands updates."""
+
+    sees: ClassVar[str] = "INDIVIDUAL"
+
+    def __init__(self, inner: Strategy) -> None:
+        self.inner = inner
+        self._global: Arrays = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._global = to_arrays(arrays)
+        return _by_node(self.inner.configure_train(server_round, arrays, config, grid))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return _by_node(self.inner.configure_evaluate(server_round, arrays, config, grid))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        for reply in (models := sorted(replies, key=lambda reply: reply.metadata.src_node_id)):
+            update = to_arrays(only_arrays(reply.content))
+            model = {name: self._global[name] + delta for name, delta in update.items()}
+            metrics = only_metrics(reply.content)
+            reply.content = RecordDict({"arrays": to_array_record(model), "metrics": metrics})
+        return self.inner.aggregate_train(server_round, models)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        for reply in (counted := sorted(replies, key=lambda reply: reply.metadata.src_node_id)):
+            weight = only_metrics(reply.content)[WEIGHT]
+            reply.content = RecordDict({"metrics": MetricRecord({WEIGHT: weight})})
+        return self.inner.aggregate_evaluate(server_round, counted)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+
+def _by_node(messages: Iterable[Message]) -> list[Message]:
+    return sorted(messages, key=lambda message: message.metadata.dst_node_id)

@@ -1,0 +1,56 @@
+"""A comparison names what differs between runs, and refuses what has no common measure."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+from umbel.errors import UmbelError
+from umbel.reports.compare import compare, differing_keys
+
+
+def printed(renderable) -> str:
+    console = Console(width=140)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_only_keys_that_differ_are_named(tmp_path, write_run):
+    first = write_run(tmp_path / "a", name="a")
+    second = write_run(tmp_path / "b", name="b", unit="none", rounds=5)
+    table, picture = compare([first, second], tmp_path / "both.png")
+    text = printed(table)
+    for expected in (
+        *("privacy.unit = example", "privacy.unit = none"),
+        *("training.rounds = 10", "training.rounds = 5", "no privacy"),
+    ):
+        assert expected in text
+    assert "data.path" not in text
+    assert "privacy.epsilon" not in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_default_that_only_one_job_writes_down_is_no_difference(tmp_path, write_run):
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b", job='\n[strategy]\nname = "fedavg"\n')
+    text = printed(compare([first, second], tmp_path / "both.png")[0])
+    assert "strategy" not in text
+    assert "(a)" in text
+    assert "(b)" in text
+
+
+def test_the_picture_lies_beside_the_runs_by_default(tmp_path, write_run):
+    _, picture = compare([write_run(tmp_path / "a"), write_run(tmp_path / "b", ran=3)])
+    assert picture == tmp_path / "comparison.png"
+
+
+def test_runs_of_different_tasks_are_refused_also_under_one_name(tmp_path, write_run):
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b", task="causal-lm")
+    with pytest.raises(UmbelError, match=r"different tasks.*\(a\).*\(b\): causal-lm"):
+        compare([first, second], None)
+
+
+def test_a_key_that_one_job_lacks_is_a_difference():
+    jobs = [{"name": "a", "x": {"y": 1}}, {"name": "b", "x": {}}]
+    assert differing_keys(jobs) == {"x.y": [1, None]}
