@@ -1,18 +1,25 @@
-"""The only module that touches Flower's non-public parts.
+"""The only module that touches Flower's non-public and deprecated parts.
 
 Flower sets the identity of a task and the ids of messages inside its own runtimes. A grid of ours
-has to do the same, and there is no public way.
+has to do the same, and there is no public way. The same holds for starting Flower's simulation
+from Python.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from flwr.app import Error, Message
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -46,3 +53,37 @@ def quiet_logs() -> None:
     import logging
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def run_flower_simulation(
+    serve: Callable[[Grid], None], client_app: ClientApp, nodes: int, backend: Mapping[str, Any]
+) -> None:
+    """Start Ray, let `serve` talk to `nodes` virtual nodes over Flower's grid, and stop Ray again.
+
+    `serve` runs in a thread of Flower's, beginning before the nodes exist and before Ray has
+    started; a failure of Ray raises here while `serve` goes on. backend: ``init_args`` of Ray and
+    ``client_resources`` of an actor.
+    """
+    import logging
+
+    from flwr.simulation import run_simulation
+
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        serve(grid)
+
+    # What matters comes as an error reply or an exception; below that Flower logs tracebacks, and
+    # that calling it from Python is deprecated.
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    pythonpath = os.environ.get("PYTHONPATH")
+    try:
+        run_simulation(server_app, client_app, nodes, backend_config=dict(backend))
+    finally:
+        # Flower leaves the whole of sys.path there, for every later child of this process.
+        if pythonpath is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = pythonpath
+        quiet_logs()

@@ -296,9 +296,23 @@ class Job(_Section):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
         """Read a TOML file and apply overrides such as ``training.rounds=3``."""
-        path = Path(path)
-        values = apply_overrides(read_toml(path), overrides)
-        return cls.build(resolve_paths(values, path.parent), source=str(path))
+        return cls.compose(Path(path), {}, overrides)
+
+    @classmethod
+    def compose(
+        cls, path: Path | None, given: Mapping[str, Any], overrides: Sequence[str] = ()
+    ) -> Job:
+        """A job from a file, if any, then dotted keys, then ``KEY=VALUE`` texts; the last wins.
+
+        Paths in the file start at its folder, paths that are given at the working directory.
+        """
+        values = resolve_paths(read_toml(path), path.parent) if path else {}
+        for key, value in given.items():
+            set_key(values, key, value)
+        for override in overrides:
+            set_key(values, *_parse_override(override))
+        resolve_paths(values, Path.cwd())
+        return cls.build(values, source=str(path) if path else "command line")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -314,28 +328,29 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise JobError(f"{path} is not valid TOML: {error}") from None
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set dotted keys; a value is read as TOML where it is TOML, as a string otherwise."""
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise JobError(f"--set {override}: expected KEY=VALUE, such as training.rounds=3")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *sections, name = key.strip().split(".")
-        table = values
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise JobError(f"--set {override}: {section} is a value, not a section")
-        table[name] = value
-    return values
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``section.name`` in nested tables, making those that are missing."""
+    *sections, name = dotted.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise JobError(f"{dotted}: {section} is a value, not a section")
+    values[name] = value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    """A value is read as TOML where it is TOML, as a plain string otherwise."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise JobError(f"--set {text}: expected KEY=VALUE, such as training.rounds=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
 
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make file paths absolute, starting at the job file's folder."""
+    """Make file paths absolute, starting at `folder`."""
     data = values.get("data")
     if isinstance(data, dict):
         for key in ("path", "test_path"):

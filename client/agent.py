@@ -11,8 +11,9 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .. import __version__
 from ..errors import BudgetExceeded, MessageError, PlanRefused, UmbelError
@@ -90,6 +91,7 @@ class Agent:
         self._ledger = ledger
         self._secrets = secrets
         self._replayable = replayable
+        self._featured: dict[str, Examples] = {}
 
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
@@ -188,8 +190,12 @@ class Agent:
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
 
-    def _examples(self, side: str) -> Examples:
-        return with_features(self._workplace.learner, getattr(self._data, side))
+    def _examples(self, side: Literal["train", "test"]) -> Examples:
+        """This owner's examples, with their features where only a head trains; found once."""
+        if side not in self._featured:
+            examples = self._data.train if side == "train" else self._data.test
+            self._featured[side] = with_features(self._workplace.learner, examples)
+        return self._featured[side]
 
     def _recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
         return private_recipe(job, size_class(len(self._data.train)), assignment.participations)
@@ -233,7 +239,12 @@ class Agent:
 
 
 def _job(assignment: Assignment) -> Job:
-    return Job.build(json.loads(assignment.job), source="the server's job")
+    return _parse_job(assignment.job)
+
+
+@lru_cache(maxsize=4)
+def _parse_job(text: str) -> Job:
+    return Job.build(json.loads(text), source="the server's job")
 
 
 def _limit(job: Job) -> float:

@@ -8,6 +8,7 @@ tokenises only its own rows gets the same tokens.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,7 +125,7 @@ def tokenise(
     `end_with_eos` appends the end-of-text token, for language models whose tokenizer does not.
     """
     key = hashlib.sha256()
-    key.update(tokenizer.backend_tokenizer.to_str().encode())
+    key.update(_state_of(tokenizer).encode())
     key.update(f"{max_length} {end_with_eos} {tokenizer.eos_token_id}".encode())
     for text in texts:
         key.update(len(text).to_bytes(8, "little") + text.encode())
@@ -132,6 +133,13 @@ def tokenise(
     folder = cache_folder("tokens") / key.hexdigest()[:40]
     write_once(folder, lambda made: _write_store(made, texts, labels, tokenizer, max_length, end_with_eos))
     return TokenStore(folder)
+
+
+def _state_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides about tokens, without the settings that the last call left behind."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state |= {"truncation": tokenizer.truncation_side, "padding": None}
+    return json.dumps(state, sort_keys=True)
 
 
 def _write_store(
@@ -142,10 +150,11 @@ def _write_store(
     max_length: int,
     end_with_eos: bool,
 ) -> None:
+    end = tokenizer.eos_token_id if end_with_eos else None
     rows: list[np.ndarray] = []
     for tokens in _token_lists(texts, tokenizer, max_length):
-        if end_with_eos and len(tokens) < max_length and tokens[-1:] != [tokenizer.eos_token_id]:
-            tokens = [*tokens, tokenizer.eos_token_id]
+        if end is not None and len(tokens) < max_length and tokens[-1:] != [end]:
+            tokens = [*tokens, end]
         rows.append(np.asarray(tokens, dtype=np.int32))
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     if not lengths.all():

@@ -13,7 +13,7 @@ from ..job import Job
 from ..messages import Arrays
 from .base import base_digest
 from .cache import write_once
-from .model import Learner
+from .model import Learner, quiet
 
 CARD = "umbel.json"
 
@@ -35,7 +35,8 @@ def _write(learner: Learner, folder: Path) -> None:
         backbone.config.id2label = dict(enumerate(job.data.labels))
         backbone.config.label2id = {label: i for i, label in enumerate(job.data.labels)}
     folder.mkdir()
-    backbone.save_pretrained(folder)
+    with quiet():
+        backbone.save_pretrained(folder)
     learner.tokenizer.save_pretrained(folder)
     if network.mean_head is not None:
         tensors = {n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()}

@@ -7,8 +7,10 @@ runs once over an owner's data and its features stand in for the tokens from the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,13 +226,22 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> nn.Module:
     else:
         factory, arguments["num_labels"] = transformers.AutoModelForSequenceClassification, classes
     try:
-        model = factory.from_pretrained(folder, **arguments)
+        with quiet():
+            model = factory.from_pretrained(folder, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{job.model.base} does not load for {job.task}: {first}") from None
     if factory is transformers.AutoModel and getattr(model, "pooler", None) is not None:
         model.pooler = None  # unused before a mean-pool head; adapters in it would only add noise
     return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide warnings of transformers and peft that are about their own internals."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -271,7 +282,8 @@ def _add_adapter(job: Job, backbone: nn.Module, mean_head: bool) -> nn.Module:
         target_modules=lora.target if job.adapter == "lora" else DUMMY_TARGET_MODULES,
     )
     try:
-        return peft.get_peft_model(backbone, config)
+        with quiet():
+            return peft.get_peft_model(backbone, config)
     except ValueError as error:
         raise ModelError(f"model.lora.target fits no module: {str(error).splitlines()[0]}") from None
 

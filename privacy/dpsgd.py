@@ -1,9 +1,10 @@
 """DP-SGD at the client (Abadi et al. 2016, Algorithm 1), for whatever tensors of a model train.
 
-Opacus' hooks give each example's gradient; clipping and noise are ours, because Opacus' optimizer
-clips in the gradients' own precision, draws torch's noise tensor by tensor, and cannot step without
-examples. The hooks rely on the layers' own book-keeping, so their sum is compared with autograd's
-gradient in every pass: a layer that they misread stops the training instead of weakening it.
+Opacus' hooks give each example's gradient (``gradients``); clipping and noise are ours, because
+Opacus' optimizer clips in the gradients' own precision, draws torch's noise tensor by tensor, and
+cannot step without examples. The hooks rely on the layers' own book-keeping, so their sum is
+compared with autograd's gradient in every pass: a layer that they misread stops the training
+instead of weakening it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
-from opacus.grad_sample import GradSampleModule
-from opacus.grad_sample.embedding import compute_embedding_grad_sample
-from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ModelError
+from .gradients import ExampleGradients, check_layers, strip
 from .randomness import SecretStream
 
 # Share of the summed per-example norms by which the two gradients may differ. Rounding in bfloat16
 # makes up to 0.002; a misread layer is wrong by about 1 / sqrt(batch).
 _ROUNDING = 0.01
-# Numbers (256 MB) held between microbatches: enough for adapters, not for whole models, whose
-# gradients must make room for the next activations.
-_MOST_KEPT = 1 << 26
-_PARAMETER_ATTRIBUTES = ("grad_sample", "_forward_counter")
-_MODULE_ATTRIBUTES = ("activations", "max_batch_len", "ft_compute_sample_grad")
+# The same over all tensors: some gradients are zero but for rounding (the bias of attention keys).
+_CANCELLED = 1e-3
 
 
 class PrivateOptimizer:
@@ -71,8 +66,10 @@ class PrivateOptimizer:
             raise ValueError(f"clipping_norm must be finite and > 0: {clipping_norm}")
         if not expected_batch_size > 0:
             raise ValueError(f"expected_batch_size must be > 0: {expected_batch_size}")
+        if "autograd_grad_sample_hooks" in module.__dict__:
+            raise ValueError("The module has a private optimizer already; close that one first.")
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        _check_layers(module)
+        check_layers(module)
         _check_tensors(self._parameters, optimizer)
         self._optimizer = optimizer
         self._noise_multiplier = noise_multiplier
@@ -85,9 +82,9 @@ class PrivateOptimizer:
         self._sizes = [tensor.numel() for tensor in tensors]
         self._sum = torch.zeros(sum(self._sizes), device=tensors[0].device)
         try:
-            self._hooks = _ExampleGradients(module, loss_reduction="sum", strict=False)
+            self._hooks = ExampleGradients(module)
         except BaseException:
-            _strip(module)
+            strip(module)
             raise
         self.module = self._hooks
 
@@ -133,7 +130,7 @@ class PrivateOptimizer:
         if not self._closed:
             self._closed = True
             self._hooks.disable_hooks()
-            _strip(self._bare)
+            strip(self._bare)
 
     def __enter__(self) -> Self:
         return self
@@ -186,19 +183,19 @@ class PrivateOptimizer:
         # One product reads the samples once for both the clipped and the plain sum.
         rows = torch.stack([factors, torch.ones_like(factors)])
         sums = {name: rows @ sample for name, sample in samples.items()}
-        self._check_against_autograd(sums, norms.sum(dim=1))
+        self._check_against_autograd(sums, _ROUNDING * norms.sum(dim=1) + _CANCELLED * joint.sum())
         for name, part in zip(self._parameters, self._parts(), strict=True):
             if name in sums:
                 part += sums[name][0]
 
-    def _check_against_autograd(self, sums: dict[str, Tensor], scales: Tensor) -> None:
-        """The examples' gradients must add up to the gradient, to rounding of `scales` (P,)."""
+    def _check_against_autograd(self, sums: dict[str, Tensor], tolerances: Tensor) -> None:
+        """The examples' gradients must add up to the gradient, to `tolerances` (P,)."""
         errors = []
         for name, (_, plain) in sums.items():
             gradient = self._parameters[name].grad
             expected = torch.zeros_like(plain) if gradient is None else gradient.flatten()
             errors.append(torch.linalg.vector_norm(plain - expected))
-        wrong = (torch.stack(errors) > _ROUNDING * scales).nonzero().flatten().tolist()
+        wrong = (torch.stack(errors) > tolerances).nonzero().flatten().tolist()
         if wrong:
             raise ModelError(
                 f"The gradients of single examples do not add up to the gradient of "
@@ -214,7 +211,7 @@ class PrivateOptimizer:
                 return None
             raise ModelError(
                 f"There is no gradient of each example for {name}: its layer cannot be trained "
-                "under example-level privacy, or is not in training mode. Freeze it."
+                "under example-level privacy. Freeze it."
             )
         if len(sample) != batch:
             raise ModelError(
@@ -228,131 +225,6 @@ class PrivateOptimizer:
         self._hooks.forget()
         for parameter in self._parameters.values():
             parameter.grad = None
-
-
-class _ExampleGradients(GradSampleModule):  # type: ignore[misc]
-    """Opacus' hooks, which keep each tensor's gradients (B, *shape) in ``samples``.
-
-    Opacus itself copies them to the tensors, counts uses to tell when one is complete, and takes
-    a second use under reentrant checkpointing for a second batch. Here all uses of a tensor in one
-    backward pass are summed, in float32.
-    """
-
-    def __init__(self, module: nn.Module, **options: Any) -> None:
-        super().__init__(module, **options)
-        self.samples: dict[Tensor, Tensor] = {}
-        device = next(p.device for p in module.parameters() if p.requires_grad)
-        self._memory = torch.empty(0, device=device)
-        self._used = 0
-        self._layers = [layer for layer in module.modules() if _own_trainable(layer)]
-
-    def capture_backprops_hook(
-        self,
-        module: nn.Module,
-        _forward_input: Any,
-        forward_output: Sequence[Tensor],
-        loss_reduction: str,
-        batch_first: bool,
-    ) -> None:
-        if not self.hooks_enabled:
-            return
-        activations, backprops = self.rearrange_grad_samples(
-            module=module,
-            backprops=forward_output[0].detach(),
-            loss_reduction=loss_reduction,
-            batch_first=batch_first,
-        )
-        sampler = self.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
-        for parameter, sample in sampler(module, activations, backprops).items():
-            if parameter.requires_grad:
-                earlier = self.samples.get(parameter)
-                self.samples[parameter] = (
-                    self._kept(sample) if earlier is None else earlier + sample
-                )
-
-    def _kept(self, sample: Tensor) -> Tensor:
-        """The sample in float32, in memory that the last microbatch used where that is enough.
-
-        Asking the system for fresh pages and giving them back took a tenth of every step.
-        """
-        start = self._used
-        self._used += sample.numel()
-        if self._used > len(self._memory):
-            return sample.float()
-        return self._memory[start : self._used].view(sample.shape).copy_(sample)
-
-    def forget(self) -> None:
-        self.samples.clear()
-        if len(self._memory) < self._used <= _MOST_KEPT:
-            self._memory = torch.empty(self._used, device=self._memory.device)
-        self._used = 0
-        for layer in self._layers:
-            layer.__dict__.pop("activations", None)
-            layer.__dict__.pop("max_batch_len", None)
-
-
-def _linear_samples(
-    layer: nn.Linear, activations: Sequence[Tensor], backprops: Tensor
-) -> dict[Tensor, Tensor]:
-    """Opacus' rule for a linear layer, in the order of factors that suits narrow adapters.
-
-    With (B, T, in) inputs and (B, T, out) gradients of the output: per example, out x in. A product
-    with 8 rows and 1,536 columns takes a fifth of the time of one with 1,536 rows and 8 columns.
-    """
-    batch = len(backprops)
-    gradients_BTO = backprops.reshape(batch, -1, layer.out_features)
-    samples: dict[Tensor, Tensor] = {}
-    if layer.weight.requires_grad:
-        inputs_BTI = activations[0].to(backprops.dtype).reshape(batch, -1, layer.in_features)
-        if layer.out_features <= layer.in_features:
-            samples[layer.weight] = torch.bmm(gradients_BTO.mT, inputs_BTI)
-        else:
-            samples[layer.weight] = torch.bmm(inputs_BTI.mT, gradients_BTO).mT
-    if layer.bias is not None and layer.bias.requires_grad:
-        samples[layer.bias] = gradients_BTO.sum(dim=1)
-    return samples
-
-
-def _embedding_samples(
-    layer: nn.Embedding, activations: Sequence[Tensor], backprops: Tensor
-) -> dict[Tensor, Tensor]:
-    """Opacus' rule for an embedding, without the padding row: autograd does not train it."""
-    samples: dict[Tensor, Tensor] = compute_embedding_grad_sample(layer, activations, backprops)
-    if layer.padding_idx is not None and layer.weight in samples:
-        samples[layer.weight][:, layer.padding_idx] = 0
-    return samples
-
-
-_ExampleGradients.GRAD_SAMPLERS = GradSampleModule.GRAD_SAMPLERS | {
-    nn.Linear: _linear_samples,
-    nn.Embedding: _embedding_samples,
-}
-
-
-def _own_trainable(layer: nn.Module) -> list[str]:
-    # The dictionary itself: named_parameters() is slow over hundreds of layers, every round.
-    return [n for n, p in layer._parameters.items() if p is not None and p.requires_grad]
-
-
-def _check_layers(module: nn.Module) -> None:
-    """Refuse layers that couple examples, or whose gradients cannot be taken one by one."""
-    for place, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm):
-            coupled = layer.training or not layer.track_running_stats
-            trained = [f"{place}.{name}" for name in _own_trainable(layer)]
-            if coupled or trained:
-                raise ModelError(
-                    f"{trained[0] if trained else place} belongs to a batch normalisation, which "
-                    "mixes the examples of a batch, so no example has a gradient of its own. Use a "
-                    "model with layer or group normalisation."
-                )
-        elif type(layer) not in GradSampleModule.GRAD_SAMPLERS:
-            own = _own_trainable(layer)
-            if own and next(layer.buffers(), None) is not None:
-                raise ModelError(
-                    f"{place}.{own[0]} cannot be trained under example-level privacy: its layer "
-                    f"({type(layer).__name__}) has buffers. Freeze it."
-                )
 
 
 def _check_tensors(
@@ -370,15 +242,3 @@ def _check_tensors(
             "Clipping needs torch.set_float32_matmul_precision('highest'), torch's default: the "
             "bound on the sum would be broken by rounding."
         )
-
-
-def _strip(module: nn.Module) -> None:
-    """Remove every hook and attribute of Opacus, also after a wrapping that failed half-way."""
-    for handle in module.__dict__.pop("autograd_grad_sample_hooks", []):
-        handle.remove()
-    for parameter in module.parameters():
-        for attribute in _PARAMETER_ATTRIBUTES:
-            parameter.__dict__.pop(attribute, None)
-    for layer in module.modules():
-        for attribute in _MODULE_ATTRIBUTES:
-            layer.__dict__.pop(attribute, None)

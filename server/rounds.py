@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +78,10 @@ class Run:
     nodes: dict[str, int] = field(default_factory=dict)
     """Client name -> node id, learned when the clients report ready."""
 
+    @cached_property
+    def job_json(self) -> str:
+        return self.plan.job.to_json()
+
     @property
     def names(self) -> dict[int, str]:
         return {node: name for name, node in self.nodes.items()}
@@ -107,7 +112,10 @@ def run_rounds(run: Run) -> dict[str, Counts]:
         counts = {}
         if job.evaluation.every and run.round % job.evaluation.every == 0:
             counts = evaluate(run)
-    return counts or evaluate(run)
+    counts = counts or evaluate(run)
+    if not counts and any(client.test_examples for client in run.plan.clients):
+        raise RoundFailed("No client could test the final model; the model itself is saved.")
+    return counts
 
 
 def prepare(run: Run) -> None:
@@ -277,7 +285,7 @@ def _assigned(
     assignment = Assignment(
         version=__version__,
         run=run.id,
-        job=run.plan.job.to_json(),
+        job=run.job_json,
         round=round_,
         attempt=attempt,
         participations=client.rounds if client else run.plan.job.training.rounds,

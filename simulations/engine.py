@@ -12,10 +12,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from flwr.serverapp import Grid
 
 from .. import __version__
 from ..errors import CheckpointError, RunFolderError
@@ -34,12 +36,17 @@ from .site import SiteSettings
 from .workers import Workers, default_workers, start_workers
 
 
+Engine = Literal["inprocess", "ray"]
+"""Where virtual clients run: in our own workers, or in the actors of Flower's Ray simulation."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to simulate; none of it changes the result of a reproducible run."""
 
     run_dir: Path | None = None
     workers: int | None = None
+    engine: Engine = "inprocess"
     reproducible: bool = False
     ledgers: Path | None = None
     """Folder of the owners' ledgers; default: the run's own. A shared one composes over runs."""
@@ -62,12 +69,27 @@ def simulate(job: Job, options: Options, listener: Listener | None = None) -> Ru
         "reproducible": options.reproducible,
         "ledgers": str((options.ledgers or path / "ledgers").resolve()),
     }
-    return _simulate(job, path, identity, options.workers, listener or Silent())
+    listener = listener or Silent()
+    return _simulate(job, path, identity, options.workers, options.engine, listener)
 
 
-def resume(path: Path, workers: int | None = None, listener: Listener | None = None) -> RunFolder:
-    """Go on with a run that stopped, from its last whole checkpoint, to the same result."""
+def resume(
+    path: Path,
+    workers: int | None = None,
+    listener: Listener | None = None,
+    expected: Job | None = None,
+    engine: Engine = "inprocess",
+) -> RunFolder:
+    """Go on with a run that stopped, from its last whole checkpoint, to the same result.
+
+    `expected` is the job that the user believes it to be; another one is refused.
+    """
     folder = RunFolder.open(path)
+    if expected is not None and not _same_job(expected, folder.job):
+        raise RunFolderError(
+            f"{path} runs another job than the one given. Go on with it without naming a job, or "
+            "start a new run without --resume."
+        )
     if (path / "result.json").exists():
         raise RunFolderError(f"{path} is finished; there is nothing to resume.")
     identity = folder.read_json("run.json")
@@ -76,7 +98,8 @@ def resume(path: Path, workers: int | None = None, listener: Listener | None = N
             f"{path} was begun with Umbel {identity['umbel_version']}, this is {__version__}: "
             "finish it with that version, or start anew."
         )
-    return _simulate(folder.job, folder.path, identity, workers, listener or Silent(), again=True)
+    listener = listener or Silent()
+    return _simulate(folder.job, folder.path, identity, workers, engine, listener, again=True)
 
 
 def _simulate(
@@ -84,10 +107,12 @@ def _simulate(
     path: Path,
     identity: dict[str, Any],
     workers: int | None,
+    engine: Engine,
     listener: Listener,
     again: bool = False,
 ) -> RunFolder:
     quiet_logs()
+    open_grid = _grid_opener(engine)
     begun = time.monotonic()
     listener.started("data", 0)
     federation = federate(job)
@@ -106,17 +131,40 @@ def _simulate(
             folder.write_json("plan.json", plan.to_dict())
             folder.append(federation.partition_event())
         settings.ledgers.mkdir(parents=True, exist_ok=True)
-        grid = InProcessGrid(pool, len(federation.shares))
-        run = Run(identity["id"], plan, grid, strategy, folder, initial)
-        run.listener, run.should_stop = listener, should_stop
-        if again:
-            _restore(run)
-        folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
-        counts = run_rounds(run)
+        with open_grid(settings, count, pool) as grid:
+            run = Run(identity["id"], plan, grid, strategy, folder, initial)
+            run.listener, run.should_stop = listener, should_stop
+            if again:
+                _restore(run)
+            folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
+            counts = run_rounds(run)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
     folder.write_json("result.json", summarise(run, counts, apart, identity))
     return folder
+
+
+GridOpener = Callable[[SiteSettings, int, Workers], AbstractContextManager[Grid]]
+"""Takes the sites' settings, the number of processes and the workers; opens a grid of all clients."""
+
+
+def _grid_opener(engine: Engine) -> GridOpener:
+    """The one place where engines differ; one that is not installed raises before anything is done."""
+    if engine == "ray":
+        from .ray import ray_grid, require_ray
+
+        require_ray()
+        return lambda settings, count, _: ray_grid(settings, count)
+    return lambda settings, _, pool: nullcontext(
+        InProcessGrid(pool, len(settings.federation.shares))
+    )
+
+
+def _same_job(given: Job, recorded: Job) -> bool:
+    """Labels that were found in the data are in the recorded job, though not in the given one."""
+    labels = given.data.labels or recorded.data.labels
+    data = given.data.model_copy(update={"labels": labels})
+    return given.model_copy(update={"data": data}) == recorded
 
 
 def _restore(run: Run) -> None:
@@ -142,7 +190,7 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
     run.listener.started("compare", len(wanted))
     # The pooled run is the longest: first in the queue, so that no worker waits for it at the end.
     for key in sorted(wanted, key=lambda key: -len(wanted[key])):
-        pool.submit(key, "train_apart", wanted[key], private=job.private and key != "")
+        pool.submit(key, "train_apart", wanted[key], noise=key != "")
     found: dict[str, dict[str, Counts]] = {}
     begun = time.monotonic()
     while len(found) < len(wanted):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..client.agent import Agent, LocalData, Workplace
+from ..job import Job
 from ..learning.examples import Examples
 from ..learning.export import export_adapter
 from ..learning.features import with_features
@@ -65,12 +66,13 @@ class Site:
     def export(self, arrays: Arrays, folder: Path) -> None:
         export_adapter(self.workplace.learner, arrays, folder)
 
-    def train_apart(self, names: list[str], *, private: bool) -> dict[str, list[float]]:
+    def train_apart(self, names: list[str], *, noise: bool) -> dict[str, list[float]]:
         """What these clients reach with their data together but without the rest.
 
-        The same local steps and rounds as the federation, each step on as many examples as all of
-        `names` would use in one; then counts on everybody's held-out records, by client. It exists
-        for comparison in a simulation and charges no ledger.
+        The same rounds and local steps as the federation, each step on as many examples as all of
+        `names` would use in one; a private job's clipping stays, its noise only if `noise`. Gives
+        counts on everybody's held-out records, by client. It exists for comparison in a simulation
+        and charges no ledger.
         """
         job, workplace = self._federation.job, self.workplace
         chosen = [share for share in self._federation.shares if share.name in names]
@@ -80,6 +82,9 @@ class Site:
         examples = Examples.concatenate([self._featured(share.name, "train") for share in chosen])
         arrays, steps = dict(learner.initial), job.training.local_steps
         for round_ in range(job.training.rounds):
+            private = None
+            if job.private:
+                private = self._private_steps(job, len(examples), f"apart/{names}/{round_}", noise)
             outcome = train(
                 learner,
                 workplace.task,
@@ -88,7 +93,7 @@ class Site:
                 StepRange(round_ * steps, steps, job.training.rounds * steps),
                 seed=job.seed,
                 who="+".join(names),
-                private=self._private_steps(len(examples), f"apart/{names}/{round_}") if private else None,
+                private=private,
             )
             arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
         return {
@@ -97,13 +102,12 @@ class Site:
             if len(share.test)
         }
 
-    def _private_steps(self, count: int, what: str) -> PrivateSteps:
-        job = self._federation.job
+    def _private_steps(self, job: Job, count: int, what: str, noise: bool) -> PrivateSteps:
         recipe = private_recipe(job, size_class(count), job.training.rounds)
         return PrivateSteps(
             recipe.sampling_rate,
             recipe.expected_batch_size,
-            recipe.noise_multiplier,
+            recipe.noise_multiplier if noise else 0.0,
             job.privacy.clipping_norm,
             self._secrets(what),
         )

@@ -4,7 +4,6 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from umbel.errors import PlanRefused
 from umbel.privacy.accounting import (
     MechanismEvent,

@@ -7,7 +7,6 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from umbel.errors import BudgetExceeded, LedgerError
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
@@ -23,9 +22,7 @@ def path(tmp_path):
 
 
 def reserve(ledger, event=ROUND, *, dataset=DATA, job="job", key="r1", limit=100.0, replay=False):
-    return ledger.reserve(
-        dataset, event, job=job, key=key, delta=DELTA, limit=limit, replay=replay
-    )
+    return ledger.reserve(dataset, event, job=job, key=key, delta=DELTA, limit=limit, replay=replay)
 
 
 def run_python(script, *arguments, **options):
@@ -300,7 +297,8 @@ ledger = Ledger(sys.argv[1])
 size = os.path.getsize(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 try:
-    ledger.reserve("data", MechanismEvent(5.0, 0.1, 1), job="j" * 20000, key="k", delta=1e-5, limit=9)
+    event = MechanismEvent(5.0, 0.1, 1)
+    ledger.reserve("data", event, job="j" * 20000, key="k", delta=1e-5, limit=9)
 except LedgerError as error:
     print(error)
 """

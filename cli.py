@@ -1,0 +1,257 @@
+"""The command line: one small function a command, and no logic of its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import Interrupted, JobError, UmbelError
+
+if TYPE_CHECKING:
+    from .job import Job
+
+app = typer.Typer(
+    help="Federated fine-tuning of Hugging Face models, private by default.",
+    epilog="Start with: umbel init my-job.toml   or: umbel simulate --data my.csv",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML).", show_default=False)]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
+]
+Task = Annotated[str | None, typer.Option(help="text-classification or causal-lm.")]
+Data = Annotated[
+    str | None, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
+]
+TextColumn = Annotated[str | None, typer.Option(help="Column with the text [text].")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column with the class [label].")]
+Model = Annotated[
+    str | None, typer.Option(help="Base model: hub id, folder, or package:NAME/FOLDER.")
+]
+Clients = Annotated[int | None, typer.Option(help="Virtual clients [4].")]
+Partition = Annotated[
+    str | None, typer.Option(help="column:NAME, iid, dirichlet:ALPHA or shards:K [iid].")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/latest.")]
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on are one paragraph, and exit with 2."""
+    try:
+        app()
+    except UmbelError as error:
+        print(f"umbel: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"umbel: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"umbel {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    job: Annotated[Path, typer.Argument(help="Job file to write.")],
+    task: Task = None,
+    model: Model = None,
+    data: Data = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Write a commented job file, with every field, its meaning and its default."""
+    from .job_reference import write_template
+
+    given = _given(task=task, model=model, data=data, text_column=text_column, label_column=label_column)
+    write_template(job, given)
+    print(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option(help="The job reference as Markdown instead.")] = False,
+) -> None:
+    """Print the JSON Schema of job files, for editors."""
+    from .job import Job
+    from .job_reference import reference
+
+    print(reference() if markdown else json.dumps(Job.model_json_schema(), indent=2))
+
+
+@app.command()
+def plan(
+    job: JobFile = None,
+    task: Task = None,
+    model: Model = None,
+    data: Data = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    clients: Clients = None,
+    partition: Partition = None,
+    set_: Set = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a job will run at each client and what it guarantees, without training."""
+    given = _given(
+        task=task, model=model, data=data, text_column=text_column, label_column=label_column,
+        clients=clients, partition=partition,
+    )
+    loaded = _job(job, given, set_)
+    from .reports.tables import plan_table
+    from .simulations.engine import plan_job
+
+    planned = plan_job(loaded)[0].to_dict()
+    if as_json:
+        print(json.dumps(planned, indent=2))
+    else:
+        _print(plan_table(planned))
+
+
+@app.command()
+def simulate(
+    job: JobFile = None,
+    task: Task = None,
+    model: Model = None,
+    data: Data = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    clients: Clients = None,
+    partition: Partition = None,
+    set_: Set = [],  # noqa: B006
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write [runs/NAME-TIME].")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir [runs/latest].")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes [one a GPU, else one a core].")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own engine).")] = "inprocess",
+    reproducible: Annotated[
+        bool,
+        typer.Option("--reproducible", help="Seed the privacy noise too. Not private: for tests only."),
+    ] = False,
+    ledgers: Annotated[
+        Path | None, typer.Option(help="Folder of privacy ledgers shared by several runs [the run's].")
+    ] = None,
+) -> None:
+    """Run a federation on this machine, with the code that a deployment uses.
+
+    Ctrl-C finishes the round in progress; --resume goes on from there.
+    """
+    given = _given(
+        task=task, model=model, data=data, text_column=text_column, label_column=label_column,
+        clients=clients, partition=partition,
+    )
+    from .reports.progress import Progress
+    from .simulations import engine as engines
+
+    wanted = _job(job, given, set_) if job or given or not resume else None
+    try:
+        with Progress() as progress:
+            if resume:
+                path = run_dir or Path("runs/latest")
+                folder = engines.resume(path, workers, progress, expected=wanted)
+            else:
+                options = engines.Options(
+                    run_dir, workers=workers, reproducible=reproducible, ledgers=ledgers
+                )
+                folder = engines.simulate(wanted, options, progress)
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
+    _report(folder.path)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to try.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="File with one text a line.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens that a language model adds.")] = 40,
+) -> None:
+    """Try the model of a finished run on texts, or on a file of lines."""
+    from .reports.predictions import prediction_line, read_texts
+
+    wanted = read_texts(texts or [], file)
+    from .learning.predict import Predictor
+
+    for prediction in Predictor.load(run).predict(wanted, tokens):
+        print(prediction_line(prediction, as_json))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where the plot goes [beside the first run].")] = None,
+) -> None:
+    """Compare runs: what differs in their jobs, and what came of it; a table and a plot."""
+    from .reports.compare import compare as compare_runs
+
+    table, picture = compare_runs(runs, out)
+    _print(table)
+    print(picture)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Draw a run's plots and report.html again, and print its table; also of an unfinished run."""
+    _report(run)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were given on the command line, by the job's own keys."""
+    keys = {
+        "task": "task",
+        "model": "model.base",
+        "data": "data.path",
+        "text_column": "data.text_column",
+        "label_column": "data.label_column",
+        "clients": "simulation.clients",
+        "partition": "simulation.partition",
+    }
+    return {keys[name]: value for name, value in options.items() if value is not None}
+
+
+def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
+    from .job import Job
+
+    if path is None and "data.path" not in given:
+        raise JobError("Name a job file, or data with --data FILE. A first one: umbel init my-job.toml")
+    return Job.compose(path, given, overrides)
+
+
+def _report(path: Path) -> None:
+    from .reports.page import write_page
+    from .reports.plots import draw
+    from .reports.run import RunRecord
+    from .reports.tables import result_table
+
+    write_page(path, draw(path))
+    _print(result_table(RunRecord.read(path)))
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(renderable)
+
+
+if __name__ == "__main__":
+    main()

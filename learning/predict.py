@@ -1,0 +1,124 @@
+"""Trying a finished run: labels for texts, or a continuation of a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from ..job import Job
+from .base import base_digest
+from .export import CARD
+from .model import Learner, load_learner
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities by label, most likely first; or the text that a language model went on with."""
+
+    text: str
+    probabilities: dict[str, float]
+    continuation: str | None = None
+
+
+class Predictor:
+    """A tuned model, loaded from the adapter folder of a run."""
+
+    def __init__(self, learner: Learner, labels: list[str]) -> None:
+        self._learner = learner
+        self._labels = labels
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> Predictor:
+        """`folder` is a run's folder or its adapter folder. Raises ``ModelError``."""
+        folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ModelError(
+                f"{folder} holds no adapter ({CARD} is missing or damaged). Name the folder of a "
+                "finished run, such as runs/latest."
+            ) from None
+        learner = load_learner(_job(card, folder, device), len(card["labels"]))
+        _check_base(card, learner)
+        _load_weights(learner, card, folder)
+        return cls(learner, card["labels"])
+
+    def predict(self, texts: Sequence[str], new_tokens: int = 40) -> Iterator[Prediction]:
+        """One prediction a text, in order."""
+        for start in range(0, len(texts), _BATCH):
+            chunk = texts[start : start + _BATCH]
+            if self._labels:
+                yield from self._classify(chunk)
+            else:
+                yield from (self._continue(text, new_tokens) for text in chunk)
+
+    @torch.inference_mode()
+    def _classify(self, texts: Sequence[str]) -> Iterator[Prediction]:
+        network = self._learner.network.eval()
+        inputs = self._learner.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._learner.job.model.max_length,
+            return_tensors="pt",
+        ).to(network.device)
+        batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        for text, row in zip(texts, network(batch).softmax(-1).tolist(), strict=True):
+            ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])
+            yield Prediction(text, dict(ranked))
+
+    @torch.inference_mode()
+    def _continue(self, text: str, new_tokens: int) -> Prediction:
+        network, tokenizer = self._learner.network.eval(), self._learner.tokenizer
+        inputs = tokenizer(text, return_tensors="pt").to(network.device)
+        output = network.backbone.generate(  # type: ignore[operator]
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            repetition_penalty=1.2,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        fresh = output[0, inputs["input_ids"].shape[1] :]
+        return Prediction(text, {}, tokenizer.decode(fresh, skip_special_tokens=True))
+
+
+def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
+    model = dict(card["model"])
+    if card["adapter"] == "full":
+        model["base"] = str(folder)
+    model["adapter"] = card["adapter"]
+    data = {"path": "-", "labels": card["labels"] or None}
+    return Job.build(
+        {"task": card["task"], "model": model, "data": data, "training": {"device": device}},
+        source=str(folder / CARD),
+    )
+
+
+def _check_base(card: dict[str, Any], learner: Learner) -> None:
+    if card["adapter"] != "full" and base_digest(learner.folder) != card["base_sha256"]:
+        raise ModelError(
+            f"{card['base']} here is not the base model that was tuned (SHA-256 differs from "
+            f"{card['base_sha256'][:12]}); the adapter does not fit it."
+        )
+
+
+def _load_weights(learner: Learner, card: dict[str, Any], folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    network = learner.network
+    if card["adapter"] != "full":
+        import peft
+
+        tensors = load_file(folder / "adapter_model.safetensors")
+        peft.set_peft_model_state_dict(network.backbone, tensors)
+    if network.mean_head is not None:
+        network.mean_head.load_state_dict(load_file(folder / "head.safetensors"))

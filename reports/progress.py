@@ -1,0 +1,90 @@
+"""How a run shows that it lives: a progress bar on a terminal, a line a step elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn, TimeElapsedColumn
+
+_STAGES = {
+    "data": "reading and tokenising data",
+    "model": "loading the model",
+    "prepare": "clients get ready",
+    "train": "training, round",
+    "evaluate": "testing after round",
+    "compare": "training apart, for comparison",
+}
+
+
+class Progress:
+    """Hears a run's events (a ``server.rounds.Listener``) and prints them to standard error."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task: TaskID | None = None
+        self._round: dict[str, Any] = {}
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, what: str, total: int) -> None:
+        stage, _, number = what.partition(" ")
+        text = f"{_STAGES[stage]} {number}".rstrip()
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(text, total=total or None)
+        if self._bar.disable and stage in ("data", "model", "prepare", "compare"):
+            self._say(text)
+
+    def advanced(self, done: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "round":
+            self._round = event
+            for name, reason in event["failed"].items():
+                self._say(f"round {event['round']}: {name} did not take part: {reason}")
+            if not event["aggregated"]:
+                self._say(f"round {event['round']}: too few answers in attempt {event['attempt']}")
+        elif event["event"] == "evaluation":
+            self._say(" · ".join(self._figures(event)))
+
+    def _figures(self, event: dict[str, Any]) -> list[str]:
+        figures = [f"round {event['round']:>3}"]
+        for name in ("accuracy", "perplexity", "loss"):
+            value = event["metrics"].get(name)
+            if value is not None:
+                figures.append(f"{name} {value:.3f}")
+        if self._round.get("epsilon"):
+            figures.append(f"epsilon {max(self._round['epsilon'].values()):.2f}")
+        if self._round:
+            figures.append(f"{self._round['seconds']:.1f} s")
+        return figures
+
+    def _say(self, text: str) -> None:
+        stamp = f"{time.monotonic() - self._begun:6.1f} s  " if self._bar.disable else ""
+        self._console.print(f"{stamp}{text}", soft_wrap=True, markup=False)

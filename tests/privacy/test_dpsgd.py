@@ -1,0 +1,498 @@
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from umbel.errors import ModelError
+from umbel.privacy.dpsgd import PrivateOptimizer
+from umbel.privacy.randomness import SecretStream
+
+torch.set_num_threads(1)
+EXAMPLES, TOKENS, WORDS, CLASSES = 6, 7, 40, 3
+SMALL: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
+UNDROPPED: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+class Recorder(torch.optim.SGD):
+    """Plain descent that remembers each released gradient as one flat vector."""
+
+    def __init__(self, module: nn.Module, lr: float = 0.0):
+        super().__init__([p for p in module.parameters() if p.requires_grad], lr=lr)
+        self.released: list[Tensor] = []
+
+    def step(self, closure=None):
+        grads = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        self.released.append(torch.cat(grads).clone())
+        return super().step(closure)
+
+
+class Classifier(nn.Module):
+    def __init__(self, encoder: nn.Module, width: int = 16):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1]).repeat(len(input_ids), 1)
+        hidden = self.encoder(input_ids=input_ids, position_ids=positions, **inputs)
+        return self.head(hidden.last_hidden_state.mean(dim=1))
+
+
+@dataclass
+class Case:
+    """A model, its examples, and how one microbatch of them becomes (B,) losses."""
+
+    module: nn.Module
+    examples: Tensor
+    labels: Tensor
+
+    def losses(self, module: nn.Module, chosen: list[int]) -> Tensor:
+        examples = self.examples[chosen]
+        if isinstance(self.module, nn.Linear):
+            return nn.functional.cross_entropy(
+                module(examples), self.labels[chosen], reduction="none"
+            )
+        if isinstance(self.module, Classifier):
+            return nn.functional.cross_entropy(
+                module(input_ids=examples, attention_mask=torch.ones_like(examples)),
+                self.labels[chosen],
+                reduction="none",
+            )
+        logits = module(input_ids=examples, use_cache=False).logits[:, :-1]
+        each = nn.functional.cross_entropy(
+            logits.transpose(1, 2), examples[:, 1:], reduction="none"
+        )
+        return each.mean(dim=1)
+
+
+def adapted(model: nn.Module) -> nn.Module:
+    """LoRA on every linear layer, away from the start where half of all gradients are zero."""
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def make(name: str) -> Case:
+    torch.manual_seed(1)
+    labels = torch.randint(CLASSES, (EXAMPLES,))
+    if name == "linear head":
+        return Case(nn.Linear(12, CLASSES), torch.randn(EXAMPLES, 12) * 3, labels)
+    # Token 0 is BERT's padding, whose embedding does not train.
+    tokens = torch.randint(0, WORDS, (EXAMPLES, TOKENS))
+    tokens[:, -1] = 0
+    module: nn.Module
+    if name == "BERT LoRA":
+        module = Classifier(adapted(BertModel(BertConfig(**SMALL, **UNDROPPED))))
+    elif name == "BERT full":
+        module = Classifier(BertModel(BertConfig(**SMALL, **UNDROPPED)))
+    elif name == "ALBERT full":
+        config = AlbertConfig(**SMALL, **UNDROPPED, embedding_size=8)
+        module = Classifier(AlbertModel(config))
+    elif name == "ALBERT LoRA":
+        config = AlbertConfig(**SMALL, **UNDROPPED, embedding_size=8)
+        module = Classifier(adapted(AlbertModel(config)))
+    elif name == "Llama LoRA":
+        module = adapted(LlamaForCausalLM(LlamaConfig(**SMALL)))
+    elif name == "Llama full, tied":
+        module = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True))
+    return Case(module.train(), tokens, labels)
+
+
+NAMES = [
+    "linear head",
+    "BERT LoRA",
+    "BERT full",
+    "ALBERT LoRA",
+    "ALBERT full",
+    "Llama LoRA",
+    "Llama full, tied",
+]
+everywhere = pytest.mark.parametrize("name", NAMES)
+
+
+def private(module, optimizer, *, noise=0.0, clip=1.0, batch=1.0, key=bytes(32)):
+    return PrivateOptimizer(
+        module,
+        optimizer,
+        noise_multiplier=noise,
+        clipping_norm=clip,
+        expected_batch_size=batch,
+        stream=SecretStream.from_key(key),
+    )
+
+
+def gradients_one_by_one(case: Case) -> Tensor:
+    """(EXAMPLES, numbers): every example's gradient by autograd alone, without any hook."""
+    trained = [p for p in case.module.parameters() if p.requires_grad]
+    rows = []
+    for n in range(EXAMPLES):
+        loss = case.losses(case.module, [n]).sum()
+        found = torch.autograd.grad(loss, trained, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g).flatten()
+                    for p, g in zip(trained, found, strict=True)
+                ]
+            )
+        )
+    return torch.stack(rows)
+
+
+def clipped_sum(case: Case, clip: float, *microbatches: list[int]) -> Tensor:
+    recorder = Recorder(case.module)
+    with private(case.module, recorder, clip=clip) as dp:
+        for chosen in microbatches:
+            dp.accumulate(case.losses(dp.module, chosen))
+        dp.step()
+    return recorder.released[0]
+
+
+@everywhere
+def test_the_clipped_sum_is_that_of_one_example_at_a_time(name):
+    case = make(name)
+    gradients = gradients_one_by_one(case)
+    norms = gradients.norm(dim=1)
+    clip = norms.median().item()  # some examples are clipped, others are not
+    expected = (gradients * (clip / norms).clamp(max=1)[:, None]).sum(dim=0)
+    found = clipped_sum(case, clip, list(range(EXAMPLES)))
+    assert found.norm() > 0.1 * clip
+    assert (found - expected).norm() <= 1e-5 * EXAMPLES * clip
+
+
+@everywhere
+def test_one_example_moves_the_sum_by_no_more_than_the_clipping_norm(name):
+    case = make(name)
+    clip = 0.5 * gradients_one_by_one(case).norm(dim=1).min().item()
+    everybody = list(range(EXAMPLES))
+    total = clipped_sum(case, clip, everybody)
+    for left_out in everybody:
+        rest = clipped_sum(case, clip, [n for n in everybody if n != left_out])
+        moved = (total - rest).double().norm().item()
+        # Every example is clipped here, so that each moves the sum by all that it may.
+        assert moved == pytest.approx(clip, rel=1e-5)
+
+
+@everywhere
+def test_microbatches_of_any_size_add_up_to_the_whole_batch(name):
+    case = make(name)
+    whole = clipped_sum(case, 0.1, list(range(EXAMPLES)))
+    parts = clipped_sum(case, 0.1, [0], [1, 2, 3], [4, 5])
+    assert (whole - parts).norm() <= 1e-6 * EXAMPLES * 0.1 + 1e-5 * whole.norm()
+
+
+@everywhere
+def test_after_closing_nothing_is_left_on_the_module(name):
+    case = make(name)
+
+    def traces() -> list[Any]:
+        return [
+            (set(m.__dict__), len(m._forward_hooks), len(m._backward_hooks))
+            for m in case.module.modules()
+        ] + [set(p.__dict__) for p in case.module.parameters()]
+
+    before = traces()
+    first = clipped_sum(case, 0.1, [0, 1])
+    assert traces() == before
+    assert torch.equal(clipped_sum(case, 0.1, [0, 1]), first)
+    bare = case.losses(case.module, [0, 1]).sum()
+    bare.backward()
+    assert all(not hasattr(p, "grad_sample") for p in case.module.parameters())
+
+
+def test_a_module_that_is_wrapped_cannot_be_wrapped_again_before_it_is_closed():
+    case = make("linear head")
+    with private(case.module, Recorder(case.module)) as first:
+        with pytest.raises(ValueError, match="close"):
+            private(case.module, Recorder(case.module))
+        first.accumulate(case.losses(first.module, [0, 1]))
+        first.step()
+    second = private(case.module, Recorder(case.module))
+    first.close()
+    second.accumulate(case.losses(second.module, [0, 1]))
+    second.close()
+
+
+def test_the_noise_has_the_standard_deviation_that_is_charged():
+    module = nn.Linear(200, 200)
+    recorder = Recorder(module)
+    with private(module, recorder, noise=1.5, clip=0.4, batch=8.0) as dp:
+        for _ in range(3):
+            dp.step()
+    noise = torch.stack(recorder.released).double()
+    std = 1.5 * 0.4 / 8
+    assert noise.std().item() == pytest.approx(std, rel=4 / math.sqrt(2 * noise.numel()))
+    assert abs(noise.mean().item()) < 4 * std / math.sqrt(noise.numel())
+    # Fresh for each step.
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.02
+
+
+def test_noise_is_added_to_the_clipped_sum():
+    case = make("linear head")
+    summed = clipped_sum(case, 0.1, [0, 1, 2])
+    recorder = Recorder(case.module)
+    with private(case.module, recorder, noise=2.0, clip=0.1, batch=4.0) as dp:
+        dp.accumulate(case.losses(dp.module, [0, 1, 2]))
+        dp.step()
+    noise = torch.from_numpy(SecretStream.from_key(bytes(32)).normal(len(summed))).float()
+    torch.testing.assert_close(recorder.released[0], (summed + 0.2 * noise) / 4)
+
+
+def test_a_step_without_examples_is_noise_alone_and_moves_every_tensor():
+    case = make("BERT LoRA")
+    before = [p.detach().clone() for p in case.module.parameters() if p.requires_grad]
+    with private(case.module, Recorder(case.module, lr=1.0), noise=1.0) as dp:
+        dp.step()
+    after = [p for p in case.module.parameters() if p.requires_grad]
+    assert all((a != b).all() for a, b in zip(after, before, strict=True))
+
+
+def test_a_microbatch_without_examples_adds_nothing():
+    case = make("linear head")
+    recorder = Recorder(case.module)
+    with private(case.module, recorder) as dp:
+        dp.accumulate(case.losses(dp.module, []))
+        dp.step()
+    assert not recorder.released[0].any()
+
+
+def test_a_step_starts_from_nothing_after_the_one_before():
+    case = make("BERT LoRA")
+    recorder = Recorder(case.module)
+    with private(case.module, recorder) as dp:
+        for chosen in ([0, 1, 2], [3], [0, 1, 2]):
+            dp.accumulate(case.losses(dp.module, chosen))
+            dp.step()
+        assert all(p.grad is None for p in case.module.parameters())
+    assert torch.equal(recorder.released[0], recorder.released[2])
+    assert not torch.equal(recorder.released[0], recorder.released[1])
+
+
+def test_one_key_gives_identical_bytes_and_two_streams_differ():
+    def trained(key: bytes) -> bytes:
+        case = make("BERT LoRA")
+        optimizer = torch.optim.AdamW([p for p in case.module.parameters() if p.requires_grad])
+        with private(case.module, optimizer, noise=1.0, key=key) as dp:
+            for chosen in ([0, 1], [2, 3, 4]):
+                dp.accumulate(case.losses(dp.module, chosen))
+                dp.step()
+        tensors = [p for p in case.module.parameters() if p.requires_grad]
+        return b"".join(p.detach().numpy().tobytes() for p in tensors)
+
+    assert trained(bytes(32)) == trained(bytes(32))
+    assert trained(bytes(32)) != trained(bytes([1] * 32))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e25])
+def test_a_gradient_that_is_not_finite_is_rejected_and_changes_nothing(bad):
+    case = make("linear head")
+    case.examples[1, 0] = bad
+    before = {name: value.clone() for name, value in case.module.state_dict().items()}
+    recorder = Recorder(case.module, lr=1.0)
+    with private(case.module, recorder, clip=0.1) as dp:
+        dp.accumulate(case.losses(dp.module, [0]))
+        with pytest.raises(ModelError, match="not finite") as rejection:
+            dp.accumulate(case.losses(dp.module, [1, 2]))
+        assert not any(c.isdigit() for c in str(rejection.value).replace("float32", ""))
+        state = case.module.state_dict()
+        assert all(torch.equal(state[name], before[name]) for name in before)
+        dp.step()
+    assert torch.equal(recorder.released[0], clipped_sum(make("linear head"), 0.1, [0]))
+
+
+@pytest.mark.parametrize("name", ["BERT LoRA", "BERT full", "ALBERT full", "Llama full, tied"])
+def test_under_bfloat16_the_bound_holds_in_float32(name):
+    case = make(name)
+    recorder = Recorder(case.module)
+    with private(case.module, recorder, clip=1e-3) as dp:
+        for n in range(EXAMPLES):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                dp.accumulate(case.losses(dp.module, [n]))
+            dp.step()
+    for released in recorder.released:
+        assert released.dtype == torch.float32
+        assert released.double().norm().item() == pytest.approx(1e-3, rel=1e-5)
+
+
+class Repeated(nn.Module):
+    """One layer used three times, as ALBERT does, optionally recomputed in the backward pass."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            if self.reentrant is None:
+                x = self.layer(x).tanh()
+            else:
+                x = checkpoint(lambda y: self.layer(y).tanh(), x, use_reentrant=self.reentrant)
+        return x.sum(dim=1)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_of_a_shared_layer_are_right_under_checkpointing(reentrant):
+    released = []
+    for kind in (None, reentrant):
+        torch.manual_seed(0)
+        module = Repeated(kind)
+        recorder = Recorder(module)
+        with private(module, recorder, clip=0.5) as dp:
+            dp.accumulate(dp.module(torch.randn(5, 4, requires_grad=True)))
+            dp.step()
+        released += recorder.released
+    torch.testing.assert_close(released[0], released[1])
+
+
+def test_frozen_tensors_get_neither_gradients_nor_hooks():
+    case = make("BERT LoRA")
+    with private(case.module, Recorder(case.module)) as dp:
+        losses = case.losses(dp.module, [0, 1])
+        frozen = [
+            m
+            for m in case.module.modules()
+            if not any(p.requires_grad for p in m.parameters(recurse=False))
+        ]
+        assert frozen
+        assert all("activations" not in m.__dict__ for m in frozen)
+        dp.accumulate(losses)
+
+
+def test_batch_normalisation_is_refused_by_name_also_where_it_is_frozen():
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(ModelError, match=r"1\.weight"):
+        private(module, Recorder(module))
+    module[1].requires_grad_(False)
+    with pytest.raises(ModelError, match="batch normalisation"):
+        private(module, Recorder(module))
+    module[1].eval()
+    private(module, Recorder(module)).close()
+
+
+class Bent(nn.Module):
+    """Uses its linear layer's weight behind the layer's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.layer(x), self.layer.weight).sum(dim=1)
+
+
+class Hidden(Bent):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.layer.weight).sum(dim=1)
+
+
+class Broadcast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.places(torch.arange(1))).sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor", "why"),
+    [
+        (Bent, r"layer\.weight", "do not add up"),
+        (Hidden, r"layer\.weight", "no gradient of each example"),
+        (Broadcast, r"places\.weight", "saw 1 examples"),
+    ],
+)
+def test_a_layer_that_the_hooks_misread_stops_the_training_and_is_named(kind, tensor, why):
+    torch.manual_seed(0)
+    module = kind()
+    recorder = Recorder(module)
+    with private(module, recorder) as dp:
+        losses = dp.module(torch.randn(3, 4))
+        with pytest.raises(ModelError, match=tensor) as refusal:
+            dp.accumulate(losses)
+        assert why in str(refusal.value)
+        dp.step()
+    assert not recorder.released[0].any()
+
+
+def test_a_forward_pass_in_between_is_noticed():
+    case = make("linear head")
+    with private(case.module, Recorder(case.module)) as dp:
+        first = case.losses(dp.module, [0, 1])
+        case.losses(dp.module, [2, 3])
+        with pytest.raises(ModelError, match="do not add up"):
+            dp.accumulate(first)
+
+
+def test_layers_outside_training_mode_are_reported():
+    case = make("linear head")
+    case.module.eval()
+    with (
+        private(case.module, Recorder(case.module)) as dp,
+        pytest.raises(ModelError, match="training mode"),
+    ):
+        dp.accumulate(case.losses(dp.module, [0]))
+
+
+def test_a_loss_summed_over_examples_is_refused():
+    case = make("linear head")
+    with (
+        private(case.module, Recorder(case.module)) as dp,
+        pytest.raises(ValueError, match=r"\(B,\)"),
+    ):
+        dp.accumulate(case.losses(dp.module, [0, 1]).sum())
+
+
+def test_a_tensor_that_the_optimizer_forgets_is_reported():
+    module = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="exactly"):
+        private(module, torch.optim.SGD([module.weight]))
+
+
+def test_a_model_without_trainable_tensors_is_refused():
+    module = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(module.parameters())
+    module.requires_grad_(False)
+    with pytest.raises(ModelError, match="frozen"):
+        private(module, optimizer)
+
+
+def test_a_real_albert_with_shared_layers_gives_the_gradients_of_the_loop():
+    package = importlib.util.find_spec("rxnmapper")
+    if package is None or package.origin is None:
+        pytest.skip("the package rxnmapper, which brings a small ALBERT, is not installed")
+    folder = Path(package.origin).parent / "models/transformers/albert_heads_8_uspto_all_1310k"
+    torch.manual_seed(0)
+    encoder = AlbertModel.from_pretrained(folder, **UNDROPPED)
+    case = make("ALBERT LoRA")
+    case.module = Classifier(adapted(encoder), encoder.config.hidden_size).train()
+    gradients = gradients_one_by_one(case)
+    norms = gradients.norm(dim=1)
+    clip = norms.median().item()
+    expected = (gradients * (clip / norms).clamp(max=1)[:, None]).sum(dim=0)
+    found = clipped_sum(case, clip, list(range(EXAMPLES)))
+    assert (found - expected).norm() <= 1e-5 * EXAMPLES * clip
