@@ -6,7 +6,7 @@ import errno
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -61,7 +61,9 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(f"umbel {__version__}")
         raise typer.Exit
@@ -76,10 +78,12 @@ def init(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Write a commented job file, with every field, its meaning and its default."""
+    """Write a commented job file."""
     from .job_reference import write_template
 
-    given = _given(task=task, model=model, data=data, text_column=text_column, label_column=label_column)
+    given = _given(
+        task=task, model=model, data=data, text_column=text_column, label_column=label_column
+    )
     write_template(job, given)
     print(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
 
@@ -88,7 +92,7 @@ def init(
 def schema(
     markdown: Annotated[bool, typer.Option(help="The job reference as Markdown instead.")] = False,
 ) -> None:
-    """Print the JSON Schema of job files, for editors."""
+    """Print the JSON Schema of job files."""
     from .job import Job
     from .job_reference import reference
 
@@ -108,10 +112,15 @@ def plan(
     set_: Set = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a job will run at each client and what it guarantees, without training."""
+    """Show what a job will run, and its guarantee."""
     given = _given(
-        task=task, model=model, data=data, text_column=text_column, label_column=label_column,
-        clients=clients, partition=partition,
+        task=task,
+        model=model,
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        clients=clients,
+        partition=partition,
     )
     loaded = _job(job, given, set_)
     from .reports.tables import plan_table
@@ -140,39 +149,50 @@ def simulate(
         bool, typer.Option("--resume", help="Go on with the run in --run-dir [runs/latest].")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes [one a GPU, else one a core].")
+        int | None, typer.Option(help="Processes [one a GPU, else one a core].")
     ] = None,
-    engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own engine).")] = "inprocess",
+    engine: Annotated[
+        Literal["inprocess", "ray"],
+        typer.Option(help="What runs the clients; ray is Flower's own.", show_default=False),
+    ] = "inprocess",
     reproducible: Annotated[
         bool,
-        typer.Option("--reproducible", help="Seed the privacy noise too. Not private: for tests only."),
+        typer.Option(
+            "--reproducible", help="Seed the privacy noise too. Not private: for tests only."
+        ),
     ] = False,
     ledgers: Annotated[
-        Path | None, typer.Option(help="Folder of privacy ledgers shared by several runs [the run's].")
+        Path | None,
+        typer.Option(help="Folder of privacy ledgers shared by several runs [the run's]."),
     ] = None,
 ) -> None:
-    """Run a federation on this machine, with the code that a deployment uses.
+    """Run a federation on this machine.
 
-    Ctrl-C finishes the round in progress; --resume goes on from there.
+    It runs the code that a deployment uses. Without a job file, --data is enough. Ctrl-C finishes
+    the round in progress; --resume goes on from there.
     """
     given = _given(
-        task=task, model=model, data=data, text_column=text_column, label_column=label_column,
-        clients=clients, partition=partition,
+        task=task,
+        model=model,
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        clients=clients,
+        partition=partition,
     )
     from .reports.progress import Progress
     from .simulations import engine as engines
-
-    wanted = _job(job, given, set_) if job or given or not resume else None
     try:
         with Progress() as progress:
             if resume:
+                expected = _job(job, given, set_) if job or given else None
                 path = run_dir or Path("runs/latest")
-                folder = engines.resume(path, workers, progress, expected=wanted)
+                folder = engines.resume(path, workers, progress, expected, engine)
             else:
                 options = engines.Options(
-                    run_dir, workers=workers, reproducible=reproducible, ledgers=ledgers
+                    run_dir, workers, engine, reproducible, ledgers
                 )
-                folder = engines.simulate(wanted, options, progress)
+                folder = engines.simulate(_job(job, given, set_), options, progress)
     except KeyboardInterrupt:
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
     _report(folder.path)
@@ -181,12 +201,16 @@ def simulate(
 @app.command()
 def predict(
     run: RunArgument,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts to try.", show_default=False)] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to try.", show_default=False)
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="File with one text a line.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens that a language model adds.")] = 40,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens that a language model adds [40].", show_default=False)
+    ] = 40,
 ) -> None:
-    """Try the model of a finished run on texts, or on a file of lines."""
+    """Try the model of a finished run."""
     from .reports.predictions import prediction_line, read_texts
 
     wanted = read_texts(texts or [], file)
@@ -199,9 +223,11 @@ def predict(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="Where the plot goes [beside the first run].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the plot goes [beside the first run].")
+    ] = None,
 ) -> None:
-    """Compare runs: what differs in their jobs, and what came of it; a table and a plot."""
+    """Compare runs: a table and a plot."""
     from .reports.compare import compare as compare_runs
 
     table, picture = compare_runs(runs, out)
@@ -211,7 +237,7 @@ def compare(
 
 @app.command()
 def report(run: RunArgument) -> None:
-    """Draw a run's plots and report.html again, and print its table; also of an unfinished run."""
+    """Draw plots and report again, also while it runs."""
     _report(run)
 
 
@@ -233,7 +259,9 @@ def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
     from .job import Job
 
     if path is None and "data.path" not in given:
-        raise JobError("Name a job file, or data with --data FILE. A first one: umbel init my-job.toml")
+        raise JobError(
+            "Name a job file, or data with --data FILE. A first one: umbel init my-job.toml"
+        )
     return Job.compose(path, given, overrides)
 
 

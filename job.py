@@ -23,6 +23,8 @@ from .errors import JobError
 TaskName = Literal["text-classification", "causal-lm"]
 AdapterName = Literal["lora", "head", "full"]
 
+_LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
+
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -122,7 +124,11 @@ class TrainingSpec(_Section):
         "the batch. Default: 32 where the base model runs, the whole batch for a head.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Local optimizer.")
-    learning_rate: PositiveFloat = Field(1e-3, description="Peak learning rate.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Peak learning rate. Default: 0.01 for a head, 0.001 for lora, 0.00005 for full "
+        "(fit for adamw).",
+    )
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled for adamw, L2 for sgd.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -160,7 +166,8 @@ class PrivacySpec(_Section):
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of records.")
     clipping_norm: PositiveFloat = Field(
-        1.0, description="L2 norm to which each example's gradient, over all trained weights, is clipped."
+        1.0,
+        description="L2 norm to which each example's gradient, over all trained weights, is clipped.",
     )
     spare_rounds: int = Field(
         1,
@@ -202,7 +209,9 @@ class CohortSpec(_Section):
     )
     deadline: PositiveFloat = Field(3600.0, description="Seconds that a round waits for answers.")
     retries: int = Field(
-        2, ge=0, description="How often a round with too few answers is repeated before the run stops."
+        2,
+        ge=0,
+        description="How often a round with too few answers is repeated before the run stops.",
     )
 
 
@@ -235,10 +244,15 @@ class SimulationSpec(_Section):
 class Job(_Section):
     """One federated fine-tuning."""
 
-    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Short name.")
+    name: str = Field(
+        "job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Short name."
+    )
     task: TaskName = Field("text-classification", description="What the model learns to do.")
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Fixes cohorts, batches without privacy, and the first adapter."
+        0,
+        ge=0,
+        lt=2**63,
+        description="Fixes cohorts, batches without privacy, and the first adapter.",
     )
     model: ModelSpec = ModelSpec()
     data: DataSpec
@@ -277,6 +291,14 @@ class Job(_Section):
             return self.strategy.weighting
         return "equal" if self.private else "examples"
 
+    def _filled(self) -> Job:
+        """The same job with a learning rate that suits its adapter, where it names none."""
+        if self.training.learning_rate is not None:
+            return self
+        rate = _LEARNING_RATES[self.adapter]
+        training = self.training.model_copy(update={"learning_rate": rate})
+        return self.model_copy(update={"training": training})
+
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -289,7 +311,7 @@ class Job(_Section):
     def build(cls, values: Mapping[str, Any], *, source: str = "job") -> Job:
         """Validate `values`; a ``JobError`` names each wrong key and what is known instead."""
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values)._filled()
         except ValidationError as error:
             raise JobError(f"{source}: {_explain(error)}") from None
 
@@ -319,9 +341,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise JobError(
-            f"There is no job file {path}. Write one with: umbel init {path}"
-        ) from None
+        raise JobError(f"There is no job file {path}. Write one with: umbel init {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:

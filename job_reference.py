@@ -43,10 +43,16 @@ def reference() -> str:
         "An editor that knows JSON Schema completes and checks job files with `umbel schema`.",
     ]
     for section, model in _sections():
-        lines += ["", f"## {f'[{section}]' if section else 'Top level'}", "", _first_line(model), ""]
+        lines += [
+            "",
+            f"## {f'[{section}]' if section else 'Top level'}",
+            "",
+            _first_line(model),
+            "",
+        ]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in _plain_fields(model):
-            default = "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
+            default = _default(field)
             meaning = (field.description or "").replace("|", "\\|")
             lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return "\n".join(lines)
@@ -72,7 +78,9 @@ def _template(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"# {name} = {_toml(field.get_default(call_default_factory=True))}".rstrip()
 
 
-def _sections(model: type[BaseModel] = Job, prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+def _sections(
+    model: type[BaseModel] = Job, prefix: str = ""
+) -> Iterator[tuple[str, type[BaseModel]]]:
     yield prefix, model
     for name, field in model.model_fields.items():
         if _is_section(field):
@@ -100,6 +108,13 @@ def _toml(value: Any) -> str:
     return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
 
 
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = _toml(field.get_default(call_default_factory=True))
+    return f"`{value}`" if value else ""
+
+
 def _type(annotation: Any) -> str:
     """A type as a reader of the reference would say it."""
     arguments = get_args(annotation)
@@ -114,7 +129,9 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(arguments[0])}"
     if origin is dict:
         return "table"
-    return {int: "integer", float: "number", str: "string", bool: "boolean"}.get(annotation, str(annotation))
+    return {int: "integer", float: "number", str: "string", bool: "boolean"}.get(
+        annotation, str(annotation)
+    )
 
 
 def _name(path: Path) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 from .errors import MessageError
 
 if TYPE_CHECKING:
-    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+    from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 PREPARE = "query.prepare"
 TRAIN = "train"
@@ -104,7 +104,7 @@ def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = 
     for name, array in record.items():
         if array.dtype != "float32":
             raise MessageError(f"Array {name!r} has dtype {array.dtype}, expected float32")
-        value = array.numpy()
+        value = _parsed(name, array)
         if not np.isfinite(value).all():
             raise MessageError(f"Array {name!r} holds NaN or infinity")
         arrays[name] = value
@@ -113,6 +113,17 @@ def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = 
         if shapes != dict(like):
             raise MessageError(_difference(shapes, dict(like)))
     return arrays
+
+
+def _parsed(name: str, array: Array) -> np.ndarray:
+    """Flower parses without unpickling; whatever else is wrong with the bytes is refused here."""
+    try:
+        value = array.numpy()
+    except Exception as error:
+        raise MessageError(f"Array {name!r} cannot be read: {error}") from None
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        raise MessageError(f"Array {name!r} does not hold the float32 that it claims to")
+    return value
 
 
 def _difference(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:

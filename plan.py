@@ -222,13 +222,17 @@ def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list
     """Every reason why this job cannot be right; empty when it can."""
     reasons = []
     if job.task == "causal-lm" and job.adapter == "head":
-        reasons.append('model.adapter = "head": a causal language model has no head of its own to train; use "lora"')
+        reasons.append(
+            'model.adapter = "head": a causal language model has no head of its own to train; use "lora"'
+        )
     if not model.trained:
         reasons.append("nothing would be trained: model.lora.target leaves no tensor")
     if job.cohort.size and job.cohort.size > len(facts):
         reasons.append(f"cohort.size is {job.cohort.size}, but there are only {len(facts)} clients")
     if job.cohort.minimum and job.cohort.minimum > len(facts):
-        reasons.append(f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients")
+        reasons.append(
+            f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients"
+        )
     empty = [client.name for client in facts if client.train_examples == 0]
     if empty:
         reasons.append(f"{_some(empty)} without training data")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -45,6 +46,7 @@ from ..privacy.randomness import SecretStream
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
+
 
 @dataclass(frozen=True)
 class LocalData:
@@ -107,6 +109,9 @@ class Agent:
             return Message(action(self._assignment(message), message), reply_to=message)
         except (BudgetExceeded, PlanRefused) as error:
             return refuse(message, REFUSED, str(error))
+        except _Unspoken as error:
+            logging.getLogger(__name__).error("%s: %s", self.name, error)
+            return refuse(message, FAILED, "training failed; the reason is in the client's own log")
         except UmbelError as error:
             return refuse(message, FAILED, str(error))
         except Exception as error:
@@ -143,28 +148,31 @@ class Agent:
 
         job = _job(assignment)
         arrays = self._global_model(message)
-        mu = [record.get("proximal-mu", 0.0) for record in message.content.config_records.values()]
         steps = StepRange(
             first=(assignment.round - 1) * job.training.local_steps,
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        metrics: dict[str, int | float] = {}
+        metrics: dict[str, int | float | list[int] | list[float]] = {}
         private = None
         if job.private:
             metrics["epsilon"] = self._reserve(job, assignment)
             private = self._private_steps(job, assignment)
-        outcome = train(
-            self._workplace.learner,
-            self._workplace.task,
-            arrays,
-            self._examples("train"),
-            steps,
-            seed=job.seed,
-            who=self.name,
-            private=private,
-            proximal_mu=float(max(mu)),
-        )
+        try:
+            outcome = train(
+                self._workplace.learner,
+                self._workplace.task,
+                arrays,
+                self._examples("train"),
+                steps,
+                seed=job.seed,
+                who=self.name,
+                private=private,
+                proximal_mu=_proximal_mu(message),
+            )
+        except UmbelError as error:
+            # What went wrong inside a private step depends on the records that were drawn.
+            raise (_Unspoken(str(error)) if job.private else error) from error
         by_size = job.weighting == "examples"
         metrics[WEIGHT] = size_class(len(self._data.train)) if by_size else 1
         if not job.private:
@@ -236,6 +244,21 @@ class Agent:
                 limit=_limit(job),
                 replay=self._replayable,
             )
+
+
+class _Unspoken(UmbelError):
+    """An error that tells of the data, so the server must not hear its text."""
+
+
+def _proximal_mu(message: Message) -> float:
+    """How strongly a strategy wants steps pulled to the global model; 0 where it does not say."""
+    for record in message.content.config_records.values():
+        mu = record.get("proximal-mu", 0.0)
+        if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
+            raise MessageError(f"proximal-mu = {mu!r} is not a number of 0 or more")
+        if mu:
+            return float(mu)
+    return 0.0
 
 
 def _job(assignment: Assignment) -> Job:

@@ -131,7 +131,9 @@ def tokenise(
         key.update(len(text).to_bytes(8, "little") + text.encode())
     key.update(b"" if labels is None else labels.tobytes())
     folder = cache_folder("tokens") / key.hexdigest()[:40]
-    write_once(folder, lambda made: _write_store(made, texts, labels, tokenizer, max_length, end_with_eos))
+    write_once(
+        folder, lambda made: _write_store(made, texts, labels, tokenizer, max_length, end_with_eos)
+    )
     return TokenStore(folder)
 
 

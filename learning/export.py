@@ -39,7 +39,9 @@ def _write(learner: Learner, folder: Path) -> None:
         backbone.save_pretrained(folder)
     learner.tokenizer.save_pretrained(folder)
     if network.mean_head is not None:
-        tensors = {n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()}
+        tensors = {
+            n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()
+        }
         save_file(tensors, folder / "head.safetensors")
     (folder / CARD).write_text(json.dumps(_card(learner), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_readme(job), encoding="utf-8")

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,9 +63,13 @@ class Network(nn.Module):
         self.mean_head = mean_head
         self.feature_scale = job.model.feature_scale
         self.autocast = job.training.precision == "bfloat16"
-        self.head_alone = job.adapter == "head"
+        self.head_alone = job.adapter == "head" and self._trains_head_alone()
         model_type = getattr(backbone.config, "model_type", "")
         self.explicit_positions = job.adapter == "full" and model_type in _EXPLICIT_POSITIONS
+
+    def _trains_head_alone(self) -> bool:
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return all(id(parameter) in head for _, parameter in self.trained_parameters())
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +201,7 @@ def load_learner(job: Job, classes: int) -> Learner:
     """
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
-    backbone = _load_backbone(job, folder, classes)
+    backbone, missing = _load_backbone(job, folder, classes)
     tokenizer = load_tokenizer(folder)
     _set_padding(backbone, tokenizer)
     device = choose_device(job.training.device)
@@ -204,17 +209,21 @@ def load_learner(job: Job, classes: int) -> Learner:
     backbone.to(device)
     torch.manual_seed(job.seed)
     mean_head = job.task == "text-classification" and job.model.pooling == "mean"
-    backbone = _add_adapter(job, backbone, mean_head)
+    backbone = _add_adapter(job, backbone, mean_head, missing)
     head = _zero_linear(backbone.config.hidden_size, classes) if mean_head else None
     network = Network(backbone, head, job).to(device)
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
-            raise ModelError(f"Trained tensor {name} is {parameter.dtype}; Umbel trains in float32.")
+            raise ModelError(
+                f"Trained tensor {name} is {parameter.dtype}; Umbel trains in float32."
+            )
     return Learner(job, network, tokenizer, folder, network.arrays())
 
 
-def _load_backbone(job: Job, folder: Path, classes: int) -> nn.Module:
+def _load_backbone(job: Job, folder: Path, classes: int) -> tuple[nn.Module, list[str]]:
+    """The model without adapter, and the names of its tensors that the folder lacks: random ones."""
     import transformers
+    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -227,13 +236,14 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> nn.Module:
         factory, arguments["num_labels"] = transformers.AutoModelForSequenceClassification, classes
     try:
         with quiet():
-            model = factory.from_pretrained(folder, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            model, found = factory.from_pretrained(folder, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{job.model.base} does not load for {job.task}: {first}") from None
     if factory is transformers.AutoModel and getattr(model, "pooler", None) is not None:
         model.pooler = None  # unused before a mean-pool head; adapters in it would only add noise
-    return model
+    missing = sorted(found["missing_keys"] & {name for name, _ in model.named_parameters()})
+    return model, missing
 
 
 @contextlib.contextmanager
@@ -248,10 +258,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder} has no usable tokenizer: {first}") from None
+    # Without its files, some kinds of tokenizer load with special tokens and nothing else.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{folder} has no usable tokenizer: it has no vocabulary.")
+    return tokenizer
 
 
 def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -260,7 +274,7 @@ def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Non
     backbone.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _add_adapter(job: Job, backbone: nn.Module, mean_head: bool) -> nn.Module:
+def _add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[str]) -> nn.Module:
     if job.training.gradient_checkpointing:
         # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
         backbone.gradient_checkpointing_enable({"use_reentrant": True})
@@ -280,12 +294,30 @@ def _add_adapter(job: Job, backbone: nn.Module, mean_head: bool) -> nn.Module:
         lora_dropout=lora.dropout,
         # A head alone is a PEFT adapter without any low-rank module.
         target_modules=lora.target if job.adapter == "lora" else DUMMY_TARGET_MODULES,
+        modules_to_save=_random_modules(job, missing) or None,
     )
     try:
         with quiet():
             return peft.get_peft_model(backbone, config)
     except ValueError as error:
-        raise ModelError(f"model.lora.target fits no module: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"model.lora.target fits no module: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _random_modules(job: Job, missing: list[str]) -> list[str]:
+    """Modules before an architecture's own head that the folder has no weights for.
+
+    They are trained and exported whole, as the head is: frozen, they would be noise that nobody
+    could load again. Anywhere else, missing weights mean that this is no model for the task.
+    """
+    before_head = [name for name in missing if not name.startswith(("classifier.", "score."))]
+    if before_head and (job.task == "causal-lm" or job.model.pooling == "mean"):
+        raise ModelError(
+            f"{job.model.base} does not fit {job.task}: its folder has no weights for "
+            f"{before_head[0]} ({len(before_head)} tensors are missing)."
+        )
+    return sorted({name.rpartition(".")[0] for name in before_head})
 
 
 def _freeze_shared_positions(backbone: nn.Module, job: Job) -> None:

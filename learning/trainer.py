@@ -61,16 +61,17 @@ class Outcome:
 
 def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
     """Learning rate of step 0 <= `step` < `total`: a linear rise, then the schedule."""
+    peak = spec.learning_rate or 0.0
     warmup = math.ceil(spec.warmup * total)
     if step < warmup:
-        return spec.learning_rate * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
     factor = {
         "constant": 1.0,
         "linear": 1.0 - done,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
     }[spec.schedule]
-    return spec.learning_rate * factor
+    return peak * factor
 
 
 def train(
@@ -153,7 +154,11 @@ class _PlainRule:
     """Steps without privacy: shuffled batches, mean gradient."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, spec: TrainingSpec, order: _Shuffled
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        spec: TrainingSpec,
+        order: _Shuffled,
     ) -> None:
         self.module = module
         self._optimizer = optimizer
@@ -239,11 +244,12 @@ def _seed(seed: int, who: str, number: int) -> int:
 
 def _optimizer(spec: TrainingSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """A fresh optimizer: its state never leaves the owner and never outlives a round."""
+    rate = spec.learning_rate or 0.0  # set anew before every step
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+            parameters, rate, momentum=spec.momentum, weight_decay=spec.weight_decay
         )
-    return torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=spec.weight_decay)
 
 
 def _pull_towards(start: list[Tensor], optimizer: torch.optim.Optimizer, mu: float) -> None:

@@ -70,8 +70,8 @@ def canonical(events: Iterable[MechanismEvent]) -> Events:
 def epsilon(events: Iterable[MechanismEvent], delta: float) -> float:
     """Upper bound on epsilon of the composition of `events` at `delta`; 0.0 for no events.
 
-    Infinite where no epsilon holds (a step without noise, or a delta below what float64 resolves,
-    about 1e-12), and above 100,000. Accurate to about 0.1 %, for epsilons above 0.01.
+    Infinite where no epsilon holds (a step without noise, or a delta near the 1e-15 a step that
+    the accountant cuts off), and above 100,000. Accurate to about 0.1 %, for epsilons above 0.01.
     """
     return _epsilon(canonical(events), _checked_delta(delta))
 

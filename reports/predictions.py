@@ -23,7 +23,9 @@ def read_texts(texts: list[str], file: Path | None) -> list[str]:
         texts = [*texts, *lines]
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise DataError('There is no text to try. Give some: umbel predict RUN "..." or --file FILE')
+        raise DataError(
+            'There is no text to try. Give some: umbel predict RUN "..." or --file FILE'
+        )
     return texts
 
 

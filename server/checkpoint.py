@@ -7,6 +7,7 @@ name and is passed over for the one before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,7 +41,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
     tensors = {f"model/{name}": array for name, array in checkpoint.arrays.items()}
     numbers: dict[str, Any] = {}
+    lists = [key for key, value in checkpoint.strategy.items() if isinstance(value, list)]
     for key, value in checkpoint.strategy.items():
+        if isinstance(value, list):
+            value = dict(enumerate(value))
         if isinstance(value, dict):
             tensors |= {f"strategy/{key}/{name}": np.asarray(a) for name, a in value.items()}
         else:
@@ -49,6 +53,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "round": str(checkpoint.round),
         "order": json.dumps(list(checkpoint.arrays)),
         "strategy": json.dumps(numbers),
+        "lists": json.dumps(lists),
     }
     content = to_bytes(tensors, metadata)
     name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
@@ -61,7 +66,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise cannot_write(path, error) from None
     for old in _newest_first(folder)[_KEEP:]:
         old.unlink(missing_ok=True)
@@ -103,12 +109,14 @@ def _parse(content: bytes) -> Checkpoint:
         if kind == "strategy":
             key, _, inner = rest.partition("/")
             strategy.setdefault(key, {})[inner] = array
+    for key in json.loads(metadata["lists"]):
+        strategy[key] = [strategy[key][str(place)] for place in range(len(strategy[key]))]
     arrays = {name: tensors[f"model/{name}"] for name in json.loads(metadata["order"])}
     return Checkpoint(int(metadata["round"]), arrays, strategy)
 
 
 def strategy_state(strategy: Any) -> dict[str, Any]:
-    """What a strategy carries from round to round: its numbers and dictionaries of arrays."""
+    """What a strategy carries from round to round: its numbers, and dictionaries and lists of arrays."""
     return {name: value for name, value in vars(_inner(strategy)).items() if _is_state(value)}
 
 
@@ -121,6 +129,7 @@ def _inner(strategy: Any) -> Any:
 
 
 def _is_state(value: Any) -> bool:
-    if isinstance(value, dict):
-        return bool(value) and all(isinstance(a, np.ndarray) for a in value.values())
+    if isinstance(value, dict | list):
+        arrays = value.values() if isinstance(value, dict) else value
+        return bool(value) and all(isinstance(array, np.ndarray) for array in arrays)
     return isinstance(value, bool | int | float)

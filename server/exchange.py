@@ -65,7 +65,7 @@ class Exchange:
 
     def _accept(self, name: str, reply: Message) -> bool:
         if reply.has_error():
-            self.failed[name] = reply.error.reason
+            self.failed[name] = reply.error.reason or "no reason given"
             self.refused += reply.error.code == REFUSED
             return False
         try:

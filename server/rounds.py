@@ -34,6 +34,7 @@ from ..messages import (
     to_arrays,
 )
 from ..plan import Plan, sample_cohort
+from ..strategies.fold import check_range
 from .checkpoint import Checkpoint, save, strategy_state
 from .exchange import CohortGrid, Exchange
 from .run_folder import RunFolder
@@ -125,9 +126,9 @@ def prepare(run: Run) -> None:
     run.listener.started("prepare", len(nodes))
     labels = {node: f"node {node}" for node in nodes}
     requests = [Message(RecordDict(), dst_node_id=node, message_type=PREPARE) for node in nodes]
-    exchange = _exchange(run, requests, labels, round_=run.round)
+    exchange = _exchange(run, requests, labels, round_=run.round, check=_readiness_check)
     for reply in exchange:
-        readiness = Readiness.from_record(reply.content.config_records["readiness"])
+        readiness = _readiness(reply)
         _check_fits(run.plan, readiness)
         run.nodes[readiness.name] = reply.metadata.src_node_id
     if len(run.nodes) < run.plan.minimum:
@@ -136,7 +137,15 @@ def prepare(run: Run) -> None:
             + _reasons(exchange.failed)
         )
     seconds = round(time.monotonic() - begun, 3)
-    _tell(run, {"event": "ready", "clients": sorted(run.nodes), "failed": exchange.failed, "seconds": seconds})
+    _tell(
+        run,
+        {
+            "event": "ready",
+            "clients": sorted(run.nodes),
+            "failed": exchange.failed,
+            "seconds": seconds,
+        },
+    )
 
 
 def train_round(run: Run, round_: int) -> Arrays:
@@ -197,7 +206,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     requests = run.strategy.configure_evaluate(
         run.round, to_array_record(run.arrays), ConfigRecord(), view
     )
-    exchange = _exchange(run, requests, run.names, run.round)
+    exchange = _exchange(run, requests, run.names, run.round, check=_counts_check(run))
     counts: dict[str, Counts] = {}
     run.strategy.aggregate_evaluate(run.round, _counted(run, exchange, counts))
     counts = dict(sorted(counts.items()))
@@ -236,9 +245,7 @@ def _at_least(
         raise _TooFew
 
 
-def _note(
-    run: Run, epsilons: dict[str, float], losses: list[float]
-) -> Callable[[Message], None]:
+def _note(run: Run, epsilons: dict[str, float], losses: list[float]) -> Callable[[Message], None]:
     """Keep the scalars that come with an update."""
 
     def note(reply: Message) -> None:
@@ -253,9 +260,8 @@ def _note(
 
 def _counted(run: Run, exchange: Exchange, counts: dict[str, Counts]) -> Iterator[Message]:
     for reply in exchange:
-        numbers = only_metrics(reply.content)["counts"]
         name = run.names[reply.metadata.src_node_id]
-        counts[name] = counts_from_list(run.plan.job.task, numbers)  # type: ignore[arg-type]
+        counts[name] = _counts(run, reply)
         yield reply
 
 
@@ -296,18 +302,56 @@ def _assigned(
 
 def _update_check(run: Run, shapes: dict[str, tuple[int, ...]]) -> Callable[[Message], None]:
     def check(reply: Message) -> None:
-        to_arrays(only_arrays(reply.content), like=shapes)
-        weight = only_metrics(reply.content)[WEIGHT]
+        check_range(to_arrays(only_arrays(reply.content), like=shapes))
+        metrics = only_metrics(reply.content)
+        weight = metrics[WEIGHT]
         planned = run.plan.by_name[run.names[reply.metadata.src_node_id]].weight
         if weight != planned:
             raise MessageError(f"sent a weight of {weight}, the plan says {planned}")
+        for name in ("epsilon", "loss"):
+            number = metrics.get(name, 0.0)
+            if isinstance(number, list) or not math.isfinite(number):
+                raise MessageError(f"sent a {name} that is no number: {number}")
 
     return check
 
 
+def _counts_check(run: Run) -> Callable[[Message], None]:
+    def check(reply: Message) -> None:
+        weight = only_metrics(reply.content)[WEIGHT]
+        if isinstance(weight, list) or not weight >= 1:
+            raise MessageError(f"sent a weight of {weight} for its held-out records")
+        try:
+            _counts(run, reply).metrics(run.plan.job.data.labels or [])
+        except ValueError as error:
+            raise MessageError(f"sent counts that do not fit the task: {error}") from None
+
+    return check
+
+
+def _counts(run: Run, reply: Message) -> Counts:
+    numbers = only_metrics(reply.content).get("counts")
+    if not isinstance(numbers, list):
+        raise MessageError("sent no counts of its held-out records")
+    return counts_from_list(run.plan.job.task, numbers)
+
+
+def _readiness_check(reply: Message) -> None:
+    _readiness(reply)
+
+
+def _readiness(reply: Message) -> Readiness:
+    record = reply.content.config_records.get("readiness")
+    if record is None:
+        raise MessageError("answered without saying whether it is ready")
+    return Readiness.from_record(record)
+
+
 def _check_fits(plan: Plan, readiness: Readiness) -> None:
     if readiness.name not in plan.by_name:
-        raise PlanRefused(f"A client named {readiness.name!r} answered, whom the plan does not know.")
+        raise PlanRefused(
+            f"A client named {readiness.name!r} answered, whom the plan does not know."
+        )
     if readiness.base_model != plan.model.base_digest:
         raise PlanRefused(
             f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "

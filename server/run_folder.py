@@ -6,6 +6,7 @@ are appended line by line to metrics.jsonl; a line cut in half by a crash is rep
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import datetime
@@ -76,7 +77,8 @@ class RunFolder:
                 os.fsync(stream.fileno())
             os.replace(temporary, target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise cannot_write(target, error) from None
 
     def write_json(self, name: str, values: Any) -> None:

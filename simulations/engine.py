@@ -20,7 +20,7 @@ from typing import Any, Literal
 from flwr.serverapp import Grid
 
 from .. import __version__
-from ..errors import CheckpointError, RunFolderError
+from ..errors import CheckpointError, JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
 from ..learning.metrics import Counts, counts_from_list
@@ -112,12 +112,14 @@ def _simulate(
     again: bool = False,
 ) -> RunFolder:
     quiet_logs()
+    if workers is not None and workers < 1:
+        raise JobError(f"--workers {workers}: at least one process has to run the clients.")
     open_grid = _grid_opener(engine)
     begun = time.monotonic()
     listener.started("data", 0)
     federation = federate(job)
     settings = SiteSettings(federation, Path(identity["ledgers"]), identity["reproducible"])
-    count = workers or default_workers(len(federation.shares))
+    count = default_workers(len(federation.shares)) if workers is None else workers
     listener.started("model", 0)
     with start_workers(settings, count) as pool, _interruptible() as should_stop:
         shape, initial = pool.call("model")

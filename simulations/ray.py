@@ -67,7 +67,9 @@ class VirtualOwners:
     settings: Path
 
     def __call__(self, message: Message, context: Context) -> Message:
-        return _site(self.settings).handle(FIRST_NODE + int(context.node_config["partition-id"]), message)
+        return _site(self.settings).handle(
+            FIRST_NODE + int(context.node_config["partition-id"]), message
+        )
 
 
 @lru_cache(maxsize=1)

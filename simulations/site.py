@@ -77,7 +77,9 @@ class Site:
         job, workplace = self._federation.job, self.workplace
         chosen = [share for share in self._federation.shares if share.name in names]
         size = job.training.batch_size * len(chosen)
-        job = job.model_copy(update={"training": job.training.model_copy(update={"batch_size": size})})
+        job = job.model_copy(
+            update={"training": job.training.model_copy(update={"batch_size": size})}
+        )
         learner = replace(workplace.learner, job=job)
         examples = Examples.concatenate([self._featured(share.name, "train") for share in chosen])
         arrays, steps = dict(learner.initial), job.training.local_steps
@@ -97,7 +99,9 @@ class Site:
             )
             arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
         return {
-            share.name: test(learner, workplace.task, arrays, self._featured(share.name, "test")).to_list()
+            share.name: test(
+                learner, workplace.task, arrays, self._featured(share.name, "test")
+            ).to_list()
             for share in self._federation.shares
             if len(share.test)
         }

@@ -63,7 +63,9 @@ class Pool:
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             context.set_forkserver_preload([__name__])
-        self._executor = ProcessPoolExecutor(count, context, _become_site, (settings, context.Value("i", 0)))
+        self._executor = ProcessPoolExecutor(
+            count, context, _become_site, (settings, context.Value("i", 0))
+        )
         self._futures: dict[Future[Any], str] = {}
 
     def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 NAMES = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 
 
+_ASKED_BY_COHORT = ("fraction_train", "min_train_nodes", "min_available_nodes")
+
+
 def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
     """The strategy of a job. `total_weight` bounds the weights of one round together.
 
@@ -31,10 +34,10 @@ def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
     ours = dict(zip(NAMES, (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx), strict=True))
     if spec.name in ours:
         return _construct(ours[spec.name], {"total_weight": total_weight, **spec.options}, spec)
-    return _foreign(spec)
+    return _foreign(spec, total_weight)
 
 
-def _foreign(spec: StrategySpec) -> Strategy:
+def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
     from flwr.serverapp import strategy as flower
     from flwr.serverapp.strategy import Strategy
 
@@ -56,9 +59,16 @@ def _foreign(spec: StrategySpec) -> Strategy:
             f"strategy.name = {spec.name!r} is no strategy. Umbel's own: {', '.join(NAMES)}; "
             f"Flower's: {', '.join(flowers)}; or module:Class."
         )
-    if issubclass(found, SumStrategy):
-        return _construct(found, dict(spec.options), spec)
     known = inspect.signature(found).parameters
+    if issubclass(found, SumStrategy):
+        bound = {"total_weight": total_weight} if "total_weight" in known else {}
+        return _construct(found, {**bound, **spec.options}, spec)
+    for name in _ASKED_BY_COHORT:
+        if name in spec.options:
+            raise StrategyError(
+                f"strategy.options: {name} is not for the strategy to say; write cohort.size and "
+                "cohort.minimum"
+            )
     # Flower waits for ever for nodes that a cohort of this size does not have.
     floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
     if not _takes_any(found):
@@ -71,7 +81,9 @@ def _construct(kind: type[Any], options: dict[str, Any], spec: StrategySpec) -> 
     unknown = sorted(set(options) - set(known))
     if unknown and not _takes_any(kind):
         names = ", ".join(sorted(set(known) - {"total_weight"}))
-        raise StrategyError(f"strategy.options: {spec.name} does not know {unknown[0]!r}; it knows: {names}")
+        raise StrategyError(
+            f"strategy.options: {spec.name} does not know {unknown[0]!r}; it knows: {names}"
+        )
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:

@@ -15,7 +15,9 @@ class FedAvg(SumStrategy):
         super().__init__(total_weight)
         self._learning_rate = _positive("learning_rate", learning_rate)
 
-    def next_model(self, model: Arrays, mean_update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def next_model(
+        self, model: Arrays, mean_update: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         return {name: w + self._learning_rate * mean_update[name] for name, w in model.items()}
 
 
@@ -31,7 +33,9 @@ class FedAvgM(FedAvg):
         self._momentum = momentum
         self._velocity: dict[str, np.ndarray] = {}
 
-    def next_model(self, model: Arrays, mean_update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def next_model(
+        self, model: Arrays, mean_update: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         self._velocity = {
             name: self._momentum * self._velocity.get(name, 0.0) + update
             for name, update in mean_update.items()

@@ -11,7 +11,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..messages import EVALUATE, TRAIN, WEIGHT, Arrays, only_arrays, only_metrics, to_array_record, to_arrays
+from ..messages import (
+    EVALUATE,
+    TRAIN,
+    WEIGHT,
+    Arrays,
+    only_arrays,
+    only_metrics,
+    to_array_record,
+    to_arrays,
+)
 from .fold import FixedPointSum
 
 
@@ -19,7 +28,7 @@ class SumStrategy(Strategy):
     """A Flower strategy over the mean update; subclasses say how the next model follows from it.
 
     It asks every node that the grid shows (the round's cohort) and folds replies as they arrive.
-    Attributes that are arrays, dictionaries of arrays or numbers are saved with each checkpoint.
+    Attributes that are numbers, or dictionaries or lists of arrays, are saved with each checkpoint.
     """
 
     sees: ClassVar[str] = "SUM"
@@ -29,7 +38,9 @@ class SumStrategy(Strategy):
         self._global: Arrays = {}
 
     @abstractmethod
-    def next_model(self, model: Arrays, mean_update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def next_model(
+        self, model: Arrays, mean_update: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """The next model from the current one (float32) and the mean update (float64)."""
 
     def client_config(self) -> dict[str, float]:

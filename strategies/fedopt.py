@@ -36,7 +36,9 @@ class _FedOpt(SumStrategy):
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         """The next v from the last one and the squared mean update."""
 
-    def next_model(self, model: Arrays, mean_update: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def next_model(
+        self, model: Arrays, mean_update: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         following: dict[str, np.ndarray] = {}
         for name, d in mean_update.items():
             m = self._m.get(name, np.zeros_like(d))

@@ -18,6 +18,13 @@ LARGEST = 1024.0
 """No entry of an update may be larger than this; a sane one is thousands of times smaller."""
 
 
+def check_range(update: Arrays) -> None:
+    """A ``MessageError`` for an update that no sum can take."""
+    for name, array in update.items():
+        if array.size and not float(np.abs(array).max()) <= LARGEST:
+            raise MessageError(f"An update's {name!r} is not finite or beyond {LARGEST:g}")
+
+
 class FixedPointSum:
     """Running sum of weight x update; holds one int64 vector, however many clients there are.
 
@@ -37,9 +44,8 @@ class FixedPointSum:
             raise MessageError(f"A client's weight of {weight} does not fit the plan")
         if self._sum and self._sum.keys() != update.keys():
             raise MessageError("An update has other arrays than the rest of the cohort")
+        check_range(update)
         for name, array in update.items():
-            if array.size and not float(np.abs(array).max()) <= LARGEST:
-                raise MessageError(f"An update's {name!r} is not finite or beyond {LARGEST:g}")
             grid = np.rint(np.ldexp(array.astype(np.float64), self._bits) * weight).astype(np.int64)
             if name in self._sum:
                 self._sum[name] += grid
@@ -51,4 +57,7 @@ class FixedPointSum:
         """Weighted mean of the updates so far, float64."""
         if not self.weight:
             raise MessageError("There is no update to average")
-        return {n: np.ldexp(s.astype(np.float64), -self._bits) / self.weight for n, s in self._sum.items()}
+        return {
+            n: np.ldexp(s.astype(np.float64), -self._bits) / self.weight
+            for n, s in self._sum.items()
+        }

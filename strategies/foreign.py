@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..errors import StrategyError
 from ..messages import WEIGHT, Arrays, only_arrays, only_metrics, to_array_record, to_arrays
 
 
@@ -45,7 +47,17 @@ class ForeignStrategy(Strategy):
             model = {name: self._global[name] + delta for name, delta in update.items()}
             metrics = only_metrics(reply.content)
             reply.content = RecordDict({"arrays": to_array_record(model), "metrics": metrics})
-        return self.inner.aggregate_train(server_round, models)
+        failed = (
+            f"{type(self.inner).__name__} cannot make a model of {len(models)} updates in round "
+            f"{server_round}: "
+        )
+        try:
+            record, summary = self.inner.aggregate_train(server_round, models)
+        except Exception as error:
+            raise StrategyError(f"{failed}{error}") from error
+        if record is None:
+            raise StrategyError(f"{failed}it may need more clients or other strategy.options.")
+        return _in_float32(record), summary
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -57,6 +69,11 @@ class ForeignStrategy(Strategy):
 
     def summary(self) -> None:
         self.inner.summary()
+
+
+def _in_float32(record: ArrayRecord) -> ArrayRecord:
+    """Some of Flower's rules answer in float64."""
+    return to_array_record({name: a.numpy().astype(np.float32) for name, a in record.items()})
 
 
 def _by_node(messages: Iterable[Message]) -> list[Message]:

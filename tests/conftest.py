@@ -40,12 +40,6 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
-def albert():
-    """A real model of 0.8 million weights, from a package."""
-    return "package:rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
-
-
-@pytest.fixture(scope="session")
 def reviews():
     """Rated sentences from four places: a list of dictionaries, the same number from each place."""
     spec = importlib.util.spec_from_file_location("fetch", ROOT / "examples" / "fetch.py")
@@ -139,14 +133,26 @@ def _model(kind):
         return t.RobertaModel(t.RobertaConfig(**encoder))
     if kind == "llama":
         config = t.LlamaConfig(
-            **size, intermediate_size=32, max_position_embeddings=72, eos_token_id=2,
-            bos_token_id=None, initializer_range=0.2,
+            **size,
+            intermediate_size=32,
+            max_position_embeddings=72,
+            eos_token_id=2,
+            bos_token_id=None,
+            initializer_range=0.2,
         )
         return t.LlamaForCausalLM(config)
     if kind == "gpt2":
         config = t.GPT2Config(
-            vocab_size=400, n_embd=16, n_layer=2, n_head=2, n_positions=72, eos_token_id=2,
-            bos_token_id=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            vocab_size=400,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=72,
+            eos_token_id=2,
+            bos_token_id=2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
         )
         return t.GPT2LMHeadModel(config)
     raise ValueError(kind)
@@ -167,6 +173,19 @@ def tiny(tmp_path_factory, texts):
         return str(folder)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def albert(tmp_path_factory, texts):
+    """A real model of 0.8 million weights, from a package, with a tokenizer for English."""
+    source = Path(importlib.util.find_spec("rxnmapper").submodule_search_locations[0])
+    source = source / "models" / "transformers" / "albert_heads_8_uspto_all_1310k"
+    folder = tmp_path_factory.mktemp("models") / "albert"
+    folder.mkdir()
+    for name in ("config.json", "pytorch_model.bin"):
+        (folder / name).symlink_to(source / name)
+    _tokenizer("albert", texts).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -244,6 +263,88 @@ def examples_of(texts, labels):
         return Examples(store, np.asarray(rows, dtype=np.int64))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def exchange():
+    """Rounds of a strategy without a network: updates and weights in, models out."""
+    import numpy as np
+    from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+    from umbel.flower import empty_run, stamp, take_server_identity
+    from umbel.messages import only_arrays, to_array_record, to_arrays
+
+    class Nodes:
+        """What a strategy asks of a grid when it configures a round."""
+
+        def __init__(self, count):
+            self.run = empty_run(1)
+            self.count = count
+
+        def get_node_ids(self):
+            return range(2, 2 + self.count)
+
+    def play(strategy, model, rounds, order=None, first=1):
+        take_server_identity(1)
+        models = []
+        for number, updates in enumerate(rounds, start=first):
+            requests = list(
+                strategy.configure_train(
+                    number, to_array_record(model), ConfigRecord(), Nodes(len(updates))
+                )
+            )
+            replies = []
+            for request, (update, weight) in zip(requests, updates, strict=True):
+                stamp(request)
+                sent = to_arrays(only_arrays(request.content))
+                assert all(np.array_equal(sent[name], model[name]) for name in model)
+                metrics = MetricRecord({"num-examples": weight})
+                content = RecordDict({"arrays": to_array_record(update), "metrics": metrics})
+                replies.append(Message(content, reply_to=request))
+            if order is not None:
+                replies = [replies[place] for place in order]
+            record, _ = strategy.aggregate_train(number, iter(replies))
+            model = to_arrays(record, like={name: array.shape for name, array in model.items()})
+            models.append(model)
+        return models
+
+    return play
+
+
+@pytest.fixture(scope="session")
+def a_model():
+    """Two tensors as a model."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    return {
+        "base.weight": generator.normal(size=(3, 4)).astype(np.float32),
+        "base.bias": generator.normal(size=(4,)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="session")
+def updates_of(a_model):
+    """`clients` updates with weights, for each of `rounds`."""
+
+    import numpy as np
+
+    def draw(rounds, clients=3, weights=(1, 1, 1, 1, 1), seed=1):
+        generator = np.random.default_rng(seed)
+        return [
+            [
+                (
+                    {
+                        name: generator.normal(scale=0.1, size=array.shape).astype(np.float32)
+                        for name, array in a_model.items()
+                    },
+                    weights[client],
+                )
+                for client in range(clients)
+            ]
+            for _ in range(rounds)
+        ]
+
+    return draw
 
 
 @pytest.fixture(scope="session")

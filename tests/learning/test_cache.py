@@ -14,7 +14,9 @@ def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
     assert cache_folder("tokens") == tmp_path / "xdg" / "umbel" / "tokens"
 
 
-def test_a_cache_folder_that_cannot_be_made_is_an_error_that_says_what_to_set(tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_made_is_an_error_that_says_what_to_set(
+    tmp_path, monkeypatch
+):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("UMBEL_CACHE", str(tmp_path / "file"))
     with pytest.raises(UmbelError, match="Set UMBEL_CACHE"):

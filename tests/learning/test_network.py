@@ -1,5 +1,9 @@
 """What is trained, what the head sees, and that a feature stands in for the tokens."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +25,9 @@ CLASSIFIERS = [
     ]
     for adapter in ("head", "lora", "full")
 ]
-LANGUAGE_MODELS = [(base, None, adapter) for base in ("llama", "gpt2") for adapter in ("lora", "full")]
+LANGUAGE_MODELS = [
+    (base, None, adapter) for base in ("llama", "gpt2") for adapter in ("lora", "full")
+]
 
 
 @pytest.fixture
@@ -41,7 +47,11 @@ def _with_size(job_of, base, model):
 
 
 def _is_head(name, pooling):
-    return name.startswith("mean_head.") if pooling == "mean" else ".classifier" in name or ".score" in name
+    return (
+        name.startswith("mean_head.")
+        if pooling == "mean"
+        else ".classifier" in name or ".score" in name
+    )
 
 
 def _should_train(name, pooling, adapter):
@@ -65,7 +75,13 @@ def test_the_right_tensors_train_and_move_and_no_other_does(parts, job_of, learn
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     examples = with_features(learner, examples_of(learner))
     outcome = train(
-        learner, task_for(learner.job, 2), learner.initial, examples, StepRange(0, 4, 4), seed=1, who="a"
+        learner,
+        task_for(learner.job, 2),
+        learner.initial,
+        examples,
+        StepRange(0, 4, 4),
+        seed=1,
+        who="a",
     )
     moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     # The softmax of attention does not see its keys' bias, so that has no gradient.
@@ -128,7 +144,9 @@ def test_a_head_gives_the_same_logits_from_features_as_from_tokens(
     assert torch.equal(from_features, from_part)
 
 
-def test_mean_pooled_features_all_have_the_length_that_the_job_says(job_of, learner_of, examples_of):
+def test_mean_pooled_features_all_have_the_length_that_the_job_says(
+    job_of, learner_of, examples_of
+):
     job = job_of("bert", model={**_with_size(job_of, "bert", {}), "feature_scale": 2.5})
     learner = learner_of(job)
     lengths = np.linalg.norm(with_features(learner, examples_of(learner)).features, axis=1)
@@ -229,7 +247,8 @@ def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of,
 
 
 @pytest.mark.parametrize(
-    ("base", "pooling", "adapter"), [("bert", "mean", "lora"), ("bert", "own", "full"), ("llama", None, "lora")]
+    ("base", "pooling", "adapter"),
+    [("bert", "mean", "lora"), ("bert", "own", "full"), ("llama", None, "lora")],
 )
 def test_where_the_base_trains_examples_keep_their_tokens(
     base, pooling, adapter, job_of, learner_of, examples_of
@@ -258,12 +277,36 @@ def test_layers_that_the_base_lacks_before_its_own_head_are_trained_and_travel(
 ):
     """Otherwise random frozen layers stood before the head that no export would hold."""
     learner = learner_of(_job(job_of, "bert-without-pooler", "own", adapter))
-    assert any("pooler" in name for name in learner.initial)
+    pooler = {name for name in learner.initial if "pooler" in name}
+    assert {name.rpartition(".")[2] for name in pooler} == {"weight", "bias"}
+    assert not any("lora" in name for name in pooler)
     examples = with_features(learner, examples_of(learner))
     outcome = train(
-        learner, task_for(learner.job, 2), learner.initial, examples, StepRange(0, 2, 2), seed=0, who="a"
+        learner,
+        task_for(learner.job, 2),
+        learner.initial,
+        examples,
+        StepRange(0, 2, 2),
+        seed=0,
+        who="a",
     )
-    assert all(update.any() for name, update in outcome.update.items() if "pooler" in name)
+    assert all(outcome.update[name].any() for name in pooler)
+
+
+@pytest.mark.parametrize(("pooling", "adapter"), [("mean", "head"), (None, "lora")])
+def test_a_base_that_lacks_weights_for_the_task_is_refused(
+    pooling, adapter, job_of, tmp_path, tiny
+):
+    """transformers would fill the gap with random numbers and go on."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny("bert" if pooling else "llama"), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    dropped = next(name for name in weights if "layers.1." in name or "layer.1." in name)
+    del weights[dropped]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"has no weights for .*layers?\.1\."):
+        load_learner(_job(job_of, str(folder), pooling, adapter), 2)
 
 
 def test_the_first_adapter_follows_from_the_seed(job_of):
@@ -306,16 +349,15 @@ def test_the_shape_tells_what_the_plan_needs(job_of, learner_of, tiny):
 
 
 def test_adapter_targets_that_fit_nothing_are_refused(job_of):
-    job = job_of("bert", model={**_with_size(job_of, "bert", {"adapter": "lora"}), "lora": {"target": ["nowhere"]}})
+    job = job_of(
+        "bert",
+        model={**_with_size(job_of, "bert", {"adapter": "lora"}), "lora": {"target": ["nowhere"]}},
+    )
     with pytest.raises(ModelError, match=r"model\.lora\.target fits no module"):
         load_learner(job, 2)
 
 
 def test_a_base_of_the_wrong_kind_is_refused_in_one_sentence(job_of, tmp_path, tiny):
-    import json
-    import shutil
-    from pathlib import Path
-
     folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
@@ -324,9 +366,6 @@ def test_a_base_of_the_wrong_kind_is_refused_in_one_sentence(job_of, tmp_path, t
 
 
 def test_weights_cut_in_half_are_refused_in_one_sentence(job_of, tmp_path, tiny):
-    import shutil
-    from pathlib import Path
-
     folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
@@ -335,9 +374,6 @@ def test_weights_cut_in_half_are_refused_in_one_sentence(job_of, tmp_path, tiny)
 
 
 def test_a_base_without_a_tokenizer_is_refused_in_one_sentence(job_of, tmp_path, tiny):
-    import shutil
-    from pathlib import Path
-
     folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)

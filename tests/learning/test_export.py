@@ -1,0 +1,165 @@
+"""The exported folder, opened by the code that its own README gives, without Umbel."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from umbel.learning.export import export_adapter
+from umbel.learning.predict import Predictor
+
+KINDS = [
+    ("bert", "mean", "head"),
+    ("bert", "mean", "lora"),
+    ("bert", "mean", "full"),
+    ("bert", "own", "head"),
+    ("bert", "own", "lora"),
+    ("bert", "own", "full"),
+    ("bert-without-pooler", "own", "head"),
+    ("bert-without-pooler", "own", "lora"),
+    ("roberta", "own", "head"),
+    ("roberta", "own", "lora"),
+    ("llama", "own", "lora"),
+    ("llama", None, "lora"),
+    ("llama", None, "full"),
+    ("gpt2", None, "lora"),
+]
+
+# What the README shows for one text, here for several.
+OUTSIDE = """
+import json, sys
+{readme}
+import torch
+texts = json.loads(sys.argv[1])
+found = []
+with torch.no_grad():
+    for text in texts:
+        inputs = tokenizer([text], return_tensors="pt")
+        inputs = {{n: inputs[n] for n in ("input_ids", "attention_mask")}}
+        {compute}
+        found.append(logits[0].tolist())
+print(json.dumps(found))
+assert not any(name == "umbel" or name.startswith("umbel.") for name in sys.modules)
+"""
+
+
+def _job(job_of, base, pooling, adapter):
+    model = {
+        **job_of(base).model.model_dump(exclude={"lora"}),
+        "lora": {"rank": 2},
+        "adapter": adapter,
+        "max_length": 64,
+        **({"pooling": pooling} if pooling else {}),
+    }
+    return job_of(base, task="text-classification" if pooling else "causal-lm", model=model)
+
+
+def _trained(learner):
+    """Arrays as training might leave them: all have moved."""
+    generator = np.random.default_rng(0)
+    return {
+        name: array + generator.normal(scale=0.2, size=array.shape).astype(np.float32)
+        for name, array in learner.initial.items()
+    }
+
+
+def _python_of(readme):
+    return re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+
+
+def _logits(learner, text):
+    inputs = learner.tokenizer([text], return_tensors="pt")
+    learner.network.eval()
+    with torch.no_grad():
+        return learner.network({n: inputs[n] for n in ("input_ids", "attention_mask")})[0].numpy()
+
+
+@pytest.fixture
+def exported(job_of, learner_of, tmp_path):
+    def export(kind):
+        learner = learner_of(_job(job_of, *kind))
+        export_adapter(learner, _trained(learner), tmp_path / "adapter")
+        return learner, tmp_path / "adapter"
+
+    return export
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch):
+    """Executed here, word for word, in the folder above, as its paths are written."""
+    learner, folder = exported(kind)
+    code = _python_of((folder / "README.md").read_text())
+    monkeypatch.chdir(folder.parent)
+    scope = {}
+    exec(code, scope)
+    for text in texts[:3]:
+        scope["inputs"] = inputs = scope["tokenizer"]([text], return_tensors="pt")
+        with torch.no_grad():
+            if "head" in scope:
+                exec(code[code.index("hidden = ") :], scope)
+                logits = scope["logits"]
+            else:
+                logits = scope["model"](
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                ).logits
+        assert logits[0].numpy() == pytest.approx(_logits(learner, text), abs=1e-4)
+
+
+def test_the_folder_opens_in_a_process_that_never_imports_umbel(exported, texts, python):
+    learner, folder = exported(("bert", "mean", "lora"))
+    code = _python_of((folder / "README.md").read_text())
+    shown = code.index("hidden = ")
+    compute = "\n        ".join(code[shown:].splitlines())
+    script = OUTSIDE.format(readme=code[:shown], compute=compute)
+    process = python(script, json.dumps(texts[:2]), cwd=folder.parent)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    for text, logits in zip(texts[:2], json.loads(out), strict=True):
+        assert logits == pytest.approx(_logits(learner, text), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [("bert", "mean", "lora"), ("bert", "own", "full"), ("roberta", "own", "head")], ids=str
+)
+def test_a_prediction_is_that_of_the_exported_model(kind, exported, texts):
+    learner, folder = exported(kind)
+    expected = [torch.tensor(_logits(learner, text)).softmax(-1).tolist() for text in texts[:4]]
+    found = list(Predictor.load(folder, "cpu").predict(texts[:4]))
+    for prediction, chances in zip(found, expected, strict=True):
+        assert prediction.probabilities["negative"] == pytest.approx(chances[0], abs=1e-4)
+        assert prediction.probabilities["positive"] == pytest.approx(chances[1], abs=1e-4)
+
+
+def test_an_adapter_folder_holds_the_adapter_and_not_the_base(exported):
+    _, folder = exported(("bert", "mean", "lora"))
+    names = {path.name for path in folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "head.safetensors"} <= names
+    assert "model.safetensors" not in names
+    sizes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert sizes < 20_000
+
+
+def test_the_card_names_what_it_takes_to_build_the_model_again(exported, tiny):
+    learner, folder = exported(("bert", "own", "lora"))
+    card = json.loads((folder / "umbel.json").read_text())
+    assert card["labels"] == ["negative", "positive"]
+    assert card["base"] == tiny("bert")
+    assert card["base_sha256"] == learner.shape().base_digest
+    assert card["model"]["lora"]["rank"] == 2
+
+
+def test_a_full_classifier_names_its_labels_to_transformers(exported):
+    from transformers import AutoModelForSequenceClassification
+
+    _, folder = exported(("bert", "own", "full"))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_nothing_is_left_of_an_export_that_failed(exported, job_of, learner_of, tmp_path):
+    learner = learner_of(_job(job_of, "bert", "own", "lora"))
+    missing = dict(list(learner.initial.items())[1:])
+    with pytest.raises(KeyError):
+        export_adapter(learner, missing, tmp_path / "adapter")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,127 @@
+"""A whole federation in this process, and a network between that a test can disturb."""
+
+import time
+from collections import Counter
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def faulty_grid():
+    """A grid around another; `fault(request, reply, attempt)` says what arrives instead of a reply.
+
+    It returns replies, or an exception to raise. `requests` holds all that was sent. `late` replies
+    arrive when the next requests have been sent.
+    """
+    from flwr.serverapp import Grid
+    from umbel.messages import ASSIGNMENT, Assignment
+
+    class FaultyGrid(Grid):
+        def __init__(self, inner, fault=lambda request, reply, asked: [reply]):
+            self.inner, self.fault = inner, fault
+            self.requests, self.late, self.ready = [], [], []
+            self._by_id = {}
+
+        @property
+        def run(self):
+            return self.inner.run
+
+        def set_run(self, run):
+            self.inner.set_run(run)
+
+        def create_message(self, *arguments, **named):
+            return self.inner.create_message(*arguments, **named)
+
+        def get_node_ids(self):
+            return self.inner.get_node_ids()
+
+        def push_messages(self, messages):
+            messages = list(messages)
+            ids = list(self.inner.push_messages(messages))
+            self.ready += self.late
+            self.late = []
+            for message_id, message in zip(ids, messages, strict=True):
+                record = message.content.config_records[ASSIGNMENT]
+                self.requests.append((message, Assignment.from_record(record)))
+                self._by_id[message_id] = self.requests[-1]
+            return ids
+
+        def pull_messages(self, message_ids):
+            replies, self.ready = self.ready, []
+            for reply in self.inner.pull_messages(list(self._by_id)):
+                message, assignment = self._by_id[reply.metadata.reply_to_message_id]
+                replies += self.fault(message, reply, assignment)
+            return replies
+
+        def send_and_receive(self, messages, *, timeout=None):
+            raise NotImplementedError
+
+        def asked(self, kind):
+            """How often each node was asked."""
+            return Counter(
+                message.metadata.dst_node_id
+                for message, _ in self.requests
+                if message.metadata.message_type == kind
+            )
+
+    return FaultyGrid
+
+
+@pytest.fixture(scope="session")
+def federation_of():
+    from functools import lru_cache
+
+    from umbel.job import Job
+    from umbel.simulations.federation import federate
+
+    @lru_cache
+    def build(canonical):
+        import json
+
+        return federate(Job.build(json.loads(canonical)))
+
+    return lambda job: build(job.to_json())
+
+
+@pytest.fixture
+def start_run(federation_of, faulty_grid, tmp_path):
+    """A run of a job over real agents in this process; the same folder goes on with the old one."""
+    from umbel.plan import Plan
+    from umbel.server.rounds import Run
+    from umbel.server.run_folder import RunFolder
+    from umbel.simulations.grid import InProcessGrid
+    from umbel.simulations.site import SiteSettings
+    from umbel.simulations.workers import Inline
+    from umbel.strategies import build_strategy
+
+    def start(job, fault=None, *, name="run", identity="r", reproducible=True):
+        federation = federation_of(job)
+        workers = Inline(SiteSettings(federation, tmp_path / name / "ledgers", reproducible))
+        shape, initial = workers.call("model")
+        plan = Plan.compile(federation.job, federation.facts, shape)
+        strategy = build_strategy(job.strategy, plan.total_weight)
+        grid = InProcessGrid(workers, len(federation.shares))
+        grid = faulty_grid(grid, fault) if fault else faulty_grid(grid)
+        path = tmp_path / name
+        if (path / "job.toml").exists():
+            folder = RunFolder.open(path)
+        else:
+            folder = RunFolder.create(path, federation.job)
+        return Run(identity, plan, grid, strategy, folder, initial)
+
+    return start
+
+
+@pytest.fixture
+def seconds():
+    """How long a block took."""
+
+    class Stopwatch:
+        def __enter__(self):
+            self.begun = time.monotonic()
+            return self
+
+        def __exit__(self, *error):
+            self.taken = time.monotonic() - self.begun
+
+    return Stopwatch

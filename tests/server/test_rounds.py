@@ -1,0 +1,575 @@
+"""The round loop over real agents, with faults injected where the network is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from umbel.errors import Interrupted, PlanRefused, RoundFailed
+from umbel.flower import refuse
+from umbel.learning.model import arrays_digest
+from umbel.messages import EVALUATE, FAILED, PREPARE, REFUSED, TRAIN, WEIGHT, Readiness
+from umbel.privacy.ledger import Ledger
+from umbel.server.checkpoint import load_latest, restore_strategy
+from umbel.server.rounds import run_rounds
+
+FIRST = 2
+SITES = ["film", "press", "shop", "social"]
+
+
+@pytest.fixture
+def quick(job_of):
+    """Four natural clients that train a head on features, without privacy but as if with it."""
+
+    def build(**sections):
+        plain = {"privacy": {"unit": "none"}, "strategy": {"weighting": "equal"}}
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+@pytest.fixture
+def private(job_of):
+    """The same under example-level privacy; every step sees all records, so noise is found fast."""
+
+    def build(**sections):
+        training = {"batch_size": 64, **sections.pop("training", {})}
+        return job_of("bert", training=training, **sections)
+
+    return build
+
+
+def go_on(run):
+    """Set a run back to its last checkpoint, as --resume does."""
+    checkpoint = load_latest(run.checkpoints, {n: a.shape for n, a in run.arrays.items()})
+    run.round, run.arrays = checkpoint.round, checkpoint.arrays
+    restore_strategy(run.strategy, checkpoint.strategy)
+    return run
+
+
+def events(run, kind):
+    return [event for event in run.folder.read_events() if event["event"] == kind]
+
+
+def only(kind, node=None, **where):
+    """Whether a request is of this kind, to this node, in this round and attempt."""
+
+    def matches(request, assignment):
+        return (
+            request.metadata.message_type == kind
+            and node in (None, request.metadata.dst_node_id)
+            and all(getattr(assignment, name) == value for name, value in where.items())
+        )
+
+    return matches
+
+
+def instead(matches, replies):
+    """A fault: `replies(request, reply)` arrive instead of the reply to a matching request."""
+
+    def fault(request, reply, assignment):
+        return replies(request, reply) if matches(request, assignment) else [reply]
+
+    return fault
+
+
+def lost(request, reply):
+    return []
+
+
+def broken(request, reply):
+    return [refuse(request, FAILED, "the disk is full")]
+
+
+def refused(request, reply):
+    return [refuse(request, REFUSED, "the owner says no")]
+
+
+def with_content(arrays=None, metrics=None):
+    """A fault that changes a reply's records."""
+
+    def change(request, reply):
+        content = dict(reply.content)
+        if arrays:
+            content["arrays"] = arrays(content["arrays"])
+        if metrics:
+            content["metrics"] = metrics(content["metrics"])
+        return [Message(RecordDict(content), reply_to=request)]
+
+    return change
+
+
+@pytest.fixture
+def undisturbed(start_run, quick):
+    """Arrays that the quick job ends with when nothing goes wrong."""
+
+    def digest(**sections):
+        run = start_run(quick(**sections), name="undisturbed")
+        run_rounds(run)
+        return arrays_digest(run.arrays)
+
+    return digest
+
+
+def test_a_run_trains_and_tests_everybody_in_every_round(start_run, quick):
+    run = start_run(quick())
+    counts = run_rounds(run)
+    assert sorted(counts) == SITES
+    assert run.round == 3
+    assert run.grid.asked(PREPARE) == dict.fromkeys(range(2, 6), 1)
+    assert run.grid.asked(TRAIN) == dict.fromkeys(range(2, 6), 3)
+    assert run.grid.asked(EVALUATE) == dict.fromkeys(range(2, 6), 4)
+    rounds = events(run, "round")
+    assert [event["round"] for event in rounds] == [1, 2, 3]
+    assert all(event["clients"] == SITES and event["failed"] == {} for event in rounds)
+    size = 4 * sum(array.size for array in run.arrays.values())
+    assert all(event["bytes_up"] >= 4 * size for event in rounds)
+    assert [event["round"] for event in events(run, "evaluation")] == [0, 1, 2, 3]
+
+
+def test_the_next_model_is_the_mean_of_the_clients_models(start_run, quick):
+    found = {}
+
+    def listen(request, reply, assignment):
+        if request.metadata.message_type == TRAIN:
+            update = {name: a.numpy() for name, a in reply.content["arrays"].items()}
+            found[request.metadata.dst_node_id] = update
+        return [reply]
+
+    run = start_run(quick(training={"rounds": 1}), listen)
+    before = run.arrays
+    run_rounds(run)
+    for name, array in run.arrays.items():
+        mean = np.mean([update[name].astype(np.float64) for update in found.values()], axis=0)
+        assert array == pytest.approx(before[name] + mean, abs=1e-6)
+        assert array.any()
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_the_model_is_tested_as_often_as_the_job_says_and_at_the_end(every, start_run, quick):
+    run = start_run(quick(evaluation={"every": every}))
+    assert sorted(run_rounds(run)) == SITES
+    expected = {0: [0, 3], 2: [0, 2, 3]}[every]
+    assert [event["round"] for event in events(run, "evaluation")] == expected
+
+
+def test_a_round_with_a_lost_reply_is_repeated_and_gives_the_same_model(
+    start_run, quick, undisturbed
+):
+    cohort = {"deadline": 1.5}
+    run = start_run(quick(cohort=cohort), instead(only(TRAIN, 3, round=2, attempt=0), lost))
+    run_rounds(run)
+    rounds = [(event["round"], event["attempt"]) for event in events(run, "round")]
+    assert rounds == [(1, 1), (2, 1), (2, 2), (3, 1)]
+    failed = events(run, "round")[1]
+    assert failed["failed"] == {"press": "no answer before the deadline"}
+    assert not failed["aggregated"]
+    assert arrays_digest(run.arrays) == undisturbed(cohort=cohort)
+
+
+def test_a_round_with_an_error_reply_is_repeated_without_waiting_for_the_deadline(
+    start_run, quick, undisturbed, seconds
+):
+    with seconds() as watch:
+        run = start_run(quick(), instead(only(TRAIN, 3, round=2, attempt=0), broken))
+        run_rounds(run)
+    assert watch.taken < 20
+    assert events(run, "round")[1]["failed"] == {"press": "the disk is full"}
+    assert arrays_digest(run.arrays) == undisturbed()
+
+
+def test_with_enough_answers_a_round_counts_without_the_rest(start_run, quick):
+    job = quick(cohort={"minimum": 3})
+    run = start_run(job, instead(only(TRAIN, 3, round=2), broken))
+    run_rounds(run)
+    assert [(e["round"], e["attempt"]) for e in events(run, "round")] == [(1, 1), (2, 1), (3, 1)]
+    assert events(run, "round")[1]["clients"] == ["film", "shop", "social"]
+    assert run.grid.asked(TRAIN)[3] == 3
+
+
+def test_a_round_ends_at_its_deadline(start_run, quick, seconds):
+    job = quick(cohort={"minimum": 3, "deadline": 1.5}, training={"rounds": 1})
+    run = start_run(job, instead(only(TRAIN, 3), lost))
+    run_rounds(run)
+    [event] = events(run, "round")
+    assert 1.4 < event["seconds"] < 15
+    assert event["failed"] == {"press": "no answer before the deadline"}
+
+
+def test_too_few_answers_stop_the_run_with_reasons_and_it_can_go_on(
+    start_run, quick, undisturbed
+):
+    run = start_run(quick(), instead(only(TRAIN, 3, round=2), broken))
+    with pytest.raises(RoundFailed) as caught:
+        run_rounds(run)
+    message = str(caught.value)
+    assert "Round 2: 3 of 4 clients answered, 4 are needed, after 3 attempts" in message
+    assert "press: the disk is full." in message
+    assert "Round 1 is saved; go on with --resume" in message
+    again = go_on(start_run(quick()))
+    assert again.round == 1
+    run_rounds(again)
+    assert arrays_digest(again.arrays) == undisturbed()
+
+
+def test_nothing_is_retried_where_the_job_says_so(start_run, quick):
+    run = start_run(quick(cohort={"retries": 0}), instead(only(TRAIN, 3, round=1), broken))
+    with pytest.raises(RoundFailed, match="after 1 attempts"):
+        run_rounds(run)
+    assert run.grid.asked(TRAIN) == dict.fromkeys(range(2, 6), 1)
+
+
+def test_a_client_that_refuses_is_not_asked_again_when_the_round_cannot_do_without(
+    start_run, quick
+):
+    run = start_run(quick(), instead(only(TRAIN, 3), refused))
+    with pytest.raises(RoundFailed, match="press: the owner says no"):
+        run_rounds(run)
+    assert run.grid.asked(TRAIN) == dict.fromkeys(range(2, 6), 1)
+
+
+def test_a_client_that_refuses_does_not_hold_up_those_that_are_enough(start_run, quick):
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(TRAIN, 3), refused))
+    run_rounds(run)
+    assert [event["attempt"] for event in events(run, "round")] == [1, 1, 1]
+
+
+def _replaced(value):
+    def change(record):
+        first, *rest = record
+        arrays = {first: Array(np.full(record[first].shape, value, np.float32))}
+        return ArrayRecord({**arrays, **{name: record[name] for name in rest}})
+
+    return change
+
+
+def _reshaped(record):
+    return ArrayRecord({name: Array(array.numpy().reshape(-1)) for name, array in record.items()})
+
+
+def _renamed(record):
+    return ArrayRecord({f"{name}.other": array for name, array in record.items()})
+
+
+def _doubled(record):
+    return ArrayRecord({n: Array(a.numpy().astype(np.float64)) for n, a in record.items()})
+
+
+def _garbled(record):
+    return ArrayRecord(
+        {n: Array(a.dtype, a.shape, a.stype, a.data[: len(a.data) // 2]) for n, a in record.items()}
+    )
+
+
+def _with_metric(**values):
+    return with_content(metrics=lambda record: MetricRecord({**record, **values}))
+
+
+POISONS = {
+    "NaN": (with_content(arrays=_replaced(np.nan)), "NaN or infinity"),
+    "infinity": (with_content(arrays=_replaced(np.inf)), "NaN or infinity"),
+    "enormous": (with_content(arrays=_replaced(1e20)), "beyond 1024"),
+    "shape": (with_content(arrays=_reshaped), "has shape"),
+    "names": (with_content(arrays=_renamed), "do not match the model"),
+    "dtype": (with_content(arrays=_doubled), "float64"),
+    "garbled": (with_content(arrays=_garbled), "cannot be read"),
+    "weight": (_with_metric(**{WEIGHT: 7}), "weight of 7, the plan says 1"),
+    "negative": (_with_metric(**{WEIGHT: -1}), "weight of -1"),
+    "list": (_with_metric(**{WEIGHT: [1, 1]}), "weight of"),
+    "epsilon": (_with_metric(epsilon=float("nan")), "epsilon that is no number"),
+    "epsilons": (_with_metric(epsilon=[0.5]), "epsilon that is no number"),
+    "empty": (lambda request, reply: [Message(RecordDict(), reply_to=request)], "array records"),
+    "no-metrics": (
+        lambda request, reply: [
+            Message(RecordDict({"arrays": reply.content["arrays"]}), reply_to=request)
+        ],
+        "metric record",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_a_reply_that_cannot_be_right_is_a_failure_of_its_client_and_poisons_nothing(
+    kind, start_run, quick
+):
+    """The model is that of a run in which the client did not answer at all."""
+    poison, reason = POISONS[kind]
+    job = quick(cohort={"minimum": 3}, training={"rounds": 2})
+    matches = only(TRAIN, 3, round=1)
+    run = start_run(job, instead(matches, poison))
+    without = start_run(job, instead(matches, broken), name="without")
+    run_rounds(run)
+    run_rounds(without)
+    first, second = events(run, "round")
+    assert first["clients"] == ["film", "shop", "social"]
+    assert reason in first["failed"]["press"]
+    assert second["clients"] == SITES
+    assert arrays_digest(run.arrays) == arrays_digest(without.arrays)
+
+
+def test_a_reply_that_comes_twice_counts_once(start_run, quick, undisturbed):
+    run = start_run(quick(), instead(only(TRAIN), lambda request, reply: [reply, reply]))
+    run_rounds(run)
+    assert arrays_digest(run.arrays) == undisturbed()
+
+
+def test_a_reply_to_an_attempt_that_was_given_up_is_dropped(start_run, quick, undisturbed):
+    late = []
+
+    def delay(request, reply):
+        run.grid.late.append(reply)
+        late.append(reply)
+        return []
+
+    cohort = {"deadline": 1.5}
+    run = start_run(quick(cohort=cohort), instead(only(TRAIN, 3, round=2, attempt=0), delay))
+    run_rounds(run)
+    assert len(late) == 1
+    assert arrays_digest(run.arrays) == undisturbed(cohort=cohort)
+
+
+def test_replies_in_any_order_give_the_same_model(start_run, quick, undisturbed):
+    held = []
+
+    def reverse(request, reply, assignment):
+        if request.metadata.message_type != TRAIN:
+            return [reply]
+        held.append(reply)
+        if len(held) < 4:
+            return []
+        replies, held[:] = held[::-1], []
+        return replies
+
+    run = start_run(quick(), reverse)
+    run_rounds(run)
+    assert arrays_digest(run.arrays) == undisturbed()
+
+
+BAD_COUNTS = {
+    "missing": with_content(metrics=lambda r: MetricRecord({WEIGHT: r[WEIGHT]})),
+    "short": _with_metric(counts=[1.0, 2.0]),
+    "other classes": with_content(
+        metrics=lambda r: MetricRecord({WEIGHT: 1, "counts": [0.0] * (9 + 3 * 2 * 1024 + 1)})
+    ),
+    "negative": with_content(
+        metrics=lambda r: MetricRecord({**r, "counts": [-1.0, *r["counts"][1:]]})
+    ),
+    "fraction": with_content(
+        metrics=lambda r: MetricRecord({**r, "counts": [0.5, *r["counts"][1:]]})
+    ),
+    "NaN": with_content(
+        metrics=lambda r: MetricRecord({**r, "counts": [*r["counts"][:-1], float("nan")]})
+    ),
+    "scalar": _with_metric(counts=3.0),
+    "weight": _with_metric(**{WEIGHT: 0}),
+    "error": broken,
+}
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "FedAvg"])
+@pytest.mark.parametrize("kind", BAD_COUNTS)
+def test_a_client_that_cannot_be_tested_is_named_and_the_others_count(
+    kind, strategy, start_run, quick
+):
+    job = quick(training={"rounds": 1}, strategy={"name": strategy})
+    run = start_run(job, instead(only(EVALUATE, 3), BAD_COUNTS[kind]))
+    counts = run_rounds(run)
+    assert sorted(counts) == ["film", "shop", "social"]
+    assert all(list(event["failed"]) == ["press"] for event in events(run, "evaluation"))
+
+
+def test_a_run_whose_model_nobody_could_test_says_so(start_run, quick):
+    run = start_run(quick(training={"rounds": 1}), instead(only(EVALUATE), broken))
+    with pytest.raises(RoundFailed, match="No client could test"):
+        run_rounds(run)
+    assert load_latest(run.checkpoints, {n: a.shape for n, a in run.arrays.items()}).round == 1
+
+
+def test_too_few_ready_clients_stop_before_any_training(start_run, quick):
+    run = start_run(quick(), instead(only(PREPARE, 3), broken))
+    with pytest.raises(RoundFailed, match=r"3 of 4 clients are ready.*the disk is full"):
+        run_rounds(run)
+    assert run.grid.asked(TRAIN) == {}
+
+
+def test_a_client_that_is_not_ready_is_left_out_where_enough_are(start_run, quick):
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), broken))
+    assert sorted(run_rounds(run)) == ["film", "shop", "social"]
+    assert run.grid.asked(TRAIN)[3] == 0
+
+
+def _as_readiness(**changes):
+    def change(request, reply):
+        record = Readiness.from_record(reply.content.config_records["readiness"])
+        record = dataclasses.replace(record, **changes)
+        return [Message(RecordDict({"readiness": record.to_record()}), reply_to=request)]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_model": "0123456789abcdef" * 4}, r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}"),
+        ({"name": "stranger"}, "'stranger' answered, whom the plan does not know"),
+        ({"size_class": 990}, "press now has about 990 records, the plan was made for"),
+    ],
+)
+def test_a_client_that_does_not_fit_the_plan_stops_the_run_with_both_sides_named(
+    changes, words, start_run, quick
+):
+    run = start_run(quick(), instead(only(PREPARE, 3), _as_readiness(**changes)))
+    words = words.replace("{digest}", run.plan.model.base_digest[:12])
+    with pytest.raises(PlanRefused, match=words):
+        run_rounds(run)
+    assert run.grid.asked(TRAIN) == {}
+
+
+def test_a_client_of_another_version_refuses_and_names_both(start_run, quick, monkeypatch):
+    run = start_run(quick())
+    monkeypatch.setattr("umbel.server.rounds.__version__", "9.9.9")
+    with pytest.raises(RoundFailed, match=r"runs Umbel 0\.1\.0, the server 9\.9\.9"):
+        run_rounds(run)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda request, reply: [Message(RecordDict(), reply_to=request)],
+        lambda request, reply: [
+            Message(RecordDict({"readiness": {**dict(reply.content["readiness"]), "more": 1}}), reply_to=request)
+        ],
+    ],
+    ids=["empty", "unknown field"],
+)
+def test_a_ready_client_that_does_not_say_so_in_the_agreed_form_is_not_ready(
+    answer, start_run, quick
+):
+    def fault(request, reply):
+        try:
+            return answer(request, reply)
+        except TypeError:
+            from flwr.app import ConfigRecord
+
+            record = ConfigRecord({**reply.content["readiness"], "more": 1})
+            return [Message(RecordDict({"readiness": record}), reply_to=request)]
+
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), fault))
+    assert sorted(run_rounds(run)) == ["film", "shop", "social"]
+
+
+def test_a_stop_that_is_asked_for_comes_after_a_finished_round(start_run, quick, undisturbed):
+    run = start_run(quick())
+    run.should_stop = lambda: run.round == 1
+    with pytest.raises(Interrupted, match="after round 1 of 3"):
+        run_rounds(run)
+    again = go_on(start_run(quick()))
+    assert again.round == 1
+    run_rounds(again)
+    assert arrays_digest(again.arrays) == undisturbed()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("fedadam", {}), ("fedavgm", {}), ("FedAdam", {}), ("FedAvgM", {"server_momentum": 0.9})],
+)
+def test_a_run_with_server_state_goes_on_after_a_stop_as_if_there_had_been_none(
+    name, options, start_run, quick, undisturbed
+):
+    sections = {"strategy": {"name": name, "options": options}}
+    run = start_run(quick(**sections))
+    run.should_stop = lambda: run.round == 2
+    with pytest.raises(Interrupted):
+        run_rounds(run)
+    again = go_on(start_run(quick(**sections)))
+    run_rounds(again)
+    assert arrays_digest(again.arrays) == undisturbed(**sections)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("FedMedian", {}),
+        ("FedAdam", {}),
+        ("FedTrimmedAvg", {"beta": 0.25}),
+        ("Krum", {"num_malicious_nodes": 1}),
+        ("fedprox", {"proximal_mu": 0.5}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["quick", "private"])
+def test_strategies_by_name_train_a_federation(name, options, kind, start_run, request):
+    job = request.getfixturevalue(kind)(strategy={"name": name, "options": options})
+    run = start_run(job)
+    before = arrays_digest(run.arrays)
+    assert sorted(run_rounds(run)) == SITES
+    assert arrays_digest(run.arrays) != before
+    assert [event["round"] for event in events(run, "round")] == [1, 2, 3]
+
+
+def test_fedprox_pulls_clients_towards_the_global_model(start_run, quick):
+    def moved(mu):
+        lengths = []
+
+        def listen(request, reply, assignment):
+            if request.metadata.message_type == TRAIN:
+                arrays = [a.numpy().ravel() for a in reply.content["arrays"].values()]
+                lengths.append(float(np.linalg.norm(np.concatenate(arrays))))
+            return [reply]
+
+        job = quick(
+            training={"rounds": 1, "local_steps": 8, "optimizer": "sgd", "learning_rate": 0.03},
+            strategy={"name": "fedprox", "options": {"proximal_mu": mu}},
+        )
+        run_rounds(start_run(job, listen, name=f"mu-{mu}"))
+        return sum(lengths)
+
+    assert moved(0.0) > moved(2.0) > moved(8.0) > 0
+
+
+def test_a_cohort_is_asked_and_nobody_else(start_run, quick):
+    job = quick(cohort={"size": 2}, training={"rounds": 4})
+    run = start_run(job)
+    run_rounds(run)
+    asked = {}
+    for message, assignment in run.grid.requests:
+        if message.metadata.message_type == TRAIN:
+            asked.setdefault(assignment.round, set()).add(message.metadata.dst_node_id)
+    assert all(len(nodes) == 2 for nodes in asked.values())
+    planned = {client.name: client.rounds for client in run.plan.clients}
+    found = {name: sum(run.nodes[name] in nodes for nodes in asked.values()) for name in SITES}
+    assert found == planned
+
+
+def test_examples_weigh_a_client_where_the_job_says_so(start_run, quick):
+    job = quick(strategy={"weighting": "examples"}, training={"rounds": 1})
+    run = start_run(job)
+    assert job.weighting == "examples"
+    assert {client.weight for client in run.plan.clients} != {1}
+    run_rounds(run)
+    assert events(run, "round")[0]["clients"] == SITES
+
+
+def test_the_epsilon_of_a_round_is_what_the_ledgers_say(start_run, private):
+    run = start_run(private())
+    run_rounds(run)
+    last = events(run, "round")[-1]["epsilon"]
+    for name in SITES:
+        with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
+            [dataset] = {entry.dataset for entry in ledger.entries()}
+            assert last[name] == ledger.spent(dataset, 1e-3) <= 8.0
+            assert len(ledger.entries()) == 3
+
+
+def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_run, private):
+    """Not reproducible: each attempt draws new noise, so each is charged."""
+    job = private(privacy={"delta": 1e-3, "spare_rounds": 1, "epsilon": 2.0}, cohort={"retries": 5})
+    run = start_run(job, instead(only(TRAIN, 3), broken), reproducible=False)
+    with pytest.raises(RoundFailed, match="has spent epsilon"):
+        run_rounds(run)
+    for name in SITES:
+        with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
+            [dataset] = {entry.dataset for entry in ledger.entries()}
+            assert ledger.spent(dataset, 1e-3) <= 2.0
+            assert len(ledger.entries()) == 4

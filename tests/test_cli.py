@@ -1,0 +1,248 @@
+"""What a person meets at the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from umbel import cli, job_reference
+from umbel.job import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def umbel(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def simulate(umbel, reviews_csv, tiny_bert):
+    """A quick simulation of four sites, with more arguments."""
+
+    def run(*arguments):
+        return umbel(
+            "simulate", "--data", reviews_csv, "--partition", "column:site", "--model", tiny_bert,
+            "--workers", "1", "--set", "training.rounds=2", "--set", "training.local_steps=2",
+            "--set", "training.batch_size=8", *arguments,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny):
+    return tiny("bert")
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_path):
+    status, out, err = simulate("--run-dir", "first")
+    assert status == 0, err
+    result = json.loads((tmp_path / "first" / "result.json").read_text())
+    assert result["privacy"]["epsilon"] <= 8
+    assert f"{result['metrics']['accuracy']:.1%}" in out
+    assert (tmp_path / "first" / "report.html").stat().st_size > 10_000
+    assert {p.name for p in (tmp_path / "first" / "plots").iterdir()} == {
+        "confusion.png", "epsilon.png", "learning-curve.png", "partition.png",
+    }  # fmt: skip
+    write(tmp_path / "lines.txt", "good\n\nbad\n")
+    status, out, err = umbel("predict", "first", "a fine day", "--file", "lines.txt", "--json")
+    assert status == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["text"] for row in rows] == ["a fine day", "good", "bad"]
+    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-5 for row in rows)
+
+
+def test_the_template_is_a_job_that_can_be_planned(umbel, reviews_csv, tiny_bert, tmp_path):
+    status, _, err = umbel("init", "my job.toml", "--data", reviews_csv, "--model", tiny_bert)
+    assert status == 0, err
+    assert tomllib.loads((tmp_path / "my job.toml").read_text())["name"] == "my-job"
+    status, out, err = umbel("plan", "my job.toml", "--json", "--set", "training.rounds=3")
+    assert status == 0, err
+    planned = json.loads(out)
+    assert planned["rounds"] == 3
+    assert 0 < max(client["epsilon"] for client in planned["clients"]) <= 8
+    assert "differential privacy" in planned["guarantee"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_field_of_a_job_stands_in_the_template_with_its_default(tmp_path):
+    path = tmp_path / "job.toml"
+    job_reference.write_template(path, {})
+    uncommented = "\n".join(
+        line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
+        for line in path.read_text().splitlines()
+        if not line.endswith(" =")
+    )
+    values = tomllib.loads(uncommented)
+    assert Job.build(values) == Job.build({"name": "job", "data": {"path": "data.csv"}})
+    for section in ("model", "training", "privacy"):
+        assert len(values[section]) >= 4
+
+
+def test_init_does_not_overwrite_a_file(umbel, tmp_path):
+    write(tmp_path / "job.toml", "precious")
+    status, _, err = umbel("init", "job.toml")
+    assert status == 2
+    assert "exists already" in err
+    assert (tmp_path / "job.toml").read_text() == "precious"
+
+
+def test_the_reference_in_the_documents_is_what_the_code_says():
+    assert (ROOT / "docs" / "job-reference.md").read_text() == job_reference.reference() + "\n"
+
+
+def test_the_examples_are_valid_jobs():
+    examples = sorted((ROOT / "examples").glob("*.toml"))
+    assert len(examples) >= 4
+    for path in examples:
+        assert Job.load(path).name == path.stem
+
+
+def test_help_loads_no_heavy_library():
+    program = "import sys; sys.argv = ['umbel', '--help']\nfrom umbel.cli import main\ntry: main()\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers', 'flwr', 'numpy', 'pydantic', 'rich'} & set(sys.modules)))"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+TEXTS = "".join(f"text number {i},{'ab'[i % 2]}\n" for i in range(40))
+
+BAD_DATA = {
+    "empty": ("", [], "is empty"),
+    "header_only": ("text,label\n", [], "no rows"),
+    "one_class": ("text,label\na b,x\nc d,x\n", [], "every row"),
+    "missing_column": ("txt,label\na,x\nb,y\n", [], "Did you mean 'txt'?"),
+    "too_many_clients": ("text,label\n" + TEXTS, ["--clients", "500"], "500 clients"),
+    "labels_differ": (
+        "text,label,site\na,pos,A\nb,neg,A\nc,1,B\nd,0,B\n",
+        ["--partition", "column:site"],
+        "which no other client has",
+    ),
+    "label_never_seen": (
+        "text,label\n" + TEXTS,
+        ["--set", "data.labels=['a', 'c']"],
+        "'b'",
+    ),
+    "delta_too_large": ("text,label\n" + TEXTS, ["--set", "privacy.delta=0.5"], "privacy.delta"),
+    "epsilon_out_of_reach": (
+        "text,label\n" + TEXTS,
+        ["--set", "privacy.epsilon=0.0001"],
+        "the least that can be met is epsilon",
+    ),
+    "head_of_a_language_model": (
+        "text,label\n" + TEXTS,
+        ["--task", "causal-lm", "--set", "model.adapter=head"],
+        "model.adapter",
+    ),
+    "weights_tell_sizes": (
+        "text,label\n" + TEXTS,
+        ["--set", "strategy.weighting=examples"],
+        "strategy.weighting",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_input_is_one_clear_paragraph_and_leaves_nothing_behind(
+    case, umbel, tiny_bert, tmp_path
+):
+    content, arguments, expected = BAD_DATA[case]
+    data = write(tmp_path / "data.csv", content)
+    status, _, err = umbel(
+        "simulate", "--data", data, "--model", tiny_bert, "--workers", "1", *arguments
+    )
+    assert status == 2, err
+    message = err[err.index("umbel: ") :]
+    assert expected in message
+    assert "Traceback" not in err
+    assert len(message.strip().splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.csv"]
+
+
+BAD_JOBS = {
+    "unknown_key": (["--set", "training.round=3"], "did you mean 'rounds'?"),
+    "no_rounds": (["--set", "training.rounds=0"], "training.rounds"),
+    "not_a_number": (["--set", "privacy.epsilon=much"], "privacy.epsilon"),
+    "strategy": (["--set", "strategy.name=fedsgd"], "fedavgm"),
+    "partition": (["--partition", "zipf"], "dirichlet:ALPHA"),
+    "no_workers": (["--workers", "0"], "workers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JOBS)
+def test_a_wrong_value_is_named_with_what_would_be_right(case, simulate, tmp_path):
+    arguments, expected = BAD_JOBS[case]
+    status, _, err = simulate(*arguments)
+    assert status == 2, err
+    assert expected in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_text_that_is_not_utf8_is_refused_with_its_place(umbel, tiny_bert, tmp_path):
+    data = write(tmp_path / "data.csv", "text,label\ncafé,x\nthé,y\n", "latin-1")
+    status, _, err = umbel("simulate", "--data", data, "--model", tiny_bert)
+    assert status == 2
+    assert "line 2" in err
+    assert "iconv" in err
+
+
+def test_a_model_without_weights_is_refused(simulate, tiny_bert, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "model.safetensors").unlink()
+    status, _, err = simulate("--model", folder)
+    assert status == 2
+    assert "no weights" in err
+
+
+def test_a_run_folder_that_exists_is_not_touched(simulate, tmp_path):
+    (tmp_path / "taken").mkdir()
+    write(tmp_path / "taken" / "thesis.tex", "three years")
+    status, _, err = simulate("--run-dir", "taken")
+    assert status == 2
+    assert "--run-dir" in err
+    assert [p.name for p in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
+
+
+def test_a_finished_run_and_another_job_are_not_resumed(simulate, umbel):
+    assert simulate("--run-dir", "runs/one")[0] == 0
+    status, _, err = umbel("simulate", "--resume", "--run-dir", "runs/one")
+    assert status == 2
+    assert "finished" in err
+    status, _, err = simulate("--resume", "--set", "seed=5")
+    assert status == 2
+    assert "another job" in err
+
+
+def test_runs_are_compared_by_what_differs(simulate, umbel, tmp_path):
+    assert simulate("--run-dir", "runs/a")[0] == 0
+    assert simulate("--run-dir", "runs/b", "--set", "training.learning_rate=0.01")[0] == 0
+    status, out, err = umbel("compare", "runs/a", "runs/b", "--out", "both.png")
+    assert status == 0, err
+    assert "learning_rate" in out
+    assert (tmp_path / "both.png").stat().st_size > 5_000
