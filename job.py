@@ -121,7 +121,7 @@ class TrainingSpec(_Section):
     microbatch: PositiveInt | None = Field(
         None,
         description="Examples in one forward and backward pass; gradients are accumulated up to "
-        "the batch. Default: 32 where the base model runs, the whole batch for a head.",
+        "the batch. Default: 32 (8 on a CPU) where the base model runs, the whole batch for a head.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Local optimizer.")
     learning_rate: PositiveFloat | None = Field(
@@ -267,6 +267,11 @@ class Job(_Section):
     def _fields_fit_each_other(self) -> Self:
         if self.task == "text-classification" and self.data.label_column is None:
             raise ValueError("text-classification needs data.label_column")
+        if self.task == "causal-lm" and self.model.adapter == "head":
+            raise ValueError(
+                'model.adapter = "head": a causal language model has no head of its own to train; '
+                'use "lora"'
+            )
         if self.cohort.size and self.cohort.minimum and self.cohort.minimum > self.cohort.size:
             raise ValueError(
                 f"cohort.minimum ({self.cohort.minimum}) is above cohort.size ({self.cohort.size})"

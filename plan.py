@@ -221,10 +221,6 @@ def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPl
 def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
     """Every reason why this job cannot be right; empty when it can."""
     reasons = []
-    if job.task == "causal-lm" and job.adapter == "head":
-        reasons.append(
-            'model.adapter = "head": a causal language model has no head of its own to train; use "lora"'
-        )
     if not model.trained:
         reasons.append("nothing would be trained: model.lora.target leaves no tensor")
     if job.cohort.size and job.cohort.size > len(facts):

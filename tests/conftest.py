@@ -12,6 +12,7 @@ import io
 import os
 import subprocess
 import sys
+import traceback
 from functools import lru_cache
 from pathlib import Path
 
@@ -345,6 +346,25 @@ def updates_of(a_model):
         ]
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Run a function in a forked process that may be killed; its exit code, negative for a signal."""
+
+    def run(function):
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                function()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

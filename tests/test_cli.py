@@ -241,7 +241,7 @@ def test_a_finished_run_and_another_job_are_not_resumed(simulate, umbel):
 
 def test_runs_are_compared_by_what_differs(simulate, umbel, tmp_path):
     assert simulate("--run-dir", "runs/a")[0] == 0
-    assert simulate("--run-dir", "runs/b", "--set", "training.learning_rate=0.01")[0] == 0
+    assert simulate("--run-dir", "runs/b", "--set", "training.learning_rate=0.02")[0] == 0
     status, out, err = umbel("compare", "runs/a", "runs/b", "--out", "both.png")
     assert status == 0, err
     assert "learning_rate" in out

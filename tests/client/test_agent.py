@@ -1,0 +1,328 @@
+"""The agent at an owner: what it answers, what it refuses, and what it charges before it looks."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from umbel.client.agent import Agent, Workplace
+from umbel.flower import stamp, take_server_identity
+from umbel.learning.tasks import task_for
+from umbel.messages import (
+    ASSIGNMENT,
+    EVALUATE,
+    FAILED,
+    PREPARE,
+    REFUSED,
+    TRAIN,
+    WEIGHT,
+    Assignment,
+    Readiness,
+    to_array_record,
+    to_arrays,
+)
+from umbel.plan import private_recipe
+from umbel.privacy.accounting import size_class
+from umbel.privacy.ledger import Ledger
+from umbel.privacy.randomness import SecretStream
+from umbel.simulations.federation import federate
+
+DELTA = 1e-3
+
+
+@pytest.fixture(scope="session")
+def data_of():
+    """The data of the first of the job's virtual owners."""
+
+    def build(job):
+        federation = federate(job)
+        return federation.data(federation.shares[0])
+
+    return build
+
+
+@pytest.fixture
+def owner(job_of, learner_of, data_of, tmp_path):
+    """An agent of a job's learner and data, and a way to ask it."""
+
+    class Owner:
+        def __init__(self, job, **options):
+            self.job, self.learner = job, learner_of(job)
+            self.data = data_of(job)
+            self.ledger = tmp_path / "ledger.sqlite"
+            workplace = Workplace(self.learner, task_for(job, 2))
+            self.agent = Agent("mary", workplace, self.data, self.ledger, **options)
+
+        def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
+            from flwr.app import ConfigRecord, Message, RecordDict
+
+            take_server_identity(1)
+            assignment = Assignment(
+                version="0.1.0",
+                run="run",
+                job=self.job.to_json(),
+                round=round_,
+                attempt=attempt,
+                participations=self.job.training.rounds,
+            )
+            assignment = dataclasses.replace(assignment, **changes)
+            content = RecordDict({ASSIGNMENT: assignment.to_record()})
+            if kind != PREPARE:
+                content["arrays"] = to_array_record(arrays or self.learner.initial)
+            if config:
+                content["config"] = ConfigRecord(config)
+            message = Message(content, dst_node_id=2, message_type=kind)
+            stamp(message)
+            return self.agent.handle(message)
+
+        def entries(self):
+            with Ledger(self.ledger) as ledger:
+                return ledger.entries()
+
+    return Owner
+
+
+def update_of(reply):
+    assert not reply.has_error(), reply.error.reason
+    return to_arrays(reply.content["arrays"])
+
+
+def as_bytes(reply):
+    return b"".join(array.tobytes() for array in update_of(reply).values())
+
+
+def seeded(what):
+    return SecretStream.from_key(hashlib.sha256(what.encode()).digest())
+
+
+def test_a_ready_agent_tells_its_name_version_base_and_rounded_size(owner, job):
+    mary = owner(job)
+    readiness = Readiness.from_record(mary.ask(PREPARE).content["readiness"])
+    assert readiness == Readiness(
+        version="0.1.0",
+        name="mary",
+        base_model=mary.learner.shape().base_digest,
+        size_class=size_class(len(mary.data.train)),
+    )
+    assert mary.entries() == []
+
+
+@pytest.fixture
+def job(job_of):
+    return job_of()
+
+
+@pytest.fixture
+def plain(job_of):
+    return job_of(privacy={"unit": "none"})
+
+
+def test_an_update_is_charged_with_exactly_what_it_cost(owner, job):
+    mary = owner(job)
+    epsilons = [mary.ask(TRAIN, round_).content["metrics"]["epsilon"] for round_ in (1, 2, 3)]
+    recipe = private_recipe(job, size_class(len(mary.data.train)), 3)
+    assert [entry.event for entry in mary.entries()] == [recipe.round_event] * 3
+    assert recipe.round_event.steps == 2
+    assert recipe.round_event.noise_multiplier > 0.3
+    assert epsilons == sorted(epsilons)
+    assert epsilons[-1] <= job.privacy.epsilon
+
+
+def test_epsilon_in_a_reply_is_the_composition_of_the_ledgers_events(owner, job):
+    """Composed once more by dp-accounting's own accountant."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    mary = owner(job)
+    mary.ask(TRAIN, 1)
+    told = mary.ask(TRAIN, 2).content["metrics"]["epsilon"]
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    for entry in mary.entries():
+        gaussian = dp_accounting.GaussianDpEvent(entry.event.noise_multiplier)
+        sampled = dp_accounting.PoissonSampledDpEvent(entry.event.sampling_rate, gaussian)
+        accountant.compose(sampled, entry.event.steps)
+    assert told == pytest.approx(accountant.get_epsilon(DELTA), rel=5e-3)
+
+
+@pytest.mark.parametrize("moment", ["stream", "sample", "noise"])
+def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, forked):
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Deadly(SecretStream):
+        uniform = die if moment == "sample" else SecretStream.uniform
+        normal = die
+
+    def secrets(what):
+        return die() if moment == "stream" else Deadly(bytes(32))
+
+    mary = owner(job, secrets=secrets)
+    assert forked(lambda: mary.ask(TRAIN, 1)) == -signal.SIGKILL
+    [entry] = mary.entries()
+    assert entry.key == "run/1/0"
+    assert entry.dataset == mary.data.fingerprint
+    # The repeated request is charged again: what ran before the crash may have left the machine.
+    update_of(owner(job).ask(TRAIN, 1))
+    assert len(mary.entries()) == 2
+
+
+def test_a_spent_budget_refuses_before_training_and_names_no_data(owner, job_of, texts):
+    mary = owner(job_of(privacy={"epsilon": 8.0, "limit": 0.05}))
+    mary.agent._secrets = lambda what: pytest.fail("training began")
+    for kind in (PREPARE, TRAIN):
+        reply = mary.ask(kind)
+        assert reply.error.code == REFUSED
+        assert "has spent epsilon 0 of its limit 0.05" in reply.error.reason
+        assert mary.entries() == []
+        assert not any(text in reply.error.reason for text in texts)
+        assert str(mary.ledger) not in reply.error.reason
+
+
+def test_a_second_job_on_spent_data_is_refused_before_its_first_round(owner, job):
+    mary = owner(job)
+    for round_ in (1, 2, 3):
+        update_of(mary.ask(TRAIN, round_))
+    reply = mary.ask(PREPARE, run="another")
+    assert reply.error.code == REFUSED
+    assert "has spent epsilon" in reply.error.reason
+    assert not mary.ask(PREPARE).has_error()
+
+
+def test_the_owners_limit_holds_over_jobs(owner, job_of):
+    mary = owner(job_of(privacy={"epsilon": 2.0, "limit": 3.0}))
+    answered = 0
+    for run in ("one", "two", "three"):
+        for round_ in (1, 2, 3):
+            answered += not mary.ask(TRAIN, round_, run=run).has_error()
+    assert 3 <= answered < 9
+    with Ledger(mary.ledger) as ledger:
+        assert ledger.spent(mary.data.fingerprint, DELTA) <= 3.0
+
+
+def test_a_reproducible_agent_repeats_a_round_byte_for_byte_and_is_charged_once(owner, job):
+    mary = owner(job, secrets=seeded, replayable=True)
+    first, again = mary.ask(TRAIN, 1), mary.ask(TRAIN, 1, attempt=1)
+    assert as_bytes(first) == as_bytes(again)
+    assert first.content["metrics"]["epsilon"] == again.content["metrics"]["epsilon"]
+    assert len(mary.entries()) == 1
+    assert as_bytes(mary.ask(TRAIN, 2)) != as_bytes(first)
+    assert len(mary.entries()) == 2
+
+
+def test_otherwise_a_repeated_round_draws_new_noise_and_is_charged_again(owner, job):
+    mary = owner(job)
+    first, again = mary.ask(TRAIN, 1), mary.ask(TRAIN, 1, attempt=1)
+    assert as_bytes(first) != as_bytes(again)
+    assert again.content["metrics"]["epsilon"] > first.content["metrics"]["epsilon"]
+    mary.ask(TRAIN, 1, attempt=1)
+    assert len(mary.entries()) == 3
+
+
+def test_without_privacy_nothing_is_charged_and_the_loss_is_told(owner, plain):
+    mary = owner(plain)
+    metrics = mary.ask(TRAIN).content["metrics"]
+    assert metrics["loss"] > 0
+    assert "epsilon" not in metrics
+    assert mary.entries() == []
+
+
+def test_under_privacy_neither_loss_nor_exact_size_leaves_the_owner(owner, job):
+    metrics = owner(job).ask(TRAIN).content["metrics"]
+    assert set(metrics) == {"epsilon", WEIGHT}
+    assert metrics[WEIGHT] == 1
+
+
+def test_an_evaluation_returns_counts_of_the_held_out_records(owner, plain):
+    from umbel.learning.metrics import counts_from_list
+
+    mary = owner(plain)
+    metrics = mary.ask(EVALUATE).content["metrics"]
+    counts = counts_from_list("text-classification", metrics["counts"])
+    assert counts.examples == len(mary.data.test) == metrics[WEIGHT]
+
+
+def test_the_same_request_gives_the_same_update_whatever_was_asked_before(owner, plain):
+    mary = owner(plain)
+    first = as_bytes(mary.ask(TRAIN, 2))
+    mary.ask(TRAIN, 1)
+    mary.ask(EVALUATE)
+    assert as_bytes(mary.ask(TRAIN, 2)) == first
+
+
+def test_a_pull_in_the_request_reaches_the_trainer(owner, plain):
+    mary = owner(plain)
+    free, pulled = (mary.ask(TRAIN, config=config) for config in (None, {"proximal-mu": 5.0}))
+    assert as_bytes(free) != as_bytes(pulled)
+
+
+def test_an_unknown_request_is_answered_with_an_error(owner, job):
+    reply = owner(job).ask("train.everything")
+    assert reply.error.code == FAILED
+    assert "Unknown request 'train.everything'" in reply.error.reason
+
+
+def test_another_version_is_refused_with_both_named(owner, job):
+    mary = owner(job)
+    for kind in (PREPARE, TRAIN, EVALUATE):
+        reply = mary.ask(kind, version="9.9.9")
+        assert reply.error.code == REFUSED
+        assert "mary runs Umbel 0.1.0, the server 9.9.9" in reply.error.reason
+    assert mary.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda arrays: {name: array * np.nan for name, array in arrays.items()}, "NaN"),
+        (lambda arrays: {name: array.reshape(-1) for name, array in arrays.items()}, "shape"),
+        (lambda arrays: {f"{name}.x": array for name, array in arrays.items()}, "do not match"),
+        (lambda arrays: {n: a.astype(np.float64) for n, a in arrays.items()}, "float64"),
+    ],
+)
+def test_a_global_model_that_does_not_fit_is_refused_before_anything_is_spent(
+    change, words, owner, job
+):
+    mary = owner(job)
+    arrays = change({n: array + 1 for n, array in mary.learner.initial.items()})
+    for kind in (TRAIN, EVALUATE):
+        reply = mary.ask(kind, arrays=arrays)
+        assert reply.error.code == FAILED
+        assert words in reply.error.reason
+    assert mary.entries() == []
+
+
+def test_a_job_that_is_no_job_is_answered_with_an_error(owner, job):
+    mary = owner(job)
+    for text in ("{}", json.dumps({**json.loads(job.to_json()), "more": 1}), "not json", "[1]"):
+        reply = mary.ask(TRAIN, job=text)
+        assert reply.error.code == FAILED
+    assert mary.entries() == []
+
+
+def test_an_internal_error_tells_its_kind_and_nothing_of_the_data(owner, job, texts, monkeypatch):
+    mary = owner(job)
+
+    def fail(*arguments, **named):
+        raise RuntimeError(f"something about {texts[0]}")
+
+    monkeypatch.setattr("umbel.client.agent.train", fail)
+    reply = mary.ask(TRAIN)
+    assert reply.error.code == FAILED
+    assert reply.error.reason == "internal error at the client (RuntimeError)"
+    assert len(mary.entries()) == 1
+
+
+def test_why_a_private_step_failed_stays_with_the_owner(owner, job_of, caplog):
+    """Whether a gradient is finite depends on the records."""
+    model = {**job_of().model.model_dump(exclude={"lora"}), "adapter": "lora"}
+    job = job_of(model=model, training={"optimizer": "sgd", "learning_rate": 1e38, "local_steps": 4})
+    mary = owner(job)
+    reply = mary.ask(TRAIN)
+    assert reply.error.code == FAILED
+    assert "the client's own log" in reply.error.reason
+    assert "gradient" not in reply.error.reason
+    assert "The gradient of an example is not finite" in caplog.text
+    assert len(mary.entries()) == 1
