@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel
+
 from umbel.privacy.dpsgd import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 

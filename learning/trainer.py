@@ -24,7 +24,7 @@ from ..privacy.dpsgd import PrivateOptimizer
 from ..privacy.randomness import SecretStream, poisson_sample
 from .examples import Examples
 from .metrics import Counts
-from .model import Batch, Learner
+from .model import Learner
 from .tasks.base import Task, make_batch
 
 # A CPU gains more from short padding than from wide products.

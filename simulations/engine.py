@@ -35,7 +35,6 @@ from .grid import InProcessGrid
 from .site import SiteSettings
 from .workers import Workers, default_workers, start_workers
 
-
 Engine = Literal["inprocess", "ray"]
 """Where virtual clients run: in our own workers, or in the actors of Flower's Ray simulation."""
 

@@ -232,6 +232,7 @@ def learner_of():
         import json
 
         import torch
+
         from umbel.job import Job
         from umbel.learning.model import load_learner
 
@@ -271,6 +272,7 @@ def exchange():
     """Rounds of a strategy without a network: updates and weights in, models out."""
     import numpy as np
     from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
     from umbel.flower import empty_run, stamp, take_server_identity
     from umbel.messages import only_arrays, to_array_record, to_arrays
 

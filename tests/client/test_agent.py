@@ -8,6 +8,7 @@ import signal
 
 import numpy as np
 import pytest
+
 from umbel.client.agent import Agent, Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from umbel.errors import ModelError
 from umbel.learning.base import base_digest, base_folder
 

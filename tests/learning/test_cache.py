@@ -2,6 +2,7 @@ import errno
 import threading
 
 import pytest
+
 from umbel.errors import UmbelError
 from umbel.learning.cache import cache_folder, write_once
 

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from umbel.errors import DataError
 from umbel.job import DataSpec
 from umbel.learning.data import Corpus, fingerprint, load_corpus, sort_names, split_rows

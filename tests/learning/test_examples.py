@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from umbel.errors import DataError
 from umbel.learning import examples as module
 from umbel.learning.examples import Examples, tokenise

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+
 from umbel.learning.export import export_adapter
 from umbel.learning.predict import Predictor
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax
+
 from umbel.errors import MessageError, ModelError
 from umbel.learning.metrics import (
     BINS,

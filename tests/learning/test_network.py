@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from umbel.errors import ModelError
 from umbel.learning.features import with_features
 from umbel.learning.model import arrays_digest, choose_device, load_learner

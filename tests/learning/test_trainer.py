@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
 from umbel.errors import ModelError
 from umbel.learning import trainer
 from umbel.learning.features import with_features

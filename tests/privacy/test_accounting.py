@@ -4,6 +4,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from umbel.errors import PlanRefused
 from umbel.privacy.accounting import (
     MechanismEvent,

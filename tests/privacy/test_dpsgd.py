@@ -17,6 +17,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+
 from umbel.errors import ModelError
 from umbel.privacy.dpsgd import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream

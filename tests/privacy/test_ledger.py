@@ -7,6 +7,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from umbel.errors import BudgetExceeded, LedgerError
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from umbel.privacy.randomness import SecretStream, poisson_sample
 
 KEY = bytes(range(32))

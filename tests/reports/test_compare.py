@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rich.console import Console
+
 from umbel.errors import UmbelError
 from umbel.reports.compare import compare, differing_keys
 

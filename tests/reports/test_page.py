@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+
 from umbel.reports.page import write_page
 from umbel.reports.plots import draw
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from umbel.reports import canvas
 from umbel.reports.plots import draw
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from umbel.errors import RunFolderError
 from umbel.reports.run import RunRecord, main_metric
 

@@ -14,6 +14,7 @@ def faulty_grid():
     arrive when the next requests have been sent.
     """
     from flwr.serverapp import Grid
+
     from umbel.messages import ASSIGNMENT, Assignment
 
     class FaultyGrid(Grid):

@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+
 from umbel.errors import CheckpointError, RunFolderError
 from umbel.job import StrategySpec
 from umbel.server.checkpoint import (

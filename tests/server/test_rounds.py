@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+
 from umbel.errors import Interrupted, PlanRefused, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest

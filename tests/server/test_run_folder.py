@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+
 from umbel.errors import RunFolderError
 from umbel.server.run_folder import RunFolder
 
@@ -134,6 +135,7 @@ def test_on_a_full_disk_events_fail_clearly_and_are_repaired_later(full_disk, jo
 
 def test_on_a_full_disk_the_last_checkpoint_stays_whole(full_disk, job):
     import numpy as np
+
     from umbel.server.checkpoint import Checkpoint, load_latest, save
 
     folder = RunFolder.create(full_disk / "run", job)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
 from umbel.privacy.ledger import Ledger
 from umbel.server.rounds import Silent

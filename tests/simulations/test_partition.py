@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from umbel.errors import DataError, JobError
 from umbel.job import SimulationSpec
 from umbel.learning.data import Corpus

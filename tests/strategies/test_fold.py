@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as drawn_arrays
+
 from umbel.errors import MessageError
 from umbel.strategies.fold import LARGEST, FixedPointSum
 

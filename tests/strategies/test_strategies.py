@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from umbel.errors import StrategyError
 from umbel.job import StrategySpec
 from umbel.strategies import build_strategy
