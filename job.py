@@ -90,6 +90,11 @@ class DataSpec(_Section):
     label_column: str | None = Field(
         "label", description="Column with the class (text-classification only)."
     )
+    end_of_text: bool = Field(
+        True,
+        description="Put the end-of-text token after each text that is not cut off, so that the "
+        "model learns where texts end (causal-lm only). Off for passages of longer texts.",
+    )
     labels: list[str] | None = Field(
         None,
         description="All classes, in order. Default: those found, sorted (numbers by value). A "

@@ -9,6 +9,7 @@ their numbers from the same functions here, so an agent never has to take one on
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -152,15 +153,20 @@ class Plan:
                 "No differential privacy: updates and models may reveal records of any client, and "
                 "the server sees each client's update; the raw records stay with their owners."
             )
-        spare = f" and {job.privacy.spare_rounds} spare" if job.privacy.spare_rounds else ""
+        spare = ""
+        if job.privacy.spare_rounds:
+            spare = (
+                f" (at most {job.privacy.epsilon:g} should {job.privacy.spare_rounds} of them be "
+                "repeated)"
+            )
         return (
             f"Whoever sees a client's updates or any model of this job, the server included, "
             f"learns almost the same whether or not any one record was in that client's training "
-            f"data: ({self.epsilon:.3g}, {job.privacy.delta:g})-differential privacy for one record "
-            f"added or removed, by DP-SGD with Poisson sampling over {job.training.rounds}{spare} "
-            f"rounds, composed by the PLD accountant; not covered are held-out records (their exact "
-            f"counts are reported), label names and each data set's rounded size, and the server "
-            f"sees each client's noised update, not only the sum."
+            f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
+            f"record added or removed, by DP-SGD with Poisson sampling, composed over "
+            f"{job.training.rounds} rounds{spare} by the PLD accountant; not covered are held-out "
+            f"records (their exact counts are reported), label names and each data set's rounded "
+            f"size, and the server sees each client's noised update, not only the sum."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -278,6 +284,11 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     elif untested:
         warnings.append(f"No held-out records at {_some(untested)}.")
     return warnings
+
+
+def _up(epsilon: float) -> float:
+    """Three digits after the point, rounded up: a promise is never larger than what holds."""
+    return math.ceil(epsilon * 1000) / 1000
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

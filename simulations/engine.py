@@ -129,7 +129,9 @@ def _simulate(
         else:
             folder = RunFolder.create(path, federation.job)
             folder.write_json("run.json", identity)
+        if not (folder.path / "plan.json").exists():
             folder.write_json("plan.json", plan.to_dict())
+        if not folder.read_events():
             folder.append(federation.partition_event())
         settings.ledgers.mkdir(parents=True, exist_ok=True)
         with open_grid(settings, count, pool) as grid:

@@ -94,7 +94,7 @@ def _tokens(job: Job, corpus: Corpus) -> TokenStore:
         corpus.labels,
         load_tokenizer(folder),
         job.model.max_length,
-        end_with_eos=job.task == "causal-lm",
+        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
     )
 
 

@@ -62,7 +62,8 @@ class Pool:
         # A fork server imports the heavy libraries once; its children share those pages.
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
-            context.set_forkserver_preload([__name__])
+            context.set_forkserver_preload([__name__, "peft", "transformers.modeling_utils"])
+            _start_fork_server()
         self._executor = ProcessPoolExecutor(
             count, context, _become_site, (settings, context.Value("i", 0))
         )
@@ -106,6 +107,23 @@ def default_workers(clients: int) -> int:
 
     gpus = torch.cuda.device_count()
     return max(1, min(clients, gpus or len(os.sched_getaffinity(0))))
+
+
+def _start_fork_server() -> None:
+    """Let it and all its children be deaf to Ctrl-C from their first instant.
+
+    A terminal sends it to all processes at once, and the parent alone decides when a run stops.
+    A blocked signal is inherited; a handler of a worker's own would come too late.
+    """
+    import signal
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # first, because starting it lifts the block
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, usual)
 
 
 def _died() -> UmbelError:
