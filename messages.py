@@ -95,7 +95,7 @@ def to_array_record(arrays: Arrays) -> ArrayRecord:
     """Pack float32 arrays; names and order are kept."""
     from flwr.app import Array, ArrayRecord
 
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
 
 
 def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = None) -> Arrays:

@@ -131,5 +131,6 @@ def _inner(strategy: Any) -> Any:
 def _is_state(value: Any) -> bool:
     if isinstance(value, dict | list):
         arrays = value.values() if isinstance(value, dict) else value
-        return bool(value) and all(isinstance(array, np.ndarray) for array in arrays)
+        # Arithmetic on an array without dimensions gives a numpy number.
+        return bool(value) and all(isinstance(array, np.ndarray | np.generic) for array in arrays)
     return isinstance(value, bool | int | float)

@@ -130,7 +130,9 @@ def prepare(run: Run) -> None:
     for reply in exchange:
         readiness = _readiness(reply)
         _check_fits(run.plan, readiness)
-        run.nodes[readiness.name] = reply.metadata.src_node_id
+        node = reply.metadata.src_node_id
+        if run.nodes.setdefault(readiness.name, node) != node:
+            raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
     if len(run.nodes) < run.plan.minimum:
         raise RoundFailed(
             f"{len(run.nodes)} of {len(nodes)} clients are ready, {run.plan.minimum} are needed. "

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 NAMES = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 
 
-_ASKED_BY_COHORT = ("fraction_train", "min_train_nodes", "min_available_nodes")
+# With less than all of a cohort, Flower's rules would draw at random, or wait for nodes for ever.
+_SAID_ELSEWHERE = {
+    "fraction_train": "cohort.size",
+    "min_train_nodes": "cohort.minimum",
+    "min_available_nodes": "cohort.minimum",
+    "fraction_evaluate": "evaluation.every",
+    "min_evaluate_nodes": "evaluation.every",
+}
 
 
 def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
@@ -63,11 +70,10 @@ def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
     if issubclass(found, SumStrategy):
         bound = {"total_weight": total_weight} if "total_weight" in known else {}
         return _construct(found, {**bound, **spec.options}, spec)
-    for name in _ASKED_BY_COHORT:
+    for name, field in _SAID_ELSEWHERE.items():
         if name in spec.options:
             raise StrategyError(
-                f"strategy.options: {name} is not for the strategy to say; write cohort.size and "
-                "cohort.minimum"
+                f"strategy.options: {name} is not for the strategy to say; write {field}"
             )
     # Flower waits for ever for nodes that a cohort of this size does not have.
     floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}

@@ -315,13 +315,14 @@ def exchange():
 
 @pytest.fixture(scope="session")
 def a_model():
-    """Two tensors as a model."""
+    """Three tensors as a model, one of them a single number."""
     import numpy as np
 
     generator = np.random.default_rng(0)
     return {
         "base.weight": generator.normal(size=(3, 4)).astype(np.float32),
         "base.bias": generator.normal(size=(4,)).astype(np.float32),
+        "base.scale": np.array(generator.normal(), np.float32),
     }
 
 
@@ -337,7 +338,7 @@ def updates_of(a_model):
             [
                 (
                     {
-                        name: generator.normal(scale=0.1, size=array.shape).astype(np.float32)
+                        name: np.asarray(generator.normal(0, 0.1, array.shape), np.float32)
                         for name, array in a_model.items()
                     },
                     weights[client],

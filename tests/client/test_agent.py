@@ -319,7 +319,9 @@ def test_an_internal_error_tells_its_kind_and_nothing_of_the_data(owner, job, te
 def test_why_a_private_step_failed_stays_with_the_owner(owner, job_of, caplog):
     """Whether a gradient is finite depends on the records."""
     model = {**job_of().model.model_dump(exclude={"lora"}), "adapter": "lora"}
-    job = job_of(model=model, training={"optimizer": "sgd", "learning_rate": 1e38, "local_steps": 4})
+    job = job_of(
+        model=model, training={"optimizer": "sgd", "learning_rate": 1e38, "local_steps": 4}
+    )
     mary = owner(job)
     reply = mary.ask(TRAIN)
     assert reply.error.code == FAILED

@@ -17,6 +17,7 @@ from umbel.strategies import build_strategy
 MODEL = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a/slash.bias": np.array([0.5, -0.25], np.float32),
+    "scale": np.array(1.5, np.float32),
 }
 SHAPES = {name: array.shape for name, array in MODEL.items()}
 
@@ -36,7 +37,7 @@ STRATEGIES = {
 
 
 def checkpoint(round_, **state):
-    arrays = {name: array + np.float32(round_) for name, array in MODEL.items()}
+    arrays = {name: np.asarray(array + np.float32(round_)) for name, array in MODEL.items()}
     return Checkpoint(round_, arrays, state)
 
 

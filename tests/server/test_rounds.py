@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from umbel.errors import Interrupted, PlanRefused, RoundFailed
 from umbel.flower import refuse
@@ -199,9 +199,7 @@ def test_a_round_ends_at_its_deadline(start_run, quick, seconds):
     assert event["failed"] == {"press": "no answer before the deadline"}
 
 
-def test_too_few_answers_stop_the_run_with_reasons_and_it_can_go_on(
-    start_run, quick, undisturbed
-):
+def test_too_few_answers_stop_the_run_with_reasons_and_it_can_go_on(start_run, quick, undisturbed):
     run = start_run(quick(), instead(only(TRAIN, 3, round=2), broken))
     with pytest.raises(RoundFailed) as caught:
         run_rounds(run)
@@ -413,7 +411,11 @@ def _as_readiness(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base_model": "0123456789abcdef" * 4}, r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}"),
+        (
+            {"base_model": "0123456789abcdef" * 4},
+            r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}",
+        ),
+        ({"name": "shop"}, "Two clients call themselves 'shop'"),
         ({"name": "stranger"}, "'stranger' answered, whom the plan does not know"),
         ({"size_class": 990}, "press now has about 990 records, the plan was made for"),
     ],
@@ -435,29 +437,18 @@ def test_a_client_of_another_version_refuses_and_names_both(start_run, quick, mo
         run_rounds(run)
 
 
+def _with_an_unknown_field(request, reply):
+    record = ConfigRecord({**reply.content["readiness"], "more": 1})
+    return [Message(RecordDict({"readiness": record}), reply_to=request)]
+
+
 @pytest.mark.parametrize(
     "answer",
-    [
-        lambda request, reply: [Message(RecordDict(), reply_to=request)],
-        lambda request, reply: [
-            Message(RecordDict({"readiness": {**dict(reply.content["readiness"]), "more": 1}}), reply_to=request)
-        ],
-    ],
+    [lambda request, reply: [Message(RecordDict(), reply_to=request)], _with_an_unknown_field],
     ids=["empty", "unknown field"],
 )
-def test_a_ready_client_that_does_not_say_so_in_the_agreed_form_is_not_ready(
-    answer, start_run, quick
-):
-    def fault(request, reply):
-        try:
-            return answer(request, reply)
-        except TypeError:
-            from flwr.app import ConfigRecord
-
-            record = ConfigRecord({**reply.content["readiness"], "more": 1})
-            return [Message(RecordDict({"readiness": record}), reply_to=request)]
-
-    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), fault))
+def test_a_client_that_is_ready_in_another_form_than_agreed_is_not_ready(answer, start_run, quick):
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), answer))
     assert sorted(run_rounds(run)) == ["film", "shop", "social"]
 
 

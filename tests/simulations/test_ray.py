@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+
 from umbel.errors import UmbelError
 from umbel.simulations.engine import Options, simulate
 
@@ -47,6 +48,7 @@ def test_a_missing_ray_is_named_before_anything_is_written(job_of, tmp_path, mon
 
 def test_the_client_app_hands_every_kind_of_request_to_the_agent():
     from flwr.app import Context, Message, RecordDict
+
     from umbel.client.app import build_client_app
     from umbel.flower import take_server_identity
     from umbel.messages import EVALUATE, PREPARE, TRAIN

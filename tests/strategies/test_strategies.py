@@ -152,8 +152,17 @@ def test_a_strategy_that_fails_is_named_with_its_round(exchange, a_model, update
         exchange(build("Bulyan", num_malicious_nodes=1), a_model, updates_of(1))
 
 
-@pytest.mark.parametrize("option", ["fraction_train", "min_train_nodes", "min_available_nodes"])
-def test_who_takes_part_is_the_cohorts_business_and_not_the_strategys(option):
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ("fraction_train", r"cohort\.size"),
+        ("min_train_nodes", r"cohort\.minimum"),
+        ("min_available_nodes", r"cohort\.minimum"),
+        ("fraction_evaluate", r"evaluation\.every"),
+        ("min_evaluate_nodes", r"evaluation\.every"),
+    ],
+)
+def test_who_takes_part_is_the_jobs_to_say_and_not_the_strategys(option, field):
     """Flower would ask fewer than the round needs, or wait for nodes for ever."""
-    with pytest.raises(StrategyError, match=f"{option}.*cohort"):
+    with pytest.raises(StrategyError, match=f"{option}.*{field}"):
         build("FedAvg", **{option: 1})

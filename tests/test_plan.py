@@ -1,0 +1,272 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umbel.errors import PlanRefused
+from umbel.job import Job
+from umbel.learning.model import ModelShape
+from umbel.plan import ClientFacts, Plan, private_recipe, sample_cohort
+from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+
+MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")
+NAMES = [f"client-{number}" for number in range(12)]
+
+
+def job_of(**sections):
+    return Job.build({"data": {"path": "a.csv"}, **sections})
+
+
+def facts(*sizes, test=10):
+    return [ClientFacts(f"client-{n}", size, test) for n, size in enumerate(sizes)]
+
+
+def plan(job, clients=None, model=MODEL):
+    return Plan.compile(job, clients or facts(500, 900), model)
+
+
+REFUSALS = {
+    "nothing trained": (
+        {},
+        None,
+        ModelShape({}, 1000, "ab" * 32, "/model"),
+        "nothing would be trained: model.lora.target leaves no tensor",
+    ),
+    "cohort too large": (
+        {"cohort": {"size": 3}},
+        None,
+        MODEL,
+        "cohort.size is 3, but there are only 2 clients",
+    ),
+    "minimum too large": (
+        {"cohort": {"minimum": 5}},
+        None,
+        MODEL,
+        "cohort.minimum is 5, but there are only 2 clients",
+    ),
+    "empty clients": ({}, facts(500, 0, 0), MODEL, "client-1, client-2 without training data"),
+    "weights under privacy": (
+        {"strategy": {"weighting": "examples"}},
+        None,
+        MODEL,
+        'strategy.weighting = "examples": under example-level privacy',
+    ),
+    "batch clipping under privacy": (
+        {"training": {"gradient_clipping": 1.0}},
+        None,
+        MODEL,
+        "training.gradient_clipping clips a batch's gradient and does nothing for privacy",
+    ),
+    "delta that gives a record away": (
+        {"privacy": {"delta": 0.002}},
+        None,
+        MODEL,
+        "privacy.delta = 0.002 is not below 1 / records at client-0, client-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_right_is_refused_with_its_reason(case):
+    sections, clients, model, words = REFUSALS[case]
+    with pytest.raises(PlanRefused) as caught:
+        plan(job_of(**sections), clients, model)
+    assert str(caught.value).startswith(f"This job is refused: {words}")
+
+
+def test_all_reasons_are_given_at_once():
+    job = job_of(
+        cohort={"size": 9, "minimum": 9},
+        strategy={"weighting": "examples"},
+        training={"gradient_clipping": 1.0},
+        privacy={"delta": 0.5},
+    )
+    with pytest.raises(PlanRefused) as caught:
+        plan(job, facts(500, 0), ModelShape({}, 1, "", ""))
+    message = str(caught.value)
+    assert message.count(" · ") == 6
+    for *_, words in REFUSALS.values():
+        start = words.split()[0]
+        assert start in message or start.startswith("client")
+    assert "client-1 without training data" in message
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["weights under privacy", "batch clipping under privacy", "delta that gives a record away"],
+)
+def test_what_only_privacy_forbids_is_allowed_without_it(case):
+    sections, *_ = REFUSALS[case]
+    privacy = {**sections.get("privacy", {}), "unit": "none"}
+    assert plan(job_of(**{**sections, "privacy": privacy})).epsilon is None
+
+
+def test_of_many_clients_the_first_five_are_named():
+    with pytest.raises(PlanRefused, match=r"client-5 and 2 more clients without training data"):
+        plan(job_of(), facts(500, 0, 0, 0, 0, 0, 0, 0))
+
+
+def test_an_epsilon_that_no_noise_meets_is_refused_with_the_least_that_can_be_met():
+    job = job_of(privacy={"epsilon": 1e-6, "delta": 1e-5}, training={"batch_size": 900})
+    with pytest.raises(PlanRefused, match=r"No noise keeps .* Raise privacy\.epsilon"):
+        plan(job)
+
+
+@given(
+    target=st.sampled_from([0.5, 2.0, 8.0]),
+    rounds=st.integers(1, 30),
+    steps=st.integers(1, 8),
+    batch=st.sampled_from([16, 64, 500]),
+    spare=st.integers(0, 3),
+    sizes=st.lists(st.sampled_from([120, 3742]), min_size=1, max_size=1),
+)
+@settings(max_examples=6, deadline=None)
+def test_epsilon_never_passes_the_target_also_when_the_spare_rounds_are_used(
+    target, rounds, steps, batch, spare, sizes
+):
+    job = job_of(
+        privacy={"epsilon": target, "delta": 1e-5, "spare_rounds": spare},
+        training={"rounds": rounds, "local_steps": steps, "batch_size": batch},
+    )
+    found = plan(job, facts(*sizes))
+    assert 0 < found.epsilon <= target
+    for client in found.clients:
+        whole = MechanismEvent(
+            client.noise_multiplier, client.sampling_rate, steps * (rounds + spare)
+        )
+        assert client.epsilon <= epsilon([whole], 1e-5) <= target
+        # No more noise than that takes: half a percent less would pass the target.
+        less = MechanismEvent(0.995 * client.noise_multiplier, whole.sampling_rate, whole.steps)
+        assert epsilon([less], 1e-5) > target
+
+
+def test_plan_and_agent_derive_the_same_recipe_from_the_rounded_size_alone():
+    job = job_of(privacy={"epsilon": 3.0})
+    found = plan(job, facts(3742, 3799))
+    one, other = found.clients
+    assert one.size_class == other.size_class == size_class(3742) == 3700
+    recipe = private_recipe(job, 3700, one.rounds)
+    for client in (one, other):
+        assert client.sampling_rate == recipe.sampling_rate == 64 / 3700
+        assert client.noise_multiplier == recipe.noise_multiplier
+        assert client.epsilon == recipe.epsilon
+    assert recipe.expected_batch_size == pytest.approx(64)
+    steps = job.training.local_steps
+    assert recipe.round_event == MechanismEvent(recipe.noise_multiplier, 64 / 3700, steps)
+    paid = (job.training.rounds + job.privacy.spare_rounds) * steps
+    assert recipe.noise_multiplier == noise_multiplier(3.0, job.privacy.delta, 64 / 3700, paid)
+
+
+def test_a_batch_larger_than_the_data_takes_each_record_in_each_step():
+    job = job_of(training={"batch_size": 500})
+    recipe = private_recipe(job, 87, 10)
+    assert recipe.sampling_rate == 1.0
+    assert recipe.expected_batch_size == 87
+    assert any("no amplification" in w for w in plan(job, facts(87, 500)).warnings)
+
+
+def test_a_client_that_is_never_asked_costs_nothing():
+    job = job_of(cohort={"size": 1}, training={"rounds": 1, "batch_size": 500})
+    clients = plan(job, facts(500, 500, 500)).clients
+    assert sorted(client.rounds for client in clients) == [0, 0, 1]
+    assert sorted(client.epsilon > 0 for client in clients) == [False, False, True]
+
+
+def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
+    found = plan(job_of(privacy={"epsilon": 2.0, "delta": 1e-6, "spare_rounds": 1}))
+    words = found.guarantee
+    stated = float(words.partition("data: (")[2].partition(",")[0])
+    assert found.epsilon <= stated <= found.epsilon + 0.0011
+    assert "1e-06)-differential privacy for one record added or removed" in words
+    assert "at most 2" in words
+    assert "over 10 rounds" in words
+    for uncovered in ("held-out records", "label names", "rounded size"):
+        assert uncovered in words.partition("not covered are")[2]
+    assert "the server sees each client's noised update" in words
+
+
+def test_without_privacy_the_guarantee_promises_none():
+    found = plan(job_of(privacy={"unit": "none"}))
+    assert found.guarantee.startswith("No differential privacy")
+    assert found.epsilon is None
+    assert 'privacy.unit = "none": nothing protects single records.' in found.warnings
+
+
+def test_clients_without_held_out_records_are_warned_about():
+    some = [*facts(500), ClientFacts("untested", 500, 0)]
+    job = job_of(privacy={"unit": "none"})
+    assert "No held-out records at untested." in plan(job, some).warnings
+    none = plan(job, facts(500, 500, test=0)).warnings
+    assert any("the model will not be tested" in warning for warning in none)
+
+
+def test_weights_are_equal_or_rounded_sizes_and_their_sum_bounds_a_round():
+    equal = plan(job_of(training={"batch_size": 4000}), facts(3742, 120))
+    assert [client.weight for client in equal.clients] == [1, 1]
+    sized = plan(job_of(privacy={"unit": "none"}), facts(3742, 120))
+    assert [client.weight for client in sized.clients] == [3700, 120]
+    assert (equal.total_weight, sized.total_weight) == (2, 3820)
+
+
+def test_the_minimum_is_all_that_are_asked_unless_the_job_says_less():
+    for cohort, minimum in (({}, 3), ({"size": 2}, 2), ({"minimum": 1}, 1)):
+        job = job_of(cohort=cohort, privacy={"unit": "none"})
+        assert plan(job, facts(500, 500, 500)).minimum == minimum
+
+
+def test_the_plan_as_json_holds_the_numbers_that_it_stands_for():
+    import json
+
+    values = json.loads(json.dumps(plan(job_of()).to_dict()))
+    assert values["trainable_parameters"] == 34
+    assert values["bytes_up_per_client_round"] == 136
+    assert values["base_sha256"] == "ab" * 32
+    assert [client["name"] for client in values["clients"]] == ["client-0", "client-1"]
+    assert "differential privacy" in values["guarantee"]
+
+
+@given(st.permutations(NAMES), st.integers(1, 12), st.integers(1, 50), st.integers(0, 3))
+@settings(deadline=None)
+def test_a_cohort_follows_from_seed_round_and_attempt_and_not_from_the_order_of_names(
+    names, size, round_, attempt
+):
+    job = job_of(cohort={"size": size})
+    found = sample_cohort(names, job, round_, attempt)
+    assert found == sample_cohort(NAMES, job, round_, attempt)
+    assert len(found) == len(set(found)) == size
+    assert set(found) <= set(NAMES)
+    assert found == sorted(found)
+
+
+def test_everybody_is_asked_where_the_cohort_has_no_size_or_a_larger_one():
+    for cohort in ({}, {"size": 12}, {"size": 99}):
+        assert sample_cohort(NAMES, job_of(cohort=cohort), 1) == sorted(NAMES)
+
+
+def test_cohorts_are_about_uniform_over_rounds():
+    job = job_of(cohort={"size": 3})
+    counts = Counter(name for round_ in range(2000) for name in sample_cohort(NAMES, job, round_))
+    # 500 expected for each, with a standard deviation of 19.
+    assert all(400 < counts[name] < 600 for name in NAMES)
+    pairs = Counter(tuple(sample_cohort(NAMES, job, round_)) for round_ in range(2000))
+    assert len(pairs) > 200
+
+
+def test_another_seed_round_or_attempt_asks_others():
+    def cohorts(seed, attempt):
+        job = job_of(cohort={"size": 3}, seed=seed)
+        return [sample_cohort(NAMES, job, round_, attempt) for round_ in range(20)]
+
+    assert cohorts(0, 0) != cohorts(1, 0)
+    assert cohorts(0, 0) != cohorts(0, 1)
+    assert len({tuple(cohort) for cohort in cohorts(0, 0)}) > 10
+
+
+def test_a_clients_rounds_are_those_in_which_it_will_be_asked():
+    job = job_of(cohort={"size": 3}, training={"rounds": 20}, privacy={"unit": "none"})
+    clients = [ClientFacts(name, 500, 10) for name in NAMES]
+    found = {client.name: client.rounds for client in plan(job, clients).clients}
+    asked = Counter(name for round_ in range(1, 21) for name in sample_cohort(NAMES, job, round_))
+    assert found == {name: asked[name] for name in NAMES}
+    assert sum(found.values()) == 60
