@@ -25,7 +25,7 @@ from umbel.learning.features import with_features
 from umbel.learning.model import load_learner
 from umbel.messages import Arrays
 from umbel.privacy.accounting import size_class
-from umbel.server.rounds import Listener, Silent
+from umbel.server.run import Listener, Silent
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate
 from umbel.simulations.workers import default_workers
@@ -47,7 +47,8 @@ Two jobs, so light that what an engine adds can be seen:
 
   head    a linear head on all-MiniLM-L6-v2 (2,310 trained numbers): 8 AdamW steps of 32 examples
           at each client in each round, 0.3 ms each. Hardly more than an engine's own work.
-  lora    LoRA on a transformer of 2 layers, 128 wide: 2 AdamW steps of 8 examples.
+  lora    LoRA on a transformer of 2 layers, 128 wide: 2 SGD steps of 8 examples.
+          (Adam would turn gradients that are zero but for rounding into whole steps.)
 
 All times run from the job to the last weights: reading data, loading the model and starting Ray
 included; importing Python libraries into this process, tokenising and computing features (they are
@@ -75,8 +76,8 @@ def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
                 "local_steps": 8 if light else 2,
                 "batch_size": 32 if light else 8,
                 "microbatch": 32 if light else 8,
-                "optimizer": "adamw",
-                "learning_rate": 1e-3,
+                "optimizer": "adamw" if light else "sgd",
+                "learning_rate": 1e-3 if light else 0.1,
                 "device": "cpu",
             },
             "privacy": {"unit": "none"},
@@ -157,7 +158,8 @@ def _steps(
     """One client's round; its mean loss, which Umbel reports as well."""
     spec, total = job.training, 0.0
     assert spec.learning_rate is not None
-    optimizer = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
+    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.SGD
+    optimizer = kind(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     for _ in range(spec.local_steps):
         rows = torch.from_numpy(next(batches))
         batch = {name: tensor[rows] for name, tensor in data.items()}

@@ -7,7 +7,7 @@ they may ride in a secure sum; every figure is computed from the sum alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any, Protocol, Self
@@ -38,6 +38,14 @@ def counts_from_list(task: TaskName, numbers: Sequence[float]) -> Counts:
     """Counts as they came off the wire; ``MessageError`` for what no client can have counted."""
     kind = LanguageCounts if task == "causal-lm" else ClassificationCounts
     return kind.from_list(numbers)
+
+
+def total(counts: Mapping[str, Counts]) -> Counts:
+    """The counts of all clients together."""
+    first, *rest = counts.values()
+    for other in rest:
+        first = first + other
+    return first
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _STAGES = {
 
 
 class Progress:
-    """Hears a run's events (a ``server.rounds.Listener``) and prints them to standard error."""
+    """Hears a run's events (a ``server.run.Listener``) and prints them to standard error."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..learning.metrics import Counts
+from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from .rounds import Run, total
+from .run import Run
 
 
 def summarise(

@@ -9,87 +9,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from .. import __version__
-from ..errors import Interrupted, MessageError, PlanRefused, RoundFailed
-from ..learning.metrics import Counts, counts_from_list
+from ..errors import Interrupted, PlanRefused, RoundFailed
+from ..learning.metrics import Counts, total
 from ..messages import (
     ASSIGNMENT,
     PREPARE,
-    WEIGHT,
     Arrays,
     Assignment,
-    Readiness,
-    only_arrays,
     only_metrics,
     to_array_record,
     to_arrays,
 )
-from ..plan import Plan, sample_cohort
-from ..strategies.fold import check_range
-from .checkpoint import Checkpoint, save, strategy_state
+from ..plan import sample_cohort
 from .exchange import CohortGrid, Exchange
-from .run_folder import RunFolder
-
-
-class Listener(Protocol):
-    """Hears how a run goes; the command line draws its progress from this."""
-
-    def started(self, what: str, total: int) -> None:
-        """A stage with `total` parts begins: "prepare", "train 3" or "evaluate 3"."""
-
-    def advanced(self, done: int) -> None:
-        """`done` parts of the stage are finished."""
-
-    def event(self, event: dict[str, Any]) -> None:
-        """An event that was written to metrics.jsonl."""
-
-
-class Silent:
-    """A listener that does nothing."""
-
-    def started(self, what: str, total: int) -> None: ...
-
-    def advanced(self, done: int) -> None: ...
-
-    def event(self, event: dict[str, Any]) -> None: ...
-
-
-@dataclass
-class Run:
-    """A run in progress: what is fixed, and the state that rounds change."""
-
-    id: str
-    plan: Plan
-    grid: Grid
-    strategy: Strategy
-    folder: RunFolder
-    arrays: Arrays
-    round: int = 0
-    listener: Listener = field(default_factory=Silent)
-    should_stop: Callable[[], bool] = lambda: False
-    nodes: dict[str, int] = field(default_factory=dict)
-    """Client name -> node id, learned when the clients report ready."""
-
-    @cached_property
-    def job_json(self) -> str:
-        return self.plan.job.to_json()
-
-    @property
-    def names(self) -> dict[int, str]:
-        return {node: name for name, node in self.nodes.items()}
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder.path / "checkpoints"
+from .replies import (
+    check_fits,
+    counts_check,
+    counts_of,
+    readiness_check,
+    readiness_of,
+    update_check,
+)
+from .run import Run
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
@@ -103,13 +48,13 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     counts: dict[str, Counts] = {}
     if run.round == 0:
         counts = evaluate(run)
-        _save(run)
+        run.save()
     while run.round < job.training.rounds:
         if run.should_stop():
             raise Interrupted(f"Stopped after round {run.round} of {job.training.rounds}.")
         run.arrays = train_round(run, run.round + 1)
         run.round += 1
-        _save(run)
+        run.save()
         counts = {}
         if job.evaluation.every and run.round % job.evaluation.every == 0:
             counts = evaluate(run)
@@ -126,10 +71,10 @@ def prepare(run: Run) -> None:
     run.listener.started("prepare", len(nodes))
     labels = {node: f"node {node}" for node in nodes}
     requests = [Message(RecordDict(), dst_node_id=node, message_type=PREPARE) for node in nodes]
-    exchange = _exchange(run, requests, labels, round_=run.round, check=_readiness_check)
+    exchange = _exchange(run, requests, labels, round_=run.round, check=readiness_check)
     for reply in exchange:
-        readiness = _readiness(reply)
-        _check_fits(run.plan, readiness)
+        readiness = readiness_of(reply)
+        check_fits(run.plan, readiness)
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
@@ -139,8 +84,7 @@ def prepare(run: Run) -> None:
             + _reasons(exchange.failed)
         )
     seconds = round(time.monotonic() - begun, 3)
-    _tell(
-        run,
+    run.tell(
         {
             "event": "ready",
             "clients": sorted(run.nodes),
@@ -163,7 +107,7 @@ def train_round(run: Run, round_: int) -> Arrays:
             round_, to_array_record(run.arrays), ConfigRecord(), view
         )
         shapes = {name: array.shape for name, array in run.arrays.items()}
-        exchange = _exchange(run, requests, run.names, round_, attempt, _update_check(run, shapes))
+        exchange = _exchange(run, requests, run.names, round_, attempt, update_check(run, shapes))
         epsilons: dict[str, float] = {}
         losses: list[float] = []
         try:
@@ -184,7 +128,7 @@ def train_round(run: Run, round_: int) -> Arrays:
             "epsilon": epsilons,
             "aggregated": record is not None,
         }
-        _tell(run, event)
+        run.tell(event)
         if record is not None:
             return to_arrays(record, like=shapes)
         if len(cohort) - exchange.refused < minimum:
@@ -208,7 +152,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     requests = run.strategy.configure_evaluate(
         run.round, to_array_record(run.arrays), ConfigRecord(), view
     )
-    exchange = _exchange(run, requests, run.names, run.round, check=_counts_check(run))
+    exchange = _exchange(run, requests, run.names, run.round, check=counts_check(run))
     counts: dict[str, Counts] = {}
     run.strategy.aggregate_evaluate(run.round, _counted(run, exchange, counts))
     counts = dict(sorted(counts.items()))
@@ -221,16 +165,8 @@ def evaluate(run: Run) -> dict[str, Counts]:
         "metrics": total(counts).metrics(labels) if counts else {},
         "clients": {name: c.metrics(labels) for name, c in counts.items()},
     }
-    _tell(run, event)
+    run.tell(event)
     return counts
-
-
-def total(counts: Mapping[str, Counts]) -> Counts:
-    """The counts of all clients together."""
-    first, *rest = counts.values()
-    for other in rest:
-        first = first + other
-    return first
 
 
 class _TooFew(Exception):
@@ -263,7 +199,7 @@ def _note(run: Run, epsilons: dict[str, float], losses: list[float]) -> Callable
 def _counted(run: Run, exchange: Exchange, counts: dict[str, Counts]) -> Iterator[Message]:
     for reply in exchange:
         name = run.names[reply.metadata.src_node_id]
-        counts[name] = _counts(run, reply)
+        counts[name] = counts_of(run, reply)
         yield reply
 
 
@@ -300,80 +236,6 @@ def _assigned(
     )
     message.content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
     return message
-
-
-def _update_check(run: Run, shapes: dict[str, tuple[int, ...]]) -> Callable[[Message], None]:
-    def check(reply: Message) -> None:
-        check_range(to_arrays(only_arrays(reply.content), like=shapes))
-        metrics = only_metrics(reply.content)
-        weight = metrics[WEIGHT]
-        planned = run.plan.by_name[run.names[reply.metadata.src_node_id]].weight
-        if weight != planned:
-            raise MessageError(f"sent a weight of {weight}, the plan says {planned}")
-        for name in ("epsilon", "loss"):
-            number = metrics.get(name, 0.0)
-            if isinstance(number, list) or not math.isfinite(number):
-                raise MessageError(f"sent a {name} that is no number: {number}")
-
-    return check
-
-
-def _counts_check(run: Run) -> Callable[[Message], None]:
-    def check(reply: Message) -> None:
-        weight = only_metrics(reply.content)[WEIGHT]
-        if isinstance(weight, list) or not weight >= 1:
-            raise MessageError(f"sent a weight of {weight} for its held-out records")
-        try:
-            _counts(run, reply).metrics(run.plan.job.data.labels or [])
-        except ValueError as error:
-            raise MessageError(f"sent counts that do not fit the task: {error}") from None
-
-    return check
-
-
-def _counts(run: Run, reply: Message) -> Counts:
-    numbers = only_metrics(reply.content).get("counts")
-    if not isinstance(numbers, list):
-        raise MessageError("sent no counts of its held-out records")
-    return counts_from_list(run.plan.job.task, numbers)
-
-
-def _readiness_check(reply: Message) -> None:
-    _readiness(reply)
-
-
-def _readiness(reply: Message) -> Readiness:
-    record = reply.content.config_records.get("readiness")
-    if record is None:
-        raise MessageError("answered without saying whether it is ready")
-    return Readiness.from_record(record)
-
-
-def _check_fits(plan: Plan, readiness: Readiness) -> None:
-    if readiness.name not in plan.by_name:
-        raise PlanRefused(
-            f"A client named {readiness.name!r} answered, whom the plan does not know."
-        )
-    if readiness.base_model != plan.model.base_digest:
-        raise PlanRefused(
-            f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
-            f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
-        )
-    planned = plan.by_name[readiness.name].size_class
-    if readiness.size_class != planned:
-        raise PlanRefused(
-            f"{readiness.name} now has about {readiness.size_class} records, the plan was made for "
-            f"{planned}: plan again."
-        )
-
-
-def _save(run: Run) -> None:
-    save(run.checkpoints, Checkpoint(run.round, run.arrays, strategy_state(run.strategy)))
-
-
-def _tell(run: Run, event: dict[str, Any]) -> None:
-    run.folder.append(event)
-    run.listener.event(event)
 
 
 def _reasons(failed: Mapping[str, str]) -> str:

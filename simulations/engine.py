@@ -27,7 +27,8 @@ from ..learning.metrics import Counts, counts_from_list
 from ..plan import Plan
 from ..server.checkpoint import load_latest, restore_strategy
 from ..server.result import summarise
-from ..server.rounds import Listener, Run, Silent, run_rounds
+from ..server.rounds import run_rounds
+from ..server.run import Listener, Run, Silent
 from ..server.run_folder import RunFolder
 from ..strategies import build_strategy
 from .federation import Federation, federate

@@ -88,7 +88,7 @@ def federation_of():
 def start_run(federation_of, faulty_grid, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
     from umbel.plan import Plan
-    from umbel.server.rounds import Run
+    from umbel.server.run import Run
     from umbel.server.run_folder import RunFolder
     from umbel.simulations.grid import InProcessGrid
     from umbel.simulations.site import SiteSettings

@@ -415,7 +415,6 @@ def _as_readiness(**changes):
             {"base_model": "0123456789abcdef" * 4},
             r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}",
         ),
-        ({"name": "shop"}, "Two clients call themselves 'shop'"),
         ({"name": "stranger"}, "'stranger' answered, whom the plan does not know"),
         ({"size_class": 990}, "press now has about 990 records, the plan was made for"),
     ],
@@ -428,6 +427,16 @@ def test_a_client_that_does_not_fit_the_plan_stops_the_run_with_both_sides_named
     with pytest.raises(PlanRefused, match=words):
         run_rounds(run)
     assert run.grid.asked(TRAIN) == {}
+
+
+def test_two_clients_of_one_name_stop_the_run(start_run, quick):
+    def pretend(request, reply):
+        size = run.plan.by_name["shop"].size_class
+        return _as_readiness(name="shop", size_class=size)(request, reply)
+
+    run = start_run(quick(), instead(only(PREPARE, 3), pretend))
+    with pytest.raises(PlanRefused, match="Two clients call themselves 'shop'"):
+        run_rounds(run)
 
 
 def test_a_client_of_another_version_refuses_and_names_both(start_run, quick, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
 from umbel.privacy.ledger import Ledger
-from umbel.server.rounds import Silent
+from umbel.server.run import Silent
 from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, plan_job, resume, simulate
 
@@ -394,7 +394,7 @@ import json, os, signal, sys
 from pathlib import Path
 from umbel.errors import UmbelError
 from umbel.job import Job
-from umbel.server.rounds import Silent
+from umbel.server.run import Silent
 from umbel.simulations.engine import Options, simulate
 
 class Listener(Silent):

@@ -1,0 +1,91 @@
+"""What a usable reply looks like. Everything else counts as a failure of its client.
+
+The checks raise ``MessageError``, whose text goes into the run's log beside the client's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from flwr.app import Message
+
+from ..errors import MessageError, PlanRefused
+from ..learning.metrics import Counts, counts_from_list
+from ..messages import WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
+from ..plan import Plan
+from ..strategies.fold import check_range
+from .run import Run
+
+
+def update_check(run: Run, shapes: dict[str, tuple[int, ...]]) -> Callable[[Message], None]:
+    """An update has the model's arrays, finite and in range, and the planned weight."""
+
+    def check(reply: Message) -> None:
+        check_range(to_arrays(only_arrays(reply.content), like=shapes))
+        metrics = only_metrics(reply.content)
+        weight = metrics[WEIGHT]
+        planned = run.plan.by_name[run.names[reply.metadata.src_node_id]].weight
+        if weight != planned:
+            raise MessageError(f"sent a weight of {weight}, the plan says {planned}")
+        for name in ("epsilon", "loss"):
+            number = metrics.get(name, 0.0)
+            if isinstance(number, list) or not math.isfinite(number):
+                raise MessageError(f"sent a {name} that is no number: {number}")
+
+    return check
+
+
+def counts_check(run: Run) -> Callable[[Message], None]:
+    """Counts can have been counted, and fit the task."""
+
+    def check(reply: Message) -> None:
+        weight = only_metrics(reply.content)[WEIGHT]
+        if isinstance(weight, list) or not weight >= 1:
+            raise MessageError(f"sent a weight of {weight} for its held-out records")
+        try:
+            counts_of(run, reply).metrics(run.plan.job.data.labels or [])
+        except ValueError as error:
+            raise MessageError(f"sent counts that do not fit the task: {error}") from None
+
+    return check
+
+
+def counts_of(run: Run, reply: Message) -> Counts:
+    """The counts in a reply; a ``MessageError`` where there are none."""
+    numbers = only_metrics(reply.content).get("counts")
+    if not isinstance(numbers, list):
+        raise MessageError("sent no counts of its held-out records")
+    return counts_from_list(run.plan.job.task, numbers)
+
+
+def readiness_check(reply: Message) -> None:
+    """A reply says whether its client is ready."""
+    readiness_of(reply)
+
+
+def readiness_of(reply: Message) -> Readiness:
+    """What a client says of itself."""
+    record = reply.content.config_records.get("readiness")
+    if record is None:
+        raise MessageError("answered without saying whether it is ready")
+    return Readiness.from_record(record)
+
+
+def check_fits(plan: Plan, readiness: Readiness) -> None:
+    """A client is one of the plan's, with the same base model and size; else ``PlanRefused``."""
+    if readiness.name not in plan.by_name:
+        raise PlanRefused(
+            f"A client named {readiness.name!r} answered, whom the plan does not know."
+        )
+    if readiness.base_model != plan.model.base_digest:
+        raise PlanRefused(
+            f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
+            f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
+        )
+    planned = plan.by_name[readiness.name].size_class
+    if readiness.size_class != planned:
+        raise PlanRefused(
+            f"{readiness.name} now has about {readiness.size_class} records, the plan was made for "
+            f"{planned}: plan again."
+        )

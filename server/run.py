@@ -1,0 +1,79 @@
+"""A run in progress, and who listens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from ..messages import Arrays
+from ..plan import Plan
+from .checkpoint import Checkpoint, save, strategy_state
+from .run_folder import RunFolder
+
+
+class Listener(Protocol):
+    """Hears how a run goes; the command line draws its progress from this."""
+
+    def started(self, what: str, total: int) -> None:
+        """A stage with `total` parts begins: "prepare", "train 3" or "evaluate 3"."""
+
+    def advanced(self, done: int) -> None:
+        """`done` parts of the stage are finished."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """An event that was written to metrics.jsonl."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def started(self, what: str, total: int) -> None: ...
+
+    def advanced(self, done: int) -> None: ...
+
+    def event(self, event: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Run:
+    """A run in progress: what is fixed, and the state that rounds change."""
+
+    id: str
+    plan: Plan
+    grid: Grid
+    strategy: Strategy
+    folder: RunFolder
+    arrays: Arrays
+    round: int = 0
+    listener: Listener = field(default_factory=Silent)
+    should_stop: Callable[[], bool] = lambda: False
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Client name -> node id, learned when the clients report ready."""
+
+    @cached_property
+    def job_json(self) -> str:
+        return self.plan.job.to_json()
+
+    @property
+    def names(self) -> dict[int, str]:
+        return {node: name for name, node in self.nodes.items()}
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder.path / "checkpoints"
+
+    def save(self) -> None:
+        """Write a checkpoint of the state after the last round."""
+        state = strategy_state(self.strategy)
+        save(self.checkpoints, Checkpoint(self.round, self.arrays, state))
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Append an event to metrics.jsonl, then tell the listener."""
+        self.folder.append(event)
+        self.listener.event(event)
