@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +40,7 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     from .canvas import save
 
     path = out or records[0].folder.resolve().parent / "comparison.png"
-    return _table(records, titles), save(_curves(records, titles), path)
+    return _tables(records, titles), save(_curves(records, titles), path)
 
 
 def differing_keys(jobs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -73,13 +73,25 @@ def _titles(records: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _table(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
-    metric = records[0].metric
+def _tables(records: Sequence[RunRecord], titles: Sequence[str]) -> RenderableType:
+    """What the runs reached and cost; below it, a row for each key that differs in their jobs."""
     differing = differing_keys([record.job for record in records])
+    outcome = _outcome(records, titles)
+    if not differing:
+        return outcome
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    table.add_column("What differs in the job", overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    for key, values in differing.items():
+        table.add_row(key, *(Text(_value(value)) for value in values))
+    return Group(outcome, table)
+
+
+def _outcome(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
+    metric = records[0].metric
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     table.add_column("Run", style="bold", overflow="fold")
-    if differing:
-        table.add_column("What differs in the job", overflow="fold")
     table.add_column(metric.label, justify="right")
     for heading in ("Epsilon", "Sent up", "Time"):
         table.add_column(heading, justify="right")
@@ -87,24 +99,20 @@ def _table(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
     scores = [number(record.final, metric.key) for record in records]
     known = [score for score in scores if score is not None]
     best = (max if metric.higher_is_better else min)(known) if known else None
-    for place, (record, title, score) in enumerate(zip(records, titles, scores, strict=True)):
+    for record, title, score in zip(records, titles, scores, strict=True):
         name = Text(title)
         if not record.finished:
             name.append(f"\n{record.state}", style="yellow")
-        cells = [name]
-        if differing:
-            lines = [f"{key} = {_value(row[place])}" for key, row in differing.items()]
-            cells.append(Text("\n".join(lines)))
         leads = score is not None and score == best and len(records) > 1
         spent = epsilon_text(max(record.epsilon.values(), default=None))
-        cells += [
+        table.add_row(
+            name,
             Text(metric_text(metric.key, score), style="bold cyan" if leads else ""),
             Text(spent if record.private else "no privacy"),
             Text(size_text(record.traffic("up_total"))),
             Text(duration_text(record.seconds)),
             Text(str((record.result or {}).get("adapter_sha256") or "–")[:10]),
-        ]
-        table.add_row(*cells)
+        )
     return table
 
 
