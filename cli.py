@@ -182,6 +182,7 @@ def simulate(
     )
     from .reports.progress import Progress
     from .simulations import engine as engines
+
     try:
         with Progress() as progress:
             if resume:
@@ -189,9 +190,7 @@ def simulate(
                 path = run_dir or Path("runs/latest")
                 folder = engines.resume(path, workers, progress, expected, engine)
             else:
-                options = engines.Options(
-                    run_dir, workers, engine, reproducible, ledgers
-                )
+                options = engines.Options(run_dir, workers, engine, reproducible, ledgers)
                 folder = engines.simulate(_job(job, given, set_), options, progress)
     except KeyboardInterrupt:
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None

@@ -146,10 +146,10 @@ class TrainingSpec(_Section):
     gradient_clipping: PositiveFloat | None = Field(
         None, description="Largest L2 norm of a step's gradient (only without privacy)."
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description='"bfloat16" runs the base model under autocast; trained weights, gradient '
-        "norms and updates stay in float32.",
+        description='"bfloat16" runs the base model under autocast, "auto" does so where the '
+        "hardware is faster with it; trained weights, gradient norms and updates stay in float32.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."

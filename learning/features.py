@@ -43,7 +43,7 @@ def _key(learner: Learner, examples: Examples) -> str:
         base_digest(learner.folder),
         job.model.pooling,
         str(job.model.feature_scale),
-        job.training.precision,
+        "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
         torch.__version__,
         examples.digest(),

@@ -24,6 +24,7 @@ from ..errors import ModelError
 from ..job import Job
 from ..messages import Arrays
 from .base import base_digest, base_folder
+from .device import choose_device, use_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,8 @@ class Network(nn.Module):
         self.backbone = backbone
         self.mean_head = mean_head
         self.feature_scale = job.model.feature_scale
-        self.autocast = job.training.precision == "bfloat16"
+        device = next(backbone.parameters()).device
+        self.autocast = use_bfloat16(job.training.precision, device)
         self.head_alone = job.adapter == "head" and self._trains_head_alone()
         model_type = getattr(backbone.config, "model_type", "")
         self.explicit_positions = job.adapter == "full" and model_type in _EXPLICIT_POSITIONS
@@ -180,18 +182,6 @@ class Learner:
             base_digest=base_digest(self.folder),
             base_folder=str(self.folder),
         )
-
-
-def choose_device(wanted: str) -> torch.device:
-    """ "auto" takes CUDA, then MPS, then the CPU."""
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            wanted = "cuda"
-        else:
-            wanted = "mps" if torch.backends.mps.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("training.device is cuda, but this PyTorch sees no CUDA device.")
-    return torch.device(wanted)
 
 
 def load_learner(job: Job, classes: int) -> Learner:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
+from ..job import Job
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from .run import Run
@@ -27,7 +28,7 @@ def summarise(
     events = run.folder.read_events()
     rounds = [event for event in events if event["event"] == "round"]
     first = next((e for e in events if e["event"] == "evaluation" and e["round"] == 0), {})
-    epsilons = _last_epsilons(rounds)
+    epsilons = _spent_epsilons(rounds, job) if job.private else {}
     return {
         "umbel_version": __version__,
         "name": job.name,
@@ -75,11 +76,16 @@ def _figures(counts: Mapping[str, Counts], labels: list[str]) -> dict[str, Any]:
     return total(counts).metrics(labels) if counts else {}
 
 
-def _last_epsilons(rounds: list[dict[str, Any]]) -> dict[str, float]:
-    """What each client had spent when it last answered, from its own ledger."""
+def _spent_epsilons(rounds: list[dict[str, Any]], job: Job) -> dict[str, float]:
+    """What each client has spent at most: its own ledger's figure when it last answered.
+
+    One that was asked after that may have trained and been charged without being heard; only its
+    limit is then certain.
+    """
+    limit = job.privacy.limit or job.privacy.epsilon
     spent: dict[str, float] = {}
     for event in rounds:
-        spent |= event["epsilon"]
+        spent |= event["epsilon"] | dict.fromkeys(event["failed"], limit)
     return dict(sorted(spent.items()))
 
 

@@ -192,6 +192,7 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
     if job.simulation.pooled:
         wanted[""] = names
     run.listener.started("compare", len(wanted))
+    pool.forget()
     # The pooled run is the longest: first in the queue, so that no worker waits for it at the end.
     for key in sorted(wanted, key=lambda key: -len(wanted[key])):
         pool.submit(key, "train_apart", wanted[key], noise=key != "")
@@ -199,6 +200,8 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
     begun = time.monotonic()
     while len(found) < len(wanted):
         for key, result in pool.collect():
+            if key not in wanted:  # an answer that came after its round's deadline
+                continue
             if isinstance(result, BaseException):
                 raise result
             found[key] = {n: counts_from_list(job.task, numbers) for n, numbers in result.items()}

@@ -48,6 +48,10 @@ class InProcessGrid(Grid):
         return range(FIRST_NODE, FIRST_NODE + self._clients)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        # What is still queued belongs to a round that was given up; it would only cost time and
+        # the owners' budget.
+        self._workers.forget()
+        self._sent.clear()
         ids = []
         for message in messages:
             ids.append(stamp(message))
@@ -59,14 +63,15 @@ class InProcessGrid(Grid):
         """Replies that have arrived. Those of a round that was given up are dropped."""
         wanted = set(message_ids)
         for message_id, result in self._workers.collect():
-            request = self._sent.pop(message_id)
+            request = self._sent.pop(message_id, None)
+            if request is None or message_id not in wanted:
+                continue
             if isinstance(result, UmbelError):
                 result = refuse(request, FAILED, str(result))
             elif isinstance(result, BaseException):
                 raise result
-            if message_id in wanted:
-                stamp(result)
-                yield result
+            stamp(result)
+            yield result
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -27,6 +27,9 @@ class Workers(Protocol):
     def collect(self) -> Iterator[tuple[str, Any]]:
         """Results that are there, waiting a moment for the first; an exception stands for itself."""
 
+    def forget(self) -> None:
+        """Drop calls that have not begun. Those that have still yield a result."""
+
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Call at once, and wait."""
 
@@ -47,6 +50,9 @@ class Inline:
         if self._queue:
             key = next(iter(self._queue))
             yield key, self._queue.pop(key)()
+
+    def forget(self) -> None:
+        self._queue.clear()
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         return getattr(self._site, method)(*arguments, **named)
@@ -83,6 +89,11 @@ class Pool:
             key = self._futures.pop(future)
             error = future.exception()
             yield key, future.result() if error is None else _readable(error)
+
+    def forget(self) -> None:
+        self._futures = {
+            future: key for future, key in self._futures.items() if not future.cancel()
+        }
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:

@@ -107,6 +107,7 @@ def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch
         assert logits[0].numpy() == pytest.approx(_logits(learner, text), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_folder_opens_in_a_process_that_never_imports_umbel(exported, texts, python):
     learner, folder = exported(("bert", "mean", "lora"))
     code = _python_of((folder / "README.md").read_text())

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from umbel.errors import ModelError
+from umbel.learning import trainer
 from umbel.learning.features import with_features
-from umbel.learning.model import arrays_digest, choose_device, load_learner
+from umbel.learning.device import choose_device
+from umbel.learning.model import arrays_digest, load_learner
 from umbel.learning.tasks import task_for
 from umbel.learning.tasks.base import make_batch
 from umbel.learning.trainer import StepRange, train
@@ -241,6 +243,7 @@ def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of,
             featured = with_features(learner, examples)
             steps = StepRange(round_ * 2, 2, 4)
             train(learner, task, arrays, featured, steps, seed=0, who="a")
+            trainer.test(learner, task, arrays, featured)
     finally:
         hook.remove()
     assert 1 <= once <= 3

@@ -1,6 +1,7 @@
 """The round loop over real agents, with faults injected where the network is."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from umbel.learning.model import arrays_digest
 from umbel.messages import EVALUATE, FAILED, PREPARE, REFUSED, TRAIN, WEIGHT, Readiness
 from umbel.privacy.ledger import Ledger
 from umbel.server.checkpoint import load_latest, restore_strategy
+from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
 
 FIRST = 2
@@ -561,6 +563,34 @@ def test_the_epsilon_of_a_round_is_what_the_ledgers_say(start_run, private):
             [dataset] = {entry.dataset for entry in ledger.entries()}
             assert last[name] == ledger.spent(dataset, 1e-3) <= 8.0
             assert len(ledger.entries()) == 3
+
+
+def test_a_client_whose_answer_was_lost_is_taken_to_have_spent_its_limit(start_run, private):
+    """It was charged, and nobody heard by how much: the result must not claim less."""
+    job = private(cohort={"minimum": 3})
+    run = start_run(job, instead(only(TRAIN, 3, round=3), broken), reproducible=False)
+    found = summarise(run, run_rounds(run), {}, {"reproducible": False})["privacy"]
+    for name in SITES:
+        with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
+            [dataset] = {entry.dataset for entry in ledger.entries()}
+            assert found["clients"][name] >= ledger.spent(dataset, 1e-3)
+    assert found["clients"]["press"] == found["epsilon"] == 8.0
+
+
+def test_an_attempt_that_was_given_up_does_not_hold_up_the_next(start_run, quick):
+    """Requests that nobody waits for any more are dropped, and their owners not charged."""
+    trained = []
+
+    def slow(request, reply, assignment):
+        if request.metadata.message_type == TRAIN:
+            trained.append(assignment.attempt)
+            time.sleep(0.6 if assignment.attempt == 0 else 0)
+        return [reply]
+
+    run = start_run(quick(cohort={"deadline": 1.0}, training={"rounds": 1}), slow)
+    run_rounds(run)
+    assert trained.count(0) < 4
+    assert trained[-4:] == [1, 1, 1, 1]
 
 
 def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_run, private):

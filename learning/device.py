@@ -1,0 +1,33 @@
+"""Where the model runs, and what that hardware does well."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ..errors import ModelError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """ "auto" takes CUDA, then MPS, then the CPU."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            wanted = "cuda"
+        else:
+            wanted = "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelError("training.device is cuda, but this PyTorch sees no CUDA device.")
+    return torch.device(wanted)
+
+
+def use_bfloat16(wanted: Literal["float32", "bfloat16", "auto"], device: torch.device) -> bool:
+    """Whether the base model runs under bfloat16 autocast; "auto" says yes where it is faster."""
+    if wanted != "auto":
+        return wanted == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
