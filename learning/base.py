@@ -15,6 +15,14 @@ from typing import Any
 from ..errors import ModelError
 from .cache import cache_folder, write_once
 
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -43,9 +51,10 @@ def base_folder(base: str) -> Path:
 
 @lru_cache(maxsize=8)
 def base_digest(folder: Path) -> str:
-    """SHA-256 over configuration and weight files: two owners with the same digest tune the same model."""
+    """SHA-256 over configuration, weights and tokenizer: with the same digest, the same model is tuned."""
     digest = hashlib.sha256()
-    files = {folder / "config.json", *(f for pattern in _WEIGHTS for f in folder.glob(pattern))}
+    patterns = ("config.json", *_WEIGHTS, *_TOKENIZER)
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.stat().st_size.to_bytes(8, "little"))
         with file.open("rb") as stream:

@@ -1,16 +1,14 @@
 """Checkpoints: the state after a round, so that a run goes on as if it had never stopped.
 
 A checkpoint is one safetensors file: the model's arrays and the strategy's, with round and numbers
-in its metadata, and a SHA-256 over its content in its name. One that was cut in half does not match its
-name and is passed over for the one before.
+in its metadata, and a SHA-256 over its content in its name. One that was cut in half does not match
+its name and is passed over for the one before.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..messages import Arrays
-from .run_folder import cannot_write
+from .files import write_whole
 
 _KEEP = 3
 _NAME = re.compile(r"round-(\d{5})-([0-9a-f]{16})\.safetensors")
@@ -57,21 +55,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     }
     content = to_bytes(tensors, metadata)
     name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-    path, temporary = folder / name, folder / f".{name}.partial"
-    try:
-        folder.mkdir(exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error) from None
+    write_whole(folder / name, content)
     for old in _newest_first(folder)[_KEEP:]:
         old.unlink(missing_ok=True)
-    return path
+    return folder / name
 
 
 def load_latest(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Checkpoint:

@@ -1,12 +1,11 @@
 """A run on disk, in standard formats: what a person opens, and what a crash leaves behind.
 
-Files are written whole or not at all: to a temporary name, flushed to disk, then renamed. Events
-are appended line by line to metrics.jsonl; a line cut in half by a crash is repaired on opening.
+Files appear whole or not at all. Events are appended line by line to metrics.jsonl; a line cut in
+half by a crash is repaired on opening.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..errors import RunFolderError
 from ..job import Job, read_toml
+from .files import cannot_write, write_whole
 
 
 class RunFolder:
@@ -68,18 +68,7 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole; on a full disk the old one stays as it was."""
-        target = self.path / name
-        temporary = target.with_name(f".{target.name}.partial")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise cannot_write(target, error) from None
+        write_whole(self.path / name, content)
 
     def write_json(self, name: str, values: Any) -> None:
         self.write(name, (json.dumps(values, indent=2) + "\n").encode())
@@ -123,10 +112,3 @@ class RunFolder:
                 link.symlink_to(self.path.name)
         except OSError:
             pass  # a convenience; some file systems have no links
-
-
-def cannot_write(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(
-        f"{path} cannot be written: {error.strerror}. The finished rounds are safe; free some space "
-        "and go on with --resume."
-    )

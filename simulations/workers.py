@@ -117,7 +117,8 @@ def default_workers(clients: int) -> int:
     import torch
 
     gpus = torch.cuda.device_count()
-    return max(1, min(clients, gpus or len(os.sched_getaffinity(0))))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(clients, gpus or cores or 1))
 
 
 def _start_fork_server() -> None:

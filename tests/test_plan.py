@@ -121,7 +121,7 @@ def test_an_epsilon_that_no_noise_meets_is_refused_with_the_least_that_can_be_me
     spare=st.integers(0, 3),
     sizes=st.lists(st.sampled_from([120, 3742]), min_size=1, max_size=1),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_epsilon_never_passes_the_target_also_when_the_spare_rounds_are_used(
     target, rounds, steps, batch, spare, sizes
 ):
