@@ -34,7 +34,8 @@ def with_features(learner: Learner, examples: Examples) -> Examples:
         if not _head_reads_features(learner, examples):
             return examples
         write_once(path, lambda made: _compute(learner, examples, made))
-    return replace(examples, features=np.load(path, mmap_mode="r"))
+    # As a plain array: indexing a memmap takes several times as long.
+    return replace(examples, features=np.asarray(np.load(path, mmap_mode="r")))
 
 
 def _key(learner: Learner, examples: Examples) -> str:

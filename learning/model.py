@@ -12,6 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,11 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @cached_property
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        # Found once: walking a whole base model takes longer than a training step of a head.
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
     @property
     def head(self) -> nn.Module:
         """The module behind the features: ours, or the one that the architecture brings."""
@@ -132,7 +138,7 @@ class Network(nn.Module):
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and tensors that travel, in the model's own order."""
-        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return list(self._trained)
 
     def arrays(self) -> Arrays:
         """A float32 copy of every trained tensor."""
@@ -201,7 +207,8 @@ def load_learner(job: Job, classes: int) -> Learner:
     mean_head = job.task == "text-classification" and job.model.pooling == "mean"
     backbone = _add_adapter(job, backbone, mean_head, missing)
     head = _zero_linear(backbone.config.hidden_size, classes) if mean_head else None
-    network = Network(backbone, head, job).to(device)
+    # One mode for all modules: the trainer changes it only where the network says another.
+    network = Network(backbone, head, job).to(device).eval()
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise ModelError(

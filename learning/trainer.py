@@ -96,9 +96,13 @@ def train(
     spec = learner.job.training
     network = learner.network
     network.load(arrays)
-    module = network.trained_part(on_features=examples.features is not None)
-    module.train()
-    torch.manual_seed(_seed(seed, who, steps.first))
+    on_features = examples.features is not None
+    module = network.trained_part(on_features)
+    # Walking through all modules costs as much as a small step, so only where it changes something.
+    if on_features or not module.training:
+        module.train()
+    device, pad = network.device, _pad(learner)
+    _seed_generators(device, _seed(seed, who, steps.first))
     parameters = [p for _, p in network.trained_parameters()]
     start = [p.detach().clone() for p in parameters]
     optimizer = _optimizer(spec, parameters)
@@ -115,14 +119,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps.total, spec)
             indices = rule.draw(step)
-            for chunk in _chunks(indices, examples, spec, network.device):
-                batch = make_batch(examples, chunk, _pad(learner), network.device)
+            for chunk in _chunks(indices, examples, spec, device):
+                batch = make_batch(examples, chunk, pad, device)
                 losses = task.losses(rule.module(batch), batch)
-                rule.accumulate(losses, len(indices))
-                total_loss += float(losses.detach().sum())
+                total_loss += rule.accumulate(losses, len(indices))
                 seen += len(chunk)
             rule.step()
-    module.eval()
     update = {
         name: (p.detach() - before).float().cpu().numpy()
         for (name, p), before in zip(network.trained_parameters(), start, strict=True)
@@ -166,8 +168,11 @@ class _PlainRule:
         self._limit = spec.gradient_clipping
         self.draw = order.batch
 
-    def accumulate(self, losses: Tensor, batch_size: int) -> None:
-        (losses.sum() / batch_size).backward()
+    def accumulate(self, losses: Tensor, batch_size: int) -> float:
+        """Add this part's gradients; the sum of its losses."""
+        total = losses.sum()
+        (total / batch_size).backward()
+        return float(total.detach())
 
     def step(self) -> None:
         if self._limit is not None:
@@ -204,8 +209,9 @@ class _PrivateRule:
     def draw(self, step: int) -> np.ndarray:
         return poisson_sample(self._count, self._private.sampling_rate, self._private.stream)
 
-    def accumulate(self, losses: Tensor, batch_size: int) -> None:
+    def accumulate(self, losses: Tensor, batch_size: int) -> float:
         self._optimizer.accumulate(losses)
+        return float(losses.detach().sum())
 
     def step(self) -> None:
         self._optimizer.step()
@@ -225,6 +231,7 @@ class _Shuffled:
         self._count = count
         self._size = min(spec.batch_size, count)
         self._seed, self._who = seed, who
+        self._epochs: dict[int, np.ndarray] = {}
 
     def batch(self, step: int) -> np.ndarray:
         """int64[min(batch_size, count)] indices of step `step`."""
@@ -235,7 +242,19 @@ class _Shuffled:
         return order[offset : offset + self._size]
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(_seed(self._seed, self._who, epoch)).permutation(self._count)
+        if epoch not in self._epochs:
+            generator = np.random.default_rng(_seed(self._seed, self._who, epoch))
+            self._epochs[epoch] = generator.permutation(self._count)
+        return self._epochs[epoch]
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    """Seed what dropout draws from."""
+    if device.type == "cpu":
+        # torch.manual_seed formats a stack trace for every kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _seed(seed: int, who: str, number: int) -> int:
