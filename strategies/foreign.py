@@ -2,7 +2,7 @@
 
 Umbel's clients send updates; Flower's strategies expect whole models with a weight beside them.
 The adapter adds the global model back. Such a strategy sees each client's model, and it gets the
-replies in the order of the nodes, so that its floating-point sums do not depend on who was first.
+replies in the order of the cohort, so that its floating-point sums do not depend on who was first.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ class ForeignStrategy(Strategy):
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
         self._global: Arrays = {}
+        self._places: dict[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._global = to_arrays(arrays)
-        return _by_node(self.inner.configure_train(server_round, arrays, config, grid))
+        return self._in_order(grid, self.inner.configure_train(server_round, arrays, config, grid))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        return _by_node(self.inner.configure_evaluate(server_round, arrays, config, grid))
+        requests = self.inner.configure_evaluate(server_round, arrays, config, grid)
+        return self._in_order(grid, requests)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        for reply in (models := sorted(replies, key=lambda reply: reply.metadata.src_node_id)):
+        for reply in (models := sorted(replies, key=self._place)):
             update = to_arrays(only_arrays(reply.content))
             model = {name: self._global[name] + delta for name, delta in update.items()}
             metrics = only_metrics(reply.content)
@@ -62,7 +64,7 @@ class ForeignStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        for reply in (counted := sorted(replies, key=lambda reply: reply.metadata.src_node_id)):
+        for reply in (counted := sorted(replies, key=self._place)):
             weight = only_metrics(reply.content)[WEIGHT]
             reply.content = RecordDict({"metrics": MetricRecord({WEIGHT: weight})})
         return self.inner.aggregate_evaluate(server_round, counted)
@@ -70,11 +72,15 @@ class ForeignStrategy(Strategy):
     def summary(self) -> None:
         self.inner.summary()
 
+    def _in_order(self, grid: Grid, requests: Iterable[Message]) -> list[Message]:
+        """Requests in the cohort's own order, by name: node ids are random in Flower's runtimes."""
+        self._places = {node: place for place, node in enumerate(grid.get_node_ids())}
+        return sorted(requests, key=lambda request: self._places[request.metadata.dst_node_id])
+
+    def _place(self, reply: Message) -> int:
+        return self._places[reply.metadata.src_node_id]
+
 
 def _in_float32(record: ArrayRecord) -> ArrayRecord:
     """Some of Flower's rules answer in float64."""
     return to_array_record({name: a.numpy().astype(np.float32) for name, a in record.items()})
-
-
-def _by_node(messages: Iterable[Message]) -> list[Message]:
-    return sorted(messages, key=lambda message: message.metadata.dst_node_id)
