@@ -191,6 +191,8 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
     wanted = {name: [name] for name in names} if job.simulation.alone else {}
     if job.simulation.pooled:
         wanted[""] = names
+    if not wanted:
+        return {}
     run.listener.started("compare", len(wanted))
     pool.forget()
     # The pooled run is the longest: first in the queue, so that no worker waits for it at the end.
