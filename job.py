@@ -187,6 +187,11 @@ class PrivacySpec(_Section):
         "Default: the job's epsilon.",
     )
 
+    @property
+    def owner_limit(self) -> float:
+        """Each owner's limit on epsilon, with the default filled in."""
+        return self.limit or self.epsilon
+
 
 class StrategySpec(_Section):
     """How updates become the next model."""

@@ -229,7 +229,7 @@ class Agent:
                 self._data.fingerprint,
                 replace(recipe.round_event, steps=recipe.round_event.steps * left),
                 delta=job.privacy.delta,
-                limit=_limit(job),
+                limit=job.privacy.owner_limit,
             )
 
     def _reserve(self, job: Job, assignment: Assignment) -> float:
@@ -241,7 +241,7 @@ class Agent:
                 job=job.digest(),
                 key=f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}",
                 delta=job.privacy.delta,
-                limit=_limit(job),
+                limit=job.privacy.owner_limit,
                 replay=self._replayable,
             )
 
@@ -268,7 +268,3 @@ def _job(assignment: Assignment) -> Job:
 @lru_cache(maxsize=4)
 def _parse_job(text: str) -> Job:
     return Job.build(json.loads(text), source="the server's job")
-
-
-def _limit(job: Job) -> float:
-    return job.privacy.limit or job.privacy.epsilon

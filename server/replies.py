@@ -20,12 +20,13 @@ from .run import Run
 
 def update_check(run: Run, shapes: dict[str, tuple[int, ...]]) -> Callable[[Message], None]:
     """An update has the model's arrays, finite and in range, and the planned weight."""
+    names = run.names
 
     def check(reply: Message) -> None:
         check_range(to_arrays(only_arrays(reply.content), like=shapes))
         metrics = only_metrics(reply.content)
         weight = metrics[WEIGHT]
-        planned = run.plan.by_name[run.names[reply.metadata.src_node_id]].weight
+        planned = run.plan.by_name[names[reply.metadata.src_node_id]].weight
         if weight != planned:
             raise MessageError(f"sent a weight of {weight}, the plan says {planned}")
         for name in ("epsilon", "loss"):

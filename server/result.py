@@ -82,7 +82,7 @@ def _spent_epsilons(rounds: list[dict[str, Any]], job: Job) -> dict[str, float]:
     One that was asked after that may have trained and been charged without being heard; only its
     limit is then certain.
     """
-    limit = job.privacy.limit or job.privacy.epsilon
+    limit = job.privacy.owner_limit
     spent: dict[str, float] = {}
     for event in rounds:
         spent |= event["epsilon"] | dict.fromkeys(event["failed"], limit)

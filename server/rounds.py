@@ -185,11 +185,12 @@ def _at_least(
 
 def _note(run: Run, epsilons: dict[str, float], losses: list[float]) -> Callable[[Message], None]:
     """Keep the scalars that come with an update."""
+    names = run.names
 
     def note(reply: Message) -> None:
         metrics = only_metrics(reply.content)
         if "epsilon" in metrics:
-            epsilons[run.names[reply.metadata.src_node_id]] = float(metrics["epsilon"])  # type: ignore[arg-type]
+            epsilons[names[reply.metadata.src_node_id]] = float(metrics["epsilon"])  # type: ignore[arg-type]
         if "loss" in metrics:
             losses.append(float(metrics["loss"]))  # type: ignore[arg-type]
 
@@ -197,9 +198,9 @@ def _note(run: Run, epsilons: dict[str, float], losses: list[float]) -> Callable
 
 
 def _counted(run: Run, exchange: Exchange, counts: dict[str, Counts]) -> Iterator[Message]:
+    names = run.names
     for reply in exchange:
-        name = run.names[reply.metadata.src_node_id]
-        counts[name] = counts_of(run, reply)
+        counts[names[reply.metadata.src_node_id]] = counts_of(run, reply)
         yield reply
 
 

@@ -62,6 +62,7 @@ class Run:
 
     @property
     def names(self) -> dict[int, str]:
+        """Node id -> client name, made anew at each call: take it once a round."""
         return {node: name for name, node in self.nodes.items()}
 
     @property
