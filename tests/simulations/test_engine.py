@@ -225,7 +225,7 @@ MOMENTS = [
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_model(
     moment, quick, start, undisturbed, tmp_path, forked
 ):
-    job = quick("example", strategy={"name": "fedadam"})
+    job = quick("example", strategy={"name": "fedadam"}, simulation={"alone": True})
     code = forked(lambda: start(job, listener=At(moment, kill_this_process)))
     assert code == -signal.SIGKILL
     folder = resume(tmp_path / "run", 1)
