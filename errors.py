@@ -12,6 +12,8 @@ UmbelError                  a person can act on it; the command line prints it a
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
 ├── CheckpointError         no usable checkpoint to resume from
 ├── MessageError            a message from the other side does not have the agreed form
+├── ProtocolError           a message of secure aggregation breaks a rule (names rule and peer)
+│   └── TooFewMembers       a slot of secure aggregation is given up: too few are left
 └── Interrupted             the user stopped the run; it can be resumed (exit status 130)
 
 A message says what is wrong, where, and what to do. It is one paragraph, without a traceback.
@@ -72,3 +74,15 @@ class Interrupted(UmbelError):
     """The user stopped the run. What was finished is on disk."""
 
     exit_code = 130
+
+
+class ProtocolError(UmbelError):
+    """A message of secure aggregation breaks a rule. Nothing was changed, nothing was released."""
+
+    def __init__(self, rule: str, peer: str, text: str) -> None:
+        super().__init__(f"secure aggregation, rule {rule}: {peer}: {text}")
+        self.rule, self.peer = rule, peer
+
+
+class TooFewMembers(ProtocolError):
+    """A slot of secure aggregation has to be given up: nothing of it can be opened."""

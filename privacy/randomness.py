@@ -60,10 +60,14 @@ class SecretStream:
 
     def uniform(self, n: int) -> Floats:
         """(n,) float64, independent and uniform on the multiples of 2**-53 in [0, 1)."""
+        words = self.words(2 * n).view("<u8")
+        return (words >> np.uint64(11)).astype(np.float64) * _TWO_TO_MINUS_53
+
+    def words(self, n: int) -> npt.NDArray[np.uint32]:
+        """(n,) uint32, independent and uniform."""
         if os.getpid() != self._process:
             raise RuntimeError("A stream of noise was used in a forked process; make a new one.")
-        words = np.frombuffer(self._cipher.update(bytes(8 * n)), dtype="<u8")
-        return (words >> np.uint64(11)).astype(np.float64) * _TWO_TO_MINUS_53
+        return np.frombuffer(self._cipher.update(bytes(4 * n)), dtype="<u4")
 
     def normal(self, n: int) -> Floats:
         """(n,) float64, independent with mean 0 and standard deviation 1 (Box and Muller 1958)."""

@@ -1,0 +1,1 @@
+"""Secure aggregation: the server opens the sum of a cohort, and no single update."""

@@ -1,0 +1,397 @@
+"""The server's side of a slot: collects, adds up, and opens the sum of a cohort, nothing less.
+
+``Aggregator`` holds one running sum, however many members there are. Every ``add_*`` checks a reply
+whole before it changes anything; a ``ProtocolError`` names the peer. The server is trusted with
+nothing here: it checks only so that one odd member cannot spoil a sum unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ...errors import ProtocolError, TooFewMembers
+from . import shamir
+from .fixed_point import Layout, Scale, Total, decode
+from .keys import agree, derive, public_key
+from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
+from .member import circle_seed, fewest
+from .messages import (
+    OF_KEY,
+    OF_SEED,
+    Commit,
+    CommitRequest,
+    Confirmation,
+    ConfirmRequest,
+    Manifest,
+    Nonce,
+    NonceRequest,
+    Prekey,
+    PrekeyReply,
+    PrekeyRequest,
+    Reveal,
+    RevealReply,
+    RevealRequest,
+    Signed,
+    Slot,
+    Survivors,
+    Upload,
+    UploadRequest,
+)
+from .parameters import fewest_in_a_row, neighbours, thresholds
+from .roster import Roster
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a slot's vectors hold; fixed when the members' prekeys are in."""
+
+    context: bytes
+    """32 bytes: hash of the request that members compute on."""
+    layout: Layout
+    weight_cap: int
+    clip: float
+
+
+class Aggregator:
+    """One slot at the server. Call the trips in order; each has a request and takes replies.
+
+    `minimum` is the fewest members that the job wants in a sum; the roster and the quorum may ask
+    for more. `faults` says who broke which rule.
+    """
+
+    def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
+        limits = roster.limits
+        self.slot = slot
+        self.faults: dict[str, str] = {}
+        self._roster = roster
+        self._threads = threads
+        self._numbers = thresholds(len(slot.cohort), limits.colluders, limits.confirm)
+        self._fewest = max(fewest(self._numbers, limits), minimum)
+        self._points = {name: place for place, name in enumerate(slot.cohort, start=1)}
+        self._commits: dict[str, Signed] = {}
+        self._nonces: dict[str, Signed] = {}
+        self._prekeys: dict[str, tuple[Signed, Prekey]] = {}
+        self._sealed: dict[str, dict[str, bytes]] = {}
+        self._uploads: dict[str, Signed] = {}
+        self._confirmations: dict[str, Signed] = {}
+        self._shares: dict[tuple[str, int], dict[int, int]] = {}
+        self._revealed: set[str] = set()
+        if self._fewest > len(slot.cohort):
+            raise TooFewMembers(
+                "threshold",
+                "the cohort",
+                f"{len(slot.cohort)} members; at least {self._fewest} are needed",
+            )
+
+    @property
+    def needs_nonces(self) -> bool:
+        """Whether this cohort is so large that its members order a circle first."""
+        return self._numbers.degree < self._numbers.members - 1
+
+    def commit_request(self) -> bytes:
+        return CommitRequest(self.slot).to_bytes()
+
+    def add_commit(self, name: str, reply: bytes) -> None:
+        signed = Signed.from_bytes(reply, name)
+        commit = signed.open(Commit, self._roster, name)
+        self._require(commit.slot == self.slot.digest(), "slot", name, "its commitment's slot")
+        self._new(self._commits, name)
+        self._commits[name] = signed
+
+    def nonce_request(self) -> bytes:
+        return self._nonce_request().to_bytes()
+
+    def add_nonce(self, name: str, reply: bytes) -> None:
+        signed = Signed.from_bytes(reply, name)
+        nonce = signed.open(Nonce, self._roster, name)
+        self._require(name in self._commits, "nonce", name, "it committed to none")
+        committed = Commit.from_bytes(self._commits[name].body).nonce
+        right = (
+            nonce.commits == self._nonce_request().digest()
+            and hashlib.sha256(nonce.nonce).digest() == committed
+        )
+        self._require(right, "nonce", name, "its nonce is not the committed one")
+        self._new(self._nonces, name)
+        self._nonces[name] = signed
+
+    @cached_property
+    def prekey_request(self) -> PrekeyRequest:
+        """Opens the slot at the members; the same for all, so that it can ride on a reveal."""
+        if self.needs_nonces:
+            self._all_of(self._nonces, "nonce")
+        return PrekeyRequest(self.slot, tuple(self._nonces[n] for n in sorted(self._nonces)))
+
+    def add_prekey(self, name: str, reply: PrekeyReply) -> None:
+        prekey = reply.prekey.open(Prekey, self._roster, name)
+        right = prekey.slot == self.slot.digest() and prekey.request == self._opening
+        self._require(right, "slot", name, "its prekey is of another slot")
+        self._require(
+            prekey.sealed == reply.sealed.digest()
+            and list(reply.sealed.recipients) == self._near[name],
+            "share",
+            name,
+            "its sealed shares are not those that it signed for",
+        )
+        known = {other.key for _, other in self._prekeys.values()}
+        self._require(prekey.key not in known, "prekey", name, "another member has its key")
+        agree(bytes(31) + b"\x40", prekey.key, name)  # a point of low order would spoil the slot
+        self._new(self._prekeys, name)
+        self._prekeys[name] = (reply.prekey, prekey)
+        pairs = zip(reply.sealed.recipients, reply.sealed.shares, strict=True)
+        self._sealed[name] = dict(pairs)
+
+    def close_prekeys(self, purpose: Purpose) -> None:
+        """Fix U1 and the manifest. Raises ``TooFewMembers`` where no sum can come of it."""
+        self._enough(self._prekeys, "sent a prekey")
+        names = tuple(sorted(self._prekeys))
+        self._manifest = Manifest(
+            slot=self.slot,
+            request=self._opening,
+            context=purpose.context,
+            layout=purpose.layout,
+            weight_cap=purpose.weight_cap,
+            clip=purpose.clip,
+            confirm=self._roster.limits.confirm,
+            members=names,
+            prekeys=tuple(hashlib.sha256(self._prekeys[n][0].body).digest() for n in names),
+        )
+        self._hash = self._manifest.digest()
+        self._sum: Words = np.zeros(purpose.layout.length, dtype="<u4")
+
+    @property
+    def members(self) -> list[str]:
+        """U1, ascending."""
+        return sorted(self._prekeys)
+
+    def upload_request(self, name: str) -> bytes:
+        """The manifest, and the prekeys of this member's neighbours."""
+        near = [other for other in self._near[name] if other in self._prekeys]
+        return UploadRequest(
+            self._manifest, tuple(self._prekeys[other][0] for other in near)
+        ).to_bytes()
+
+    def add_upload(self, name: str, reply: bytes, words: Words) -> None:
+        """Add a masked vector, uint32[layout.length], to the running sum."""
+        signed = Signed.from_bytes(reply, name)
+        upload = signed.open(Upload, self._roster, name)
+        self._require(name in self._prekeys, "upload", name, "it sent no prekey")
+        self._require(upload.manifest == self._hash, "manifest", name, "it has another manifest")
+        fits = words.dtype == np.dtype("<u4") and words.shape == self._sum.shape
+        self._require(fits, "vector", name, f"its vector is not {self._sum.size} words")
+        self._require(
+            digest_of(words) == upload.vector, "vector", name, "it signed for another vector"
+        )
+        self._new(self._uploads, name)
+        self._uploads[name] = signed
+        np.add(self._sum, words, out=self._sum)
+
+    def close_uploads(self) -> None:
+        """Fix U2. Raises ``TooFewMembers`` where it may not be opened."""
+        self._enough(self._uploads, "uploaded")
+        if self.needs_nonces:
+            in_a_row = fewest_in_a_row(
+                self.slot.cohort, self._uploads, self._numbers.degree, self._seed
+            )
+            if in_a_row < self._numbers.stretch:
+                raise TooFewMembers(
+                    "survivors",
+                    "the cohort",
+                    f"only {in_a_row} of {self._numbers.degree // 2} members in a row uploaded; "
+                    f"{self._numbers.stretch} are needed",
+                )
+        self._survivors = Survivors(self._hash, tuple(self.survivors))
+
+    @property
+    def survivors(self) -> list[str]:
+        """U2, ascending."""
+        return sorted(self._uploads)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the confirmation trip takes place."""
+        return self._roster.limits.confirm
+
+    def confirm_request(self) -> bytes:
+        return ConfirmRequest(self._hash, self._evidence(self._uploads)).to_bytes()
+
+    def add_confirmation(self, name: str, reply: bytes) -> None:
+        signed = Signed.from_bytes(reply, name)
+        confirmation = signed.open(Confirmation, self._roster, name)
+        right = (
+            confirmation.manifest == self._hash
+            and confirmation.survivors == self._survivors.digest()
+            and name in self._uploads
+        )
+        self._require(right, "confirm", name, "it confirmed another set")
+        self._new(self._confirmations, name)
+        self._confirmations[name] = signed
+
+    def close_confirmations(self) -> None:
+        count, quorum = len(self._confirmations), self._numbers.quorum
+        if count < quorum:
+            raise TooFewMembers(
+                "threshold", "the cohort", f"{count} confirmed; {quorum} are needed"
+            )
+
+    @property
+    def revealers(self) -> list[str]:
+        """Who is asked to reveal, ascending: the survivors that confirmed."""
+        return sorted(self._confirmations) if self.confirms else self.survivors
+
+    def reveal_request(self, name: str, following: PrekeyRequest | None = None) -> bytes:
+        """What a survivor needs to reveal its shares; `following` opens the next slot at once."""
+        senders = [other for other in self._near[name] if other in self._prekeys]
+        signed = self._confirmations if self.confirms else self._uploads
+        return RevealRequest(
+            survivors=self._survivors,
+            evidence=self._evidence(signed),
+            senders=tuple(senders),
+            sealed=tuple(self._sealed[other][name] for other in senders),
+            following=(following,) if following else (),
+        ).to_bytes()
+
+    def add_reveal(self, name: str, reply: bytes) -> PrekeyReply | None:
+        """Take a survivor's shares; gives the prekey for the following slot that came with them."""
+        answer = RevealReply.from_bytes(reply, name)
+        reveal = answer.reveal.open(Reveal, self._roster, name)
+        right = (
+            reveal.manifest == self._hash
+            and reveal.survivors == self._survivors.digest()
+            and name in self._uploads
+        )
+        self._require(right, "reveal", name, "it revealed for another set")
+        expected = {
+            other: OF_SEED if other in self._uploads else OF_KEY
+            for other in [name, *self._near[name]]
+            if other in self._prekeys
+        }
+        kinds = {share.owner: share.kind for share in reveal.shares}
+        unreadable = dict.fromkeys(reveal.unreadable, 0)
+        complete = {**kinds, **{n: expected.get(n, 0) for n in unreadable}} == expected
+        disjoint = not kinds.keys() & unreadable.keys()
+        self._require(complete and disjoint, "share", name, "not one share of each neighbour")
+        values = {share.owner: int.from_bytes(share.share, "big") for share in reveal.shares}
+        in_field = all(value < shamir.P for value in values.values())
+        self._require(in_field, "share", name, "a share is no element of the field")
+        if name in self._revealed:
+            raise ProtocolError("replay", name, "it answered this trip before")
+        self._revealed.add(name)
+        for dealer in reveal.unreadable:
+            self.faults.setdefault(dealer, f"{name} could not read the share that it sealed")
+        for owner, value in values.items():
+            self._shares.setdefault((owner, kinds[owner]), {})[self._points[name]] = value
+        return answer.following[0] if answer.following else None
+
+    @property
+    def enough_revealed(self) -> bool:
+        """Whether every secret has its threshold of shares."""
+        return all(len(self._shares.get(key, ())) >= self._numbers.shares for key in self._wanted())
+
+    def open(self) -> Total:
+        """Unmask the sum and read it. The members that sent wrong shares are in `faults`.
+
+        Raises ``TooFewMembers`` where a secret cannot be had back, and ``ProtocolError`` (rule
+        "sum") where what was opened is no sum.
+        """
+        secrets = {key: self._reconstruct(*key) for key in self._wanted()}
+        add_masks(self._sum, list(self._unmasking(secrets)), self._threads)
+        manifest = self._manifest
+        scale = Scale(len(self.slot.cohort), manifest.clip)
+        return decode(self._sum, manifest.layout, scale, manifest.weight_cap, len(self._uploads))
+
+    def _wanted(self) -> list[tuple[str, int]]:
+        """Whose secret of which kind is to be reconstructed."""
+        gone = [
+            name
+            for name in self.members
+            if name not in self._uploads and any(n in self._uploads for n in self._near[name])
+        ]
+        return [(n, OF_SEED) for n in self.survivors] + [(n, OF_KEY) for n in gone]
+
+    def _reconstruct(self, owner: str, kind: int) -> bytes:
+        shares, threshold = self._shares.get((owner, kind), {}), self._numbers.shares
+        if len(shares) < threshold:
+            raise TooFewMembers(
+                "threshold", owner, f"{len(shares)} shares of its secret; {threshold} are needed"
+            )
+        secret = shamir.combine(dict(list(shares.items())[:threshold]))
+        if self._fits(owner, kind, secret):
+            return secret.to_bytes(32, "big")
+        found = shamir.decode(shares, threshold)
+        if found is None or not self._fits(owner, kind, found[0]):
+            self.faults.setdefault(owner, "its shares do not give back its secret")
+            raise TooFewMembers(
+                "share",
+                owner,
+                "its shares do not give back its secret: it dealt wrong ones, or "
+                "too many members sent wrong ones",
+            )
+        names = {point: name for name, point in self._points.items()}
+        for point in found[1]:
+            self.faults.setdefault(names[point], f"it sent a wrong share of {owner}'s secret")
+        return found[0].to_bytes(32, "big")
+
+    def _fits(self, owner: str, kind: int, secret: int) -> bool:
+        """Whether a secret is the one that its owner's prekey stands for."""
+        prekey = self._prekeys[owner][1]
+        data = secret.to_bytes(32, "big")
+        if kind == OF_SEED:
+            return hashlib.sha256(data).digest() == prekey.seed
+        return public_key(data) == prekey.key
+
+    def _unmasking(self, secrets: dict[tuple[str, int], bytes]) -> Iterable[Mask]:
+        """The masks that are left in the sum, with the opposite sign."""
+        for (owner, kind), secret in secrets.items():
+            if kind == OF_SEED:
+                yield derive(secret, KEY_BYTES, "self", self._hash), -1
+                continue
+            for other in self._near[owner]:
+                if other in self._uploads:
+                    shared = agree(secret, self._prekeys[other][1].key, other)
+                    yield derive(shared, KEY_BYTES, "pair", self._hash), -1 if other < owner else 1
+
+    def _evidence(self, signed: dict[str, Signed]) -> tuple[Signed, ...]:
+        return tuple(signed[name] for name in sorted(signed))
+
+    @cached_property
+    def _opening(self) -> bytes:
+        return self.prekey_request.digest()
+
+    @cached_property
+    def _seed(self) -> bytes:
+        return circle_seed(self.prekey_request, self._numbers)
+
+    @cached_property
+    def _near(self) -> dict[str, list[str]]:
+        return neighbours(self.slot.cohort, self._numbers.degree, self._seed)
+
+    def _nonce_request(self) -> NonceRequest:
+        self._all_of(self._commits, "commitment")
+        return NonceRequest(self.slot.digest(), self._evidence(self._commits))
+
+    def _all_of(self, found: dict[str, Signed], what: str) -> None:
+        missing = sorted(set(self.slot.cohort) - set(found))
+        if missing:
+            raise TooFewMembers(
+                "nonce", missing[0], f"no {what}, so the circle of this slot has no order"
+            )
+
+    def _enough(self, found: Iterable[str], did: str) -> None:
+        count = len(set(found))
+        if count < self._fewest:
+            raise TooFewMembers(
+                "threshold", "the cohort", f"{count} {did}; at least {self._fewest} are needed"
+            )
+
+    def _new(self, known: Mapping[str, object], name: str) -> None:
+        if name in known:
+            raise ProtocolError("replay", name, "it answered this trip before")
+
+    def _require(self, holds: bool, rule: str, peer: str, text: str) -> None:
+        if not holds:
+            raise ProtocolError(rule, peer, text)

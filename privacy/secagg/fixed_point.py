@@ -1,0 +1,212 @@
+"""One client's numbers as words modulo 2^32, and the sum of such words as numbers again.
+
+A vector holds, in this order (see ``Layout``): the entries of the update in fixed point, whole
+counts, wide numbers (each in four limbs of 16 bits), the weight, a one that counts the members, and
+a check word, the sum of all words before it. Every part is additive, so the sum of vectors is read
+by the same layout. No part can overflow while n members keep to their limits, and no member of ours
+can break them: what does not fit is refused before it is masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ProtocolError
+from .encoding import Encoded
+from .masks import Words
+
+Floats32 = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
+Dither = Callable[[int], npt.NDArray[np.uint32]]
+"""Gives n independent uniform words."""
+
+_BLOCK = 1 << 16
+_LIMBS = 4
+_LIMB_BITS = 16
+WIDE_BITS = 16
+"""Binary places of a wide number: resolution 2^-16, range 2^48."""
+_TRAILER = 3
+
+
+@dataclass(frozen=True)
+class Layout(Encoded):
+    """How many numbers of which kind a vector holds."""
+
+    parameters: int
+    integers: int
+    wides: int
+
+    @property
+    def length(self) -> int:
+        """Words of a vector."""
+        return self.parameters + self.integers + _LIMBS * self.wides + _TRAILER
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Fixed point for sums of `members` vectors with entries of magnitude up to `clip`.
+
+    An entry x becomes x 2^bits, rounded at random to one of its two neighbours so that it is right
+    on average. With Q the largest magnitude that this can give, n Q < 2^31: the sum of n members
+    fits a signed word. The scale is a power of two, so scaling itself rounds nothing.
+    """
+
+    members: int
+    clip: float
+
+    @property
+    def bits(self) -> int:
+        return math.floor(math.log2((2**31 - 1) / self.members / self.clip))
+
+    @property
+    def largest(self) -> int:
+        """Q."""
+        return math.ceil(math.ldexp(self.clip, self.bits))
+
+    @property
+    def most(self) -> int:
+        """Largest whole count of one member."""
+        return (2**32 - 1) // self.members
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.members < 2**_LIMB_BITS:
+            raise ValueError(f"a sum of {self.members} members has no fixed point here")
+        if not (0 < self.clip < math.inf and self.largest * self.members < 2**31):
+            raise ValueError(f"a clip of {self.clip} does not fit words of 32 bits")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one client adds to a sum."""
+
+    update: Sequence[Floats32]
+    """Arrays of the update, in the model's order; none where only counts are summed."""
+    integers: Sequence[int]
+    wides: Sequence[float]
+    """Numbers from 0 to 2^48."""
+    weight: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the sum of a cohort says."""
+
+    mean: Floats64
+    """(parameters,) float64: the weighted mean of the updates."""
+    integers: list[int]
+    wides: list[float]
+    weight: int
+    members: int
+
+
+def largest_magnitude(update: Sequence[Floats32]) -> float:
+    """The largest |entry| of an update; raises ``ProtocolError`` where one is NaN or infinite."""
+    peak = 0.0
+    for array in update:
+        if array.size:
+            low, high = float(array.min()), float(array.max())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ProtocolError("range", "this client", "an update holds NaN or infinity")
+            peak = max(peak, -low, high)
+    return peak
+
+
+def encode(
+    part: Contribution, layout: Layout, scale: Scale, weight_cap: int, dither: Dither
+) -> Words:
+    """The vector of one client, uint32[layout.length]. Raises ``ProtocolError`` for what is no sum's.
+
+    An update beyond the clip is scaled down as a whole, so its direction stays; the caller counts
+    it. Weighted by weight / weight_cap, so that no weight makes an entry larger.
+    """
+    _require(0 < part.weight <= weight_cap, f"a weight of {part.weight} is beyond {weight_cap}")
+    _require(
+        scale.members * weight_cap < 2**32, f"{scale.members} weights of {weight_cap} overflow"
+    )
+    _require(sum(a.size for a in part.update) == layout.parameters, "the update's length")
+    _require(len(part.integers) == layout.integers, "the number of counts")
+    _require(len(part.wides) == layout.wides, "the number of wide numbers")
+    words = np.empty(layout.length, dtype="<u4")
+    peak = largest_magnitude(part.update)
+    factor = min(1.0, scale.clip / peak if peak else 1.0) * (part.weight / weight_cap)
+    at = 0
+    for array in part.update:
+        _quantise(array.reshape(-1), factor, scale, dither, words[at : at + array.size])
+        at += array.size
+    for value in part.integers:
+        _require(0 <= value <= scale.most, f"a count of {value} is not between 0 and {scale.most}")
+    words[at : at + layout.integers] = np.asarray(part.integers, dtype=np.uint32)
+    at += layout.integers
+    for number in part.wides:
+        _require(
+            0 <= number < 2.0 ** (_LIMBS * _LIMB_BITS - WIDE_BITS), f"{number} is out of range"
+        )
+        wide = round(math.ldexp(number, WIDE_BITS))
+        for limb in range(_LIMBS):
+            words[at] = (wide >> (_LIMB_BITS * limb)) & (2**_LIMB_BITS - 1)
+            at += 1
+    words[at], words[at + 1] = part.weight, 1
+    words[-1] = _check_word(words)
+    return words
+
+
+def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members: int) -> Total:
+    """The numbers in the sum of `members` vectors.
+
+    Raises ``ProtocolError`` (rule "sum") where the check word or the count of members is not right:
+    somebody masked under another manifest, or sent a vector that is none.
+    """
+    if words[-1] != _check_word(words) or words[-2] != members:
+        raise ProtocolError(
+            "sum",
+            "the cohort",
+            "the check word or the member count of the opened sum is wrong: one of them used "
+            "another manifest or sent a vector that is none",
+        )
+    weight = int(words[-3])
+    if weight < members:
+        raise ProtocolError("sum", "the cohort", f"{members} members weigh only {weight}")
+    signed = words[: layout.parameters].view("<i4").astype(np.float64)
+    mean = np.ldexp(signed, -scale.bits) * (weight_cap / weight)
+    at = layout.parameters + layout.integers
+    integers = words[layout.parameters : at].tolist()
+    wides = []
+    for _ in range(layout.wides):
+        limbs = words[at : at + _LIMBS].tolist()
+        total = sum(limb << (_LIMB_BITS * place) for place, limb in enumerate(limbs))
+        wides.append(math.ldexp(total, -WIDE_BITS))
+        at += _LIMBS
+    return Total(mean, integers, wides, weight, members)
+
+
+def _quantise(values: Floats32, factor: float, scale: Scale, dither: Dither, out: Words) -> None:
+    """Stochastic rounding of values x factor to the grid, as two's complement words."""
+    multiplier = np.float32(factor)
+    signed = out.view("<i4")
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
+        if factor != 1.0:
+            block = block * multiplier
+            np.clip(block, -scale.clip, scale.clip, out=block)  # float32 may round beyond it
+        exact = np.ldexp(block, scale.bits)
+        low = np.floor(exact)
+        exact -= low
+        # 24 bits of dither are exact in float32, like the fraction that they are held against.
+        up = (dither(len(block)) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24) < exact
+        target = signed[start : start + _BLOCK]
+        np.copyto(target, low, casting="unsafe")
+        np.add(target, up, out=target, casting="unsafe")
+
+
+def _check_word(words: Words) -> np.uint32:
+    return words[:-1].sum(dtype=np.uint32)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ProtocolError("range", "this client", f"cannot be summed: {what}")

@@ -1,0 +1,517 @@
+"""A member's side of a slot: pure functions from a state and a request to a state and a reply.
+
+Nothing here reads a clock, a file or the network. A refused request raises ``ProtocolError`` and
+changes nothing, because the state is a value and the new one is only returned with the reply. The
+caller must store the new state durably *before* the reply leaves (``participant.Participant``).
+
+What a member holds on to, whatever the server says: its roster and limits, thresholds that it
+computes itself, one prekey, one vector, one set of survivors and one kind of share per slot, and
+slots that only count upwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from ...errors import ProtocolError
+from . import shamir
+from .encoding import MOST_MEMBERS, Digest, Encoded, Point, Size
+from .fixed_point import Scale
+from .keys import Identity, agree, derive, hash_of, new_private_key, public_key, seal, unseal
+from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
+from .messages import (
+    OF_KEY,
+    OF_SEED,
+    Body,
+    Commit,
+    CommitRequest,
+    Confirmation,
+    ConfirmRequest,
+    Manifest,
+    Nonce,
+    NonceRequest,
+    Prekey,
+    PrekeyReply,
+    PrekeyRequest,
+    Reveal,
+    RevealedShare,
+    RevealReply,
+    RevealRequest,
+    SealedShares,
+    Share,
+    Signed,
+    Slot,
+    Survivors,
+    Upload,
+    UploadRequest,
+)
+from .parameters import Thresholds, fewest_in_a_row, neighbours, thresholds
+from .roster import Limits, Roster
+
+SERVER = "the server"
+
+IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
+_PHASES = ("idle", "committed", "nonce given", "prekey sent", "uploaded", "confirmed", "revealed")
+
+
+@dataclass(frozen=True)
+class Secrets(Encoded):
+    """What only this member knows of a slot."""
+
+    key: Annotated[bytes, Size(32, 32)]
+    """X25519 private key."""
+    seed: Annotated[bytes, Size(32, 32)]
+    """Self seed b."""
+    key_share: Share
+    """Its own shares of both."""
+    seed_share: Share
+
+
+@dataclass(frozen=True)
+class Recorded(Encoded):
+    """A reply that was given, to give the same again."""
+
+    request: Digest
+    reply: Annotated[bytes, Size(0, 2**24)]
+
+
+@dataclass(frozen=True)
+class State(Encoded):
+    """Everything that a member remembers of a run. Replies are those of the slot in progress."""
+
+    run: Annotated[str, Size(1, 64)]
+    slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
+    phase: int = IDLE
+    nonce: Annotated[bytes, Size(0, 32)] = b""
+    commits: Annotated[tuple[NonceRequest, ...], Size(0, 1)] = ()
+    request: Annotated[tuple[PrekeyRequest, ...], Size(0, 1)] = ()
+    prekey: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of the own prekey's body."""
+    secrets: Annotated[tuple[Secrets, ...], Size(0, 1)] = ()
+    manifest: Annotated[tuple[Manifest, ...], Size(0, 1)] = ()
+    keys: Annotated[tuple[Point, ...], Size(0, MOST_MEMBERS)] = ()
+    """Public keys of the neighbours that sent a prekey, ascending by their names."""
+    vector: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of the masked vector that was uploaded."""
+    survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
+    replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
+
+    @property
+    def number(self) -> int:
+        """The highest slot ever entered; 0 before the first."""
+        return self.slot[0].number if self.slot else 0
+
+    def reply_to(self, request: bytes) -> bytes | None:
+        """The reply that an identical request got in the slot in progress."""
+        wanted = hashlib.sha256(request).digest()
+        return next((r.reply for r in self.replies if r.request == wanted), None)
+
+
+def fewest(numbers: Thresholds, limits: Limits) -> int:
+    """Fewest members of a sum: the quorum, the roster's minimum, and two beyond the colluders."""
+    return max(numbers.quorum, limits.minimum, numbers.colluders + 2)
+
+
+def circle_seed(request: PrekeyRequest, numbers: Thresholds) -> bytes:
+    """What orders the circle of a large cohort: all nonces together. A complete graph has none."""
+    if numbers.degree >= numbers.members - 1:
+        return b""
+    return hash_of(*(signed.body for signed in request.nonces))
+
+
+class Member:
+    """One data owner in a run. Methods are the transitions; the object itself never changes."""
+
+    def __init__(
+        self,
+        name: str,
+        identity: Identity,
+        roster: Roster,
+        *,
+        entropy: Callable[[int], bytes] = os.urandom,
+        threads: int = 1,
+    ) -> None:
+        if roster.identity(name) != identity.public:
+            raise ProtocolError("roster", name, "the roster holds other keys than this member's")
+        self.name = name
+        self.identity = identity
+        self.roster = roster
+        self._entropy = entropy
+        self._threads = threads
+
+    def commit(self, state: State, request: bytes) -> tuple[State, bytes]:
+        """Enter a slot of a large cohort: a commitment to a nonce."""
+        slot = CommitRequest.from_bytes(request).slot
+        entered = self._enter(state, slot)
+        if not self._needs_circle(slot):
+            raise self._refuse("phase", "a cohort of this size orders no circle")
+        nonce = self._entropy(32)
+        body = Commit(self.name, slot.digest(), hashlib.sha256(nonce).digest())
+        reply = Signed.by(self.identity, body).to_bytes()
+        return _recorded(replace(entered, phase=COMMITTED, nonce=nonce), request, reply)
+
+    def nonce(self, state: State, request: bytes) -> tuple[State, bytes]:
+        """Show the nonce, once every member's commitment is fixed."""
+        asked = NonceRequest.from_bytes(request)
+        slot = self._in_phase(state, COMMITTED)
+        if asked.slot != slot.digest():
+            raise self._refuse("slot", "the commitments are of another slot")
+        commits = self._from_all(asked.commits, Commit, slot.cohort)
+        if any(commit.slot != asked.slot for commit in commits):
+            raise self._refuse("slot", "a commitment is of another slot")
+        if dict(zip(slot.cohort, commits, strict=True))[self.name].nonce != _sha(state.nonce):
+            raise self._refuse("nonce", "the own commitment was exchanged")
+        reply = Signed.by(self.identity, Nonce(self.name, asked.digest(), state.nonce)).to_bytes()
+        return _recorded(replace(state, phase=NONCE, commits=(asked,)), request, reply)
+
+    def prekey(self, state: State, request: bytes) -> tuple[State, bytes]:
+        """Make this slot's keys, and share both secrets out among the neighbours."""
+        asked = PrekeyRequest.from_bytes(request)
+        slot = asked.slot
+        if self._needs_circle(slot):
+            if self._in_phase(state, NONCE) != slot:
+                raise self._refuse("slot", "the nonces are of another slot")
+            self._check_nonces(state, asked)
+        else:
+            state = self._enter(state, slot)
+            if asked.nonces:
+                raise self._refuse("nonce", "a cohort of this size orders no circle")
+        numbers = self._thresholds(slot)
+        near = neighbours(slot.cohort, numbers.degree, circle_seed(asked, numbers))[self.name]
+        key = new_private_key(self._entropy(32))
+        seed = shamir.random_element(self._entropy).to_bytes(32, "big")
+        holders = [self.name, *near]
+        points = [slot.cohort.index(name) + 1 for name in holders]
+        seed_shares, key_shares = (
+            dict(zip(holders, self._share(secret, numbers.shares, points), strict=True))
+            for secret in (seed, key)
+        )
+        public = public_key(key)
+        sealed = SealedShares(
+            tuple(near),
+            tuple(
+                seal(
+                    self._sealing_key(slot, self.name, name, public),
+                    seed_shares[name] + key_shares[name],
+                    b"",
+                )
+                for name in near
+            ),
+        )
+        body = Prekey(self.name, slot.digest(), asked.digest(), public, _sha(seed), sealed.digest())
+        signed = Signed.by(self.identity, body)
+        secrets = Secrets(key, seed, key_shares[self.name], seed_shares[self.name])
+        following = replace(
+            state, phase=PREKEY, request=(asked,), prekey=_sha(signed.body), secrets=(secrets,)
+        )
+        return _recorded(following, request, PrekeyReply(signed, sealed).to_bytes())
+
+    def check_upload(self, state: State, request: bytes, context: bytes) -> Manifest:
+        """Everything that must hold before data is touched. Gives the manifest.
+
+        `context` is the member's own hash of what it was asked to compute; a manifest of another one
+        is refused.
+        """
+        asked = UploadRequest.from_bytes(request)
+        self._check_upload(state, asked, context)
+        return asked.manifest
+
+    def upload(
+        self, state: State, request: bytes, context: bytes, words: Words
+    ) -> tuple[State, bytes]:
+        """Mask `words`, uint32[layout.length], in place, and sign for the masked vector."""
+        asked = UploadRequest.from_bytes(request)
+        keys = self._check_upload(state, asked, context)
+        manifest = asked.manifest
+        if words.shape != (manifest.layout.length,):
+            raise self._refuse("vector", f"it should have {manifest.layout.length} words")
+        hash_ = manifest.digest()
+        add_masks(words, self._masks(state, hash_, keys), self._threads)
+        vector = digest_of(words)
+        reply = Signed.by(self.identity, Upload(self.name, hash_, vector)).to_bytes()
+        following = replace(
+            state,
+            phase=UPLOADED,
+            manifest=(manifest,),
+            keys=tuple(keys.values()),
+            vector=vector,
+        )
+        return _recorded(following, request, reply)
+
+    def confirm(self, state: State, request: bytes) -> tuple[State, bytes]:
+        """Fix the survivors of this slot, and say so to all others."""
+        asked = ConfirmRequest.from_bytes(request)
+        self._in_phase(state, UPLOADED)
+        manifest = state.manifest[0]
+        if asked.manifest != manifest.digest():
+            raise self._refuse("manifest", "the uploads are of another manifest")
+        names = self._survivors(state, asked.uploads)
+        survivors = Survivors(asked.manifest, names)
+        body = Confirmation(self.name, asked.manifest, survivors.digest())
+        reply = Signed.by(self.identity, body).to_bytes()
+        return _recorded(replace(state, phase=CONFIRMED, survivors=(survivors,)), request, reply)
+
+    def reveal(self, state: State, request: bytes) -> tuple[State, bytes]:
+        """One share of each neighbour's secrets: the seed of a survivor, the key of a dropout.
+
+        The slot's secrets are forgotten. With the request may come the next slot's.
+        """
+        asked = RevealRequest.from_bytes(request)
+        survivors = self._agreed_survivors(state, asked)
+        shares, unreadable = self._open_shares(state, asked, set(survivors.names))
+        body = Reveal(self.name, survivors.manifest, survivors.digest(), shares, unreadable)
+        signed = Signed.by(self.identity, body)
+        following = replace(state, phase=REVEALED, secrets=(), survivors=(survivors,))
+        replies: tuple[PrekeyReply, ...] = ()
+        if asked.following:
+            following, prekey = self.prekey(following, asked.following[0].to_bytes())
+            replies = (PrekeyReply.from_bytes(prekey),)
+        return _recorded(following, request, RevealReply(signed, replies).to_bytes())
+
+    def _enter(self, state: State, slot: Slot) -> State:
+        """Leave the slot before for good, secrets and all."""
+        if slot.run != state.run:
+            raise self._refuse("run", f"slot of run {slot.run!r}, this is {state.run!r}")
+        if slot.number <= state.number:
+            raise self._refuse(
+                "slot", f"slot {slot.number} is not after {state.number}, which was entered"
+            )
+        if slot.roster != self.roster.hash:
+            raise self._refuse("roster", "the slot is of another roster than the one held here")
+        if self.name not in slot.cohort:
+            raise self._refuse("cohort", "this member is not in it")
+        for name in slot.cohort:
+            self.roster.identity(name)
+        self._check_size(len(slot.cohort), slot, "cohort")
+        return State(state.run, slot=(slot,))
+
+    def _thresholds(self, slot: Slot) -> Thresholds:
+        limits = self.roster.limits
+        return thresholds(len(slot.cohort), limits.colluders, limits.confirm)
+
+    def _needs_circle(self, slot: Slot) -> bool:
+        numbers = self._thresholds(slot)
+        return numbers.degree < numbers.members - 1
+
+    def _check_size(self, size: int, slot: Slot, what: str) -> None:
+        least = fewest(self._thresholds(slot), self.roster.limits)
+        if size < least:
+            raise ProtocolError(
+                "threshold", SERVER, f"a {what} of {size} members; at least {least} are needed"
+            )
+
+    def _check_nonces(self, state: State, asked: PrekeyRequest) -> None:
+        commits = state.commits[0]
+        expected = commits.digest()
+        nonces = self._from_all(asked.nonces, Nonce, asked.slot.cohort)
+        for nonce, signed in zip(nonces, commits.commits, strict=True):
+            commit = Commit.from_bytes(signed.body)
+            if nonce.commits != expected or _sha(nonce.nonce) != commit.nonce:
+                raise ProtocolError("nonce", nonce.sender, "its nonce is not the committed one")
+
+    def _from_all(
+        self, signed: Sequence[Signed], kind: type[Body], names: Sequence[str]
+    ) -> list[Body]:
+        if len(signed) != len(names):
+            raise self._refuse("cohort", f"not one {kind.__name__} of each member")
+        return [one.open(kind, self.roster, name) for one, name in zip(signed, names, strict=True)]
+
+    def _share(self, secret: bytes, threshold: int, points: list[int]) -> list[bytes]:
+        shares = shamir.share(int.from_bytes(secret, "big"), threshold, points, self._entropy)
+        return [value.to_bytes(shamir.SHARE_BYTES, "big") for value in shares]
+
+    def _sealing_key(self, slot: Slot, dealer: str, recipient: str, prekey: bytes) -> bytes:
+        """Known to dealer and recipient; the dealer's fresh key makes it one of this slot only."""
+        other = recipient if dealer == self.name else dealer
+        shared = self.identity.agree(self.roster.identity(other).agreement, other)
+        names = (dealer.encode(), recipient.encode())
+        return derive(shared, 32, "share", slot.digest(), *names, prekey)
+
+    def _check_upload(self, state: State, asked: UploadRequest, context: bytes) -> dict[str, bytes]:
+        """Check an upload request whole; the public keys of the neighbours to mask with, by name."""
+        manifest = asked.manifest
+        slot = self._in_phase(state, PREKEY)
+        if manifest.slot != slot or manifest.request != state.request[0].digest():
+            raise self._refuse("slot", "the manifest is not of the slot in progress")
+        self._check_limits(manifest)
+        if manifest.context != context:
+            raise self._refuse(
+                "context", "the manifest is of another model, round or job than this request"
+            )
+        if (
+            dict(zip(manifest.members, manifest.prekeys, strict=True)).get(self.name)
+            != state.prekey
+        ):
+            raise self._refuse("prekey", "the own prekey is missing or was exchanged")
+        self._check_size(len(manifest.members), slot, "set of members with prekeys")
+        keys = self._check_prekeys(state, asked)
+        if len(keys) + 1 < self._thresholds(slot).shares:
+            raise self._refuse("threshold", f"only {len(keys)} neighbours have a prekey")
+        return keys
+
+    def _masks(self, state: State, manifest: bytes, keys: dict[str, bytes]) -> list[Mask]:
+        """The self mask, and one for each neighbour, whose sign is the other way round there."""
+        secrets = state.secrets[0]
+        masks = [(derive(secrets.seed, KEY_BYTES, "self", manifest), 1)]
+        for name, key in keys.items():
+            shared = agree(secrets.key, key, name)
+            sign = 1 if self.name < name else -1
+            masks.append((derive(shared, KEY_BYTES, "pair", manifest), sign))
+        return masks
+
+    def _check_limits(self, manifest: Manifest) -> None:
+        limits, layout = self.roster.limits, manifest.layout
+        members = len(manifest.slot.cohort)
+        if manifest.clip > limits.clip:
+            raise self._refuse("limits", f"a clip of {manifest.clip:g} is beyond {limits.clip:g}")
+        if layout.length > limits.longest:
+            raise self._refuse("limits", f"{layout.length} words are more than {limits.longest}")
+        if not 0 < manifest.weight_cap * members < 2**32:
+            raise self._refuse("limits", f"weights of {manifest.weight_cap} can overflow the sum")
+        if manifest.confirm != limits.confirm:
+            raise self._refuse("limits", "the roster says otherwise about the confirmation trip")
+        try:
+            Scale(members, manifest.clip)
+        except ValueError as error:
+            raise self._refuse("limits", str(error)) from None
+
+    def _near(self, state: State) -> list[str]:
+        """Neighbours, ascending, whether they sent a prekey or not."""
+        slot, request = state.slot[0], state.request[0]
+        numbers = self._thresholds(slot)
+        return neighbours(slot.cohort, numbers.degree, circle_seed(request, numbers))[self.name]
+
+    def _check_prekeys(self, state: State, asked: UploadRequest) -> dict[str, bytes]:
+        """The neighbours' public keys, each one signed, of this slot, and unlike all others."""
+        manifest = asked.manifest
+        digests = dict(zip(manifest.members, manifest.prekeys, strict=True))
+        wanted = [name for name in self._near(state) if name in digests]
+        if len(asked.prekeys) != len(wanted):
+            raise self._refuse(
+                "prekey", f"{len(asked.prekeys)} prekeys for {len(wanted)} neighbours"
+            )
+        slot, request = manifest.slot.digest(), manifest.request
+        seen = {public_key(state.secrets[0].key)}
+        keys: dict[str, bytes] = {}
+        for name, signed in zip(wanted, asked.prekeys, strict=True):
+            prekey = self._open_prekey(signed, name)
+            if prekey.slot != slot or prekey.request != request:
+                raise ProtocolError("prekey", name, "its prekey is of another slot")
+            if _sha(signed.body) != digests[name]:
+                raise ProtocolError("prekey", name, "its prekey is not the one in the manifest")
+            if prekey.key in seen:
+                raise ProtocolError("prekey", name, "its public key is also another member's")
+            seen.add(prekey.key)
+            keys[name] = prekey.key
+        return keys
+
+    def _open_prekey(self, signed: Signed, name: str) -> Prekey:
+        return signed.open(Prekey, self.roster, name)
+
+    def _survivors(self, state: State, uploads: Sequence[Signed]) -> tuple[str, ...]:
+        """The names of U2, from the signed uploads; a ``ProtocolError`` if it may not be opened."""
+        manifest = state.manifest[0]
+        hash_ = manifest.digest()
+        names: list[str] = []
+        for signed in uploads:
+            upload = signed.open(Upload, self.roster)
+            if upload.manifest != hash_:
+                raise ProtocolError("upload", upload.sender, "its upload is of another manifest")
+            if upload.sender not in manifest.members:
+                raise ProtocolError("upload", upload.sender, "it uploaded without a prekey")
+            if upload.sender == self.name and upload.vector != state.vector:
+                raise self._refuse("upload", "the own upload was exchanged")
+            if names and upload.sender <= names[-1]:
+                raise ProtocolError("upload", upload.sender, "it is out of order, or listed twice")
+            names.append(upload.sender)
+        self._check_survivors(state, names)
+        return tuple(names)
+
+    def _check_survivors(self, state: State, names: Sequence[str]) -> None:
+        slot, request = state.slot[0], state.request[0]
+        if self.name not in names:
+            raise self._refuse("survivors", "this member uploaded and is left out")
+        self._check_size(len(names), slot, "set of survivors")
+        numbers = self._thresholds(slot)
+        if self._needs_circle(slot):
+            seed = circle_seed(request, numbers)
+            in_a_row = fewest_in_a_row(slot.cohort, names, numbers.degree, seed)
+            if in_a_row < numbers.stretch:
+                raise self._refuse(
+                    "survivors",
+                    f"only {in_a_row} of {numbers.degree // 2} members in a row survive; "
+                    f"{numbers.stretch} are needed",
+                )
+
+    def _agreed_survivors(self, state: State, asked: RevealRequest) -> Survivors:
+        """The survivors that a quorum has signed for."""
+        slot = self._in_phase(state, CONFIRMED if self.roster.limits.confirm else UPLOADED)
+        if not self.roster.limits.confirm:
+            names = self._survivors(state, asked.evidence)
+            if asked.survivors != Survivors(state.manifest[0].digest(), names):
+                raise self._refuse("survivors", "they are not those of the signed uploads")
+            return asked.survivors
+        survivors = state.survivors[0]
+        if asked.survivors != survivors:
+            raise self._refuse("survivors", "they are not those that this member confirmed")
+        expected = survivors.digest()
+        signers: set[str] = set()
+        for signed in asked.evidence:
+            confirmation = signed.open(Confirmation, self.roster)
+            sender = confirmation.sender
+            if confirmation.manifest != survivors.manifest or confirmation.survivors != expected:
+                raise ProtocolError("confirm", sender, "it confirmed another set")
+            if sender not in survivors.names:
+                raise ProtocolError("confirm", sender, "it is no survivor itself")
+            if sender in signers:
+                raise ProtocolError("confirm", sender, "its confirmation comes twice")
+            signers.add(sender)
+        quorum = self._thresholds(slot).quorum
+        if len(signers) < quorum:
+            raise self._refuse("threshold", f"{len(signers)} confirmations; {quorum} are needed")
+        return survivors
+
+    def _open_shares(
+        self, state: State, asked: RevealRequest, survivors: set[str]
+    ) -> tuple[tuple[RevealedShare, ...], tuple[str, ...]]:
+        manifest, slot = state.manifest[0], state.slot[0]
+        dealers = [name for name in self._near(state) if name in manifest.members]
+        if list(asked.senders) != dealers:
+            raise self._refuse("share", "not one sealed share of each neighbour")
+        secrets = state.secrets[0]
+        shares = {self.name: RevealedShare(self.name, OF_SEED, secrets.seed_share)}
+        unreadable = []
+        for dealer, prekey, sealed in zip(dealers, state.keys, asked.sealed, strict=True):
+            plain = unseal(self._sealing_key(slot, dealer, self.name, prekey), sealed, b"")
+            if plain is None or len(plain) != 2 * shamir.SHARE_BYTES:
+                unreadable.append(dealer)
+                continue
+            kind = OF_SEED if dealer in survivors else OF_KEY
+            part = plain[: shamir.SHARE_BYTES] if kind == OF_SEED else plain[shamir.SHARE_BYTES :]
+            shares[dealer] = RevealedShare(dealer, kind, part)
+        return tuple(shares[name] for name in sorted(shares)), tuple(unreadable)
+
+    def _in_phase(self, state: State, phase: int) -> Slot:
+        if state.phase != phase:
+            raise self._refuse(
+                "phase",
+                f"this request comes after {_PHASES[phase]!r}, but slot {state.number} is at "
+                f"{_PHASES[state.phase]!r}",
+            )
+        return state.slot[0]
+
+    def _refuse(self, rule: str, text: str) -> ProtocolError:
+        return ProtocolError(rule, SERVER, text)
+
+
+def _recorded(state: State, request: bytes, reply: bytes) -> tuple[State, bytes]:
+    record = Recorded(_sha(request), reply)
+    return replace(state, replies=(*state.replies, record)), reply
+
+
+def _sha(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,74 @@
+"""A member with its journal: answers requests, and never says anything that it could forget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from ...errors import ProtocolError
+from .journal import Journal
+from .masks import Words
+from .member import SERVER, Member, State
+from .messages import Manifest
+
+Trip = Literal["commit", "nonce", "prekey", "confirm", "reveal"]
+"""The short trips: those whose request alone decides the reply."""
+
+
+class Participant:
+    """Drives a ``Member`` from its journal.
+
+    Each method loads the state, makes one transition, stores it and then returns the reply. An
+    identical request is answered with the identical bytes; any other second request is refused.
+    """
+
+    def __init__(self, member: Member, folder: Path, run: str, witness: Path | None = None) -> None:
+        self.member = member
+        self._journal = Journal(folder, run, witness)
+
+    @property
+    def slot(self) -> int:
+        """The highest slot that this member ever entered in this run."""
+        with self._journal.turn() as turn:
+            return turn.state.number
+
+    def answer(self, trip: Trip, request: bytes) -> bytes:
+        """The reply of a short trip."""
+        transitions: dict[Trip, Callable[[State, bytes], tuple[State, bytes]]] = {
+            "commit": self.member.commit,
+            "nonce": self.member.nonce,
+            "prekey": self.member.prekey,
+            "confirm": self.member.confirm,
+            "reveal": self.member.reveal,
+        }
+        with self._journal.turn() as turn:
+            known = turn.state.reply_to(request)
+            if known is not None:
+                return known
+            state, reply = transitions[trip](turn.state, request)
+            turn.store(state)
+            return reply
+
+    def check_upload(self, request: bytes, context: bytes) -> Manifest | tuple[bytes, Words]:
+        """What a request to upload is for; or, where it was answered before, that very answer.
+
+        Raises ``ProtocolError`` before any data is touched.
+        """
+        with self._journal.turn() as turn:
+            known = turn.state.reply_to(request)
+            if known is None:
+                return self.member.check_upload(turn.state, request, context)
+            vector = self._journal.vector(turn.state.vector)
+            if vector is None:
+                raise ProtocolError(
+                    "vector", SERVER, "this slot's vector was sent before and is no longer here"
+                )
+            return known, vector
+
+    def upload(self, request: bytes, context: bytes, words: Words) -> tuple[bytes, Words]:
+        """Mask `words` in place; the signed upload and the masked words, once both are on disk."""
+        with self._journal.turn() as turn:
+            state, reply = self.member.upload(turn.state, request, context, words)
+            turn.store(state, words)
+            return reply, words

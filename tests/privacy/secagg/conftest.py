@@ -1,0 +1,164 @@
+"""A whole cohort without a network: real keys, real journals, every trip a function call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from umbel.privacy.randomness import SecretStream
+from umbel.privacy.secagg.aggregator import Aggregator, Purpose
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, Total, encode
+from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.masks import Words
+from umbel.privacy.secagg.member import Member
+from umbel.privacy.secagg.messages import PrekeyReply, PrekeyRequest, Slot
+from umbel.privacy.secagg.participant import Participant
+from umbel.privacy.secagg.roster import Entry, Limits, Roster, SignedRoster, open_roster
+
+CONTEXT = b"c" * 32
+
+
+@dataclass
+class Cohort:
+    """Members with everything they own, and the server's side of their slots.
+
+    `member` and `aggregator` are the classes to use, so that a test can put a weakened one there.
+    """
+
+    folder: Path
+    size: int = 5
+    limits: Limits = field(default_factory=Limits)
+    member: type[Member] = Member
+    aggregator: type[Aggregator] = Aggregator
+    clip: float = 8.0
+    run: str = "run"
+
+    def __post_init__(self) -> None:
+        self.names = [f"m{i:04d}" for i in range(self.size)]
+        self.identities = {name: Identity(os.urandom(64)) for name in self.names}
+        self.consortium = Identity(os.urandom(64))
+        entries = tuple(Entry(name, self.identities[name].public) for name in self.names)
+        roster = Roster(1, entries, self.limits, bytes(32))
+        signed = SignedRoster.sign(roster, self.consortium).to_bytes()
+        self.roster = open_roster(signed, self.consortium.public.signing)
+        self.participants = {name: self.participant(name) for name in self.names}
+        self.plain: dict[str, Words] = {}
+        """What each member masked in the slot in progress."""
+
+    def participant(self, name: str) -> Participant:
+        """A member, as after a restart of its process."""
+        member = self.member(name, self.identities[name], self.roster)
+        return Participant(member, self.folder / name, self.run)
+
+    def slot(self, number: int = 1, cohort: Sequence[str] | None = None) -> Slot:
+        return Slot(self.run, number, self.roster.hash, tuple(cohort or self.names))
+
+    def open_slot(self, number: int = 1, cohort: Sequence[str] | None = None) -> Aggregator:
+        """A server at the beginning of a slot."""
+        return self.aggregator(self.roster, self.slot(number, cohort))
+
+    def send_prekeys(self, server: Aggregator, missing: Sequence[str] = ()) -> None:
+        """The prekey trip, with the trips for nonces before it where the cohort is large."""
+        cohort = server.slot.cohort
+        if server.needs_nonces:
+            for name in cohort:
+                server.add_commit(name, self.ask(name, "commit", server.commit_request()))
+            for name in cohort:
+                server.add_nonce(name, self.ask(name, "nonce", server.nonce_request()))
+        request = server.prekey_request.to_bytes()
+        for name in cohort:
+            if name not in missing:
+                reply = PrekeyReply.from_bytes(self.ask(name, "prekey", request), name)
+                server.add_prekey(name, reply)
+
+    def close_prekeys(self, server: Aggregator, parameters: int = 7) -> None:
+        server.close_prekeys(
+            Purpose(CONTEXT, Layout(parameters, 2, 1), weight_cap=5, clip=self.clip)
+        )
+
+    def vector(self, server: Aggregator, seed: int) -> Words:
+        """What a member would send in the clear: a seeded update, two counts, a loss, a weight."""
+        layout = server._manifest.layout
+        random = np.random.default_rng(seed)
+        update = random.normal(0, 0.5, layout.parameters).astype(np.float32)
+        part = Contribution([update], [seed, 1], [1.5 * seed], 1 + seed % 5)
+        scale = Scale(len(server.slot.cohort), self.clip)
+        return encode(part, layout, scale, 5, SecretStream.from_os().words)
+
+    def upload(self, server: Aggregator, name: str, words: Words | None = None) -> None:
+        """One member's upload trip."""
+        request = server.upload_request(name)
+        self.participants[name].check_upload(request, CONTEXT)
+        words = self.vector(server, self.names.index(name)) if words is None else words
+        self.plain[name] = words.copy()
+        reply, masked = self.participants[name].upload(request, CONTEXT, words)
+        server.add_upload(name, reply, masked)
+
+    def upload_all(self, server: Aggregator, missing: Sequence[str] = ()) -> None:
+        for name in server.members:
+            if name not in missing:
+                self.upload(server, name)
+        server.close_uploads()
+
+    def confirm_all(self, server: Aggregator, missing: Sequence[str] = ()) -> None:
+        request = server.confirm_request()
+        for name in server.survivors:
+            if name not in missing:
+                server.add_confirmation(name, self.ask(name, "confirm", request))
+        server.close_confirmations()
+
+    def reveal_all(
+        self,
+        server: Aggregator,
+        missing: Sequence[str] = (),
+        following: PrekeyRequest | None = None,
+    ) -> dict[str, PrekeyReply]:
+        """The reveal trip; the prekeys for the `following` slot that came with it."""
+        prekeys = {}
+        for name in server.revealers:
+            if name not in missing:
+                request = server.reveal_request(name, following)
+                prekey = server.add_reveal(name, self.ask(name, "reveal", request))
+                if prekey is not None:
+                    prekeys[name] = prekey
+        return prekeys
+
+    def ask(self, name: str, trip: str, request: bytes) -> bytes:
+        return self.participants[name].answer(trip, request)  # type: ignore[arg-type]
+
+    def expected(self, server: Aggregator) -> Words:
+        """The sum of what the survivors masked, modulo 2^32."""
+        total = np.zeros(server._manifest.layout.length, dtype="<u4")
+        for name in server.survivors:
+            total += self.plain[name]
+        return total
+
+    def sum(self, number: int = 1, missing: Sequence[str] = (), parameters: int = 7) -> Total:
+        """A whole slot, with members that drop out before their upload."""
+        server = self.open_slot(number)
+        self.send_prekeys(server)
+        self.close_prekeys(server, parameters)
+        self.upload_all(server, missing)
+        if server.confirms:
+            self.confirm_all(server)
+        self.reveal_all(server)
+        total = server.open()
+        assert np.array_equal(server._sum, self.expected(server))
+        return total
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Callable[..., Cohort]:
+    """Builds cohorts: ``cohort(size=5, limits=..., member=...)``; each in a folder of its own."""
+    built: list[Cohort] = []
+
+    def build(**named: object) -> Cohort:
+        built.append(Cohort(tmp_path / f"cohort-{len(built)}", **named))  # type: ignore[arg-type]
+        return built[-1]
+
+    return build
