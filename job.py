@@ -193,6 +193,43 @@ class PrivacySpec(_Section):
         return self.limit or self.epsilon
 
 
+class EncryptionSpec(_Section):
+    """What the server can read of updates and counts (see docs/secure-aggregation.md)."""
+
+    mode: Literal["secure-sum", "none"] = Field(
+        "secure-sum",
+        description='"secure-sum": the server can open only the sum over a cohort (secure '
+        "aggregation); \"none\": it sees each client's update, which every owner's policy must allow.",
+    )
+    minimum: int = Field(3, ge=3, description="Fewest clients in a sum that may be opened.")
+    colluders: float = Field(
+        0.1,
+        ge=0,
+        lt=0.5,
+        description="Share of a cohort, rounded up, that may collude with the server without "
+        "learning more than the sum. More colluders means that fewer clients may drop out.",
+    )
+    confirm: bool = Field(
+        True,
+        description="Confirm the set of survivors before anything is opened. Without it a round "
+        'takes one trip less, and the server must follow the protocol ("honest but curious").',
+    )
+    group_size: int | None = Field(
+        None,
+        ge=4,
+        description="Open one sum for each group of at least so many clients, for strategies that "
+        "compare updates. Default: one sum over the whole cohort.",
+    )
+    clip: PositiveFloat = Field(
+        8.0,
+        description="Largest magnitude of an entry of an update; a larger update is scaled down.",
+    )
+    deadline: PositiveFloat = Field(
+        120.0,
+        description="Seconds that the short trips (keys, confirmation, opening) wait for answers.",
+    )
+
+
 class StrategySpec(_Section):
     """How updates become the next model."""
 
@@ -247,6 +284,11 @@ class SimulationSpec(_Section):
     alone: bool = Field(
         False, description="Also train every client alone, with the same steps and privacy."
     )
+    encryption_required: bool = Field(
+        True,
+        description="Policy of the virtual owners: whether they refuse a job whose "
+        'encryption.mode is "none".',
+    )
     pooled: bool = Field(
         False, description="Also train on all data in one place, without privacy: the yardstick."
     )
@@ -269,6 +311,7 @@ class Job(_Section):
     data: DataSpec
     training: TrainingSpec = TrainingSpec()
     privacy: PrivacySpec = PrivacySpec()
+    encryption: EncryptionSpec = EncryptionSpec()
     strategy: StrategySpec = StrategySpec()
     cohort: CohortSpec = CohortSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -299,6 +342,10 @@ class Job(_Section):
     @property
     def private(self) -> bool:
         return self.privacy.unit != "none"
+
+    @property
+    def encrypted(self) -> bool:
+        return self.encryption.mode != "none"
 
     @property
     def weighting(self) -> Literal["examples", "equal"]:

@@ -1,6 +1,6 @@
 """What travels between the coordinator and the agents, and how it is checked on arrival.
 
-Three kinds of request, each answered by one reply:
+Every request is answered by one reply:
 
 ==============  ====================================  ==========================================
 kind            request                               reply
@@ -10,6 +10,12 @@ train           assignment, arrays (global model)     arrays (update: local minu
 evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
 ==============  ====================================  ==========================================
 
+Where a train request asks for it, its reply also holds the counts of the model that it brought.
+
+Under secure aggregation the replies to train and evaluate hold a masked vector in place of arrays
+and counts, and five short trips stand around them: query.commit, query.nonce (large cohorts only),
+query.prekey, query.confirm and query.reveal. Their bytes are those of ``privacy.secagg.messages``.
+
 The assignment holds the whole job as JSON, so a request stands for itself: an agent that was
 restarted since the last round needs nothing else. Arrays are raw float32 buffers in Flower's array
 record; nothing that arrives is executed or unpickled.
@@ -17,7 +23,9 @@ record; nothing that arrives is executed or unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -31,11 +39,20 @@ from .errors import MessageError
 if TYPE_CHECKING:
     from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+_BYTES = "umbel.bytes"
+
 PREPARE = "query.prepare"
 TRAIN = "train"
 EVALUATE = "evaluate"
 
+COMMIT = "query.commit"
+NONCE = "query.nonce"
+PREKEY = "query.prekey"
+CONFIRM = "query.confirm"
+REVEAL = "query.reveal"
+
 ASSIGNMENT = "assignment"
+SECAGG = "secagg"
 WEIGHT = "num-examples"
 
 REFUSED = 1000
@@ -61,7 +78,7 @@ class _Record:
         if set(record) != set(wanted):
             odd = sorted(set(record) ^ set(wanted))
             raise MessageError(f"{cls.__name__}: missing or unknown fields {', '.join(odd)}")
-        types = {"int": int, "str": str}
+        types = {"int": int, "str": str, "bool": bool}
         for name, kind in wanted.items():
             if type(record[name]) is not types[str(kind)]:
                 raise MessageError(f"{cls.__name__}.{name} should be {kind}")
@@ -80,6 +97,8 @@ class Assignment(_Record):
     attempt: int
     participations: int
     """Rounds of the whole job in which this client is planned to train."""
+    test: bool = False
+    """Whether the model that comes with a train request is to be tested as well."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,8 @@ class Readiness(_Record):
     """SHA-256 of the base model's files, so that all owners tune the same one."""
     size_class: int
     """Training records, rounded down to two significant digits: public by design."""
+    slot: int = 0
+    """The highest slot of secure aggregation that the client entered in this run."""
 
 
 def to_array_record(arrays: Arrays) -> ArrayRecord:
@@ -172,10 +193,41 @@ def _difference(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int
 
 def only_arrays(content: RecordDict) -> ArrayRecord:
     """The single array record of a message, whatever key a strategy chose for it."""
-    records = list(content.array_records.values())
+    records = [record for key, record in content.array_records.items() if key != SECAGG]
     if len(records) != 1:
         raise MessageError(f"A message carries {len(records)} array records, expected one")
     return records[0]
+
+
+def to_bytes_record(**parts: bytes) -> ArrayRecord:
+    """Pack byte strings; as arrays, because Flower cuts those into chunks that a network takes."""
+    from flwr.app import Array, ArrayRecord
+
+    return ArrayRecord({n: Array("uint8", (len(b),), _BYTES, b) for n, b in parts.items()})
+
+
+def bytes_of(content: RecordDict, name: str) -> bytes:
+    """One byte string of a message's ``SECAGG`` record; a ``MessageError`` where there is none."""
+    record = content.array_records.get(SECAGG)
+    array = record.get(name) if record is not None else None
+    if array is None or (array.dtype, array.stype) != ("uint8", _BYTES):
+        raise MessageError(f"A message of secure aggregation carries no {name!r}")
+    return array.data
+
+
+def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """SHA-256 of what a client is asked to compute: kind, assignment, settings and model.
+
+    All clients of one secure sum must be asked the same. How often each of them takes part in the
+    job is its own affair and left out.
+    """
+    asked = {key: dict(record) for key, record in content.config_records.items()}
+    asked[ASSIGNMENT] = {k: v for k, v in asked[ASSIGNMENT].items() if k != "participations"}
+    state = hashlib.sha256(json.dumps([kind, asked], sort_keys=True, default=bytes.hex).encode())
+    for name, array in arrays.items():
+        state.update(json.dumps([name, array.shape]).encode())
+        state.update(np.ascontiguousarray(array, dtype="<f4").data)
+    return state.digest()
 
 
 def only_metrics(content: RecordDict) -> MetricRecord:

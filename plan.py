@@ -16,8 +16,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .errors import PlanRefused
-from .job import Job
+from .job import EncryptionSpec, Job
 from .privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+from .privacy.secagg.fixed_point import Scale
+from .privacy.secagg.member import fewest
+from .privacy.secagg.parameters import Thresholds, thresholds
+from .privacy.secagg.roster import Limits
+from .vector import Content
 
 if TYPE_CHECKING:
     from .learning.model import ModelShape
@@ -32,6 +37,8 @@ class ClientFacts:
     name: str
     train_examples: int
     test_examples: int
+    encryption_required: bool = True
+    """Whether this owner's policy refuses jobs whose updates the server can read."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,28 @@ def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0)
     return sorted(sorted(names, key=lot)[: job.cohort.size])
 
 
+def secure_limits(spec: EncryptionSpec) -> Limits:
+    """What the roster of a consortium that runs such jobs binds every member to."""
+    minimum = max(spec.minimum, spec.group_size or 0)
+    return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
+
+
+def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
+    """Who is summed with whom: one group, or several of at least ``encryption.group_size``.
+
+    Dealt by lot from the job's seed, the same in every round with the same cohort: a client that
+    changed groups could be singled out from the differences.
+    """
+    size = job.encryption.group_size or len(cohort)
+    count = max(1, len(cohort) // max(1, size))
+
+    def lot(name: str) -> bytes:
+        return hashlib.sha256(f"{job.seed}\ngroups\n{name}".encode()).digest()
+
+    dealt = sorted(cohort, key=lot)
+    return [sorted(dealt[place::count]) for place in range(count)]
+
+
 @dataclass(frozen=True)
 class ClientPlan:
     """One client's part in the job."""
@@ -122,8 +151,26 @@ class Plan:
 
     @property
     def minimum(self) -> int:
-        """Fewest answers for a round to count."""
-        return self.job.cohort.minimum or self.cohort_size
+        """Fewest answers for a round to count, and clients in all its sums together."""
+        least = self.job.cohort.minimum or self.cohort_size
+        if not self.job.encrypted:
+            return least
+        return max(least, sum(fewest(numbers, self.limits) for numbers in self._thresholds))
+
+    @property
+    def limits(self) -> Limits:
+        """What every member of the secure sums insists on."""
+        return secure_limits(self.job.encryption)
+
+    @property
+    def weight_cap(self) -> int:
+        """No client may weigh more in a sum."""
+        return max(client.weight for client in self.clients)
+
+    @property
+    def _thresholds(self) -> list[Thresholds]:
+        """The numbers of each group of a full cohort."""
+        return _group_thresholds(self.job, self.cohort_size)
 
     @property
     def cohort_size(self) -> int:
@@ -150,9 +197,13 @@ class Plan:
         job = self.job
         if self.epsilon is None:
             return (
-                "No differential privacy: updates and models may reveal records of any client, and "
-                "the server sees each client's update; the raw records stay with their owners."
+                "No differential privacy: sums of updates and models may reveal records of any "
+                "client; the raw records stay with their owners. " + self.server_sees
+                if job.encrypted
+                else "No differential privacy: updates and models may reveal records of any client, "
+                "and the server sees each client's update; the raw records stay with their owners."
             )
+        counted = "are summed over the cohort" if job.encrypted else "are reported"
         spare = ""
         if job.privacy.spare_rounds:
             spare = (
@@ -165,8 +216,34 @@ class Plan:
             f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
             f"record added or removed, by DP-SGD with Poisson sampling, composed over "
             f"{job.training.rounds} rounds{spare} by the PLD accountant; not covered are held-out "
-            f"records (their exact counts are reported), label names and each data set's rounded "
-            f"size, and the server sees each client's noised update, not only the sum."
+            f"records (their exact counts {counted}), label names and each data set's rounded "
+            f"size. {self.server_sees}"
+        )
+
+    @property
+    def server_sees(self) -> str:
+        """What the server can read, in one sentence."""
+        job, numbers = self.job, self._thresholds
+        if not job.encrypted:
+            return (
+                "NOT ENCRYPTED: the server sees each client's own "
+                f"{'noised ' if job.private else ''}update and counts in every round."
+            )
+        fewest_in_one = min(fewest(group, self.limits) for group in numbers)
+        colluders = max(group.colluders for group in numbers)
+        of = f"each of {len(numbers)} groups" if len(numbers) > 1 else "the cohort"
+        sizes = {group.members for group in numbers}
+        if len(sizes) == 1:
+            of += f" of {sizes.pop()}"
+        server = (
+            "even if it breaks the protocol"
+            if job.encryption.confirm
+            else "as long as it follows the protocol (honest but curious: encryption.confirm is off)"
+        )
+        alone = "" if not colluders else f" and has up to {colluders} of them on its side"
+        return (
+            f"The server sees only sums of updates, counts and losses over {of} clients, of at least "
+            f"{fewest_in_one} of them, {server}{alone}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,9 +267,90 @@ class Plan:
             "bytes_up_per_client_round": parameters * _FLOAT32,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
+            "encryption": self._encryption(),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
+
+    def _encryption(self) -> dict[str, Any]:
+        """How sums are protected, as JSON values."""
+        job = self.job
+        if not job.encrypted:
+            return {"mode": "none", "server_sees": self.server_sees}
+        numbers = self._thresholds
+        scale = Scale(max(group.members for group in numbers), job.encryption.clip)
+        return {
+            "mode": job.encryption.mode,
+            "groups": [group.members for group in numbers],
+            "quorums": [group.quorum for group in numbers],
+            "fewest": [fewest(group, self.limits) for group in numbers],
+            "colluders": [group.colluders for group in numbers],
+            "trips": 3 if job.encryption.confirm else 2,
+            "clip": job.encryption.clip,
+            "resolution": 2.0**-scale.bits,
+            "bytes_up_per_client_round": 4
+            * Content(job, self.model.trained, True, True).layout.length,
+            "server_sees": self.server_sees,
+        }
+
+
+def _group_thresholds(job: Job, cohort: int) -> list[Thresholds]:
+    spec = job.encryption
+    groups = groups_of([str(number) for number in range(cohort)], job)
+    return [thresholds(len(group), spec.colluders, spec.confirm) for group in groups]
+
+
+def _encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
+    """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
+    from .strategies import sees
+
+    if not job.encrypted:
+        unwilling = [client.name for client in facts if client.encryption_required]
+        if not unwilling:
+            return []
+        return [
+            f'encryption.mode = "none", but the policy of {_some(unwilling)} requires encryption; in '
+            "a simulation you are every owner: simulation.encryption_required = false"
+        ]
+    reasons = []
+    spec, limits = job.encryption, secure_limits(job.encryption)
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    groups = _group_thresholds(job, cohort) if cohort else []
+    for numbers in groups:
+        least = fewest(numbers, limits)
+        if numbers.members < least:
+            reasons.append(
+                f"a sum over {numbers.members} clients is not opened: at least {least} are needed "
+                f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
+                "colluders; take more clients"
+                + (
+                    ' (or encryption.mode = "none", where every owner\'s policy allows it)'
+                    if cohort < 3
+                    else ", or lower encryption.colluders"
+                )
+            )
+            break
+    if sees(job.strategy) == "INDIVIDUAL" and len(groups) < 2:
+        reasons.append(
+            f'strategy.name = "{job.strategy.name}" compares single updates, which nobody can see: '
+            "take one that needs only their sum, or set encryption.group_size (4 or more, with at "
+            "least two groups), so that it compares the means of groups"
+        )
+    try:
+        scale = Scale(max((group.members for group in groups), default=1), spec.clip)
+    except ValueError as error:
+        return [*reasons, f"encryption.clip: {error}"]
+    # A language model counts tokens, of which a record has at most max_length.
+    longest = 1 if job.task == "text-classification" else job.model.max_length
+    large = [c.name for c in facts if c.test_examples * longest > scale.most]
+    if large:
+        reasons.append(f"the held-out counts of {_some(large)} could overflow a sum of {cohort}")
+    weight_cap = max((size_class(c.train_examples) for c in facts if c.train_examples), default=1)
+    if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
+        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
+    if Content(job, model.trained, True, True).layout.length > limits.longest:
+        reasons.append("the update is longer than a secure sum can be")
+    return reasons
 
 
 def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
@@ -240,7 +398,7 @@ def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list
         reasons.append(f"{_some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
-    return reasons
+    return reasons + _encryption_refusals(job, facts, model)
 
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
@@ -272,6 +430,8 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     warnings = []
     if not job.private:
         warnings.append('privacy.unit = "none": nothing protects single records.')
+    if not job.encrypted:
+        warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
     full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
     if job.private and full:
         warnings.append(

@@ -14,38 +14,65 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
 from ..errors import BudgetExceeded, MessageError, PlanRefused, UmbelError
 from ..job import Job
 from ..learning.examples import Examples
 from ..learning.features import with_features
+from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.tasks import Task
-from ..learning.trainer import PrivateSteps, StepRange, test, train
+from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
 from ..messages import (
     ASSIGNMENT,
+    COMMIT,
+    CONFIRM,
     EVALUATE,
     FAILED,
+    NONCE,
+    PREKEY,
     PREPARE,
     REFUSED,
+    REVEAL,
+    SECAGG,
     TRAIN,
     WEIGHT,
     Arrays,
     Assignment,
     Readiness,
+    bytes_of,
     only_arrays,
+    request_digest,
     to_array_record,
     to_arrays,
+    to_bytes_record,
 )
 from ..plan import PrivateRecipe, private_recipe
 from ..privacy.accounting import size_class
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
+from ..privacy.secagg.masks import Words
+from ..privacy.secagg.participant import Participant, Trip
+from ..vector import Content
+from .policy import Policy
+from .secure import Membership, SecureUpload
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
+
+
+Metrics = dict[str, int | float | list[int] | list[float]]
+
+_STRICT = Policy()
+_TRIPS: dict[str, Trip] = {
+    COMMIT: "commit",
+    NONCE: "nonce",
+    PREKEY: "prekey",
+    CONFIRM: "confirm",
+    REVEAL: "reveal",
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +99,10 @@ class Workplace:
 class Agent:
     """One data owner in one process.
 
-    `secrets` gives the stream that batches and noise of a request are drawn from; only a
-    reproducible simulation or rehearsal passes another than the operating system's, and
-    `replayable` then says that a repeated request draws the very same noise.
+    `membership` is what secure sums need; without it, encrypted jobs are refused. `log` is the
+    owner's own file of figures, which never leave. `secrets` gives the stream that batches and noise
+    of a request are drawn from; only a reproducible simulation or rehearsal passes another than the
+    operating system's, and `replayable` then says that a repeated request draws the very same noise.
     """
 
     def __init__(
@@ -84,10 +112,16 @@ class Agent:
         data: LocalData,
         ledger: Path,
         *,
+        policy: Policy = _STRICT,
+        membership: Membership | None = None,
+        log: Path | None = None,
         secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os(),
         replayable: bool = False,
     ) -> None:
         self.name = name
+        self._policy = policy
+        self._membership = membership
+        self._log = log
         self._workplace = workplace
         self._data = data
         self._ledger = ledger
@@ -102,11 +136,14 @@ class Agent:
         from ..flower import refuse
 
         actions = {PREPARE: self._prepare, TRAIN: self._train, EVALUATE: self._evaluate}
+        actions |= dict.fromkeys(_TRIPS, self._short_trip)
         try:
             action = actions.get(message.metadata.message_type)
             if action is None:
                 raise MessageError(f"Unknown request {message.metadata.message_type!r}")
-            return Message(action(self._assignment(message), message), reply_to=message)
+            assignment = self._assignment(message)
+            self._policy.check(self.name, _job(assignment))
+            return Message(action(assignment, message), reply_to=message)
         except (BudgetExceeded, PlanRefused) as error:
             return refuse(message, REFUSED, str(error))
         except _Unspoken as error:
@@ -140,26 +177,78 @@ class Agent:
             name=self.name,
             base_model=learner.shape().base_digest,
             size_class=size_class(len(self._data.train)),
+            slot=self._participant(assignment).slot if job.encrypted else 0,
         )
         return RecordDict({"readiness": readiness.to_record()})
 
     def _train(self, assignment: Assignment, message: Message) -> RecordDict:
-        from flwr.app import MetricRecord, RecordDict
+        return self._answer(assignment, message, train=True, test=assignment.test)
 
+    def _evaluate(self, assignment: Assignment, message: Message) -> RecordDict:
+        return self._answer(assignment, message, train=False, test=True)
+
+    def _answer(
+        self, assignment: Assignment, message: Message, *, train: bool, test: bool
+    ) -> RecordDict:
+        """Test the model that came, train it further, and send what came of it, masked or not."""
         job = _job(assignment)
         arrays = self._global_model(message)
+        upload = None
+        if job.encrypted:
+            content = Content(job, self._workplace.shapes, train, test)
+            upload = self._secure_upload(assignment, message, arrays, content)
+            if upload.known:
+                return self._masked(*upload.known, {WEIGHT: self._weight(job)})
+        metrics: Metrics = {WEIGHT: self._weight(job)}
+        counts = self._tested(assignment, arrays) if test else None
+        outcome = Outcome({}, 0.0)
+        if train:
+            outcome = self._trained(job, assignment, arrays, _proximal_mu(message), metrics)
+        if upload:
+            part = content.contribution(
+                outcome.update,
+                outcome.loss,
+                counts,
+                int(metrics[WEIGHT]),  # type: ignore[arg-type]
+            )
+            dither = self._secrets(f"{self.name}/{assignment.round}/dither")
+            return self._masked(*upload.send(part, dither), metrics)
+        return _in_the_clear(job, outcome if train else None, counts, metrics)
+
+    def _weight(self, job: Job) -> int:
+        """Public: what the plan computes for this client too."""
+        return size_class(len(self._data.train)) if job.weighting == "examples" else 1
+
+    def _tested(self, assignment: Assignment, arrays: Arrays) -> Counts:
+        """Counts of the model on the held-out records, and a line in the owner's own log."""
+        job, workplace = _job(assignment), self._workplace
+        counts = test(workplace.learner, workplace.task, arrays, self._examples("test"))
+        if self._log is not None:
+            line = {"run": assignment.run, "round": assignment.round - assignment.test}
+            line["metrics"] = counts.metrics(job.data.labels or [])
+            append_line(self._log, line)
+        return counts
+
+    def _trained(
+        self,
+        job: Job,
+        assignment: Assignment,
+        arrays: Arrays,
+        proximal_mu: float,
+        metrics: Metrics,
+    ) -> Outcome:
+        """Reserve this round's budget, then take its steps."""
         steps = StepRange(
             first=(assignment.round - 1) * job.training.local_steps,
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        metrics: dict[str, int | float | list[int] | list[float]] = {}
         private = None
         if job.private:
             metrics["epsilon"] = self._reserve(job, assignment)
             private = self._private_steps(job, assignment)
         try:
-            outcome = train(
+            return train(
                 self._workplace.learner,
                 self._workplace.task,
                 arrays,
@@ -168,32 +257,43 @@ class Agent:
                 seed=job.seed,
                 who=self.name,
                 private=private,
-                proximal_mu=_proximal_mu(message),
+                proximal_mu=proximal_mu,
             )
         except UmbelError as error:
             # What went wrong inside a private step depends on the records that were drawn.
             raise (_Unspoken(str(error)) if job.private else error) from error
-        by_size = job.weighting == "examples"
-        metrics[WEIGHT] = size_class(len(self._data.train)) if by_size else 1
-        if not job.private:
-            metrics["loss"] = outcome.loss
-        return RecordDict(
-            {"arrays": to_array_record(outcome.update), "metrics": MetricRecord(metrics)}
-        )
 
-    def _evaluate(self, assignment: Assignment, message: Message) -> RecordDict:
+    def _short_trip(self, assignment: Assignment, message: Message) -> RecordDict:
+        """A trip of secure aggregation that needs no data."""
+        from flwr.app import RecordDict
+
+        trip = _TRIPS[message.metadata.message_type]
+        request = bytes_of(message.content, "request")
+        reply = self._participant(assignment).answer(trip, request)
+        return RecordDict({SECAGG: to_bytes_record(reply=reply)})
+
+    def _participant(self, assignment: Assignment) -> Participant:
+        if self._membership is None:
+            raise PlanRefused(f"{self.name} has no keys for secure aggregation")
+        self._membership.check(_job(assignment).encryption)
+        return self._membership.participant(assignment.run)
+
+    def _secure_upload(
+        self, assignment: Assignment, message: Message, arrays: Arrays, content: Content
+    ) -> SecureUpload:
+        request = bytes_of(message.content, "request")
+        context = request_digest(message.metadata.message_type, message.content, arrays)
+        return SecureUpload(self._participant(assignment), request, context, content)
+
+    def _masked(self, reply: bytes, vector: Words, metrics: Metrics) -> RecordDict:
         from flwr.app import MetricRecord, RecordDict
 
-        counts = test(
-            self._workplace.learner,
-            self._workplace.task,
-            self._global_model(message),
-            self._examples("test"),
+        return RecordDict(
+            {
+                SECAGG: to_bytes_record(reply=reply, vector=vector.tobytes()),
+                "metrics": MetricRecord(metrics),
+            }
         )
-        numbers = [float(number) for number in counts.to_list()]
-        # Flower divides by the weights of a round together, so an empty test set weighs one.
-        weight = max(1, len(self._data.test))
-        return RecordDict({"metrics": MetricRecord({"counts": numbers, WEIGHT: weight})})
 
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
@@ -246,6 +346,23 @@ class Agent:
             )
 
 
+def _in_the_clear(
+    job: Job, outcome: Outcome | None, counts: Counts | None, metrics: Metrics
+) -> RecordDict:
+    """A reply that the server can read: only where the job and the owner's policy say so."""
+    from flwr.app import MetricRecord, RecordDict
+
+    content = RecordDict()
+    if outcome is not None:
+        content["arrays"] = to_array_record(outcome.update)
+        if not job.private:
+            metrics["loss"] = outcome.loss
+    if counts is not None:
+        metrics["counts"] = [float(number) for number in counts.to_list()]
+    content["metrics"] = MetricRecord(metrics)
+    return content
+
+
 class _Unspoken(UmbelError):
     """An error that tells of the data, so the server must not hear its text."""
 
@@ -268,3 +385,10 @@ def _job(assignment: Assignment) -> Job:
 @lru_cache(maxsize=4)
 def _parse_job(text: str) -> Job:
     return Job.build(json.loads(text), source="the server's job")
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -40,6 +40,11 @@ def counts_from_list(task: TaskName, numbers: Sequence[float]) -> Counts:
     return kind.from_list(numbers)
 
 
+def zero_counts(task: TaskName, classes: int) -> Counts:
+    """Counts of no examples; `classes` is the number of labels, 0 for a language model."""
+    return LanguageCounts.zero() if task == "causal-lm" else ClassificationCounts.zero(classes)
+
+
 def total(counts: Mapping[str, Counts]) -> Counts:
     """The counts of all clients together."""
     first, *rest = counts.values()

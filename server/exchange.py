@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run as FlowerRun
 
+from .. import __version__
 from ..errors import UmbelError
-from ..messages import REFUSED, payload_bytes
+from ..messages import ASSIGNMENT, REFUSED, Assignment, payload_bytes
+
+if TYPE_CHECKING:
+    from .run import Run
 
 _POLL_SECONDS = 0.5
 
@@ -79,6 +84,56 @@ class Exchange:
         return True
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Where in a run a request belongs."""
+
+    round: int
+    attempt: int = 0
+    test: bool = False
+    """Whether a train request also asks for a test of the model that it brings."""
+
+
+def ask(
+    run: Run,
+    requests: Iterable[Message],
+    names: dict[int, str],
+    stage: Stage,
+    check: Check = lambda _: None,
+    deadline: float | None = None,
+    on_reply: Callable[[int, int], None] | None = None,
+) -> Exchange:
+    """Send requests, each with the assignment of its client; `names` tells who is behind a node."""
+    return Exchange(
+        run.grid,
+        [_assigned(run, message, names, stage) for message in requests],
+        names,
+        deadline or run.plan.job.cohort.deadline,
+        check,
+        on_reply or (lambda done, _: run.listener.advanced(done)),
+    )
+
+
+def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
+    """What a client is told of the job beside a request."""
+    client = run.plan.by_name.get(name)
+    return Assignment(
+        version=__version__,
+        run=run.id,
+        job=run.job_json,
+        round=stage.round,
+        attempt=stage.attempt,
+        participations=client.rounds if client else run.plan.job.training.rounds,
+        test=stage.test,
+    )
+
+
+def _assigned(run: Run, message: Message, names: dict[int, str], stage: Stage) -> Message:
+    assignment = assignment_of(run, stage, names[message.metadata.dst_node_id])
+    message.content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
+    return message
+
+
 class CohortGrid(Grid):
     """A grid that shows a strategy only the nodes of the round's cohort."""
 
@@ -90,10 +145,10 @@ class CohortGrid(Grid):
         return list(self._nodes)
 
     @property
-    def run(self) -> Run:
+    def run(self) -> FlowerRun:
         return self._grid.run
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, run: FlowerRun) -> None:
         self._grid.set_run(run)
 
     def create_message(

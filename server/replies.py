@@ -18,12 +18,23 @@ from ..strategies.fold import check_range
 from .run import Run
 
 
-def update_check(run: Run, shapes: dict[str, tuple[int, ...]]) -> Callable[[Message], None]:
-    """An update has the model's arrays, finite and in range, and the planned weight."""
-    names = run.names
+def update_check(run: Run) -> Callable[[Message], None]:
+    """An update has the model's arrays, finite and in range, and sound scalars beside them."""
+    shapes = {name: array.shape for name, array in run.arrays.items()}
+    scalars = scalars_check(run)
 
     def check(reply: Message) -> None:
         check_range(to_arrays(only_arrays(reply.content), like=shapes))
+        scalars(reply)
+
+    return check
+
+
+def scalars_check(run: Run) -> Callable[[Message], None]:
+    """A reply has the planned weight, and an epsilon and a loss that are numbers."""
+    names = run.names
+
+    def check(reply: Message) -> None:
         metrics = only_metrics(reply.content)
         weight = metrics[WEIGHT]
         planned = run.plan.by_name[names[reply.metadata.src_node_id]].weight

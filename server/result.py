@@ -20,14 +20,18 @@ def summarise(
 ) -> dict[str, Any]:
     """The result of a finished run.
 
-    counts: final counts of each client. apart: the same for models trained apart from the
-    federation, by the client that was alone, "" for all data pooled.
+    counts: final counts of each client, or of all together under "". apart: those of models trained
+    apart from the federation, by the client that was alone, "" for all data pooled.
     """
     plan, job = run.plan, run.plan.job
     labels = job.data.labels or []
     events = run.folder.read_events()
     rounds = [event for event in events if event["event"] == "round"]
-    first = next((e for e in events if e["event"] == "evaluation" and e["round"] == 0), {})
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    first = next((event for event in evaluations if event["round"] == 0), {})
+    last: dict[str, Any] = next(
+        (event for event in reversed(evaluations) if event["round"] == run.round), {}
+    )
     epsilons = _spent_epsilons(rounds, job) if job.private else {}
     return {
         "umbel_version": __version__,
@@ -41,7 +45,7 @@ def summarise(
         "labels": labels,
         "metrics": _figures(counts, labels),
         "initial": first.get("metrics", {}),
-        "client_metrics": {name: c.metrics(labels) for name, c in counts.items()},
+        "client_metrics": last.get("clients", {}),
         "client_initial": first.get("clients", {}),
         "local_only": {
             name: {
@@ -60,6 +64,7 @@ def summarise(
             "clients": epsilons,
             "guarantee": plan.guarantee,
         },
+        "encryption": {"mode": job.encryption.mode, "server_sees": plan.server_sees},
         "seconds": _seconds(events),
         "bytes": _traffic(rounds),
         "trainable_parameters": plan.model.trained_parameters,

@@ -6,35 +6,21 @@ over the network. It calls the four methods of a Flower ``Strategy`` and nothing
 
 from __future__ import annotations
 
-import math
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from .. import __version__
 from ..errors import Interrupted, PlanRefused, RoundFailed
 from ..learning.metrics import Counts, total
-from ..messages import (
-    ASSIGNMENT,
-    PREPARE,
-    Arrays,
-    Assignment,
-    only_metrics,
-    to_array_record,
-    to_arrays,
-)
+from ..messages import EVALUATE, PREPARE, TRAIN, Arrays, to_array_record, to_arrays
 from ..plan import sample_cohort
-from .exchange import CohortGrid, Exchange
-from .replies import (
-    check_fits,
-    counts_check,
-    counts_of,
-    readiness_check,
-    readiness_of,
-    update_check,
-)
+from .collect import Collection, PlainCollection, TooFew
+from .exchange import CohortGrid, Stage, ask
+from .replies import check_fits, readiness_check, readiness_of
 from .run import Run
+from .secure import SecureCollection
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
@@ -45,20 +31,15 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     """
     job = run.plan.job
     prepare(run)
-    counts: dict[str, Counts] = {}
     if run.round == 0:
-        counts = evaluate(run)
         run.save()
     while run.round < job.training.rounds:
         if run.should_stop():
             raise Interrupted(f"Stopped after round {run.round} of {job.training.rounds}.")
-        run.arrays = train_round(run, run.round + 1)
+        run.arrays = train_round(run, run.round + 1, _is_tested(run))
         run.round += 1
         run.save()
-        counts = {}
-        if job.evaluation.every and run.round % job.evaluation.every == 0:
-            counts = evaluate(run)
-    counts = counts or evaluate(run)
+    counts = evaluate(run)
     if not counts and any(client.test_examples for client in run.plan.clients):
         raise RoundFailed("No client could test the final model; the model itself is saved.")
     return counts
@@ -71,10 +52,12 @@ def prepare(run: Run) -> None:
     run.listener.started("prepare", len(nodes))
     labels = {node: f"node {node}" for node in nodes}
     requests = [Message(RecordDict(), dst_node_id=node, message_type=PREPARE) for node in nodes]
-    exchange = _exchange(run, requests, labels, round_=run.round, check=readiness_check)
+    exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
     for reply in exchange:
         readiness = readiness_of(reply)
         check_fits(run.plan, readiness)
+        if run.sums is not None:
+            run.sums.used = max(run.sums.used, readiness.slot)
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
@@ -94,149 +77,125 @@ def prepare(run: Run) -> None:
     )
 
 
-def train_round(run: Run, round_: int) -> Arrays:
-    """One round of training, repeated while too few answer; the next model."""
+def train_round(run: Run, round_: int, test: bool) -> Arrays:
+    """One round of training, repeated while too few answer; the next model.
+
+    Where it says `test`, the clients also test the model that they start from: the same trip, and
+    under secure aggregation the same sum.
+    """
     job = run.plan.job
     for attempt in range(job.cohort.retries + 1):
         begun = time.monotonic()
-        cohort = sample_cohort(sorted(run.nodes), job, round_, attempt)
-        minimum = job.cohort.minimum or len(cohort)
+        cohort = sample_cohort(run.candidates, job, round_, attempt)
+        minimum = min(run.plan.minimum, len(cohort)) if not job.encrypted else run.plan.minimum
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
         run.listener.started(f"train {round_}", len(cohort))
         requests = run.strategy.configure_train(
             round_, to_array_record(run.arrays), ConfigRecord(), view
         )
-        shapes = {name: array.shape for name, array in run.arrays.items()}
-        exchange = _exchange(run, requests, run.names, round_, attempt, update_check(run, shapes))
-        epsilons: dict[str, float] = {}
-        losses: list[float] = []
+        stage = Stage(round_, attempt, test)
+        collection = _collection(run, TRAIN, stage, minimum, requests)
         try:
-            replies = _at_least(minimum, exchange, _note(run, epsilons, losses))
-            record, _ = run.strategy.aggregate_train(round_, replies)
-        except _TooFew:
+            record, _ = run.strategy.aggregate_train(round_, collection)
+        except TooFew:
             record = None
+        if record is not None and test:
+            _tell_evaluation(run, collection, seconds=0.0)
         event = {
             "event": "round",
             "round": round_,
             "attempt": attempt + 1,
             "seconds": round(time.monotonic() - begun, 3),
-            "clients": sorted(exchange.answered),
-            "failed": exchange.failed,
-            "bytes_up": exchange.bytes_up,
-            "bytes_down": exchange.bytes_down,
-            "loss": math.fsum(losses) / len(losses) if losses else None,
-            "epsilon": epsilons,
+            "clients": collection.answered,
+            "failed": collection.failed,
+            "bytes_up": collection.bytes_up,
+            "bytes_down": collection.bytes_down,
+            "encrypted": job.encrypted,
+            "trips": collection.seconds,
+            "loss": collection.loss,
+            "clipped": collection.clipped,
+            "epsilon": collection.epsilons,
             "aggregated": record is not None,
         }
         run.tell(event)
         if record is not None:
-            return to_arrays(record, like=shapes)
-        if len(cohort) - exchange.refused < minimum:
+            return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+        if len(cohort) - collection.refused < minimum:
             break
     raise RoundFailed(
-        f"Round {round_}: {len(exchange.answered)} of {len(cohort)} clients answered, {minimum} "
-        f"are needed, after {attempt + 1} attempts. {_reasons(exchange.failed)} Round {run.round} "
+        f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
+        f"are needed, after {attempt + 1} attempts. {_reasons(collection.failed)} Round {run.round} "
         f"is saved; go on with --resume once the cause is mended."
     )
 
 
 def evaluate(run: Run) -> dict[str, Counts]:
-    """Test the current model on every client's held-out records; counts by client."""
-    begun = time.monotonic()
+    """Test the current model on every client's held-out records; counts by client.
+
+    Under secure aggregation all clients take part, also those without held-out records, and the
+    counts of all together stand under "".
+    """
     job = run.plan.job
-    tested = [name for name in sorted(run.nodes) if run.plan.by_name[name].test_examples]
+    everybody = run.candidates
+    tested = [name for name in everybody if run.plan.by_name[name].test_examples]
     if not tested:
         return {}
-    run.listener.started(f"evaluate {run.round}", len(tested))
-    view = CohortGrid(run.grid, [run.nodes[name] for name in tested])
-    requests = run.strategy.configure_evaluate(
-        run.round, to_array_record(run.arrays), ConfigRecord(), view
-    )
-    exchange = _exchange(run, requests, run.names, run.round, check=counts_check(run))
-    counts: dict[str, Counts] = {}
-    run.strategy.aggregate_evaluate(run.round, _counted(run, exchange, counts))
-    counts = dict(sorted(counts.items()))
-    labels = job.data.labels or []
-    event = {
-        "event": "evaluation",
-        "round": run.round,
-        "seconds": round(time.monotonic() - begun, 3),
-        "failed": exchange.failed,
-        "metrics": total(counts).metrics(labels) if counts else {},
-        "clients": {name: c.metrics(labels) for name, c in counts.items()},
-    }
-    run.tell(event)
-    return counts
+    asked = everybody if job.encrypted else tested
+    for attempt in range(job.cohort.retries + 1 if job.encrypted else 1):
+        begun = time.monotonic()
+        run.listener.started(f"evaluate {run.round}", len(asked))
+        view = CohortGrid(run.grid, [run.nodes[name] for name in asked])
+        requests = run.strategy.configure_evaluate(
+            run.round, to_array_record(run.arrays), ConfigRecord(), view
+        )
+        collection = _collection(run, EVALUATE, Stage(run.round, attempt), 0, requests)
+        with contextlib.suppress(TooFew):
+            run.strategy.aggregate_evaluate(run.round, collection)
+        _tell_evaluation(run, collection, time.monotonic() - begun)
+        if collection.counts:
+            break
+    return dict(sorted(collection.counts.items()))
 
 
-class _TooFew(Exception):
-    """Fewer usable replies than the round needs."""
-
-
-def _at_least(
-    minimum: int, exchange: Exchange, note: Callable[[Message], None]
-) -> Iterator[Message]:
-    for reply in exchange:
-        note(reply)
-        yield reply
-    if len(exchange.answered) < minimum:
-        raise _TooFew
-
-
-def _note(run: Run, epsilons: dict[str, float], losses: list[float]) -> Callable[[Message], None]:
-    """Keep the scalars that come with an update."""
-    names = run.names
-
-    def note(reply: Message) -> None:
-        metrics = only_metrics(reply.content)
-        if "epsilon" in metrics:
-            epsilons[names[reply.metadata.src_node_id]] = float(metrics["epsilon"])  # type: ignore[arg-type]
-        if "loss" in metrics:
-            losses.append(float(metrics["loss"]))  # type: ignore[arg-type]
-
-    return note
-
-
-def _counted(run: Run, exchange: Exchange, counts: dict[str, Counts]) -> Iterator[Message]:
-    names = run.names
-    for reply in exchange:
-        counts[names[reply.metadata.src_node_id]] = counts_of(run, reply)
-        yield reply
-
-
-def _exchange(
-    run: Run,
-    requests: Iterable[Message],
-    names: dict[int, str],
-    round_: int,
-    attempt: int = 0,
-    check: Callable[[Message], None] = lambda _: None,
-) -> Exchange:
-    """Send a strategy's requests, each with the assignment of its client."""
-    return Exchange(
-        run.grid,
-        [_assigned(run, message, round_, attempt, names) for message in requests],
-        names,
-        run.plan.job.cohort.deadline,
-        check,
-        lambda done, _: run.listener.advanced(done),
+def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
+    """The figures of the current model."""
+    labels = run.plan.job.data.labels or []
+    counts = dict(sorted(collection.counts.items()))
+    by_client = {name: c.metrics(labels) for name, c in counts.items() if name}
+    run.tell(
+        {
+            "event": "evaluation",
+            "round": run.round,
+            "seconds": round(seconds, 3),
+            "failed": collection.failed,
+            "metrics": total(counts).metrics(labels) if counts else {},
+            "clients": by_client or run.owners_metrics(run.round),
+        }
     )
 
 
-def _assigned(
-    run: Run, message: Message, round_: int, attempt: int, names: dict[int, str]
-) -> Message:
-    client = run.plan.by_name.get(names[message.metadata.dst_node_id])
-    assignment = Assignment(
-        version=__version__,
-        run=run.id,
-        job=run.job_json,
-        round=round_,
-        attempt=attempt,
-        participations=client.rounds if client else run.plan.job.training.rounds,
-    )
-    message.content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
-    return message
+def _collection(
+    run: Run, kind: str, stage: Stage, minimum: int, requests: Iterable[Message]
+) -> Collection:
+    """How the replies of a round are collected: the one place where encryption is chosen."""
+    if not run.plan.job.encrypted:
+        return PlainCollection(run, kind, stage, minimum, requests)
+    following = _next_cohort(run, stage.round) if kind == TRAIN else None
+    return SecureCollection(run, kind, stage, minimum, requests, following)
+
+
+def _next_cohort(run: Run, round_: int) -> list[str]:
+    """Who is asked after this round: the next cohort, or everybody for the last test."""
+    if round_ < run.plan.job.training.rounds:
+        return sample_cohort(run.candidates, run.plan.job, round_ + 1)
+    return run.candidates
+
+
+def _is_tested(run: Run) -> bool:
+    """Whether the job wants to know how good the current model is."""
+    every = run.plan.job.evaluation.every
+    due = run.round == 0 or (every > 0 and run.round % every == 0)
+    return due and any(client.test_examples for client in run.plan.clients)
 
 
 def _reasons(failed: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -15,6 +15,9 @@ from ..messages import Arrays
 from ..plan import Plan
 from .checkpoint import Checkpoint, save, strategy_state
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .secure import SecureSums
 
 
 class Listener(Protocol):
@@ -55,6 +58,10 @@ class Run:
     should_stop: Callable[[], bool] = lambda: False
     nodes: dict[str, int] = field(default_factory=dict)
     """Client name -> node id, learned when the clients report ready."""
+    sums: SecureSums | None = None
+    """The slots of secure aggregation; None where the job is not encrypted."""
+    owners_metrics: Callable[[int], dict[str, dict[str, Any]]] = lambda _: {}
+    """Each client's own figures of a round's model, for who can see them: a simulation."""
 
     @cached_property
     def job_json(self) -> str:
@@ -64,6 +71,12 @@ class Run:
     def names(self) -> dict[int, str]:
         """Node id -> client name, made anew at each call: take it once a round."""
         return {node: name for name, node in self.nodes.items()}
+
+    @property
+    def candidates(self) -> list[str]:
+        """Who may be asked, ascending: who is ready, but for those whose shares were wrong."""
+        excluded = self.sums.excluded if self.sums else set()
+        return [name for name in sorted(self.nodes) if name not in excluded]
 
     @property
     def checkpoints(self) -> Path:

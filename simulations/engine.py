@@ -6,6 +6,7 @@ to a deployment is the comparison with every client alone and with all data in o
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -30,10 +31,12 @@ from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
 from ..server.run_folder import RunFolder
+from ..server.secure import SecureSums
 from ..strategies import build_strategy
+from .consortium import found
 from .federation import Federation, federate
 from .grid import InProcessGrid
-from .site import SiteSettings
+from .site import SiteSettings, owner_log
 from .workers import Workers, default_workers, start_workers
 
 Engine = Literal["inprocess", "ray"]
@@ -55,7 +58,7 @@ class Options:
 def plan_job(job: Job) -> tuple[Plan, Federation]:
     """What `umbel plan` shows: everything but the training."""
     federation = federate(job)
-    with start_workers(SiteSettings(federation, Path(), False), 1) as workers:
+    with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
         shape, _ = workers.call("model")
     return Plan.compile(federation.job, federation.facts, shape), federation
 
@@ -118,7 +121,8 @@ def _simulate(
     begun = time.monotonic()
     listener.started("data", 0)
     federation = federate(job)
-    settings = SiteSettings(federation, Path(identity["ledgers"]), identity["reproducible"])
+    owners = path.resolve() / "owners"
+    settings = SiteSettings(federation, Path(identity["ledgers"]), owners, identity["reproducible"])
     count = default_workers(len(federation.shares)) if workers is None else workers
     listener.started("model", 0)
     with start_workers(settings, count) as pool, _interruptible() as should_stop:
@@ -138,6 +142,10 @@ def _simulate(
         with open_grid(settings, count, pool) as grid:
             run = Run(identity["id"], plan, grid, strategy, folder, initial)
             run.listener, run.should_stop = listener, should_stop
+            if job.encrypted:
+                names = [share.name for share in federation.shares]
+                run.sums = SecureSums(found(owners, names, job.encryption))
+                run.owners_metrics = lambda round_: _owners_metrics(owners, names, run.id, round_)
             if again:
                 _restore(run)
             folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
@@ -146,6 +154,21 @@ def _simulate(
         pool.call("export", run.arrays, folder.path / "adapter")
     folder.write_json("result.json", summarise(run, counts, apart, identity))
     return folder
+
+
+def _owners_metrics(
+    owners: Path, names: list[str], run: str, round_: int
+) -> dict[str, dict[str, Any]]:
+    """What each owner noted of its own test: a simulation may look, a server never sees it."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        log = owner_log(owners, name)
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        for line in map(json.loads, reversed(lines)):
+            if (line["run"], line["round"]) == (run, round_):
+                found[name] = line["metrics"]
+                break
+    return found
 
 
 GridOpener = Callable[[SiteSettings, int, Workers], AbstractContextManager[Grid]]

@@ -32,7 +32,8 @@ class Federation:
 
     @property
     def facts(self) -> list[ClientFacts]:
-        return [ClientFacts(s.name, len(s.train), len(s.test)) for s in self.shares]
+        strict = self.job.simulation.encryption_required
+        return [ClientFacts(s.name, len(s.train), len(s.test), strict) for s in self.shares]
 
     @property
     def classes(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..client.agent import Agent, LocalData, Workplace
+from ..client.policy import Policy
 from ..job import Job
 from ..learning.examples import Examples
 from ..learning.export import export_adapter
@@ -20,6 +21,7 @@ from ..messages import Arrays
 from ..plan import private_recipe
 from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream
+from .consortium import membership
 from .federation import Federation, reproducible_key
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class SiteSettings:
 
     federation: Federation
     ledgers: Path
+    owners: Path
+    """Folder with a folder for each owner: keys, journals, and its own log."""
     reproducible: bool
     threads: int = 1
 
@@ -118,12 +122,15 @@ class Site:
 
     def _agent(self, node: int) -> Agent:
         share = self._federation.shares[node - FIRST_NODE]
-        settings = self._settings
+        settings, job = self._settings, self._federation.job
         return Agent(
             share.name,
             self.workplace,
             self._data(node),
             settings.ledgers / f"{share.name}.sqlite",
+            policy=Policy(job.simulation.encryption_required),
+            membership=membership(settings.owners, share.name) if job.encrypted else None,
+            log=owner_log(settings.owners, share.name),
             secrets=self._secrets,
             replayable=settings.reproducible,
         )
@@ -141,6 +148,11 @@ class Site:
             return lambda _: SecretStream.from_os()
         seed = self._federation.job.seed
         return lambda what: SecretStream.from_key(reproducible_key(seed, what))
+
+
+def owner_log(owners: Path, name: str) -> Path:
+    """An owner's own figures, one line of JSON for each test of a model."""
+    return owners / name / "metrics.jsonl"
 
 
 FIRST_NODE = 2

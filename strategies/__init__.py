@@ -44,6 +44,11 @@ def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
     return _foreign(spec, total_weight)
 
 
+def sees(spec: StrategySpec) -> str:
+    """What a job's strategy must see: "SUM", or "INDIVIDUAL" updates."""
+    return str(getattr(build_strategy(spec, 2**20), "sees", "INDIVIDUAL"))
+
+
 def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
     from flwr.serverapp import strategy as flower
     from flwr.serverapp.strategy import Strategy

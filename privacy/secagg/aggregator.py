@@ -333,7 +333,10 @@ class Aggregator:
             )
         names = {point: name for name, point in self._points.items()}
         for point in found[1]:
-            self.faults.setdefault(names[point], f"it sent a wrong share of {owner}'s secret")
+            self.faults.setdefault(
+                names[point],
+                f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
+            )
         return found[0].to_bytes(32, "big")
 
     def _fits(self, owner: str, kind: int, secret: int) -> bool:

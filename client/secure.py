@@ -1,0 +1,89 @@
+"""An owner's part in secure sums: which keys, which roster, and one slot's upload."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import PlanRefused
+from ..job import EncryptionSpec
+from ..plan import secure_limits
+from ..privacy.randomness import SecretStream
+from ..privacy.secagg.fixed_point import Contribution, Scale, encode
+from ..privacy.secagg.keys import Identity
+from ..privacy.secagg.masks import Words
+from ..privacy.secagg.member import Member
+from ..privacy.secagg.messages import Manifest
+from ..privacy.secagg.participant import Participant
+from ..privacy.secagg.roster import open_roster
+from ..vector import Content
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Where an owner keeps what secure sums need. Its files are the owner's alone.
+
+    `identity` holds 64 secret bytes, `consortium` the 32 bytes of the pinned public key that signs
+    rosters, `roster` the newest one. `journals` is a folder for one journal a run, `witness` one
+    that a backup never holds (default: the same).
+    """
+
+    name: str
+    identity: Path
+    consortium: Path
+    roster: Path
+    journals: Path
+    witness: Path | None = None
+
+    def participant(self, run: str) -> Participant:
+        return _participant(self, run)
+
+    def check(self, spec: EncryptionSpec) -> None:
+        """Refuse (``PlanRefused``) a job whose encryption is not what the roster's members agreed on."""
+        if secure_limits(spec) != _member(self).roster.limits:
+            raise PlanRefused(
+                f"{self.name}: the job's [encryption] is not what the consortium's roster says"
+            )
+
+
+@lru_cache(maxsize=256)
+def _member(membership: Membership) -> Member:
+    roster = open_roster(membership.roster.read_bytes(), membership.consortium.read_bytes())
+    return Member(membership.name, Identity(membership.identity.read_bytes()), roster)
+
+
+@lru_cache(maxsize=256)
+def _participant(membership: Membership, run: str) -> Participant:
+    folder = hashlib.sha256(run.encode()).hexdigest()[:16]
+    witness = membership.witness / folder if membership.witness else None
+    return Participant(_member(membership), membership.journals / folder, run, witness)
+
+
+class SecureUpload:
+    """One request to train or test under secure aggregation, from its check to its masked vector."""
+
+    def __init__(
+        self, participant: Participant, request: bytes, context: bytes, content: Content
+    ) -> None:
+        """Check the request before any data is touched; ``ProtocolError`` where a rule is broken."""
+        self._participant, self._request, self._context = participant, request, context
+        found = participant.check_upload(request, context)
+        self.known: tuple[bytes, Words] | None = None
+        """The answer that this very request got before."""
+        if isinstance(found, Manifest):
+            self._manifest = found
+            if found.layout != content.layout or found.clip != content.job.encryption.clip:
+                raise PlanRefused(
+                    f"{participant.member.name}: the server wants another vector than the job says"
+                )
+        else:
+            self.known = found
+
+    def send(self, part: Contribution, dither: SecretStream) -> tuple[bytes, Words]:
+        """Mask the owner's part; the signed upload and the vector, journalled."""
+        manifest = self._manifest
+        scale = Scale(len(manifest.slot.cohort), manifest.clip)
+        words = encode(part, manifest.layout, scale, manifest.weight_cap, dither.words)
+        return self._participant.upload(self._request, self._context, words)

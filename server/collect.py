@@ -1,0 +1,103 @@
+"""Collecting a round: what a strategy folds, and what the round's event tells of it.
+
+A collection is iterated once, by the strategy. It yields one reply for each sum that the server may
+see: every client's own in ``PlainCollection``, and under secure aggregation one for each group, in
+``secure.SecureCollection``. It raises ``TooFew`` after the last where the round does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+
+from ..learning.metrics import Counts
+from ..messages import TRAIN, only_metrics
+from .exchange import Exchange, Stage, ask
+from .replies import counts_check, counts_of, update_check
+from .run import Run
+
+
+class TooFew(Exception):
+    """Fewer usable replies than the round needs."""
+
+
+@dataclass
+class Collection:
+    """What is known after the iteration."""
+
+    run: Run
+    kind: str
+    """``TRAIN`` or ``EVALUATE``."""
+    stage: Stage
+    minimum: int
+    """Fewest clients for the round to count."""
+    answered: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each trip beside the training itself."""
+    epsilons: dict[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    clipped: int = 0
+    counts: dict[str, Counts] = field(default_factory=dict)
+    """Counts of the test by client, or under "" of all together, where only those can be seen."""
+
+    @property
+    def tests(self) -> bool:
+        return self.stage.test or self.kind != TRAIN
+
+    def __iter__(self) -> Iterator[Message]:
+        raise NotImplementedError
+
+    def absorb(self, exchange: Exchange) -> None:
+        """Add up what a trip cost, and who failed in it; the first reason of a client counts."""
+        self.failed = exchange.failed | self.failed
+        self.refused += exchange.refused
+        self.bytes_up += exchange.bytes_up
+        self.bytes_down += exchange.bytes_down
+
+    def note(self, name: str, reply: Message) -> None:
+        """Keep the scalars that come with a reply."""
+        epsilon = only_metrics(reply.content).get("epsilon")
+        if epsilon is not None:
+            self.epsilons[name] = float(epsilon)  # type: ignore[arg-type]
+
+
+class PlainCollection(Collection):
+    """Everybody's reply, readable by the server."""
+
+    def __init__(
+        self, run: Run, kind: str, stage: Stage, minimum: int, requests: Iterable[Message]
+    ) -> None:
+        super().__init__(run, kind, stage, minimum)
+        self._requests = requests
+
+    def __iter__(self) -> Iterator[Message]:
+        names, losses = self.run.names, []
+        exchange = ask(self.run, self._requests, names, self.stage, self._check)
+        for reply in exchange:
+            name = names[reply.metadata.src_node_id]
+            self.note(name, reply)
+            metrics = only_metrics(reply.content)
+            if self.tests:
+                self.counts[name] = counts_of(self.run, reply)
+                del metrics["counts"]
+            if "loss" in metrics:
+                losses.append(float(metrics["loss"]))  # type: ignore[arg-type]
+            yield reply
+        self.answered = sorted(exchange.answered)
+        self.loss = math.fsum(losses) / len(losses) if losses else None
+        self.absorb(exchange)
+        if len(self.answered) < self.minimum:
+            raise TooFew
+
+    def _check(self, reply: Message) -> None:
+        if self.kind == TRAIN:
+            update_check(self.run)(reply)
+        if self.tests:
+            counts_check(self.run)(reply)

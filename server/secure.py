@@ -1,0 +1,295 @@
+"""A round under secure aggregation: the trips around training, group by group, over any grid.
+
+The protocol is ``privacy.secagg``; here its messages travel. A round's cohort is one group or
+several, each with a slot of its own, and all groups take each trip together:
+
+    prekey (only who has not sent one) -> train and upload -> confirm -> reveal (and next prekeys)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
+
+from ..errors import ProtocolError, TooFewMembers
+from ..learning.metrics import total
+from ..messages import (
+    ASSIGNMENT,
+    COMMIT,
+    CONFIRM,
+    NONCE,
+    PREKEY,
+    REVEAL,
+    SECAGG,
+    TRAIN,
+    WEIGHT,
+    bytes_of,
+    only_arrays,
+    request_digest,
+    to_array_record,
+    to_arrays,
+    to_bytes_record,
+)
+from ..plan import groups_of
+from ..privacy.secagg.aggregator import Aggregator, Purpose
+from ..privacy.secagg.messages import PrekeyReply, Slot
+from ..privacy.secagg.roster import Roster
+from ..vector import Content, Reading
+from .collect import Collection, TooFew
+from .exchange import Stage, ask, assignment_of
+from .replies import scalars_check
+from .run import Run
+
+
+@dataclass
+class SecureSums:
+    """The slots of a run: their numbers, and what is ready for the next one."""
+
+    roster: Roster
+    used: int = 0
+    """The highest slot that any member ever entered."""
+    upcoming: dict[tuple[str, ...], Aggregator] = field(default_factory=dict)
+    """Slots whose prekeys came with the last reveal, by their members."""
+    excluded: set[str] = field(default_factory=set)
+    """Members whose secret could not be had back: they would spoil the next slot too."""
+
+    def open_slot(self, run: str, members: Iterable[str], minimum: int = 0) -> Aggregator:
+        """A new slot. Raises ``TooFewMembers`` for a cohort that no sum can be opened of."""
+        self.used += 1
+        slot = Slot(run, self.used, self.roster.hash, tuple(sorted(members)))
+        return Aggregator(self.roster, slot, minimum=minimum)
+
+
+class SecureCollection(Collection):
+    """Yields one reply for each group, which says its sum and nothing else."""
+
+    def __init__(
+        self,
+        run: Run,
+        kind: str,
+        stage: Stage,
+        minimum: int,
+        requests: Iterable[Message],
+        following: Iterable[str] | None,
+    ) -> None:
+        """`following` are the clients of the next sum, whose prekeys ride on the reveals."""
+        super().__init__(run, kind, stage, minimum)
+        assert run.sums is not None, "a run with encryption has a roster"
+        self._sums = run.sums
+        self._requests = {run.names[m.metadata.dst_node_id]: m for m in requests}
+        self._following = following
+        job, shapes = run.plan.job, {name: array.shape for name, array in run.arrays.items()}
+        self._content = Content(job, shapes, kind == TRAIN, self.tests)
+
+    def __iter__(self) -> Iterator[Message]:
+        try:
+            groups = self._groups()
+            self._prekeys(groups)
+            self._uploads(groups)
+            if groups[0].confirms:
+                self._confirm(groups)
+            readings = self._open(groups)
+        except ProtocolError as error:  # the slot is given up, or what was opened is no sum
+            self.failed.setdefault(error.peer, str(error))
+            if error.rule == "share":
+                self._sums.excluded.add(error.peer)
+            self._sums.upcoming.clear()
+            raise TooFew from None
+        self._add_up(readings)
+        for group, reading in zip(groups, readings, strict=True):
+            request = self._requests[group.survivors[0]]
+            content = RecordDict({"metrics": MetricRecord({WEIGHT: reading.weight})})
+            if self._content.train:
+                content["arrays"] = to_array_record(reading.mean)
+            yield Message(content, reply_to=request)
+
+    def _groups(self) -> list[Aggregator]:
+        """A slot for each group: one whose prekeys are here already, or a new one."""
+        groups = []
+        members_of = groups_of(sorted(self._requests), self.run.plan.job)
+        ready, self._sums.upcoming = self._sums.upcoming, {}
+        for members in members_of:
+            known = ready.get(tuple(members))
+            groups.append(known or self._sums.open_slot(self.run.id, members, self._least(members)))
+        return groups
+
+    def _least(self, members: list[str]) -> int:
+        """A group alone must have the round's minimum; of several, all together."""
+        return self.minimum if len(members) == len(self._requests) else 0
+
+    def _prekeys(self, groups: list[Aggregator]) -> None:
+        begun = time.monotonic()
+        large = [group for group in groups if group.needs_nonces]
+        if large:
+            self._trip(COMMIT, large, _to_all(Aggregator.commit_request), Aggregator.add_commit)
+            self._trip(NONCE, large, _to_all(Aggregator.nonce_request), Aggregator.add_nonce)
+        asks = {
+            name: (group, group.prekey_request.to_bytes())
+            for group in groups
+            for name in group.slot.cohort
+            if name not in group.members
+        }
+
+        def take(group: Aggregator, name: str, reply: bytes) -> None:
+            group.add_prekey(name, PrekeyReply.from_bytes(reply, name))
+
+        self._send(PREKEY, asks, take)
+        context = self._context()
+        for group in groups:
+            group.close_prekeys(
+                Purpose(
+                    context,
+                    self._content.layout,
+                    self.run.plan.weight_cap,
+                    self.run.plan.job.encryption.clip,
+                )
+            )
+        self.seconds["prekey"] = round(time.monotonic() - begun, 3)
+
+    def _context(self) -> bytes:
+        """The digest of what all clients are asked to compute."""
+        name, request = next(iter(self._requests.items()))
+        assignment = assignment_of(self.run, self.stage, name)
+        content = RecordDict({**request.content, ASSIGNMENT: assignment.to_record()})
+        return request_digest(self.kind, content, to_arrays(only_arrays(content)))
+
+    def _uploads(self, groups: list[Aggregator]) -> None:
+        group_of = {name: group for group in groups for name in group.members}
+        for name, group in group_of.items():
+            message = self._requests[name]
+            record = to_bytes_record(request=group.upload_request(name))
+            message.content = RecordDict({**message.content, SECAGG: record})
+        names, check = self.run.names, scalars_check(self.run)
+
+        def take(reply: Message) -> None:
+            check(reply)
+            name = names[reply.metadata.src_node_id]
+            data = bytes_of(reply.content, "vector")
+            if len(data) % 4:
+                raise ProtocolError("vector", name, f"{len(data)} bytes are no words")
+            words = np.frombuffer(data, dtype="<u4")
+            group_of[name].add_upload(name, bytes_of(reply.content, "reply"), words)
+
+        messages = [self._requests[name] for name in group_of]
+        exchange = ask(self.run, messages, names, self.stage, take)
+        for reply in exchange:
+            self.note(names[reply.metadata.src_node_id], reply)
+        self.absorb(exchange)
+        self.answered = sorted(exchange.answered)
+        if len(self.answered) < self.minimum:
+            raise TooFew
+        for group in groups:
+            group.close_uploads()
+
+    def _confirm(self, groups: list[Aggregator]) -> None:
+        begun = time.monotonic()
+        asks = {
+            name: (group, request)
+            for group in groups
+            for request in [group.confirm_request()]
+            for name in group.survivors
+        }
+        self._send(CONFIRM, asks, Aggregator.add_confirmation)
+        for group in groups:
+            group.close_confirmations()
+        self.seconds["confirm"] = round(time.monotonic() - begun, 3)
+
+    def _open(self, groups: list[Aggregator]) -> list[Reading]:
+        begun = time.monotonic()
+        upcoming = self._upcoming()
+        next_of = {name: slot for slot in upcoming for name in slot.slot.cohort}
+        asks = {}
+        for group in groups:
+            for name in group.revealers:
+                following = next_of.get(name)
+                request = following.prekey_request if following else None
+                asks[name] = (group, group.reveal_request(name, request))
+
+        def take(group: Aggregator, name: str, reply: bytes) -> None:
+            prekey = group.add_reveal(name, reply)
+            if prekey is not None and name in next_of:
+                next_of[name].add_prekey(name, prekey)
+
+        self._send(REVEAL, asks, take)
+        readings = []
+        for group in groups:
+            try:
+                readings.append(self._content.read(group.open()))
+            finally:
+                self.failed |= group.faults
+        self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
+        self.seconds["reveal"] = round(time.monotonic() - begun, 3)
+        return readings
+
+    def _upcoming(self) -> list[Aggregator]:
+        """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""
+        if self._following is None:
+            return []
+        slots = []
+        for members in groups_of(sorted(self._following), self.run.plan.job):
+            try:
+                slot = self._sums.open_slot(self.run.id, members)
+            except TooFewMembers:
+                return []  # the next round will say so itself
+            if not slot.needs_nonces:
+                slots.append(slot)
+        return slots
+
+    def _add_up(self, readings: list[Reading]) -> None:
+        self.clipped = sum(reading.clipped for reading in readings)
+        losses = [reading.loss for reading in readings if reading.loss is not None]
+        self.loss = sum(losses) / len(losses) if losses else None
+        counts = {str(n): r.counts for n, r in enumerate(readings) if r.counts is not None}
+        if counts:
+            self.counts = {"": total(counts)}
+
+    def _trip(
+        self,
+        kind: str,
+        groups: list[Aggregator],
+        request: Callable[[Aggregator, str], bytes],
+        take: Callable[[Aggregator, str, bytes], None],
+    ) -> None:
+        asks = {n: (group, request(group, n)) for group in groups for n in group.slot.cohort}
+        self._send(kind, asks, take)
+
+    def _send(
+        self,
+        kind: str,
+        asks: Mapping[str, tuple[Aggregator, bytes]],
+        take: Callable[[Aggregator, str, bytes], None],
+    ) -> None:
+        """One short trip: each client's request, and what to do with its reply."""
+        if not asks:
+            return
+        names, nodes = self.run.names, self.run.nodes
+
+        def check(reply: Message) -> None:
+            name = names[reply.metadata.src_node_id]
+            take(asks[name][0], name, bytes_of(reply.content, "reply"))
+
+        messages = [
+            Message(
+                RecordDict({SECAGG: to_bytes_record(request=request)}),
+                dst_node_id=nodes[name],
+                message_type=kind,
+            )
+            for name, (_, request) in asks.items()
+        ]
+        deadline = self.run.plan.job.encryption.deadline
+        exchange = ask(
+            self.run, messages, names, self.stage, check, deadline, on_reply=lambda done, _: None
+        )
+        for _ in exchange:
+            pass
+        self.absorb(exchange)
+
+
+def _to_all(request: Callable[[Aggregator], bytes]) -> Callable[[Aggregator, str], bytes]:
+    """A request that is the same for all members of a group."""
+    made: dict[int, bytes] = {}
+    return lambda group, _: made.setdefault(id(group), request(group))

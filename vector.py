@@ -1,0 +1,94 @@
+"""What rides in one secure sum: the update, its loss, and the counts of a test, in a fixed order.
+
+Clients and coordinator derive the layout from the job, so none has to take it on trust. Whole counts
+are words of their own; losses are wide numbers (``privacy.secagg.fixed_point``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .job import Job
+from .learning.metrics import Counts, counts_from_list, zero_counts
+from .messages import Arrays
+from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the clients of one slot add up: an update, the counts of a test, or both."""
+
+    job: Job
+    shapes: Shapes
+    train: bool
+    test: bool
+
+    @property
+    def layout(self) -> Layout:
+        parameters = sum(math.prod(shape) for shape in self.shapes.values())
+        counted = len(self._zero.to_list()) - 1 if self.test else 0
+        return Layout(
+            parameters=parameters if self.train else 0,
+            integers=int(self.train) + counted,
+            wides=int(self._tells_loss) + int(self.test),
+        )
+
+    @property
+    def _tells_loss(self) -> bool:
+        """The training loss of a private job would tell of the records that were drawn."""
+        return self.train and not self.job.private
+
+    @property
+    def _zero(self) -> Counts:
+        return zero_counts(self.job.task, len(self.job.data.labels or ()))
+
+    def contribution(
+        self, update: Arrays, loss: float, counts: Counts | None, weight: int
+    ) -> Contribution:
+        """One client's part. `update` is empty where nothing was trained, `counts` None untested."""
+        arrays = [update[name] for name in self.shapes] if self.train else []
+        integers: list[int] = []
+        wides: list[float] = []
+        if self.train:
+            integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
+        if self._tells_loss:
+            wides.append(loss)
+        if self.test:
+            *whole, test_loss = (counts or self._zero).to_list()
+            integers += [int(number) for number in whole]
+            wides.append(test_loss)
+        return Contribution(arrays, integers, wides, weight)
+
+    def read(self, total: Total) -> Reading:
+        """What the opened sum says. Raises ``MessageError`` for counts that nobody can have counted."""
+        integers, wides = list(total.integers), list(total.wides)
+        clipped = integers.pop(0) if self.train else 0
+        loss = wides.pop(0) / total.members if self._tells_loss else None
+        counts = counts_from_list(self.job.task, [*integers, *wides]) if self.test else None
+        mean: Arrays = {}
+        at = 0
+        for name, shape in self.shapes.items() if self.train else ():
+            size = math.prod(shape)
+            mean[name] = total.mean[at : at + size].reshape(shape).astype(np.float32)
+            at += size
+        return Reading(mean, total.weight, loss, clipped, counts)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sum of a cohort, as the job means it."""
+
+    mean: Arrays
+    """Weighted mean of the updates, float32."""
+    weight: int
+    loss: float | None
+    """Mean training loss over the clients; None under privacy."""
+    clipped: int
+    """Clients whose update was scaled down to the clip."""
+    counts: Counts | None
