@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .learning.model import ModelShape
 
 _FLOAT32 = 4
+_FEWEST_BITS = 10
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,11 @@ class Plan:
             )
         fewest_in_one = min(fewest(group, self.limits) for group in numbers)
         colluders = max(group.colluders for group in numbers)
-        of = f"each of {len(numbers)} groups" if len(numbers) > 1 else "the cohort"
-        sizes = {group.members for group in numbers}
-        if len(sizes) == 1:
-            of += f" of {sizes.pop()}"
+        over = (
+            f"each of {len(numbers)} groups of clients"
+            if len(numbers) > 1
+            else f"the cohort's {numbers[0].members} clients"
+        )
         server = (
             "even if it breaks the protocol"
             if job.encryption.confirm
@@ -242,8 +244,8 @@ class Plan:
         )
         alone = "" if not colluders else f" and has up to {colluders} of them on its side"
         return (
-            f"The server sees only sums of updates, counts and losses over {of} clients, of at least "
-            f"{fewest_in_one} of them, {server}{alone}."
+            f"The server sees only sums of updates, counts and losses over {over}, never of fewer "
+            f"than {fewest_in_one}, {server}{alone}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -340,6 +342,11 @@ def _encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelSha
         scale = Scale(max((group.members for group in groups), default=1), spec.clip)
     except ValueError as error:
         return [*reasons, f"encryption.clip: {error}"]
+    if scale.bits < _FEWEST_BITS:
+        reasons.append(
+            f"encryption.clip = {spec.clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
+            "their entries are far smaller: lower it"
+        )
     # A language model counts tokens, of which a record has at most max_length.
     longest = 1 if job.task == "text-classification" else job.model.max_length
     large = [c.name for c in facts if c.test_examples * longest > scale.most]

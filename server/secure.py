@@ -95,8 +95,6 @@ class SecureCollection(Collection):
             readings = self._open(groups)
         except ProtocolError as error:  # the slot is given up, or what was opened is no sum
             self.failed.setdefault(error.peer, str(error))
-            if error.rule == "share":
-                self._sums.excluded.add(error.peer)
             self._sums.upcoming.clear()
             raise TooFew from None
         self._add_up(readings)
@@ -221,6 +219,7 @@ class SecureCollection(Collection):
                 readings.append(self._content.read(group.open()))
             finally:
                 self.failed |= group.faults
+                self._sums.excluded |= group.spoilers
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
         return readings

@@ -224,6 +224,18 @@ def job_of(tiny, reviews_csv):
 
 
 @pytest.fixture(scope="session")
+def open_job_of(job_of):
+    """The same without encryption, where every owner allows it: the server sees each update."""
+
+    def build(base="bert", **sections):
+        sections["encryption"] = {"mode": "none"}
+        sections["simulation"] = {"encryption_required": False, **sections.get("simulation", {})}
+        return job_of(base, **sections)
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def learner_of():
     """A job's learner; the same job gives the same one, for its model is loaded once."""
 

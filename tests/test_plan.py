@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from umbel.errors import PlanRefused
 from umbel.job import Job
 from umbel.learning.model import ModelShape
-from umbel.plan import ClientFacts, Plan, private_recipe, sample_cohort
+from umbel.plan import ClientFacts, Plan, groups_of, private_recipe, sample_cohort
 from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
 
 MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")
@@ -15,11 +15,12 @@ NAMES = [f"client-{number}" for number in range(12)]
 
 
 def job_of(**sections):
-    return Job.build({"data": {"path": "a.csv"}, **sections})
+    """A job without encryption, unless the sections say otherwise."""
+    return Job.build({"data": {"path": "a.csv"}, "encryption": {"mode": "none"}, **sections})
 
 
-def facts(*sizes, test=10):
-    return [ClientFacts(f"client-{n}", size, test) for n, size in enumerate(sizes)]
+def facts(*sizes, test=10, strict=False):
+    return [ClientFacts(f"client-{n}", size, test, strict) for n, size in enumerate(sizes)]
 
 
 def plan(job, clients=None, model=MODEL):
@@ -183,7 +184,8 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     assert "over 10 rounds" in words
     for uncovered in ("held-out records", "label names", "rounded size"):
         assert uncovered in words.partition("not covered are")[2]
-    assert "the server sees each client's noised update" in words
+    assert words.endswith(found.server_sees)
+    assert "the server sees each client's own noised update" in found.server_sees
 
 
 def test_without_privacy_the_guarantee_promises_none():
@@ -194,7 +196,7 @@ def test_without_privacy_the_guarantee_promises_none():
 
 
 def test_clients_without_held_out_records_are_warned_about():
-    some = [*facts(500), ClientFacts("untested", 500, 0)]
+    some = [*facts(500), ClientFacts("untested", 500, 0, False)]
     job = job_of(privacy={"unit": "none"})
     assert "No held-out records at untested." in plan(job, some).warnings
     none = plan(job, facts(500, 500, test=0)).warnings
@@ -265,8 +267,110 @@ def test_another_seed_round_or_attempt_asks_others():
 
 def test_a_clients_rounds_are_those_in_which_it_will_be_asked():
     job = job_of(cohort={"size": 3}, training={"rounds": 20}, privacy={"unit": "none"})
-    clients = [ClientFacts(name, 500, 10) for name in NAMES]
+    clients = [ClientFacts(name, 500, 10, False) for name in NAMES]
     found = {client.name: client.rounds for client in plan(job, clients).clients}
     asked = Counter(name for round_ in range(1, 21) for name in sample_cohort(NAMES, job, round_))
     assert found == {name: asked[name] for name in NAMES}
     assert sum(found.values()) == 60
+
+
+def secure_job(**sections):
+    encryption = {"mode": "secure-sum", **sections.pop("encryption", {})}
+    return job_of(encryption=encryption, privacy={"unit": "none"}, **sections)
+
+
+def test_encryption_is_on_unless_the_job_turns_it_off():
+    assert Job.build({"data": {"path": "a.csv"}}).encrypted
+
+
+def test_updates_in_the_clear_need_every_owners_consent():
+    job = job_of(privacy={"unit": "none"})
+    one = [*facts(500, 500), ClientFacts("careful", 500, 10)]
+    with pytest.raises(PlanRefused, match="the policy of careful requires encryption"):
+        plan(job, one)
+    allowed = plan(job, facts(500, 500, 500))
+    assert any("THE SERVER READS EVERY CLIENT'S OWN UPDATE" in w for w in allowed.warnings)
+    assert allowed.server_sees.startswith("NOT ENCRYPTED")
+    assert "NOT ENCRYPTED" not in plan(secure_job(), facts(500, 500, 500)).server_sees
+
+
+REFUSED_SUMS = {
+    "two clients": ({}, facts(500, 500), "a sum over 2 clients is not opened: at least 3"),
+    "a small cohort": (
+        {"cohort": {"size": 2}},
+        facts(500, 500, 500, 500),
+        "a sum over 2 clients is not opened",
+    ),
+    "many colluders": (
+        {"encryption": {"colluders": 0.49}},
+        facts(500, 500, 500),
+        "at least 4 are needed with encryption.minimum = 3 and 2 possible colluders",
+    ),
+    "more than there are": (
+        {"encryption": {"minimum": 5}},
+        facts(500, 500, 500, 500),
+        "at least 5 are needed",
+    ),
+    "a strategy that compares": (
+        {"strategy": {"name": "FedMedian"}},
+        facts(*[500] * 7),
+        '"FedMedian" compares single updates, which nobody can see',
+    ),
+    "a strategy that compares one group": (
+        {"strategy": {"name": "Krum"}, "encryption": {"group_size": 4}},
+        facts(*[500] * 7),
+        '"Krum" compares single updates',
+    ),
+    "a clip beyond the words": ({"encryption": {"clip": 1e12}}, facts(*[500] * 4), "a resolution"),
+    "held-out records beyond the words": (
+        {},
+        [*facts(500, 500, 500), ClientFacts("huge", 500, 2**31)],
+        "the held-out counts of huge could overflow a sum of 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_SUMS)
+def test_sums_that_cannot_be_kept_closed_are_refused_with_the_way_out(case):
+    sections, clients, words = REFUSED_SUMS[case]
+    with pytest.raises(PlanRefused) as caught:
+        plan(secure_job(**sections), clients)
+    assert words in str(caught.value)
+
+
+def test_strategies_that_compare_updates_get_the_means_of_groups():
+    found = plan(
+        secure_job(strategy={"name": "FedMedian"}, encryption={"group_size": 4}), facts(*[500] * 9)
+    )
+    assert found.to_dict()["encryption"]["groups"] == [5, 4]
+    assert "over each of 2 groups of clients, never of fewer than 4" in found.server_sees
+
+
+def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
+    found = plan(secure_job(cohort={"minimum": 3}), facts(*[500] * 4))
+    assert (
+        "only sums of updates, counts and losses over the cohort's 4 clients" in found.server_sees
+    )
+    assert "never of fewer than 3, even if it breaks the protocol" in found.server_sees
+    assert "up to 1 of them on its side" in found.server_sees
+    trusting = plan(secure_job(encryption={"confirm": False}), facts(*[500] * 4))
+    assert "honest but curious" in trusting.server_sees
+    values = found.to_dict()["encryption"]
+    assert (values["quorums"], values["fewest"], values["trips"]) == ([3], [3], 3)
+    # 34 parameters, the counts of a test, two losses of four words, weight, member and check.
+    assert values["bytes_up_per_client_round"] > 4 * (34 + 3)
+
+
+def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():
+    assert plan(secure_job(cohort={"minimum": 1}), facts(*[500] * 10)).minimum == 6
+    assert plan(secure_job(), facts(*[500] * 10)).minimum == 10
+
+
+@given(st.permutations(NAMES), st.integers(4, 12), st.integers(0, 5))
+@settings(deadline=None)
+def test_groups_are_large_enough_and_the_same_for_everybody(names, size, seed):
+    job = secure_job(encryption={"group_size": size}, seed=seed)
+    groups = groups_of(names, job)
+    assert groups == groups_of(NAMES, job)
+    assert sorted(name for group in groups for name in group) == sorted(NAMES)
+    assert all(len(group) >= size for group in groups)

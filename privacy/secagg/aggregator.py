@@ -8,9 +8,10 @@ nothing here: it checks only so that one odd member cannot spoil a sum unnoticed
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -45,6 +46,8 @@ from .messages import (
 from .parameters import fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
 
+_MOST_CHOICES = 2000
+
 
 @dataclass(frozen=True)
 class Purpose:
@@ -61,7 +64,7 @@ class Aggregator:
     """One slot at the server. Call the trips in order; each has a request and takes replies.
 
     `minimum` is the fewest members that the job wants in a sum; the roster and the quorum may ask
-    for more. `faults` says who broke which rule.
+    for more. `faults` says who broke which rule; `spoilers` dealt shares that no slot can use.
     """
 
     def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
@@ -81,6 +84,8 @@ class Aggregator:
         self._confirmations: dict[str, Signed] = {}
         self._shares: dict[tuple[str, int], dict[int, int]] = {}
         self._revealed: set[str] = set()
+        self._liars: set[int] = set()
+        self.spoilers: set[str] = set()
         if self._fewest > len(slot.cohort):
             raise TooFewMembers(
                 "threshold",
@@ -293,13 +298,25 @@ class Aggregator:
         return all(len(self._shares.get(key, ())) >= self._numbers.shares for key in self._wanted())
 
     def open(self) -> Total:
-        """Unmask the sum and read it. The members that sent wrong shares are in `faults`.
+        """Unmask the sum and read it. Members that sent wrong shares are in `faults`.
 
-        Raises ``TooFewMembers`` where a secret cannot be had back, and ``ProtocolError`` (rule
-        "sum") where what was opened is no sum.
+        Raises ``TooFewMembers`` where a secret cannot be had back, with its owners in `spoilers` if
+        it is they who dealt it wrongly; and ``ProtocolError`` (rule "sum") where what was opened is
+        no sum.
         """
-        secrets = {key: self._reconstruct(*key) for key in self._wanted()}
-        add_masks(self._sum, list(self._unmasking(secrets)), self._threads)
+        wanted = self._wanted()
+        secrets = {key: self._reconstruct(*key) for key in wanted}
+        lost = sorted({owner for (owner, _), secret in secrets.items() if secret is None})
+        if lost:
+            # Wrong shares of everybody's secret come from those who sent them, not from the dealers.
+            if len(lost) < len({owner for owner, _ in wanted}) and not self._liars:
+                self.spoilers |= set(lost)
+                self.faults |= dict.fromkeys(lost, "its shares do not give back its secret")
+            raise TooFewMembers(
+                "share", lost[0], "the shares that were sent do not give back its secret"
+            )
+        masks = list(self._unmasking({k: s for k, s in secrets.items() if s is not None}))
+        add_masks(self._sum, masks, self._threads)
         manifest = self._manifest
         scale = Scale(len(self.slot.cohort), manifest.clip)
         return decode(self._sum, manifest.layout, scale, manifest.weight_cap, len(self._uploads))
@@ -313,31 +330,50 @@ class Aggregator:
         ]
         return [(n, OF_SEED) for n in self.survivors] + [(n, OF_KEY) for n in gone]
 
-    def _reconstruct(self, owner: str, kind: int) -> bytes:
+    def _reconstruct(self, owner: str, kind: int) -> bytes | None:
+        """A member's secret; None where no choice of its shares gives what its prekey stands for."""
         shares, threshold = self._shares.get((owner, kind), {}), self._numbers.shares
         if len(shares) < threshold:
             raise TooFewMembers(
                 "threshold", owner, f"{len(shares)} shares of its secret; {threshold} are needed"
             )
-        secret = shamir.combine(dict(list(shares.items())[:threshold]))
-        if self._fits(owner, kind, secret):
-            return secret.to_bytes(32, "big")
+        honest_first = sorted(shares, key=lambda point: point in self._liars)
+        for attempt, points in enumerate(self._choices(honest_first, shares, threshold)):
+            chosen = {point: shares[point] for point in points}
+            secret = shamir.combine(chosen)
+            if self._fits(owner, kind, secret):
+                if attempt > 0:
+                    self._find_liars(owner, secret, chosen, shares)
+                return secret.to_bytes(32, "big")
+        return None
+
+    def _choices(
+        self, points: list[int], shares: dict[int, int], threshold: int
+    ) -> Iterator[tuple[int, ...]]:
+        """Sets of shares to try: the likeliest, then without those that decoding finds wrong, then all.
+
+        What fits is known from the prekey, so even one share beyond the threshold finds a liar.
+        """
+        yield tuple(points[:threshold])
         found = shamir.decode(shares, threshold)
-        if found is None or not self._fits(owner, kind, found[0]):
-            self.faults.setdefault(owner, "its shares do not give back its secret")
-            raise TooFewMembers(
-                "share",
-                owner,
-                "its shares do not give back its secret: it dealt wrong ones, or "
-                "too many members sent wrong ones",
-            )
+        if found is not None:
+            yield tuple(point for point in points if point not in found[1])[:threshold]
+        yield from islice(combinations(points, threshold), _MOST_CHOICES)
+
+    def _find_liars(
+        self, owner: str, secret: int, right: dict[int, int], shares: dict[int, int]
+    ) -> None:
         names = {point: name for name, point in self._points.items()}
-        for point in found[1]:
-            self.faults.setdefault(
-                names[point],
-                f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
-            )
-        return found[0].to_bytes(32, "big")
+        rest = list(right)[1:]
+        for point in shares.keys() - right.keys():
+            # A right share in the place of another right one gives the same secret.
+            swapped = {point: shares[point], **{other: right[other] for other in rest}}
+            if shamir.combine(swapped) != secret:
+                self._liars.add(point)
+                self.faults.setdefault(
+                    names[point],
+                    f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
+                )
 
     def _fits(self, owner: str, kind: int, secret: int) -> bool:
         """Whether a secret is the one that its owner's prekey stands for."""

@@ -90,6 +90,8 @@ def start_run(federation_of, faulty_grid, tmp_path):
     from umbel.plan import Plan
     from umbel.server.run import Run
     from umbel.server.run_folder import RunFolder
+    from umbel.server.secure import SecureSums
+    from umbel.simulations.consortium import found
     from umbel.simulations.grid import InProcessGrid
     from umbel.simulations.site import SiteSettings
     from umbel.simulations.workers import Inline
@@ -97,7 +99,9 @@ def start_run(federation_of, faulty_grid, tmp_path):
 
     def start(job, fault=None, *, name="run", identity="r", reproducible=True):
         federation = federation_of(job)
-        workers = Inline(SiteSettings(federation, tmp_path / name / "ledgers", reproducible))
+        owners = tmp_path / name / "owners"
+        ledgers = tmp_path / name / "ledgers"
+        workers = Inline(SiteSettings(federation, ledgers, owners, reproducible))
         shape, initial = workers.call("model")
         plan = Plan.compile(federation.job, federation.facts, shape)
         strategy = build_strategy(job.strategy, plan.total_weight)
@@ -108,7 +112,11 @@ def start_run(federation_of, faulty_grid, tmp_path):
             folder = RunFolder.open(path)
         else:
             folder = RunFolder.create(path, federation.job)
-        return Run(identity, plan, grid, strategy, folder, initial)
+        run = Run(identity, plan, grid, strategy, folder, initial)
+        if job.encrypted:
+            names = [share.name for share in federation.shares]
+            run.sums = SecureSums(found(owners, names, job.encryption))
+        return run
 
     return start
 

@@ -105,13 +105,16 @@ def test_a_result_holds_what_people_and_scripts_look_for(quick, start):
     assert found["privacy"]["clients"] == spent(folder)
     assert "one record" in found["privacy"]["guarantee"]
     assert found["seconds"]["total"] >= found["seconds"]["rounds"] > 0
-    trained = 4 * found["trainable_parameters"]
-    assert trained <= found["bytes"]["up_per_client_round"] < trained + 1000
+    plan = json.loads((folder.path / "plan.json").read_text())
+    vector = plan["encryption"]["bytes_up_per_client_round"]
+    assert vector > 4 * found["trainable_parameters"]
+    assert vector <= found["bytes"]["up_per_client_round"] < vector + 4000
+    assert found["encryption"]["mode"] == "secure-sum"
+    assert "only sums of updates" in found["privacy"]["guarantee"]
     assert found["bytes"]["up_total"] == 12 * found["bytes"]["up_per_client_round"]
     assert len(found["adapter_sha256"]) == 64
     assert found["reproducible"] is True
     assert (folder.path / "adapter" / "README.md").is_file()
-    plan = json.loads((folder.path / "plan.json").read_text())
     assert plan["privacy"]["epsilon"] == 8.0
     kinds = [event["event"] for event in folder.read_events()]
     assert kinds[:3] == ["partition", "prepared", "ready"]
@@ -208,14 +211,13 @@ def test_a_second_ctrl_c_stops_at_once(quick, start, undisturbed, tmp_path):
 MOMENTS = [
     "prepare",
     "ready written",
-    "evaluate 0",
     "evaluation 0 written",
     "train 1",
     "round 1 written",
-    "evaluate 1",
     "train 2",
     "round 2 written",
     "round 3 written",
+    "evaluate 3",
     "evaluation 3 written",
     "compare",
 ]

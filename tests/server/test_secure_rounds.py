@@ -1,0 +1,397 @@
+"""Rounds under secure aggregation over real agents, with faults where the network is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flwr.app import Array, Message, MetricRecord, RecordDict
+
+from umbel.errors import PlanRefused, RoundFailed
+from umbel.flower import refuse
+from umbel.learning.model import arrays_digest
+from umbel.messages import (
+    CONFIRM,
+    EVALUATE,
+    FAILED,
+    PREKEY,
+    REVEAL,
+    SECAGG,
+    TRAIN,
+    WEIGHT,
+    bytes_of,
+    to_bytes_record,
+)
+from umbel.privacy.secagg.fixed_point import Scale
+from umbel.server.checkpoint import load_latest
+from umbel.server.rounds import run_rounds
+
+SITES = ["film", "press", "shop", "social"]
+EVERYBODY = range(2, 6)
+PRESS = 3
+
+
+@pytest.fixture
+def quick(job_of):
+    """Four natural clients that train a head; one may drop out of a sum."""
+
+    def build(**sections):
+        plain = {"privacy": {"unit": "none"}, "strategy": {"weighting": "equal"}}
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        sections["cohort"] = {"minimum": 3, **sections.get("cohort", {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+def events(run, kind):
+    return [event for event in run.folder.read_events() if event["event"] == kind]
+
+
+def on(kind, replies, node=PRESS, round_=None, attempt=None):
+    """A fault: `replies(request, reply)` instead of one node's replies of a kind."""
+
+    def fault(request, reply, assignment):
+        hit = (
+            request.metadata.message_type == kind
+            and request.metadata.dst_node_id == node
+            and round_ in (None, assignment.round)
+            and attempt in (None, assignment.attempt)
+        )
+        return replies(request, reply) if hit else [reply]
+
+    return fault
+
+
+def lost(request, reply):
+    return []
+
+
+def broken(request, reply):
+    return [refuse(request, FAILED, "the disk is full")]
+
+
+def test_an_encrypted_run_learns_what_an_open_one_does(start_run, quick):
+    job = quick()
+    opened = job.model_copy(
+        update={
+            "encryption": job.encryption.model_copy(update={"mode": "none"}),
+            "simulation": job.simulation.model_copy(update={"encryption_required": False}),
+        }
+    )
+    closed, clear = start_run(job), start_run(opened, name="open")
+    hidden, seen = run_rounds(closed), run_rounds(clear)
+    scale = Scale(4, job.encryption.clip)
+    for name, array in closed.arrays.items():
+        # Each round rounds to the grid, and later rounds start from a slightly other model.
+        assert array == pytest.approx(clear.arrays[name], abs=100 * 2.0**-scale.bits)
+    assert sorted(seen) == SITES
+    assert list(hidden) == [""]
+    total = hidden[""].metrics(["negative", "positive"])
+    assert total["examples"] == sum(counts.examples for counts in seen.values())
+    for before, after in zip(
+        events(clear, "evaluation"), events(closed, "evaluation"), strict=True
+    ):
+        assert after["round"] == before["round"]
+        assert after["metrics"]["confusion"] == before["metrics"]["confusion"]
+        assert after["metrics"]["loss"] == pytest.approx(before["metrics"]["loss"], abs=1e-4)
+    for before, after in zip(events(clear, "round"), events(closed, "round"), strict=True):
+        assert after["loss"] == pytest.approx(before["loss"], abs=1e-4)
+
+
+def test_prekeys_ride_on_reveals_and_tests_on_training(start_run, quick):
+    run = start_run(quick())
+    run_rounds(run)
+    assert run.grid.asked(PREKEY) == dict.fromkeys(EVERYBODY, 1)
+    assert run.grid.asked(TRAIN) == dict.fromkeys(EVERYBODY, 3)
+    assert run.grid.asked(EVALUATE) == dict.fromkeys(EVERYBODY, 1)
+    assert run.grid.asked(CONFIRM) == run.grid.asked(REVEAL) == dict.fromkeys(EVERYBODY, 4)
+    assert [event["round"] for event in events(run, "evaluation")] == [0, 1, 2, 3]
+
+
+def test_nothing_that_an_agent_sends_holds_its_update_or_its_counts(start_run, quick):
+    """Every reply is protocol bytes, the masked vector, and scalars that the plan knows already."""
+    seen = []
+
+    def listen(request, reply, assignment):
+        seen.append((request.metadata.message_type, reply.content))
+        return [reply]
+
+    run = start_run(quick(privacy={"unit": "example"}, training={"batch_size": 64}), listen)
+    run_rounds(run)
+    for kind, content in seen:
+        assert set(content.array_records) <= {SECAGG}
+        for record in content.metric_records.values():
+            assert set(record) <= {WEIGHT, "epsilon"}
+        if kind in (TRAIN, EVALUATE):
+            words = np.frombuffer(bytes_of(content, "vector"), "<u4")
+            # Counts are small and updates near zero; masked, a word is small once in 2^12.
+            assert (words < 2**20).mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", [TRAIN, CONFIRM, REVEAL])
+@pytest.mark.parametrize("fault", [lost, broken], ids=["lost", "broken"])
+def test_a_round_goes_on_without_a_client_that_fails_in_any_trip(kind, fault, start_run, quick):
+    cohort, encryption = {"deadline": 2.0}, {"deadline": 2.0}
+    run = start_run(
+        quick(cohort=cohort, encryption=encryption), on(kind, fault, round_=2, attempt=0)
+    )
+    run_rounds(run)
+    rounds = events(run, "round")
+    assert [(event["round"], event["attempt"]) for event in rounds] == [(1, 1), (2, 1), (3, 1)]
+    assert list(rounds[1]["failed"]) == ["press"]
+    # Who had uploaded is in the sum, whatever became of it afterwards.
+    expected = [name for name in SITES if name != "press" or kind != TRAIN]
+    assert rounds[1]["clients"] == expected
+    assert rounds[2]["clients"] == SITES
+
+
+def test_a_client_without_a_prekey_is_left_out_of_its_first_sum(start_run, quick):
+    run = start_run(quick(), on(PREKEY, broken, round_=1))
+    run_rounds(run)
+    assert [event["clients"] for event in events(run, "round")] == [
+        ["film", "shop", "social"],
+        SITES,
+        SITES,
+    ]
+
+
+@pytest.mark.parametrize("kind", [TRAIN, CONFIRM, REVEAL])
+def test_a_slot_with_too_few_is_given_up_and_repeated_under_fresh_keys(kind, start_run, quick):
+    def fault(request, reply, assignment):
+        hit = request.metadata.message_type == kind and assignment.round == 2
+        hit = hit and assignment.attempt == 0 and request.metadata.dst_node_id in (3, 4)
+        return broken(request, reply) if hit else [reply]
+
+    run = start_run(quick(), fault)
+    run_rounds(run)
+    rounds = events(run, "round")
+    assert [(e["round"], e["attempt"], e["aggregated"]) for e in rounds] == [
+        (1, 1, True),
+        (2, 1, False),
+        (2, 2, True),
+        (3, 1, True),
+    ]
+    assert {"press", "shop"} <= set(rounds[1]["failed"])
+    assert run.grid.asked(PREKEY) == dict.fromkeys(EVERYBODY, 2)
+    undisturbed = start_run(quick(), name="undisturbed")
+    run_rounds(undisturbed)
+    assert arrays_digest(run.arrays) == arrays_digest(undisturbed.arrays)
+
+
+def test_too_few_members_stop_the_run_with_the_reason(start_run, quick):
+    def fault(request, reply, assignment):
+        hit = request.metadata.message_type == TRAIN and request.metadata.dst_node_id in (3, 4)
+        return broken(request, reply) if hit else [reply]
+
+    run = start_run(quick(cohort={"retries": 1}), fault)
+    with pytest.raises(RoundFailed, match=r"2 of 4 clients answered, 3 are needed.*disk is full"):
+        run_rounds(run)
+
+
+def _spoiled(change):
+    def replies(request, reply):
+        parts = {name: bytes_of(reply.content, name) for name in reply.content[SECAGG]}
+        content = dict(reply.content)
+        content[SECAGG] = to_bytes_record(**change(parts))
+        return [Message(RecordDict(content), reply_to=request)]
+
+    return replies
+
+
+def _flipped(data):
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+POISONS = {
+    "a bit of the vector": lambda p: {**p, "vector": _flipped(p["vector"])},
+    "a short vector": lambda p: {**p, "vector": p["vector"][:-4]},
+    "a torn vector": lambda p: {**p, "vector": p["vector"][:-1]},
+    "no vector": lambda p: {"reply": p["reply"]},
+    "a bit of the signature": lambda p: {**p, "reply": _flipped(p["reply"])},
+    "nothing": lambda p: {},
+}
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_an_upload_that_cannot_be_right_is_a_dropout_and_poisons_nothing(kind, start_run, quick):
+    job = quick(training={"rounds": 2})
+    run = start_run(job, on(TRAIN, _spoiled(POISONS[kind]), round_=1))
+    without = start_run(job, on(TRAIN, broken, round_=1), name="without")
+    run_rounds(run)
+    run_rounds(without)
+    first, second = events(run, "round")
+    assert first["clients"] == ["film", "shop", "social"]
+    assert list(first["failed"]) == ["press"]
+    assert second["clients"] == SITES
+    assert arrays_digest(run.arrays) == arrays_digest(without.arrays)
+
+
+@pytest.mark.parametrize("where", ["weight", "epsilon"])
+def test_scalars_beside_an_upload_are_checked(where, start_run, quick):
+    def change(request, reply):
+        metrics = {**reply.content["metrics"]}
+        metrics[WEIGHT if where == "weight" else "epsilon"] = 7 if where == "weight" else [0.5]
+        content = {**reply.content, "metrics": MetricRecord(metrics)}
+        return [Message(RecordDict(content), reply_to=request)]
+
+    run = start_run(quick(training={"rounds": 1}), on(TRAIN, change))
+    run_rounds(run)
+    assert list(events(run, "round")[0]["failed"]) == ["press"]
+
+
+def test_a_wrong_share_is_decoded_around_and_named(start_run, quick):
+    """Three of four shares are enough, and a prekey tells which three are right."""
+    from umbel.privacy.secagg.messages import Reveal, RevealReply, Signed
+    from umbel.simulations.consortium import membership
+
+    def lie(parts):
+        reply = RevealReply.from_bytes(parts["reply"])
+        reveal = Reveal.from_bytes(reply.reveal.body)
+        shares = tuple(dataclasses.replace(s, share=bytes(32)) for s in reveal.shares)
+        press = membership(run.folder.path / "owners", "press").participant("r").member.identity
+        signed = Signed.by(press, dataclasses.replace(reveal, shares=shares))
+        return {"reply": dataclasses.replace(reply, reveal=signed).to_bytes()}
+
+    job = quick(encryption={"colluders": 0.0}, cohort={"minimum": 3}, training={"rounds": 1})
+    run = start_run(job, on(REVEAL, _spoiled(lie), node=PRESS, round_=1, attempt=0))
+    run_rounds(run)
+    [event] = events(run, "round")
+    assert event["clients"] == SITES
+    assert list(event["failed"]) == ["press"]
+    assert "that it sent is wrong" in event["failed"]["press"]
+
+
+def test_a_server_that_asks_different_clients_for_different_things_gets_no_upload(
+    start_run, quick, monkeypatch
+):
+    """The digest of the request is in the manifest: another model is refused before data is touched."""
+    import umbel.server.secure as secure
+
+    run = start_run(quick(training={"rounds": 1}, cohort={"retries": 0}))
+    uploads = secure.SecureCollection._uploads
+
+    def other_model(self, groups):
+        for message in self._requests.values():
+            record = message.content["arrays"]
+            changed = {n: Array(a.numpy() + np.float32(1)) for n, a in record.items()}
+            message.content["arrays"] = type(record)(changed)
+        uploads(self, groups)
+
+    monkeypatch.setattr(secure.SecureCollection, "_uploads", other_model)
+    with pytest.raises(RoundFailed, match="another model, round or job"):
+        run_rounds(run)
+
+
+def test_a_policy_refuses_what_the_owner_did_not_allow(start_run, quick):
+    job = quick()
+    run = start_run(job)
+    clear = job.encryption.model_copy(update={"mode": "none"})
+    run.plan = dataclasses.replace(run.plan, job=job.model_copy(update={"encryption": clear}))
+    with pytest.raises(RoundFailed, match="policy requires encrypted updates"):
+        run_rounds(run)
+
+
+def test_a_job_with_other_limits_than_the_roster_is_refused(start_run, quick):
+    job = quick()
+    run = start_run(job)
+    lower = job.encryption.model_copy(update={"colluders": 0.0})
+    run.plan = dataclasses.replace(run.plan, job=job.model_copy(update={"encryption": lower}))
+    with pytest.raises(RoundFailed, match="not what the consortium's roster says"):
+        run_rounds(run)
+
+
+def test_cohorts_that_change_get_prekeys_of_their_own(start_run, job_of):
+    sections = {
+        "privacy": {"unit": "none"},
+        "strategy": {"weighting": "equal"},
+        "simulation": {"partition": "iid", "clients": 6},
+        "cohort": {"size": 4},
+        "training": {"rounds": 5},
+        "model": {"adapter": "head"},
+    }
+    run = start_run(job_of("bert", **sections))
+    run_rounds(run)
+    assert all(len(event["clients"]) == 4 for event in events(run, "round"))
+    # Everybody enters a first slot once; whoever stays in the cohort needs no trip of its own.
+    assert sum(run.grid.asked(PREKEY).values()) < 5 * 4 + 6
+
+
+def test_weights_are_summed_with_the_updates(start_run, quick):
+    job = quick(strategy={"weighting": "examples"}, training={"rounds": 1})
+    run = start_run(job)
+    run_rounds(run)
+    assert len({client.weight for client in run.plan.clients}) > 1
+    opened = start_run(
+        job.model_copy(
+            update={
+                "encryption": job.encryption.model_copy(update={"mode": "none"}),
+                "simulation": job.simulation.model_copy(update={"encryption_required": False}),
+            }
+        ),
+        name="open",
+    )
+    run_rounds(opened)
+    for name, array in run.arrays.items():
+        assert array == pytest.approx(opened.arrays[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["FedMedian", "Krum", "fedadam"])
+def test_a_robust_rule_compares_the_means_of_groups(strategy, start_run, job_of):
+    job = job_of(
+        "bert",
+        privacy={"unit": "none"},
+        strategy={"name": strategy, "weighting": "equal"},
+        simulation={"partition": "iid", "clients": 9},
+        encryption={"group_size": 4},
+        training={"rounds": 2},
+    )
+    run = start_run(job)
+    before = arrays_digest(run.arrays)
+    counts = run_rounds(run)
+    assert arrays_digest(run.arrays) != before
+    assert list(counts) == [""]
+    assert [len(event["clients"]) for event in events(run, "round")] == [9, 9]
+
+
+def test_a_two_trip_round_leaves_out_the_confirmation(start_run, quick):
+    run = start_run(quick(encryption={"confirm": False}))
+    run_rounds(run)
+    assert run.grid.asked(CONFIRM) == {}
+    assert run.round == 3
+
+
+def test_a_run_goes_on_after_a_stop_with_slots_that_were_never_used(start_run, quick):
+    run = start_run(quick())
+    run.should_stop = lambda: run.round == 1
+    with pytest.raises(Exception, match="after round 1 of 3"):
+        run_rounds(run)
+    again = start_run(quick())
+    checkpoint = load_latest(again.checkpoints, {n: a.shape for n, a in again.arrays.items()})
+    again.round, again.arrays = checkpoint.round, checkpoint.arrays
+    run_rounds(again)
+    assert again.sums.used > run.sums.used
+    undisturbed = start_run(quick(), name="undisturbed")
+    run_rounds(undisturbed)
+    assert arrays_digest(again.arrays) == arrays_digest(undisturbed.arrays)
+
+
+def test_who_was_clipped_is_counted_and_not_named(start_run, quick):
+    run = start_run(quick(encryption={"clip": 1e-4}, training={"rounds": 1}))
+    run_rounds(run)
+    [event] = events(run, "round")
+    assert event["clipped"] == 4
+    assert all(np.abs(array).max() <= 1.01e-4 for array in run.arrays.values())
+
+
+def test_an_owners_own_figures_stay_in_its_own_log(start_run, quick):
+    run = start_run(quick())
+    run_rounds(run)
+    assert all(event["clients"] == {} for event in events(run, "evaluation"))
+    log = run.folder.path / "owners" / "press" / "metrics.jsonl"
+    assert len(log.read_text().splitlines()) == 4
+
+
+def test_a_strategy_that_compares_is_refused_without_groups(start_run, quick):
+    with pytest.raises(PlanRefused, match="compares single updates"):
+        start_run(quick(strategy={"name": "FedMedian"}))
