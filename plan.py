@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .learning.model import ModelShape
 
 _FLOAT32 = 4
+_WORD = 4
 _FEWEST_BITS = 10
+"""Binary places that an update must keep: a resolution of a thousandth."""
 
 
 @dataclass(frozen=True)
@@ -266,13 +268,20 @@ class Plan:
             "clients": [asdict(client) for client in self.clients],
             "trainable_parameters": parameters,
             "total_parameters": self.model.total_parameters,
-            "bytes_up_per_client_round": parameters * _FLOAT32,
+            "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
             "encryption": self._encryption(),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
+
+    @property
+    def _bytes_up(self) -> int:
+        """Bytes of one client's update; masked, the counts of a test travel in it as well."""
+        if not self.job.encrypted:
+            return self.model.trained_parameters * _FLOAT32
+        return _WORD * Content(self.job, self.model.trained, True, True).layout.length
 
     def _encryption(self) -> dict[str, Any]:
         """How sums are protected, as JSON values."""
@@ -290,8 +299,6 @@ class Plan:
             "trips": 3 if job.encryption.confirm else 2,
             "clip": job.encryption.clip,
             "resolution": 2.0**-scale.bits,
-            "bytes_up_per_client_round": 4
-            * Content(job, self.model.trained, True, True).layout.length,
             "server_sees": self.server_sees,
         }
 

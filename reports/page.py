@@ -25,6 +25,7 @@ from .quantities import (
 from .run import RunRecord
 from .standings import alone_median, standings
 from .stylesheet import CSS
+from .tables import encryption_line, is_encrypted
 
 
 def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
@@ -50,6 +51,7 @@ def _page(record: RunRecord, images: dict[str, str]) -> str:
     body = [
         _head(record),
         _guarantee(record),
+        _encryption(record),
         _results(record),
         images.get("learning-curve", ""),
         images.get("perplexity-by-client", ""),
@@ -103,7 +105,7 @@ def _guarantee(record: RunRecord) -> str:
     if not record.private:
         return (
             '<section class="box bad"><h2>No differential privacy</h2>'
-            f'<p class="sentence">{escape(record.guarantee)}</p><p>This model was trained without '
+            f'<p class="sentence">{_promise(record)}</p><p>This model was trained without '
             "noise: handle it as carefully as the records themselves.</p></section>"
         )
     warning = (
@@ -122,12 +124,26 @@ def _guarantee(record: RunRecord) -> str:
     )
     return (
         f'<section class="box{" bad" if warning else ""}"><h2>{title}</h2>{warning}'
-        f'<p class="sentence">{escape(record.guarantee)}</p>'
+        f'<p class="sentence">{_promise(record)}</p>'
         '<p class="note">In other words: whatever anybody may conclude from the released model '
         f"would be at most e<sup>ε</sup> ≈ {factor} times as likely, up to a probability of δ = "
         f"{escape(delta_text(record.delta))}, as if one given record had not been used. It "
         "speaks of one record; a person with several records is protected less.</p></section>"
     )
+
+
+def _encryption(record: RunRecord) -> str:
+    closed = is_encrypted(record.plan)
+    title = "What the server sees" if closed else "NOT ENCRYPTED"
+    return (
+        f'<section class="box{"" if closed else " bad"}"><h2>{title}</h2>'
+        f'<p class="sentence">{escape(encryption_line(record.plan))}</p></section>'
+    )
+
+
+def _promise(record: RunRecord) -> str:
+    """The guarantee but for what the server sees, which has a box of its own."""
+    return escape(record.guarantee.removesuffix(encryption_line(record.plan)).strip())
 
 
 def _results(record: RunRecord) -> str:

@@ -23,7 +23,10 @@ _STAGES = {
     "data": "reading and tokenising data",
     "model": "loading the model",
     "prepare": "clients get ready",
+    "keys": "exchanging keys, round",
     "train": "training, round",
+    "confirm": "confirming who is in the sum, round",
+    "open": "opening the sum, round",
     "evaluate": "testing after round",
     "compare": "training apart, for comparison",
 }

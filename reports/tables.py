@@ -148,6 +148,7 @@ def _costs(record: RunRecord) -> list[tuple[str, str]]:
     up, total = record.traffic("up_per_client_round"), record.traffic("up_total")
     facts = [
         ("Privacy", _privacy_line(record)),
+        ("Encryption", encryption_line(record.plan)),
         ("Traffic", f"{size_text(up)} up per client and round, {size_text(total)} up in all"),
         ("Time", _time_line(record)),
     ]
@@ -179,6 +180,19 @@ def _privacy_line(record: RunRecord) -> str:
     limit = "" if target is None else f" of at most {epsilon_text(target)}"
     unfinished = "" if record.finished else " so far"
     return f"epsilon {spent}{limit}{unfinished}, delta {delta_text(record.delta)}, for each record"
+
+
+def encryption_line(plan: dict[str, Any]) -> str:
+    """What the server could read, in one sentence."""
+    encryption = plan.get("encryption")
+    seen = encryption.get("server_sees") if isinstance(encryption, dict) else None
+    return str(seen) if seen else "NOT ENCRYPTED: the server saw each client's own update."
+
+
+def is_encrypted(plan: dict[str, Any]) -> bool:
+    """Whether the server could open sums only."""
+    encryption = plan.get("encryption")
+    return isinstance(encryption, dict) and encryption.get("mode", "none") != "none"
 
 
 def _time_line(record: RunRecord) -> str:
@@ -233,12 +247,21 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
         private = any(number(client, "epsilon") is not None for client in clients)
         parts.append(
             Panel(
-                Text(str(plan["guarantee"])),
+                Text(str(plan["guarantee"]).removesuffix(encryption_line(plan)).strip()),
                 title="Guarantee" if private else "No guarantee",
                 title_align="left",
                 border_style="green" if private else "red",
             )
         )
+    encrypted = is_encrypted(plan)
+    parts.append(
+        Panel(
+            Text(encryption_line(plan)),
+            title="What the server sees" if encrypted else "NOT ENCRYPTED",
+            title_align="left",
+            border_style="green" if encrypted else "red",
+        )
+    )
     parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
     return Group(*parts)
 

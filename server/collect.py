@@ -54,6 +54,11 @@ class Collection:
     def __iter__(self) -> Iterator[Message]:
         raise NotImplementedError
 
+    def begin(self, clients: int) -> None:
+        """Tell the listener that the clients' own work begins."""
+        doing = "train" if self.kind == TRAIN else "evaluate"
+        self.run.listener.started(f"{doing} {self.stage.round}", clients)
+
     def absorb(self, exchange: Exchange) -> None:
         """Add up what a trip cost, and who failed in it; the first reason of a client counts."""
         self.failed = exchange.failed | self.failed
@@ -79,7 +84,9 @@ class PlainCollection(Collection):
 
     def __iter__(self) -> Iterator[Message]:
         names, losses = self.run.names, []
-        exchange = ask(self.run, self._requests, names, self.stage, self._check)
+        requests = list(self._requests)
+        self.begin(len(requests))
+        exchange = ask(self.run, requests, names, self.stage, self._check)
         for reply in exchange:
             name = names[reply.metadata.src_node_id]
             self.note(name, reply)

@@ -101,7 +101,6 @@ def ask(
     stage: Stage,
     check: Check = lambda _: None,
     deadline: float | None = None,
-    on_reply: Callable[[int, int], None] | None = None,
 ) -> Exchange:
     """Send requests, each with the assignment of its client; `names` tells who is behind a node."""
     return Exchange(
@@ -110,7 +109,7 @@ def ask(
         names,
         deadline or run.plan.job.cohort.deadline,
         check,
-        on_reply or (lambda done, _: run.listener.advanced(done)),
+        lambda done, _: run.listener.advanced(done),
     )
 
 

@@ -87,9 +87,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     for attempt in range(job.cohort.retries + 1):
         begun = time.monotonic()
         cohort = sample_cohort(run.candidates, job, round_, attempt)
-        minimum = min(run.plan.minimum, len(cohort)) if not job.encrypted else run.plan.minimum
+        minimum = run.plan.minimum if job.encrypted else job.cohort.minimum or len(cohort)
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
-        run.listener.started(f"train {round_}", len(cohort))
         requests = run.strategy.configure_train(
             round_, to_array_record(run.arrays), ConfigRecord(), view
         )
@@ -143,7 +142,6 @@ def evaluate(run: Run) -> dict[str, Counts]:
     asked = everybody if job.encrypted else tested
     for attempt in range(job.cohort.retries + 1 if job.encrypted else 1):
         begun = time.monotonic()
-        run.listener.started(f"evaluate {run.round}", len(asked))
         view = CohortGrid(run.grid, [run.nodes[name] for name in asked])
         requests = run.strategy.configure_evaluate(
             run.round, to_array_record(run.arrays), ConfigRecord(), view

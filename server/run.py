@@ -24,7 +24,7 @@ class Listener(Protocol):
     """Hears how a run goes; the command line draws its progress from this."""
 
     def started(self, what: str, total: int) -> None:
-        """A stage with `total` parts begins: "prepare", "train 3" or "evaluate 3"."""
+        """A stage with `total` parts begins: "prepare", "train 3", "evaluate 3", "open 3"."""
 
     def advanced(self, done: int) -> None:
         """`done` parts of the stage are finished."""

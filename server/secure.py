@@ -44,6 +44,9 @@ from .exchange import Stage, ask, assignment_of
 from .replies import scalars_check
 from .run import Run
 
+_STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
+"""What people read while a short trip lasts."""
+
 
 @dataclass
 class SecureSums:
@@ -172,6 +175,7 @@ class SecureCollection(Collection):
             words = np.frombuffer(data, dtype="<u4")
             group_of[name].add_upload(name, bytes_of(reply.content, "reply"), words)
 
+        self.begin(len(group_of))
         messages = [self._requests[name] for name in group_of]
         exchange = ask(self.run, messages, names, self.stage, take)
         for reply in exchange:
@@ -279,10 +283,10 @@ class SecureCollection(Collection):
             )
             for name, (_, request) in asks.items()
         ]
+        if kind in _STAGES:
+            self.run.listener.started(f"{_STAGES[kind]} {self.stage.round}", len(asks))
         deadline = self.run.plan.job.encryption.deadline
-        exchange = ask(
-            self.run, messages, names, self.stage, check, deadline, on_reply=lambda done, _: None
-        )
+        exchange = ask(self.run, messages, names, self.stage, check, deadline)
         for _ in exchange:
             pass
         self.absorb(exchange)

@@ -358,7 +358,7 @@ def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
     values = found.to_dict()["encryption"]
     assert (values["quorums"], values["fewest"], values["trips"]) == ([3], [3], 3)
     # 34 parameters, the counts of a test, two losses of four words, weight, member and check.
-    assert values["bytes_up_per_client_round"] > 4 * (34 + 3)
+    assert found.to_dict()["bytes_up_per_client_round"] > 4 * (34 + 3)
 
 
 def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():
