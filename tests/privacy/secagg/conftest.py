@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from umbel.errors import ProtocolError
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, Total, encode
@@ -160,5 +165,110 @@ def cohort(tmp_path) -> Callable[..., Cohort]:
     def build(**named: object) -> Cohort:
         built.append(Cohort(tmp_path / f"cohort-{len(built)}", **named))  # type: ignore[arg-type]
         return built[-1]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def weakened() -> ModuleType:
+    """Variants of the protocol, each without one of its defences, and an attacker's tools."""
+    path = Path(__file__).with_name("weakened.py")
+    spec = importlib.util.spec_from_file_location("secagg_weakened", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., AbstractContextManager[None]]:
+    """``with refused(cohort, name, rule, peer)``: refused so, and the member remembers nothing new."""
+
+    def memory(cohort: Cohort, name: str) -> bytes:
+        with cohort.participants[name]._journal.turn() as turn:
+            return turn.state.to_bytes()
+
+    @contextmanager
+    def expect(cohort: Cohort, name: str, rule: str, peer: str = "the server") -> Iterator[None]:
+        before = memory(cohort, name)
+        with pytest.raises(ProtocolError) as caught:
+            yield
+        assert (caught.value.rule, caught.value.peer) == (rule, peer)
+        assert memory(cohort, name) == before
+
+    return expect
+
+
+def _all_kinds(base: type) -> set[type]:
+    found = {kind for each in base.__subclasses__() for kind in _all_kinds(each)}
+    return found | set(base.__subclasses__())
+
+
+@pytest.fixture(scope="session")
+def message_kinds() -> list[type]:
+    """Every class that has a canonical encoding, by name."""
+    from umbel.privacy.secagg import participant  # noqa: F401 - defines the journal's as well
+    from umbel.privacy.secagg.encoding import Encoded
+
+    found = {k for k in _all_kinds(Encoded) if k.__module__.startswith("umbel.privacy.secagg")}
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.fixture(scope="session")
+def message_of() -> Callable[..., object]:
+    """Draws a valid message of a class: ``message_of(kind, random.Random(seed))``."""
+    import typing
+    from dataclasses import fields
+
+    def value(hint: object, chance: object) -> object:
+        least, most = 0, 4
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, size = typing.get_args(hint)
+            least, most = size.least, min(size.most, size.least + 4)
+        if typing.get_origin(hint) is tuple:
+            entry = typing.get_args(hint)[0]
+            drawn = [value(entry, chance) for _ in range(chance.randint(least, most))]
+            is_names = drawn and isinstance(drawn[0], str)
+            return tuple(sorted(set(drawn)) if is_names else drawn)
+        if hint is int:
+            return chance.choice([1, 2, 3, chance.randrange(1, 2**53)])
+        if hint is float:
+            return chance.uniform(0.01, 0.49)
+        if hint is bool:
+            return chance.random() < 0.5
+        if hint is bytes:
+            return chance.randbytes(chance.randint(max(least, 1), max(most, 1)))
+        if hint is str:
+            return "".join(chance.choices("abcz019-äß文😀 ", k=chance.randint(1, 8)))
+        return build(hint, chance)
+
+    def build(kind: type, chance: object) -> object:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        for _ in range(200):
+            values = {each.name: value(hints[each.name], chance) for each in fields(kind)}
+            for many, names in [
+                ("shares", "recipients"),
+                ("prekeys", "members"),
+                ("sealed", "senders"),
+            ]:
+                if names in values and many in values:
+                    cohort = values["slot"].cohort if "slot" in values else values[names]
+                    size = min(len(cohort), len(values[many]))
+                    values[names], values[many] = cohort[:size], values[many][:size]
+            if kind.__name__ in ("Reveal", "Roster"):
+                many, key = (
+                    ("shares", "owner") if kind.__name__ == "Reveal" else ("members", "name")
+                )
+                once = {getattr(each, key): each for each in values[many]}
+                values[many] = tuple(once[name] for name in sorted(once))
+            if "minimum" in values:
+                values["minimum"] += 2
+            try:
+                return kind(**values)
+            except ValueError:
+                continue
+        raise AssertionError(f"no valid {kind.__name__} was drawn")
 
     return build

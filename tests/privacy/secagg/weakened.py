@@ -1,0 +1,355 @@
+"""The protocol with one defence taken out at a time, and what an attacker does with the rest.
+
+An attack that our members refuse must succeed against the variant that lacks the defence in
+question; otherwise the test would not show what the defence is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+
+from umbel.errors import ProtocolError
+from umbel.privacy.secagg import shamir
+from umbel.privacy.secagg.aggregator import Aggregator
+from umbel.privacy.secagg.encoding import Encoded, Names, Size
+from umbel.privacy.secagg.fixed_point import Scale
+from umbel.privacy.secagg.journal import Journal, Turn, _file_key, _header, _Sealed, _Witness
+from umbel.privacy.secagg.keys import agree, derive, unseal
+from umbel.privacy.secagg.masks import KEY_BYTES, Mask, Words, add_masks
+from umbel.privacy.secagg.member import CONFIRMED, Member, Secrets, State
+from umbel.privacy.secagg.messages import (
+    OF_KEY,
+    OF_SEED,
+    ConfirmRequest,
+    Manifest,
+    Prekey,
+    PrekeyReply,
+    Reveal,
+    RevealedShare,
+    RevealReply,
+    RevealRequest,
+    Signed,
+    Slot,
+    Survivors,
+    UploadRequest,
+)
+from umbel.privacy.secagg.parameters import Thresholds
+from umbel.privacy.secagg.participant import Participant
+from umbel.privacy.secagg.roster import Roster, SignedRoster
+
+FEW_BITS = 12
+"""28 bits take a core some seconds to minutes to search; 12 show the same in no time."""
+
+
+# Members without one of their defences.
+
+
+def few_bits_key(bits: int, manifest: bytes) -> bytes:
+    return derive(bits.to_bytes(4, "big"), KEY_BYTES, "few bits", manifest)
+
+
+class FewBits(Member):
+    """Its pair masks come from seeds of few bits, as where they are folded into an int32."""
+
+    def _masks(self, state: State, manifest: bytes, keys: dict[str, bytes]) -> list[Mask]:
+        own, *_ = super()._masks(state, manifest, {})
+        pairs = []
+        for name, key in keys.items():
+            shared = int.from_bytes(agree(state.secrets[0].key, key, name), "big")
+            seed = few_bits_key(shared % 2**FEW_BITS, manifest)
+            pairs.append((seed, 1 if self.name < name else -1))
+        return [own, *pairs]
+
+
+class NoSignatures(Member):
+    """Takes prekeys from the server's word, unsigned."""
+
+    def _open_prekey(self, signed: Signed, name: str) -> Prekey:
+        return Prekey.from_bytes(signed.body, name)
+
+
+class NoOwnPrekey(Member):
+    """Does not look for its own prekey in the manifest."""
+
+    def _check_upload(self, state: State, asked: UploadRequest, context: bytes) -> dict[str, bytes]:
+        of = dict(zip(asked.manifest.members, asked.manifest.prekeys, strict=True))
+        return super()._check_upload(replace(state, prekey=of.get(self.name, b"")), asked, context)
+
+
+class NoSignaturesAtAll(NoSignatures, NoOwnPrekey):
+    """Takes any prekey for anybody's, its own included."""
+
+
+class StalePrekeys(NoOwnPrekey):
+    """Takes prekeys that were signed for an earlier slot, its own included."""
+
+    def _open_prekey(self, signed: Signed, name: str) -> Prekey:
+        prekey = super()._open_prekey(signed, name)
+        slot, request = self.expected
+        return replace(prekey, slot=slot, request=request)
+
+    def _check_prekeys(self, state: State, asked: UploadRequest) -> dict[str, bytes]:
+        self.expected = (asked.manifest.slot.digest(), asked.manifest.request)
+        return super()._check_prekeys(state, asked)
+
+
+class RepeatedKeys(Member):
+    """Lets two members have one public key, and does not bind a pair's mask to its names."""
+
+    def _check_prekeys(self, state: State, asked: UploadRequest) -> dict[str, bytes]:
+        names = [name for name in self._near(state) if name in asked.manifest.members]
+        signed = zip(names, asked.prekeys, strict=True)
+        return {name: self._open_prekey(prekey, name).key for name, prekey in signed}
+
+    def _masks(self, state: State, manifest: bytes, keys: dict[str, bytes]) -> list[Mask]:
+        own, *_ = super()._masks(state, manifest, {})
+        pairs = []
+        for name, key in keys.items():
+            shared = agree(state.secrets[0].key, key, name)
+            sign = 1 if self.name < name else -1
+            pairs.append((derive(shared, KEY_BYTES, "pair", manifest), sign))
+        return [own, *pairs]
+
+
+class AnyCohort(Member):
+    """Takes part in sums of any number of members."""
+
+    def _check_size(self, size: int, slot: Slot, what: str) -> None:
+        pass
+
+
+class GivenThreshold(Member):
+    """Takes the threshold that the server would like: one."""
+
+    def _thresholds(self, slot: Slot) -> Thresholds:
+        return replace(super()._thresholds(slot), quorum=1, shares=1)
+
+
+class AnyCohortAnyThreshold(AnyCohort, GivenThreshold):
+    """Is told with how many others it takes part, and of how many shares a secret is made."""
+
+
+class NoConfirmation(Member):
+    """Reveals for the survivors that it is told of, whoever else was told so."""
+
+    def _agreed_survivors(self, state: State, asked: RevealRequest) -> Survivors:
+        return asked.survivors
+
+
+class SecondThoughts(Member):
+    """Confirms and reveals again where it is asked again, for other survivors."""
+
+    def _in_phase(self, state: State, phase: int) -> Slot:
+        return super()._in_phase(replace(state, phase=min(state.phase, phase)), phase)
+
+    def reveal(self, state: State, request: bytes) -> tuple[State, bytes]:
+        following, reply = super().reveal(state, request)
+        return replace(following, secrets=state.secrets, phase=CONFIRMED), reply
+
+
+@dataclass(frozen=True)
+class TwoListsRequest(Encoded):
+    """Survivors and dropouts as two lists, each of the server's choice."""
+
+    survivors: Names
+    dropouts: Names
+    reveal: RevealRequest
+
+
+@dataclass(frozen=True)
+class TwoListsReply(Encoded):
+    shares: Annotated[tuple[RevealedShare, ...], Size(0, 1000)]
+
+
+class TwoLists(Member):
+    """Gives a share of the seed for one list and of the key for another, and compares them not."""
+
+    def reveal(self, state: State, request: bytes) -> tuple[State, bytes]:
+        asked = TwoListsRequest.from_bytes(request)
+        alive, _ = self._open_shares(state, asked.reveal, set(asked.survivors))
+        gone, _ = self._open_shares(state, asked.reveal, set())
+        shares = [share for share in alive if share.owner in asked.survivors]
+        shares += [share for share in gone if share.owner in asked.dropouts]
+        return state, TwoListsReply(tuple(shares)).to_bytes()
+
+
+class NoOrder(Member):
+    """Enters slots in any order, and the same one again."""
+
+    def _enter(self, state: State, slot: Slot) -> State:
+        return super()._enter(State(state.run), slot)
+
+
+class MasksAgain(Member):
+    """Masks another vector under the same keys where it is asked again."""
+
+    def _in_phase(self, state: State, phase: int) -> Slot:
+        return state.slot[0]
+
+
+class OneSealingKey(Member):
+    """Seals for a recipient under the key of their identities alone, the same in every slot."""
+
+    def _sealing_key(self, slot: Slot, dealer: str, recipient: str, prekey: bytes) -> bytes:
+        other = recipient if dealer == self.name else dealer
+        shared = self.identity.agree(self.roster.identity(other).agreement, other)
+        return derive(shared, 32, "share", dealer.encode(), recipient.encode())
+
+
+# Other parts without their defence.
+
+
+def unbound_digest(manifest: Manifest) -> bytes:
+    """A manifest's hash that leaves out what the members compute, and how they clip it."""
+    bound = replace(manifest, context=bytes(32), clip=1.0)
+    return hashlib.sha256(bound.to_bytes()).digest()
+
+
+class RolledBack(Journal):
+    """Takes a journal for the newest one because it can be opened."""
+
+    def _matched(self, stored: bytes, known: bytes) -> Turn:
+        witness, sealed = _Witness.from_bytes(known), _Sealed.from_bytes(stored)
+        plain = unseal(_file_key(witness.keys[0], sealed.salt), sealed.state, _header(sealed))
+        assert plain is not None
+        digest = hashlib.sha256(stored).digest()
+        return Turn(self, State.from_bytes(plain), sealed.sequence, digest, witness.keys[0])
+
+
+class RepliesFirst(Participant):
+    """Lets the reply leave, and writes the journal when there is time: here never."""
+
+    def upload(self, request: bytes, context: bytes, words: Words) -> tuple[bytes, Words]:
+        with self._journal.turn() as turn:
+            _, reply = self.member.upload(turn.state, request, context, words)
+            return reply, words
+
+
+class TrustsShares(Aggregator):
+    """Takes what the shares give back for the secret, unchecked."""
+
+    def _fits(self, owner: str, kind: int, secret: int) -> bool:
+        return True
+
+
+class Overflowing(Scale):
+    """Fixed point with two bits more than the sum of all members has room for."""
+
+    @property
+    def bits(self) -> int:
+        return super().bits + 2
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def any_epoch(data: bytes) -> Roster:
+    """A roster by its signature alone, however old."""
+    return Roster.from_bytes(SignedRoster.from_bytes(data).body)
+
+
+# The attacker.
+
+
+class Attacker(Aggregator):
+    """A server without scruples: checks nothing, keeps everything, opens what it can."""
+
+    vectors: dict[str, Words]
+
+    def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
+        with contextlib.suppress(ProtocolError):  # of too small a cohort: checked last of all
+            super().__init__(roster, slot, minimum=minimum, threads=threads)
+        self.vectors = {}
+        self.kept: dict[str, PrekeyReply] = {}
+
+    def add_prekey(self, name: str, reply: PrekeyReply) -> None:
+        self.kept[name] = reply
+        self._prekeys[name] = (reply.prekey, Prekey.from_bytes(reply.prekey.body))
+        pairs = zip(reply.sealed.recipients, reply.sealed.shares, strict=True)
+        self._sealed[name] = dict(pairs)
+
+    def add_upload(self, name: str, reply: bytes, words: Words) -> None:
+        self.vectors[name] = words.copy()
+        self._uploads[name] = Signed.from_bytes(reply)
+        np.add(self._sum, words, out=self._sum)
+
+    def _enough(self, found: Iterable[str], did: str) -> None:
+        pass
+
+    def close_confirmations(self) -> None:
+        pass
+
+    def _require(self, holds: bool, rule: str, peer: str, text: str) -> None:
+        pass
+
+    def confirm_request_for(self, names: Iterable[str]) -> bytes:
+        """Tells a member of survivors of the server's choice."""
+        return ConfirmRequest(self._hash, tuple(self._uploads[n] for n in names)).to_bytes()
+
+    def reveal_request_for(
+        self, name: str, survivors: Iterable[str], evidence: Iterable[Signed] = ()
+    ) -> RevealRequest:
+        """Asks a member for the shares that survivors of the server's choice call for."""
+        asked = RevealRequest.from_bytes(self.reveal_request(name))
+        named = Survivors(self._hash, tuple(survivors))
+        return replace(asked, survivors=named, evidence=tuple(evidence))
+
+    def keys(self, name: str) -> dict[str, bytes]:
+        """Public keys of all others with a prekey."""
+        return {n: prekey.key for n, (_, prekey) in self._prekeys.items() if n != name}
+
+    def take(self, name: str, reply: bytes) -> None:
+        """Keep the shares that a member revealed, whatever for."""
+        reveal = Reveal.from_bytes(RevealReply.from_bytes(reply).reveal.body)
+        self.keep(name, reveal.shares)
+
+    def keep(self, name: str, shares: Iterable[RevealedShare]) -> None:
+        for share in shares:
+            of = self._shares.setdefault((share.owner, share.kind), {})
+            of[self._points[name]] = int.from_bytes(share.share, "big")
+
+    def secret(self, owner: str, kind: int, threshold: int) -> bytes:
+        """A member's seed or key, from the shares that were kept."""
+        shares = dict(list(self._shares[owner, kind].items())[:threshold])
+        secret = shamir.combine(shares)
+        assert self._fits(owner, kind, secret)
+        return secret.to_bytes(32, "big")
+
+
+def unmask(
+    member: Member,
+    server: Attacker,
+    seed: bytes,
+    key: bytes | None = None,
+    others: Mapping[Member, bytes] | None = None,
+) -> Words:
+    """A member's vector without its masks: from its seed, and its own key or the keys of all others.
+
+    The masks are those that the protocol itself derives from secrets.
+    """
+    words, manifest = server.vectors[member.name].copy(), server._hash
+    own = key if key is not None else bytes(31) + b"\x40"
+    keys = server.keys(member.name) if key is not None else {}
+    masks = member._masks(_holding(own, seed), manifest, keys)
+    add_masks(words, [(mask, -sign) for mask, sign in masks])
+    for other, known in (others or {}).items():
+        public = {member.name: server._prekeys[member.name][1].key}
+        _, pair = other._masks(_holding(known, bytes(32)), manifest, public)
+        add_masks(words, [pair])
+    return words
+
+
+def _holding(key: bytes, seed: bytes) -> State:
+    return State("run", secrets=(Secrets(key, seed, bytes(32), bytes(32)),))
+
+
+def both_secrets(server: Attacker, victim: Member, threshold: int) -> Words:
+    """The victim's vector in the clear, from shares of both its secrets."""
+    seed = server.secret(victim.name, OF_SEED, threshold)
+    return unmask(victim, server, seed, server.secret(victim.name, OF_KEY, threshold))
