@@ -446,6 +446,12 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
+    if job.encrypted and job.cohort.size and job.cohort.size < len(facts):
+        warnings.append(
+            f"cohort.size = {job.cohort.size} of {len(facts)} clients: the server picks the cohort, so "
+            "all colluders there are could be in one. If you fear more than encryption.colluders "
+            "allows for, raise encryption.minimum to two more than their number."
+        )
     full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
     if job.private and full:
         warnings.append(

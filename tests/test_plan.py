@@ -361,6 +361,13 @@ def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
     assert found.to_dict()["bytes_up_per_client_round"] > 4 * (34 + 3)
 
 
+def test_a_cohort_that_the_server_picks_from_more_is_warned_about():
+    some = plan(secure_job(cohort={"size": 4}), facts(*[500] * 6)).warnings
+    assert any("the server picks the cohort" in warning for warning in some)
+    everybody = plan(secure_job(), facts(*[500] * 6)).warnings
+    assert not any("the server picks the cohort" in warning for warning in everybody)
+
+
 def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():
     assert plan(secure_job(cohort={"minimum": 1}), facts(*[500] * 10)).minimum == 6
     assert plan(secure_job(), facts(*[500] * 10)).minimum == 10

@@ -20,7 +20,7 @@ from . import shamir
 from .fixed_point import Layout, Scale, Total, decode
 from .keys import agree, derive, public_key
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
-from .member import circle_seed, fewest
+from .member import circle_seed, fewest, pair_key
 from .messages import (
     OF_KEY,
     OF_SEED,
@@ -46,7 +46,7 @@ from .messages import (
 from .parameters import fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
 
-_MOST_CHOICES = 2000
+_MOST_CHOICES = 300
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Aggregator:
         self._revealed: set[str] = set()
         self._liars: set[int] = set()
         self.spoilers: set[str] = set()
+        self._prekeys_closed = self._uploads_closed = False
         if self._fewest > len(slot.cohort):
             raise TooFewMembers(
                 "threshold",
@@ -104,6 +105,7 @@ class Aggregator:
     def add_commit(self, name: str, reply: bytes) -> None:
         signed = Signed.from_bytes(reply, name)
         commit = signed.open(Commit, self._roster, name)
+        self._expect(name)
         self._require(commit.slot == self.slot.digest(), "slot", name, "its commitment's slot")
         self._new(self._commits, name)
         self._commits[name] = signed
@@ -133,6 +135,7 @@ class Aggregator:
 
     def add_prekey(self, name: str, reply: PrekeyReply) -> None:
         prekey = reply.prekey.open(Prekey, self._roster, name)
+        self._expect(name, still=not self._prekeys_closed)
         right = prekey.slot == self.slot.digest() and prekey.request == self._opening
         self._require(right, "slot", name, "its prekey is of another slot")
         self._require(
@@ -166,6 +169,7 @@ class Aggregator:
             prekeys=tuple(hashlib.sha256(self._prekeys[n][0].body).digest() for n in names),
         )
         self._hash = self._manifest.digest()
+        self._prekeys_closed = True
         self._sum: Words = np.zeros(purpose.layout.length, dtype="<u4")
 
     @property
@@ -184,6 +188,7 @@ class Aggregator:
         """Add a masked vector, uint32[layout.length], to the running sum."""
         signed = Signed.from_bytes(reply, name)
         upload = signed.open(Upload, self._roster, name)
+        self._expect(name, still=not self._uploads_closed)
         self._require(name in self._prekeys, "upload", name, "it sent no prekey")
         self._require(upload.manifest == self._hash, "manifest", name, "it has another manifest")
         fits = words.dtype == np.dtype("<u4") and words.shape == self._sum.shape
@@ -210,6 +215,7 @@ class Aggregator:
                     f"{self._numbers.stretch} are needed",
                 )
         self._survivors = Survivors(self._hash, tuple(self.survivors))
+        self._uploads_closed = True
 
     @property
     def survivors(self) -> list[str]:
@@ -308,8 +314,10 @@ class Aggregator:
         secrets = {key: self._reconstruct(*key) for key in wanted}
         lost = sorted({owner for (owner, _), secret in secrets.items() if secret is None})
         if lost:
-            # Wrong shares of everybody's secret come from those who sent them, not from the dealers.
-            if len(lost) < len({owner for owner, _ in wanted}) and not self._liars:
+            # Wrong shares of everybody's secret come from those who sent them; with no share to
+            # spare, nobody can tell whether dealer or sender is at fault.
+            others_are_right = len(lost) < len({owner for owner, _ in wanted}) and not self._liars
+            if others_are_right and all(self._has_spare(key) for key in wanted):
                 self.spoilers |= set(lost)
                 self.faults |= dict.fromkeys(lost, "its shares do not give back its secret")
             raise TooFewMembers(
@@ -343,7 +351,7 @@ class Aggregator:
             secret = shamir.combine(chosen)
             if self._fits(owner, kind, secret):
                 if attempt > 0:
-                    self._find_liars(owner, secret, chosen, shares)
+                    self._find_liars(owner, points, shares)
                 return secret.to_bytes(32, "big")
         return None
 
@@ -360,20 +368,33 @@ class Aggregator:
             yield tuple(point for point in points if point not in found[1])[:threshold]
         yield from islice(combinations(points, threshold), _MOST_CHOICES)
 
-    def _find_liars(
-        self, owner: str, secret: int, right: dict[int, int], shares: dict[int, int]
-    ) -> None:
+    def _has_spare(self, key: tuple[str, int]) -> bool:
+        return len(self._shares.get(key, ())) > self._numbers.shares
+
+    def _find_liars(self, owner: str, right: Iterable[int], shares: dict[int, int]) -> None:
+        """Name the senders of shares that do not belong with the `right` ones.
+
+        Nobody is named where another set with one of them fits as well: errors of several liars can
+        cancel in the secret, and then honest shares look wrong.
+        """
+        first, *rest = right
+        secret = shamir.combine({point: shares[point] for point in (first, *rest)})
+
+        def fits(points: Iterable[int]) -> bool:
+            return shamir.combine({point: shares[point] for point in points}) == secret
+
+        # A right share in the place of another right one gives the same secret.
+        wrong = {p for p in shares if p not in (first, *rest) and not fits((p, *rest))}
+        sets = islice(combinations(shares, len(rest) + 1), _MOST_CHOICES)
+        if any(not wrong.isdisjoint(points) and fits(points) for points in sets):
+            return
         names = {point: name for name, point in self._points.items()}
-        rest = list(right)[1:]
-        for point in shares.keys() - right.keys():
-            # A right share in the place of another right one gives the same secret.
-            swapped = {point: shares[point], **{other: right[other] for other in rest}}
-            if shamir.combine(swapped) != secret:
-                self._liars.add(point)
-                self.faults.setdefault(
-                    names[point],
-                    f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
-                )
+        for point in wrong:
+            self._liars.add(point)
+            self.faults.setdefault(
+                names[point],
+                f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
+            )
 
     def _fits(self, owner: str, kind: int, secret: int) -> bool:
         """Whether a secret is the one that its owner's prekey stands for."""
@@ -392,7 +413,8 @@ class Aggregator:
             for other in self._near[owner]:
                 if other in self._uploads:
                     shared = agree(secret, self._prekeys[other][1].key, other)
-                    yield derive(shared, KEY_BYTES, "pair", self._hash), -1 if other < owner else 1
+                    sign = -1 if other < owner else 1
+                    yield pair_key(shared, self._hash, owner, other), sign
 
     def _evidence(self, signed: dict[str, Signed]) -> tuple[Signed, ...]:
         return tuple(signed[name] for name in sorted(signed))
@@ -426,6 +448,10 @@ class Aggregator:
             raise TooFewMembers(
                 "threshold", "the cohort", f"{count} {did}; at least {self._fewest} are needed"
             )
+
+    def _expect(self, name: str, still: bool = True) -> None:
+        self._require(name in self._points, "cohort", name, "it is not in the cohort")
+        self._require(still, "late", name, "this trip is closed")
 
     def _new(self, known: Mapping[str, object], name: str) -> None:
         if name in known:

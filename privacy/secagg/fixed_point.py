@@ -61,12 +61,23 @@ class Scale:
 
     @property
     def bits(self) -> int:
-        return math.floor(math.log2((2**31 - 1) / self.members / self.clip))
+        _, exponent = math.frexp(self.clip * self.members)
+        bits = 31 - exponent  # so clip n 2^bits < 2^31
+        return bits if self._largest(bits) * self.members < 2**31 else bits - 1
 
     @property
     def largest(self) -> int:
         """Q."""
-        return math.ceil(math.ldexp(self.clip, self.bits))
+        return self._largest(self.bits)
+
+    @property
+    def limit(self) -> np.float32:
+        """The largest float32 that is not beyond the clip."""
+        nearest = np.float32(self.clip)
+        return nearest if float(nearest) <= self.clip else np.nextafter(nearest, np.float32(0))
+
+    def _largest(self, bits: int) -> int:
+        return math.ceil(math.ldexp(self.clip, bits))
 
     @property
     def most(self) -> int:
@@ -76,7 +87,7 @@ class Scale:
     def __post_init__(self) -> None:
         if not 1 <= self.members < 2**_LIMB_BITS:
             raise ValueError(f"a sum of {self.members} members has no fixed point here")
-        if not (0 < self.clip < math.inf and self.largest * self.members < 2**31):
+        if not 2.0**-64 <= self.clip <= 2.0**64:
             raise ValueError(f"a clip of {self.clip} does not fit words of 32 bits")
 
 
@@ -138,10 +149,12 @@ def encode(
     for array in part.update:
         _quantise(array.reshape(-1), factor, scale, dither, words[at : at + array.size])
         at += array.size
-    for value in part.integers:
-        _require(0 <= value <= scale.most, f"a count of {value} is not between 0 and {scale.most}")
-    words[at : at + layout.integers] = np.asarray(part.integers, dtype=np.uint32)
-    at += layout.integers
+    if part.integers:
+        low, high = min(part.integers), max(part.integers)
+        fits = low >= 0 and high <= scale.most
+        _require(fits, f"counts from {low} to {high} are not between 0 and {scale.most}")
+        words[at : at + layout.integers] = np.array(part.integers, dtype=np.uint32)
+        at += layout.integers
     for number in part.wides:
         _require(
             0 <= number < 2.0 ** (_LIMBS * _LIMB_BITS - WIDE_BITS), f"{number} is out of range"
@@ -171,8 +184,8 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
     weight = int(words[-3])
     if weight < members:
         raise ProtocolError("sum", "the cohort", f"{members} members weigh only {weight}")
-    signed = words[: layout.parameters].view("<i4").astype(np.float64)
-    mean = np.ldexp(signed, -scale.bits) * (weight_cap / weight)
+    step = math.ldexp(weight_cap / weight, -scale.bits)
+    mean = np.multiply(words[: layout.parameters].view("<i4"), step, dtype=np.float64)
     at = layout.parameters + layout.integers
     integers = words[layout.parameters : at].tolist()
     wides = []
@@ -186,21 +199,26 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
 
 def _quantise(values: Floats32, factor: float, scale: Scale, dither: Dither, out: Words) -> None:
     """Stochastic rounding of values x factor to the grid, as two's complement words."""
-    multiplier = np.float32(factor)
+    multiplier, limit = np.float32(factor), scale.limit
+    grid = np.float32(2.0**scale.bits)
     signed = out.view("<i4")
+    exact, low, chance = (np.empty(_BLOCK, np.float32) for _ in range(3))
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
+        n = len(block)
         if factor != 1.0:
-            block = block * multiplier
-            np.clip(block, -scale.clip, scale.clip, out=block)  # float32 may round beyond it
-        exact = np.ldexp(block, scale.bits)
-        low = np.floor(exact)
-        exact -= low
+            np.multiply(block, multiplier, out=exact[:n])
+            block = np.clip(exact[:n], -limit, limit, out=exact[:n])  # it may round beyond
+        np.multiply(block, grid, out=exact[:n])
+        np.floor(exact[:n], out=low[:n])
+        np.subtract(exact[:n], low[:n], out=exact[:n])
         # 24 bits of dither are exact in float32, like the fraction that they are held against.
-        up = (dither(len(block)) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24) < exact
-        target = signed[start : start + _BLOCK]
-        np.copyto(target, low, casting="unsafe")
-        np.add(target, up, out=target, casting="unsafe")
+        np.multiply(
+            dither(n) >> np.uint32(8), np.float32(2.0**-24), out=chance[:n], dtype=np.float32
+        )
+        target = signed[start : start + n]
+        np.copyto(target, low[:n], casting="unsafe")
+        np.add(target, chance[:n] < exact[:n], out=target, casting="unsafe")
 
 
 def _check_word(words: Words) -> np.uint32:

@@ -27,7 +27,7 @@ import numpy as np
 from ...errors import ProtocolError
 from .encoding import Digest, Encoded, Size
 from .keys import derive, seal, unseal
-from .masks import Words
+from .masks import Words, digest_of
 from .member import State
 
 _NEW = bytes(32)
@@ -38,6 +38,8 @@ class _Sealed(Encoded):
     """The journal's file. `before` is the digest of the one that it replaced."""
 
     sequence: int
+    slot: int
+    """The highest slot ever entered: readable also where the state no longer is."""
     before: Digest
     salt: Digest
     """Random; makes the sealing key one of this file only."""
@@ -49,6 +51,7 @@ class _Witness(Encoded):
     """What the journal has to be, and the keys that it may be sealed with."""
 
     sequence: int
+    slot: int
     journal: Digest
     keys: Annotated[tuple[Digest, ...], Size(1, 2)]
 
@@ -72,9 +75,19 @@ class Journal:
     @contextlib.contextmanager
     def turn(self) -> Iterator[Turn]:
         """Load the state and keep others out until it is stored or given up."""
-        with open(self._folder / "lock", "w") as lock:
+        try:
+            lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _unusable(self._folder / "lock", error) from error
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield self._load()
+            turn = self._load()
+            if turn.ahead:
+                # Else the journal before this one would still be taken for the newest.
+                turn._witness([turn.key])
+            yield turn
+        finally:
+            os.close(lock)
 
     def _load(self) -> Turn:
         stored, witness = _read(self._journal), _read(self._witness)
@@ -89,7 +102,7 @@ class Journal:
             logging.getLogger(__name__).error(
                 "%s; the keys of the slot in progress are discarded", error
             )
-            return self._fresh(State(self._run))
+            return self._fresh(State(self._run, floor=_floor(stored, witness)))
 
     def _matched(self, stored: bytes, known: bytes) -> Turn:
         witness = _Witness.from_bytes(known, "this client")
@@ -102,7 +115,7 @@ class Journal:
             plain = unseal(_file_key(key, sealed.salt), sealed.state, _header(sealed))
             if plain is not None:
                 state = State.from_bytes(plain, "this client")
-                return Turn(self, state, sealed.sequence, digest, key)
+                return Turn(self, state, sealed.sequence, digest, key, ahead)
         raise ProtocolError("journal", "this client", "the journal is not the newest one")
 
     def _fresh(self, state: State) -> Turn:
@@ -111,9 +124,10 @@ class Journal:
     def vector(self, digest: bytes) -> Words | None:
         """The masked vector that was stored last, if it is the one of `digest`."""
         data = _read(self._vector)
-        if data is None or hashlib.sha256(data).digest() != digest:
+        if data is None or len(data) % 4:
             return None
-        return np.frombuffer(data, dtype="<u4")
+        words = np.frombuffer(data, dtype="<u4")
+        return words if digest_of(words) == digest else None
 
 
 @dataclass
@@ -125,6 +139,8 @@ class Turn:
     sequence: int
     digest: bytes
     key: bytes
+    ahead: bool = False
+    """Whether the witness is still that of the journal before."""
 
     def store(self, state: State, vector: Words | None = None) -> None:
         """Write the new state (and the masked vector before it) through to the disk."""
@@ -135,8 +151,8 @@ class Turn:
             self._witness(keys)
             journal._vector.unlink(missing_ok=True)
         if vector is not None:
-            _replace(journal._vector, vector.data.cast("B"))
-        sealed = _Sealed(self.sequence + 1, self.digest, os.urandom(32), b"\0")
+            _replace(journal._vector, vector.data.cast("B"), folder=False)
+        sealed = _Sealed(self.sequence + 1, state.number, self.digest, os.urandom(32), b"\0")
         box = seal(_file_key(keys[-1], sealed.salt), state.to_bytes(), _header(sealed))
         data = replace(sealed, state=box).to_bytes()
         _replace(journal._journal, data)
@@ -145,7 +161,7 @@ class Turn:
         self._witness([self.key])
 
     def _witness(self, keys: list[bytes]) -> None:
-        witness = _Witness(self.sequence, self.digest, tuple(keys))
+        witness = _Witness(self.sequence, self.state.number, self.digest, tuple(keys))
         _replace(self.journal._witness, witness.to_bytes(), durable=False)
 
 
@@ -157,12 +173,21 @@ def _first(known: bytes) -> bool:
         return False
 
 
+def _floor(stored: bytes | None, known: bytes | None) -> int:
+    """The highest slot that journal or witness tell of, where they do not belong together."""
+    found = [0]
+    for kind, data in ((_Sealed, stored), (_Witness, known)):
+        with contextlib.suppress(ProtocolError):
+            found.append(kind.from_bytes(data or b"", "this client").slot)
+    return max(found)
+
+
 def _file_key(key: bytes, salt: bytes) -> bytes:
     return derive(key, 32, "journal", salt)
 
 
 def _header(sealed: _Sealed) -> bytes:
-    return sealed.sequence.to_bytes(8, "big") + sealed.before
+    return sealed.sequence.to_bytes(8, "big") + sealed.slot.to_bytes(8, "big") + sealed.before
 
 
 def _read(path: Path) -> bytes | None:
@@ -170,26 +195,35 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
-def _replace(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
-    """Put a whole file in the place of another; readable by its owner only."""
+def _replace(
+    path: Path, data: bytes | memoryview, durable: bool = True, folder: bool = True
+) -> None:
+    """Put a whole file in the place of another; readable by its owner only.
+
+    `durable` writes it through to the disk, `folder` also the fact that it lies there.
+    """
     temporary = path.with_suffix(".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
         with open(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(data)
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-        if durable:
-            folder = os.open(path.parent, os.O_RDONLY)
+        if durable and folder:
+            place = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(place)
             finally:
-                os.close(folder)
+                os.close(place)
     except OSError as error:
-        raise ProtocolError(
-            "journal", "this client", f"{path} cannot be written: {error.strerror}"
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> ProtocolError:
+    return ProtocolError("journal", "this client", f"{path}: {error.strerror}")

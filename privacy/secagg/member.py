@@ -85,6 +85,8 @@ class State(Encoded):
 
     run: Annotated[str, Size(1, 64)]
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
+    floor: int = 0
+    """A slot number known to have been used where the state itself was lost."""
     phase: int = IDLE
     nonce: Annotated[bytes, Size(0, 32)] = b""
     commits: Annotated[tuple[NonceRequest, ...], Size(0, 1)] = ()
@@ -102,8 +104,8 @@ class State(Encoded):
 
     @property
     def number(self) -> int:
-        """The highest slot ever entered; 0 before the first."""
-        return self.slot[0].number if self.slot else 0
+        """The highest slot ever entered, as far as is known; 0 before the first."""
+        return self.slot[0].number if self.slot else self.floor
 
     def reply_to(self, request: bytes) -> bytes | None:
         """The reply that an identical request got in the slot in progress."""
@@ -116,6 +118,16 @@ def fewest(numbers: Thresholds, limits: Limits) -> int:
     return max(numbers.quorum, limits.minimum, numbers.colluders + 2)
 
 
+def pair_key(shared: bytes, manifest: bytes, one: str, other: str) -> bytes:
+    """Key of the mask between two members.
+
+    Their names are in it: a member that publishes another's public key in other bytes, or its inverse
+    on the curve, agrees on the same secret with everybody, but not on the same mask.
+    """
+    names = (name.encode() for name in sorted((one, other)))
+    return derive(shared, KEY_BYTES, "pair", manifest, *names)
+
+
 def circle_seed(request: PrekeyRequest, numbers: Thresholds) -> bytes:
     """What orders the circle of a large cohort: all nonces together. A complete graph has none."""
     if numbers.degree >= numbers.members - 1:
@@ -124,7 +136,10 @@ def circle_seed(request: PrekeyRequest, numbers: Thresholds) -> bytes:
 
 
 class Member:
-    """One data owner in a run. Methods are the transitions; the object itself never changes."""
+    """One data owner in a run. Methods are the transitions; the object holds no state of a slot.
+
+    It only remembers what it has just found, so that the same is not verified or agreed on twice.
+    """
 
     def __init__(
         self,
@@ -142,6 +157,8 @@ class Member:
         self.roster = roster
         self._entropy = entropy
         self._threads = threads
+        self._checked: tuple[tuple[bytes, ...], dict[str, bytes]] = ((), {})
+        self._agreed: dict[tuple[bytes, bytes], bytes] = {}
 
     def commit(self, state: State, request: bytes) -> tuple[State, bytes]:
         """Enter a slot of a large cohort: a commitment to a nonce."""
@@ -217,7 +234,8 @@ class Member:
         is refused.
         """
         asked = UploadRequest.from_bytes(request)
-        self._check_upload(state, asked, context)
+        keys = self._check_upload(state, asked, context)
+        self._checked = (self._question(state, request, context), keys)
         return asked.manifest
 
     def upload(
@@ -225,7 +243,9 @@ class Member:
     ) -> tuple[State, bytes]:
         """Mask `words`, uint32[layout.length], in place, and sign for the masked vector."""
         asked = UploadRequest.from_bytes(request)
-        keys = self._check_upload(state, asked, context)
+        question, keys = self._checked
+        if question != self._question(state, request, context):
+            keys = self._check_upload(state, asked, context)
         manifest = asked.manifest
         if words.shape != (manifest.layout.length,):
             raise self._refuse("vector", f"it should have {manifest.layout.length} words")
@@ -287,6 +307,7 @@ class Member:
         for name in slot.cohort:
             self.roster.identity(name)
         self._check_size(len(slot.cohort), slot, "cohort")
+        self._agreed.clear()
         return State(state.run, slot=(slot,))
 
     def _thresholds(self, slot: Slot) -> Thresholds:
@@ -331,6 +352,10 @@ class Member:
         names = (dealer.encode(), recipient.encode())
         return derive(shared, 32, "share", slot.digest(), *names, prekey)
 
+    def _question(self, state: State, request: bytes, context: bytes) -> tuple[bytes, ...]:
+        """All that the outcome of ``_check_upload`` depends on."""
+        return (bytes([state.phase]), state.prekey, _sha(request), context)
+
     def _check_upload(self, state: State, asked: UploadRequest, context: bytes) -> dict[str, bytes]:
         """Check an upload request whole; the public keys of the neighbours to mask with, by name."""
         manifest = asked.manifest
@@ -358,10 +383,17 @@ class Member:
         secrets = state.secrets[0]
         masks = [(derive(secrets.seed, KEY_BYTES, "self", manifest), 1)]
         for name, key in keys.items():
-            shared = agree(secrets.key, key, name)
             sign = 1 if self.name < name else -1
-            masks.append((derive(shared, KEY_BYTES, "pair", manifest), sign))
+            shared = self._agree(secrets.key, key, name)
+            masks.append((pair_key(shared, manifest, self.name, name), sign))
         return masks
+
+    def _agree(self, private: bytes, public: bytes, name: str) -> bytes:
+        """X25519 with a neighbour, computed once a slot."""
+        pair = (private, public)
+        if pair not in self._agreed:
+            self._agreed[pair] = agree(private, public, name)
+        return self._agreed[pair]
 
     def _check_limits(self, manifest: Manifest) -> None:
         limits, layout = self.roster.limits, manifest.layout
@@ -405,6 +437,7 @@ class Member:
                 raise ProtocolError("prekey", name, "its prekey is not the one in the manifest")
             if prekey.key in seen:
                 raise ProtocolError("prekey", name, "its public key is also another member's")
+            self._agree(state.secrets[0].key, prekey.key, name)  # refuses points of low order
             seen.add(prekey.key)
             keys[name] = prekey.key
         return keys

@@ -205,7 +205,7 @@ class UploadRequest(Encoded):
 
 @dataclass(frozen=True)
 class Upload(SentBy):
-    """Stands for a masked vector: SHA-256 over its words, little-endian."""
+    """Stands for a masked vector by its digest (``masks.digest_of``)."""
 
     manifest: Digest
     vector: Digest

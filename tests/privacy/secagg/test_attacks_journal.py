@@ -242,9 +242,6 @@ def test_a_member_killed_between_journal_and_reply_gives_that_very_reply(
     assert members.participant(VICTIM).answer(trip, request) == reply
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a journal ahead of its witness is used, but the witness stays behind"
-)
 def test_a_journal_that_was_once_ahead_of_its_witness_cannot_be_rolled_back(cohort, forked):
     members, server = manifested(cohort)
     first, second = two_vectors(members, server)

@@ -166,9 +166,6 @@ def test_a_public_key_of_low_order_is_refused(point, cohort, weakened, refused):
     assert (caught.value.rule, caught.value.peer) == ("prekey", "m0002")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the order of a point is only checked when the vector is masked"
-)
 @pytest.mark.parametrize("point", LOW_ORDER.values(), ids=LOW_ORDER)
 def test_a_public_key_of_low_order_is_refused_before_data_is_touched(point, cohort, weakened):
     members, server = with_prekeys(cohort, weakened)
@@ -237,9 +234,6 @@ def moved_by_low_order(key: bytes) -> bytes:
     return pow(int.from_bytes(key, "little"), -1, 2**255 - 19).to_bytes(32, "little")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="one point has many encodings, and a pair's mask does not name the pair"
-)
 @pytest.mark.parametrize("equivalent", [top_bit_set, moved_by_low_order])
 def test_a_member_that_copies_a_public_key_in_other_bytes_takes_no_mask_away(
     equivalent, cohort, weakened

@@ -77,10 +77,6 @@ def test_slots_in_any_order_give_an_update_away(cohort, weakened):
     assert np.array_equal(read, vector)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="with the witness (or the journal) a member forgets which slots it has entered",
-)
 @pytest.mark.parametrize("lost", ["witness", "journal"])
 def test_members_that_lost_their_memory_enter_no_old_slot(lost, cohort, weakened):
     members, server = opened_once(cohort, weakened)

@@ -185,9 +185,6 @@ def test_two_liars_among_six_are_both_named(cohort):
     assert not server.spoilers
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the first set of shares that fits is taken for right, all others for wrong"
-)
 def test_two_liars_whose_errors_cancel_have_no_honest_members_blamed(cohort):
     members, server = confirmed(cohort)
     # Over the points 1, 2, 4 and 5 the first two weigh 10/3 and -10/3.
@@ -212,9 +209,6 @@ def test_fewer_right_shares_than_the_threshold_open_nothing(cohort):
     assert np.array_equal(server._sum, before)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="with no share to spare, the owner counts as a spoiler for a liar's share"
-)
 def test_who_reveals_a_wrong_share_cannot_have_its_owner_left_out(cohort):
     members, server = confirmed(cohort)
     lie(members, server, "m0000", OWNER)
