@@ -181,10 +181,10 @@ class Slots:
                     words = Slots.encoded(update, len(self.names))
                 np.add(plain, words, out=plain)
                 with meter.of(name):
-                    reply, words = person.upload(request, CONTEXT, words)
+                    reply, _ = person.upload(request, CONTEXT, words)
+                    del words, _
                     # As the agent puts it into its message.
-                    record = to_bytes_record(reply=reply, vector=words.tobytes())
-                    del words
+                    record = to_bytes_record(reply=reply, vector=person.sent())
             else:
                 assert shared is not None
                 np.add(plain, shared, out=plain)

@@ -53,7 +53,6 @@ from ..plan import PrivateRecipe, private_recipe
 from ..privacy.accounting import size_class
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.masks import Words
 from ..privacy.secagg.participant import Participant, Trip
 from ..vector import Content
 from .policy import Policy
@@ -285,12 +284,12 @@ class Agent:
         context = request_digest(message.metadata.message_type, message.content, arrays)
         return SecureUpload(self._participant(assignment), request, context, content)
 
-    def _masked(self, reply: bytes, vector: Words, metrics: Metrics) -> RecordDict:
+    def _masked(self, reply: bytes, vector: bytes, metrics: Metrics) -> RecordDict:
         from flwr.app import MetricRecord, RecordDict
 
         return RecordDict(
             {
-                SECAGG: to_bytes_record(reply=reply, vector=vector.tobytes()),
+                SECAGG: to_bytes_record(reply=reply, vector=vector),
                 "metrics": MetricRecord(metrics),
             }
         )

@@ -13,7 +13,6 @@ from ..plan import secure_limits
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, Scale, encode
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.masks import Words
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
 from ..privacy.secagg.participant import Participant
@@ -70,7 +69,7 @@ class SecureUpload:
         """Check the request before any data is touched; ``ProtocolError`` where a rule is broken."""
         self._participant, self._request, self._context = participant, request, context
         found = participant.check_upload(request, context)
-        self.known: tuple[bytes, Words] | None = None
+        self.known: tuple[bytes, bytes] | None = None
         """The answer that this very request got before."""
         if isinstance(found, Manifest):
             self._manifest = found
@@ -79,11 +78,13 @@ class SecureUpload:
                     f"{participant.member.name}: the server wants another vector than the job says"
                 )
         else:
-            self.known = found
+            self.known = found[0], found[1].tobytes()
 
-    def send(self, part: Contribution, dither: SecretStream) -> tuple[bytes, Words]:
-        """Mask the owner's part; the signed upload and the vector, journalled."""
+    def send(self, part: Contribution, dither: SecretStream) -> tuple[bytes, bytes]:
+        """Mask the owner's part; the signed upload and the vector's bytes, journalled."""
         manifest = self._manifest
         scale = Scale(len(manifest.slot.cohort), manifest.clip)
         words = encode(part, manifest.layout, scale, manifest.weight_cap, dither.words)
-        return self._participant.upload(self._request, self._context, words)
+        reply, _ = self._participant.upload(self._request, self._context, words)
+        del words, _  # a vector can be as large as a model: hold it once
+        return reply, self._participant.sent()

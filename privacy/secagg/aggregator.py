@@ -19,7 +19,7 @@ from ...errors import ProtocolError, TooFewMembers
 from . import shamir
 from .fixed_point import Layout, Scale, Total, decode
 from .keys import agree, derive, public_key
-from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
+from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of, new_words
 from .member import circle_seed, fewest, pair_key
 from .messages import (
     OF_KEY,
@@ -170,7 +170,7 @@ class Aggregator:
         )
         self._hash = self._manifest.digest()
         self._prekeys_closed = True
-        self._sum: Words = np.zeros(purpose.layout.length, dtype="<u4")
+        self._sum: Words = new_words(purpose.layout.length)
 
     @property
     def members(self) -> list[str]:

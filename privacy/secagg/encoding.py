@@ -26,6 +26,9 @@ from ...errors import ProtocolError
 
 VERSION = 1
 
+_WRITTEN = "_written"
+"""Where a message keeps its encoding, once made."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -54,9 +57,7 @@ class Encoded:
     def to_bytes(self) -> bytes:
         """The one encoding of this message, tag included. Refuses values that cannot be encoded."""
         kind: Any = type(self)
-        parts = [_tag(kind)]
-        _codec(kind).write(self, parts)
-        return b"".join(parts)
+        return _tag(kind) + _body(kind, self)
 
     @classmethod
     def from_bytes(cls, data: bytes, peer: str = "the server") -> Self:
@@ -78,17 +79,21 @@ class Encoded:
 
 class _Reader:
     def __init__(self, data: bytes, peer: str) -> None:
-        self._data, self._at, self._peer = bytes(data), 0, peer
+        self._data, self.at, self._peer = bytes(data), 0, peer
 
     @property
     def left(self) -> int:
-        return len(self._data) - self._at
+        return len(self._data) - self.at
 
     def take(self, n: int) -> bytes:
-        if n > self.left:
+        if n > len(self._data) - self.at:
             raise self.refuse("the message ends too early")
-        self._at += n
-        return self._data[self._at - n : self._at]
+        self.at += n
+        return self._data[self.at - n : self.at]
+
+    def since(self, begun: int) -> bytes:
+        """The bytes that were taken since `begun`: there is no other encoding of what they say."""
+        return self._data[begun : self.at]
 
     def length(self, size: Size) -> int:
         n = int.from_bytes(self.take(4), "big")
@@ -121,17 +126,32 @@ def _codec(kind: Any) -> _Codec:
     parts = [(field.name, _field(hints[field.name])) for field in fields(kind)]
 
     def write(message: Any, out: list[bytes]) -> None:
-        for name, codec in parts:
-            codec.write(getattr(message, name), out)
+        # A message never changes, and the same one stands in many others.
+        known = message.__dict__.get(_WRITTEN)
+        if known is None:
+            own: list[bytes] = []
+            for name, codec in parts:
+                codec.write(getattr(message, name), own)
+            known = message.__dict__[_WRITTEN] = b"".join(own)
+        out.append(known)
 
     def read(reader: _Reader) -> Any:
+        begun = reader.at
         values = {name: codec.read(reader) for name, codec in parts}
         try:
-            return kind(**values)
+            message = kind(**values)
         except ValueError as error:
             raise reader.refuse(str(error)) from None
+        message.__dict__[_WRITTEN] = reader.since(begun)
+        return message
 
     return _Codec(write, read)
+
+
+def _body(kind: Any, message: Any) -> bytes:
+    out: list[bytes] = []
+    _codec(kind).write(message, out)
+    return b"".join(out)
 
 
 def _field(hint: Any) -> _Codec:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ...errors import ProtocolError
 from .encoding import Encoded
-from .masks import Words
+from .masks import Words, new_words
 
 Floats32 = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -142,7 +142,7 @@ def encode(
     _require(sum(a.size for a in part.update) == layout.parameters, "the update's length")
     _require(len(part.integers) == layout.integers, "the number of counts")
     _require(len(part.wides) == layout.wides, "the number of wide numbers")
-    words = np.empty(layout.length, dtype="<u4")
+    words = new_words(layout.length)
     peak = largest_magnitude(part.update)
     factor = min(1.0, scale.clip / peak if peak else 1.0) * (part.weight / weight_cap)
     at = 0
@@ -199,17 +199,17 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
 
 def _quantise(values: Floats32, factor: float, scale: Scale, dither: Dither, out: Words) -> None:
     """Stochastic rounding of values x factor to the grid, as two's complement words."""
-    multiplier, limit = np.float32(factor), scale.limit
-    grid = np.float32(2.0**scale.bits)
+    # A power of two rounds nothing, so factor and grid can be one product, and clipped after it.
+    multiplier = np.float32(factor) * np.float32(2.0**scale.bits)
+    limit = scale.limit * np.float32(2.0**scale.bits)
     signed = out.view("<i4")
     exact, low, chance = (np.empty(_BLOCK, np.float32) for _ in range(3))
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         n = len(block)
+        np.multiply(block, multiplier, out=exact[:n])
         if factor != 1.0:
-            np.multiply(block, multiplier, out=exact[:n])
-            block = np.clip(exact[:n], -limit, limit, out=exact[:n])  # it may round beyond
-        np.multiply(block, grid, out=exact[:n])
+            np.clip(exact[:n], -limit, limit, out=exact[:n])  # the factor's product is rounded
         np.floor(exact[:n], out=low[:n])
         np.subtract(exact[:n], low[:n], out=exact[:n])
         # 24 bits of dither are exact in float32, like the fraction that they are held against.

@@ -69,6 +69,8 @@ class Journal:
         self._journal = folder / "journal"
         self._vector = folder / "vector"
         self._witness = (witness or folder) / "witness"
+        self._known: tuple[bytes, bytes, Turn] | None = None
+        """Journal and witness as this process wrote them last, and what is in them."""
         for path in {folder, self._witness.parent}:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -91,6 +93,8 @@ class Journal:
 
     def _load(self) -> Turn:
         stored, witness = _read(self._journal), _read(self._witness)
+        if self._known is not None and self._known[:2] == (stored, witness):
+            return replace(self._known[2])
         if stored is None and (witness is None or _first(witness)):
             return self._fresh(State(self._run))
         try:
@@ -121,9 +125,13 @@ class Journal:
     def _fresh(self, state: State) -> Turn:
         return Turn(self, state, 0, _NEW, os.urandom(32))
 
+    def vector_bytes(self) -> bytes | None:
+        """What was stored last as a masked vector, unchecked."""
+        return _read(self._vector)
+
     def vector(self, digest: bytes) -> Words | None:
         """The masked vector that was stored last, if it is the one of `digest`."""
-        data = _read(self._vector)
+        data = self.vector_bytes()
         if data is None or len(data) % 4:
             return None
         words = np.frombuffer(data, dtype="<u4")
@@ -149,20 +157,20 @@ class Turn:
             keys.append(os.urandom(32))
             # Both keys, lest a crash between the two files lose the state.
             self._witness(keys)
-            journal._vector.unlink(missing_ok=True)
         if vector is not None:
-            _replace(journal._vector, vector.data.cast("B"), folder=False)
+            _overwrite(journal._vector, vector.data.cast("B"))
         sealed = _Sealed(self.sequence + 1, state.number, self.digest, os.urandom(32), b"\0")
         box = seal(_file_key(keys[-1], sealed.salt), state.to_bytes(), _header(sealed))
         data = replace(sealed, state=box).to_bytes()
         _replace(journal._journal, data)
         self.state, self.sequence, self.key = state, sealed.sequence, keys[-1]
         self.digest = hashlib.sha256(data).digest()
-        self._witness([self.key])
+        self.journal._known = (data, self._witness([self.key]), replace(self))
 
-    def _witness(self, keys: list[bytes]) -> None:
-        witness = _Witness(self.sequence, self.state.number, self.digest, tuple(keys))
-        _replace(self.journal._witness, witness.to_bytes(), durable=False)
+    def _witness(self, keys: list[bytes]) -> bytes:
+        witness = _Witness(self.sequence, self.state.number, self.digest, tuple(keys)).to_bytes()
+        _replace(self.journal._witness, witness, durable=False)
+        return witness
 
 
 def _first(known: bytes) -> bool:
@@ -199,13 +207,26 @@ def _read(path: Path) -> bytes | None:
         raise _unusable(path, error) from error
 
 
-def _replace(
-    path: Path, data: bytes | memoryview, durable: bool = True, folder: bool = True
-) -> None:
-    """Put a whole file in the place of another; readable by its owner only.
+def _overwrite(path: Path, data: memoryview) -> None:
+    """Write a file that may be lost or torn: its reader knows its digest.
 
-    `durable` writes it through to the disk, `folder` also the fact that it lies there.
+    A vector survives a killed process, not a power cut; then it is not sent again, which is allowed.
     """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            at = 0
+            while at < len(data):
+                at += os.write(file, data[at:])
+            os.ftruncate(file, len(data))
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _replace(path: Path, data: bytes, durable: bool = True) -> None:
+    """Put a whole file in the place of another; readable by its owner only."""
     temporary = path.with_suffix(".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
@@ -215,7 +236,7 @@ def _replace(
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-        if durable and folder:
+        if durable:
             place = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(place)

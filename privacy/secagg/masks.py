@@ -21,6 +21,16 @@ KEY_BYTES = 16
 _BLOCK = 16  # bytes of an AES block: four words
 _CHUNK = 1 << 18  # bytes: chunk and keystream fit a core's L2 cache
 _ZEROS = bytes(_CHUNK)
+_LARGE = 3 << 19  # words: 6 MiB, which hold large pages wherever they begin
+
+
+def new_words(n: int) -> Words:
+    """uint32[n] of zeros.
+
+    numpy asks for large pages from 4 MiB on. With small ones a vector costs more time in page faults
+    than in arithmetic, so one that is not much shorter gets that much.
+    """
+    return np.zeros(max(n, _LARGE) if n > _LARGE // 4 else n, dtype="<u4")[:n]
 
 
 def digest_of(words: Words) -> bytes:

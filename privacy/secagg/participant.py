@@ -72,3 +72,10 @@ class Participant:
             state, reply = self.member.upload(turn.state, request, context, words)
             turn.store(state, words)
             return reply, words
+
+    def sent(self) -> bytes:
+        """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""
+        data = self._journal.vector_bytes()
+        if data is None:
+            raise ProtocolError("vector", "this client", "the masked vector is gone from the disk")
+        return data

@@ -155,8 +155,6 @@ def killing(file: str, after: bool) -> None:
 
 
 MOMENTS = [
-    ("vector", False, False),
-    ("vector", True, False),
     ("journal", False, False),
     ("journal", True, True),
     ("witness", False, True),
