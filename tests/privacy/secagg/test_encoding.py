@@ -275,6 +275,7 @@ def test_names_out_of_order_or_twice_are_refused_where_a_set_is_meant(names):
 
 def written_without_checks(message: Encoded, field: str, value: object) -> bytes:
     """The bytes of a message that its class would refuse."""
+    message.__dict__.pop("_written", None)  # what it may have been written as before
     object.__setattr__(message, field, value)
     return message.to_bytes()
 
