@@ -51,6 +51,9 @@ PREKEY = "query.prekey"
 CONFIRM = "query.confirm"
 REVEAL = "query.reveal"
 
+KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)
+"""All kinds of request that an agent answers."""
+
 ASSIGNMENT = "assignment"
 SECAGG = "secagg"
 WEIGHT = "num-examples"

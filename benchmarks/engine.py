@@ -62,7 +62,10 @@ Bars: umbel at most {MOST_OVER_PLAIN} x plain (lora); ray at least {LEAST_UNDER_
 
 
 def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
-    """Without privacy, whose noise a plain loop does not have; nothing held out, so no tests."""
+    """Without privacy and encryption, which the others do not have; nothing held out, so no tests.
+
+    What encryption costs is in benchmarks/secagg.py.
+    """
     if not DATA.exists():
         sys.exit(f"{DATA} is missing; write it with: python examples/fetch.py")
     light = case == "head"
@@ -81,7 +84,8 @@ def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
                 "device": "cpu",
             },
             "privacy": {"unit": "none"},
-            "simulation": {"clients": clients},
+            "encryption": {"mode": "none"},
+            "simulation": {"clients": clients, "encryption_required": False},
         }
     )
 

@@ -47,7 +47,9 @@ def simulate_here(clients: int, rows: int, rounds: int, model: Path) -> dict[str
                 "learning_rate": 0.5,
                 "device": "cpu",
             },
-            "simulation": {"clients": clients},
+            # A thousand members would spend their time checking each other's signatures.
+            "encryption": {"mode": "none"},
+            "simulation": {"clients": clients, "encryption_required": False},
         }
     )
     with tempfile.TemporaryDirectory() as folder:

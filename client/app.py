@@ -11,20 +11,20 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ..messages import EVALUATE, PREPARE, TRAIN
+from ..messages import KINDS
 
 Handle = Callable[[Message, Context], Message]
 """Answers a request; the context holds the node's own configuration."""
 
 
 def build_client_app(handle: Handle) -> ClientApp:
-    """A client app in which `handle` answers ``query.prepare``, ``train`` and ``evaluate``.
+    """A client app in which `handle` answers every kind of request.
 
     An engine that runs clients in other processes pickles the app with every message, so `handle`
     should be a module's function or a small object of a module's class.
     """
     app = ClientApp()
-    for kind in (PREPARE, TRAIN, EVALUATE):
+    for kind in KINDS:
         # "query.prepare" is action "prepare" of ``app.query``; "train" is the default action.
         category, *action = kind.split(".")
         getattr(app, category)(*action)(handle)
