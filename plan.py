@@ -19,8 +19,7 @@ from .errors import PlanRefused
 from .job import EncryptionSpec, Job
 from .privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
 from .privacy.secagg.fixed_point import Scale
-from .privacy.secagg.member import fewest
-from .privacy.secagg.parameters import Thresholds, thresholds
+from .privacy.secagg.parameters import Thresholds, fewest, thresholds
 from .privacy.secagg.roster import Limits
 from .vector import Content
 

@@ -17,10 +17,11 @@ from umbel.privacy.secagg.aggregator import Aggregator, Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Floats32, Layout, Scale, Total, encode
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.masks import Mask, Words, add_masks
-from umbel.privacy.secagg.member import Member, State
+from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
+from umbel.privacy.secagg.state import State
 
 CONTEXT = b"c" * 32
 WEIGHT, CAP, CLIP = 3, 5, 8.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -15,9 +15,7 @@ from ..messages import Arrays
 from ..plan import Plan
 from .checkpoint import Checkpoint, save, strategy_state
 from .run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from .secure import SecureSums
+from .sums import SecureSums
 
 
 class Listener(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -36,8 +35,7 @@ from ..messages import (
 )
 from ..plan import groups_of
 from ..privacy.secagg.aggregator import Aggregator, Purpose
-from ..privacy.secagg.messages import PrekeyReply, Slot
-from ..privacy.secagg.roster import Roster
+from ..privacy.secagg.messages import PrekeyReply
 from ..vector import Content, Reading
 from .collect import Collection, TooFew
 from .exchange import Stage, ask, assignment_of
@@ -46,25 +44,6 @@ from .run import Run
 
 _STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
 """What people read while a short trip lasts."""
-
-
-@dataclass
-class SecureSums:
-    """The slots of a run: their numbers, and what is ready for the next one."""
-
-    roster: Roster
-    used: int = 0
-    """The highest slot that any member ever entered."""
-    upcoming: dict[tuple[str, ...], Aggregator] = field(default_factory=dict)
-    """Slots whose prekeys came with the last reveal, by their members."""
-    excluded: set[str] = field(default_factory=set)
-    """Members whose secret could not be had back: they would spoil the next slot too."""
-
-    def open_slot(self, run: str, members: Iterable[str], minimum: int = 0) -> Aggregator:
-        """A new slot. Raises ``TooFewMembers`` for a cohort that no sum can be opened of."""
-        self.used += 1
-        slot = Slot(run, self.used, self.roster.hash, tuple(sorted(members)))
-        return Aggregator(self.roster, slot, minimum=minimum)
 
 
 class SecureCollection(Collection):

@@ -31,7 +31,7 @@ from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
 from ..server.run_folder import RunFolder
-from ..server.secure import SecureSums
+from ..server.sums import SecureSums
 from ..strategies import build_strategy
 from .consortium import found
 from .federation import Federation, federate

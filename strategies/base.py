@@ -27,7 +27,9 @@ from .fold import FixedPointSum
 class SumStrategy(Strategy):
     """A Flower strategy over the mean update; subclasses say how the next model follows from it.
 
-    It asks every node that the grid shows (the round's cohort) and folds replies as they arrive.
+    It asks every node that the grid shows (the round's cohort) and folds replies as they arrive. Under
+    secure aggregation there is one reply for each sum that the server may open, with its mean update
+    and its weight; the mean of these is the mean of the clients.
     Attributes that are numbers, or dictionaries or lists of arrays, are saved with each checkpoint.
     """
 

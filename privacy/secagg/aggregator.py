@@ -20,7 +20,7 @@ from . import shamir
 from .fixed_point import Layout, Scale, Total, decode
 from .keys import agree, derive, public_key
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of, new_words
-from .member import circle_seed, fewest, pair_key
+from .member import circle_seed, pair_key
 from .messages import (
     OF_KEY,
     OF_SEED,
@@ -43,7 +43,7 @@ from .messages import (
     Upload,
     UploadRequest,
 )
-from .parameters import fewest_in_a_row, neighbours, thresholds
+from .parameters import fewest, fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
 
 _MOST_CHOICES = 300

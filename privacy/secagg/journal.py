@@ -28,7 +28,7 @@ from ...errors import ProtocolError
 from .encoding import Digest, Encoded, Size
 from .keys import derive, seal, unseal
 from .masks import Words, digest_of
-from .member import State
+from .state import State
 
 _NEW = bytes(32)
 

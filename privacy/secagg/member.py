@@ -14,12 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 from ...errors import ProtocolError
 from . import shamir
-from .encoding import MOST_MEMBERS, Digest, Encoded, Point, Size
 from .fixed_point import Scale
 from .keys import Identity, agree, derive, hash_of, new_private_key, public_key, seal, unseal
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
@@ -42,80 +40,27 @@ from .messages import (
     RevealReply,
     RevealRequest,
     SealedShares,
-    Share,
     Signed,
     Slot,
     Survivors,
     Upload,
     UploadRequest,
 )
-from .parameters import Thresholds, fewest_in_a_row, neighbours, thresholds
-from .roster import Limits, Roster
+from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
+from .roster import Roster
+from .state import (
+    COMMITTED,
+    CONFIRMED,
+    NONCE,
+    PHASES,
+    PREKEY,
+    REVEALED,
+    UPLOADED,
+    Secrets,
+    State,
+)
 
 SERVER = "the server"
-
-IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
-_PHASES = ("idle", "committed", "nonce given", "prekey sent", "uploaded", "confirmed", "revealed")
-
-
-@dataclass(frozen=True)
-class Secrets(Encoded):
-    """What only this member knows of a slot."""
-
-    key: Annotated[bytes, Size(32, 32)]
-    """X25519 private key."""
-    seed: Annotated[bytes, Size(32, 32)]
-    """Self seed b."""
-    key_share: Share
-    """Its own shares of both."""
-    seed_share: Share
-
-
-@dataclass(frozen=True)
-class Recorded(Encoded):
-    """A reply that was given, to give the same again."""
-
-    request: Digest
-    reply: Annotated[bytes, Size(0, 2**24)]
-
-
-@dataclass(frozen=True)
-class State(Encoded):
-    """Everything that a member remembers of a run. Replies are those of the slot in progress."""
-
-    run: Annotated[str, Size(1, 64)]
-    slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
-    floor: int = 0
-    """A slot number known to have been used where the state itself was lost."""
-    phase: int = IDLE
-    nonce: Annotated[bytes, Size(0, 32)] = b""
-    commits: Annotated[tuple[NonceRequest, ...], Size(0, 1)] = ()
-    request: Annotated[tuple[PrekeyRequest, ...], Size(0, 1)] = ()
-    prekey: Annotated[bytes, Size(0, 32)] = b""
-    """Digest of the own prekey's body."""
-    secrets: Annotated[tuple[Secrets, ...], Size(0, 1)] = ()
-    manifest: Annotated[tuple[Manifest, ...], Size(0, 1)] = ()
-    keys: Annotated[tuple[Point, ...], Size(0, MOST_MEMBERS)] = ()
-    """Public keys of the neighbours that sent a prekey, ascending by their names."""
-    vector: Annotated[bytes, Size(0, 32)] = b""
-    """Digest of the masked vector that was uploaded."""
-    survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
-    replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
-
-    @property
-    def number(self) -> int:
-        """The highest slot ever entered, as far as is known; 0 before the first."""
-        return self.slot[0].number if self.slot else self.floor
-
-    def reply_to(self, request: bytes) -> bytes | None:
-        """The reply that an identical request got in the slot in progress."""
-        wanted = hashlib.sha256(request).digest()
-        return next((r.reply for r in self.replies if r.request == wanted), None)
-
-
-def fewest(numbers: Thresholds, limits: Limits) -> int:
-    """Fewest members of a sum: the quorum, the roster's minimum, and two beyond the colluders."""
-    return max(numbers.quorum, limits.minimum, numbers.colluders + 2)
 
 
 def pair_key(shared: bytes, manifest: bytes, one: str, other: str) -> bytes:
@@ -169,7 +114,7 @@ class Member:
         nonce = self._entropy(32)
         body = Commit(self.name, slot.digest(), hashlib.sha256(nonce).digest())
         reply = Signed.by(self.identity, body).to_bytes()
-        return _recorded(replace(entered, phase=COMMITTED, nonce=nonce), request, reply)
+        return _with_reply(replace(entered, phase=COMMITTED, nonce=nonce), request, reply)
 
     def nonce(self, state: State, request: bytes) -> tuple[State, bytes]:
         """Show the nonce, once every member's commitment is fixed."""
@@ -183,7 +128,7 @@ class Member:
         if dict(zip(slot.cohort, commits, strict=True))[self.name].nonce != _sha(state.nonce):
             raise self._refuse("nonce", "the own commitment was exchanged")
         reply = Signed.by(self.identity, Nonce(self.name, asked.digest(), state.nonce)).to_bytes()
-        return _recorded(replace(state, phase=NONCE, commits=(asked,)), request, reply)
+        return _with_reply(replace(state, phase=NONCE, commits=(asked,)), request, reply)
 
     def prekey(self, state: State, request: bytes) -> tuple[State, bytes]:
         """Make this slot's keys, and share both secrets out among the neighbours."""
@@ -225,7 +170,7 @@ class Member:
         following = replace(
             state, phase=PREKEY, request=(asked,), prekey=_sha(signed.body), secrets=(secrets,)
         )
-        return _recorded(following, request, PrekeyReply(signed, sealed).to_bytes())
+        return _with_reply(following, request, PrekeyReply(signed, sealed).to_bytes())
 
     def check_upload(self, state: State, request: bytes, context: bytes) -> Manifest:
         """Everything that must hold before data is touched. Gives the manifest.
@@ -260,7 +205,7 @@ class Member:
             keys=tuple(keys.values()),
             vector=vector,
         )
-        return _recorded(following, request, reply)
+        return _with_reply(following, request, reply)
 
     def confirm(self, state: State, request: bytes) -> tuple[State, bytes]:
         """Fix the survivors of this slot, and say so to all others."""
@@ -273,7 +218,7 @@ class Member:
         survivors = Survivors(asked.manifest, names)
         body = Confirmation(self.name, asked.manifest, survivors.digest())
         reply = Signed.by(self.identity, body).to_bytes()
-        return _recorded(replace(state, phase=CONFIRMED, survivors=(survivors,)), request, reply)
+        return _with_reply(replace(state, phase=CONFIRMED, survivors=(survivors,)), request, reply)
 
     def reveal(self, state: State, request: bytes) -> tuple[State, bytes]:
         """One share of each neighbour's secrets: the seed of a survivor, the key of a dropout.
@@ -290,7 +235,7 @@ class Member:
         if asked.following:
             following, prekey = self.prekey(following, asked.following[0].to_bytes())
             replies = (PrekeyReply.from_bytes(prekey),)
-        return _recorded(following, request, RevealReply(signed, replies).to_bytes())
+        return _with_reply(following, request, RevealReply(signed, replies).to_bytes())
 
     def _enter(self, state: State, slot: Slot) -> State:
         """Leave the slot before for good, secrets and all."""
@@ -539,8 +484,8 @@ class Member:
         if state.phase != phase:
             raise self._refuse(
                 "phase",
-                f"this request comes after {_PHASES[phase]!r}, but slot {state.number} is at "
-                f"{_PHASES[state.phase]!r}",
+                f"this request comes after {PHASES[phase]!r}, but slot {state.number} is at "
+                f"{PHASES[state.phase]!r}",
             )
         return state.slot[0]
 
@@ -548,9 +493,8 @@ class Member:
         return ProtocolError(rule, SERVER, text)
 
 
-def _recorded(state: State, request: bytes, reply: bytes) -> tuple[State, bytes]:
-    record = Recorded(_sha(request), reply)
-    return replace(state, replies=(*state.replies, record)), reply
+def _with_reply(state: State, request: bytes, reply: bytes) -> tuple[State, bytes]:
+    return state.recorded(request, reply), reply
 
 
 def _sha(data: bytes) -> bytes:

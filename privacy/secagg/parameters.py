@@ -16,6 +16,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .roster import Limits
+
 COMPLETE = 100
 """Largest cohort in which everybody is everybody's neighbour."""
 
@@ -62,6 +64,11 @@ def thresholds(members: int, gamma: float, confirm: bool) -> Thresholds:
     if degree >= members - 1:
         return Thresholds(members, colluders, quorum, members - 1, quorum, 0)
     return Thresholds(members, colluders, quorum, degree, shares, stretch)
+
+
+def fewest(numbers: Thresholds, limits: Limits) -> int:
+    """Fewest members of a sum: the quorum, the roster's minimum, and two beyond the colluders."""
+    return max(numbers.quorum, limits.minimum, numbers.colluders + 2)
 
 
 def _degree(members: int, colluders: int, confirm: bool) -> tuple[int, int, int]:

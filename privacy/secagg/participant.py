@@ -9,8 +9,9 @@ from typing import Literal
 from ...errors import ProtocolError
 from .journal import Journal
 from .masks import Words
-from .member import SERVER, Member, State
+from .member import SERVER, Member
 from .messages import Manifest
+from .state import State
 
 Trip = Literal["commit", "nonce", "prekey", "confirm", "reveal"]
 """The short trips: those whose request alone decides the reply."""

@@ -90,7 +90,7 @@ def start_run(federation_of, faulty_grid, tmp_path):
     from umbel.plan import Plan
     from umbel.server.run import Run
     from umbel.server.run_folder import RunFolder
-    from umbel.server.secure import SecureSums
+    from umbel.server.sums import SecureSums
     from umbel.simulations.consortium import found
     from umbel.simulations.grid import InProcessGrid
     from umbel.simulations.site import SiteSettings

@@ -16,15 +16,8 @@ import pytest
 from umbel.errors import ProtocolError
 from umbel.privacy.secagg.journal import Journal, _file_key, _header, _Sealed, _Witness
 from umbel.privacy.secagg.keys import unseal
-from umbel.privacy.secagg.member import (
-    CONFIRMED,
-    IDLE,
-    PREKEY,
-    REVEALED,
-    UPLOADED,
-    State,
-)
 from umbel.privacy.secagg.participant import Participant
+from umbel.privacy.secagg.state import CONFIRMED, IDLE, PREKEY, REVEALED, UPLOADED, State
 
 TRIPS = ["prekey", "upload", "confirm", "reveal"]
 PHASES = dict(zip(TRIPS, [PREKEY, UPLOADED, CONFIRMED, REVEALED], strict=True))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umbel.errors import ProtocolError
-from umbel.privacy.secagg.member import fewest
 from umbel.privacy.secagg.parameters import (
     COMPLETE,
     circle_of,
+    fewest,
     fewest_in_a_row,
     neighbours,
     thresholds,

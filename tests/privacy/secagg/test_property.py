@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from umbel.errors import ProtocolError, TooFewMembers
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, encode
-from umbel.privacy.secagg.member import fewest
 from umbel.privacy.secagg.messages import PrekeyReply
-from umbel.privacy.secagg.parameters import thresholds
+from umbel.privacy.secagg.parameters import fewest, thresholds
 from umbel.privacy.secagg.roster import Limits
 
 CONTEXT = b"c" * 32

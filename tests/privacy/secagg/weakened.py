@@ -22,7 +22,7 @@ from umbel.privacy.secagg.fixed_point import Scale
 from umbel.privacy.secagg.journal import Journal, Turn, _file_key, _header, _Sealed, _Witness
 from umbel.privacy.secagg.keys import agree, derive, unseal
 from umbel.privacy.secagg.masks import KEY_BYTES, Mask, Words, add_masks
-from umbel.privacy.secagg.member import CONFIRMED, Member, Secrets, State
+from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import (
     OF_KEY,
     OF_SEED,
@@ -42,6 +42,7 @@ from umbel.privacy.secagg.messages import (
 from umbel.privacy.secagg.parameters import Thresholds
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Roster, SignedRoster
+from umbel.privacy.secagg.state import CONFIRMED, Secrets, State
 
 FEW_BITS = 12
 """28 bits take a core some seconds to minutes to search; 12 show the same in no time."""

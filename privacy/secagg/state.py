@@ -1,0 +1,73 @@
+"""What a member remembers of a run: values that a journal stores, and transitions replace."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from .encoding import MOST_MEMBERS, Digest, Encoded, Point, Size
+from .messages import Manifest, NonceRequest, PrekeyRequest, Share, Slot, Survivors
+
+IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
+PHASES = ("idle", "committed", "nonce given", "prekey sent", "uploaded", "confirmed", "revealed")
+
+
+@dataclass(frozen=True)
+class Secrets(Encoded):
+    """What only this member knows of a slot."""
+
+    key: Annotated[bytes, Size(32, 32)]
+    """X25519 private key."""
+    seed: Annotated[bytes, Size(32, 32)]
+    """Self seed b."""
+    key_share: Share
+    """Its own shares of both."""
+    seed_share: Share
+
+
+@dataclass(frozen=True)
+class Recorded(Encoded):
+    """A reply that was given, to give the same again."""
+
+    request: Digest
+    reply: Annotated[bytes, Size(0, 2**24)]
+
+
+@dataclass(frozen=True)
+class State(Encoded):
+    """Everything that a member remembers of a run. Replies are those of the slot in progress."""
+
+    run: Annotated[str, Size(1, 64)]
+    slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
+    floor: int = 0
+    """A slot number known to have been used where the state itself was lost."""
+    phase: int = IDLE
+    nonce: Annotated[bytes, Size(0, 32)] = b""
+    commits: Annotated[tuple[NonceRequest, ...], Size(0, 1)] = ()
+    request: Annotated[tuple[PrekeyRequest, ...], Size(0, 1)] = ()
+    prekey: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of the own prekey's body."""
+    secrets: Annotated[tuple[Secrets, ...], Size(0, 1)] = ()
+    manifest: Annotated[tuple[Manifest, ...], Size(0, 1)] = ()
+    keys: Annotated[tuple[Point, ...], Size(0, MOST_MEMBERS)] = ()
+    """Public keys of the neighbours that sent a prekey, ascending by their names."""
+    vector: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of the masked vector that was uploaded."""
+    survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
+    replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
+
+    @property
+    def number(self) -> int:
+        """The highest slot ever entered, as far as is known; 0 before the first."""
+        return self.slot[0].number if self.slot else self.floor
+
+    def reply_to(self, request: bytes) -> bytes | None:
+        """The reply that an identical request got in the slot in progress."""
+        wanted = hashlib.sha256(request).digest()
+        return next((r.reply for r in self.replies if r.request == wanted), None)
+
+    def recorded(self, request: bytes, reply: bytes) -> State:
+        """The same state, with a reply to give again."""
+        record = Recorded(hashlib.sha256(request).digest(), reply)
+        return replace(self, replies=(*self.replies, record))
