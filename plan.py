@@ -15,11 +15,18 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .encryption import (
+    encryption_facts,
+    encryption_refusals,
+    group_thresholds,
+    secure_limits,
+    server_sees,
+)
 from .errors import PlanRefused
-from .job import EncryptionSpec, Job
+from .facts import ClientFacts, some
+from .job import Job
 from .privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
-from .privacy.secagg.fixed_point import Scale
-from .privacy.secagg.parameters import Thresholds, fewest, thresholds
+from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
 from .vector import Content
 
@@ -28,19 +35,6 @@ if TYPE_CHECKING:
 
 _FLOAT32 = 4
 _WORD = 4
-_FEWEST_BITS = 10
-"""Binary places that an update must keep: a resolution of a thousandth."""
-
-
-@dataclass(frozen=True)
-class ClientFacts:
-    """What is known of a client before the job: its name and how many records it has."""
-
-    name: str
-    train_examples: int
-    test_examples: int
-    encryption_required: bool = True
-    """Whether this owner's policy refuses jobs whose updates the server can read."""
 
 
 @dataclass(frozen=True)
@@ -88,28 +82,6 @@ def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0)
         return hashlib.sha256(f"{job.seed}\n{round_}\n{attempt}\n{name}".encode()).digest()
 
     return sorted(sorted(names, key=lot)[: job.cohort.size])
-
-
-def secure_limits(spec: EncryptionSpec) -> Limits:
-    """What the roster of a consortium that runs such jobs binds every member to."""
-    minimum = max(spec.minimum, spec.group_size or 0)
-    return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
-
-
-def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
-    """Who is summed with whom: one group, or several of at least ``encryption.group_size``.
-
-    Dealt by lot from the job's seed, the same in every round with the same cohort: a client that
-    changed groups could be singled out from the differences.
-    """
-    size = job.encryption.group_size or len(cohort)
-    count = max(1, len(cohort) // max(1, size))
-
-    def lot(name: str) -> bytes:
-        return hashlib.sha256(f"{job.seed}\ngroups\n{name}".encode()).digest()
-
-    dealt = sorted(cohort, key=lot)
-    return [sorted(dealt[place::count]) for place in range(count)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +144,7 @@ class Plan:
     @property
     def _thresholds(self) -> list[Thresholds]:
         """The numbers of each group of a full cohort."""
-        return _group_thresholds(self.job, self.cohort_size)
+        return group_thresholds(self.job, self.cohort_size)
 
     @property
     def cohort_size(self) -> int:
@@ -225,29 +197,7 @@ class Plan:
     @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
-        job, numbers = self.job, self._thresholds
-        if not job.encrypted:
-            return (
-                "NOT ENCRYPTED: the server sees each client's own "
-                f"{'noised ' if job.private else ''}update and counts in every round."
-            )
-        fewest_in_one = min(fewest(group, self.limits) for group in numbers)
-        colluders = max(group.colluders for group in numbers)
-        over = (
-            f"each of {len(numbers)} groups of clients"
-            if len(numbers) > 1
-            else f"the cohort's {numbers[0].members} clients"
-        )
-        server = (
-            "even if it breaks the protocol"
-            if job.encryption.confirm
-            else "as long as it follows the protocol (honest but curious: encryption.confirm is off)"
-        )
-        alone = "" if not colluders else f" and has up to {colluders} of them on its side"
-        return (
-            f"The server sees only sums of updates, counts and losses over {over}, never of fewer "
-            f"than {fewest_in_one}, {server}{alone}."
-        )
+        return server_sees(self.job, self._thresholds)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -270,7 +220,7 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": self._encryption(),
+            "encryption": encryption_facts(job, self._thresholds),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
@@ -281,89 +231,6 @@ class Plan:
         if not self.job.encrypted:
             return self.model.trained_parameters * _FLOAT32
         return _WORD * Content(self.job, self.model.trained, True, True).layout.length
-
-    def _encryption(self) -> dict[str, Any]:
-        """How sums are protected, as JSON values."""
-        job = self.job
-        if not job.encrypted:
-            return {"mode": "none", "server_sees": self.server_sees}
-        numbers = self._thresholds
-        scale = Scale(max(group.members for group in numbers), job.encryption.clip)
-        return {
-            "mode": job.encryption.mode,
-            "groups": [group.members for group in numbers],
-            "quorums": [group.quorum for group in numbers],
-            "fewest": [fewest(group, self.limits) for group in numbers],
-            "colluders": [group.colluders for group in numbers],
-            "trips": 3 if job.encryption.confirm else 2,
-            "clip": job.encryption.clip,
-            "resolution": 2.0**-scale.bits,
-            "server_sees": self.server_sees,
-        }
-
-
-def _group_thresholds(job: Job, cohort: int) -> list[Thresholds]:
-    spec = job.encryption
-    groups = groups_of([str(number) for number in range(cohort)], job)
-    return [thresholds(len(group), spec.colluders, spec.confirm) for group in groups]
-
-
-def _encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
-    """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
-    from .strategies import sees
-
-    if not job.encrypted:
-        unwilling = [client.name for client in facts if client.encryption_required]
-        if not unwilling:
-            return []
-        return [
-            f'encryption.mode = "none", but the policy of {_some(unwilling)} requires encryption; in '
-            "a simulation you are every owner: simulation.encryption_required = false"
-        ]
-    reasons = []
-    spec, limits = job.encryption, secure_limits(job.encryption)
-    cohort = min(job.cohort.size or len(facts), len(facts))
-    groups = _group_thresholds(job, cohort) if cohort else []
-    for numbers in groups:
-        least = fewest(numbers, limits)
-        if numbers.members < least:
-            reasons.append(
-                f"a sum over {numbers.members} clients is not opened: at least {least} are needed "
-                f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
-                "colluders; take more clients"
-                + (
-                    ' (or encryption.mode = "none", where every owner\'s policy allows it)'
-                    if cohort < 3
-                    else ", or lower encryption.colluders"
-                )
-            )
-            break
-    if sees(job.strategy) == "INDIVIDUAL" and len(groups) < 2:
-        reasons.append(
-            f'strategy.name = "{job.strategy.name}" compares single updates, which nobody can see: '
-            "take one that needs only their sum, or set encryption.group_size (4 or more, with at "
-            "least two groups), so that it compares the means of groups"
-        )
-    try:
-        scale = Scale(max((group.members for group in groups), default=1), spec.clip)
-    except ValueError as error:
-        return [*reasons, f"encryption.clip: {error}"]
-    if scale.bits < _FEWEST_BITS:
-        reasons.append(
-            f"encryption.clip = {spec.clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
-            "their entries are far smaller: lower it"
-        )
-    # A language model counts tokens, of which a record has at most max_length.
-    longest = 1 if job.task == "text-classification" else job.model.max_length
-    large = [c.name for c in facts if c.test_examples * longest > scale.most]
-    if large:
-        reasons.append(f"the held-out counts of {_some(large)} could overflow a sum of {cohort}")
-    weight_cap = max((size_class(c.train_examples) for c in facts if c.train_examples), default=1)
-    if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
-        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
-    if Content(job, model.trained, True, True).layout.length > limits.longest:
-        reasons.append("the update is longer than a secure sum can be")
-    return reasons
 
 
 def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
@@ -408,10 +275,10 @@ def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list
         )
     empty = [client.name for client in facts if client.train_examples == 0]
     if empty:
-        reasons.append(f"{_some(empty)} without training data")
+        reasons.append(f"{some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
-    return reasons + _encryption_refusals(job, facts, model)
+    return reasons + encryption_refusals(job, facts, model)
 
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
@@ -433,7 +300,7 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     ]
     if small:
         reasons.append(
-            f"privacy.delta = {job.privacy.delta:g} is not below 1 / records at {_some(small)}: it "
+            f"privacy.delta = {job.privacy.delta:g} is not below 1 / records at {some(small)}: it "
             "would allow giving away one whole record"
         )
     return reasons
@@ -454,22 +321,17 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
     if job.private and full:
         warnings.append(
-            f"training.batch_size = {job.training.batch_size} takes the whole data of {_some(full)} "
+            f"training.batch_size = {job.training.batch_size} takes the whole data of {some(full)} "
             "in every step: no amplification by sampling. A smaller batch needs less noise."
         )
     untested = [c.name for c in facts if c.test_examples == 0]
     if len(untested) == len(facts):
         warnings.append("No held-out records: the model will not be tested.")
     elif untested:
-        warnings.append(f"No held-out records at {_some(untested)}.")
+        warnings.append(f"No held-out records at {some(untested)}.")
     return warnings
 
 
 def _up(epsilon: float) -> float:
     """Three digits after the point, rounded up: a promise is never larger than what holds."""
     return math.ceil(epsilon * 1000) / 1000
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more clients" if len(names) > most else shown

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..encryption import secure_limits
 from ..errors import PlanRefused
 from ..job import EncryptionSpec
-from ..plan import secure_limits
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, Scale, encode
 from ..privacy.secagg.keys import Identity

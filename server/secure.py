@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
+from ..encryption import groups_of
 from ..errors import ProtocolError, TooFewMembers
 from ..learning.metrics import total
 from ..messages import (
@@ -33,7 +34,6 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..plan import groups_of
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import PrekeyReply
 from ..vector import Content, Reading

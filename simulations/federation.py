@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..client.agent import LocalData
+from ..facts import ClientFacts
 from ..job import Job
 from ..learning.base import base_folder
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
 from ..learning.examples import Examples, TokenStore, tokenise
-from ..plan import ClientFacts
 from .partition import Share, parse_scheme, partition
 
 

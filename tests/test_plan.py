@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from umbel.encryption import groups_of
 from umbel.errors import PlanRefused
+from umbel.facts import ClientFacts
 from umbel.job import Job
 from umbel.learning.model import ModelShape
-from umbel.plan import ClientFacts, Plan, groups_of, private_recipe, sample_cohort
+from umbel.plan import Plan, private_recipe, sample_cohort
 from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
 
 MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")

@@ -1,0 +1,153 @@
+"""What a job's encryption means: who is summed with whom, what is refused, what the server sees."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .facts import ClientFacts, some
+from .job import EncryptionSpec, Job
+from .privacy.accounting import size_class
+from .privacy.secagg.fixed_point import Scale
+from .privacy.secagg.parameters import Thresholds, fewest, thresholds
+from .privacy.secagg.roster import Limits
+from .vector import Content
+
+if TYPE_CHECKING:
+    from .learning.model import ModelShape
+
+_FEWEST_BITS = 10
+"""Binary places that an update must keep: a resolution of a thousandth."""
+
+
+def secure_limits(spec: EncryptionSpec) -> Limits:
+    """What the roster of a consortium that runs such jobs binds every member to."""
+    minimum = max(spec.minimum, spec.group_size or 0)
+    return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
+
+
+def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
+    """Who is summed with whom: one group, or several of at least ``encryption.group_size``.
+
+    Dealt by lot from the job's seed, the same in every round with the same cohort: a client that
+    changed groups could be singled out from the differences.
+    """
+    size = job.encryption.group_size or len(cohort)
+    count = max(1, len(cohort) // max(1, size))
+
+    def lot(name: str) -> bytes:
+        return hashlib.sha256(f"{job.seed}\ngroups\n{name}".encode()).digest()
+
+    dealt = sorted(cohort, key=lot)
+    return [sorted(dealt[place::count]) for place in range(count)]
+
+
+def server_sees(job: Job, numbers: Sequence[Thresholds]) -> str:
+    """What the server can read, in one sentence."""
+    if not job.encrypted:
+        return (
+            "NOT ENCRYPTED: the server sees each client's own "
+            f"{'noised ' if job.private else ''}update and counts in every round."
+        )
+    fewest_in_one = min(fewest(group, secure_limits(job.encryption)) for group in numbers)
+    colluders = max(group.colluders for group in numbers)
+    over = (
+        f"each of {len(numbers)} groups of clients"
+        if len(numbers) > 1
+        else f"the cohort's {numbers[0].members} clients"
+    )
+    server = (
+        "even if it breaks the protocol"
+        if job.encryption.confirm
+        else "as long as it follows the protocol (honest but curious: encryption.confirm is off)"
+    )
+    alone = "" if not colluders else f" and has up to {colluders} of them on its side"
+    return (
+        f"The server sees only sums of updates, counts and losses over {over}, never of fewer "
+        f"than {fewest_in_one}, {server}{alone}."
+    )
+
+
+def encryption_facts(job: Job, numbers: Sequence[Thresholds]) -> dict[str, Any]:
+    """How the sums of a job are protected, as JSON values."""
+    if not job.encrypted:
+        return {"mode": "none", "server_sees": server_sees(job, numbers)}
+    limits = secure_limits(job.encryption)
+    scale = Scale(max(group.members for group in numbers), job.encryption.clip)
+    return {
+        "mode": job.encryption.mode,
+        "groups": [group.members for group in numbers],
+        "quorums": [group.quorum for group in numbers],
+        "fewest": [fewest(group, limits) for group in numbers],
+        "colluders": [group.colluders for group in numbers],
+        "trips": 3 if job.encryption.confirm else 2,
+        "clip": job.encryption.clip,
+        "resolution": 2.0**-scale.bits,
+        "server_sees": server_sees(job, numbers),
+    }
+
+
+def group_thresholds(job: Job, cohort: int) -> list[Thresholds]:
+    """The numbers of each group of a cohort of so many clients."""
+    spec = job.encryption
+    groups = groups_of([str(number) for number in range(cohort)], job)
+    return [thresholds(len(group), spec.colluders, spec.confirm) for group in groups]
+
+
+def encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
+    """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
+    from .strategies import sees
+
+    if not job.encrypted:
+        unwilling = [client.name for client in facts if client.encryption_required]
+        if not unwilling:
+            return []
+        return [
+            f'encryption.mode = "none", but the policy of {some(unwilling)} requires encryption; in '
+            "a simulation you are every owner: simulation.encryption_required = false"
+        ]
+    reasons = []
+    spec, limits = job.encryption, secure_limits(job.encryption)
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    groups = group_thresholds(job, cohort) if cohort else []
+    for numbers in groups:
+        least = fewest(numbers, limits)
+        if numbers.members < least:
+            reasons.append(
+                f"a sum over {numbers.members} clients is not opened: at least {least} are needed "
+                f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
+                "colluders; take more clients"
+                + (
+                    ' (or encryption.mode = "none", where every owner\'s policy allows it)'
+                    if cohort < 3
+                    else ", or lower encryption.colluders"
+                )
+            )
+            break
+    if sees(job.strategy) == "INDIVIDUAL" and len(groups) < 2:
+        reasons.append(
+            f'strategy.name = "{job.strategy.name}" compares single updates, which nobody can see: '
+            "take one that needs only their sum, or set encryption.group_size (4 or more, with at "
+            "least two groups), so that it compares the means of groups"
+        )
+    try:
+        scale = Scale(max((group.members for group in groups), default=1), spec.clip)
+    except ValueError as error:
+        return [*reasons, f"encryption.clip: {error}"]
+    if scale.bits < _FEWEST_BITS:
+        reasons.append(
+            f"encryption.clip = {spec.clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
+            "their entries are far smaller: lower it"
+        )
+    # A language model counts tokens, of which a record has at most max_length.
+    longest = 1 if job.task == "text-classification" else job.model.max_length
+    large = [c.name for c in facts if c.test_examples * longest > scale.most]
+    if large:
+        reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
+    weight_cap = max((size_class(c.train_examples) for c in facts if c.train_examples), default=1)
+    if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
+        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
+    if Content(job, model.trained, True, True).layout.length > limits.longest:
+        reasons.append("the update is longer than a secure sum can be")
+    return reasons
