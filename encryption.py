@@ -10,7 +10,7 @@ from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
 from .privacy.accounting import size_class
 from .privacy.secagg.fixed_point import Scale
-from .privacy.secagg.parameters import Thresholds, fewest, thresholds
+from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
 from .vector import Content
 
@@ -43,14 +43,17 @@ def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
     return [sorted(dealt[place::count]) for place in range(count)]
 
 
-def server_sees(job: Job, numbers: Sequence[Thresholds]) -> str:
-    """What the server can read, in one sentence."""
+def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str:
+    """What the server can read, in one sentence.
+
+    The fewest clients are those of any cohort that the members would accept, for the server picks it.
+    """
     if not job.encrypted:
         return (
             "NOT ENCRYPTED: the server sees each client's own "
             f"{'noised ' if job.private else ''}update and counts in every round."
         )
-    fewest_in_one = min(fewest(group, secure_limits(job.encryption)) for group in numbers)
+    fewest_in_one = smallest_sum(consortium, secure_limits(job.encryption))
     colluders = max(group.colluders for group in numbers)
     over = (
         f"each of {len(numbers)} groups of clients"
@@ -62,17 +65,19 @@ def server_sees(job: Job, numbers: Sequence[Thresholds]) -> str:
         if job.encryption.confirm
         else "as long as it follows the protocol (honest but curious: encryption.confirm is off)"
     )
-    alone = "" if not colluders else f" and has up to {colluders} of them on its side"
+    alone = (
+        f" and has up to {colluders} of the {consortium} clients on its side" if colluders else ""
+    )
     return (
-        f"The server sees only sums of updates, counts and losses over {over}, never of fewer "
-        f"than {fewest_in_one}, {server}{alone}."
+        f"The server sees only sums of updates, counts and losses over {over}, and can open none "
+        f"of fewer than {fewest_in_one}, {server}{alone}."
     )
 
 
-def encryption_facts(job: Job, numbers: Sequence[Thresholds]) -> dict[str, Any]:
+def encryption_facts(job: Job, numbers: Sequence[Thresholds], consortium: int) -> dict[str, Any]:
     """How the sums of a job are protected, as JSON values."""
     if not job.encrypted:
-        return {"mode": "none", "server_sees": server_sees(job, numbers)}
+        return {"mode": "none", "server_sees": server_sees(job, numbers, consortium)}
     limits = secure_limits(job.encryption)
     scale = Scale(max(group.members for group in numbers), job.encryption.clip)
     return {
@@ -84,15 +89,15 @@ def encryption_facts(job: Job, numbers: Sequence[Thresholds]) -> dict[str, Any]:
         "trips": 3 if job.encryption.confirm else 2,
         "clip": job.encryption.clip,
         "resolution": 2.0**-scale.bits,
-        "server_sees": server_sees(job, numbers),
+        "server_sees": server_sees(job, numbers, consortium),
     }
 
 
-def group_thresholds(job: Job, cohort: int) -> list[Thresholds]:
-    """The numbers of each group of a cohort of so many clients."""
+def group_thresholds(job: Job, cohort: int, consortium: int) -> list[Thresholds]:
+    """The numbers of each group of a cohort of so many clients, out of a consortium of so many."""
     spec = job.encryption
     groups = groups_of([str(number) for number in range(cohort)], job)
-    return [thresholds(len(group), spec.colluders, spec.confirm) for group in groups]
+    return [thresholds(len(group), spec.colluders, spec.confirm, consortium) for group in groups]
 
 
 def encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
@@ -110,14 +115,14 @@ def encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShap
     reasons = []
     spec, limits = job.encryption, secure_limits(job.encryption)
     cohort = min(job.cohort.size or len(facts), len(facts))
-    groups = group_thresholds(job, cohort) if cohort else []
+    groups = group_thresholds(job, cohort, len(facts)) if cohort else []
     for numbers in groups:
         least = fewest(numbers, limits)
         if numbers.members < least:
             reasons.append(
                 f"a sum over {numbers.members} clients is not opened: at least {least} are needed "
                 f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
-                "colluders; take more clients"
+                "colluders in it; take more clients"
                 + (
                     ' (or encryption.mode = "none", where every owner\'s policy allows it)'
                     if cohort < 3

@@ -144,7 +144,7 @@ class Plan:
     @property
     def _thresholds(self) -> list[Thresholds]:
         """The numbers of each group of a full cohort."""
-        return group_thresholds(self.job, self.cohort_size)
+        return group_thresholds(self.job, self.cohort_size, len(self.clients))
 
     @property
     def cohort_size(self) -> int:
@@ -197,7 +197,7 @@ class Plan:
     @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
-        return server_sees(self.job, self._thresholds)
+        return server_sees(self.job, self._thresholds, len(self.clients))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -220,7 +220,7 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(job, self._thresholds),
+            "encryption": encryption_facts(job, self._thresholds, len(self.clients)),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
@@ -312,12 +312,6 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
-    if job.encrypted and job.cohort.size and job.cohort.size < len(facts):
-        warnings.append(
-            f"cohort.size = {job.cohort.size} of {len(facts)} clients: the server picks the cohort, so "
-            "all colluders there are could be in one. If you fear more than encryption.colluders "
-            "allows for, raise encryption.minimum to two more than their number."
-        )
     full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
     if job.private and full:
         warnings.append(

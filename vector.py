@@ -35,7 +35,7 @@ class Content:
         counted = len(self._zero.to_list()) - 1 if self.test else 0
         return Layout(
             parameters=parameters if self.train else 0,
-            integers=int(self.train) + counted,
+            integers=1 + int(self.train) + counted,
             wides=int(self._tells_loss) + int(self.test),
         )
 
@@ -49,11 +49,17 @@ class Content:
         return zero_counts(self.job.task, len(self.job.data.labels or ()))
 
     def contribution(
-        self, update: Arrays, loss: float, counts: Counts | None, weight: int
+        self, update: Arrays, loss: float, counts: Counts | None, weight: int, unable: bool = False
     ) -> Contribution:
-        """One client's part. `update` is empty where nothing was trained, `counts` None untested."""
-        arrays = [update[name] for name in self.shapes] if self.train else []
-        integers: list[int] = []
+        """One client's part. `update` is empty where nothing was trained, `counts` None untested.
+
+        A client that was `unable` to train or test says so in the sum alone, with zeros for the rest:
+        a refusal would tell the server that its records, and nobody else's, are such.
+        """
+        nothing = not update and self.train
+        zeros = {n: np.zeros(s, np.float32) for n, s in self.shapes.items()} if nothing else {}
+        arrays = [(update or zeros)[name] for name in self.shapes] if self.train else []
+        integers = [int(unable)]
         wides: list[float] = []
         if self.train:
             integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
@@ -68,6 +74,7 @@ class Content:
     def read(self, total: Total) -> Reading:
         """What the opened sum says. Raises ``MessageError`` for counts that nobody can have counted."""
         integers, wides = list(total.integers), list(total.wides)
+        unable = integers.pop(0)
         clipped = integers.pop(0) if self.train else 0
         loss = wides.pop(0) / total.members if self._tells_loss else None
         counts = counts_from_list(self.job.task, [*integers, *wides]) if self.test else None
@@ -77,7 +84,7 @@ class Content:
             size = math.prod(shape)
             mean[name] = total.mean[at : at + size].reshape(shape).astype(np.float32)
             at += size
-        return Reading(mean, total.weight, loss, clipped, counts)
+        return Reading(mean, total.weight, loss, clipped, counts, total.members, unable)
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,6 @@ class Reading:
     clipped: int
     """Clients whose update was scaled down to the clip."""
     counts: Counts | None
+    members: int
+    unable: int
+    """Clients that could not train or test; zeros stand for them."""

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
-from ..errors import BudgetExceeded, MessageError, PlanRefused, UmbelError
+from ..errors import (
+    BudgetExceeded,
+    LedgerError,
+    MessageError,
+    PlanRefused,
+    ProtocolError,
+    UmbelError,
+)
 from ..job import Job
 from ..learning.examples import Examples
 from ..learning.features import with_features
@@ -145,14 +152,23 @@ class Agent:
             return Message(action(assignment, message), reply_to=message)
         except (BudgetExceeded, PlanRefused) as error:
             return refuse(message, REFUSED, str(error))
-        except _Unspoken as error:
-            logging.getLogger(__name__).error("%s: %s", self.name, error)
+        except (_Unspoken, LedgerError) as error:
+            self._log_error(error)
             return refuse(message, FAILED, "training failed; the reason is in the client's own log")
+        except ProtocolError as error:
+            self._log_error(error)
+            own = error.peer == "this client"
+            text = "it could not take part in the sum; the reason is in the client's own log"
+            return refuse(message, FAILED, text if own else str(error))
         except UmbelError as error:
             return refuse(message, FAILED, str(error))
         except Exception as error:
             logging.getLogger(__name__).exception("%s failed", self.name)
             return refuse(message, FAILED, f"internal error at the client ({type(error).__name__})")
+
+    def _log_error(self, error: UmbelError) -> None:
+        """For the owner's eyes only."""
+        logging.getLogger(__name__).error("%s: %s", self.name, error)
 
     def _assignment(self, message: Message) -> Assignment:
         assignment = Assignment.from_record(message.content.config_records[ASSIGNMENT])
@@ -199,17 +215,21 @@ class Agent:
             if upload.known:
                 return self._masked(*upload.known, {WEIGHT: self._weight(job)})
         metrics: Metrics = {WEIGHT: self._weight(job)}
-        counts = self._tested(assignment, arrays) if test else None
-        outcome = Outcome({}, 0.0)
-        if train:
-            outcome = self._trained(job, assignment, arrays, _proximal_mu(message), metrics)
+        counts, outcome, unable = None, Outcome({}, 0.0), False
+        try:
+            counts = self._tested(assignment, arrays) if test else None
+            if train:
+                outcome = self._trained(job, assignment, arrays, _proximal_mu(message), metrics)
+        except (BudgetExceeded, LedgerError, MessageError):
+            raise
+        except UmbelError as error:
+            if not upload:
+                raise
+            self._log_error(error)
+            unable = True
         if upload:
-            part = content.contribution(
-                outcome.update,
-                outcome.loss,
-                counts,
-                int(metrics[WEIGHT]),  # type: ignore[arg-type]
-            )
+            weight = self._weight(job)
+            part = content.contribution(outcome.update, outcome.loss, counts, weight, unable=unable)
             dither = self._secrets(f"{self.name}/{assignment.round}/dither")
             return self._masked(*upload.send(part, dither), metrics)
         return _in_the_clear(job, outcome if train else None, counts, metrics)
@@ -282,7 +302,8 @@ class Agent:
     ) -> SecureUpload:
         request = bytes_of(message.content, "request")
         context = request_digest(message.metadata.message_type, message.content, arrays)
-        return SecureUpload(self._participant(assignment), request, context, content)
+        weight = self._weight(_job(assignment))
+        return SecureUpload(self._participant(assignment), request, context, content, weight)
 
     def _masked(self, reply: bytes, vector: bytes, metrics: Metrics) -> RecordDict:
         from flwr.app import MetricRecord, RecordDict

@@ -64,7 +64,12 @@ class SecureUpload:
     """One request to train or test under secure aggregation, from its check to its masked vector."""
 
     def __init__(
-        self, participant: Participant, request: bytes, context: bytes, content: Content
+        self,
+        participant: Participant,
+        request: bytes,
+        context: bytes,
+        content: Content,
+        weight: int,
     ) -> None:
         """Check the request before any data is touched; ``ProtocolError`` where a rule is broken."""
         self._participant, self._request, self._context = participant, request, context
@@ -76,6 +81,10 @@ class SecureUpload:
             if found.layout != content.layout or found.clip != content.job.encryption.clip:
                 raise PlanRefused(
                     f"{participant.member.name}: the server wants another vector than the job says"
+                )
+            if weight > found.weight_cap:
+                raise PlanRefused(
+                    f"{participant.member.name} weighs {weight}, the manifest allows {found.weight_cap}"
                 )
         else:
             self.known = found[0], found[1].tobytes()

@@ -228,7 +228,7 @@ class Ledger:
         if not after <= limit:
             before = epsilon(events, delta)
             raise BudgetExceeded(
-                f"Data set {_short(dataset)} has spent epsilon {before:.4g} of its limit "
+                f"This data set has spent epsilon {before:.4g} of its limit "
                 f"{limit:g} at delta {delta:g} ({max(0.0, limit - before):.4g} left), and this "
                 f"request ({_described(event)}) would make it {after:.4g}. Ask for fewer rounds or "
                 "more noise (a smaller privacy.epsilon), or let the owner raise the limit."

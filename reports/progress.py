@@ -80,6 +80,10 @@ class Progress:
             self._round = event
             for name, reason in event["failed"].items():
                 self._say(f"round {event['round']}: {name} did not take part: {reason}")
+            if event.get("unable"):
+                self._say(
+                    f"round {event['round']}: {event['unable']} clients could not train or test"
+                )
             if not event["aggregated"]:
                 self._say(f"round {event['round']}: too few answers in attempt {event['attempt']}")
         elif event["event"] == "evaluation":

@@ -69,6 +69,9 @@ class Exchange:
             self.failed[name] = "no answer before the deadline"
 
     def _accept(self, name: str, reply: Message) -> bool:
+        if not reply.has_error() and self._names.get(reply.metadata.src_node_id) != name:
+            self.failed[name] = "another node answered in its place"
+            return False
         if reply.has_error():
             self.failed[name] = reply.error.reason or "no reason given"
             self.refused += reply.error.code == REFUSED

@@ -48,6 +48,7 @@ def run_rounds(run: Run) -> dict[str, Counts]:
 def prepare(run: Run) -> None:
     """Ask every node whether it can take part, and learn which client it is."""
     begun = time.monotonic()
+    slots: list[int] = []
     nodes = sorted(run.grid.get_node_ids())
     run.listener.started("prepare", len(nodes))
     labels = {node: f"node {node}" for node in nodes}
@@ -56,11 +57,12 @@ def prepare(run: Run) -> None:
     for reply in exchange:
         readiness = readiness_of(reply)
         check_fits(run.plan, readiness)
-        if run.sums is not None:
-            run.sums.used = max(run.sums.used, readiness.slot)
+        slots.append(readiness.slot)
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
+    if run.sums is not None:
+        run.sums.learn(slots)
     if len(run.nodes) < run.plan.minimum:
         raise RoundFailed(
             f"{len(run.nodes)} of {len(nodes)} clients are ready, {run.plan.minimum} are needed. "
@@ -113,6 +115,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "trips": collection.seconds,
             "loss": collection.loss,
             "clipped": collection.clipped,
+            "unable": collection.unable,
             "epsilon": collection.epsilons,
             "aggregated": record is not None,
         }

@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
 from ..encryption import groups_of
-from ..errors import ProtocolError, TooFewMembers
+from ..errors import MessageError, ProtocolError, TooFewMembers
 from ..learning.metrics import total
 from ..messages import (
     ASSIGNMENT,
@@ -41,6 +41,9 @@ from .collect import Collection, TooFew
 from .exchange import Stage, ask, assignment_of
 from .replies import scalars_check
 from .run import Run
+
+_CIRCLES = 5
+"""Slots in which a large group may try to order its circle, each with those who answered before."""
 
 _STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
 """What people read while a short trip lasts."""
@@ -75,8 +78,9 @@ class SecureCollection(Collection):
             if groups[0].confirms:
                 self._confirm(groups)
             readings = self._open(groups)
-        except ProtocolError as error:  # the slot is given up, or what was opened is no sum
-            self.failed.setdefault(error.peer, str(error))
+        except (ProtocolError, MessageError) as error:  # given up, or what was opened is no sum
+            peer = error.peer if isinstance(error, ProtocolError) else "the cohort"
+            self.failed.setdefault(peer, str(error))
             self._sums.upcoming.clear()
             raise TooFew from None
         self._add_up(readings)
@@ -103,10 +107,7 @@ class SecureCollection(Collection):
 
     def _prekeys(self, groups: list[Aggregator]) -> None:
         begun = time.monotonic()
-        large = [group for group in groups if group.needs_nonces]
-        if large:
-            self._trip(COMMIT, large, _to_all(Aggregator.commit_request), Aggregator.add_commit)
-            self._trip(NONCE, large, _to_all(Aggregator.nonce_request), Aggregator.add_nonce)
+        groups[:] = [self._with_circle(g) if g.needs_nonces else g for g in groups]
         asks = {
             name: (group, group.prekey_request.to_bytes())
             for group in groups
@@ -118,6 +119,8 @@ class SecureCollection(Collection):
             group.add_prekey(name, PrekeyReply.from_bytes(reply, name))
 
         self._send(PREKEY, asks, take)
+        if sum(len(group.members) for group in groups) < self.minimum:
+            raise TooFew  # before anybody trains and is charged for it
         context = self._context()
         for group in groups:
             group.close_prekeys(
@@ -129,6 +132,22 @@ class SecureCollection(Collection):
                 )
             )
         self.seconds["prekey"] = round(time.monotonic() - begun, 3)
+
+    def _with_circle(self, group: Aggregator) -> Aggregator:
+        """Let a large group order its circle; without those who do not answer, in a slot of its own."""
+        for _ in range(_CIRCLES):
+            self._trip(COMMIT, group, group.commit_request(), Aggregator.add_commit)
+            answered = group.committed
+            if len(answered) == len(group.slot.cohort):
+                self._trip(NONCE, group, group.nonce_request(), Aggregator.add_nonce)
+                answered = group.shown
+            if len(answered) == len(group.slot.cohort):
+                return group
+            least = self._least(answered) if len(self._requests) == len(group.slot.cohort) else 0
+            group = self._sums.open_slot(self.run.id, answered, least)
+            if not group.needs_nonces:
+                return group
+        raise TooFewMembers("nonce", "the cohort", "its members did not all answer in any slot")
 
     def _context(self) -> bytes:
         """The digest of what all clients are asked to compute."""
@@ -199,13 +218,30 @@ class SecureCollection(Collection):
         readings = []
         for group in groups:
             try:
-                readings.append(self._content.read(group.open()))
+                readings.append(self._read(group))
             finally:
                 self.failed |= group.faults
                 self._sums.excluded |= group.spoilers
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
         return readings
+
+    def _read(self, group: Aggregator) -> Reading:
+        """The opened sum of a group; a ``ProtocolError`` where it cannot be of these members."""
+        reading = self._content.read(group.open())
+        planned = sum(self.run.plan.by_name[name].weight for name in group.survivors)
+        if reading.weight != planned:
+            raise ProtocolError(
+                "sum", "the cohort", f"it weighs {reading.weight}, by the plan {planned}"
+            )
+        if reading.unable >= reading.members:
+            raise ProtocolError(
+                "sum",
+                "the cohort",
+                "no client could train or test the model; it may have diverged, and the clients' own "
+                "logs say more",
+            )
+        return reading
 
     def _upcoming(self) -> list[Aggregator]:
         """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""
@@ -223,6 +259,7 @@ class SecureCollection(Collection):
 
     def _add_up(self, readings: list[Reading]) -> None:
         self.clipped = sum(reading.clipped for reading in readings)
+        self.unable = sum(reading.unable for reading in readings)
         losses = [reading.loss for reading in readings if reading.loss is not None]
         self.loss = sum(losses) / len(losses) if losses else None
         counts = {str(n): r.counts for n, r in enumerate(readings) if r.counts is not None}
@@ -232,12 +269,11 @@ class SecureCollection(Collection):
     def _trip(
         self,
         kind: str,
-        groups: list[Aggregator],
-        request: Callable[[Aggregator, str], bytes],
+        group: Aggregator,
+        request: bytes,
         take: Callable[[Aggregator, str, bytes], None],
     ) -> None:
-        asks = {n: (group, request(group, n)) for group in groups for n in group.slot.cohort}
-        self._send(kind, asks, take)
+        self._send(kind, dict.fromkeys(group.slot.cohort, (group, request)), take)
 
     def _send(
         self,
@@ -269,9 +305,3 @@ class SecureCollection(Collection):
         for _ in exchange:
             pass
         self.absorb(exchange)
-
-
-def _to_all(request: Callable[[Aggregator], bytes]) -> Callable[[Aggregator, str], bytes]:
-    """A request that is the same for all members of a group."""
-    made: dict[int, bytes] = {}
-    return lambda group, _: made.setdefault(id(group), request(group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,16 @@ class SecureSums:
     """Slots whose prekeys came with the last reveal, by their members."""
     excluded: set[str] = field(default_factory=set)
     """Members whose secret could not be had back: they would spoil the next slot too."""
+
+    def learn(self, entered: list[int]) -> None:
+        """Go on after the slots that members say they entered, as after a restart.
+
+        As many as may collude could name a number that leaves no room, so theirs are left out; should
+        an honest one be ahead, its next slots are given up until the numbers have passed it.
+        """
+        liars = math.ceil(self.roster.limits.colluders * len(self.roster.members))
+        believed = sorted(entered)[: max(1, len(entered) - liars)]
+        self.used = max([self.used, *believed])
 
     def open_slot(self, run: str, members: Iterable[str], minimum: int = 0) -> Aggregator:
         """A new slot. Raises ``TooFewMembers`` for a cohort that no sum can be opened of."""

@@ -345,7 +345,9 @@ def test_strategies_that_compare_updates_get_the_means_of_groups():
         secure_job(strategy={"name": "FedMedian"}, encryption={"group_size": 4}), facts(*[500] * 9)
     )
     assert found.to_dict()["encryption"]["groups"] == [5, 4]
-    assert "over each of 2 groups of clients, never of fewer than 4" in found.server_sees
+    assert (
+        "over each of 2 groups of clients, and can open none of fewer than 4" in found.server_sees
+    )
 
 
 def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
@@ -353,8 +355,8 @@ def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
     assert (
         "only sums of updates, counts and losses over the cohort's 4 clients" in found.server_sees
     )
-    assert "never of fewer than 3, even if it breaks the protocol" in found.server_sees
-    assert "up to 1 of them on its side" in found.server_sees
+    assert "can open none of fewer than 3, even if it breaks the protocol" in found.server_sees
+    assert "up to 1 of the 4 clients on its side" in found.server_sees
     trusting = plan(secure_job(encryption={"confirm": False}), facts(*[500] * 4))
     assert "honest but curious" in trusting.server_sees
     values = found.to_dict()["encryption"]
@@ -363,11 +365,18 @@ def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
     assert found.to_dict()["bytes_up_per_client_round"] > 4 * (34 + 3)
 
 
-def test_a_cohort_that_the_server_picks_from_more_is_warned_about():
-    some = plan(secure_job(cohort={"size": 4}), facts(*[500] * 6)).warnings
-    assert any("the server picks the cohort" in warning for warning in some)
-    everybody = plan(secure_job(), facts(*[500] * 6)).warnings
-    assert not any("the server picks the cohort" in warning for warning in everybody)
+def test_all_colluders_of_the_consortium_may_be_in_one_cohort():
+    """The server picks it. So a small cohort of many needs a smaller share of colluders."""
+    with pytest.raises(
+        PlanRefused, match="and 3 possible colluders in it.*lower encryption.colluders"
+    ):
+        plan(secure_job(cohort={"size": 4}), facts(*[500] * 30))
+    few = secure_job(cohort={"size": 5}, encryption={"colluders": 0.05})
+    found = plan(few, facts(*[500] * 30))
+    assert "of fewer than 4" in found.server_sees
+    assert "up to 2 of the 30 clients" in found.server_sees
+    # Of a cohort of all 30 the members would open 17, but they would accept a cohort of 5.
+    assert "of fewer than 5" in plan(secure_job(), facts(*[500] * 30)).server_sees
 
 
 def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():

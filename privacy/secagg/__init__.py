@@ -16,8 +16,8 @@ Reading order: ``encoding`` and ``messages`` (what travels), ``keys``, ``roster`
 (who, and how many), ``fixed_point``, ``masks`` and ``shamir`` (the arithmetic), ``member`` and
 ``aggregator`` (the two state machines), ``journal`` and ``participant`` (a member that may be killed).
 
-Guarantee. Let n be the members of a cohort, of which at most n_C collude with each other and with
-the server, and t = floor((n + n_C) / 2) + 1 the quorum. Whatever the server sends, it and the
+Guarantee. Let n be the members of a cohort, n_C how many of the whole roster at most collude with each
+other and with the server, and t = floor((n + n_C) / 2) + 1 the quorum. Whatever the server sends, it and the
 colluders learn of the honest members' vectors in a slot nothing but the sum over one set, which
 holds at least max(t, n_min) members and therefore at least max(t, n_min) - n_C >= 2 honest ones.
 
@@ -37,7 +37,7 @@ reply leaves; a slot masks one vector, and slots only count upwards.
 
 Above 100 members, everybody shares with k neighbours on a circle that all members order by nonces
 that each has committed to. k and the thresholds among neighbours are chosen so that, but for a
-chance of 2^-40, colluders who were placed at random are too few among anybody's neighbours, and every
+chance of 2^-40 a slot, colluders who were placed at random are too few among anybody's neighbours, and every
 k/2 members in a row keep an honest survivor, so that honest survivors stay connected.
 
 Assumptions: the roster's key is honest and pinned; X25519 (decisional Diffie-Hellman with hashing),
@@ -46,8 +46,8 @@ system's; colluders are at most n_C, and chosen before the nonces where there is
 corruption; no post-quantum security: who records a slot today and breaks X25519 later reads it.
 
 Not covered: what the sum itself tells, or two sums over overlapping sets of members (that is what
-differential privacy is for); inputs that are poisoned within the limits; denial of service; who took
-part and when; timing inside the process.
+differential privacy is for); poisoned inputs, also beyond the limits (there are
+no range proofs); denial of service; who took part and when; timing inside the process.
 
 In two-trip mode (``Limits.confirm`` is False) nobody confirms and the quorum is at least 0.8 n. It is
 meant for a server that follows the protocol. One that does not can still get one kind of share only

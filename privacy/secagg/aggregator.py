@@ -73,7 +73,9 @@ class Aggregator:
         self.faults: dict[str, str] = {}
         self._roster = roster
         self._threads = threads
-        self._numbers = thresholds(len(slot.cohort), limits.colluders, limits.confirm)
+        self._numbers = thresholds(
+            len(slot.cohort), limits.colluders, limits.confirm, len(roster.members)
+        )
         self._fewest = max(fewest(self._numbers, limits), minimum)
         self._points = {name: place for place, name in enumerate(slot.cohort, start=1)}
         self._commits: dict[str, Signed] = {}
@@ -86,6 +88,7 @@ class Aggregator:
         self._revealed: set[str] = set()
         self._liars: set[int] = set()
         self.spoilers: set[str] = set()
+        self._complaints: dict[str, int] = {}
         self._prekeys_closed = self._uploads_closed = False
         if self._fewest > len(slot.cohort):
             raise TooFewMembers(
@@ -109,6 +112,16 @@ class Aggregator:
         self._require(commit.slot == self.slot.digest(), "slot", name, "its commitment's slot")
         self._new(self._commits, name)
         self._commits[name] = signed
+
+    @property
+    def committed(self) -> list[str]:
+        """Who committed to a nonce, ascending."""
+        return sorted(self._commits)
+
+    @property
+    def shown(self) -> list[str]:
+        """Who showed its nonce, ascending."""
+        return sorted(self._nonces)
 
     def nonce_request(self) -> bytes:
         return self._nonce_request().to_bytes()
@@ -294,6 +307,9 @@ class Aggregator:
         self._revealed.add(name)
         for dealer in reveal.unreadable:
             self.faults.setdefault(dealer, f"{name} could not read the share that it sealed")
+            self._complaints[dealer] = self._complaints.get(dealer, 0) + 1
+            if self._complaints[dealer] > self._numbers.colluders:  # an honest one among them
+                self.spoilers.add(dealer)
         for owner, value in values.items():
             self._shares.setdefault((owner, kinds[owner]), {})[self._points[name]] = value
         return answer.following[0] if answer.following else None

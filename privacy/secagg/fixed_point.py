@@ -31,6 +31,7 @@ _LIMB_BITS = 16
 WIDE_BITS = 16
 """Binary places of a wide number: resolution 2^-16, range 2^48."""
 _TRAILER = 3
+_WIDEST = 2.0 ** (_LIMBS * _LIMB_BITS - WIDE_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def encode(
     """The vector of one client, uint32[layout.length]. Raises ``ProtocolError`` for what is no sum's.
 
     An update beyond the clip is scaled down as a whole, so its direction stays; the caller counts
-    it. Weighted by weight / weight_cap, so that no weight makes an entry larger.
+    it. Counts and wide numbers beyond their range are taken for the nearest one in it: a refusal
+    would tell the server of this client's own. Weighted by weight / weight_cap, so that no weight
+    makes an entry larger.
     """
     _require(0 < part.weight <= weight_cap, f"a weight of {part.weight} is beyond {weight_cap}")
     _require(
@@ -150,16 +153,12 @@ def encode(
         _quantise(array.reshape(-1), factor, scale, dither, words[at : at + array.size])
         at += array.size
     if part.integers:
-        low, high = min(part.integers), max(part.integers)
-        fits = low >= 0 and high <= scale.most
-        _require(fits, f"counts from {low} to {high} are not between 0 and {scale.most}")
-        words[at : at + layout.integers] = np.array(part.integers, dtype=np.uint32)
+        counts = np.array(part.integers, dtype=np.float64).clip(0, scale.most)
+        words[at : at + layout.integers] = counts.astype(np.uint32)
         at += layout.integers
     for number in part.wides:
-        _require(
-            0 <= number < 2.0 ** (_LIMBS * _LIMB_BITS - WIDE_BITS), f"{number} is out of range"
-        )
-        wide = round(math.ldexp(number, WIDE_BITS))
+        # The order of the two makes NaN the largest number.
+        wide = round(math.ldexp(max(min(_WIDEST, number), 0.0), WIDE_BITS))
         for limb in range(_LIMBS):
             words[at] = (wide >> (_LIMB_BITS * limb)) & (2**_LIMB_BITS - 1)
             at += 1

@@ -153,7 +153,7 @@ class Turn:
     def store(self, state: State, vector: Words | None = None) -> None:
         """Write the new state (and the masked vector before it) through to the disk."""
         journal, keys = self.journal, [self.key]
-        if state.number != self.state.number or self.sequence == 0:
+        if state.number != self.state.number or not state.secrets or self.sequence == 0:
             keys.append(os.urandom(32))
             # Both keys, lest a crash between the two files lose the state.
             self._witness(keys)

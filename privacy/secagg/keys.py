@@ -57,6 +57,10 @@ class Identity:
             self._agreed[other] = agree(self._secret[32:], other, peer)
         return self._agreed[other]
 
+    def agree_once(self, other: bytes, peer: str) -> bytes:
+        """The same with a key that is used once; not kept."""
+        return agree(self._secret[32:], other, peer)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("An identity holds private keys and is never pickled.")
 

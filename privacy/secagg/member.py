@@ -145,6 +145,7 @@ class Member:
         numbers = self._thresholds(slot)
         near = neighbours(slot.cohort, numbers.degree, circle_seed(asked, numbers))[self.name]
         key = new_private_key(self._entropy(32))
+        sealing = new_private_key(self._entropy(32))
         seed = shamir.random_element(self._entropy).to_bytes(32, "big")
         holders = [self.name, *near]
         points = [slot.cohort.index(name) + 1 for name in holders]
@@ -152,18 +153,14 @@ class Member:
             dict(zip(holders, self._share(secret, numbers.shares, points), strict=True))
             for secret in (seed, key)
         )
-        public = public_key(key)
-        sealed = SealedShares(
-            tuple(near),
-            tuple(
-                seal(
-                    self._sealing_key(slot, self.name, name, public),
-                    seed_shares[name] + key_shares[name],
-                    b"",
-                )
-                for name in near
-            ),
-        )
+        public, beside = public_key(key), public_key(sealing)
+        boxes = []
+        for name in near:
+            # Forgotten at once: who gets hold of an identity later cannot read what it sealed.
+            fresh = agree(sealing, self.roster.identity(name).agreement, name)
+            box_key = self._sealing_key(slot, self.name, name, public, fresh)
+            boxes.append(beside + seal(box_key, seed_shares[name] + key_shares[name], beside))
+        sealed = SealedShares(tuple(near), tuple(boxes))
         body = Prekey(self.name, slot.digest(), asked.digest(), public, _sha(seed), sealed.digest())
         signed = Signed.by(self.identity, body)
         secrets = Secrets(key, seed, key_shares[self.name], seed_shares[self.name])
@@ -231,6 +228,7 @@ class Member:
         body = Reveal(self.name, survivors.manifest, survivors.digest(), shares, unreadable)
         signed = Signed.by(self.identity, body)
         following = replace(state, phase=REVEALED, secrets=(), survivors=(survivors,))
+        self._agreed.clear()
         replies: tuple[PrekeyReply, ...] = ()
         if asked.following:
             following, prekey = self.prekey(following, asked.following[0].to_bytes())
@@ -257,7 +255,8 @@ class Member:
 
     def _thresholds(self, slot: Slot) -> Thresholds:
         limits = self.roster.limits
-        return thresholds(len(slot.cohort), limits.colluders, limits.confirm)
+        consortium = len(self.roster.members)
+        return thresholds(len(slot.cohort), limits.colluders, limits.confirm, consortium)
 
     def _needs_circle(self, slot: Slot) -> bool:
         numbers = self._thresholds(slot)
@@ -290,12 +289,32 @@ class Member:
         shares = shamir.share(int.from_bytes(secret, "big"), threshold, points, self._entropy)
         return [value.to_bytes(shamir.SHARE_BYTES, "big") for value in shares]
 
-    def _sealing_key(self, slot: Slot, dealer: str, recipient: str, prekey: bytes) -> bytes:
-        """Known to dealer and recipient; the dealer's fresh key makes it one of this slot only."""
+    def _sealing_key(
+        self, slot: Slot, dealer: str, recipient: str, prekey: bytes, fresh: bytes
+    ) -> bytes:
+        """Known to dealer and recipient, and of this slot only.
+
+        The secret of the two identities says who sealed, the `fresh` one keeps it from being found
+        again when the dealer has forgotten it.
+        """
         other = recipient if dealer == self.name else dealer
         shared = self.identity.agree(self.roster.identity(other).agreement, other)
         names = (dealer.encode(), recipient.encode())
-        return derive(shared, 32, "share", slot.digest(), *names, prekey)
+        return derive(shared + fresh, 32, "share", slot.digest(), *names, prekey)
+
+    def _unsealed(self, slot: Slot, dealer: str, prekey: bytes, sealed: bytes) -> bytes | None:
+        """A share of the dealer's seed and one of its key; None where it is not what a dealer seals."""
+        beside, box = sealed[:32], sealed[32:]
+        try:
+            fresh = self.identity.agree_once(beside, dealer)
+        except ProtocolError:
+            return None
+        key = self._sealing_key(slot, dealer, self.name, prekey, fresh)
+        plain = unseal(key, box, beside)
+        if plain is None or len(plain) != 2 * shamir.SHARE_BYTES:
+            return None
+        halves = plain[: shamir.SHARE_BYTES], plain[shamir.SHARE_BYTES :]
+        return plain if all(int.from_bytes(half, "big") < shamir.P for half in halves) else None
 
     def _question(self, state: State, request: bytes, context: bytes) -> tuple[bytes, ...]:
         """All that the outcome of ``_check_upload`` depends on."""
@@ -471,8 +490,8 @@ class Member:
         shares = {self.name: RevealedShare(self.name, OF_SEED, secrets.seed_share)}
         unreadable = []
         for dealer, prekey, sealed in zip(dealers, state.keys, asked.sealed, strict=True):
-            plain = unseal(self._sealing_key(slot, dealer, self.name, prekey), sealed, b"")
-            if plain is None or len(plain) != 2 * shamir.SHARE_BYTES:
+            plain = self._unsealed(slot, dealer, prekey, sealed)
+            if plain is None:
                 unreadable.append(dealer)
                 continue
             kind = OF_SEED if dealer in survivors else OF_KEY

@@ -38,8 +38,8 @@ from .roster import Roster
 
 Run = Annotated[str, Size(1, 64)]
 """Name of a run."""
-Sealed = Annotated[bytes, Size(80, 80)]
-"""Two shares of 32 bytes under AES-256-GCM."""
+Sealed = Annotated[bytes, Size(112, 112)]
+"""The dealer's X25519 key for sealing, and two shares of 32 bytes under AES-256-GCM."""
 Share = Annotated[bytes, Size(32, 32)]
 
 OF_SEED, OF_KEY = 1, 2

@@ -1,6 +1,7 @@
 """Thresholds, and who shares secrets with whom. Everybody computes them; nobody is told them.
 
-Notation: n members of a cohort, n_C = ceil(gamma n) of which may collude with the server, quorum
+Notation: n members of a cohort; n_C = ceil(gamma N) of the N members of the roster may collude with
+the server, which picks cohorts and so could put all of them into one; quorum
 t = floor((n + n_C) / 2) + 1, so that 2t > n + n_C: two quorums share an honest member.
 
 Up to ``COMPLETE`` members everybody shares secrets and masks with everybody. Above, each does so
@@ -35,7 +36,7 @@ class Thresholds:
     members: int
     """n"""
     colluders: int
-    """n_C: tolerated colluders among all members."""
+    """n_C: tolerated colluders, all of whom may be in this cohort."""
     quorum: int
     """t: fewest members in a sum, and fewest confirmations of it."""
     degree: int
@@ -47,18 +48,19 @@ class Thresholds:
 
 
 @lru_cache
-def thresholds(members: int, gamma: float, confirm: bool) -> Thresholds:
-    """The thresholds of a cohort of `members`, with a share `gamma` of tolerated colluders.
+def thresholds(members: int, gamma: float, confirm: bool, consortium: int = 0) -> Thresholds:
+    """The thresholds of a cohort of `members`, with a share `gamma` of colluders in the `consortium`.
 
+    `consortium` is the number of members of the roster (default: the cohort is all there is). A
+    quorum above `members` means that no sum of this cohort is ever opened.
     Without the confirmation trip the quorum is at least 0.8 n: a server that tells different members
     of different survivors can then still not single out a small set.
     """
-    colluders = math.ceil(gamma * members)
+    colluders = math.ceil(gamma * max(members, consortium))
     quorum = (members + colluders) // 2 + 1
     if not confirm:
         quorum = max(quorum, math.ceil(0.8 * members))
-    quorum = min(quorum, members)
-    if members <= COMPLETE:
+    if members <= COMPLETE or quorum > members:
         return Thresholds(members, colluders, quorum, members - 1, quorum, 0)
     degree, shares, stretch = _degree(members, colluders, confirm)
     if degree >= members - 1:
@@ -69,6 +71,15 @@ def thresholds(members: int, gamma: float, confirm: bool) -> Thresholds:
 def fewest(numbers: Thresholds, limits: Limits) -> int:
     """Fewest members of a sum: the quorum, the roster's minimum, and two beyond the colluders."""
     return max(numbers.quorum, limits.minimum, numbers.colluders + 2)
+
+
+def smallest_sum(consortium: int, limits: Limits) -> int:
+    """Fewest members in any sum that a roster of `consortium` members ever lets a server open."""
+    for members in range(limits.minimum, consortium + 1):
+        numbers = thresholds(members, limits.colluders, limits.confirm, consortium)
+        if fewest(numbers, limits) <= members:
+            return fewest(numbers, limits)
+    return consortium + 1
 
 
 def _degree(members: int, colluders: int, confirm: bool) -> tuple[int, int, int]:

@@ -283,6 +283,79 @@ def test_a_server_that_asks_different_clients_for_different_things_gets_no_uploa
         run_rounds(run)
 
 
+def test_who_cannot_train_is_counted_in_the_sum_and_not_named(start_run, quick, monkeypatch):
+    """A visible failure would tell the server something of this client's records, and nobody else's."""
+    import umbel.client.agent as agent
+    from umbel.errors import ModelError
+
+    train = agent.train
+
+    def diverge(*arguments, **named):
+        if named["who"] == "press":
+            raise ModelError("the model gives outputs that are not finite")
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(agent, "train", diverge)
+    run = start_run(quick(training={"rounds": 1}))
+    run_rounds(run)
+    [event] = events(run, "round")
+    assert event["clients"] == SITES
+    assert event["failed"] == {}
+    assert event["unable"] == 1
+
+
+def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quick, monkeypatch):
+    import umbel.client.agent as agent
+    from umbel.errors import ModelError
+
+    def diverge(*arguments, **named):
+        raise ModelError("secret 12.5")
+
+    monkeypatch.setattr(agent, "train", diverge)
+    run = start_run(quick(cohort={"retries": 0}))
+    with pytest.raises(RoundFailed, match="no client could train or test the model") as caught:
+        run_rounds(run)
+    assert "12.5" not in str(caught.value)
+
+
+def test_a_sum_that_does_not_weigh_what_the_plan_says_is_no_model(start_run, quick, monkeypatch):
+    """A member can put any words into its vector; the weight at least is known beforehand."""
+    import umbel.client.agent as agent
+
+    upload = agent.SecureUpload.send
+
+    def heavier(self, part, dither):
+        return upload(self, dataclasses.replace(part, weight=1), dither)
+
+    job = quick(strategy={"weighting": "examples"}, cohort={"retries": 0})
+    run = start_run(job)
+    monkeypatch.setattr(agent.SecureUpload, "send", heavier)
+    with pytest.raises(RoundFailed, match="it weighs 4, by the plan"):
+        run_rounds(run)
+
+
+def test_a_member_that_names_a_slot_beyond_all_others_is_not_believed(start_run, quick):
+    def boast(request, reply):
+        record = reply.content["readiness"]
+        record["slot"] = 2**53 - 1
+        return [reply]
+
+    from umbel.messages import PREPARE
+
+    run = start_run(quick(training={"rounds": 1}), on(PREPARE, boast))
+    run_rounds(run)
+    assert run.sums.used < 10
+
+
+def test_a_round_without_enough_prekeys_trains_nobody(start_run, quick):
+    """Training costs privacy; where the round cannot count, it is given up before."""
+    fault = on(PREKEY, broken, round_=1)
+    run = start_run(quick(cohort={"minimum": 4, "retries": 0}), fault)
+    with pytest.raises(RoundFailed, match="the disk is full"):
+        run_rounds(run)
+    assert run.grid.asked(TRAIN) == {}
+
+
 def test_a_policy_refuses_what_the_owner_did_not_allow(start_run, quick):
     job = quick()
     run = start_run(job)

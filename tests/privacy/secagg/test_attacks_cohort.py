@@ -212,21 +212,27 @@ def forged_reveal(members, server, name: str) -> bytes:
     return server.reveal_request_for(name, server.survivors, evidence).to_bytes()
 
 
-def test_colluders_are_counted_of_the_cohort_and_a_larger_minimum_keeps_them_outnumbered(
-    cohort, weakened
-):
-    """The server picks cohorts, so it can put all its colluders into one: the roster's minimum helps."""
-    few = cohort(size=20, limits=Limits(colluders=0.1), aggregator=weakened.Attacker)
-    colluders = ["m0000", "m0002"]  # one in ten of all, two in three of this cohort
-    chosen = sorted([VICTIM, *colluders])
-    opened = complete(few, few.open_slot(1, chosen)).copy()
-    for name in colluders:
-        opened -= few.plain[name]
-    assert np.array_equal(opened, few.plain[VICTIM])
-    careful = cohort(size=20, limits=Limits(minimum=4), aggregator=weakened.Attacker)
+def test_all_colluders_of_the_roster_in_one_small_cohort_read_nothing(cohort, weakened):
+    """The server picks cohorts, so it can put all its colluders into one."""
+    members = cohort(size=20, limits=Limits(colluders=0.1), aggregator=weakened.Attacker)
+    chosen = sorted([VICTIM, "m0000", "m0002"])  # one in ten of all, two in three of this cohort
     with pytest.raises(ProtocolError) as refused:
-        complete(careful, careful.open_slot(1, chosen))
+        complete(members, members.open_slot(1, chosen))
     assert refused.value.rule == "threshold"
+
+
+def test_where_colluders_are_counted_of_the_cohort_alone_they_read_an_update(cohort, weakened):
+    members = cohort(
+        size=20,
+        limits=Limits(colluders=0.1),
+        aggregator=weakened.Attacker,
+        member=weakened.CountsTheCohort,
+    )
+    colluders = ["m0000", "m0002"]
+    opened = complete(members, members.open_slot(1, sorted([VICTIM, *colluders]))).copy()
+    for name in colluders:
+        opened -= members.plain[name]
+    assert np.array_equal(opened, members.plain[VICTIM])
 
 
 def test_a_prekey_from_outside_the_cohort_is_refused_by_the_server(cohort):

@@ -10,6 +10,7 @@ import pytest
 from umbel.errors import ProtocolError, TooFewMembers
 from umbel.privacy.secagg import shamir
 from umbel.privacy.secagg.aggregator import Aggregator
+from umbel.privacy.secagg.keys import unseal
 from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import (
     OF_KEY,
@@ -39,6 +40,13 @@ class OneWrongShare(Member):
 
     def _share(self, secret: bytes, threshold: int, points: list[int]) -> list[bytes]:
         return [*super()._share(secret, threshold, points)[:-1], bytes(32)]
+
+
+class NoElement(Member):
+    """Deals numbers that are no elements of the field."""
+
+    def _share(self, secret: bytes, threshold: int, points: list[int]) -> list[bytes]:
+        return [b"\xff" * 32 for _ in points]
 
 
 def confirmed(cohort, missing=(), size: int = 6, **named):
@@ -296,9 +304,10 @@ def test_a_truncated_sealed_share_is_refused(cohort, refused):
     members, server = confirmed(cohort)
     data = server.reveal_request(LIAR)
     share = RevealRequest.from_bytes(data).sealed[0]
-    prefixed = (80).to_bytes(4, "big") + share
+    prefixed = len(share).to_bytes(4, "big") + share
+    shorter = (len(share) - 1).to_bytes(4, "big") + share[:-1]
     with refused(members, LIAR, "encoding"):
-        members.ask(LIAR, "reveal", data.replace(prefixed, (79).to_bytes(4, "big") + share[:-1]))
+        members.ask(LIAR, "reveal", data.replace(prefixed, shorter))
 
 
 def test_sealed_shares_of_an_older_slot_are_unreadable(cohort):
@@ -325,3 +334,61 @@ def test_sealed_shares_that_their_dealer_did_not_sign_for_are_refused(cohort):
     assert (caught.value.rule, caught.value.peer) == ("share", LIAR)
     assert not server._prekeys
     assert Prekey.from_bytes(reply.prekey.body).sealed == reply.sealed.digest()
+
+
+def test_a_dealer_whose_shares_nobody_can_read_is_found_out(cohort):
+    members = cohort(size=6)
+    dealer = NoElement(OWNER, members.identities[OWNER], members.roster)
+    members.participants[OWNER].member = dealer
+    server = members.open_slot()
+    members.send_prekeys(server)
+    members.close_prekeys(server)
+    members.upload_all(server)
+    members.confirm_all(server)
+    members.reveal_all(server, [OWNER])
+    with pytest.raises(TooFewMembers) as caught:
+        server.open()
+    assert caught.value.peer == OWNER
+    assert server.spoilers == {OWNER}
+    assert set(server.faults) == {OWNER}
+
+
+def test_one_complaint_is_not_enough_to_have_a_dealer_left_out(cohort):
+    """It may be the complaint that is a lie."""
+    members, server = confirmed(cohort)
+    reveal = reveal_of(members, server, LIAR)
+    kept = tuple(share for share in reveal.shares if share.owner != OWNER)
+    lie = replace(reveal, shares=kept, unreadable=(OWNER,))
+    server.add_reveal(LIAR, signed(members, LIAR, lie.to_bytes()))
+    members.reveal_all(server, [LIAR])
+    server.open()
+    assert not server.spoilers
+
+
+def sealed_under_a_stolen_identity(
+    members, server: Aggregator, thief: Member
+) -> list[bytes | None]:
+    """What a dealer's identity, stolen after the slot, opens of the shares that it sealed in it."""
+    dealer, found = thief.name, []
+    key = server._prekeys[dealer][1].key
+    for name, sealed in server._sealed[dealer].items():
+        # The fresh secret is gone; all-zero bytes stand for any guess.
+        box_key = thief._sealing_key(server.slot, dealer, name, key, bytes(32))
+        found.append(unseal(box_key, sealed[32:], sealed[:32]))
+    return found
+
+
+def test_an_identity_that_is_stolen_later_opens_no_share_that_it_sealed(cohort):
+    members, server = confirmed(cohort)
+    thief = Member(OWNER, members.identities[OWNER], members.roster)
+    assert set(sealed_under_a_stolen_identity(members, server, thief)) == {None}
+
+
+def test_without_a_fresh_key_a_stolen_identity_opens_all_that_it_ever_sealed(cohort, weakened):
+    members, server = confirmed(cohort, member=weakened.StaticSealing)
+    thief = weakened.StaticSealing(OWNER, members.identities[OWNER], members.roster)
+    opened = sealed_under_a_stolen_identity(members, server, thief)
+    points = [server._points[name] for name in server._sealed[OWNER]]
+    shares = {x: int.from_bytes(plain[:32], "big") for x, plain in zip(points, opened, strict=True)}
+    seed = shamir.combine(dict(list(shares.items())[: server._numbers.shares]))
+    assert server._fits(OWNER, OF_SEED, seed)

@@ -244,7 +244,7 @@ def test_names_out_of_order_or_twice_are_refused_where_a_set_is_meant(names):
         ascending(names, "the names")
     right = tuple(sorted({*names, "q", "r", "s"}))[: len(names)]
     slot = Slot("run", 1, bytes(32), right)
-    shares = (bytes(80),) * len(names)
+    shares = (bytes(112),) * len(names)
     for message, field in [
         (slot, "cohort"),
         (Survivors(bytes(32), right), "names"),
@@ -287,13 +287,13 @@ def test_what_a_class_refuses_is_refused_from_bytes_too():
     slot = Slot("run", 1, bytes(32), ("a",))
     refused(Slot, written_without_checks(slot, "number", 0), "no number of a slot")
     refused(Slot, written_without_checks(slot, "number", 2**53), "no number of a slot")
-    sealed = SealedShares(("a",), (bytes(80),))
+    sealed = SealedShares(("a",), (bytes(112),))
     refused(SealedShares, written_without_checks(sealed, "shares", ()), "not one share")
     reveal = Reveal("me", bytes(32), bytes(32), (), ())
     twice = (RevealedShare("a", 1, bytes(32)), RevealedShare("a", 2, bytes(32)))
     refused(Reveal, written_without_checks(reveal, "shares", twice), "occurs twice")
     request = RevealRequest(Survivors(bytes(32), ()), (), (), (), ())
-    refused(RevealRequest, written_without_checks(request, "sealed", (bytes(80),)), "not one")
+    refused(RevealRequest, written_without_checks(request, "sealed", (bytes(112),)), "not one")
     limits = Limits()
     refused(Limits, written_without_checks(limits, "minimum", 2), "floor")
     object.__setattr__(limits, "minimum", 3)

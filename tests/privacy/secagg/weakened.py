@@ -39,7 +39,7 @@ from umbel.privacy.secagg.messages import (
     Survivors,
     UploadRequest,
 )
-from umbel.privacy.secagg.parameters import Thresholds
+from umbel.privacy.secagg.parameters import Thresholds, thresholds
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Roster, SignedRoster
 from umbel.privacy.secagg.state import CONFIRMED, Secrets, State
@@ -121,8 +121,21 @@ class RepeatedKeys(Member):
 class AnyCohort(Member):
     """Takes part in sums of any number of members."""
 
+    def _thresholds(self, slot: Slot) -> Thresholds:
+        found = super()._thresholds(slot)
+        most = len(slot.cohort)
+        return replace(found, quorum=min(found.quorum, most), shares=min(found.shares, most))
+
     def _check_size(self, size: int, slot: Slot, what: str) -> None:
         pass
+
+
+class CountsTheCohort(Member):
+    """Takes the tolerated share of colluders for one of each cohort, whoever picked it."""
+
+    def _thresholds(self, slot: Slot) -> Thresholds:
+        limits = self.roster.limits
+        return thresholds(len(slot.cohort), limits.colluders, limits.confirm)
 
 
 class GivenThreshold(Member):
@@ -197,10 +210,21 @@ class MasksAgain(Member):
 class OneSealingKey(Member):
     """Seals for a recipient under the key of their identities alone, the same in every slot."""
 
-    def _sealing_key(self, slot: Slot, dealer: str, recipient: str, prekey: bytes) -> bytes:
+    def _sealing_key(
+        self, slot: Slot, dealer: str, recipient: str, prekey: bytes, fresh: bytes
+    ) -> bytes:
         other = recipient if dealer == self.name else dealer
         shared = self.identity.agree(self.roster.identity(other).agreement, other)
         return derive(shared, 32, "share", dealer.encode(), recipient.encode())
+
+
+class StaticSealing(Member):
+    """Seals shares under the secret of the two identities alone."""
+
+    def _sealing_key(
+        self, slot: Slot, dealer: str, recipient: str, prekey: bytes, fresh: bytes
+    ) -> bytes:
+        return super()._sealing_key(slot, dealer, recipient, prekey, bytes(32))
 
 
 # Other parts without their defence.
@@ -266,6 +290,9 @@ class Attacker(Aggregator):
     def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
         with contextlib.suppress(ProtocolError):  # of too small a cohort: checked last of all
             super().__init__(roster, slot, minimum=minimum, threads=threads)
+        most = len(slot.cohort)
+        quorum, shares = min(self._numbers.quorum, most), min(self._numbers.shares, most)
+        self._numbers = replace(self._numbers, quorum=quorum, shares=shares)
         self.vectors = {}
         self.kept: dict[str, PrekeyReply] = {}
 
