@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import __version__
@@ -32,7 +32,7 @@ def summarise(
     last: dict[str, Any] = next(
         (event for event in reversed(evaluations) if event["round"] == run.round), {}
     )
-    epsilons = _spent_epsilons(rounds, job) if job.private else {}
+    epsilons = _spent_epsilons(rounds, job, plan.by_name) if job.private else {}
     return {
         "umbel_version": __version__,
         "name": job.name,
@@ -81,7 +81,9 @@ def _figures(counts: Mapping[str, Counts], labels: list[str]) -> dict[str, Any]:
     return total(counts).metrics(labels) if counts else {}
 
 
-def _spent_epsilons(rounds: list[dict[str, Any]], job: Job) -> dict[str, float]:
+def _spent_epsilons(
+    rounds: list[dict[str, Any]], job: Job, clients: Collection[str]
+) -> dict[str, float]:
     """What each client has spent at most: its own ledger's figure when it last answered.
 
     One that was asked after that may have trained and been charged without being heard; only its
@@ -90,7 +92,8 @@ def _spent_epsilons(rounds: list[dict[str, Any]], job: Job) -> dict[str, float]:
     limit = job.privacy.owner_limit
     spent: dict[str, float] = {}
     for event in rounds:
-        spent |= event["epsilon"] | dict.fromkeys(event["failed"], limit)
+        unheard = [name for name in event["failed"] if name in clients]
+        spent |= dict.fromkeys(unheard, limit) | event["epsilon"]
     return dict(sorted(spent.items()))
 
 

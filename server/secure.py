@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
 from ..encryption import groups_of
-from ..errors import MessageError, ProtocolError, TooFewMembers
+from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
 from ..messages import (
     ASSIGNMENT,
@@ -143,8 +143,7 @@ class SecureCollection(Collection):
                 answered = group.shown
             if len(answered) == len(group.slot.cohort):
                 return group
-            least = self._least(answered) if len(self._requests) == len(group.slot.cohort) else 0
-            group = self._sums.open_slot(self.run.id, answered, least)
+            group = self._sums.open_slot(self.run.id, answered)
             if not group.needs_nonces:
                 return group
         raise TooFewMembers("nonce", "the cohort", "its members did not all answer in any slot")
@@ -235,11 +234,11 @@ class SecureCollection(Collection):
                 "sum", "the cohort", f"it weighs {reading.weight}, by the plan {planned}"
             )
         if reading.unable >= reading.members:
-            raise ProtocolError(
-                "sum",
-                "the cohort",
-                "no client could train or test the model; it may have diverged, and the clients' own "
-                "logs say more",
+            # Another attempt would fare no better, and cost the owners' budgets again.
+            raise RoundFailed(
+                f"Round {self.stage.round}: no client could train or test the model. It may have "
+                "diverged: lower training.learning_rate. The clients' own logs say more. Round "
+                f"{self.run.round} is saved."
             )
         return reading
 

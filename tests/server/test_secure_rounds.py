@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, Message, MetricRecord, RecordDict
 
-from umbel.errors import PlanRefused, RoundFailed
+from umbel.errors import PlanRefused, ProtocolError, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.messages import (
@@ -23,6 +23,7 @@ from umbel.messages import (
 )
 from umbel.privacy.secagg.fixed_point import Scale
 from umbel.server.checkpoint import load_latest
+from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
 
 SITES = ["film", "press", "shop", "social"]
@@ -312,10 +313,44 @@ def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quic
         raise ModelError("secret 12.5")
 
     monkeypatch.setattr(agent, "train", diverge)
-    run = start_run(quick(cohort={"retries": 0}))
+    run = start_run(quick())
     with pytest.raises(RoundFailed, match="no client could train or test the model") as caught:
         run_rounds(run)
     assert "12.5" not in str(caught.value)
+    assert run.grid.asked(TRAIN) == dict.fromkeys(EVERYBODY, 1)  # and not again
+
+
+def test_epsilon_is_known_of_who_dropped_out_after_its_upload(start_run, quick):
+    """It said what it had spent; of who never answered only its limit is certain."""
+    job = quick(privacy={"unit": "example"}, training={"batch_size": 64, "rounds": 1})
+
+    def fault(request, reply, assignment):
+        kind, node = request.metadata.message_type, request.metadata.dst_node_id
+        return broken(request, reply) if (kind, node) == (CONFIRM, PRESS) else [reply]
+
+    run = start_run(job, fault)
+    found = summarise(run, run_rounds(run), {}, {"reproducible": True})["privacy"]
+    assert sorted(found["clients"]) == SITES
+    assert 0 < found["clients"]["press"] < job.privacy.owner_limit
+
+
+def test_a_sum_that_failed_is_no_client_that_spent_budget(start_run, quick, monkeypatch):
+    import umbel.server.secure as secure
+
+    read, calls = secure.SecureCollection._read, []
+
+    def first_fails(self, group):
+        calls.append(group)
+        if len(calls) == 1:
+            raise ProtocolError("sum", "the cohort", "it is garbage")
+        return read(self, group)
+
+    monkeypatch.setattr(secure.SecureCollection, "_read", first_fails)
+    job = quick(privacy={"unit": "example"}, training={"batch_size": 64, "rounds": 1})
+    run = start_run(job)
+    found = summarise(run, run_rounds(run), {}, {"reproducible": True})["privacy"]
+    assert [event["aggregated"] for event in events(run, "round")] == [False, True]
+    assert sorted(found["clients"]) == SITES
 
 
 def test_a_sum_that_does_not_weigh_what_the_plan_says_is_no_model(start_run, quick, monkeypatch):
