@@ -1,6 +1,7 @@
 """The consortium of a simulation: every virtual owner's keys, and the roster that they agree on.
 
-They lie in the run's folder, each owner's in its own, as they would at the owners' machines.
+They lie in the run's folder, each owner's in a folder of its own below `owners`, as they would at the
+owners' machines; what all of them hold lies beside it, in `consortium`.
 """
 
 from __future__ import annotations
@@ -16,30 +17,27 @@ from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Entry, Roster, SignedRoster, open_roster
 
 
-def found(folder: Path, names: Sequence[str], spec: EncryptionSpec) -> Roster:
+def found(owners: Path, names: Sequence[str], spec: EncryptionSpec) -> Roster:
     """Make the owners' keys and sign their roster, or read what an earlier sitting made."""
-    if not _roster(folder).exists():
+    shared = membership(owners, "")
+    if not shared.roster.exists():
         identities = {name: Identity(os.urandom(64)) for name in names}
         for name, identity in identities.items():
-            _write(membership(folder, name).identity, identity.to_secret_bytes())
+            _write(membership(owners, name).identity, identity.to_secret_bytes())
         members = tuple(Entry(name, identities[name].public) for name in sorted(names))
         consortium = Identity(os.urandom(64))
         roster = Roster(1, members, secure_limits(spec), bytes(32))
-        _write(folder / "consortium", consortium.public.signing)
-        _write(_roster(folder), SignedRoster.sign(roster, consortium).to_bytes())
-    return open_roster(_roster(folder).read_bytes(), (folder / "consortium").read_bytes())
+        _write(shared.consortium, consortium.public.signing)
+        _write(shared.roster, SignedRoster.sign(roster, consortium).to_bytes())
+    return open_roster(shared.roster.read_bytes(), shared.consortium.read_bytes())
 
 
-def membership(folder: Path, name: str) -> Membership:
+def membership(owners: Path, name: str) -> Membership:
     """Where one virtual owner keeps its keys and journals."""
-    own = folder / name
+    own, shared = owners / name, owners.parent / "consortium"
     return Membership(
-        name, own / "identity", folder / "consortium", _roster(folder), own / "journals"
+        name, own / "identity", shared / "public-key", shared / "roster", own / "journals"
     )
-
-
-def _roster(folder: Path) -> Path:
-    return folder / "roster"
 
 
 def _write(path: Path, data: bytes) -> None:
