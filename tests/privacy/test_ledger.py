@@ -82,9 +82,9 @@ def test_a_request_beyond_the_limit_is_refused_in_words_and_not_charged(path):
         assert len(ledger.entries()) == 1
     message = str(refusal.value)
     both = epsilon([ROUND, ROUND], DELTA)
-    for part in (DATA[:12], f"{first:.4g}", f"{both:.4g}", f"{3 - first:.4g} left", "limit 3"):
+    for part in (f"{first:.4g}", f"{both:.4g}", f"{3 - first:.4g} left", "limit 3"):
         assert part in message
-    assert DATA not in message
+    assert DATA[:8] not in message  # the text goes to the server, who may guess at the data
 
 
 def test_a_limit_can_be_spent_to_the_last_bit(path):
