@@ -87,6 +87,28 @@ def test_a_run_with_known_noise_says_that_no_guarantee_holds(tmp_path, write_run
     assert "no guarantee holds" in read(folder).text
 
 
+def encrypted(folder, mode, sees):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["encryption"] = {"mode": mode, "server_sees": sees}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return folder
+
+
+def test_the_officer_reads_what_the_server_saw(tmp_path, write_run):
+    sees = "The server sees only sums over the cohort's 4 clients."
+    text = read(encrypted(write_run(tmp_path / "run"), "secure-sum", sees)).text
+    assert "What the server sees" in text
+    assert sees in text
+    assert "NOT ENCRYPTED" not in text
+
+
+def test_a_run_without_encryption_is_shouted(tmp_path, write_run):
+    sees = "NOT ENCRYPTED: the server sees each client's own update."
+    folder = encrypted(write_run(tmp_path / "run"), "none", sees)
+    assert sees in read(folder).text
+    assert '<section class="box bad"><h2>NOT ENCRYPTED' in (folder / "report.html").read_text()
+
+
 def test_a_run_without_privacy_says_so(tmp_path, write_run):
     text = read(write_run(tmp_path / "run", unit="none")).text
     assert "No differential privacy: the model may reveal records." in text

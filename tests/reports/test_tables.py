@@ -84,6 +84,17 @@ def test_a_plan_without_privacy_is_not_called_a_guarantee(tmp_path, write_run):
     assert "No guarantee" in printed(plan_table(plan), 110)
 
 
+def test_a_plan_says_what_the_server_sees_and_shouts_where_it_sees_all(tmp_path, write_run):
+    plan = RunRecord.read(write_run(tmp_path / "run")).plan
+    closed = {"mode": "secure-sum", "server_sees": "Only sums."}
+    text = printed(plan_table(plan | {"encryption": closed}), 110)
+    assert "What the server sees" in text
+    assert "Only sums." in text
+    assert "NOT ENCRYPTED" not in text
+    opened = {"mode": "none", "server_sees": "Everything."}
+    assert "NOT ENCRYPTED" in printed(plan_table(plan | {"encryption": opened}), 110)
+
+
 def test_the_plan_of_many_clients_is_three_rows(tmp_path, write_run):
     clients = [f"site-{place}" for place in range(40)]
     plan = RunRecord.read(write_run(tmp_path / "run", clients=clients)).plan
