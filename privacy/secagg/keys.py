@@ -39,8 +39,10 @@ class Identity:
             raise ValueError(f"An identity has 64 secret bytes, not {len(secret)}.")
         self._secret = bytes(secret)
         self._signing = Ed25519PrivateKey.from_private_bytes(secret[:32])
+        self._agreement = X25519PrivateKey.from_private_bytes(secret[32:])
         self.public = PublicIdentity(
-            self._signing.public_key().public_bytes_raw(), public_key(secret[32:])
+            self._signing.public_key().public_bytes_raw(),
+            self._agreement.public_key().public_bytes_raw(),
         )
         self._agreed: dict[bytes, bytes] = {}
 
@@ -54,12 +56,12 @@ class Identity:
     def agree(self, other: bytes, peer: str) -> bytes:
         """The 32 bytes shared with the holder of another identity; found once."""
         if other not in self._agreed:
-            self._agreed[other] = agree(self._secret[32:], other, peer)
+            self._agreed[other] = self.agree_once(other, peer)
         return self._agreed[other]
 
     def agree_once(self, other: bytes, peer: str) -> bytes:
         """The same with a key that is used once; not kept."""
-        return agree(self._secret[32:], other, peer)
+        return agree(self._agreement, other, peer)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("An identity holds private keys and is never pickled.")
@@ -91,12 +93,15 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, public: bytes, peer: str) -> bytes:
-    """X25519; a ``ProtocolError`` for points of low order, whose result everybody knows."""
+def agree(private: bytes | X25519PrivateKey, public: bytes, peer: str) -> bytes:
+    """X25519; a ``ProtocolError`` for points of low order, whose result everybody knows.
+
+    Who agrees with many hands over the key as an object: to read one takes as long as to agree.
+    """
+    if isinstance(private, bytes):
+        private = X25519PrivateKey.from_private_bytes(private)
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise ProtocolError("prekey", peer, "its public key is a point of low order") from None
 

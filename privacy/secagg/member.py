@@ -16,6 +16,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from ...errors import ProtocolError
 from . import shamir
 from .fixed_point import Scale
@@ -104,6 +106,7 @@ class Member:
         self._threads = threads
         self._checked: tuple[tuple[bytes, ...], dict[str, bytes]] = ((), {})
         self._agreed: dict[tuple[bytes, bytes], bytes] = {}
+        self._own: tuple[bytes, X25519PrivateKey] | None = None
 
     def commit(self, state: State, request: bytes) -> tuple[State, bytes]:
         """Enter a slot of a large cohort: a commitment to a nonce."""
@@ -155,9 +158,10 @@ class Member:
         )
         public, beside = public_key(key), public_key(sealing)
         boxes = []
+        opener = X25519PrivateKey.from_private_bytes(sealing)
         for name in near:
             # Forgotten at once: who gets hold of an identity later cannot read what it sealed.
-            fresh = agree(sealing, self.roster.identity(name).agreement, name)
+            fresh = agree(opener, self.roster.identity(name).agreement, name)
             box_key = self._sealing_key(slot, self.name, name, public, fresh)
             boxes.append(beside + seal(box_key, seed_shares[name] + key_shares[name], beside))
         sealed = SealedShares(tuple(near), tuple(boxes))
@@ -229,6 +233,7 @@ class Member:
         signed = Signed.by(self.identity, body)
         following = replace(state, phase=REVEALED, secrets=(), survivors=(survivors,))
         self._agreed.clear()
+        self._own = None
         replies: tuple[PrekeyReply, ...] = ()
         if asked.following:
             following, prekey = self.prekey(following, asked.following[0].to_bytes())
@@ -356,7 +361,9 @@ class Member:
         """X25519 with a neighbour, computed once a slot."""
         pair = (private, public)
         if pair not in self._agreed:
-            self._agreed[pair] = agree(private, public, name)
+            if self._own is None or self._own[0] != private:
+                self._own = (private, X25519PrivateKey.from_private_bytes(private))
+            self._agreed[pair] = agree(self._own[1], public, name)
         return self._agreed[pair]
 
     def _check_limits(self, manifest: Manifest) -> None:
