@@ -141,7 +141,7 @@ class Plan:
         """No client may weigh more in a sum."""
         return max(client.weight for client in self.clients)
 
-    @property
+    @cached_property
     def _thresholds(self) -> list[Thresholds]:
         """The numbers of each group of a full cohort."""
         return group_thresholds(self.job, self.cohort_size, len(self.clients))

@@ -8,7 +8,7 @@ nothing here: it checks only so that one odd member cannot spoil a sum unnoticed
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
@@ -100,7 +100,7 @@ class Aggregator:
     @property
     def needs_nonces(self) -> bool:
         """Whether this cohort is so large that its members order a circle first."""
-        return self._numbers.degree < self._numbers.members - 1
+        return self._numbers.circle
 
     def commit_request(self) -> bytes:
         return CommitRequest(self.slot).to_bytes()
@@ -144,7 +144,7 @@ class Aggregator:
         """Opens the slot at the members; the same for all, so that it can ride on a reveal."""
         if self.needs_nonces:
             self._all_of(self._nonces, "nonce")
-        return PrekeyRequest(self.slot, tuple(self._nonces[n] for n in sorted(self._nonces)))
+        return PrekeyRequest(self.slot, self._evidence(self._nonces))
 
     def add_prekey(self, name: str, reply: PrekeyReply) -> None:
         prekey = reply.prekey.open(Prekey, self._roster, name)
@@ -302,8 +302,7 @@ class Aggregator:
         values = {share.owner: int.from_bytes(share.share, "big") for share in reveal.shares}
         in_field = all(value < shamir.P for value in values.values())
         self._require(in_field, "share", name, "a share is no element of the field")
-        if name in self._revealed:
-            raise ProtocolError("replay", name, "it answered this trip before")
+        self._new(self._revealed, name)
         self._revealed.add(name)
         for dealer in reveal.unreadable:
             self.faults.setdefault(dealer, f"{name} could not read the share that it sealed")
@@ -313,11 +312,6 @@ class Aggregator:
         for owner, value in values.items():
             self._shares.setdefault((owner, kinds[owner]), {})[self._points[name]] = value
         return answer.following[0] if answer.following else None
-
-    @property
-    def enough_revealed(self) -> bool:
-        """Whether every secret has its threshold of shares."""
-        return all(len(self._shares.get(key, ())) >= self._numbers.shares for key in self._wanted())
 
     def open(self) -> Total:
         """Unmask the sum and read it. Members that sent wrong shares are in `faults`.
@@ -469,7 +463,7 @@ class Aggregator:
         self._require(name in self._points, "cohort", name, "it is not in the cohort")
         self._require(still, "late", name, "this trip is closed")
 
-    def _new(self, known: Mapping[str, object], name: str) -> None:
+    def _new(self, known: Container[str], name: str) -> None:
         if name in known:
             raise ProtocolError("replay", name, "it answered this trip before")
 

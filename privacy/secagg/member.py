@@ -77,9 +77,7 @@ def pair_key(shared: bytes, manifest: bytes, one: str, other: str) -> bytes:
 
 def circle_seed(request: PrekeyRequest, numbers: Thresholds) -> bytes:
     """What orders the circle of a large cohort: all nonces together. A complete graph has none."""
-    if numbers.degree >= numbers.members - 1:
-        return b""
-    return hash_of(*(signed.body for signed in request.nonces))
+    return hash_of(*(signed.body for signed in request.nonces)) if numbers.circle else b""
 
 
 class Member:
@@ -232,8 +230,7 @@ class Member:
         body = Reveal(self.name, survivors.manifest, survivors.digest(), shares, unreadable)
         signed = Signed.by(self.identity, body)
         following = replace(state, phase=REVEALED, secrets=(), survivors=(survivors,))
-        self._agreed.clear()
-        self._own = None
+        self._forget()
         replies: tuple[PrekeyReply, ...] = ()
         if asked.following:
             following, prekey = self.prekey(following, asked.following[0].to_bytes())
@@ -255,7 +252,7 @@ class Member:
         for name in slot.cohort:
             self.roster.identity(name)
         self._check_size(len(slot.cohort), slot, "cohort")
-        self._agreed.clear()
+        self._forget()
         return State(state.run, slot=(slot,))
 
     def _thresholds(self, slot: Slot) -> Thresholds:
@@ -264,8 +261,7 @@ class Member:
         return thresholds(len(slot.cohort), limits.colluders, limits.confirm, consortium)
 
     def _needs_circle(self, slot: Slot) -> bool:
-        numbers = self._thresholds(slot)
-        return numbers.degree < numbers.members - 1
+        return self._thresholds(slot).circle
 
     def _check_size(self, size: int, slot: Slot, what: str) -> None:
         least = fewest(self._thresholds(slot), self.roster.limits)
@@ -365,6 +361,11 @@ class Member:
                 self._own = (private, X25519PrivateKey.from_private_bytes(private))
             self._agreed[pair] = agree(self._own[1], public, name)
         return self._agreed[pair]
+
+    def _forget(self) -> None:
+        """Let go of the secrets of a slot that is over."""
+        self._agreed.clear()
+        self._own = None
 
     def _check_limits(self, manifest: Manifest) -> None:
         limits, layout = self.roster.limits, manifest.layout

@@ -46,6 +46,11 @@ class Thresholds:
     stretch: int
     """Fewest survivors among any degree / 2 that follow each other on the circle; 0 if complete."""
 
+    @property
+    def circle(self) -> bool:
+        """Whether neighbours are those on a circle, and not everybody."""
+        return self.degree < self.members - 1
+
 
 @lru_cache
 def thresholds(members: int, gamma: float, confirm: bool, consortium: int = 0) -> Thresholds:
