@@ -64,6 +64,9 @@ class Slots:
         self.roster = Roster(1, entries, Limits(), bytes(32))
         self.measured = self.names[:measured]
         self._number = 0
+        self._server = self._open()
+        self._following: dict[str, PrekeyReply] = {}
+        """Prekeys of the slot to come, which rode on the reveals of the one before."""
         self.participants: dict[str, Participant | Bystander] = {
             name: Participant(Member(name, identities[name], self.roster), folder / name, "run")
             if name in self.measured
@@ -85,7 +88,7 @@ class Slots:
                 share=(shamir, "share"),
                 hash=(member, "digest_of"),
                 prekeys=(Member, "_check_prekeys"),
-                journal=(journal, "_replace"),
+                journal=(journal.Turn, "store"),
                 hash_uploads=(aggregator, "digest_of"),
                 combine=(shamir, "combine"),
                 unmask=(aggregator, "add_masks"),
@@ -116,9 +119,10 @@ class Slots:
     def _drive(
         self, dropouts: int, update: Floats32, meter: Meter
     ) -> tuple[dict[str, int], list[str]]:
-        """All trips, in order; bytes that each measured member sent, and the survivors."""
-        self._number += 1
-        slot = Slot("run", self._number, self.roster.hash, tuple(self.names))
+        """All trips, in order; bytes that each measured member sent, and the survivors.
+
+        As in a run: with the reveal comes the prekey of the next slot. Who did not reveal is asked.
+        """
         sent = dict.fromkeys(self.names, 0)
 
         def ask(name: str, trip: Any, request: bytes) -> bytes:
@@ -128,12 +132,14 @@ class Slots:
             return reply
 
         with meter.of("server"):
-            server = Aggregator(self.roster, slot)
+            server, self._server = self._server, self._open()
             opening = server.prekey_request.to_bytes()
         for name in self.names:
-            reply = ask(name, "prekey", opening)
+            prekey = self._following.pop(name, None)
+            if prekey is None:
+                prekey = PrekeyReply.from_bytes(ask(name, "prekey", opening), name)
             with meter.of("server"):
-                server.add_prekey(name, PrekeyReply.from_bytes(reply, name))
+                server.add_prekey(name, prekey)
         with meter.of("server"):
             server.close_prekeys(Purpose(CONTEXT, Layout(len(update), 2, 1), CAP, CLIP))
         plain, clear = self._uploads(server, dropouts, update, meter, sent)
@@ -148,10 +154,12 @@ class Slots:
             server.close_confirmations()
         for name in server.revealers:
             with meter.of("server"):
-                request = server.reveal_request(name)
+                request = server.reveal_request(name, self._server.prekey_request)
             reply = ask(name, "reveal", request)
             with meter.of("server"):
-                server.add_reveal(name, reply)
+                prekey = server.add_reveal(name, reply)
+            assert prekey is not None
+            self._following[name] = prekey
         if clear:
             self._balance(server, plain)
         del plain
@@ -159,6 +167,11 @@ class Slots:
             total = server.open()
         self._check(total, server, update)
         return sent, server.survivors
+
+    def _open(self) -> Aggregator:
+        self._number += 1
+        slot = Slot("run", self._number, self.roster.hash, tuple(self.names))
+        return Aggregator(self.roster, slot)
 
     def _uploads(
         self,

@@ -184,6 +184,7 @@ class Aggregator:
         self._hash = self._manifest.digest()
         self._prekeys_closed = True
         self._sum: Words = new_words(purpose.layout.length)
+        self._sum.fill(0)
 
     @property
     def members(self) -> list[str]:

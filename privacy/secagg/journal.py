@@ -1,11 +1,12 @@
 """A member's memory of a run: on disk before a reply leaves, and useless to whoever copies it.
 
-Two files. The *journal* holds the sealed ``State`` and is replaced and fsynced at every transition.
-The *witness* holds the key that the journal is sealed with and the digest of the newest journal; it
-belongs where backups do not reach and a reboot forgets, such as a tmpfs. So a journal that was lost,
-restored from a backup or copied from elsewhere does not match its witness, and the member fails
-closed: it discards the slot's secrets and counts as dropped out until the next slot. Every slot has
-a new sealing key, so the secrets of slots that are over cannot be read from old disk blocks either.
+A *journal* holds the sealed ``State``. There are two, written through to the disk in turn, so that
+the one before is whole while the next is written. The *witness* holds the key that they are sealed
+with and the digest of the newest one; it belongs where backups do not reach and a reboot forgets,
+such as a tmpfs. So a journal that was lost, restored from a backup or copied from elsewhere does not
+match its witness, and the member fails closed: it discards the slot's secrets and counts as dropped
+out until the next slot. Every slot has a new sealing key, so the secrets of slots that are over
+cannot be read from old disk blocks either.
 
 Not detected: journal and witness put back together, as by the snapshot of a running virtual machine.
 """
@@ -17,7 +18,7 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ _NEW = bytes(32)
 
 @dataclass(frozen=True)
 class _Sealed(Encoded):
-    """The journal's file. `before` is the digest of the one that it replaced."""
+    """A journal's file. `before` is the digest of the journal before this one."""
 
     sequence: int
     slot: int
@@ -53,7 +54,8 @@ class _Witness(Encoded):
     sequence: int
     slot: int
     journal: Digest
-    keys: Annotated[tuple[Digest, ...], Size(1, 2)]
+    keys: Annotated[tuple[Digest, ...], Size(2, 2)]
+    """The same one twice, but while the key is changed: a witness is always of one length."""
 
 
 class Journal:
@@ -66,11 +68,14 @@ class Journal:
     def __init__(self, folder: Path, run: str, witness: Path | None = None) -> None:
         """`folder` is this owner's and this run's alone; `witness` is a folder (default: the same)."""
         self._folder, self._run = folder, run
-        self._journal = folder / "journal"
+        self._journals = folder / "journal-0", folder / "journal-1"
         self._vector = folder / "vector"
         self._witness = (witness or folder) / "witness"
-        self._known: tuple[bytes, bytes, Turn] | None = None
-        """Journal and witness as this process wrote them last, and what is in them."""
+        self._placed = False
+        self._stored: tuple[bytes | None, ...] = ()
+        """The files as they are: both journals, and the witness."""
+        self._known: tuple[tuple[bytes | None, ...], Turn] | None = None
+        """The files as this process wrote them last, and what is in them."""
         for path in {folder, self._witness.parent}:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -85,45 +90,75 @@ class Journal:
             fcntl.flock(lock, fcntl.LOCK_EX)
             turn = self._load()
             if turn.ahead:
-                # Else the journal before this one would still be taken for the newest.
-                turn._witness([turn.key])
+                self._adopt(turn)
             yield turn
         finally:
             os.close(lock)
 
     def _load(self) -> Turn:
-        stored, witness = _read(self._journal), _read(self._witness)
-        if self._known is not None and self._known[:2] == (stored, witness):
-            return replace(self._known[2])
-        if stored is None and (witness is None or _first(witness)):
-            return self._fresh(State(self._run))
+        *journals, witness = self._stored = tuple(
+            _read(path) for path in (*self._journals, self._witness)
+        )
+        if self._known is not None and self._known[0] == self._stored:
+            return replace(self._known[1])
+        stored = _newest_first(journals)
+        if not stored and (witness is None or _first(witness)):
+            return self._fresh(State(self._run), 0)
         try:
-            if stored is None or witness is None:
-                missing = "journal" if stored is None else "journal's witness"
+            if not stored or witness is None:
+                missing = "journal's witness" if stored else "journal"
                 raise ProtocolError("journal", "this client", f"the {missing} is gone")
             return self._matched(stored, witness)
         except ProtocolError as error:
             logging.getLogger(__name__).error(
                 "%s; the keys of the slot in progress are discarded", error
             )
-            return self._fresh(State(self._run, floor=_floor(stored, witness)))
+            slot, sequence = _highest(stored, witness)
+            return self._fresh(State(self._run, floor=slot), sequence)
 
-    def _matched(self, stored: bytes, known: bytes) -> Turn:
+    def place(self) -> None:
+        """Have both journals' names on the disk; done once by each process."""
+        if self._placed:
+            return
+        try:
+            for path in self._journals:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise _unusable(self._folder, error) from error
+        self._placed = True
+
+    def _adopt(self, turn: Turn) -> None:
+        """Make a journal that a killed process, or a full disk, left ahead of its witness the newest.
+
+        Written again, because nobody knows whether it had reached the disk.
+        """
+        place = turn.sequence % 2
+        _overwrite(self._journals[place], self._stored[place] or b"", durable=True)
+        turn._witness(turn.key, turn.key)
+
+    def _matched(self, stored: Sequence[tuple[_Sealed, bytes]], known: bytes) -> Turn:
         witness = _Witness.from_bytes(known, "this client")
-        sealed = _Sealed.from_bytes(stored, "this client")
-        digest = hashlib.sha256(stored).digest()
-        current = (sealed.sequence, digest) == (witness.sequence, witness.journal)
-        # Killed between the journal and its witness: the journal is exactly one ahead.
-        ahead = (sealed.sequence, sealed.before) == (witness.sequence + 1, witness.journal)
-        for key in witness.keys if current or ahead else ():
-            plain = unseal(_file_key(key, sealed.salt), sealed.state, _header(sealed))
-            if plain is not None:
-                state = State.from_bytes(plain, "this client")
-                return Turn(self, state, sealed.sequence, digest, key, ahead)
+        for sealed, digest in stored:
+            if sealed.sequence > witness.sequence + 1:
+                break  # the witness is an old one, and cannot tell which journal is the newest
+            current = (sealed.sequence, digest) == (witness.sequence, witness.journal)
+            # Killed between the journal and its witness: the journal is exactly one ahead. If it was
+            # killed while writing, it cannot be opened, and the one before it counts.
+            ahead = (sealed.sequence, sealed.before) == (witness.sequence + 1, witness.journal)
+            for key in witness.keys if current or ahead else ():
+                plain = unseal(_file_key(key, sealed.salt), sealed.state, _header(sealed))
+                if plain is not None:
+                    state = State.from_bytes(plain, "this client")
+                    return Turn(self, state, sealed.sequence, digest, key, ahead)
         raise ProtocolError("journal", "this client", "the journal is not the newest one")
 
-    def _fresh(self, state: State) -> Turn:
-        return Turn(self, state, 0, _NEW, os.urandom(32))
+    def _fresh(self, state: State, sequence: int) -> Turn:
+        return Turn(self, state, sequence, _NEW, os.urandom(32))
 
     def vector_bytes(self) -> bytes | None:
         """What was stored last as a masked vector, unchecked."""
@@ -152,24 +187,28 @@ class Turn:
 
     def store(self, state: State, vector: Words | None = None) -> None:
         """Write the new state (and the masked vector before it) through to the disk."""
-        journal, keys = self.journal, [self.key]
-        if state.number != self.state.number or not state.secrets or self.sequence == 0:
-            keys.append(os.urandom(32))
+        journal, key = self.journal, self.key
+        journal.place()
+        if state.number != self.state.number or not state.secrets or self.digest == _NEW:
+            key = os.urandom(32)
             # Both keys, lest a crash between the two files lose the state.
-            self._witness(keys)
+            self._witness(self.key, key)
         if vector is not None:
             _overwrite(journal._vector, vector.data.cast("B"))
         sealed = _Sealed(self.sequence + 1, state.number, self.digest, os.urandom(32), b"\0")
-        box = seal(_file_key(keys[-1], sealed.salt), state.to_bytes(), _header(sealed))
+        box = seal(_file_key(key, sealed.salt), state.to_bytes(), _header(sealed))
         data = replace(sealed, state=box).to_bytes()
-        _replace(journal._journal, data)
-        self.state, self.sequence, self.key = state, sealed.sequence, keys[-1]
+        place = sealed.sequence % 2
+        _overwrite(journal._journals[place], data, durable=True)
+        self.state, self.sequence, self.key = state, sealed.sequence, key
         self.digest = hashlib.sha256(data).digest()
-        self.journal._known = (data, self._witness([self.key]), replace(self))
+        witness, other = self._witness(key, key), journal._stored[1 - place]
+        journals = (other, data) if place else (data, other)
+        journal._known = ((*journals, witness), replace(self))
 
-    def _witness(self, keys: list[bytes]) -> bytes:
-        witness = _Witness(self.sequence, self.state.number, self.digest, tuple(keys)).to_bytes()
-        _replace(self.journal._witness, witness, durable=False)
+    def _witness(self, *keys: bytes) -> bytes:
+        witness = _Witness(self.sequence, self.state.number, self.digest, keys).to_bytes()
+        _overwrite(self.journal._witness, witness)
         return witness
 
 
@@ -181,13 +220,23 @@ def _first(known: bytes) -> bool:
         return False
 
 
-def _floor(stored: bytes | None, known: bytes | None) -> int:
-    """The highest slot that journal or witness tell of, where they do not belong together."""
-    found = [0]
-    for kind, data in ((_Sealed, stored), (_Witness, known)):
+def _newest_first(files: Sequence[bytes | None]) -> list[tuple[_Sealed, bytes]]:
+    """What can be read of the journals, each with its digest; one half written may not be."""
+    found = []
+    for data in files:
         with contextlib.suppress(ProtocolError):
-            found.append(kind.from_bytes(data or b"", "this client").slot)
-    return max(found)
+            sealed = _Sealed.from_bytes(data or b"", "this client")
+            found.append((sealed, hashlib.sha256(data or b"").digest()))
+    return sorted(found, key=lambda each: each[0].sequence, reverse=True)
+
+
+def _highest(stored: Sequence[tuple[_Sealed, bytes]], known: bytes | None) -> tuple[int, int]:
+    """The highest slot and sequence that any file tells of, where they do not belong together."""
+    found: list[_Sealed | _Witness] = [sealed for sealed, _ in stored]
+    with contextlib.suppress(ProtocolError):
+        found.append(_Witness.from_bytes(known or b"", "this client"))
+    slots, sequences = [each.slot for each in found], [each.sequence for each in found]
+    return max(slots, default=0), max(sequences, default=0)
 
 
 def _file_key(key: bytes, salt: bytes) -> bytes:
@@ -200,48 +249,38 @@ def _header(sealed: _Sealed) -> bytes:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        file = os.open(path, os.O_RDONLY)
+        try:
+            parts = [os.read(file, os.fstat(file).st_size)]
+            while part := os.read(file, 1 << 20):
+                parts.append(part)
+        finally:
+            os.close(file)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unusable(path, error) from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _overwrite(path: Path, data: memoryview) -> None:
-    """Write a file that may be lost or torn: its reader knows its digest.
+def _overwrite(path: Path, data: bytes | memoryview, durable: bool = False) -> None:
+    """Write a file in its place; readable by its owner only. `durable`: also past a power cut.
 
-    A vector survives a killed process, not a power cut; then it is not sent again, which is allowed.
+    A kill may tear it: whoever reads a vector or a journal knows its digest, and a witness fits one
+    page, which is written whole or not.
     """
+    view = memoryview(data)
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             at = 0
-            while at < len(data):
-                at += os.write(file, data[at:])
-            os.ftruncate(file, len(data))
+            while at < len(view):
+                at += os.write(file, view[at:])
+            os.ftruncate(file, len(view))
+            if durable:
+                os.fdatasync(file)
         finally:
             os.close(file)
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _replace(path: Path, data: bytes, durable: bool = True) -> None:
-    """Put a whole file in the place of another; readable by its owner only."""
-    temporary = path.with_suffix(".new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    try:
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if durable:
-            place = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(place)
-            finally:
-                os.close(place)
     except OSError as error:
         raise _unusable(path, error) from error
 

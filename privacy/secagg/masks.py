@@ -25,12 +25,12 @@ _LARGE = 3 << 19  # words: 6 MiB, which hold large pages wherever they begin
 
 
 def new_words(n: int) -> Words:
-    """uint32[n] of zeros.
+    """uint32[n], whatever was in that memory before.
 
     numpy asks for large pages from 4 MiB on. With small ones a vector costs more time in page faults
     than in arithmetic, so one that is not much shorter gets that much.
     """
-    return np.zeros(max(n, _LARGE) if n > _LARGE // 4 else n, dtype="<u4")[:n]
+    return np.empty(max(n, _LARGE) if n > _LARGE // 4 else n, dtype="<u4")[:n]
 
 
 def digest_of(words: Words) -> bytes:

@@ -93,12 +93,17 @@ def test_two_processes_of_one_member_upload_one_vector(cohort):
 
 
 def restored(members, change: Callable[[], object]) -> None:
-    """The victim's journal as it is now, back in place after `change`."""
-    path = members.folder / VICTIM / "journal"
-    backup = path.with_name("backup")
-    shutil.copy(path, backup)
+    """The victim's journals as they are now, back in place after `change`."""
+    backup = {path: path.read_bytes() for path in journals(members, VICTIM)}
     change()
-    shutil.copy(backup, path)
+    for path in journals(members, VICTIM):
+        path.unlink()
+    for path, data in backup.items():
+        path.write_bytes(data)
+
+
+def journals(members, name: str) -> list[Path]:
+    return list((members.folder / name).glob("journal-*"))
 
 
 @pytest.mark.parametrize("lost", ["journal", "witness", "both", "old-journal", "foreign-journal"])
@@ -115,9 +120,11 @@ def test_a_lost_or_restored_journal_is_no_reason_to_mask_again(lost, cohort, ref
     else:
         upload()
     if lost == "foreign-journal":
-        shutil.copy(members.folder / "m0000" / "journal", folder / "journal")
-    for name in {"both": ["journal", "witness"]}.get(lost, [lost]):
-        (folder / name).unlink(missing_ok=True)
+        for path in journals(members, "m0000"):
+            shutil.copy(path, folder)
+    for name in {"both": ["journal-*", "witness"], "journal": ["journal-*"]}.get(lost, [lost]):
+        for path in folder.glob(name):
+            path.unlink()
     with refused(members, VICTIM, "phase"):
         mask(members, server, second)
     with refused(members, VICTIM, "phase"):
@@ -140,18 +147,18 @@ def test_a_journal_that_may_be_rolled_back_masks_again(cohort, weakened):
 
 
 def killing(file: str, after: bool) -> None:
-    """Have this process killed when it replaces a file of its journal: before, or right after."""
-    replace = journal_module._replace
+    """Have this process killed when it writes a file of its journal: before, or right after."""
+    overwrite = journal_module._overwrite
 
-    def replace_and_die(path: Path, *arguments, **named) -> None:
-        if path.name != file:
-            return replace(path, *arguments, **named)
+    def overwrite_and_die(path: Path, *arguments, **named) -> None:
+        if not path.name.startswith(file):
+            return overwrite(path, *arguments, **named)
         if after:
-            replace(path, *arguments, **named)
+            overwrite(path, *arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("still alive")
 
-    journal_module._replace = replace_and_die
+    journal_module._overwrite = overwrite_and_die
 
 
 MOMENTS = [
@@ -285,7 +292,7 @@ class Uses:
 
         monkeypatch.setattr(keys_module, "AESGCM", Counted)
         monkeypatch.setattr(member_module, "add_masks", counted)
-        monkeypatch.setattr(os, "fsync", lambda _: None)  # nothing is killed here
+        monkeypatch.setattr(os, "fdatasync", lambda _: None)  # nothing is killed here
 
 
 def long_run(members, slots: int) -> None:

@@ -501,7 +501,11 @@ class World:
 
         self.targets.append(Target("open_roster", roster, open_))
         stored = self.stored()
-        for name, kind in (("journal", journal._Sealed), ("witness", journal._Witness)):
+        newest = max(
+            (name for name in stored if name.startswith("journal-")),
+            key=lambda name: journal._Sealed.from_bytes(stored[name]).sequence,
+        )
+        for name, kind in ((newest, journal._Sealed), ("witness", journal._Witness)):
             honest = kind.from_bytes(stored[name])
             self.pool.append(honest)
 

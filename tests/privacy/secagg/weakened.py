@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -239,11 +239,10 @@ def unbound_digest(manifest: Manifest) -> bytes:
 class RolledBack(Journal):
     """Takes a journal for the newest one because it can be opened."""
 
-    def _matched(self, stored: bytes, known: bytes) -> Turn:
-        witness, sealed = _Witness.from_bytes(known), _Sealed.from_bytes(stored)
+    def _matched(self, stored: Sequence[tuple[_Sealed, bytes]], known: bytes) -> Turn:
+        witness, (sealed, digest) = _Witness.from_bytes(known), stored[0]
         plain = unseal(_file_key(witness.keys[0], sealed.salt), sealed.state, _header(sealed))
         assert plain is not None
-        digest = hashlib.sha256(stored).digest()
         return Turn(self, State.from_bytes(plain), sealed.sequence, digest, witness.keys[0])
 
 
