@@ -240,6 +240,24 @@ def report(run: RunArgument) -> None:
     _report(run)
 
 
+def _mount() -> None:
+    """The commands of a deployment: an operator's, a data owner's, and the rehearsal of both."""
+    from .cli_client import client_app
+    from .cli_consortium import consortium_app
+    from .cli_owner import ledger
+    from .cli_rehearsal import rehearse
+    from .cli_server import add_to
+
+    app.add_typer(consortium_app, name="consortium")
+    add_to(app)
+    app.add_typer(client_app, name="client")
+    app.command()(ledger)
+    app.command()(rehearse)
+
+
+_mount()
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """Options that were given on the command line, by the job's own keys."""
     keys = {

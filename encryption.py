@@ -100,7 +100,9 @@ def group_thresholds(job: Job, cohort: int, consortium: int) -> list[Thresholds]
     return [thresholds(len(group), spec.colluders, spec.confirm, consortium) for group in groups]
 
 
-def encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
+def encryption_refusals(
+    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
     from .strategies import sees
 
@@ -115,7 +117,7 @@ def encryption_refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShap
     reasons = []
     spec, limits = job.encryption, secure_limits(job.encryption)
     cohort = min(job.cohort.size or len(facts), len(facts))
-    groups = group_thresholds(job, cohort, len(facts)) if cohort else []
+    groups = group_thresholds(job, cohort, consortium) if cohort else []
     for numbers in groups:
         least = fewest(numbers, limits)
         if numbers.members < least:

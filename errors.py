@@ -10,10 +10,12 @@ UmbelError                  a person can act on it; the command line prints it a
 ├── RoundFailed             too few clients answered, also after the retries
 ├── StrategyError           a strategy cannot be found, configured or used
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
+├── ConsortiumError         a consortium's card, request or folder: missing, damaged, not acceptable
 ├── CheckpointError         no usable checkpoint to resume from
 ├── MessageError            a message from the other side does not have the agreed form
 ├── ProtocolError           a message of secure aggregation breaks a rule (names rule and peer)
 │   └── TooFewMembers       a slot of secure aggregation is given up: too few are left
+├── DeploymentError         a process of a deployment cannot be started or reached
 └── Interrupted             the user stopped the run; it can be resumed (exit status 130)
 
 A message says what is wrong, where, and what to do. It is one paragraph, without a traceback.
@@ -62,6 +64,10 @@ class RunFolderError(UmbelError):
     """A run folder cannot be created, read or written."""
 
 
+class ConsortiumError(UmbelError):
+    """A consortium's card, a request, or a folder of keys cannot be used or changed as asked."""
+
+
 class CheckpointError(UmbelError):
     """There is no usable checkpoint."""
 
@@ -86,3 +92,7 @@ class ProtocolError(UmbelError):
 
 class TooFewMembers(ProtocolError):
     """A slot of secure aggregation has to be given up: nothing of it can be opened."""
+
+
+class DeploymentError(UmbelError):
+    """A process of a deployment cannot be started or reached."""

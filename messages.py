@@ -62,6 +62,8 @@ REFUSED = 1000
 """Error code of a reply: the owner refuses, and would again."""
 FAILED = 1001
 """Error code of a reply: something went wrong; another attempt may succeed."""
+WAITING = 1002
+"""Error code of a reply: the owner has not decided yet, or not at this hour."""
 
 Arrays = dict[str, np.ndarray]
 """Tensors of a model or an update: name -> float32 array, in the model's own order."""
@@ -102,6 +104,8 @@ class Assignment(_Record):
     """Rounds of the whole job in which this client is planned to train."""
     test: bool = False
     """Whether the model that comes with a train request is to be tested as well."""
+    signature: str = ""
+    """The operator's, over consortium, run and job, in hexadecimal; none in a simulation."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class Readiness(_Record):
     """Training records, rounded down to two significant digits: public by design."""
     slot: int = 0
     """The highest slot of secure aggregation that the client entered in this run."""
+    test_class: int = 0
+    """Held-out records, rounded likewise."""
 
 
 def to_array_record(arrays: Arrays) -> ArrayRecord:

@@ -108,11 +108,23 @@ class Plan:
     model: ModelShape
     clients: tuple[ClientPlan, ...]
     warnings: tuple[str, ...]
+    consortium: int
+    """Members of the roster, whether they take part in this job or not."""
 
     @classmethod
-    def compile(cls, job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> Plan:
-        """Check everything together; a ``PlanRefused`` lists all reasons."""
-        reasons = _refusals(job, facts, model)
+    def compile(
+        cls,
+        job: Job,
+        facts: Sequence[ClientFacts],
+        model: ModelShape,
+        consortium: int | None = None,
+    ) -> Plan:
+        """Check everything together; a ``PlanRefused`` lists all reasons.
+
+        `consortium` is the number of the roster's members (default: the clients are all of them).
+        """
+        consortium = len(facts) if consortium is None else consortium
+        reasons = _refusals(job, facts, model, consortium)
         if reasons:
             raise PlanRefused(
                 "This job is refused: " + " · ".join(reasons)
@@ -121,7 +133,7 @@ class Plan:
             )
         rounds = _participations(job, [client.name for client in facts])
         clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
-        return cls(job, model, clients, tuple(_warnings(job, facts)))
+        return cls(job, model, clients, tuple(_warnings(job, facts)), consortium)
 
     @property
     def minimum(self) -> int:
@@ -144,7 +156,7 @@ class Plan:
     @cached_property
     def _thresholds(self) -> list[Thresholds]:
         """The numbers of each group of a full cohort."""
-        return group_thresholds(self.job, self.cohort_size, len(self.clients))
+        return group_thresholds(self.job, self.cohort_size, self.consortium)
 
     @property
     def cohort_size(self) -> int:
@@ -197,7 +209,7 @@ class Plan:
     @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
-        return server_sees(self.job, self._thresholds, len(self.clients))
+        return server_sees(self.job, self._thresholds, self.consortium)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -220,7 +232,7 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(job, self._thresholds, len(self.clients)),
+            "encryption": encryption_facts(job, self._thresholds, self.consortium),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
@@ -262,7 +274,9 @@ def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPl
     )
 
 
-def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list[str]:
+def _refusals(
+    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+) -> list[str]:
     """Every reason why this job cannot be right; empty when it can."""
     reasons = []
     if not model.trained:
@@ -278,7 +292,7 @@ def _refusals(job: Job, facts: Sequence[ClientFacts], model: ModelShape) -> list
         reasons.append(f"{some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
-    return reasons + encryption_refusals(job, facts, model)
+    return reasons + encryption_refusals(job, facts, model, consortium)
 
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:

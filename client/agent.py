@@ -45,6 +45,7 @@ from ..messages import (
     REVEAL,
     SECAGG,
     TRAIN,
+    WAITING,
     WEIGHT,
     Arrays,
     Assignment,
@@ -62,7 +63,7 @@ from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
 from ..vector import Content
-from .policy import Policy
+from .policy import NotYet, Policy
 from .secure import Membership, SecureUpload
 
 if TYPE_CHECKING:
@@ -135,54 +136,32 @@ class Agent:
         self._replayable = replayable
         self._featured: dict[str, Examples] = {}
 
+    @property
+    def fingerprint(self) -> str:
+        """What the ledger knows this owner's records by."""
+        return self._data.fingerprint
+
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
-        from flwr.app import Message
+        return answered(self.name, message, self.act)
 
-        from ..flower import refuse
-
+    def act(self, assignment: Assignment, message: Message) -> RecordDict:
+        """The content of the reply to a request that may be answered."""
         actions = {PREPARE: self._prepare, TRAIN: self._train, EVALUATE: self._evaluate}
         actions |= dict.fromkeys(_TRIPS, self._short_trip)
-        try:
-            action = actions.get(message.metadata.message_type)
-            if action is None:
-                raise MessageError(f"Unknown request {message.metadata.message_type!r}")
-            assignment = self._assignment(message)
-            self._policy.check(self.name, _job(assignment))
-            return Message(action(assignment, message), reply_to=message)
-        except (BudgetExceeded, PlanRefused) as error:
-            return refuse(message, REFUSED, str(error))
-        except (_Unspoken, LedgerError) as error:
-            self._log_error(error)
-            return refuse(message, FAILED, "training failed; the reason is in the client's own log")
-        except ProtocolError as error:
-            self._log_error(error)
-            own = error.peer == "this client"
-            text = "it could not take part in the sum; the reason is in the client's own log"
-            return refuse(message, FAILED, text if own else str(error))
-        except UmbelError as error:
-            return refuse(message, FAILED, str(error))
-        except Exception as error:
-            logging.getLogger(__name__).exception("%s failed", self.name)
-            return refuse(message, FAILED, f"internal error at the client ({type(error).__name__})")
+        action = actions.get(message.metadata.message_type)
+        if action is None:
+            raise MessageError(f"Unknown request {message.metadata.message_type!r}")
+        self._policy.check(self.name, job_of(assignment))
+        return action(assignment, message)
 
     def _log_error(self, error: UmbelError) -> None:
-        """For the owner's eyes only."""
-        logging.getLogger(__name__).error("%s: %s", self.name, error)
-
-    def _assignment(self, message: Message) -> Assignment:
-        assignment = Assignment.from_record(message.content.config_records[ASSIGNMENT])
-        if assignment.version != __version__:
-            raise PlanRefused(
-                f"{self.name} runs Umbel {__version__}, the server {assignment.version}: "
-                "install the same version on both sides"
-            )
-        return assignment
+        _log_error(self.name, error)
 
     def _prepare(self, assignment: Assignment, message: Message) -> RecordDict:
         from flwr.app import RecordDict
 
-        job = _job(assignment)
+        job = job_of(assignment)
         if job.private:
             self._check_budget(job, assignment)
         self._examples("train"), self._examples("test")
@@ -193,6 +172,7 @@ class Agent:
             base_model=learner.shape().base_digest,
             size_class=size_class(len(self._data.train)),
             slot=self._participant(assignment).slot if job.encrypted else 0,
+            test_class=size_class(len(self._data.test)),
         )
         return RecordDict({"readiness": readiness.to_record()})
 
@@ -206,7 +186,7 @@ class Agent:
         self, assignment: Assignment, message: Message, *, train: bool, test: bool
     ) -> RecordDict:
         """Test the model that came, train it further, and send what came of it, masked or not."""
-        job = _job(assignment)
+        job = job_of(assignment)
         arrays = self._global_model(message)
         upload = None
         if job.encrypted:
@@ -240,7 +220,7 @@ class Agent:
 
     def _tested(self, assignment: Assignment, arrays: Arrays) -> Counts:
         """Counts of the model on the held-out records, and a line in the owner's own log."""
-        job, workplace = _job(assignment), self._workplace
+        job, workplace = job_of(assignment), self._workplace
         counts = test(workplace.learner, workplace.task, arrays, self._examples("test"))
         if self._log is not None:
             line = {"run": assignment.run, "round": assignment.round - assignment.test}
@@ -294,7 +274,7 @@ class Agent:
     def _participant(self, assignment: Assignment) -> Participant:
         if self._membership is None:
             raise PlanRefused(f"{self.name} has no keys for secure aggregation")
-        self._membership.check(_job(assignment).encryption)
+        self._membership.check(job_of(assignment).encryption)
         return self._membership.participant(assignment.run)
 
     def _secure_upload(
@@ -302,7 +282,7 @@ class Agent:
     ) -> SecureUpload:
         request = bytes_of(message.content, "request")
         context = request_digest(message.metadata.message_type, message.content, arrays)
-        weight = self._weight(_job(assignment))
+        weight = self._weight(job_of(assignment))
         return SecureUpload(self._participant(assignment), request, context, content, weight)
 
     def _masked(self, reply: bytes, vector: bytes, metrics: Metrics) -> RecordDict:
@@ -349,7 +329,7 @@ class Agent:
                 self._data.fingerprint,
                 replace(recipe.round_event, steps=recipe.round_event.steps * left),
                 delta=job.privacy.delta,
-                limit=job.privacy.owner_limit,
+                limit=self._policy.epsilon_limit_for(job),
             )
 
     def _reserve(self, job: Job, assignment: Assignment) -> float:
@@ -361,7 +341,7 @@ class Agent:
                 job=job.digest(),
                 key=f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}",
                 delta=job.privacy.delta,
-                limit=job.privacy.owner_limit,
+                limit=self._policy.epsilon_limit_for(job),
                 replay=self._replayable,
             )
 
@@ -383,6 +363,57 @@ def _in_the_clear(
     return content
 
 
+def answered(
+    name: str, message: Message, act: Callable[[Assignment, Message], RecordDict]
+) -> Message:
+    """The reply with what `act` makes of a request, or with why there is none.
+
+    What goes wrong with an owner's data, ledger or journal goes into its own log, and the server
+    hears only that something did.
+    """
+    from flwr.app import Message
+
+    from ..flower import refuse
+
+    try:
+        return Message(act(_assignment(name, message), message), reply_to=message)
+    except NotYet as error:
+        return refuse(message, WAITING, str(error))
+    except (BudgetExceeded, PlanRefused) as error:
+        return refuse(message, REFUSED, str(error))
+    except (_Unspoken, LedgerError) as error:
+        _log_error(name, error)
+        return refuse(message, FAILED, "training failed; the reason is in the client's own log")
+    except ProtocolError as error:
+        _log_error(name, error)
+        own = error.peer == "this client"
+        text = "it could not take part in the sum; the reason is in the client's own log"
+        return refuse(message, FAILED, text if own else str(error))
+    except UmbelError as error:
+        return refuse(message, FAILED, str(error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s failed", name)
+        return refuse(message, FAILED, f"internal error at the client ({type(error).__name__})")
+
+
+def _log_error(name: str, error: UmbelError) -> None:
+    """For the owner's eyes only."""
+    logging.getLogger(__name__).error("%s: %s", name, error)
+
+
+def _assignment(name: str, message: Message) -> Assignment:
+    record = message.content.config_records.get(ASSIGNMENT)
+    if record is None:
+        raise MessageError("A request names no job")
+    version = str(record.get("version"))
+    if version != __version__:
+        raise PlanRefused(
+            f"{name} runs Umbel {__version__}, the server {version}: "
+            "install the same version on both sides"
+        )
+    return Assignment.from_record(record)
+
+
 class _Unspoken(UmbelError):
     """An error that tells of the data, so the server must not hear its text."""
 
@@ -398,7 +429,8 @@ def _proximal_mu(message: Message) -> float:
     return 0.0
 
 
-def _job(assignment: Assignment) -> Job:
+def job_of(assignment: Assignment) -> Job:
+    """The job that a request belongs to."""
     return _parse_job(assignment.job)
 
 

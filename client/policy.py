@@ -1,22 +1,219 @@
-"""An owner's policy: what its agent refuses, whatever a job says."""
+"""An owner's policy: what its agent refuses, whatever a job says.
+
+It is read from ``policy.toml`` in the owner's folder. Jobs come from others and may change with every
+run; the policy is written here, by whoever answers for the data, and holds over all of them. Each
+reason for a refusal names the policy's key, and tells nothing of the data.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
 
-from ..errors import PlanRefused
+from pydantic import ValidationError
+
+from ..documents import explain
+from ..encryption import secure_limits
+from ..errors import PlanRefused, UmbelError
 from ..job import Job
+from .rules import (
+    EncryptionRules,
+    JobRules,
+    PrivacyRules,
+    ResourceRules,
+    Section,
+    window_of,
+    within,
+)
+
+_WIDTH = 92
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What one data owner insists on."""
+class NotYet(PlanRefused):
+    """The owner refuses for now; the same request may be answered later."""
 
-    encryption_required: bool = True
+
+class Policy(Section):
+    """What one data owner insists on; the default is strict, fit for a deployment."""
+
+    privacy: PrivacyRules = PrivacyRules()
+    encryption: EncryptionRules = EncryptionRules()
+    jobs: JobRules = JobRules()
+    resources: ResourceRules = ResourceRules()
+
+    @classmethod
+    def simulated(cls, encryption_required: bool) -> Policy:
+        """A virtual owner's: it permits everything, but perhaps not what the server can read."""
+        most = sys.float_info.max
+        return cls(
+            privacy=PrivacyRules(
+                epsilon_limit=most, epsilon_per_job=most, delta_limit=1, units=["example", "none"]
+            ),
+            encryption=EncryptionRules(required=encryption_required, confirm_required=False),
+            jobs=JobRules(max_rounds=sys.maxsize, max_hours=most),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The policy in a TOML file; an ``UmbelError`` names each wrong key and what is known instead."""
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate(values)
+        except FileNotFoundError:
+            raise UmbelError(
+                f"There is no policy {path}. Nothing is done with the data without one: umbel client "
+                "init writes it."
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UmbelError(f"{path} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UmbelError(f"{path} is not valid TOML: {error}") from None
+        except ValidationError as error:
+            raise UmbelError(f"{path}: {explain(error, cls)}") from None
 
     def check(self, owner: str, job: Job) -> None:
-        """Raise ``PlanRefused`` for a job that this owner takes no part in."""
-        if self.encryption_required and not job.encrypted:
+        """Raise ``PlanRefused``, with every reason, for a job that this owner takes no part in."""
+        reasons = [
+            *self._privacy_reasons(job),
+            *self._encryption_reasons(job),
+            *self._job_reasons(job),
+        ]
+        if reasons:
+            raise PlanRefused(f"{owner}'s policy {' · '.join(reasons)}")
+
+    def check_model(self, owner: str, base_digest: str) -> None:
+        """Raise ``PlanRefused`` for a base model, by its SHA-256, that the owner does not accept."""
+        if self.jobs.base_models and base_digest not in self.jobs.base_models:
             raise PlanRefused(
-                f'{owner}\'s policy requires encrypted updates, the job has encryption.mode = "none"'
+                f"{owner}'s policy does not accept the base model with SHA-256 {base_digest} "
+                "(jobs.base_models)"
             )
+
+    def check_operator(self, owner: str, operator: str, card: str) -> None:
+        """Raise ``PlanRefused`` for a job that another key signed than the owner accepts.
+
+        operator: the signer's public signing key; card: the one in consortium.json; both in hexadecimal.
+        """
+        if operator not in (self.jobs.operators or [card]):
+            raise PlanRefused(
+                f"{owner}'s policy does not accept jobs of the operator {operator[:16]}… "
+                "(jobs.operators)"
+            )
+
+    def check_time(self, owner: str, now: datetime, spent_seconds: float) -> None:
+        """Refuse to start training outside of the owner's hours, or beyond a run's longest time.
+
+        now: local where it names no time zone. spent_seconds: how long this run has trained here.
+        Raises ``NotYet`` where waiting helps, ``PlanRefused`` where the run has used up its time.
+        """
+        rules = self.jobs
+        # Written so that a time that is not a number refuses.
+        if not spent_seconds < rules.max_hours * 3600:
+            raise PlanRefused(
+                f"{owner}'s policy lets one run train for at most {rules.max_hours:g} hours "
+                "(jobs.max_hours), and this one has"
+            )
+        clock = now.astimezone().time()
+        if rules.hours and not any(within(clock, *window_of(window)) for window in rules.hours):
+            raise NotYet(
+                f"{owner}'s policy lets training start only at {', '.join(rules.hours)} local time "
+                "(jobs.hours)"
+            )
+
+    def epsilon_limit_for(self, job: Job) -> float:
+        """The ledger's limit for a job: the owner's, or the job's own where that is lower."""
+        return min(self.privacy.epsilon_limit, job.privacy.owner_limit)
+
+    def _privacy_reasons(self, job: Job) -> Iterator[str]:
+        rules, asked = self.privacy, job.privacy
+        if asked.unit not in rules.units:
+            yield (
+                f"accepts privacy.unit {_listed(rules.units)} (privacy.units), the job has "
+                f'"{asked.unit}"'
+            )
+        if not job.private:
+            return
+        most = min(rules.epsilon_per_job, rules.epsilon_limit)
+        if asked.epsilon > most:
+            key = "epsilon_per_job" if most == rules.epsilon_per_job else "epsilon_limit"
+            yield (
+                f"allows one job at most epsilon {most:g} (privacy.{key}), the job asks for "
+                f"{asked.epsilon:g}"
+            )
+        if asked.delta > rules.delta_limit:
+            yield (
+                f"allows at most delta {rules.delta_limit:g} (privacy.delta_limit), the job has "
+                f"{asked.delta:g}"
+            )
+
+    def _encryption_reasons(self, job: Job) -> Iterator[str]:
+        rules = self.encryption
+        if not job.encrypted:
+            if rules.required:
+                yield (
+                    "requires encrypted updates (encryption.required), the job has "
+                    'encryption.mode = "none"'
+                )
+            return
+        fewest = secure_limits(job.encryption).minimum
+        if fewest < rules.smallest_cohort:
+            yield (
+                f"requires sums over at least {rules.smallest_cohort} clients "
+                f"(encryption.smallest_cohort), the job opens those over {fewest}"
+            )
+        if rules.confirm_required and not job.encryption.confirm:
+            yield (
+                "requires the confirmation trip (encryption.confirm_required), the job has "
+                "encryption.confirm = false"
+            )
+
+    def _job_reasons(self, job: Job) -> Iterator[str]:
+        rules = self.jobs
+        for key, accepted, found in (
+            ("tasks", rules.tasks, job.task),
+            ("adapters", rules.adapters, job.adapter),
+            ("strategies", rules.strategies, job.strategy.name),
+        ):
+            if accepted and found not in accepted:
+                yield f'accepts {_listed(accepted)} (jobs.{key}), the job has "{found}"'
+        if job.training.rounds > rules.max_rounds:
+            yield (
+                f"allows at most {rules.max_rounds} rounds (jobs.max_rounds), the job has "
+                f"{job.training.rounds}"
+            )
+
+
+def write_policy_template(path: Path) -> None:
+    """Write the default policy with every key, its meaning and its value; it reads as ``Policy()``.
+
+    The values stand in the file as such: what an owner has signed off does not change with the
+    defaults of a later version.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write("\n".join(_template()) + "\n")
+    except FileExistsError:
+        raise UmbelError(f"{path} exists already; remove it to begin with the default.") from None
+    except OSError as error:
+        raise UmbelError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _template() -> Iterator[str]:
+    yield "# What this owner's agent refuses, whatever a job says. Read again when the agent starts."
+    for name, rules in Policy():
+        yield from ("", f"[{name}]", f"# {rules.__doc__}")
+        for key, field in type(rules).model_fields.items():
+            text = textwrap.wrap(field.description or "", _WIDTH - 2)
+            yield from ("", *(f"# {line}" for line in text))
+            # What a policy holds (texts, numbers, truth values, lists of texts) is written alike in both.
+            yield f"{key} = {json.dumps(getattr(rules, key))}"
+
+
+def _listed(values: list[Any]) -> str:
+    return " or ".join(f'"{value}"' for value in values)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..durable import write_durably
 from ..encryption import secure_limits
 from ..errors import PlanRefused
 from ..job import EncryptionSpec
@@ -37,7 +38,17 @@ class Membership:
     witness: Path | None = None
 
     def participant(self, run: str) -> Participant:
-        return _participant(self, run)
+        return _participant(self, _member(self), run)
+
+    def learn(self, signed: bytes) -> None:
+        """Keep a newer roster of the same consortium; ``ProtocolError`` for any other bytes."""
+        key = self.consortium.read_bytes()
+        known = self.roster.read_bytes() if self.roster.exists() else None
+        if signed == known:
+            return
+        newer = open_roster(signed, key, open_roster(known, key) if known else None)
+        newer.identity(self.name)
+        write_durably(self.roster, signed)
 
     def check(self, spec: EncryptionSpec) -> None:
         """Refuse (``PlanRefused``) a job whose encryption is not what the roster's members agreed on."""
@@ -47,17 +58,25 @@ class Membership:
             )
 
 
-@lru_cache(maxsize=256)
 def _member(membership: Membership) -> Member:
-    roster = open_roster(membership.roster.read_bytes(), membership.consortium.read_bytes())
+    """Read anew whenever the roster is another one."""
+    try:
+        return _member_of(membership, membership.roster.read_bytes())
+    except FileNotFoundError:
+        raise PlanRefused(f"{membership.name} has no roster yet") from None
+
+
+@lru_cache(maxsize=256)
+def _member_of(membership: Membership, signed: bytes) -> Member:
+    roster = open_roster(signed, membership.consortium.read_bytes())
     return Member(membership.name, Identity(membership.identity.read_bytes()), roster)
 
 
 @lru_cache(maxsize=256)
-def _participant(membership: Membership, run: str) -> Participant:
+def _participant(membership: Membership, member: Member, run: str) -> Participant:
     folder = hashlib.sha256(run.encode()).hexdigest()[:16]
     witness = membership.witness / folder if membership.witness else None
-    return Participant(_member(membership), membership.journals / folder, run, witness)
+    return Participant(member, membership.journals / folder, run, witness)
 
 
 class SecureUpload:

@@ -42,6 +42,8 @@ class Exchange:
     ) -> None:
         self.answered: list[str] = []
         self.failed: dict[str, str] = {}
+        self.codes: dict[str, int] = {}
+        """Error codes of those that answered with one."""
         self.refused = 0
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
@@ -74,6 +76,7 @@ class Exchange:
             return False
         if reply.has_error():
             self.failed[name] = reply.error.reason or "no reason given"
+            self.codes[name] = reply.error.code
             self.refused += reply.error.code == REFUSED
             return False
         try:
@@ -127,6 +130,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         attempt=stage.attempt,
         participations=client.rounds if client else run.plan.job.training.rounds,
         test=stage.test,
+        signature=run.signature,
     )
 
 

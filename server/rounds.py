@@ -14,7 +14,16 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from ..errors import Interrupted, PlanRefused, RoundFailed
 from ..learning.metrics import Counts, total
-from ..messages import EVALUATE, PREPARE, TRAIN, Arrays, to_array_record, to_arrays
+from ..messages import (
+    EVALUATE,
+    PREPARE,
+    SECAGG,
+    TRAIN,
+    Arrays,
+    to_array_record,
+    to_arrays,
+    to_bytes_record,
+)
 from ..plan import sample_cohort
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Stage, ask
@@ -49,10 +58,11 @@ def prepare(run: Run) -> None:
     """Ask every node whether it can take part, and learn which client it is."""
     begun = time.monotonic()
     slots: list[int] = []
-    nodes = sorted(run.grid.get_node_ids())
+    nodes = sorted(run.nodes.values()) or sorted(run.grid.get_node_ids())
     run.listener.started("prepare", len(nodes))
     labels = {node: f"node {node}" for node in nodes}
-    requests = [Message(RecordDict(), dst_node_id=node, message_type=PREPARE) for node in nodes]
+    requests = [prepare_request(node, run.roster) for node in nodes]
+    run.nodes = {}
     exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
     for reply in exchange:
         readiness = readiness_of(reply)
@@ -77,6 +87,12 @@ def prepare(run: Run) -> None:
             "seconds": seconds,
         },
     )
+
+
+def prepare_request(node: int, roster: bytes) -> Message:
+    """The question whether a client can take part; with the newest roster, where it may lack it."""
+    content = RecordDict({SECAGG: to_bytes_record(roster=roster)} if roster else {})
+    return Message(content, dst_node_id=node, message_type=PREPARE)
 
 
 def train_round(run: Run, round_: int, test: bool) -> Arrays:

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan import Plan
-from .checkpoint import Checkpoint, save, strategy_state
+from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from .run_folder import RunFolder
 from .sums import SecureSums
 
@@ -54,6 +55,10 @@ class Run:
     round: int = 0
     listener: Listener = field(default_factory=Silent)
     should_stop: Callable[[], bool] = lambda: False
+    signature: str = ""
+    """The operator's, over run and job: agents at data owners ask for it."""
+    roster: bytes = b""
+    """The signed roster that goes out to the clients; none where they hold it already."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Client name -> node id, learned when the clients report ready."""
     sums: SecureSums | None = None
@@ -84,6 +89,18 @@ class Run:
         """Write a checkpoint of the state after the last round."""
         state = strategy_state(self.strategy)
         save(self.checkpoints, Checkpoint(self.round, self.arrays, state))
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint; a run that never got that far starts anew."""
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        try:
+            checkpoint = load_latest(self.checkpoints, shapes)
+        except CheckpointError:
+            if any(event["event"] == "round" for event in self.folder.read_events()):
+                raise
+            return
+        self.round, self.arrays = checkpoint.round, checkpoint.arrays
+        restore_strategy(self.strategy, checkpoint.strategy)
 
     def tell(self, event: dict[str, Any]) -> None:
         """Append an event to metrics.jsonl, then tell the listener."""

@@ -21,12 +21,11 @@ from typing import Any, Literal
 from flwr.serverapp import Grid
 
 from .. import __version__
-from ..errors import CheckpointError, JobError, RunFolderError
+from ..errors import JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
 from ..learning.metrics import Counts, counts_from_list
 from ..plan import Plan
-from ..server.checkpoint import load_latest, restore_strategy
 from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
@@ -147,7 +146,7 @@ def _simulate(
                 run.sums = SecureSums(found(owners, names, job.encryption))
                 run.owners_metrics = lambda round_: _owners_metrics(owners, names, run.id, round_)
             if again:
-                _restore(run)
+                run.restore()
             folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
             counts = run_rounds(run)
         apart = _compare_apart(run, federation, pool)
@@ -192,19 +191,6 @@ def _same_job(given: Job, recorded: Job) -> bool:
     labels = given.data.labels or recorded.data.labels
     data = given.data.model_copy(update={"labels": labels})
     return given.model_copy(update={"data": data}) == recorded
-
-
-def _restore(run: Run) -> None:
-    """Set a run back to its last checkpoint; one that never got that far starts anew."""
-    shapes = {name: array.shape for name, array in run.arrays.items()}
-    try:
-        checkpoint = load_latest(run.checkpoints, shapes)
-    except CheckpointError:
-        if any(event["event"] == "round" for event in run.folder.read_events()):
-            raise
-        return
-    run.round, run.arrays = checkpoint.round, checkpoint.arrays
-    restore_strategy(run.strategy, checkpoint.strategy)
 
 
 def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str, dict[str, Counts]]:

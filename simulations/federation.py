@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +106,3 @@ def _fingerprints(corpus: Corpus, shares: list[Share]) -> dict[str, str]:
         )
         for share in shares
     }
-
-
-def reproducible_key(seed: int, what: str) -> bytes:
-    """32 bytes that stand in for the operating system's randomness under --reproducible."""
-    return hashlib.sha256(f"umbel --reproducible\n{seed}\n{what}".encode()).digest()

@@ -20,9 +20,9 @@ from ..learning.trainer import PrivateSteps, StepRange, test, train
 from ..messages import Arrays
 from ..plan import private_recipe
 from ..privacy.accounting import size_class
-from ..privacy.randomness import SecretStream
+from ..privacy.randomness import SecretStream, reproducible_stream
 from .consortium import membership
-from .federation import Federation, reproducible_key
+from .federation import Federation
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -128,7 +128,7 @@ class Site:
             self.workplace,
             self._data(node),
             settings.ledgers / f"{share.name}.sqlite",
-            policy=Policy(job.simulation.encryption_required),
+            policy=Policy.simulated(job.simulation.encryption_required),
             membership=membership(settings.owners, share.name) if job.encrypted else None,
             log=owner_log(settings.owners, share.name),
             secrets=self._secrets,
@@ -147,7 +147,7 @@ class Site:
         if not self._settings.reproducible:
             return lambda _: SecretStream.from_os()
         seed = self._federation.job.seed
-        return lambda what: SecretStream.from_key(reproducible_key(seed, what))
+        return lambda what: reproducible_stream(seed, what)
 
 
 def owner_log(owners: Path, name: str) -> Path:

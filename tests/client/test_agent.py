@@ -56,7 +56,7 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
             self.data = data_of(job)
             self.ledger = tmp_path / "ledger.sqlite"
             workplace = Workplace(self.learner, task_for(job, 2))
-            options = {"policy": Policy(encryption_required=False), **options}
+            options = {"policy": Policy.simulated(encryption_required=False), **options}
             self.agent = Agent("mary", workplace, self.data, self.ledger, **options)
 
         def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
@@ -109,6 +109,7 @@ def test_a_ready_agent_tells_its_name_version_base_and_rounded_size(owner, job):
         name="mary",
         base_model=mary.learner.shape().base_digest,
         size_class=size_class(len(mary.data.train)),
+        test_class=size_class(len(mary.data.test)),
     )
     assert mary.entries() == []
 

@@ -1,4 +1,7 @@
-"""The only module that touches Flower's non-public and deprecated parts.
+"""The only room that touches Flower's non-public and deprecated parts.
+
+Here: messages and grids in one process. ``link`` is Flower's server process, ``node`` the one that
+connects a data owner to it, ``tasks`` how our own processes take work from either.
 
 Flower sets the identity of a task and the ids of messages inside its own runtimes. A grid of ours
 has to do the same, and there is no public way. The same holds for starting Flower's simulation
@@ -53,6 +56,25 @@ def quiet_logs() -> None:
     import logging
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def end_with_parent() -> None:
+    """Have this process die when the one that started it does, however that happened.
+
+    `UMBEL_PARENT` holds the parent's process id; without it nothing is watched.
+    """
+    import threading
+    import time
+
+    parent = int(os.environ.get("UMBEL_PARENT", "0"))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run_flower_simulation(

@@ -1,0 +1,140 @@
+"""The operator's commands on a consortium: one small function a command, and no logic of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import ConsortiumError
+
+consortium_app = typer.Typer(
+    help="Make a consortium, and say who is a member of it.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The operator's folder.", show_default=False)]
+
+
+@consortium_app.command()
+def create(
+    folder: Folder,
+    host: Annotated[
+        str, typer.Option(help="Name or address at which data owners reach this server.")
+    ],
+    port: Annotated[int, typer.Option(help="The one port that must be open to them.")] = 9443,
+    name: Annotated[
+        str | None, typer.Option(help="What owners read [the folder's name].", show_default=False)
+    ] = None,
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            help="Job file whose [encryption] every member will insist on [the defaults].",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make the keys, certificates and card of a new consortium.
+
+    Give its consortium.json to every data owner, over a way that nobody else can change. Keep the
+    rest to yourself, and a backup of it: whoever has these keys is the operator.
+    """
+    from .encryption import secure_limits
+    from .job import Job
+    from .privacy.secagg.roster import Limits
+    from .server.consortium import Consortium
+
+    limits = secure_limits(Job.load(job).encryption) if job else Limits()
+    made = Consortium.create(folder, host, port, limits, name)
+    print(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
+    print(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
+    print(f"Fingerprint: {made.card.fingerprint}")
+    print(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
+
+
+@consortium_app.command()
+def admit(
+    folder: Folder,
+    request: Annotated[
+        Path, typer.Argument(help="What the owner's umbel client init wrote.", show_default=False)
+    ],
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(help="What the owner read out; admits only if it is the request's."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Admit without asking.")] = False,
+) -> None:
+    """Make a data owner a member.
+
+    Compare the fingerprint with the owner, over the telephone say: a request on its own does not
+    show who made it. The members get the new roster from the server.
+    """
+    from .consortium import Request
+    from .server.consortium import Consortium
+
+    consortium, asked = Consortium.open(folder), Request.read(request)
+    asked.check(consortium.card)
+    print(f"{asked.name} asks to be admitted to {consortium.card.name!r}.")
+    print(f"Fingerprint: {asked.fingerprint}")
+    _confirm(asked.has_fingerprint(fingerprint) if fingerprint is not None else None, yes)
+    consortium.admit(asked)
+    print(f"{asked.name} is a member; the consortium has {len(consortium.members())}.")
+
+
+@consortium_app.command()
+def remove(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Name of the member.", show_default=False)],
+) -> None:
+    """End a membership.
+
+    The next roster is without it, and sums are made without it from then on. What it gave to
+    earlier sums stays in them.
+    """
+    from .server.consortium import Consortium
+
+    consortium = Consortium.open(folder)
+    consortium.remove(name)
+    print(f"{name} is no longer a member; the consortium has {len(consortium.members())}.")
+
+
+@consortium_app.command()
+def members(folder: Folder) -> None:
+    """List the members and their fingerprints."""
+    from .server.consortium import Consortium
+
+    for member in Consortium.open(folder).members():
+        print(f"{member.name:24} {member.fingerprint}")
+
+
+@consortium_app.command()
+def renew(folder: Folder) -> None:
+    """Renew the server's certificate; restart the server afterwards. Owners need nothing new."""
+    from .server.consortium import Consortium
+
+    consortium = Consortium.open(folder)
+    consortium.renew_certificate()
+    print(f"The certificate is valid for {consortium.certificate_days_left()} days.")
+    print("Restart the server to use it.")
+
+
+def _confirm(matches: bool | None, yes: bool) -> None:
+    if matches is False:
+        raise ConsortiumError(
+            "The fingerprint of the request is not the one that was given. Nobody was admitted: ask "
+            "the owner for the fingerprint of its folder, and for the request once more."
+        )
+    if matches or yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConsortiumError(
+            "Nobody is here to compare the fingerprint. Give the one that the owner read out with "
+            "--fingerprint, or admit without comparing with --yes."
+        )
+    if not typer.confirm("Did its owner read out the same fingerprint?"):
+        raise ConsortiumError("Nobody was admitted.")

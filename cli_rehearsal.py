@@ -1,0 +1,61 @@
+"""`umbel rehearse`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def rehearse(
+    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
+    clients: Annotated[
+        int | None,
+        typer.Option(help="Data owners [the job's simulation]."),
+    ] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the job.")
+    ] = [],  # noqa: B006
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where to write [runs/rehearsal-TIME].")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Simulate the same job too, and compare the adapters.")
+    ] = True,
+) -> None:
+    """Run a job as a deployment on this machine: server, agents, TLS, keys, all real.
+
+    Then simulate the same job and hold the two adapters side by side: they are the same, bit for bit.
+    The privacy noise is seeded for that, so what comes of it is not private.
+    """
+    from .job import Job
+    from .simulations.engine import Options, simulate
+    from .simulations.rehearsal import rehearse as run_rehearsal
+
+    given = {} if clients is None else {"simulation.clients": clients}
+    loaded = Job.compose(job, given, set_)
+    folder = run_dir or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    run, result = run_rehearsal(loaded, folder, tell)
+    print(f"rehearsed in {run.path}\n  adapter {result['adapter_sha256']}")
+    if not compare:
+        return
+    tell("simulating the same job")
+    bare = loaded.model_copy(
+        update={
+            "simulation": loaded.simulation.model_copy(update={"alone": False, "pooled": False})
+        }
+    )
+    simulated = simulate(bare, Options(folder / "simulation", reproducible=True))
+    digest = simulated.read_json("result.json")["adapter_sha256"]
+    same = digest == result["adapter_sha256"]
+    print(f"simulated in {simulated.path}\n  adapter {digest}")
+    print("The two are the same, bit for bit." if same else "THE TWO DIFFER.")
+    if not same:
+        raise typer.Exit(1)

@@ -1,0 +1,176 @@
+"""The operator's commands on a server and its runs: one small function a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import ConsortiumError
+
+if TYPE_CHECKING:
+    from .server.consortium import Consortium
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--consortium",
+        help="The operator's folder [$UMBEL_CONSORTIUM, else this folder].",
+        show_default=False,
+    ),
+]
+RunName = Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands."""
+    for command in (server, run, runs, status, logs, stop, resume):
+        app.command()(command)
+
+
+def server(
+    consortium: Folder = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[
+        int | None, typer.Option(help="Public port [the consortium's].", show_default=False)
+    ] = None,
+) -> None:
+    """Run the coordination server: leads runs, lets the members' agents in. Ctrl-C ends it.
+
+    Runs in progress go on when it is started again.
+    """
+    folder = _consortium(consortium)
+    from .client.service import configure_logging
+    from .server.supervisor import Supervisor
+
+    configure_logging()
+    supervisor = Supervisor(folder, host, port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    supervisor.run()
+
+
+def run(
+    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
+    consortium: Folder = None,
+    set_: Set = [],  # noqa: B006
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for members that are away or undecided.")
+    ] = 600.0,
+    reproducible: Annotated[bool, typer.Option("--reproducible", hidden=True)] = False,
+) -> None:
+    """Sign a job and give it to the server, which asks the members and leads its rounds."""
+    from .job import Job
+    from .server.orders import place
+
+    folder = place(
+        _consortium(consortium),
+        Job.compose(job, {}, set_),
+        wait=wait,
+        reproducible=reproducible,
+    )
+    print(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
+
+
+def runs(consortium: Folder = None, as_json: Json = False) -> None:
+    """List all runs of a consortium."""
+    from dataclasses import asdict
+
+    from .server.store import Store
+
+    rows = Store(_consortium(consortium).database).runs()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        print(
+            f"{row.name:<40} {row.status:<9} round {row.round} of {row.rounds}  {row.created[:19]}"
+        )
+    if not rows:
+        print("No run yet. Begin one with: umbel run my-job.toml")
+
+
+def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> None:
+    """How a run stands: rounds, who answered, who did not and why."""
+    from dataclasses import asdict
+
+    from .server.store import Store
+
+    store = Store(_consortium(consortium).database)
+    row = store.run(name)
+    events = [event for _, _, event in store.events(row.name)]
+    if as_json:
+        print(json.dumps({**asdict(row), "events": events}, indent=2))
+        return
+    print(f"{row.name}: {row.status}, round {row.round} of {row.rounds}")
+    if row.reason:
+        print(row.reason)
+    last = next((event for event in reversed(events) if event["event"] == "round"), None)
+    if last:
+        print(f"Round {last['round']} took {last['seconds']:.1f} s.")
+        print(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
+        for client, reason in sorted(last["failed"].items()):
+            print(f"  {client}: {reason}")
+
+
+def logs(
+    name: RunName,
+    consortium: Folder = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run is over.")
+    ] = False,
+) -> None:
+    """Print what a run's coordinator wrote."""
+    from .server.store import Store
+
+    folder = _consortium(consortium)
+    store = Store(folder.database)
+    row = store.run(name)
+    path, at = folder.runs / row.name / "log", 0
+    while True:
+        over = store.run(row.name).over
+        if path.exists():
+            with path.open("r", encoding="utf-8", errors="replace") as file:
+                file.seek(at)
+                print(file.read(), end="", flush=True)
+                at = file.tell()
+        if over or not follow:
+            return
+        time.sleep(0.5)
+
+
+def stop(name: RunName, consortium: Folder = None) -> None:
+    """Stop a run after the round in progress. What is finished is kept."""
+    from .server.orders import stop as stop_run
+
+    print(f"{stop_run(_consortium(consortium), name).name} stops after the round in progress.")
+
+
+def resume(name: RunName, consortium: Folder = None) -> None:
+    """Go on with a run that was stopped or has failed."""
+    from .server.orders import resume as resume_run
+
+    print(
+        f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it."
+    )
+
+
+def _consortium(path: Path | None) -> Consortium:
+    from .server.consortium import Consortium
+
+    named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))
+    if path is None and not (named / "consortium.key").exists():
+        raise ConsortiumError(
+            "Which consortium? Name its folder with --consortium, or with $UMBEL_CONSORTIUM."
+        )
+    return Consortium.open(named)

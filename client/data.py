@@ -1,0 +1,65 @@
+"""An owner's records as examples of a job: read, cleaned, split and tokenised on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..job import Job
+from ..learning.data import fingerprint, load_corpus, split_rows
+from ..learning.examples import Examples, tokenise
+from .agent import LocalData
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where an owner's records lie, and what it calls its columns."""
+
+    path: Path
+    test_path: Path | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Changes whenever a file is written: cheap enough to look at before every answer."""
+        files = [path for path in (self.path, self.test_path) if path is not None]
+        found = []
+        for path in files:
+            parts = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for part in parts:
+                try:
+                    state = part.stat()
+                except OSError as error:
+                    raise DataError(f"{part} cannot be read: {error.strerror}") from None
+                found.append((str(part), state.st_mtime_ns, state.st_size))
+        return tuple(found)
+
+    def load(self, job: Job) -> LocalData:
+        """The examples of a job, split and tokenised as any other machine would."""
+        given = {
+            "path": str(self.path),
+            "test_path": str(self.test_path) if self.test_path else None,
+            "limit": None,
+        }
+        named = {"text_column": self.text_column, "label_column": self.label_column}
+        given |= {key: value for key, value in named.items() if value is not None}
+        corpus = load_corpus(job.data.model_copy(update=given), job.task)
+        train, test = split_rows(corpus, job.data.test_fraction, job.seed)
+        store = tokenise(
+            corpus.texts,
+            corpus.labels,
+            _tokenizer(job),
+            job.model.max_length,
+            end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
+        )
+        # Labels are left out, so that other labels do not refill the budget of the same texts.
+        found = fingerprint(corpus.texts, None)
+        return LocalData(Examples(store, train), Examples(store, test), found)
+
+
+def _tokenizer(job: Job):  # type: ignore[no-untyped-def]
+    from ..learning.base import base_folder
+    from ..learning.model import load_tokenizer
+
+    return load_tokenizer(base_folder(job.model.base))

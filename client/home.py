@@ -1,0 +1,231 @@
+"""The owner's folder: its settings, its keys, and where its agent keeps what it must remember."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cached_property
+from pathlib import Path
+
+from ..consortium import Card, Request, public_pem
+from ..durable import new_folder, write_durably
+from ..errors import ConsortiumError
+from ..privacy.secagg.keys import Identity
+from .secure import Membership
+from .settings import Settings, settings_text
+
+
+class Home:
+    """One data owner's folder. Its secrets (`identity`, `node_key`) are readable by the owner alone.
+
+    It must never be restored from a backup, nor copied to a second machine, while the keys in it are
+    in use: journals and ledger say what was already sent and spent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        card_path: Path,
+        data: Path,
+        name: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        test_data: Path | None = None,
+    ) -> Home:
+        """Make keys and settings, and beside the folder the request that goes to the operator.
+
+        `name` defaults to the folder's. The data is looked at (it must be readable, with the columns
+        that are given); nothing of it is copied. The folder is there whole, or not at all; the
+        request comes after it, and ``write_request`` makes it again.
+        """
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
+
+        from .policy import write_policy_template
+
+        card = Card.read(card_path)
+        name = path.resolve().name if name is None else name
+        text = settings_text(name, data, test_data, text_column, label_column)
+        Settings.build(tomllib.loads(text), "umbel client init")
+        for file in (data, test_data):
+            if file is not None:
+                check_data(file, text_column, label_column)
+        node_key = ec.generate_private_key(ec.SECP384R1())
+        # Flower reads a node's private key in this form alone.
+        secret = node_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        with new_folder(path) as folder:
+            new = cls(folder)
+            for part in (new.journals, new.jobs):
+                part.mkdir(mode=0o700)
+            card.write(new.card_file)
+            write_durably(new.consortium_key, card.consortium_key_bytes)
+            write_durably(new.ca_certificate, card.ca_certificate.encode())
+            write_durably(new.identity, os.urandom(64), secret=True)
+            write_durably(new.node_key, secret, secret=True)
+            write_durably(new.node_public_key, public_pem(node_key.public_key()).encode())
+            write_durably(new.settings_file, text.encode())
+            write_policy_template(new.policy)
+        home = cls(path)
+        home.write_request()
+        return home
+
+    @classmethod
+    def open(cls, path: Path) -> Home:
+        """An existing folder, its settings checked; ``ConsortiumError`` where something is wrong."""
+        home = cls(path)
+        if not home.settings_file.is_file():
+            raise ConsortiumError(
+                f"{path} is no owner's folder (there is no client.toml in it). Make one with: "
+                "umbel client init FOLDER --data FILE --consortium consortium.json"
+            )
+        for file in (home.identity, home.node_key, home.card_file, home.consortium_key):
+            if not file.is_file():
+                raise ConsortiumError(
+                    f"{file} is missing. Without it this owner cannot take part: make a new folder "
+                    "with umbel client init, and send its request to the operator."
+                )
+        if home.consortium_key.read_bytes() != home.card.consortium_key_bytes:
+            raise ConsortiumError(
+                f"{home.card_file} is of another consortium than this folder was made for. Put the "
+                "first one back, or make a new folder with umbel client init."
+            )
+        _ = home.settings
+        return home
+
+    @cached_property
+    def settings(self) -> Settings:
+        """client.toml; a ``ConsortiumError`` names each wrong key and what is known instead."""
+        file = self.settings_file
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConsortiumError(f"{file} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConsortiumError(f"{file} is not valid TOML: {error}") from None
+        return Settings.build(values, str(file))
+
+    @cached_property
+    def card(self) -> Card:
+        return Card.read(self.card_file)
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def address(self) -> str:
+        """Where the server is, ``host:port``."""
+        return self.settings.server.address or self.card.address
+
+    @property
+    def data(self) -> Path:
+        return self._from_here(self.settings.data.path)
+
+    @property
+    def test_data(self) -> Path | None:
+        path = self.settings.data.test_path
+        return None if path is None else self._from_here(path)
+
+    @property
+    def membership(self) -> Membership:
+        """What secure sums need. Its roster is there only once the server has sent one."""
+        return Membership(self.name, self.identity, self.consortium_key, self.roster, self.journals)
+
+    @property
+    def request(self) -> Request:
+        """The request to be admitted: the very same whenever it is made."""
+        identity = Identity(self.identity.read_bytes())
+        public = self.node_public_key.read_text(encoding="ascii")
+        return Request.make(self.card, self.name, identity, public)
+
+    @property
+    def request_file(self) -> Path:
+        """Beside the folder, since it is what goes out."""
+        return self.path.resolve().parent / f"{self.name}.request.json"
+
+    def write_request(self) -> Path:
+        """Write the request for the operator; where it lies."""
+        self.request.write(self.request_file)
+        return self.request_file
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "client.toml"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy.toml"
+
+    @property
+    def card_file(self) -> Path:
+        return self.path / "consortium.json"
+
+    @property
+    def consortium_key(self) -> Path:
+        """32 bytes: the public key that signs rosters, pinned when the folder was made."""
+        return self.path / "consortium.key.pub"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM: the only authority for the server's certificate."""
+        return self.path / "ca.crt"
+
+    @property
+    def identity(self) -> Path:
+        """64 secret bytes."""
+        return self.path / "identity"
+
+    @property
+    def node_key(self) -> Path:
+        """Secret, OpenSSH: the EC P-384 key with which the node authenticates itself to Flower."""
+        return self.path / "node.key"
+
+    @property
+    def node_public_key(self) -> Path:
+        """PEM."""
+        return self.path / "node.pub"
+
+    @property
+    def roster(self) -> Path:
+        return self.path / "roster"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def journals(self) -> Path:
+        return self.path / "journals"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / "audit.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs"
+
+    def _from_here(self, path: str) -> Path:
+        return (self.path / Path(path).expanduser()).resolve()
+
+
+def check_data(path: Path, text_column: str | None, label_column: str | None) -> None:
+    """Refuse (``DataError``) data that cannot be read, or has not the columns that are given."""
+    from ..learning.header import column_names
+    from ..learning.tables import check_columns
+
+    found = column_names(path)
+    wanted = [name for name in (text_column, label_column) if name is not None]
+    check_columns(str(path), wanted, found)

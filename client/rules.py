@@ -1,0 +1,142 @@
+"""The keys of an owner's policy file: what each means, its unit and its default.
+
+The defaults are strict, fit for a deployment with one operator whom the owners have a contract with.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ..job import AdapterName, TaskName
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """Base of what stands in a policy file."""
+
+    # Strict, as in a job: `required = 0` is a slip that must not become a permission.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class PrivacyRules(Section):
+    """How much may ever be learned of any one record."""
+
+    epsilon_limit: PositiveFloat = Field(
+        10.0,
+        description="Most epsilon that this data set may ever spend, over all jobs and years. A job "
+        "can only ask for a lower limit. 10 is the most that is commonly held to give a reasonable "
+        "guarantee (tier 2 of Ponomareva et al. 2023); what is spent never comes back.",
+    )
+    epsilon_per_job: PositiveFloat = Field(
+        8.0, description="Most epsilon that one job may cost (the job's privacy.epsilon)."
+    )
+    delta_limit: float = Field(
+        1e-5,
+        gt=0,
+        le=1,
+        description="Largest delta of a job. Keep it well below 1 / number of records.",
+    )
+    units: list[Literal["example", "none"]] = Field(
+        ["example"],
+        min_length=1,
+        description='Values of the job\'s privacy.unit that are accepted. "none" means no '
+        "differential privacy: models may reveal records, and nothing is charged.",
+    )
+
+
+class EncryptionRules(Section):
+    """What the server may read of this owner's updates."""
+
+    required: bool = Field(
+        True,
+        description="Refuse jobs in which the server sees this owner's own updates "
+        '(encryption.mode = "none").',
+    )
+    smallest_cohort: int = Field(
+        3, ge=3, description="Fewest members in any sum that the server may open."
+    )
+    confirm_required: bool = Field(
+        True,
+        description="Refuse jobs without the confirmation trip (encryption.confirm = false), which "
+        "are safe only from a server that follows the protocol.",
+    )
+
+
+class JobRules(Section):
+    """Which jobs this owner takes part in, and when."""
+
+    approval: Literal["automatic", "manual"] = Field(
+        "automatic",
+        description='"automatic": a job that keeps to this policy is taken part in; "manual": '
+        "somebody here approves every run first (umbel client jobs, umbel client approve).",
+    )
+    tasks: list[TaskName] = Field([], description="Tasks that are accepted. Empty: all.")
+    adapters: list[AdapterName] = Field(
+        [], description='Adapters that are accepted: "lora", "head", "full". Empty: all.'
+    )
+    strategies: list[str] = Field(
+        [], description='Strategies that are accepted, such as "fedavg". Empty: all.'
+    )
+    base_models: list[Sha256] = Field(
+        [],
+        description="SHA-256 of the base models that are accepted, as umbel plan shows them "
+        "(base_sha256). Empty: any that is installed here.",
+    )
+    operators: list[Sha256] = Field(
+        [],
+        description="Public signing keys (64 hexadecimal digits) whose jobs are accepted, in place "
+        "of the key in consortium.json; list that one too to keep it. Empty: that key alone.",
+    )
+    max_rounds: int = Field(1000, ge=1, description="Most rounds of one job.")
+    max_hours: PositiveFloat = Field(
+        24.0, description="Longest time that one run may train at this owner, in hours."
+    )
+    hours: list[str] = Field(
+        [],
+        description='Local times between which training may start, such as ["22:00-06:00"]; a round '
+        "that has begun is finished. Empty: always.",
+    )
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _one_window_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("hours")
+    @classmethod
+    def _windows_can_be_read(cls, value: list[str]) -> list[str]:
+        for window in value:
+            window_of(window)
+        return value
+
+
+class ResourceRules(Section):
+    """What training may use of this machine."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description='Where to train; "auto" leaves it to the job.'
+    )
+    gpu_memory_share: float = Field(
+        1.0, gt=0, le=1, description="Largest share of a GPU's memory that training may take."
+    )
+    threads: int = Field(0, ge=0, description="Threads on the CPU. 0: one a core.")
+
+
+def window_of(text: str) -> tuple[time, time]:
+    """From when, inclusive, until when, exclusive; past midnight where the second is the smaller."""
+    try:
+        start, end = (datetime.strptime(part.strip(), "%H:%M").time() for part in text.split("-"))
+    except ValueError:
+        start = end = time()
+    if start == end:
+        raise ValueError(f'{text!r} is no window of time such as "22:00-06:00"')
+    return start, end
+
+
+def within(clock: time, start: time, end: time) -> bool:
+    return start <= clock < end if start < end else clock >= start or clock < end

@@ -1,0 +1,167 @@
+"""`umbel client run`: the agent's process. It lives as long as its owner wants to take part.
+
+It keeps a SuperNode running, which connects to the server, and answers the messages that this one
+brings. Both may be killed at any time: what was journalled is honoured, what was not is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DeploymentError
+from ..flower.node import Node
+from ..flower.tasks import Runtime
+from ..privacy.randomness import SecretStream
+from .home import Home
+from .station import Station
+
+_IDLE_SECONDS = 0.1
+_LONGEST_BACKOFF = 60.0
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """An owner's agent and its SuperNode, until it is told to stop."""
+
+    def __init__(
+        self, home: Home, secrets: Callable[[int, str], SecretStream] | None = None
+    ) -> None:
+        self.home = home
+        self._station = Station(home, secrets)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Finish the message in progress, then end."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until ``stop``. Raises ``DeploymentError`` where another agent serves this owner."""
+        with _alone(self.home.path / "lock"):
+            self._station.audit.write("agent started", pid=os.getpid())
+            wait = 1.0
+            while not self._stopping:
+                begun = time.monotonic()
+                with self._node() as node:
+                    self._serve(node)
+                if self._stopping:
+                    break
+                wait = 1.0 if time.monotonic() - begun > _LONGEST_BACKOFF else wait
+                _log.warning("the connection to %s ended; again in %.0f s", self.home.address, wait)
+                self._pause(wait)
+                wait = min(2 * wait, _LONGEST_BACKOFF)
+            self._station.audit.write("agent stopped")
+
+    def _serve(self, node: _Child) -> None:
+        """Answer messages while the SuperNode lives."""
+        runtime = Runtime(node.node.local_address, None, node.secret)
+        connected = False
+        try:
+            while not self._stopping and node.process.poll() is None:
+                try:
+                    claim = runtime.acquire("client")
+                except DeploymentError:
+                    self._pause(_IDLE_SECONDS)
+                    continue
+                if not connected:
+                    connected = True
+                    _log.info("%s is ready for %s", self.home.name, self.home.address)
+                if claim is None:
+                    time.sleep(_IDLE_SECONDS)
+                    continue
+                try:
+                    with runtime.message(claim) as task:
+                        task.reply(self._station.handle(task.message))
+                except Exception as error:
+                    # The SuperNode is gone or confused: it is started anew, and the server asks again.
+                    _log.warning("a message could not be answered: %s", error)
+                    return
+        finally:
+            runtime.close()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < end:
+            time.sleep(_IDLE_SECONDS)
+
+    @contextlib.contextmanager
+    def _node(self) -> Iterator[_Child]:
+        """A SuperNode, which dies with this block, and with this process."""
+        home = self.home
+        run = home.path / "node"
+        run.mkdir(mode=0o700, exist_ok=True)
+        secret_file, secret = run / "secret", os.urandom(32)
+        with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secret)
+        node = Node(home.address, home.ca_certificate, home.node_key, secret_file, _free_port())
+        with open(run / "log", "ab") as log:
+            process = subprocess.Popen(
+                node.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=run,
+                env=os.environ | {"UMBEL_PARENT": str(os.getpid())},
+            )  # fmt: skip
+        try:
+            yield _Child(node, secret, process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@dataclass(frozen=True)
+class _Child:
+    node: Node
+    secret: bytes
+    process: subprocess.Popen[bytes]
+
+
+def serve(home: Home, secrets: Callable[[int, str], SecretStream] | None = None) -> None:
+    """Run the agent in the foreground; SIGTERM and Ctrl-C finish the message in progress."""
+    service = Service(home, secrets)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    service.run()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One agent an owner: two would answer for the same keys and the same budget."""
+    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DeploymentError(
+                f"Another agent serves {path.parent} already. Stop that one first; two at once "
+                "would answer with the same keys."
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def configure_logging() -> None:
+    """A line an event, with its time, on standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
+    for noisy in ("flwr", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,215 @@
+"""What stands between the network and an owner's agent: whose job it is, and what the owner allows.
+
+A request reaches data, model or keys only after its job was found to be the operator's, the owner's
+policy to allow it, and, where the owner wants to be asked, after a person has approved it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..consortium import check_job_signature
+from ..durable import write_durably
+from ..errors import BudgetExceeded, PlanRefused
+from ..job import Job
+from ..learning.model import load_learner
+from ..learning.tasks import task_for
+from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
+from ..privacy.randomness import SecretStream
+from .agent import Agent, Workplace, answered, job_of
+from .approvals import Approvals
+from .audit import AuditLog, Event
+from .data import DataSource
+from .home import Home
+from .policy import NotYet, Policy
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+_MOST_DECISIONS = 1000
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """A job in progress: its agent, and the state of the data files that it was made from."""
+
+    job: str
+    agent: Agent
+    workplace: Workplace
+    stamp: Stamp
+
+
+class Station:
+    """Answers one owner's messages. Holds one loaded model: a job's, until another job needs another.
+
+    `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals
+    alone, because whoever knows the seed removes the noise.
+    """
+
+    def __init__(
+        self, home: Home, secrets: Callable[[int, str], SecretStream] | None = None
+    ) -> None:
+        self.home = home
+        self.audit = AuditLog(home.audit)
+        self._policy = Policy.read(home.policy)
+        self._approvals = Approvals(home.jobs)
+        self._secrets = secrets
+        self._desk: _Desk | None = None
+        self._loads = 0
+        self._decisions: dict[str, tuple[Event, str]] = {}
+        data = home.settings.data
+        self._source = DataSource(home.data, home.test_data, data.text_column, data.label_column)
+
+    def handle(self, message: Message) -> Message:
+        """The reply, or the reason why there is none."""
+        return answered(self.home.name, message, self._act)
+
+    def _act(self, assignment: Assignment, message: Message) -> RecordDict:
+        job, kind = job_of(assignment), message.metadata.message_type
+        try:
+            self._admit(assignment, job, message)
+            agent = self._agent(assignment, job)
+            begun = time.monotonic()
+            content = agent.act(assignment, message)
+        except NotYet as error:
+            self._decided(assignment, "job waits", str(error))
+            raise
+        except (BudgetExceeded, PlanRefused) as error:
+            self._decided(assignment, "job refused", str(error))
+            raise
+        self._decided(assignment, "job accepted", job.name)
+        if kind == TRAIN:
+            self._note(
+                assignment.run, seconds=self._spent(assignment.run) + time.monotonic() - begun
+            )
+        return content
+
+    def _decided(self, assignment: Assignment, event: Event, why: str) -> None:
+        """Into the audit log, where it is another decision than the last one about this run."""
+        if self._decisions.get(assignment.run) == (event, why):
+            return
+        if len(self._decisions) >= _MOST_DECISIONS:
+            self._decisions.clear()
+        self._decisions[assignment.run] = (event, why)
+        self.audit.write(event, run=assignment.run, job=job_of(assignment).digest(), why=why)
+
+    def _admit(self, assignment: Assignment, job: Job, message: Message) -> None:
+        """Refuse (``PlanRefused``) what this owner takes no part in."""
+        home, kind = self.home, message.metadata.message_type
+        operator = self._signer(assignment)
+        self._policy.check(home.name, job)
+        if kind == PREPARE and SECAGG in message.content.array_records:
+            home.membership.learn(bytes_of(message.content, "roster"))
+        if self._policy.jobs.approval == "manual":
+            self._approvals.ask(job, assignment.run, operator)
+        if kind == TRAIN:
+            self._policy.check_time(home.name, datetime.now(), self._spent(assignment.run))
+
+    def _signer(self, assignment: Assignment) -> str:
+        """Which of the operators that this owner accepts has signed the job."""
+        card = self.home.card
+        accepted = self._policy.jobs.operators or [card.operator_key]
+        refusal: PlanRefused | None = None
+        for key in accepted:
+            try:
+                check_job_signature(
+                    bytes.fromhex(key),
+                    card.id,
+                    assignment.run,
+                    assignment.job,
+                    assignment.signature,
+                )
+            except PlanRefused as error:
+                refusal = error
+            else:
+                return key
+        raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
+
+    def _agent(self, assignment: Assignment, job: Job) -> Agent:
+        stamp = self._source.stamp()
+        desk = self._desk
+        if desk is None or (desk.job, desk.stamp) != (assignment.job, stamp):
+            desk = self._desk = self._opened(assignment, job, stamp)
+        self._check_unchanged(assignment.run, desk.agent.fingerprint)
+        return desk.agent
+
+    def _opened(self, assignment: Assignment, job: Job, stamp: Stamp) -> _Desk:
+        """Load the data, and the model unless the last job had the very same."""
+        home, secrets = self.home, self._secrets
+        workplace = self._desk.workplace if self._desk else None
+        if workplace is None or workplace.learner.job != self._here(job):
+            self._desk = workplace = None  # lets go of the old model before a new one is loaded
+            workplace = self._workplace(job)
+        self._policy.check_model(home.name, workplace.learner.shape().base_digest)
+        named: dict[str, Any] = {}
+        if secrets is not None:
+            named = {"secrets": lambda what: secrets(job.seed, what), "replayable": True}
+        agent = Agent(
+            home.name,
+            workplace,
+            self._source.load(job),
+            home.ledger,
+            policy=self._policy,
+            membership=home.membership,
+            log=home.metrics,
+            **named,
+        )
+        return _Desk(assignment.job, agent, workplace, stamp)
+
+    def _workplace(self, job: Job) -> Workplace:
+        import torch
+
+        rules = self._policy.resources
+        torch.set_num_threads(rules.threads or os.cpu_count() or 1)
+        if torch.cuda.is_available() and rules.gpu_memory_share < 1:
+            torch.cuda.set_per_process_memory_fraction(rules.gpu_memory_share)
+        here = self._here(job)
+        classes = len(job.data.labels or ())
+        learner = load_learner(here, classes)
+        self._loads += 1
+        base = learner.shape().base_digest
+        self.audit.write("model loaded", job=job.digest(), base=base, number=self._loads)
+        return Workplace(learner, task_for(here, classes))
+
+    def _here(self, job: Job) -> Job:
+        """The job on this owner's device."""
+        training = job.training.model_copy(update={"device": self._policy.resources.device})
+        return job.model_copy(update={"training": training})
+
+    def _check_unchanged(self, run: str, fingerprint: str) -> None:
+        """One run learns from one data set: another fingerprint would have another budget."""
+        first = self._notes(run).get("fingerprint")
+        if first is None:
+            self._note(run, fingerprint=fingerprint)
+        elif first != fingerprint:
+            raise PlanRefused(
+                f"{self.home.name}: its data changed since this run began (fingerprint {first[:16]} "
+                f"then, {fingerprint[:16]} now): the operator has to start a new run, or the owner to "
+                "put the old data back"
+            )
+
+    def _spent(self, run: str) -> float:
+        """Seconds of training that a run has taken at this owner."""
+        return float(self._notes(run).get("seconds", 0.0))
+
+    def _notes(self, run: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self._notebook(run).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _note(self, run: str, **values: Any) -> None:
+        self._notebook(run).parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(self._notebook(run), json.dumps(self._notes(run) | values).encode())
+
+    def _notebook(self, run: str) -> Any:
+        return self.home.path / "runs" / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.json"

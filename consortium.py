@@ -1,0 +1,283 @@
+"""What operator and data owners tell each other once: the card, the request, and signatures on jobs.
+
+The operator gives every owner the same *card*: where the server is and which keys to trust. An owner
+answers with a *request* to be admitted, which holds its public keys. Both are public JSON files; who
+carries them must see to it that they arrive unchanged (for a request, its fingerprint is compared).
+Every failure is a ``ConsortiumError`` that says what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+
+from pydantic import AfterValidator, Field
+
+from . import __version__
+from .documents import Document
+from .documents import explain as explain  # a policy is explained alike
+from .errors import ConsortiumError, PlanRefused, ProtocolError
+from .privacy.secagg.encoding import Digest, Encoded, Name, Size
+from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
+from .privacy.secagg.roster import Entry
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _check_host(host: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))
+    if not _HOST.fullmatch(host):
+        raise ValueError("give a host name or an IP address alone, such as umbel.example.org")
+    return host
+
+
+def check_name(name: str) -> str:
+    """A member's name, which is also a file's name: ``ValueError`` for one that is not safe."""
+    if not _MEMBER.fullmatch(name):
+        raise ValueError(
+            "a name has at most 64 characters: letters, digits, '.', '_' and '-', and begins with "
+            "a letter or a digit, such as st-mary"
+        )
+    return name
+
+
+def _check_title(name: str) -> str:
+    if not name.strip() or not name.isprintable() or len(name.encode()) > 64:
+        raise ValueError("give a name of one line and at most 64 bytes")
+    return name
+
+
+def _check_certificate(text: str) -> str:
+    from cryptography import x509
+
+    x509.load_pem_x509_certificate(text.encode())
+    return text
+
+
+MemberName = Annotated[str, AfterValidator(check_name)]
+Host = Annotated[str, AfterValidator(_check_host)]
+# Flower's own endpoint takes the port after it, on the loopback interface.
+Port = Annotated[int, Field(ge=1, le=65534)]
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def consortium_id(consortium_key: bytes) -> str:
+    """Names a consortium: 32 hexadecimal digits from the public key that signs its rosters."""
+    return hashlib.sha256(consortium_key).hexdigest()[:32]
+
+
+class Card(Document):
+    """What every owner must know of a consortium. Public, but to be had from the operator itself.
+
+    Who can change a card on its way can pose as the consortium. `ca_certificate` (PEM) is the only
+    authority for the server's certificate, `consortium_key` signs rosters, `operator_key` jobs.
+    """
+
+    _what: ClassVar[str] = "consortium card"
+
+    format: Literal["umbel consortium 1"] = "umbel consortium 1"
+    name: Annotated[str, AfterValidator(_check_title)]
+    host: Host
+    port: Port
+    ca_certificate: Annotated[str, AfterValidator(_check_certificate)]
+    consortium_key: Key
+    operator_key: Key
+    umbel_version: str = __version__
+
+    @property
+    def id(self) -> str:
+        return consortium_id(self.consortium_key_bytes)
+
+    @property
+    def fingerprint(self) -> str:
+        """For two people to compare: a card with another key or authority has another one."""
+        parts = (self.ca_certificate.encode(), self.consortium_key_bytes, self.operator_key_bytes)
+        return _groups(hash_of(b"umbel consortium", *parts))
+
+    @property
+    def address(self) -> str:
+        """``host:port``, with an IPv6 address in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def consortium_key_bytes(self) -> bytes:
+        return bytes.fromhex(self.consortium_key)
+
+    @property
+    def operator_key_bytes(self) -> bytes:
+        return bytes.fromhex(self.operator_key)
+
+
+@dataclass(frozen=True)
+class AdmissionClaim(Encoded):
+    """What an owner signs to prove that it holds the keys with which it asks to be admitted."""
+
+    name: Name
+    consortium: Annotated[str, Size(32, 32)]
+    identity: PublicIdentity
+    node_key: Annotated[bytes, Size(1, 4096)]
+    umbel_version: Annotated[str, Size(1, 64)]
+
+
+class Request(Document):
+    """An owner's request to be admitted. Public; the operator compares its fingerprint."""
+
+    _what: ClassVar[str] = "request to be admitted"
+
+    format: Literal["umbel request 1"] = "umbel request 1"
+    name: MemberName
+    consortium: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    signing_key: Key
+    agreement_key: Key
+    node_key: Annotated[str, Field(max_length=4096)]
+    """PEM: the EC P-384 public key with which the owner's node authenticates itself."""
+    umbel_version: Annotated[str, Field(min_length=1, max_length=64)]
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+    @classmethod
+    def make(cls, card: Card, name: str, identity: Identity, node_public_pem: str) -> Self:
+        values = {
+            "name": name,
+            "consortium": card.id,
+            "signing_key": identity.public.signing.hex(),
+            "agreement_key": identity.public.agreement.hex(),
+            "node_key": node_public_pem,
+            "umbel_version": __version__,
+            "signature": "0" * 128,
+        }
+        unsigned = cls.build(values, "request")
+        signature = identity.sign(unsigned._claim()).hex()
+        return unsigned.model_copy(update={"signature": signature})
+
+    def check(self, card: Card) -> None:
+        """Raise ``ConsortiumError`` unless it is for this consortium, well formed and signed.
+
+        Guarantee: whoever made the request holds the signing key, and nothing in it was changed
+        since. That the *name* is its own is for the operator to see, by the fingerprint.
+        """
+        if self.consortium != card.id:
+            self._refuse(
+                f"is for another consortium than {card.name!r}. It is to be made with this "
+                "consortium's own consortium.json."
+            )
+        try:
+            claim = self._claim()
+            agree(os.urandom(32), self.identity.agreement, self.name)
+        except (ProtocolError, ValueError):
+            self._refuse("holds a key or a text that cannot be used. It is to be made again.")
+        if not _is_node_key(self.node_key):
+            self._refuse(
+                "holds a node key that is no EC P-384 public key in PEM. It is to be made again."
+            )
+        if not verify(self.identity.signing, bytes.fromhex(self.signature), claim):
+            self._refuse(
+                "is not signed by the keys that it holds: it was changed after it was made. "
+                "It is to be sent again."
+            )
+
+    @property
+    def identity(self) -> PublicIdentity:
+        return PublicIdentity(bytes.fromhex(self.signing_key), bytes.fromhex(self.agreement_key))
+
+    @property
+    def entry(self) -> Entry:
+        """The member's line in a roster."""
+        return Entry(self.name, self.identity)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All its public keys; no two members share one."""
+        return frozenset((self.signing_key, self.agreement_key, self.node_key))
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight groups of four hexadecimal digits over name and keys, for two people to compare."""
+        keys = (self.identity.signing, self.identity.agreement, self.node_key.encode())
+        return _groups(hash_of(b"umbel request", self.name.encode(), *keys))
+
+    def has_fingerprint(self, text: str) -> bool:
+        """Whether `text` is the fingerprint, however it is spaced and in either case."""
+        digits = re.sub(r"[\s:-]", "", text).lower()
+        return digits == self.fingerprint.replace(" ", "")
+
+    def _claim(self) -> bytes:
+        node_key = self.node_key.encode()
+        version = self.umbel_version
+        return AdmissionClaim(
+            self.name, self.consortium, self.identity, node_key, version
+        ).to_bytes()
+
+    def _refuse(self, text: str) -> NoReturn:
+        raise ConsortiumError(f"The request of {self.name!r} {text}")
+
+
+@dataclass(frozen=True)
+class JobOrder(Encoded):
+    """What the operator signs: this very job, as this very run, in this consortium alone."""
+
+    consortium: Annotated[str, Size(32, 32)]
+    run: Annotated[str, Size(1, 256)]
+    job: Digest
+
+
+def sign_job(operator: Identity, consortium_id: str, run: str, job_json: str) -> str:
+    """The operator's Ed25519 signature on a job, in hexadecimal."""
+    return operator.sign(_order(consortium_id, run, job_json)).hex()
+
+
+def check_job_signature(
+    operator_key: bytes, consortium_id: str, run: str, job_json: str, signature: str
+) -> None:
+    """Raise ``PlanRefused`` unless the operator signed this job for this run of this consortium."""
+    if not signature:
+        raise PlanRefused(
+            f"the job of run {run!r:.80} is signed by nobody: it is taken only from the operator of "
+            "the consortium"
+        )
+    try:
+        order, signed = _order(consortium_id, run, job_json), bytes.fromhex(signature)
+    except ValueError:
+        order = signed = b""
+    if not order or not verify(operator_key, signed, order):
+        raise PlanRefused(
+            f"the job of run {run!r:.80} is not signed by the operator of the consortium: somebody "
+            "else signed it, or it was changed, or it belongs to another run or consortium"
+        )
+
+
+def _order(consortium_id: str, run: str, job_json: str) -> bytes:
+    return JobOrder(consortium_id, run, hashlib.sha256(job_json.encode()).digest()).to_bytes()
+
+
+def _is_node_key(pem: str) -> bool:
+    """Whether it is the one PEM text of an EC P-384 public key, so that equal keys are equal texts."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        return False
+    return public_pem(key) == pem
+
+
+def public_pem(key: Any) -> str:
+    """A public key of ``cryptography`` as PEM (SubjectPublicKeyInfo)."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return str(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "ascii")
+
+
+def _groups(digest: bytes) -> str:
+    return digest[:16].hex(" ", 2)

@@ -1,0 +1,77 @@
+"""Small files that people hand to each other or edit: their form is checked, key by key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from . import __version__
+from .durable import write_durably
+from .errors import ConsortiumError
+
+_LARGEST_FILE = 2**16
+"""Bytes. A request comes from a stranger: a larger file is not even read."""
+
+
+class Document(BaseModel):
+    """Base of what stands in a file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    _what: ClassVar[str] = "file"
+
+    @classmethod
+    def build(cls, values: Any, source: str) -> Self:
+        """Validate `values`; a ``ConsortiumError`` names each wrong key and what is known instead."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConsortiumError(f"{source}: {explain(error, cls)}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The content of a JSON file that has exactly this form."""
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise ConsortiumError(f"{path} is far too large for a {cls._what}. Check the path.")
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConsortiumError(f"There is no {cls._what} {path}. Check the path.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConsortiumError(f"{path} is no {cls._what}: {error}") from None
+        form = cls.model_fields["format"].default if "format" in cls.model_fields else None
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != form:
+            raise ConsortiumError(
+                f"{path} is no {cls._what} that Umbel {__version__} knows: its format is "
+                f"{found!r:.60}, not {form!r}. Check that it is the right file, and that both sides "
+                "run the same version."
+            )
+        return cls.build(values, str(path))
+
+    def write(self, path: Path) -> None:
+        """Write whole and durably, as JSON that a person can read."""
+        write_durably(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Each wrong key of a file, where it stands, and what is known instead."""
+    return "; ".join(_explain_one(detail, model) for detail in error.errors())
+
+
+def _explain_one(detail: Any, model: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        for part in detail["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        known = sorted(model.model_fields)
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {place!r} ({hint})"
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place} = {detail['input']!r:.80}: {message}" if place else message

@@ -1,0 +1,182 @@
+"""One run between machines: the process that leads its rounds, from muster to result.
+
+Started by the supervisor (`umbel server`) with its task on standard input. It may be killed at any
+moment: what it needs to go on is in the run's folder and in the store, and the next one does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from ..errors import Interrupted, UmbelError
+from ..facts import ClientFacts
+from ..flower import end_with_parent, quiet_logs
+from ..flower.tasks import Claim, grid_of
+from ..job import Job
+from ..learning.model import Learner, load_learner
+from ..plan import Plan
+from ..privacy.secagg.roster import open_roster
+from ..strategies import build_strategy
+from .consortium import Consortium
+from .muster import Muster, Order, await_nodes, muster
+from .result import summarise
+from .rounds import run_rounds
+from .run import Run
+from .run_folder import RunFolder
+from .store import Store
+from .sums import SecureSums
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the supervisor hands over."""
+
+    consortium: str
+    name: str
+    address: str
+    """Of the SuperLink, on loopback."""
+    flower_run: int
+    token: str
+    nodes: dict[str, int]
+    """Members and their nodes, as Flower knows them by the keys that were admitted."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Narrator:
+    """Tells the store and the log how a run goes (a ``run.Listener``)."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+
+    def started(self, what: str, total: int) -> None:
+        _log.info("%s: %d asked", what, total)
+
+    def advanced(self, done: int) -> None:
+        _log.info("  %d answered", done)
+
+    def event(self, event: dict[str, Any]) -> None:
+        self._store.tell(self._name, event)
+        if event["event"] == "round":
+            came = "summed" if event["aggregated"] else "given up"
+            _log.info(
+                "round %d %s after %.1f s: %d clients%s",
+                event["round"],
+                came,
+                event["seconds"],
+                len(event["clients"]),
+                "".join(f"; {name}: {reason}" for name, reason in event["failed"].items()),
+            )
+
+
+def coordinate(task: Task) -> None:
+    """Lead a run to its end, and leave its status in the store."""
+    consortium = Consortium.open(Path(task.consortium))
+    store = Store(consortium.database)
+    root = consortium.ca_certificate.read_bytes()
+    try:
+        with grid_of(task.address, root, Claim(task.flower_run, task.token)) as grid:
+            _lead(task, consortium, store, grid)
+    except Interrupted as error:
+        store.set_status(task.name, "stopped", str(error))
+        _log.info("%s", error)
+    except UmbelError as error:
+        store.set_status(task.name, "failed", str(error))
+        _log.error("%s", error)
+    else:
+        store.set_status(task.name, "finished")
+        _log.info("finished: %s", consortium.runs / task.name / "result.json")
+
+
+def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
+    folder = RunFolder.open(consortium.runs / task.name)
+    identity, job = folder.read_json("run.json"), folder.job
+    begun = time.monotonic()
+
+    def should_stop() -> bool:
+        return store.run(task.name).status == "stopping"
+
+    roster = consortium.roster() or b""
+    order = Order(identity["id"], job, identity["signature"], roster)
+    learner = load_learner(job, len(job.data.labels or ()))
+    clients = _clients(folder, grid, order, task.nodes, identity["wait"], should_stop)
+    if should_stop():
+        raise Interrupted("Stopped before the first round.")
+    members = len(consortium.members())
+    plan = Plan.compile(job, _facts(clients, job), learner.shape(), members)
+    if not (folder.path / "plan.json").exists():
+        folder.write_json("plan.json", plan.to_dict())
+    run = Run(
+        identity["id"],
+        plan,
+        grid,
+        build_strategy(job.strategy, plan.total_weight),
+        folder,
+        learner.initial,
+    )
+    run.nodes, run.signature = clients.nodes, order.signature
+    run.listener, run.should_stop = Narrator(store, task.name), should_stop
+    if job.encrypted:
+        run.roster = roster
+        run.sums = SecureSums(open_roster(roster, consortium.card.consortium_key_bytes))
+    run.restore()
+    await_nodes(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
+    folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
+    counts = run_rounds(run)
+    _finish(run, learner, counts, identity)
+
+
+def _clients(
+    folder: RunFolder,
+    grid: Grid,
+    order: Order,
+    nodes: dict[str, int],
+    wait: float,
+    should_stop: Any,
+) -> Muster:
+    """Those that take part: asked when the run begins, and the same ones when it goes on."""
+    if (folder.path / "clients.json").exists():
+        return Muster.from_json(folder.read_json("clients.json"), nodes)
+    found = muster(grid, order, nodes, wait, _log.info, should_stop)
+    if not should_stop():
+        folder.write_json("clients.json", found.to_json())
+    found.nodes = {name: nodes[name] for name in found.ready}
+    return found
+
+
+def _facts(clients: Muster, job: Job) -> list[ClientFacts]:
+    """Who takes part has looked at the job with its own policy: encrypted or not, it is allowed."""
+    return clients.facts
+
+
+def _finish(run: Run, learner: Learner, counts: Any, identity: dict[str, Any]) -> None:
+    from ..learning.export import export_adapter
+
+    export_adapter(learner, run.arrays, run.folder.path / "adapter")
+    run.folder.write_json("result.json", summarise(run, counts, {}, identity))
+
+
+def main() -> None:
+    end_with_parent()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    quiet_logs()
+    coordinate(Task(**json.loads(sys.stdin.readline())))
+
+
+if __name__ == "__main__":
+    main()

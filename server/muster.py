@@ -1,0 +1,149 @@
+"""Before a job runs between machines: who is there, who takes part, and with how much data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from .. import __version__
+from ..errors import MessageError, RoundFailed
+from ..facts import ClientFacts
+from ..job import Job
+from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
+from .exchange import Exchange
+from .replies import readiness_check, readiness_of
+from .rounds import prepare_request
+
+_AGAIN_SECONDS = 3.0
+_ANSWER_SECONDS = 300.0
+
+
+@dataclass
+class Muster:
+    """The clients of a job: their nodes, and what they said of themselves when it began."""
+
+    nodes: dict[str, int]
+    ready: dict[str, Readiness] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> list[ClientFacts]:
+        """For the plan; counts are rounded down, as the clients tell them."""
+        return [
+            ClientFacts(name, r.size_class, r.test_class, encryption_required=False)
+            for name, r in sorted(self.ready.items())
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: asdict(readiness) for name, readiness in sorted(self.ready.items())}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], nodes: dict[str, int]) -> Muster:
+        """The clients of a run that goes on: those that it began with, where they still are."""
+        ready = {name: Readiness(**said) for name, said in values.items()}
+        return cls({name: node for name, node in nodes.items() if name in ready}, ready)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job as the operator gave it out."""
+
+    run: str
+    job: Job
+    signature: str
+    roster: bytes
+
+    def assignment(self) -> Assignment:
+        """What is said with the first question; the plan that it needs does not stand yet."""
+        return Assignment(
+            __version__, self.run, self.job.to_json(), 0, 0, 1, signature=self.signature
+        )
+
+
+def muster(
+    grid: Grid,
+    order: Order,
+    nodes: dict[str, int],
+    wait: float,
+    tell: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> Muster:
+    """Ask all members until every one has answered, or `wait` seconds are over.
+
+    nodes: every member's node. Members that are away, and owners that have not decided yet, are asked
+    again. Raises ``RoundFailed`` where in the end there are too few for the job.
+    """
+    found = Muster(nodes)
+    end = time.monotonic() + wait
+    told: dict[str, str] = {}
+    while not should_stop():
+        missing = [name for name in nodes if name not in found.ready and name not in found.refused]
+        online = set(grid.get_node_ids())
+        reasons = _ask(grid, order, {n: nodes[n] for n in missing if nodes[n] in online}, found)
+        reasons |= dict.fromkeys((n for n in missing if nodes[n] not in online), "not connected")
+        for name, reason in {**reasons, **found.refused}.items():
+            if told.get(name) != reason:
+                tell(f"{name}: {reason}")
+                told[name] = reason
+        if not reasons or time.monotonic() >= end:
+            return _enough(found, order.job, reasons)
+        time.sleep(_AGAIN_SECONDS)
+    return found
+
+
+def await_nodes(
+    grid: Grid, nodes: Mapping[str, int], least: int, wait: float, should_stop: Callable[[], bool]
+) -> None:
+    """Wait until `least` of these nodes are connected, at most `wait` seconds."""
+    end = time.monotonic() + wait
+    while len(set(nodes.values()) & set(grid.get_node_ids())) < least:
+        if should_stop() or time.monotonic() >= end:
+            return
+        time.sleep(0.5)
+
+
+def _ask(grid: Grid, order: Order, nodes: dict[str, int], found: Muster) -> dict[str, str]:
+    """Ask these clients; why some of them are not ready yet."""
+    names = {node: name for name, node in nodes.items()}
+
+    def named_as_admitted(reply: Message) -> None:
+        readiness_check(reply)
+        said, admitted = readiness_of(reply).name, names[reply.metadata.src_node_id]
+        if said != admitted:
+            raise MessageError(f"calls itself {said!r}")
+
+    requests = []
+    for node in names:
+        request = prepare_request(node, order.roster if order.job.encrypted else b"")
+        record = order.assignment().to_record()
+        request.content = RecordDict({**request.content, ASSIGNMENT: record})
+        requests.append(request)
+    if not requests:
+        return {}
+    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, named_as_admitted)
+    for reply in exchange:
+        readiness = readiness_of(reply)
+        found.ready[readiness.name] = readiness
+    waiting = {}
+    for name, reason in exchange.failed.items():
+        if exchange.codes.get(name) == WAITING:
+            waiting[name] = reason
+        else:
+            found.refused[name] = reason
+    return waiting
+
+
+def _enough(found: Muster, job: Job, reasons: dict[str, str]) -> Muster:
+    least = max(job.cohort.minimum or 1, job.encryption.minimum if job.encrypted else 1)
+    if len(found.ready) < least:
+        why = {**reasons, **found.refused}
+        raise RoundFailed(
+            f"{len(found.ready)} of {len(found.nodes)} members take part, {least} are needed. "
+            + " ".join(f"{name}: {why[name].rstrip('.')}." for name in sorted(why))
+        )
+    return found

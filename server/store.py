@@ -1,0 +1,146 @@
+"""What the coordination server remembers of its runs: SQLite, so that any process may die or look.
+
+The run folders hold models and figures in files; this holds who is to run what, and how it went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import RunFolderError
+
+Status = Literal["queued", "running", "stopping", "stopped", "finished", "failed"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, reason TEXT NOT NULL,
+    rounds INTEGER NOT NULL, round INTEGER NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS events (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs(name),
+    time TEXT NOT NULL, event TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_run ON events(run, number);
+"""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run, as it stands."""
+
+    name: str
+    id: str
+    status: Status
+    reason: str
+    rounds: int
+    round: int
+    created: str
+    updated: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it needs somebody to go on."""
+        return self.status in ("stopped", "finished", "failed")
+
+
+class Store:
+    """The runs of a consortium. Every method is one transaction; processes take turns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as database:
+            database.executescript(_SCHEMA)
+
+    def add(self, name: str, id_: str, rounds: int) -> None:
+        """A new run that waits for its turn."""
+        now = _now()
+        with self._open() as database:
+            database.execute(
+                "INSERT INTO runs VALUES (?, ?, 'queued', '', ?, 0, ?, ?)",
+                (name, id_, rounds, now, now),
+            )
+
+    def runs(self) -> list[RunRow]:
+        """All runs, oldest first."""
+        with self._open() as database:
+            rows = database.execute("SELECT * FROM runs ORDER BY created, name").fetchall()
+        return [RunRow(*row) for row in rows]
+
+    def run(self, name: str) -> RunRow:
+        """A run by its name or the beginning of it; ``RunFolderError`` where there is not one."""
+        runs = self.runs()
+        found = [run for run in runs if run.name == name] or [
+            run for run in runs if run.name.startswith(name)
+        ]
+        if len(found) != 1:
+            known = ", ".join(run.name for run in runs[-5:]) or "none"
+            problem = "is the beginning of several runs" if found else "is no run"
+            raise RunFolderError(
+                f"{name!r} {problem} here (the last ones: {known}). See: umbel runs"
+            )
+        return found[0]
+
+    def set_status(self, name: str, status: Status, reason: str = "") -> None:
+        assert status in get_args(Status)
+        with self._open() as database:
+            database.execute(
+                "UPDATE runs SET status = ?, reason = ?, updated = ? WHERE name = ?",
+                (status, reason, _now(), name),
+            )
+
+    def change(self, name: str, before: tuple[Status, ...], after: Status) -> bool:
+        """Set a status only where it is one of `before`; whether it was."""
+        marks = ", ".join("?" * len(before))
+        with self._open() as database:
+            done = database.execute(
+                f"UPDATE runs SET status = ?, reason = '', updated = ? WHERE name = ? "
+                f"AND status IN ({marks})",
+                (after, _now(), name, *before),
+            )
+            return done.rowcount == 1
+
+    def tell(self, name: str, event: dict[str, Any]) -> None:
+        """Keep an event, and how far the run has come."""
+        round_ = int(event.get("round", 0)) if event.get("aggregated") else 0
+        with self._open() as database:
+            database.execute(
+                "INSERT INTO events (run, time, event) VALUES (?, ?, ?)",
+                (name, _now(), json.dumps(event)),
+            )
+            database.execute(
+                "UPDATE runs SET round = max(round, ?), updated = ? WHERE name = ?",
+                (round_, _now(), name),
+            )
+
+    def events(self, name: str, after: int = 0) -> list[tuple[int, str, dict[str, Any]]]:
+        """Number, time and content of a run's events, oldest first."""
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT number, time, event FROM events WHERE run = ? AND number > ? ORDER BY number",
+                (name, after),
+            ).fetchall()
+        return [(number, when, json.loads(event)) for number, when, event in rows]
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            database = sqlite3.connect(self._path, timeout=30)
+            try:
+                database.execute("PRAGMA journal_mode = WAL")
+                with database:
+                    yield database
+            finally:
+                database.close()
+        except sqlite3.Error as error:
+            raise RunFolderError(f"{self._path} cannot be used: {error}") from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,260 @@
+"""`umbel server`: keeps the SuperLink and the runs' coordinators alive, and nothing else.
+
+It holds no state of its own: what is to run stands in the store. Whatever dies is started again; what
+is killed with it (this process too) goes on when it is started the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DeploymentError
+from ..flower.link import Control, Link
+from ..flower.tasks import Claim, Runtime
+from .consortium import Consortium
+from .coordinator import Task
+from .store import RunRow, Store
+
+_TICK_SECONDS = 0.3
+_START_SECONDS = 60.0
+_MOST_CRASHES = 5
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """The coordination server of a consortium."""
+
+    def __init__(self, consortium: Consortium, host: str = "0.0.0.0", port: int | None = None):
+        self._consortium = consortium
+        self._store = Store(consortium.database)
+        secret = consortium.path / "secret"
+        self._link = Link(
+            host,
+            port or consortium.card.port,
+            _free_port(),
+            consortium.ca_certificate,
+            consortium.server_certificate,
+            consortium.server_key,
+            secret,
+            consortium.flower_state,
+        )
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._coordinator: tuple[str, int, subprocess.Popen[bytes]] | None = None
+        self._registered: frozenset[str] = frozenset()
+        self._crashes: dict[str, int] = {}
+
+    def stop(self) -> None:
+        """End soon; runs in progress go on when the server is started again."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
+        with _alone(self._consortium.path / "lock"):
+            self._new_secret()
+            _check_port(self._link.host, self._link.port)
+            try:
+                while not self._stopping:
+                    if self._process is None or self._process.poll() is not None:
+                        self._start_link()
+                    try:
+                        self._register()
+                        self._lead()
+                    except DeploymentError as error:
+                        _log.warning("%s", error)
+                    time.sleep(_TICK_SECONDS)
+            finally:
+                self._end()
+
+    def _start_link(self) -> None:
+        if self._process is not None:
+            _log.warning(
+                "the SuperLink ended with status %s: started again", self._process.returncode
+            )
+            time.sleep(1.0)
+        with open(self._consortium.path / "link.log", "ab") as log:
+            self._process = subprocess.Popen(
+                self._link.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self._environment(),
+            )  # fmt: skip
+        end = time.monotonic() + _START_SECONDS
+        while not self._stopping:
+            if self._process.poll() is not None:
+                return
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self._link.local_port), 1),
+            ):
+                break
+            if time.monotonic() > end:
+                raise DeploymentError(
+                    f"The SuperLink does not start. See {self._consortium.path / 'link.log'}"
+                )
+            time.sleep(0.1)
+        self._registered = frozenset()
+        card = self._consortium.card
+        _log.info(
+            "%s serves on port %d; data owners need: %s",
+            card.name,
+            self._link.port,
+            self._consortium.path / "consortium.json",
+        )
+
+    def _register(self) -> None:
+        """Let the members' nodes in, and those of removed members no longer."""
+        members = {member.node_key: member.name for member in self._consortium.members()}
+        if frozenset(members) == self._registered:
+            return
+        with contextlib.closing(Control(self._link)) as control:
+            for key in control.nodes():
+                if key.decode() not in members:
+                    control.unregister(key)
+            for pem, name in members.items():
+                control.register(pem.encode(), name)
+        self._registered = frozenset(members)
+        _log.info("members: %s", ", ".join(sorted(members.values())) or "none yet")
+
+    def _lead(self) -> None:
+        """One run at a time: an owner's machine trains for one job at once anyway."""
+        if self._coordinator is not None:
+            name, flower_run, process = self._coordinator
+            if process.poll() is None:
+                return
+            self._coordinator = None
+            self._ended(name, flower_run, process.returncode)
+        for run in self._store.runs():
+            if run.status == "stopping":  # nobody leads it
+                self._store.set_status(run.name, "stopped", "Stopped.")
+            elif run.status in ("queued", "running") and self._members():
+                self._start(run)
+                return
+
+    def _members(self) -> bool:
+        return self._consortium.roster() is not None
+
+    def _start(self, run: RunRow) -> None:
+        with contextlib.closing(Control(self._link)) as control:
+            flower_run = control.start_run()
+            known = control.nodes()
+        names = {member.node_key.encode(): member.name for member in self._consortium.members()}
+        nodes = {names[key]: node for key, node in known.items() if key in names}
+        claim = self._claim(flower_run)
+        task = Task(
+            str(self._consortium.path.resolve()),
+            run.name,
+            self._link.local_address,
+            claim.run,
+            claim.token,
+            nodes,
+        )
+        folder = self._consortium.runs / run.name
+        with open(folder / "log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "umbel.server.coordinator"],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environment(),
+            )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(task.to_json().encode() + b"\n")
+        process.stdin.close()
+        self._store.change(run.name, ("queued",), "running")
+        self._coordinator = (run.name, flower_run, process)
+        _log.info("%s: %s", run.name, "begins" if run.status == "queued" else "goes on")
+
+    def _claim(self, flower_run: int) -> Claim:
+        """The task of the run that was just started; those of others are nobody's."""
+        root = self._consortium.ca_certificate.read_bytes()
+        runtime = Runtime(self._link.local_address, root, self._link.secret.read_bytes())
+        try:
+            end = time.monotonic() + _START_SECONDS
+            while time.monotonic() < end:
+                claim = runtime.acquire("server")
+                if claim is not None and claim.run == flower_run:
+                    return claim
+                time.sleep(0.05)
+        finally:
+            runtime.close()
+        raise DeploymentError("The SuperLink gives out no task for the run that was started.")
+
+    def _ended(self, name: str, flower_run: int, status: int) -> None:
+        run = self._store.run(name)
+        if run.over:
+            reason = f": {run.reason}" if run.reason else ""
+            _log.info("%s: %s%s", name, run.status, reason)
+            self._crashes.pop(name, None)
+            return
+        with (
+            contextlib.suppress(DeploymentError),
+            contextlib.closing(Control(self._link)) as control,
+        ):
+            control.stop_run(flower_run)
+        crashes = self._crashes[name] = self._crashes.get(name, 0) + 1
+        log = self._consortium.runs / name / "log"
+        if crashes > _MOST_CRASHES:
+            text = f"Its coordinator died {crashes} times, the last time with status {status}: see {log}"
+            self._store.set_status(name, "failed", text)
+            _log.error("%s: %s", name, text)
+        else:
+            _log.warning("%s: its coordinator ended with status %s; started again", name, status)
+
+    def _environment(self) -> dict[str, str]:
+        flower = self._consortium.path / "flower"
+        return os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(flower)}
+
+    def _new_secret(self) -> None:
+        path = self._link.secret
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.urandom(32))
+
+    def _end(self) -> None:
+        children = [self._process, self._coordinator[2] if self._coordinator else None]
+        for child in children:
+            if child is not None and child.poll() is None:
+                child.terminate()
+                try:
+                    child.wait(5)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DeploymentError(
+                f"Another server runs for {path.parent} already. Stop that one first."
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DeploymentError(
+                f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses it, or "
+                "choose another one with --port (and tell the data owners: it is in consortium.json)."
+            ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,197 @@
+"""`umbel rehearse`: a deployment on this machine, with real processes, TLS and keys.
+
+Every owner gets a folder, keys, a policy and its own share of the data as a file; the server and the
+agents are the processes that would run at a consortium. Noise is seeded, so that the result can be
+held against a simulation of the same job: it is the same adapter, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..client.home import Home
+from ..client.policy import Policy
+from ..encryption import secure_limits
+from ..errors import DeploymentError
+from ..job import Job
+from ..learning.data import Corpus, load_corpus
+from ..privacy.secagg.roster import Limits
+from ..server.consortium import Consortium
+from ..server.orders import place
+from ..server.run_folder import RunFolder
+from ..server.store import RunRow, Store
+from .federation import Federation, federate
+from .partition import Share, parse_scheme
+
+_POLL_SECONDS = 0.2
+_WAIT_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A consortium with its owners on this machine, ready to be started."""
+
+    job: Job
+    consortium: Consortium
+    owners: tuple[Home, ...]
+
+    def server(self) -> list[str]:
+        """The operator's command."""
+        return _umbel("server", "--consortium", str(self.consortium.path), "--host", "127.0.0.1")
+
+    def agent(self, owner: Home) -> list[str]:
+        """A data owner's command."""
+        return _umbel("client", "run", str(owner.path), "--rehearsal")
+
+    def place(self, **named: Any) -> RunFolder:
+        """Give the server the job, as ``umbel run`` does."""
+        return place(self.consortium, self.job, wait=_WAIT_SECONDS, reproducible=True, **named)
+
+
+def set_up(job: Job, folder: Path) -> Stage:
+    """Found a consortium below `folder`, and admit an owner for each virtual client of the job."""
+    federation = federate(job)
+    corpus = load_corpus(job.data, job.task, parse_scheme(job.simulation.partition).column)
+    limits = secure_limits(job.encryption) if job.encrypted else Limits()
+    consortium = Consortium.create(
+        folder / "consortium", "127.0.0.1", _free_port(), limits, "rehearsal"
+    )
+    owners = tuple(
+        _owner(federation, corpus, share, folder, consortium) for share in federation.shares
+    )
+    return Stage(federation.job, consortium, owners)
+
+
+def rehearse(
+    job: Job, folder: Path, tell: Callable[[str], None] = lambda _: None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """Run a job through real processes on this machine; its run folder, and its result.
+
+    Raises ``DeploymentError`` where the run did not come to its end.
+    """
+    tell("making keys, certificates and folders")
+    stage = set_up(job, folder)
+    run = stage.place()
+    with running([stage.server(), *(stage.agent(owner) for owner in stage.owners)], folder):
+        row = wait_for(stage, run.path.name, tell)
+    if row.status != "finished":
+        raise DeploymentError(
+            f"The rehearsal {row.status}: {row.reason} See {run.path / 'log'} and {folder}."
+        )
+    return run, run.read_json("result.json")
+
+
+def wait_for(
+    stage: Stage, name: str, tell: Callable[[str], None] = lambda _: None, seconds: float = 3600.0
+) -> RunRow:
+    """Wait until a run is over."""
+    store, seen = Store(stage.consortium.database), 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for number, _, event in store.events(name, seen):
+            seen = number
+            if event["event"] in ("ready", "round", "evaluation"):
+                what = {"ready": "clients ready", "round": f"round {event.get('round')}"}
+                tell(f"{what.get(event['event'], 'tested')}: {event['seconds']:.1f} s")
+        row = store.run(name)
+        if row.over:
+            return row
+        time.sleep(_POLL_SECONDS)
+    raise DeploymentError(f"{name} is not over after {seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def running(commands: Sequence[list[str]], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that live as long as the block; what they print goes to `folder`/process-N.log."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate(commands):
+            processes.append(start(command, folder / f"process-{number}.log"))
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """A process of a rehearsal, deaf to this terminal's Ctrl-C."""
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def _owner(
+    federation: Federation, corpus: Corpus, share: Share, folder: Path, consortium: Consortium
+) -> Home:
+    job = federation.job
+    files = folder / "data"
+    files.mkdir(parents=True, exist_ok=True)
+    rows = [share.train, share.test]
+    data, test = files / f"{share.name}.parquet", None
+    if corpus.held_out is None:
+        # In this order, whoever splits the rows again gets each side in its order.
+        _write(data, job, corpus, np.concatenate(rows))
+    else:
+        _write(data, job, corpus, rows[0])
+        if len(rows[1]):
+            test = files / f"{share.name}-test.parquet"
+            _write(test, job, corpus, rows[1])
+    home = Home.create(
+        folder / "owners" / share.name,
+        consortium.path / "consortium.json",
+        data.resolve(),
+        test_data=test.resolve() if test else None,
+    )
+    _write_policy(home.policy, job)
+    consortium.admit(home.request)
+    return home
+
+
+def _write(path: Path, job: Job, corpus: Corpus, rows: np.ndarray) -> None:
+    """One owner's rows, in this order, under the columns that the job names."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns: dict[str, list[str]] = {job.data.text_column: [corpus.texts[row] for row in rows]}
+    if corpus.labels is not None:
+        names = corpus.label_names
+        columns[job.data.label_column or "label"] = [names[corpus.labels[row]] for row in rows]
+    if corpus.groups is not None and job.data.group_column:
+        columns[job.data.group_column] = [corpus.groups[row] for row in rows]
+    parquet.write_table(pa.table(columns), path)
+
+
+def _write_policy(path: Path, job: Job) -> None:
+    """Here one person is every owner, as in a simulation; one thread, as a simulated owner has."""
+    import tomli_w
+
+    policy = Policy.simulated(job.simulation.encryption_required).model_dump(mode="json")
+    policy["resources"] |= {"threads": 1, "device": job.training.device}
+    path.write_text(tomli_w.dumps(policy), encoding="utf-8")
+
+
+def _umbel(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "umbel.cli", *arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
