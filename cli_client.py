@@ -55,7 +55,7 @@ def check(
     from .client.doctor import examine
     from .client.home import Home
 
-    findings = examine(Home.open(folder))
+    findings = examine(Home(folder))
     if as_json:
         print(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:

@@ -56,6 +56,9 @@ KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)
 
 ASSIGNMENT = "assignment"
 SECAGG = "secagg"
+_PACKED = "packed"
+_SMALL = 2**20
+"""Bytes: what is smaller travels with others of its kind."""
 WEIGHT = "num-examples"
 
 REFUSED = 1000
@@ -131,6 +134,36 @@ def to_array_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: _pack(array) for name, array in arrays.items()})
 
 
+def packed(record: ArrayRecord) -> ArrayRecord:
+    """The same float32 arrays, small ones as one: what ``to_arrays`` takes apart again.
+
+    Between machines Flower sends every array, and every piece of it, in requests of its own. A large
+    array is not copied.
+    """
+    from flwr.app import ArrayRecord
+
+    small = {n: a for n, a in record.items() if a.dtype == "float32" and len(a.data) < _SMALL}
+    if len(small) < 2:
+        return record
+    flat = np.concatenate([_parsed(name, small[name]).reshape(-1) for name in sorted(small)])
+    large = {name: array for name, array in record.items() if name not in small}
+    return ArrayRecord({_PACKED: _pack(flat), **large})
+
+
+def _unpacked(arrays: Arrays, like: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """The arrays of `like`, in its order: those that were packed are the ones that are missing."""
+    flat, at = arrays.pop(_PACKED), 0
+    found = dict(arrays)
+    for name in sorted(like.keys() - arrays.keys()):
+        size = math.prod(like[name])
+        found[name] = flat[at : at + size]
+        at += size
+    if at != flat.size:
+        raise MessageError(f"{flat.size} packed values, expected {at}")
+    order = [*like, *(found.keys() - like.keys())]
+    return {name: found[name].reshape(like.get(name, found[name].shape)) for name in order}
+
+
 def _pack(array: np.ndarray) -> Array:
     from flwr.app import Array
 
@@ -150,6 +183,8 @@ def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = 
         if not np.isfinite(value).all():
             raise MessageError(f"Array {name!r} holds NaN or infinity")
         arrays[name] = value
+    if like is not None and _PACKED in arrays and _PACKED not in like:
+        arrays = _unpacked(arrays, like)
     if like is not None:
         shapes = {name: tuple(value.shape) for name, value in arrays.items()}
         if shapes != dict(like):
@@ -208,20 +243,27 @@ def only_arrays(content: RecordDict) -> ArrayRecord:
     return records[0]
 
 
-def to_bytes_record(**parts: bytes) -> ArrayRecord:
-    """Pack byte strings; as arrays, because Flower cuts those into chunks that a network takes."""
-    from flwr.app import Array, ArrayRecord
+def to_bytes_record(**parts: bytes) -> ConfigRecord | ArrayRecord:
+    """Pack byte strings; long ones as arrays, because Flower cuts those into what a network takes.
 
+    An array takes three requests between machines, a setting none of its own.
+    """
+    from flwr.app import Array, ArrayRecord, ConfigRecord
+
+    if sum(map(len, parts.values())) < _SMALL:
+        return ConfigRecord(dict(parts))
     return ArrayRecord({n: Array("uint8", (len(b),), _BYTES, b) for n, b in parts.items()})
 
 
 def bytes_of(content: RecordDict, name: str) -> bytes:
     """One byte string of a message's ``SECAGG`` record; a ``MessageError`` where there is none."""
-    record = content.array_records.get(SECAGG)
-    array = record.get(name) if record is not None else None
-    if array is None or (array.dtype, array.stype) != ("uint8", _BYTES):
+    record = content.get(SECAGG)
+    found: Any = record.get(name) if record is not None else None
+    if isinstance(found, bytes):
+        return found
+    if (getattr(found, "dtype", ""), getattr(found, "stype", "")) != ("uint8", _BYTES):
         raise MessageError(f"A message of secure aggregation carries no {name!r}")
-    return array.data
+    return bytes(found.data)
 
 
 def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -230,7 +272,7 @@ def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarr
     All clients of one secure sum must be asked the same. How often each of them takes part in the
     job is its own affair and left out.
     """
-    asked = {key: dict(record) for key, record in content.config_records.items()}
+    asked = {key: dict(r) for key, r in content.config_records.items() if key != SECAGG}
     asked[ASSIGNMENT] = {k: v for k, v in asked[ASSIGNMENT].items() if k != "participations"}
     state = hashlib.sha256(json.dumps([kind, asked], sort_keys=True, default=bytes.hex).encode())
     for name, array in arrays.items():
@@ -249,4 +291,6 @@ def only_metrics(content: RecordDict) -> MetricRecord:
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the arrays in a message, as they travel."""
-    return sum(len(a.data) for record in content.array_records.values() for a in record.values())
+    arrays = (a.data for record in content.array_records.values() for a in record.values())
+    short = (part for part in content.config_records.get(SECAGG, {}).values())
+    return sum(len(part) for part in (*arrays, *short) if isinstance(part, bytes))

@@ -1,9 +1,646 @@
-"""`umbel client check`."""
+"""`umbel client check`: is everything right with which an owner takes part?
+
+Nothing is changed and nothing of the data is told but names of columns and counts. Each check stands
+by itself: where one fails, the others are made all the same. What is asked of the server is what any
+stranger could ask; it learns that somebody connected.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import http.client
+import os
+import platform
+import re
+import shutil
+import socket
+import ssl
+import stat
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import DataError, UmbelError
 from .home import Home
+from .policy import Policy
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+Level = Literal["ok", "warning", "bad"]
+
+_TIMEOUT = 5.0
+_GIB = 2**30
+_FLEET, _CONTROL = "/v1/fleet/activate-node", "/v1/control/list-runs"
+_MOST_COLUMNS, _LONGEST_COLUMN = 20, 40
+# Above this many classes, on fewer than two records each, a column holds ids or scores.
+_MOST_SPARSE_CLASSES = 20
+# Of OpenSSL's reasons to refuse a certificate (X509_V_ERR_...).
+_NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 
 
-def examine(home: Home) -> list:
-    raise NotImplementedError
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `remedy` says what to do where it is not well."""
+
+    name: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether this owner cannot, or must not, take part like this."""
+        return self.level == "bad"
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        line = f"{self.level:<8} {self.name:<12} {_one_line(self.text)}"
+        return f"{line}\n{'':22}{_one_line(self.remedy)}" if self.remedy else line
+
+
+def examine(home: Home) -> list[Finding]:
+    """Make every check, in the order in which they are to be read.
+
+    Raises ``ConsortiumError`` only where `home` is no owner's folder at all.
+    """
+    if not home.settings_file.is_file():
+        home = Home.open(home.path)
+    it = _Examination(home)
+    checks: list[tuple[str, Callable[[], Iterator[Finding]], str]] = [
+        ("settings", it.settings, "Mend client.toml, or put the missing file back."),
+        ("keys", it.keys, "Put the keys back, or make a new folder: umbel client init."),
+        ("data", it.data, "Mend the file, or [data] in client.toml, and check again."),
+        ("policy", it.policy, "Mend policy.toml: the agent does not start without it."),
+        ("budget", it.budget, "Put the ledger back; without it no job is taken part in."),
+        ("audit log", it.audit, "Put it away for whoever audits; the agent begins a new one."),
+        ("agent", it.agent, ""),
+        ("software", it.software, "Install Umbel again, with all that it needs."),
+        ("device", it.device, "Install a PyTorch that fits the GPU's driver, or set resources.device."),
+        ("disk", it.disk, ""),
+        ("memory", it.memory, ""),
+        ("server", it.server, "Ask the operator, and compare ca.crt with consortium.json."),
+        ("roster", it.roster, "Remove it: the server sends it again, signed."),
+        ("witness", it.witness, ""),
+    ]  # fmt: skip
+    return [finding for name, check, remedy in checks for finding in _made(name, check, remedy)]
+
+
+def _made(name: str, check: Callable[[], Iterator[Finding]], remedy: str) -> Iterator[Finding]:
+    """What a check finds; its failure is a finding as well."""
+    try:
+        yield from check()
+    except (UmbelError, OSError) as error:
+        yield Finding(name, "bad", str(error), remedy)
+    except Exception as error:
+        # Of an error nobody foresaw only the kind is told: its text may quote the data.
+        yield Finding(name, "bad", f"could not be looked at ({type(error).__name__})", remedy)
+
+
+class _Examination:
+    """The checks of one folder. `_fingerprint` is the data's, once it was read."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._fingerprint: str | None = None
+
+    def settings(self) -> Iterator[Finding]:
+        home = Home.open(self.home.path)
+        yield Finding("settings", "ok", f"{home.name}, to take part at {home.address}")
+        if home.ca_certificate.read_bytes() != home.card.ca_certificate.encode():
+            yield Finding(
+                "settings", "bad", "ca.crt is not the authority that consortium.json names",
+                "Put back the one that this folder was made with.",
+            )  # fmt: skip
+        text = f"{home.card.name}, fingerprint {home.card.fingerprint}"
+        yield Finding("consortium", "ok", text)
+
+    def keys(self) -> Iterator[Finding]:
+        from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+        from ..consortium import public_pem
+
+        home, well = self.home, True
+        for part in (home.path, home.identity, home.node_key):
+            open_to_others = stat.S_IMODE(part.stat().st_mode) & 0o077
+            if open_to_others:
+                well = False
+                text = f"{part} is open to other users of this machine"
+                if part.is_dir():
+                    yield Finding("keys", "warning", text, f"chmod 700 {part}")
+                else:
+                    remedy = f"chmod 600 {part}; if they may have read it, make new keys."
+                    yield Finding("keys", "bad", text, remedy)
+        try:
+            node = public_pem(load_ssh_private_key(home.node_key.read_bytes(), None).public_key())
+            fingerprint = home.request.fingerprint
+        except (UmbelError, OSError):
+            raise
+        except Exception:
+            yield Finding(
+                "keys", "bad", f"{home.identity} or {home.node_key} is damaged",
+                "Make a new folder with umbel client init, and send its request to the operator.",
+            )  # fmt: skip
+            return
+        if node != home.request.node_key:
+            yield Finding(
+                "keys", "bad", f"{home.node_public_key} is not the public half of {home.node_key}",
+                "Put back the one that this folder was made with.",
+            )  # fmt: skip
+            well = False
+        if well:
+            yield Finding("keys", "ok", "there, and readable by this user alone")
+        yield Finding("request", "ok", f"fingerprint, to tell the operator: {fingerprint}")
+
+    def data(self) -> Iterator[Finding]:
+        from ..learning.encoding import check_utf8
+        from ..learning.header import column_names
+        from ..learning.tables import check_columns
+
+        home, given = self.home, self.home.settings.data
+        for path in (home.data, home.test_data):
+            if path is None:
+                continue
+            if path.is_file() and path.suffix.lower() != ".parquet":
+                check_utf8(path)
+            found = column_names(path)
+            yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
+            wanted = (given.text_column, given.label_column)
+            check_columns(str(path), [name for name in wanted if name is not None], found)
+        found = column_names(home.data)
+        # As a job does that names no columns.
+        text = given.text_column or ("text" if "text" in found else None)
+        if text is None:
+            yield Finding(
+                "data", "ok", "client.toml names no text column: a job's column names decide, so "
+                "records are not counted here",
+                "Name data.text_column in client.toml, if this owner calls it otherwise than jobs.",
+            )  # fmt: skip
+            return
+        yield from self._records(
+            text, given.label_column or ("label" if "label" in found else None)
+        )
+
+    def _records(self, text: str, label: str | None) -> Iterator[Finding]:
+        """The records as the agent would take them."""
+        from ..job import DataSpec
+        from ..learning.data import fingerprint, load_corpus
+
+        home = self.home
+        spec = DataSpec(
+            path=str(home.data),
+            test_path=str(home.test_data) if home.test_data else None,
+            text_column=text,
+        )
+        try:
+            # Labels are read as if they named clients: cleaned and left out alike, but one class,
+            # or many, are no error, because a job may name them all.
+            corpus = load_corpus(spec, "causal-lm", label)
+        except DataError as error:
+            raise DataError(_without_content(str(error))) from None
+        self._fingerprint = fingerprint(corpus.texts, None)
+        left_out = "".join(
+            f", {count} left out ({reason.replace('client', 'label')})"
+            for reason, count in corpus.dropped.items()
+        )
+        classes = "" if label is None else f" in {len(set(corpus.clients or ()))} classes"
+        yield Finding(
+            "data", "warning" if left_out else "ok",
+            f"{len(corpus)} records{classes}{left_out}; fingerprint {self._fingerprint[:16]}",
+            "Fill the empty fields, or leave the rest out." if left_out else "",
+        )  # fmt: skip
+        kinds = len(set(corpus.clients or ()))
+        if kinds == 1:
+            yield Finding(
+                "data", "warning", f"every record has the same value of {label!r}",
+                "Check data.label_column: with one class alone there is little to learn from.",
+            )  # fmt: skip
+        if kinds > _MOST_SPARSE_CLASSES and 2 * kinds > len(corpus):
+            yield Finding(
+                "data", "warning", f"{label!r} has {kinds} values on {len(corpus)} records",
+                "Check data.label_column: it seems to hold ids or scores, not classes.",
+            )  # fmt: skip
+
+    def policy(self) -> Iterator[Finding]:
+        laxer = list(_laxer(Policy.read(self.home.policy)))
+        if laxer:
+            yield Finding(
+                "policy", "warning", f"laxer than the default: {'; '.join(laxer)}",
+                f"Set it back in {self.home.policy}, unless this was decided.",
+            )  # fmt: skip
+        else:
+            yield Finding(
+                "policy", "ok", "can be read, and is as strict as the default or stricter"
+            )
+
+    def budget(self) -> Iterator[Finding]:
+        from .spending import spending
+
+        if not self.home.ledger.exists():
+            yield Finding("budget", "ok", "there is no ledger yet: nothing was spent")
+            return
+        policy = Policy()
+        with contextlib.suppress(UmbelError):
+            policy = Policy.read(self.home.policy)
+        items = spending(self.home.ledger, policy)
+        yield Finding("budget", "ok", f"the ledger verifies; data sets in it: {len(items)}")
+        for item in items:
+            if item.dataset != self._fingerprint:
+                continue
+            # Rounded down: never more than there is.
+            left = int(item.left * 100) / 100
+            text = (
+                f"of this data epsilon {left:.2f} of {item.limit:g} is left at delta {item.delta:g}"
+            )
+            if left > 0:
+                yield Finding("budget", "ok", text)
+            else:
+                remedy = (
+                    "Jobs with privacy are refused from now on; what is spent never comes back."
+                )
+                yield Finding("budget", "warning", text, remedy)
+
+    def audit(self) -> Iterator[Finding]:
+        from .audit import AuditLog
+
+        yield Finding("audit log", "ok", f"verifies; lines: {AuditLog(self.home.audit).verify()}")
+
+    def agent(self) -> Iterator[Finding]:
+        text = "none runs for this owner now"
+        with contextlib.suppress(FileNotFoundError), (self.home.path / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = "one runs for this owner"
+        yield Finding("agent", "ok", text)
+
+    def software(self) -> Iterator[Finding]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = [f"Python {platform.python_version()}"]
+        for name in ("umbel", "torch", "transformers", "flwr"):
+            try:
+                found.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                yield Finding("software", "bad", f"{name} is not installed", f"Install {name}.")
+        yield Finding("software", "ok", ", ".join(found))
+
+    def device(self) -> Iterator[Finding]:
+        wanted = "auto"
+        with contextlib.suppress(UmbelError):
+            wanted = Policy.read(self.home.policy).resources.device
+        if wanted == "cpu":
+            yield Finding("device", "ok", "the CPU, as policy.toml says (resources.device)")
+            return
+        import torch
+
+        if wanted != "mps" and torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            text = (
+                f"{torch.cuda.get_device_name()}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+            )
+            yield Finding("device", "ok", text)
+        elif wanted != "cuda" and torch.backends.mps.is_available():
+            yield Finding("device", "ok", "the GPU of this Mac (mps)")
+        elif wanted == "auto":
+            yield Finding("device", "ok", "no GPU: training uses the CPU")
+        else:
+            yield Finding(
+                "device", "warning", f'policy.toml wants "{wanted}", and PyTorch sees no such GPU',
+                'Mend the driver, or set resources.device to "auto": jobs cannot be run like this.',
+            )  # fmt: skip
+
+    def disk(self) -> Iterator[Finding]:
+        free = shutil.disk_usage(self.home.path).free
+        level: Level = "ok" if free >= 2 * _GIB else "warning"
+        remedy = (
+            "" if level == "ok" else "Make room: without it neither ledger nor journal is kept."
+        )
+        yield Finding("disk", level, f"{free / _GIB:.1f} GiB free at {self.home.path}", remedy)
+
+    def memory(self) -> Iterator[Finding]:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        text = f"{total / _GIB:.1f} GiB"
+        with contextlib.suppress(OSError, ValueError):
+            # Linux alone tells what could be had without swapping.
+            fields = dict(
+                line.split(":") for line in Path("/proc/meminfo").read_text().splitlines()
+            )
+            text += f", of which {int(fields['MemAvailable'].split()[0]) / 2**20:.1f} are available"
+        yield Finding("memory", "ok", text)
+
+    def server(self) -> Iterator[Finding]:
+        name, _, digits = self.home.address.rpartition(":")
+        server = _Server(name.strip("[]"), int(digits), self.home.ca_certificate)
+        try:
+            days = server.days_left()
+            fleet, control = server.ask(_FLEET), server.ask(_CONTROL)
+        except _Unusable as error:
+            yield Finding("server", "bad", str(error), error.remedy)
+            yield Finding("clock", "warning", "not compared, since the server gave no answer",
+                          "See to it that this machine's clock is set by NTP.")  # fmt: skip
+            return
+        yield Finding(
+            "certificate", "ok" if days >= 30 else "warning", f"valid, days left: {days}",
+            "" if days >= 30 else "Remind the operator to renew it: umbel consortium renew.",
+        )  # fmt: skip
+        if fleet.status == 404 or fleet.status >= 500:
+            yield Finding(
+                "server", "warning", f"{self.home.address} answers, but with status {fleet.status}",
+                "Ask the operator whether umbel server runs behind this address.",
+            )  # fmt: skip
+        else:
+            yield Finding("server", "ok", f"{self.home.address} answers")
+        yield _clock(fleet)
+        if control.status == 404:
+            yield Finding("control API", "ok", "is not open to the network")
+        else:
+            yield Finding(
+                "control API", "warning",
+                f"{self.home.address} answers requests to control it (status {control.status})",
+                "Tell the operator: only umbel server's own public port belongs on the network.",
+            )  # fmt: skip
+
+    def roster(self) -> Iterator[Finding]:
+        from ..errors import ProtocolError
+        from ..privacy.secagg.keys import Identity
+        from ..privacy.secagg.roster import open_roster
+
+        home = self.home
+        if not home.roster.exists():
+            yield Finding(
+                "roster", "warning", "not admitted yet (or the server has not sent a roster)",
+                f"Send {home.request_file} to the operator, and tell its fingerprint; the roster "
+                "comes with the first job.",
+            )  # fmt: skip
+            return
+        roster = open_roster(home.roster.read_bytes(), home.consortium_key.read_bytes())
+        where = f"epoch {roster.epoch}, with {len(roster.members)} members"
+        try:
+            admitted = roster.identity(home.name)
+        except ProtocolError:
+            yield Finding("roster", "bad", f"{where}, does not name {home.name}",
+                          "Ask the operator to admit this owner again.")  # fmt: skip
+            return
+        if admitted == Identity(home.identity.read_bytes()).public:
+            yield Finding("roster", "ok", f"{home.name} is a member: {where}")
+        else:
+            yield Finding("roster", "bad", f"{where}, names {home.name} with other keys",
+                          "Ask the operator which keys it admitted under this name.")  # fmt: skip
+
+    def witness(self) -> Iterator[Finding]:
+        place, folder = self.home.membership.witness, self.home.path.resolve()
+        if place is not None and not place.resolve().is_relative_to(folder):
+            yield Finding("witness", "ok", f"the journals' witness lies apart, in {place}")
+        else:
+            yield Finding(
+                "witness", "warning", "journals and their witness lie in one folder, so that an old "
+                "copy of it would not be noticed",
+                f"Leave {folder} out of backups, and never restore or copy it.",
+            )  # fmt: skip
+
+
+def _laxer(policy: Policy) -> Iterator[str]:
+    """Where a policy permits more than the default, key by key."""
+    default = Policy()
+    numbers = ("epsilon_limit", "epsilon_per_job", "delta_limit", "max_rounds", "max_hours")
+    for section, rules in policy:
+        for key, value in rules:
+            usual = getattr(getattr(default, section), key)
+            more = (key in numbers and value > usual) or (usual is True and value is False)
+            if more or (key == "units" and not set(value) <= set(usual)):
+                yield f"{section}.{key} = {_toml(value)} (default {_toml(usual)})"
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _columns(names: list[str]) -> str:
+    """Names of columns; a file without a header has a record there, so they are cut."""
+    shown = ", ".join(repr(name[:_LONGEST_COLUMN]) for name in names[:_MOST_COLUMNS])
+    more = len(names) - _MOST_COLUMNS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _without_content(text: str) -> str:
+    """An error about data without what it quotes of a record."""
+    text = re.sub(r"holds .*, which is no text", "holds a value which is no text", text, flags=re.S)
+    return re.sub(r" The row begins .*(?= Quote a field)", "", text, flags=re.S)
+
+
+def _one_line(text: str) -> str:
+    """Safe to show in a terminal: paths, columns and certificates are written by others."""
+    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    date: str | None
+    asked: float
+    """Local time in the middle of the exchange."""
+
+
+def _clock(answer: _Answer) -> Finding:
+    """This machine's clock against the server's, which tells whole seconds."""
+    try:
+        theirs = parsedate_to_datetime(answer.date or "").timestamp() + 0.5
+    except (ValueError, TypeError):
+        return Finding("clock", "warning", "not compared: the server tells no time",
+                       "See to it that this machine's clock is set by NTP.")  # fmt: skip
+    ahead = answer.asked - theirs
+    level: Level = "ok" if abs(ahead) <= 30 else "warning" if abs(ahead) <= 300 else "bad"
+    text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    if level == "ok":
+        return Finding("clock", "ok", "within 30 s of the server's")
+    return Finding("clock", level, text, "Set this machine's clock by NTP, or tell the operator that "
+                   "the server's is wrong: connections are refused where they differ.")  # fmt: skip
+
+
+class _Unusable(Exception):
+    """The server cannot be reached, or is not to be trusted; why, and what to do."""
+
+    def __init__(self, text: str, remedy: str) -> None:
+        super().__init__(text)
+        self.remedy = remedy
+
+
+class _Server:
+    """The server as a stranger meets it. Every step ends after five seconds, or is ``_Unusable``."""
+
+    def __init__(self, host: str, port: int, authority: Path) -> None:
+        self.host, self.port = host, port
+        # With an authority given, what the system trusts besides does not count.
+        self._context = ssl.create_default_context(cafile=authority)
+
+    def days_left(self) -> int:
+        """Connect, and check the certificate; whole days until it expires."""
+        with self._connected() as plain:
+            try:
+                with self._context.wrap_socket(plain, server_hostname=self.host) as secure:
+                    until = (secure.getpeercert() or {})["notAfter"]
+            except ssl.SSLCertVerificationError as error:
+                raise self._refused(error) from None
+            except TimeoutError:
+                raise self._silent("begins no TLS connection") from None
+            except OSError as error:
+                raise _Unusable(
+                    f"{self._address} accepts connections, but no TLS ones ({_reason(error)})",
+                    "Check host and port: something else may listen there, or stand in between.",
+                ) from None
+        return int((ssl.cert_time_to_seconds(str(until)) - time.time()) // 86400)
+
+    def ask(self, path: str) -> _Answer:
+        """A GET request; what it answers does not matter but for status and date."""
+        connection = http.client.HTTPSConnection(
+            self.host, self.port, timeout=_TIMEOUT, context=self._context
+        )
+        begun = time.time()
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            middle = (begun + time.time()) / 2
+            return _Answer(answer.status, answer.getheader("Date"), middle)
+        except TimeoutError:
+            raise self._silent("does not answer HTTP requests") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _Unusable(
+                f"{self._address} does not answer HTTP requests ({_reason(error)})",
+                "Ask the operator whether umbel server runs there.",
+            ) from None
+        finally:
+            connection.close()
+
+    @property
+    def _address(self) -> str:
+        return f"{self.host}, port {self.port}"
+
+    def _resolved(self) -> list[tuple[Any, ...]]:
+        """Addresses of the host. The resolver has no time limit of its own."""
+        found: list[list[tuple[Any, ...]] | OSError] = []
+
+        def resolve() -> None:
+            try:
+                found.append(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                found.append(OSError(str(error)))
+
+        thread = threading.Thread(target=resolve, daemon=True)
+        thread.start()
+        thread.join(_TIMEOUT)
+        if found and not isinstance(found[0], OSError):
+            return found[0]
+        raise _Unusable(
+            f"the name {self.host} cannot be resolved" + ("" if found else " (no answer in 5 s)"),
+            "Check server.address in client.toml, and this machine's DNS." + self._proxy,
+        )
+
+    def _connected(self) -> socket.socket:
+        last: OSError = OSError("no address")
+        for family, kind, protocol, _, address in self._resolved():
+            plain = socket.socket(family, kind, protocol)
+            plain.settimeout(_TIMEOUT)
+            try:
+                plain.connect(address)
+            except OSError as error:
+                plain.close()
+                last = error
+            else:
+                return plain
+        if isinstance(last, ConnectionRefusedError):
+            raise _Unusable(
+                f"{self._address}: the connection was refused",
+                "Ask the operator whether umbel server runs, and on which port." + self._proxy,
+            )
+        if isinstance(last, TimeoutError):
+            raise self._silent("does not take connections")
+        raise _Unusable(
+            f"{self._address} cannot be reached ({_reason(last)})",
+            "Check this machine's network and firewall." + self._proxy,
+        )
+
+    def _silent(self, what: str) -> _Unusable:
+        return _Unusable(
+            f"{self._address} timed out: it {what} within 5 s",
+            "A firewall may be in between: outgoing TCP connections to it must be allowed."
+            + self._proxy,
+        )
+
+    @property
+    def _proxy(self) -> str:
+        """A word on a proxy, which the agent would use and this check does not."""
+        if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(self.host):
+            return " HTTPS_PROXY is set: the agent connects through it, this check does not."
+        return ""
+
+    def _refused(self, error: ssl.SSLCertVerificationError) -> _Unusable:
+        """Why the certificate is not accepted, with what it says of itself."""
+        shown, now = self._shown(), datetime.now(UTC)
+        if error.verify_code == _EXPIRED:
+            until = None if shown is None else shown.not_valid_after_utc
+            if until is not None and until > now:
+                return _Unusable("the consortium's certificate authority has expired",
+                                 "The operator has to make a new consortium.")  # fmt: skip
+            return _Unusable(
+                f"the server's certificate has expired{_on(until)}",
+                "Tell the operator: umbel consortium renew; or this machine's clock is wrong.",
+            )
+        if error.verify_code == _NOT_YET_VALID:
+            since = None if shown is None else shown.not_valid_before_utc
+            return _Unusable(
+                f"the server's certificate is not valid yet, only from later{_on(since)}",
+                f"Check this machine's clock: it says {now:%Y-%m-%d %H:%M} UTC.",
+            )
+        if error.verify_code in _OTHER_NAME:
+            names = f" but for {', '.join(_names(shown))}" if shown else ""
+            return _Unusable(
+                f"the server's certificate is not for the host name {self.host}{names}",
+                "Give the name that the operator gave out (server.address in client.toml).",
+            )
+        return _Unusable(
+            "the server's certificate is of an unknown authority, not of this consortium's "
+            f"({error.verify_message})",
+            "Do not go on: another server answers, or a firewall opens the connection. Ask the "
+            "operator.",
+        )
+
+    def _shown(self) -> x509.Certificate | None:
+        """The certificate, unchecked: to explain why it was refused, and for nothing else."""
+        from cryptography import x509
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with self._connected() as plain, context.wrap_socket(plain) as secure:
+                return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+        except (OSError, ValueError, _Unusable):
+            return None
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    from cryptography import x509
+
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ["no host name"]
+    return [str(name.value) for name in found]
+
+
+def _on(day: datetime | None) -> str:
+    return "" if day is None else f" ({day:%Y-%m-%d %H:%M} UTC)"
+
+
+def _reason(error: Exception) -> str:
+    """Why, in the words of the system."""
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)

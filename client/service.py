@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from .home import Home
 from .station import Station
 
 _IDLE_SECONDS = 0.1
+_ASK_SECONDS = 2.0
+"""How often the SuperNode is asked for work, should its sign that there is some be missed."""
 _LONGEST_BACKOFF = 60.0
 _log = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class Service:
                     connected = True
                     _log.info("%s is ready for %s", self.home.name, self.home.address)
                 if claim is None:
-                    time.sleep(_IDLE_SECONDS)
+                    node.wait(_ASK_SECONDS)
                     continue
                 try:
                     with runtime.message(claim) as task:
@@ -103,15 +106,25 @@ class Service:
         secret_file, secret = run / "secret", os.urandom(32)
         with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(secret)
-        node = Node(home.address, home.ca_certificate, home.node_key, secret_file, _free_port())
-        with open(run / "log", "ab") as log:
+        bell, wake = os.pipe()
+        node = Node(
+            home.address, home.ca_certificate, home.node_key, secret_file, _free_port(), wake
+        )
+        with open(run / "log", "wb") as log:
             process = subprocess.Popen(
-                node.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=run,
-                env=os.environ | {"UMBEL_PARENT": str(os.getpid())},
-            )  # fmt: skip
+                node.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=run,
+                pass_fds=[wake],
+                env=os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(run)},
+            )
+        os.close(wake)
         try:
-            yield _Child(node, secret, process)
+            yield _Child(node, secret, process, bell)
         finally:
+            os.close(bell)
             process.terminate()
             try:
                 process.wait(5)
@@ -125,6 +138,13 @@ class _Child:
     node: Node
     secret: bytes
     process: subprocess.Popen[bytes]
+    bell: int
+    """Descriptor from which a byte can be read for each message that came."""
+
+    def wait(self, seconds: float) -> None:
+        """Until a message came, or the SuperNode died, or so many seconds are over."""
+        if select.select([self.bell], [], [], seconds)[0]:
+            os.read(self.bell, 64)
 
 
 def serve(home: Home, secrets: Callable[[int, str], SecretStream] | None = None) -> None:

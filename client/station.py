@@ -106,7 +106,7 @@ class Station:
         home, kind = self.home, message.metadata.message_type
         operator = self._signer(assignment)
         self._policy.check(home.name, job)
-        if kind == PREPARE and SECAGG in message.content.array_records:
+        if kind == PREPARE and SECAGG in message.content:
             home.membership.learn(bytes_of(message.content, "roster"))
         if self._policy.jobs.approval == "manual":
             self._approvals.ask(job, assignment.run, operator)

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 
 from .. import __version__
 from ..errors import UmbelError
-from ..messages import ASSIGNMENT, REFUSED, Assignment, payload_bytes
+from ..messages import ASSIGNMENT, REFUSED, SECAGG, Assignment, packed, payload_bytes
 
 if TYPE_CHECKING:
     from .run import Run
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 
 Check = Callable[[Message], None]
 """Raises an ``UmbelError`` for a reply that cannot be used."""
@@ -109,9 +109,10 @@ def ask(
     deadline: float | None = None,
 ) -> Exchange:
     """Send requests, each with the assignment of its client; `names` tells who is behind a node."""
+    once: dict[int, ArrayRecord] = {}
     return Exchange(
         run.grid,
-        [_assigned(run, message, names, stage) for message in requests],
+        [_assigned(run, message, names, stage, once) for message in requests],
         names,
         deadline or run.plan.job.cohort.deadline,
         check,
@@ -134,9 +135,22 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
     )
 
 
-def _assigned(run: Run, message: Message, names: dict[int, str], stage: Stage) -> Message:
+def _assigned(
+    run: Run,
+    message: Message,
+    names: dict[int, str],
+    stage: Stage,
+    once: dict[int, ArrayRecord],
+) -> Message:
+    """The request with its assignment; `once` holds the models that were packed, by the original."""
     assignment = assignment_of(run, stage, names[message.metadata.dst_node_id])
-    message.content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
+    content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
+    for key, record in content.array_records.items():
+        if key != SECAGG:
+            if id(record) not in once:
+                once[id(record)] = packed(record)
+            content[key] = once[id(record)]
+    message.content = content
     return message
 
 

@@ -7,6 +7,7 @@ is killed with it (this process too) goes on when it is started the next time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -26,6 +27,8 @@ from .store import RunRow, Store
 
 _TICK_SECONDS = 0.3
 _START_SECONDS = 60.0
+_PORT_SECONDS = 5.0
+"""The SuperLink of a server that was killed lets go of the port within this time."""
 _MOST_CRASHES = 5
 _log = logging.getLogger(__name__)
 
@@ -243,15 +246,20 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise DeploymentError(
-                f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses it, or "
-                "choose another one with --port (and tell the data owners: it is in consortium.json)."
-            ) from None
+    end = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                    raise DeploymentError(
+                        f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses "
+                        "it, or choose another one with --port (and tell the data owners: it is in "
+                        "consortium.json)."
+                    ) from None
+        time.sleep(0.1)
 
 
 def _free_port() -> int:

@@ -1,0 +1,421 @@
+"""What an owner is told before it takes part: what is well, what is not, and what to do about it."""
+
+import csv
+import fcntl
+import json
+import socket
+import sqlite3
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from umbel.cli_client import client_app
+from umbel.client import doctor
+from umbel.client.audit import AuditLog
+from umbel.client.doctor import Finding, examine
+from umbel.client.home import Home
+from umbel.errors import ConsortiumError
+from umbel.learning.data import fingerprint
+from umbel.privacy.accounting import MechanismEvent
+from umbel.privacy.ledger import Ledger
+from umbel.privacy.secagg.roster import Limits
+from umbel.server.consortium import Consortium
+
+SECRET = "patient Mary Poppins"
+ROWS = [(f"{SECRET} {number}", "fine" if number % 2 else "ill") for number in range(6)]
+
+
+@pytest.fixture
+def consortium(tmp_path):
+    return Consortium.create(tmp_path / "operator" / "hospitals", "localhost", 9443, Limits())
+
+
+@pytest.fixture
+def data(tmp_path):
+    return written(tmp_path / "notes.csv", ROWS)
+
+
+def written(path, rows, header=("note", "class")):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def home(consortium, data, tmp_path):
+    card = consortium.path / "consortium.json"
+    columns = {"text_column": "note", "label_column": "class"}
+    made = Home.create(tmp_path / "st-mary", card, data, **columns)
+    # Nothing listens where most tests look: a refusal is the quickest answer.
+    return moved(made, f"localhost:{free_port()}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def moved(home, address):
+    """The same folder, with the server elsewhere."""
+    lines = [
+        line
+        for line in home.settings_file.read_text().splitlines()
+        if not line.startswith(("address", "# address"))
+    ]
+    home.settings_file.write_text("\n".join([*lines, f'address = "{address}"']) + "\n")
+    return Home(home.path)
+
+
+@pytest.fixture
+def serve():
+    """A real server on loopback, over TLS unless it has no certificate; its port."""
+    running = []
+
+    def start(consortium=None, fleet=405, control=404, ahead=timedelta()):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(fleet if self.path.startswith("/v1/fleet/") else control)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def date_time_string(self, timestamp=None):
+                return format_datetime(datetime.now(UTC) + ahead, usegmt=True)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if consortium is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(consortium.server_certificate, consortium.server_key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        running.append((server, thread))
+        return server.server_address[1]
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def found(home, name):
+    """The findings of one name, and their text in one."""
+    findings = [finding for finding in examine(home) if finding.name == name]
+    return [finding.level for finding in findings], " | ".join(map(str, findings))
+
+
+def test_an_owner_with_whom_all_is_well(home, consortium, serve):
+    consortium.admit(home.request)
+    home.roster.write_bytes(consortium.roster())
+    home = moved(home, f"localhost:{serve(consortium)}")
+    findings = examine(home)
+    assert [f.name for f in findings if f.bad] == []
+    assert {f.name for f in findings if f.level == "warning"} <= {"witness", "disk"}
+    names = [finding.name for finding in findings]
+    assert {"settings", "consortium", "keys", "request", "data", "policy", "budget"} <= set(names)
+    assert {"audit log", "agent", "software", "device", "disk", "memory"} <= set(names)
+    assert {"certificate", "server", "clock", "control API", "roster"} <= set(names)
+    text = "\n".join(map(str, findings))
+    assert home.request.fingerprint in text
+    assert home.card.fingerprint in text
+    assert "6 records in 2 classes" in text
+    assert "st-mary is a member: epoch 1, with 1 members" in text
+
+
+def test_a_finding_is_aligned_lines_of_text_and_a_dictionary():
+    well = Finding("disk", "ok", "much\nspace\x1b[0m")
+    bad = Finding("keys", "bad", "open", "close them")
+    assert str(well) == "ok       disk         much space�[0m"
+    assert str(bad) == f"bad      keys         open\n{' ' * 22}close them"
+    assert (well.bad, bad.bad) == (False, True)
+    assert bad.to_dict() == {"name": "keys", "level": "bad", "text": "open", "remedy": "close them"}
+
+
+def test_the_command_prints_findings_and_fails_where_one_is_bad(home, consortium, serve):
+    failed = CliRunner().invoke(client_app, ["check", str(home.path)])
+    assert failed.exit_code == 1
+    assert "the connection was refused" in failed.output
+    moved(home, f"localhost:{serve(consortium)}")
+    passed = CliRunner().invoke(client_app, ["check", str(home.path), "--json"])
+    assert passed.exit_code == 0, passed.output
+    assert {"name", "level", "text", "remedy"} == set(json.loads(passed.output)[0])
+
+
+def test_a_folder_that_is_none_is_refused_and_a_broken_one_is_examined(home, tmp_path):
+    with pytest.raises(ConsortiumError, match="umbel client init"):
+        examine(Home(tmp_path))
+    home.settings_file.write_text("[")
+    levels = {finding.name: finding.level for finding in examine(Home(home.path))}
+    assert levels["settings"] == levels["data"] == levels["server"] == "bad"
+    assert levels["policy"] == levels["budget"] == "ok"
+
+
+# Keys
+
+
+@pytest.mark.parametrize("name", ["identity", "node.key"])
+def test_a_key_that_others_can_read_is_bad(home, name):
+    (home.path / name).chmod(0o640)
+    levels, text = found(home, "keys")
+    assert levels == ["bad"]
+    assert f"chmod 600 {home.path / name}" in text
+
+
+def test_a_folder_that_others_can_enter_is_a_warning(home):
+    home.path.chmod(0o755)
+    assert found(home, "keys")[0] == ["warning"]
+
+
+def test_damaged_and_exchanged_keys_are_bad(home, consortium, data, tmp_path):
+    other = Home.create(tmp_path / "north", consortium.path / "consortium.json", data)
+    home.node_public_key.write_bytes(other.node_public_key.read_bytes())
+    assert "is not the public half" in found(home, "keys")[1]
+    home.node_key.write_bytes(b"nothing")
+    assert "is damaged" in found(home, "keys")[1]
+    home.identity.unlink()
+    assert found(home, "settings")[0] == found(home, "keys")[0] == ["bad"]
+
+
+# Data
+
+
+def test_without_a_text_column_a_jobs_names_decide(home, data):
+    lines = home.settings_file.read_text().splitlines()
+    kept = [line for line in lines if "_column =" not in line]
+    home.settings_file.write_text("\n".join(kept) + "\n")
+    levels, text = found(Home(home.path), "data")
+    assert levels == ["ok", "ok"]
+    assert "'note', 'class'" in text
+    assert "a job's column names decide" in text
+    written(data, ROWS, ("text", "label"))
+    assert "6 records in 2 classes" in found(Home(home.path), "data")[1]
+
+
+def test_a_column_that_is_not_there_is_bad(home, data):
+    written(data, ROWS, ("notes", "class"))
+    levels, text = found(home, "data")
+    assert levels[-1] == "bad"
+    assert "Did you mean 'notes'" in text
+
+
+def test_one_class_is_a_warning_and_no_record_is_bad(home, data):
+    written(data, [(text, "fine") for text, _ in ROWS])
+    levels, text = found(home, "data")
+    assert levels == ["ok", "ok", "warning"]
+    assert "the same value of 'class'" in text
+    written(data, [])
+    assert "has no rows" in found(home, "data")[1]
+    data.write_bytes(b"")
+    assert found(home, "data")[0] == ["bad"]
+    data.unlink()
+    assert "There is no data file" in found(home, "data")[1]
+
+
+def test_ids_in_place_of_classes_and_empty_fields_are_warnings(home, data):
+    written(data, [(f"text {number}", number) for number in range(30)] + [("", 1), ("no", "")])
+    levels, text = found(home, "data")
+    assert levels == ["ok", "warning", "warning"]
+    assert "1 left out (empty text), 1 left out (no label)" in text
+    assert "30 values on 30 records" in text
+
+
+def test_another_encoding_is_named(home, data):
+    data.write_bytes("note,class\nGrüße,fine\n".encode("latin1"))
+    assert "iconv -f latin1" in found(home, "data")[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("notes.csv", f'note,class\n"{SECRET}",fine,too,many\n'),
+        ("notes.csv", f'note,class\n"{SECRET}'),
+        ("notes.jsonl", f'{{"note": ["{SECRET}"], "class": "fine"}}\n'),
+        ("notes.jsonl", f'{{"note": "{SECRET}", "class": "fine"}}\n{{"note": {SECRET}\n'),
+    ],
+)
+def test_nothing_of_a_record_is_printed(home, data, tmp_path, file, content):
+    (tmp_path / file).write_text(content)
+    text = home.settings_file.read_text().replace(str(data), str(tmp_path / file))
+    home.settings_file.write_text(text)
+    findings = examine(Home(home.path))
+    assert any(finding.bad for finding in findings if finding.name == "data")
+    assert "Mary" not in "".join(map(str, findings))
+
+
+# Policy, budget, audit log, agent
+
+
+def test_a_laxer_policy_is_a_warning_that_names_the_keys(home):
+    text = home.policy.read_text()
+    text = text.replace("epsilon_limit = 10.0", "epsilon_limit = 50.0")
+    home.policy.write_text(text.replace("\nrequired = true", "\nrequired = false"))
+    levels, text = found(home, "policy")
+    assert levels == ["warning"]
+    assert "privacy.epsilon_limit = 50.0 (default 10.0)" in text
+    assert "encryption.required = false (default true)" in text
+
+
+def test_a_policy_that_cannot_be_read_is_bad(home):
+    home.policy.write_text("[privacy]\nepsilon = 1\n")
+    assert found(home, "policy")[0] == ["bad"]
+    home.policy.unlink()
+    assert found(home, "policy")[0] == ["bad"]
+
+
+def test_the_budget_is_that_of_this_very_data(home):
+    assert "nothing was spent" in found(home, "budget")[1]
+    dataset = fingerprint([text for text, _ in ROWS], None)
+    with Ledger(home.ledger) as ledger:
+        ledger.reserve(
+            dataset, MechanismEvent(1.0, 0.1, 10), job="j", key="run/1/0", delta=1e-5, limit=10
+        )
+    levels, text = found(home, "budget")
+    assert levels == ["ok", "ok"]
+    assert "of 10 is left at delta 1e-05" in text
+    assert dataset[:16] in found(home, "data")[1]
+    home.policy.write_text("[privacy]\nepsilon_limit = 0.01\n")
+    assert found(home, "budget")[0] == ["ok", "warning"]
+
+
+def test_a_changed_ledger_and_a_changed_audit_log_are_bad(home):
+    event = MechanismEvent(1.0, 0.1, 10)
+    with Ledger(home.ledger) as ledger:
+        ledger.reserve("d", event, job="j", key="run/1/0", delta=1e-5, limit=10)
+    with sqlite3.connect(home.ledger) as database:
+        database.execute("UPDATE entries SET steps = 1")
+    assert found(home, "budget")[0] == ["bad"]
+    AuditLog(home.audit).write("agent started", pid=1)
+    assert found(home, "audit log")[0] == ["ok"]
+    home.audit.write_text(home.audit.read_text().replace('"pid": 1', '"pid": 2'))
+    assert found(home, "audit log")[0] == ["bad"]
+
+
+def test_an_agent_that_runs_is_seen_and_not_disturbed(home):
+    assert "none runs" in found(home, "agent")[1]
+    assert not (home.path / "lock").exists()
+    with (home.path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "one runs" in found(home, "agent")[1]
+
+
+def test_a_gpu_is_missed_only_where_the_policy_wants_one(home):
+    home.policy.write_text('[resources]\ndevice = "cpu"\n')
+    assert found(home, "device")[0] == ["ok"]
+    home.policy.write_text('[resources]\ndevice = "cuda"\n')
+    levels, text = found(home, "device")
+    assert levels == ["ok"] if "GiB free" in text else levels == ["warning"]
+
+
+# Server
+
+
+def test_a_port_where_nobody_listens(home):
+    levels, text = found(home, "server")
+    assert levels == ["bad"]
+    assert "the connection was refused" in text
+    assert found(home, "clock")[0] == ["warning"]
+
+
+def test_a_name_that_does_not_exist(home):
+    assert "cannot be resolved" in found(moved(home, "nowhere.invalid:9443"), "server")[1]
+
+
+def test_a_port_that_stays_silent(home, monkeypatch):
+    monkeypatch.setattr(doctor, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        home = moved(home, f"127.0.0.1:{listener.getsockname()[1]}")
+        assert "timed out" in found(home, "server")[1]
+
+
+def test_a_server_without_tls(home, serve):
+    assert "but no TLS ones" in found(moved(home, f"localhost:{serve()}"), "server")[1]
+
+
+def test_an_expired_certificate_is_told_with_its_date(home, consortium, serve):
+    began = datetime.now(UTC) - timedelta(days=826)
+    consortium.renew_certificate(now=began)
+    levels, text = found(moved(home, f"localhost:{serve(consortium)}"), "server")
+    assert levels == ["bad"]
+    assert f"has expired ({began + timedelta(days=825):%Y-%m-%d}" in text
+    assert "umbel consortium renew" in text
+
+
+def test_a_certificate_from_the_future_makes_the_clock_suspect(home, consortium, serve):
+    consortium.renew_certificate(now=datetime.now(UTC) + timedelta(days=2))
+    text = found(moved(home, f"localhost:{serve(consortium)}"), "server")[1]
+    assert "is not valid yet" in text
+    assert "Check this machine's clock" in text
+
+
+def test_a_certificate_for_another_host_name(home, consortium, serve):
+    text = found(moved(home, f"127.1:{serve(consortium)}"), "server")[1]
+    assert "is not for the host name 127.1 but for localhost, 127.0.0.1" in text
+
+
+def test_the_server_of_another_consortium(home, serve, tmp_path):
+    other = Consortium.create(tmp_path / "banks", "localhost", 9443, Limits())
+    assert "unknown authority" in found(moved(home, f"localhost:{serve(other)}"), "server")[1]
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(home, consortium, serve):
+    consortium.renew_certificate(now=datetime.now(UTC) - timedelta(days=815))
+    levels, text = found(moved(home, f"localhost:{serve(consortium)}"), "certificate")
+    assert levels == ["warning"]
+    assert "days left: 9" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level", "words"),
+    [
+        (5, "ok", "within 30 s"),
+        (-120, "warning", "ahead of"),
+        (3600, "bad", "behind"),
+    ],
+)
+def test_a_clock_that_differs_from_the_servers(home, consortium, serve, seconds, level, words):
+    port = serve(consortium, ahead=timedelta(seconds=seconds))
+    levels, text = found(moved(home, f"localhost:{port}"), "clock")
+    assert levels == [level]
+    assert words in text
+
+
+def test_a_server_that_is_none_of_ours_or_lets_itself_be_controlled(home, consortium, serve):
+    port = serve(consortium, fleet=404, control=405)
+    home = moved(home, f"localhost:{port}")
+    assert found(home, "server")[0] == ["warning"]
+    levels, text = found(home, "control API")
+    assert levels == ["warning"]
+    assert "Tell the operator" in text
+
+
+# Roster and witness
+
+
+def test_the_roster_says_whether_this_owner_is_a_member(home, consortium, data, tmp_path):
+    levels, text = found(home, "roster")
+    assert levels == ["warning"]
+    assert "not admitted yet" in text
+    other = Home.create(tmp_path / "new" / "st-mary", consortium.path / "consortium.json", data)
+    consortium.admit(other.request)
+    home.roster.write_bytes(consortium.roster())
+    assert "with other keys" in found(home, "roster")[1]
+    consortium.remove("st-mary")
+    home.roster.write_bytes(consortium.roster())
+    assert "does not name st-mary" in found(home, "roster")[1]
+    home.roster.write_bytes(b"nothing")
+    assert found(home, "roster")[0] == ["bad"]
+
+
+def test_a_witness_within_the_folder_is_a_warning(home):
+    levels, text = found(home, "witness")
+    assert levels == ["warning"]
+    assert "backups" in text
