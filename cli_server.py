@@ -169,7 +169,7 @@ def _consortium(path: Path | None) -> Consortium:
     from .server.consortium import Consortium
 
     named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))
-    if path is None and not (named / "consortium.key").exists():
+    if path is None and not (named / "limits.json").exists():
         raise ConsortiumError(
             "Which consortium? Name its folder with --consortium, or with $UMBEL_CONSORTIUM."
         )

@@ -33,10 +33,10 @@ def million(rounds: int) -> Job:
     return _job("deployment-1m", model, rounds, optimizer="adamw", learning_rate=1e-4)
 
 
-def hundred_million(rounds: int, folder: Path) -> Job:
-    """About 100M trained parameters: every weight of a BERT that was made for this."""
+def large(rounds: int, folder: Path) -> Job:
+    """Every weight of a BERT that was made for this."""
     model = {"base": str(folder), "adapter": "full", "max_length": 8}
-    return _job("deployment-100m", model, rounds, optimizer="sgd", learning_rate=1e-3)
+    return _job("deployment-large", model, rounds, optimizer="sgd", learning_rate=1e-3)
 
 
 def _job(name: str, model: dict[str, Any], rounds: int, **training: Any) -> Job:
@@ -66,8 +66,8 @@ def _job(name: str, model: dict[str, Any], rounds: int, **training: Any) -> Job:
     )
 
 
-def write_large_model(folder: Path) -> None:
-    """A BERT of about 100M weights, all random, with the tokenizer of all-MiniLM-L6-v2."""
+def write_large_model(folder: Path, layers: int) -> None:
+    """A BERT with random weights and the tokenizer of all-MiniLM-L6-v2: 101.4M with 11 layers."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -77,7 +77,7 @@ def write_large_model(folder: Path) -> None:
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=768,
-        num_hidden_layers=11,
+        num_hidden_layers=layers,
         num_attention_heads=12,
         intermediate_size=3072,
         max_position_embeddings=16,

@@ -28,14 +28,15 @@ def measure(stage: Stage, folder: Path, node: str, sizes: dict[int, int]) -> dic
     coordinator's way to ask, "flower" for Flower's SuperNode and its Grid as they are. One more trip
     goes before them, in which nodes learn of the run.
     """
-    folder.mkdir(parents=True)
+    logs = folder / "agents"
+    logs.mkdir(parents=True)
     link = _link(stage, folder)
     agents = [[sys.executable, str(AGENT), "echo", node, str(owner.path)] for owner in stage.owners]
     os.environ["FLWR_HOME"] = str(folder / "flower")
     with running([link.command()], folder):
         _await_port(link)
         names = _admitted(stage, link)
-        with running(agents, folder / "agents-log"), _grid(stage, link) as grid:
+        with running(agents, logs), _grid(stage, link) as grid:
             _await_nodes(grid, set(names))
             trip = _as_umbel if node == "umbel" else _as_flower
             trip(grid, names, 0)

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import __version__
 from ..errors import (
     BudgetExceeded,
+    DataError,
     LedgerError,
     MessageError,
+    ModelError,
     PlanRefused,
     ProtocolError,
     UmbelError,
@@ -389,6 +391,12 @@ def answered(
         own = error.peer == "this client"
         text = "it could not take part in the sum; the reason is in the client's own log"
         return refuse(message, FAILED, text if own else str(error))
+    except (DataError, ModelError) as error:
+        # It may quote a record, or say what lies on this machine.
+        _log_error(name, error)
+        what = "data do" if isinstance(error, DataError) else "base model does"
+        text = f"{name}'s {what} not fit the job; the reason is in the client's own log"
+        return refuse(message, REFUSED, text)
     except UmbelError as error:
         return refuse(message, FAILED, str(error))
     except Exception as error:

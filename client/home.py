@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from functools import cached_property
@@ -137,7 +138,27 @@ class Home:
     @property
     def membership(self) -> Membership:
         """What secure sums need. Its roster is there only once the server has sent one."""
-        return Membership(self.name, self.identity, self.consortium_key, self.roster, self.journals)
+        return Membership(
+            self.name,
+            self.identity,
+            self.consortium_key,
+            self.roster,
+            self.journals,
+            self.witness,
+        )
+
+    @property
+    def witness(self) -> Path | None:
+        """A folder in memory, which no backup holds and a reboot forgets; None where there is none.
+
+        What systemd gives a service comes first, then the shared memory of Linux.
+        """
+        own = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        for place in filter(None, (given, os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm")):
+            if os.access(place, os.W_OK):
+                return Path(place) / f"umbel-{own}"
+        return None
 
     @property
     def request(self) -> Request:

@@ -19,6 +19,7 @@ from ..consortium import check_job_signature
 from ..durable import write_durably
 from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
+from ..learning.base import base_digest, base_folder
 from ..learning.model import load_learner
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
@@ -148,7 +149,6 @@ class Station:
         if workplace is None or workplace.learner.job != self._here(job):
             self._desk = workplace = None  # lets go of the old model before a new one is loaded
             workplace = self._workplace(job)
-        self._policy.check_model(home.name, workplace.learner.shape().base_digest)
         named: dict[str, Any] = {}
         if secrets is not None:
             named = {"secrets": lambda what: secrets(job.seed, what), "replayable": True}
@@ -172,6 +172,7 @@ class Station:
         if torch.cuda.is_available() and rules.gpu_memory_share < 1:
             torch.cuda.set_per_process_memory_fraction(rules.gpu_memory_share)
         here = self._here(job)
+        self._policy.check_model(self.home.name, base_digest(base_folder(job.model.base)))
         classes = len(job.data.labels or ())
         learner = load_learner(here, classes)
         self._loads += 1

@@ -33,6 +33,10 @@ NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
+# The journals' witness lies in memory: it outlives the process, and no backup holds it.
+RuntimeDirectory=umbel-{home.name}
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 ReadWritePaths={_quoted(folder)}
 UMask=0077
 

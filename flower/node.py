@@ -21,6 +21,9 @@ from . import end_with_parent, quiet_logs
 BUSY_SECONDS = 0.2
 """How often it asks the SuperLink for messages while a run is on; Flower's own is 3 always."""
 IDLE_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10
+"""How often it says that it lives; Flower's own is 30. The SuperLink takes it for gone, and lets it in
+again, after two that did not come."""
 _BUSY_FOR = 60.0
 """How long after a message a run counts as being on."""
 _REPLY_SECONDS = 0.02
@@ -62,6 +65,8 @@ def serve(node: Node) -> None:
     main_loop.time = SimpleNamespace(  # type: ignore[attr-defined]
         **{**vars(time), "sleep": _Sleep(node.wake)}
     )
+    for name in ("flwr.supernode.fleet_http_connection", "flwr.supercore.heartbeat"):
+        import_module(name).HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT_SECONDS  # type: ignore[attr-defined]
     sys.argv = [
         *("flower-supernode", "--superlink", node.address, "--root-certificates", str(node.ca)),
         *("--auth-supernode-private-key", str(node.key), "--isolation", "process"),

@@ -102,9 +102,9 @@ class Consortium:
     @classmethod
     def open(cls, path: Path) -> Consortium:
         """An existing folder; ``ConsortiumError`` where there is no operator's folder."""
-        if not (path / "consortium.key").is_file():
+        if not (path / "limits.json").is_file():
             raise ConsortiumError(
-                f"{path} is no operator's folder (there is no consortium.key in it). Make one with: "
+                f"{path} is no operator's folder (there is no limits.json in it). Make one with: "
                 "umbel consortium create FOLDER --host HOST"
             )
         return cls(path)
@@ -306,7 +306,10 @@ class Consortium:
         try:
             identity = Identity(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise ConsortiumError(f"{path} cannot be read: {error}") from None
+            raise ConsortiumError(
+                f"{path} is needed for this and cannot be read: {error}. If it is kept elsewhere, put "
+                "it there for as long as this takes."
+            ) from None
         if identity.public.signing != public:
             raise ConsortiumError(
                 f"{path} is not the key that {self.path / 'consortium.json'} names. Restore both "

@@ -126,6 +126,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
         learner.initial,
     )
     run.nodes, run.signature = clients.nodes, order.signature
+    run.patience = identity["wait"]
     run.listener, run.should_stop = Narrator(store, task.name), should_stop
     if job.encrypted:
         run.roster = roster

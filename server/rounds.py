@@ -31,6 +31,8 @@ from .replies import check_fits, readiness_check, readiness_of
 from .run import Run
 from .secure import SecureCollection
 
+_LOOK_SECONDS = 0.5
+
 
 def run_rounds(run: Run) -> dict[str, Counts]:
     """All rounds that are left, with a checkpoint after each; counts of the final model by client.
@@ -104,7 +106,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     job = run.plan.job
     for attempt in range(job.cohort.retries + 1):
         begun = time.monotonic()
-        cohort = sample_cohort(run.candidates, job, round_, attempt)
+        cohort = sample_cohort(_present(run, run.plan.minimum), job, round_, attempt)
         minimum = run.plan.minimum if job.encrypted else job.cohort.minimum or len(cohort)
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
         requests = run.strategy.configure_train(
@@ -154,7 +156,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     counts of all together stand under "".
     """
     job = run.plan.job
-    everybody = run.candidates
+    everybody = _present(run, run.plan.minimum)
     tested = [name for name in everybody if run.plan.by_name[name].test_examples]
     if not tested:
         return {}
@@ -199,6 +201,21 @@ def _collection(
         return PlainCollection(run, kind, stage, minimum, requests)
     following = _next_cohort(run, stage.round) if kind == TRAIN else None
     return SecureCollection(run, kind, stage, minimum, requests, following)
+
+
+def _present(run: Run, least: int) -> list[str]:
+    """The clients that are connected; while they are fewer than `least`, others are waited for.
+
+    Whoever is away costs nobody time then, and comes back in a later round.
+    """
+    end = time.monotonic() + run.patience
+    while True:
+        names = run.candidates
+        online = set(run.grid.get_node_ids())
+        here = [name for name in names if run.nodes[name] in online]
+        if len(here) >= min(least, len(names)) or time.monotonic() >= end or run.should_stop():
+            return here or names
+        time.sleep(_LOOK_SECONDS)
 
 
 def _next_cohort(run: Run, round_: int) -> list[str]:

@@ -55,6 +55,8 @@ class Run:
     round: int = 0
     listener: Listener = field(default_factory=Silent)
     should_stop: Callable[[], bool] = lambda: False
+    patience: float = 0.0
+    """Seconds to wait for clients that are not connected, where too few are."""
     signature: str = ""
     """The operator's, over run and job: agents at data owners ask for it."""
     roster: bytes = b""

@@ -30,6 +30,7 @@ _START_SECONDS = 60.0
 _PORT_SECONDS = 5.0
 """The SuperLink of a server that was killed lets go of the port within this time."""
 _MOST_CRASHES = 5
+_SOON_DAYS = 30
 _log = logging.getLogger(__name__)
 
 
@@ -63,8 +64,10 @@ class Supervisor:
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
         with _alone(self._consortium.path / "lock"):
+            self._check_certificate()
             self._new_secret()
             _check_port(self._link.host, self._link.port)
+            told = ""
             try:
                 while not self._stopping:
                     if self._process is None or self._process.poll() is not None:
@@ -72,11 +75,24 @@ class Supervisor:
                     try:
                         self._register()
                         self._lead()
+                        told = ""
                     except DeploymentError as error:
-                        _log.warning("%s", error)
+                        if told != str(error):
+                            told = str(error)
+                            _log.warning("%s", told)
                     time.sleep(_TICK_SECONDS)
             finally:
                 self._end()
+
+    def _check_certificate(self) -> None:
+        left = self._consortium.certificate_days_left()
+        way_out = f"umbel consortium renew {self._consortium.path}, then start the server again."
+        if left < 0:
+            raise DeploymentError(
+                f"The server's certificate has expired. Make a new one: {way_out}"
+            )
+        if left < _SOON_DAYS:
+            _log.warning("the server's certificate expires in %d days: %s", left, way_out)
 
     def _start_link(self) -> None:
         if self._process is not None:
@@ -189,7 +205,7 @@ class Supervisor:
 
     def _ended(self, name: str, flower_run: int, status: int) -> None:
         run = self._store.run(name)
-        if run.over:
+        if run.over or status == 0:  # 0: it said how the run ended, and somebody resumed it since
             reason = f": {run.reason}" if run.reason else ""
             _log.info("%s: %s%s", name, run.status, reason)
             self._crashes.pop(name, None)

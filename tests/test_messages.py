@@ -15,6 +15,7 @@ from umbel.messages import (
     Readiness,
     only_arrays,
     only_metrics,
+    packed,
     payload_bytes,
     to_array_record,
     to_arrays,
@@ -193,3 +194,26 @@ def test_the_payload_is_the_bytes_of_the_arrays():
     numbers = sum(array.nbytes for array in MODEL.values())
     found = payload_bytes(RecordDict({"a": to_array_record(MODEL), "m": MetricRecord({"x": 1})}))
     assert numbers <= found <= numbers + 128 * len(MODEL)
+
+
+def test_small_arrays_travel_as_one_and_come_apart_again():
+    arrays = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "large": np.arange(2**18, dtype=np.float32),
+        "a": np.float32([7, 8]),
+    }
+    shapes = {name: array.shape for name, array in arrays.items()}
+    record = packed(to_array_record(arrays))
+    assert len(record) == 2
+    found = to_arrays(record, like=shapes)
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array)
+    for wrong in ({**shapes, "a": (3,)}, {**shapes, "c": (1,)}, {"large": shapes["large"]}):
+        with pytest.raises(MessageError):
+            to_arrays(record, like=wrong)
+
+
+def test_one_small_array_stays_as_it_is():
+    record = to_array_record({"a": np.float32([1, 2])})
+    assert packed(record) is record

@@ -415,7 +415,8 @@ def test_the_roster_says_whether_this_owner_is_a_member(home, consortium, data, 
     assert found(home, "roster")[0] == ["bad"]
 
 
-def test_a_witness_within_the_folder_is_a_warning(home):
+def test_a_witness_within_the_folder_is_a_warning(home, monkeypatch):
+    monkeypatch.setattr(Home, "witness", None)
     levels, text = found(home, "witness")
     assert levels == ["warning"]
     assert "backups" in text

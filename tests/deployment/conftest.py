@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 240.0
+PATIENCE = float(os.environ.get("UMBEL_PATIENCE", "240"))
 _MODULES = {
     "link": "umbel.flower.link",
     "coordinator": "umbel.server.coordinator",
@@ -106,6 +106,8 @@ class Deployment:
         self.store = Store(self.consortium.database)
         self.owners = {home.name: home for home in self.stage.owners}
         self.processes = {}
+        self.host = "127.0.0.1"
+        """Address that the server listens on."""
         self.prefixes = defaultdict(list)
         """Command before a process's own, such as the network namespace that it runs in."""
         self.environments = defaultdict(dict)
@@ -121,11 +123,16 @@ class Deployment:
             process = self.processes.get(name)
             if process is not None and process.poll() is None:
                 continue
-            stage = self.stage
-            command = stage.server() if name == "server" else stage.agent(self.owners[name])
+            command = self.command(name)
             with _environment(self.environments[name]):
                 self.processes[name] = start(self.prefixes[name] + command, self.log_of(name))
         return self
+
+    def command(self, name):
+        """What an operator or an owner types."""
+        if name != "server":
+            return self.stage.agent(self.owners[name])
+        return [self.host if word == "127.0.0.1" else word for word in self.stage.server()]
 
     def stop(self, *names):
         """End the server or agents as an operator would."""
@@ -260,7 +267,8 @@ class Deployment:
                 for entry in ledger.entries():
                     id_, round_, attempt = entry.key.split("/")
                     if id_ == self.store.run(run).id:
-                        assert attempt == "0" and entry.replay
+                        assert attempt == "0"
+                        assert entry.replay
                         found[name][int(round_)] += 1
         return found
 
