@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from umbel.cli_client import client_app
-from umbel.client import doctor
+from umbel.client import reach
 from umbel.client.audit import AuditLog
 from umbel.client.doctor import Finding, examine
 from umbel.client.home import Home
@@ -330,7 +330,7 @@ def test_a_name_that_does_not_exist(home):
 
 
 def test_a_port_that_stays_silent(home, monkeypatch):
-    monkeypatch.setattr(doctor, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(reach, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         home = moved(home, f"127.0.0.1:{listener.getsockname()[1]}")
         assert "timed out" in found(home, "server")[1]
