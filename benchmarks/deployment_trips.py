@@ -14,6 +14,7 @@ from typing import Any
 from deployment_jobs import AGENT, LONGEST
 
 from umbel.errors import DeploymentError
+from umbel.flower import quiet_logs
 from umbel.flower.link import Control, Link
 from umbel.flower.tasks import Runtime, grid_of
 from umbel.messages import to_bytes_record
@@ -30,6 +31,7 @@ def measure(stage: Stage, folder: Path, node: str, sizes: dict[int, int]) -> dic
     """
     logs = folder / "agents"
     logs.mkdir(parents=True)
+    quiet_logs()  # Flower logs to standard output, where --json prints
     link = _link(stage, folder)
     agents = [[sys.executable, str(AGENT), "echo", node, str(owner.path)] for owner in stage.owners]
     os.environ["FLWR_HOME"] = str(folder / "flower")

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import select
 import signal
 import socket
@@ -30,7 +31,7 @@ from .station import Station
 _IDLE_SECONDS = 0.1
 _ASK_SECONDS = 2.0
 """How often the SuperNode is asked for work, should its sign that there is some be missed."""
-_LONGEST_BACKOFF = 60.0
+_LONGEST_BACKOFF = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +61,12 @@ class Service:
                 if self._stopping:
                     break
                 wait = 1.0 if time.monotonic() - begun > _LONGEST_BACKOFF else wait
-                _log.warning("the connection to %s ended; again in %.0f s", self.home.address, wait)
+                _log.warning(
+                    "the connection to %s ended%s; again in %.0f s",
+                    self.home.address,
+                    _reason(self.home),
+                    wait,
+                )
                 self._pause(wait)
                 wait = min(2 * wait, _LONGEST_BACKOFF)
             self._station.audit.write("agent stopped")
@@ -78,7 +84,7 @@ class Service:
                     continue
                 if not connected:
                     connected = True
-                    _log.info("%s is ready for %s", self.home.name, self.home.address)
+                    _log.info("%s asks %s for work", self.home.name, self.home.address)
                 if claim is None:
                     node.wait(_ASK_SECONDS)
                     continue
@@ -145,6 +151,23 @@ class _Child:
         """Until a message came, or the SuperNode died, or so many seconds are over."""
         if select.select([self.bell], [], [], seconds)[0]:
             os.read(self.bell, 64)
+
+
+def _reason(home: Home) -> str:
+    """Why a SuperNode ended, where its owner or the operator can do something about it."""
+    text = (home.path / "node" / "log").read_text(encoding="utf-8", errors="replace")
+    if "[code: 2004]" in text:
+        return (
+            f": {home.name} is not a member yet. Send {home.request_file} to the operator, who "
+            "lets it in with: umbel consortium admit"
+        )
+    refused = re.search(r"certificate verify failed: ([^(\n]+)", text)
+    if refused:
+        return (
+            f": the server's certificate is refused ({refused[1].strip().rstrip('.')}). Look at the "
+            "address in client.toml and at this machine's clock; else the operator has to renew it"
+        )
+    return ""
 
 
 def serve(home: Home, secrets: Callable[[int, str], SecretStream] | None = None) -> None:

@@ -7,6 +7,7 @@ process that is there anyway acquires the task, so nothing that the server sends
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.serverapp import Grid
 
+_CLAIM_SECONDS = 60.0
 Kind = Literal["client", "server"]
 
 
@@ -99,6 +101,21 @@ class ClientTask:
 
         push_message(self.client, message, self.context)
         push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
+
+
+def claim_run(address: str, root_certificates: bytes, secret: bytes, run: int) -> Claim:
+    """The work of a run that was just started; that of others is nobody's, and stays undone."""
+    runtime = Runtime(address, root_certificates, secret)
+    try:
+        end = time.monotonic() + _CLAIM_SECONDS
+        while time.monotonic() < end:
+            claim = runtime.acquire("server")
+            if claim is not None and claim.run == run:
+                return claim
+            time.sleep(0.05)
+    finally:
+        runtime.close()
+    raise DeploymentError("The SuperLink gives out no work for the run that was started.")
 
 
 @contextlib.contextmanager

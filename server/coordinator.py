@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from ..errors import Interrupted, UmbelError
 from ..facts import ClientFacts
 from ..flower import end_with_parent, quiet_logs
-from ..flower.tasks import Claim, grid_of
+from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.model import Learner, load_learner
 from ..plan import Plan
@@ -46,7 +46,8 @@ class Task:
     address: str
     """Of the SuperLink, on loopback."""
     flower_run: int
-    token: str
+    secret: str
+    """File with what lets this process take the run's work."""
     nodes: dict[str, int]
     """Members and their nodes, as Flower knows them by the keys that were admitted."""
 
@@ -86,7 +87,9 @@ def coordinate(task: Task) -> None:
     store = Store(consortium.database)
     root = consortium.ca_certificate.read_bytes()
     try:
-        with grid_of(task.address, root, Claim(task.flower_run, task.token)) as grid:
+        # Late, because whoever has claimed the work has to show soon that it lives.
+        claim = claim_run(task.address, root, Path(task.secret).read_bytes(), task.flower_run)
+        with grid_of(task.address, root, claim) as grid:
             _lead(task, consortium, store, grid)
     except Interrupted as error:
         store.set_status(task.name, "stopped", str(error))

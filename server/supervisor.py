@@ -20,7 +20,6 @@ from pathlib import Path
 
 from ..errors import DeploymentError
 from ..flower.link import Control, Link
-from ..flower.tasks import Claim, Runtime
 from .consortium import Consortium
 from .coordinator import Task
 from .store import RunRow, Store
@@ -166,13 +165,12 @@ class Supervisor:
             known = control.nodes()
         names = {member.node_key.encode(): member.name for member in self._consortium.members()}
         nodes = {names[key]: node for key, node in known.items() if key in names}
-        claim = self._claim(flower_run)
         task = Task(
             str(self._consortium.path.resolve()),
             run.name,
             self._link.local_address,
-            claim.run,
-            claim.token,
+            flower_run,
+            str(self._link.secret),
             nodes,
         )
         folder = self._consortium.runs / run.name
@@ -187,21 +185,6 @@ class Supervisor:
         self._store.change(run.name, ("queued",), "running")
         self._coordinator = (run.name, flower_run, process)
         _log.info("%s: %s", run.name, "begins" if run.status == "queued" else "goes on")
-
-    def _claim(self, flower_run: int) -> Claim:
-        """The task of the run that was just started; those of others are nobody's."""
-        root = self._consortium.ca_certificate.read_bytes()
-        runtime = Runtime(self._link.local_address, root, self._link.secret.read_bytes())
-        try:
-            end = time.monotonic() + _START_SECONDS
-            while time.monotonic() < end:
-                claim = runtime.acquire("server")
-                if claim is not None and claim.run == flower_run:
-                    return claim
-                time.sleep(0.05)
-        finally:
-            runtime.close()
-        raise DeploymentError("The SuperLink gives out no task for the run that was started.")
 
     def _ended(self, name: str, flower_run: int, status: int) -> None:
         run = self._store.run(name)

@@ -76,12 +76,6 @@ def standing(deployed_job, tmp_path_factory):
         yield found.start()
 
 
-@pytest.fixture(scope="session")
-def wait_until():
-    """Wait until a condition holds, and give what it gave."""
-    return eventually
-
-
 @contextlib.contextmanager
 def deployment(job, folder, **named):
     """The deployment of a job below a folder, ended with the block."""

@@ -55,14 +55,14 @@ def test_who_was_never_admitted_is_told_to_send_the_request(calm, tmp_path):
     card = calm.consortium.path / "consortium.json"
     calm.owners["stranger"] = Home.create(tmp_path / "owners" / "stranger", card, data)
     calm.start("server", "stranger")
-    calm.said("stranger", "is not an admitted member. Send .*stranger.request.json to the operator")
+    calm.said("stranger", "is not a member yet. Send .*stranger.request.json to the operator")
 
 
 def test_who_was_removed_is_told_so(calm):
     calm.start("server").said("server", f"members: .*{ODD}")
     calm.start(ODD).said(ODD, "is ready for")
     calm.umbel("consortium", "remove", calm.consortium.path, ODD)
-    calm.said(ODD, "is not an admitted member")
+    calm.said(ODD, "is not a member yet")
 
 
 def test_a_server_by_another_name_is_not_believed(calm):
@@ -113,7 +113,7 @@ def test_data_that_changed_since_the_run_began_is_refused_with_the_fingerprint(c
     assert calm.finished(run)["adapter_sha256"] == reference(calm.job)
 
 
-def test_a_second_agent_for_the_same_owner_ends_with_a_sentence(calm, wait_until):
+def test_a_second_agent_for_the_same_owner_ends_with_a_sentence(calm):
     calm.start(ODD)
     calm.said(ODD, "is ready for")
     status, said = outcome(calm.command(ODD))
