@@ -60,7 +60,7 @@ def test_who_was_never_admitted_is_told_to_send_the_request(calm, tmp_path):
 
 def test_who_was_removed_is_told_so(calm):
     calm.start("server").said("server", f"members: .*{ODD}")
-    calm.start(ODD).said(ODD, "is ready for")
+    calm.start(ODD).said(ODD, "asks .* for work")
     calm.umbel("consortium", "remove", calm.consortium.path, ODD)
     calm.said(ODD, "is not a member yet")
 
@@ -115,7 +115,7 @@ def test_data_that_changed_since_the_run_began_is_refused_with_the_fingerprint(c
 
 def test_a_second_agent_for_the_same_owner_ends_with_a_sentence(calm):
     calm.start(ODD)
-    calm.said(ODD, "is ready for")
+    calm.said(ODD, "asks .* for work")
     status, said = outcome(calm.command(ODD))
     assert status != 0
     assert "Another agent serves" in said
