@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint data docs clean
+.PHONY: help demo test test-slow test-faults lint data docs clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,9 @@ test: data  ## Install, and run the tests (the slow ones: make test-slow)
 
 test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first)
 	$(PY) -m pytest -q -m slow
+
+test-faults: data  ## Run deployments in which something dies (an hour or more)
+	$(PY) -m pytest -q -m faults
 
 lint: $(VENV)/.installed  ## Linters and type checks
 	$(VENV)/bin/ruff check .

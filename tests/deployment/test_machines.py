@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 ODD = "client-0002"
 NETWORK = "10.213.77"
 
