@@ -72,10 +72,11 @@ def run(
 ) -> None:
     """Take part: connect to the server, answer its jobs as the policy says. Ctrl-C ends it."""
     from .client.home import Home
-    from .client.service import configure_logging, serve
+    from .client.service import serve
+    from .processes import log_to_stderr
 
     home = Home.open(folder)
-    configure_logging()
+    log_to_stderr()
     if rehearsal:
         from .privacy.randomness import reproducible_stream
 

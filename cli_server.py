@@ -50,10 +50,10 @@ def server(
     Runs in progress go on when it is started again.
     """
     folder = _consortium(consortium)
-    from .client.service import configure_logging
+    from .processes import log_to_stderr
     from .server.supervisor import Supervisor
 
-    configure_logging()
+    log_to_stderr()
     supervisor = Supervisor(folder, host, port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())

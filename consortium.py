@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field
 
 from . import __version__
 from .documents import Document
-from .documents import explain as explain  # a policy is explained alike
 from .errors import ConsortiumError, PlanRefused, ProtocolError
 from .privacy.secagg.encoding import Digest, Encoded, Name, Size
 from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -57,21 +58,31 @@ class Document(BaseModel):
         write_durably(path, (self.model_dump_json(indent=2) + "\n").encode())
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Each wrong key of a file, where it stands, and what is known instead."""
-    return "; ".join(_explain_one(detail, model) for detail in error.errors())
+def explain(error: ValidationError, model: type[BaseModel], longest: int | None = 80) -> str:
+    """Each wrong key of a file, where it stands, and what is known instead.
+
+    Of a value that is wrong at most `longest` characters are quoted.
+    """
+    return "; ".join(_explain_one(detail, model, longest) for detail in error.errors())
 
 
-def _explain_one(detail: Any, model: Any) -> str:
+def _explain_one(detail: Any, model: type[BaseModel], longest: int | None) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        for part in detail["loc"][:-1]:
-            model = model.model_fields[part].annotation
-        known = sorted(model.model_fields)
+        known = _known_keys(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key {place!r} ({hint})"
     if detail["type"] == "missing":
         return f"{place} is missing"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{place} = {detail['input']!r:.80}: {message}" if place else message
+    return f"{place} = {repr(detail['input'])[:longest]}: {message}" if place else message
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)

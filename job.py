@@ -8,7 +8,6 @@ default. ``Job.load`` reads a file, ``Job.build`` a dictionary; both raise ``Job
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .documents import explain
 from .errors import JobError
 
 TaskName = Literal["text-classification", "causal-lm"]
@@ -376,7 +376,7 @@ class Job(_Section):
         try:
             return cls.model_validate(values)._filled()
         except ValidationError as error:
-            raise JobError(f"{source}: {_explain(error)}") from None
+            raise JobError(f"{source}: {explain(error, Job, longest=None)}") from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -445,30 +445,3 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if local.exists() and not model["base"].startswith("package:"):
             model["base"] = str(local.resolve())
     return values
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(_explain_one(detail) for detail in error.errors())
-
-
-def _explain_one(detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key {place!r} ({hint})"
-    if detail["type"] == "missing":
-        return f"{place} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{place} = {detail['input']!r}: {message}" if place else message
-
-
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    section: type[BaseModel] = Job
-    for part in location:
-        annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return sorted(section.model_fields)

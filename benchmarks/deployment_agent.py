@@ -74,6 +74,7 @@ def echo(node: str, folder: str) -> None:
     from umbel.client import service, station
     from umbel.client.home import Home
     from umbel.flower.node import Node
+    from umbel.processes import log_to_stderr
 
     def handle(self: station.Station, message: Message) -> Message:
         return Message(message.content, reply_to=message)
@@ -82,7 +83,7 @@ def echo(node: str, folder: str) -> None:
     if node == "flower":
         Node.command = unpatched  # type: ignore[method-assign]
         service._ASK_SECONDS = 1.0  # Flower's SuperNode rings no bell
-    service.configure_logging()
+    log_to_stderr()
     service.serve(Home.open(Path(folder)))
 
 

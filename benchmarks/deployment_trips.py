@@ -18,6 +18,7 @@ from umbel.flower import quiet_logs
 from umbel.flower.link import Control, Link
 from umbel.flower.tasks import Runtime, grid_of
 from umbel.messages import to_bytes_record
+from umbel.processes import free_port
 from umbel.server.exchange import Exchange
 from umbel.simulations.rehearsal import Stage, running
 
@@ -87,7 +88,7 @@ def _link(stage: Stage, folder: Path) -> Link:
     return Link(
         "127.0.0.1",
         consortium.card.port,
-        _free_port(),
+        free_port(),
         consortium.ca_certificate,
         consortium.server_certificate,
         consortium.server_key,
@@ -133,9 +134,3 @@ def _await_port(link: Link) -> None:
             return
         time.sleep(0.1)
     sys.exit("the SuperLink does not start")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -157,9 +157,6 @@ class Agent:
         self._policy.check(self.name, job_of(assignment))
         return action(assignment, message)
 
-    def _log_error(self, error: UmbelError) -> None:
-        _log_error(self.name, error)
-
     def _prepare(self, assignment: Assignment, message: Message) -> RecordDict:
         from flwr.app import RecordDict
 
@@ -207,7 +204,7 @@ class Agent:
         except UmbelError as error:
             if not upload:
                 raise
-            self._log_error(error)
+            _log_error(self.name, error)
             unable = True
         if upload:
             weight = self._weight(job)

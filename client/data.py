@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..job import Job
-from ..learning.data import fingerprint, load_corpus, split_rows
-from ..learning.examples import Examples, tokenise
+from ..learning.base import base_folder
+from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
+from ..learning.examples import Examples, TokenStore, tokenise
 from .agent import LocalData
 
 
@@ -46,20 +47,20 @@ class DataSource:
         given |= {key: value for key, value in named.items() if value is not None}
         corpus = load_corpus(job.data.model_copy(update=given), job.task)
         train, test = split_rows(corpus, job.data.test_fraction, job.seed)
-        store = tokenise(
-            corpus.texts,
-            corpus.labels,
-            _tokenizer(job),
-            job.model.max_length,
-            end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
-        )
+        store = tokens_of(job, corpus)
         # Labels are left out, so that other labels do not refill the budget of the same texts.
         found = fingerprint(corpus.texts, None)
         return LocalData(Examples(store, train), Examples(store, test), found)
 
 
-def _tokenizer(job: Job):  # type: ignore[no-untyped-def]
-    from ..learning.base import base_folder
+def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
+    """The rows of a corpus as the job's model reads them."""
     from ..learning.model import load_tokenizer
 
-    return load_tokenizer(base_folder(job.model.base))
+    return tokenise(
+        corpus.texts,
+        corpus.labels,
+        load_tokenizer(base_folder(job.model.base)),
+        job.model.max_length,
+        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
+    )

@@ -7,24 +7,21 @@ brings. Both may be killed at any time: what was journalled is honoured, what wa
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
 import select
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import DeploymentError
 from ..flower.node import Node
 from ..flower.tasks import Runtime
 from ..privacy.randomness import SecretStream
+from ..processes import alone, child_environment, end, free_port, new_secret
 from .home import Home
 from .station import Station
 
@@ -51,7 +48,11 @@ class Service:
 
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where another agent serves this owner."""
-        with _alone(self.home.path / "lock"):
+        refusal = (
+            f"Another agent serves {self.home.path} already. Stop that one first; two at once would "
+            "answer with the same keys."
+        )
+        with alone(self.home.path / "lock", refusal):
             self._station.audit.write("agent started", pid=os.getpid())
             wait = 1.0
             while not self._stopping:
@@ -109,12 +110,11 @@ class Service:
         home = self.home
         run = home.path / "node"
         run.mkdir(mode=0o700, exist_ok=True)
-        secret_file, secret = run / "secret", os.urandom(32)
-        with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secret)
+        secret_file = run / "secret"
+        secret = new_secret(secret_file)
         bell, wake = os.pipe()
         node = Node(
-            home.address, home.ca_certificate, home.node_key, secret_file, _free_port(), wake
+            home.address, home.ca_certificate, home.node_key, secret_file, free_port(), wake
         )
         with open(run / "log", "wb") as log:
             process = subprocess.Popen(
@@ -124,19 +124,14 @@ class Service:
                 stderr=log,
                 cwd=run,
                 pass_fds=[wake],
-                env=os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(run)},
+                env=child_environment(run),
             )
         os.close(wake)
         try:
             yield _Child(node, secret, process, bell)
         finally:
             os.close(bell)
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end([process])
 
 
 @dataclass(frozen=True)
@@ -176,35 +171,3 @@ def serve(home: Home, secrets: Callable[[int, str], SecretStream] | None = None)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One agent an owner: two would answer for the same keys and the same budget."""
-    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeploymentError(
-                f"Another agent serves {path.parent} already. Stop that one first; two at once "
-                "would answer with the same keys."
-            ) from None
-        yield
-    finally:
-        os.close(lock)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def configure_logging() -> None:
-    """A line an event, with its time, on standard error."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
-    )
-    for noisy in ("flwr", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..consortium import check_job_signature
@@ -212,5 +213,5 @@ class Station:
         self._notebook(run).parent.mkdir(mode=0o700, exist_ok=True)
         write_durably(self._notebook(run), json.dumps(self._notes(run) | values).encode())
 
-    def _notebook(self, run: str) -> Any:
+    def _notebook(self, run: str) -> Path:
         return self.home.path / "runs" / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.json"

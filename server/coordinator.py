@@ -17,16 +17,16 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..errors import Interrupted, UmbelError
-from ..facts import ClientFacts
-from ..flower import end_with_parent, quiet_logs
+from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
-from ..job import Job
 from ..learning.model import Learner, load_learner
 from ..plan import Plan
 from ..privacy.secagg.roster import open_roster
+from ..processes import log_to_stderr
 from ..strategies import build_strategy
 from .consortium import Consortium
-from .muster import Muster, Order, await_nodes, muster
+from .exchange import connected
+from .muster import Muster, Order, muster
 from .result import summarise
 from .rounds import run_rounds
 from .run import Run
@@ -117,7 +117,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     if should_stop():
         raise Interrupted("Stopped before the first round.")
     members = len(consortium.members())
-    plan = Plan.compile(job, _facts(clients, job), learner.shape(), members)
+    plan = Plan.compile(job, clients.facts, learner.shape(), members)
     if not (folder.path / "plan.json").exists():
         folder.write_json("plan.json", plan.to_dict())
     run = Run(
@@ -135,7 +135,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
         run.roster = roster
         run.sums = SecureSums(open_roster(roster, consortium.card.consortium_key_bytes))
     run.restore()
-    await_nodes(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
+    connected(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
     folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
     counts = run_rounds(run)
     _finish(run, learner, counts, identity)
@@ -159,11 +159,6 @@ def _clients(
     return found
 
 
-def _facts(clients: Muster, job: Job) -> list[ClientFacts]:
-    """Who takes part has looked at the job with its own policy: encrypted or not, it is allowed."""
-    return clients.facts
-
-
 def _finish(run: Run, learner: Learner, counts: Any, identity: dict[str, Any]) -> None:
     from ..learning.export import export_adapter
 
@@ -173,12 +168,7 @@ def _finish(run: Run, learner: Learner, counts: Any, identity: dict[str, Any]) -
 
 def main() -> None:
     end_with_parent()
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
-    )
-    for noisy in ("httpx", "httpcore", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    quiet_logs()
+    log_to_stderr()
     coordinate(Task(**json.loads(sys.stdin.readline())))
 
 

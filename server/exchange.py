@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
 
 Check = Callable[[Message], None]
 """Raises an ``UmbelError`` for a reply that cannot be used."""
@@ -152,6 +153,19 @@ def _assigned(
             content[key] = once[id(record)]
     message.content = content
     return message
+
+
+def connected(
+    grid: Grid, nodes: Mapping[str, int], least: int, wait: float, should_stop: Callable[[], bool]
+) -> list[str]:
+    """The clients whose nodes are connected; waits at most `wait` seconds while they are too few."""
+    end = time.monotonic() + wait
+    while True:
+        online = set(grid.get_node_ids())
+        here = [name for name, node in nodes.items() if node in online]
+        if len(here) >= min(least, len(nodes)) or time.monotonic() >= end or should_stop():
+            return here
+        time.sleep(_LOOK_SECONDS)
 
 
 class CohortGrid(Grid):

@@ -96,17 +96,6 @@ def muster(
     return found
 
 
-def await_nodes(
-    grid: Grid, nodes: Mapping[str, int], least: int, wait: float, should_stop: Callable[[], bool]
-) -> None:
-    """Wait until `least` of these nodes are connected, at most `wait` seconds."""
-    end = time.monotonic() + wait
-    while len(set(nodes.values()) & set(grid.get_node_ids())) < least:
-        if should_stop() or time.monotonic() >= end:
-            return
-        time.sleep(0.5)
-
-
 def _ask(grid: Grid, order: Order, nodes: dict[str, int], found: Muster) -> dict[str, str]:
     """Ask these clients; why some of them are not ready yet."""
     names = {node: name for name, node in nodes.items()}

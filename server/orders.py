@@ -7,7 +7,6 @@ may start runs; data owners believe only what the operator's key has signed.
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 
 from .. import __version__
 from ..consortium import sign_job
@@ -43,10 +42,8 @@ def place(
             "create FOLDER --job JOB"
         )
     run_id = uuid.uuid4().hex
-    folder = RunFolder.create(
-        RunFolder.free_path(consortium.runs / name if name else _path(consortium.runs, job), job),
-        job,
-    )
+    path = consortium.runs / name if name else None
+    folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
     # What was signed is what is sent: the job as it stands in the folder.
     signature = sign_job(consortium.operator, consortium.card.id, run_id, folder.job.to_json())
     folder.write_json(
@@ -85,7 +82,3 @@ def resume(consortium: Consortium, name: str) -> RunRow:
     if not store.change(run.name, ("stopped", "failed"), "queued"):
         raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
     return store.run(run.name)
-
-
-def _path(runs: Path, job: Job) -> Path:
-    return runs / RunFolder.free_path(None, job).name

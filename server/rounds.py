@@ -26,12 +26,10 @@ from ..messages import (
 )
 from ..plan import sample_cohort
 from .collect import Collection, PlainCollection, TooFew
-from .exchange import CohortGrid, Stage, ask
+from .exchange import CohortGrid, Stage, ask, connected
 from .replies import check_fits, readiness_check, readiness_of
 from .run import Run
 from .secure import SecureCollection
-
-_LOOK_SECONDS = 0.5
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
@@ -208,14 +206,8 @@ def _present(run: Run, least: int) -> list[str]:
 
     Whoever is away costs nobody time then, and comes back in a later round.
     """
-    end = time.monotonic() + run.patience
-    while True:
-        names = run.candidates
-        online = set(run.grid.get_node_ids())
-        here = [name for name in names if run.nodes[name] in online]
-        if len(here) >= min(least, len(names)) or time.monotonic() >= end or run.should_stop():
-            return here or names
-        time.sleep(_LOOK_SECONDS)
+    nodes = {name: run.nodes[name] for name in run.candidates}
+    return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)
 
 
 def _next_cohort(run: Run, round_: int) -> list[str]:

@@ -24,9 +24,9 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def free_path(path: Path | None, job: Job) -> Path:
-        """Where a new run may be written; `path` defaults to runs/NAME-TIME. Writes nothing."""
-        path = path or Path("runs") / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    def free_path(path: Path | None, job: Job, runs: Path = Path("runs")) -> Path:
+        """Where a new run may be written; `path` defaults to NAME-TIME in `runs`. Writes nothing."""
+        path = path or runs / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunFolderError(
                 f"{path} exists already. Go on with an unfinished run by --resume {path}, choose "

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from ..errors import DeploymentError
 from ..flower.link import Control, Link
+from ..processes import alone, child_environment, end, free_port, new_secret
 from .consortium import Consortium
 from .coordinator import Task
 from .store import RunRow, Store
@@ -43,7 +40,7 @@ class Supervisor:
         self._link = Link(
             host,
             port or consortium.card.port,
-            _free_port(),
+            free_port(),
             consortium.ca_certificate,
             consortium.server_certificate,
             consortium.server_key,
@@ -62,9 +59,11 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
-        with _alone(self._consortium.path / "lock"):
+        folder = self._consortium.path
+        refusal = f"Another server runs for {folder} already. Stop that one first."
+        with alone(folder / "lock", refusal):
             self._check_certificate()
-            self._new_secret()
+            new_secret(self._link.secret)
             _check_port(self._link.host, self._link.port)
             told = ""
             try:
@@ -102,9 +101,9 @@ class Supervisor:
         with open(self._consortium.path / "link.log", "ab") as log:
             self._process = subprocess.Popen(
                 self._link.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=self._environment(),
+                env=child_environment(self._consortium.path / "flower"),
             )  # fmt: skip
-        end = time.monotonic() + _START_SECONDS
+        until = time.monotonic() + _START_SECONDS
         while not self._stopping:
             if self._process.poll() is not None:
                 return
@@ -113,7 +112,7 @@ class Supervisor:
                 socket.create_connection(("127.0.0.1", self._link.local_port), 1),
             ):
                 break
-            if time.monotonic() > end:
+            if time.monotonic() > until:
                 raise DeploymentError(
                     f"The SuperLink does not start. See {self._consortium.path / 'link.log'}"
                 )
@@ -177,7 +176,8 @@ class Supervisor:
         with open(folder / "log", "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "umbel.server.coordinator"],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environment(),
+                stdin=subprocess.PIPE, stdout=log, stderr=log,
+                env=child_environment(self._consortium.path / "flower"),
             )  # fmt: skip
         assert process.stdin is not None
         process.stdin.write(task.to_json().encode() + b"\n")
@@ -207,61 +207,23 @@ class Supervisor:
         else:
             _log.warning("%s: its coordinator ended with status %s; started again", name, status)
 
-    def _environment(self) -> dict[str, str]:
-        flower = self._consortium.path / "flower"
-        return os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(flower)}
-
-    def _new_secret(self) -> None:
-        path = self._link.secret
-        path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(os.urandom(32))
-
     def _end(self) -> None:
         children = [self._process, self._coordinator[2] if self._coordinator else None]
-        for child in children:
-            if child is not None and child.poll() is None:
-                child.terminate()
-                try:
-                    child.wait(5)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeploymentError(
-                f"Another server runs for {path.parent} already. Stop that one first."
-            ) from None
-        yield
-    finally:
-        os.close(lock)
+        end(child for child in children if child is not None)
 
 
 def _check_port(host: str, port: int) -> None:
-    end = time.monotonic() + _PORT_SECONDS
+    until = time.monotonic() + _PORT_SECONDS
     while True:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 return probe.bind((host, port))
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > until:
                     raise DeploymentError(
                         f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses "
                         "it, or choose another one with --port (and tell the data owners: it is in "
                         "consortium.json)."
                     ) from None
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

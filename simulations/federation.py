@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..client.agent import LocalData
+from ..client.data import tokens_of
 from ..facts import ClientFacts
 from ..job import Job
-from ..learning.base import base_folder
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
-from ..learning.examples import Examples, TokenStore, tokenise
+from ..learning.examples import Examples, TokenStore
 from .partition import Share, parse_scheme, partition
 
 
@@ -78,23 +77,10 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     progress("tokenising")
     return Federation(
         job=job,
-        store=_tokens(job, corpus),
+        store=tokens_of(job, corpus),
         shares=tuple(shares),
         fingerprints=_fingerprints(corpus, shares),
         dropped=dict(corpus.dropped),
-    )
-
-
-def _tokens(job: Job, corpus: Corpus) -> TokenStore:
-    from ..learning.model import load_tokenizer
-
-    folder: Path = base_folder(job.model.base)
-    return tokenise(
-        corpus.texts,
-        corpus.labels,
-        load_tokenizer(folder),
-        job.model.max_length,
-        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
     )
 
 

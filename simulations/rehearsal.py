@@ -8,7 +8,6 @@ held against a simulation of the same job: it is the same adapter, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from ..errors import DeploymentError
 from ..job import Job
 from ..learning.data import Corpus, load_corpus
 from ..privacy.secagg.roster import Limits
+from ..processes import end, free_port
 from ..server.consortium import Consortium
 from ..server.orders import place
 from ..server.run_folder import RunFolder
@@ -64,7 +64,7 @@ def set_up(job: Job, folder: Path) -> Stage:
     corpus = load_corpus(job.data, job.task, parse_scheme(job.simulation.partition).column)
     limits = secure_limits(job.encryption) if job.encrypted else Limits()
     consortium = Consortium.create(
-        folder / "consortium", "127.0.0.1", _free_port(), limits, "rehearsal"
+        folder / "consortium", "127.0.0.1", free_port(), limits, "rehearsal"
     )
     owners = tuple(
         _owner(federation, corpus, share, folder, consortium) for share in federation.shares
@@ -96,8 +96,8 @@ def wait_for(
 ) -> RunRow:
     """Wait until a run is over."""
     store, seen = Store(stage.consortium.database), 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         for number, _, event in store.events(name, seen):
             seen = number
             if event["event"] in ("ready", "round", "evaluation"):
@@ -119,14 +119,7 @@ def running(commands: Sequence[list[str]], folder: Path) -> Iterator[list[subpro
             processes.append(start(command, folder / f"process-{number}.log"))
         yield processes
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(processes, 20.0)
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -189,9 +182,3 @@ def _write_policy(path: Path, job: Job) -> None:
 
 def _umbel(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "umbel.cli", *arguments]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,74 @@
+"""What every process of a deployment needs that starts others, or must be the only one of its kind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .errors import DeploymentError
+
+_SECRET_BYTES = 32
+
+
+@contextlib.contextmanager
+def alone(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file within the block; ``DeploymentError`` (`refusal`) where another process does."""
+    descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DeploymentError(refusal) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def new_secret(path: Path) -> bytes:
+    """A secret that nobody had before, in a file that only this user can read."""
+    path.unlink(missing_ok=True)
+    secret = os.urandom(_SECRET_BYTES)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+    return secret
+
+
+def child_environment(flower: Path) -> dict[str, str]:
+    """For a process that ends with this one, and whose Flower keeps its files in `flower`."""
+    return os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(flower)}
+
+
+def end(processes: Iterable[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:
+    """Ask processes to end, all at once, and kill those that have not after so many seconds each."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def log_to_stderr() -> None:
+    """A line an event, with its time, on standard error; of the libraries only warnings."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
+    for noisy in ("alembic", "flwr", "httpcore", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
