@@ -30,7 +30,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -59,6 +59,8 @@ SECAGG = "secagg"
 _PACKED = "packed"
 _SMALL = 2**20
 """Bytes: what is smaller travels with others of its kind."""
+_PIECE = 2**24
+"""Bytes, a multiple of every word's size: what is longer travels in pieces, which need less memory."""
 WEIGHT = "num-examples"
 
 REFUSED = 1000
@@ -169,8 +171,23 @@ def _pack(array: np.ndarray) -> Array:
 
     if array.dtype != np.float32:
         return Array(np.asarray(array, order="C"))
+    if (data := _bytes_behind(array)) is not None:
+        return Array("float32", array.shape, "numpy.ndarray", data)
     # The bytes of numpy.save, whose header takes longer to make than a small array to copy.
     return Array("float32", array.shape, "numpy.ndarray", _header(array.shape) + array.tobytes())
+
+
+def _bytes_behind(array: np.ndarray) -> bytes | None:
+    """The bytes that ``_packed_here`` made this view of: a model that travels on is not copied."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    header = _header(array.shape)
+    if type(base) is not bytes or len(base) != len(header) + array.nbytes:
+        return None
+    start = np.frombuffer(base, dtype=np.uint8).__array_interface__["data"][0] + len(header)
+    whole = array.flags.c_contiguous and array.__array_interface__["data"][0] == start
+    return base if whole and base.startswith(header) else None
 
 
 def to_arrays(record: ArrayRecord, like: Mapping[str, tuple[int, ...]] | None = None) -> Arrays:
@@ -252,18 +269,34 @@ def to_bytes_record(**parts: bytes) -> ConfigRecord | ArrayRecord:
 
     if sum(map(len, parts.values())) < _SMALL:
         return ConfigRecord(dict(parts))
-    return ArrayRecord({n: Array("uint8", (len(b),), _BYTES, b) for n, b in parts.items()})
+    cut = {
+        f"{name}.{start // _PIECE}" if start else name: part[start : start + _PIECE]
+        for name, part in parts.items()
+        for start in range(0, max(1, len(part)), _PIECE)
+    }
+    return ArrayRecord({n: Array("uint8", (len(b),), _BYTES, b) for n, b in cut.items()})
 
 
 def bytes_of(content: RecordDict, name: str) -> bytes:
     """One byte string of a message's ``SECAGG`` record; a ``MessageError`` where there is none."""
-    record = content.get(SECAGG)
-    found: Any = record.get(name) if record is not None else None
-    if isinstance(found, bytes):
-        return found
-    if (getattr(found, "dtype", ""), getattr(found, "stype", "")) != ("uint8", _BYTES):
-        raise MessageError(f"A message of secure aggregation carries no {name!r}")
-    return bytes(found.data)
+    first, *others = pieces_of(content, name)
+    return b"".join((first, *others)) if others else first
+
+
+def pieces_of(content: RecordDict, name: str) -> list[bytes]:
+    """The same as it came: a long one in pieces, so that nobody needs it twice in memory."""
+    record: Mapping[str, Any] = content.get(SECAGG) or {}
+    pieces: list[bytes] = []
+    key = name
+    while not pieces or key in record:
+        found = record.get(key)
+        if isinstance(found, bytes):
+            return [found]
+        if (getattr(found, "dtype", ""), getattr(found, "stype", "")) != ("uint8", _BYTES):
+            raise MessageError(f"A message of secure aggregation carries no {name!r}")
+        pieces.append(bytes(cast(Any, found).data))
+        key = f"{name}.{len(pieces)}"
+    return pieces
 
 
 def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarray]) -> bytes:

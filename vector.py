@@ -82,7 +82,7 @@ class Content:
         at = 0
         for name, shape in self.shapes.items() if self.train else ():
             size = math.prod(shape)
-            mean[name] = total.mean[at : at + size].reshape(shape).astype(np.float32)
+            mean[name] = total.part(at, size).astype(np.float32).reshape(shape)
             at += size
         return Reading(mean, total.weight, loss, clipped, counts, total.members, unable)
 

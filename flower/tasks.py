@@ -128,9 +128,12 @@ def grid_of(address: str, root_certificates: bytes, claim: Claim) -> Iterator[Gr
     from flwr.common.serde import run_from_proto
     from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
     from flwr.supercore.task_identity import TaskIdentity
-    from flwr.superlink.grid.http_grid import HttpGrid
 
-    grid = HttpGrid(address, insecure=False, root_certificates=root_certificates, token=claim.token)
+    from .grid import SparingGrid
+
+    grid = SparingGrid(
+        address, insecure=False, root_certificates=root_certificates, token=claim.token
+    )
     client = grid._runtime_client
     status, details = SubStatus.FAILED, "the coordinator stopped"
     try:

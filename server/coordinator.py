@@ -19,7 +19,9 @@ from flwr.serverapp import Grid
 from ..errors import Interrupted, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
-from ..learning.model import Learner, load_learner
+from ..job import Job
+from ..learning.model import Learner, ModelShape, load_learner
+from ..messages import Arrays, to_array_record, to_arrays
 from ..plan import Plan
 from ..privacy.secagg.roster import open_roster
 from ..processes import log_to_stderr
@@ -112,12 +114,12 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
 
     roster = consortium.roster() or b""
     order = Order(identity["id"], job, identity["signature"], roster)
-    learner = load_learner(job, len(job.data.labels or ()))
+    shape, initial = _model(job)
     clients = _clients(folder, grid, order, task.nodes, identity["wait"], should_stop)
     if should_stop():
         raise Interrupted("Stopped before the first round.")
     members = len(consortium.members())
-    plan = Plan.compile(job, clients.facts, learner.shape(), members)
+    plan = Plan.compile(job, clients.facts, shape, members)
     if not (folder.path / "plan.json").exists():
         folder.write_json("plan.json", plan.to_dict())
     run = Run(
@@ -126,8 +128,9 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
         grid,
         build_strategy(job.strategy, plan.total_weight),
         folder,
-        learner.initial,
+        initial,
     )
+    del initial
     run.nodes, run.signature = clients.nodes, order.signature
     run.patience = identity["wait"]
     run.listener, run.should_stop = Narrator(store, task.name), should_stop
@@ -138,7 +141,18 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     connected(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
     folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
     counts = run_rounds(run)
-    _finish(run, learner, counts, identity)
+    _finish(run, counts, identity)
+
+
+def _model(job: Job) -> tuple[ModelShape, Arrays]:
+    """Shape and first state of what is trained. The base may be far larger, and is let go of."""
+    learner = _load(job)
+    # Packed, so that it is in memory once when it travels.
+    return learner.shape(), to_arrays(to_array_record(learner.initial))
+
+
+def _load(job: Job) -> Learner:
+    return load_learner(job, len(job.data.labels or ()))
 
 
 def _clients(
@@ -159,10 +173,10 @@ def _clients(
     return found
 
 
-def _finish(run: Run, learner: Learner, counts: Any, identity: dict[str, Any]) -> None:
+def _finish(run: Run, counts: Any, identity: dict[str, Any]) -> None:
     from ..learning.export import export_adapter
 
-    export_adapter(learner, run.arrays, run.folder.path / "adapter")
+    export_adapter(_load(run.plan.job), run.arrays, run.folder.path / "adapter")
     run.folder.write_json("result.json", summarise(run, counts, {}, identity))
 
 

@@ -60,13 +60,16 @@ class Exchange:
 
     def __iter__(self) -> Iterator[Message]:
         while self._waiting and time.monotonic() < self._end:
-            replies = list(self._grid.pull_messages(list(self._waiting)))
-            for reply in replies:
+            nothing = True
+            # One at a time where the grid can: a reply may be as large as the model.
+            for reply in self._grid.pull_messages(list(self._waiting)):
+                nothing = False
                 # An error reply may carry another sender's id, so the request's id tells who it is.
                 name = self._waiting.pop(reply.metadata.reply_to_message_id, None)
                 if name is not None and self._accept(name, reply):
                     yield reply
-            if not replies and self._waiting:
+                del reply
+            if nothing and self._waiting:
                 time.sleep(_POLL_SECONDS)
         for name in self._waiting.values():
             self.failed[name] = "no answer before the deadline"
@@ -80,13 +83,14 @@ class Exchange:
             self.codes[name] = reply.error.code
             self.refused += reply.error.code == REFUSED
             return False
+        size = payload_bytes(reply.content)
         try:
             self._check(reply)
         except UmbelError as error:
             self.failed[name] = str(error)
             return False
         self.answered.append(name)
-        self.bytes_up += payload_bytes(reply.content)
+        self.bytes_up += size
         self._on_reply(len(self.answered), self._total)
         return True
 

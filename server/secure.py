@@ -29,6 +29,7 @@ from ..messages import (
     WEIGHT,
     bytes_of,
     only_arrays,
+    pieces_of,
     request_digest,
     to_array_record,
     to_arrays,
@@ -84,12 +85,16 @@ class SecureCollection(Collection):
             self._sums.upcoming.clear()
             raise TooFew from None
         self._add_up(readings)
-        for group, reading in zip(groups, readings, strict=True):
-            request = self._requests[group.survivors[0]]
+        first = [group.survivors[0] for group in groups]
+        del groups  # and with them the sums
+        while readings:
+            reading, request = readings.pop(0), self._requests[first.pop(0)]
             content = RecordDict({"metrics": MetricRecord({WEIGHT: reading.weight})})
             if self._content.train:
                 content["arrays"] = to_array_record(reading.mean)
+            del reading
             yield Message(content, reply_to=request)
+            del content
 
     def _groups(self) -> list[Aggregator]:
         """A slot for each group: one whose prekeys are here already, or a new one."""
@@ -166,17 +171,18 @@ class SecureCollection(Collection):
         def take(reply: Message) -> None:
             check(reply)
             name = names[reply.metadata.src_node_id]
-            data = bytes_of(reply.content, "vector")
-            if len(data) % 4:
-                raise ProtocolError("vector", name, f"{len(data)} bytes are no words")
-            words = np.frombuffer(data, dtype="<u4")
-            group_of[name].add_upload(name, bytes_of(reply.content, "reply"), words)
+            pieces = pieces_of(reply.content, "vector")
+            if any(len(data) % 4 for data in pieces):
+                raise ProtocolError("vector", name, "its vector is not made of words")
+            words = [np.frombuffer(data, dtype="<u4") for data in pieces]
+            group_of[name].add_upload(name, bytes_of(reply.content, "reply"), *words)
 
         self.begin(len(group_of))
         messages = [self._requests[name] for name in group_of]
         exchange = ask(self.run, messages, names, self.stage, take)
         for reply in exchange:
             self.note(names[reply.metadata.src_node_id], reply)
+            del reply  # as large as the model, and in the sum by now
         self.absorb(exchange)
         self.answered = sorted(exchange.answered)
         if len(self.answered) < self.minimum:

@@ -30,6 +30,10 @@ _SOON_DAYS = 30
 _log = logging.getLogger(__name__)
 
 
+# Vectors come and go every round: glibc is to hand them back, not to keep and scatter them.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+
 class Supervisor:
     """The coordination server of a consortium."""
 
@@ -177,7 +181,7 @@ class Supervisor:
             process = subprocess.Popen(
                 [sys.executable, "-m", "umbel.server.coordinator"],
                 stdin=subprocess.PIPE, stdout=log, stderr=log,
-                env=child_environment(self._consortium.path / "flower"),
+                env=child_environment(self._consortium.path / "flower") | _GIVE_BACK,
             )  # fmt: skip
         assert process.stdin is not None
         process.stdin.write(task.to_json().encode() + b"\n")

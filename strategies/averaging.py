@@ -18,7 +18,10 @@ class FedAvg(SumStrategy):
     def next_model(
         self, model: Arrays, mean_update: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        return {name: w + self._learning_rate * mean_update[name] for name, w in model.items()}
+        following = {name: self._learning_rate * update for name, update in mean_update.items()}
+        for name in following:
+            following[name] += model[name]
+        return following
 
 
 class FedAvgM(FedAvg):
@@ -36,11 +39,9 @@ class FedAvgM(FedAvg):
     def next_model(
         self, model: Arrays, mean_update: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        self._velocity = {
-            name: self._momentum * self._velocity.get(name, 0.0) + update
-            for name, update in mean_update.items()
-        }
-        return super().next_model(model, self._velocity)
+        for name, update in mean_update.items():
+            self._velocity[name] = self._momentum * self._velocity.get(name, 0.0) + update
+        return super().next_model(model, {name: self._velocity[name] for name in mean_update})
 
 
 class FedProx(FedAvg):

@@ -43,7 +43,10 @@ class SumStrategy(Strategy):
     def next_model(
         self, model: Arrays, mean_update: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The next model from the current one (float32) and the mean update (float64)."""
+        """The next model from the current one (float32) and the mean update (float64).
+
+        Called with some arrays of each at a time.
+        """
 
     def client_config(self) -> dict[str, float]:
         """What clients must know of the strategy."""
@@ -69,9 +72,15 @@ class SumStrategy(Strategy):
         for reply in replies:
             weight = int(only_metrics(reply.content)[WEIGHT])  # type: ignore[arg-type]
             total.add(to_arrays(only_arrays(reply.content)), weight)
-        following = self.next_model(self._global, total.mean())
-        model = {name: value.astype(np.float32) for name, value in following.items()}
-        return to_array_record(model), None
+            del reply
+        model, self._global = self._global, {}
+        following: Arrays = {}
+        # Array by array: means are twice as large as the model.
+        for name, mean in total.means():
+            found = self.next_model({name: model.pop(name)}, {name: mean})
+            following[name] = found.pop(name).astype(np.float32)
+            del mean
+        return to_array_record(following), None
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

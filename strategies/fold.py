@@ -8,6 +8,7 @@ int64, which is exact in every order.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class FixedPointSum:
         self._bits = 62 - math.ceil(math.log2(LARGEST * max(1, total_weight)))
         self._total_weight = total_weight
         self._sum: dict[str, np.ndarray] = {}
+        self._single = 0
+        """Weight of the only update so far: half as large as a sum, it is kept as it came."""
         self.weight = 0
 
     def add(self, update: Arrays, weight: int) -> None:
@@ -45,19 +48,36 @@ class FixedPointSum:
         if self._sum and self._sum.keys() != update.keys():
             raise MessageError("An update has other arrays than the rest of the cohort")
         check_range(update)
-        for name, array in update.items():
-            grid = np.rint(np.ldexp(array.astype(np.float64), self._bits) * weight).astype(np.int64)
-            if name in self._sum:
-                self._sum[name] += grid
-            else:
-                self._sum[name] = grid
+        if not self.weight:
+            self._sum, self._single = dict(update), weight
+        else:
+            for name, array in update.items():
+                self._sum[name] = self._pop(name)
+                self._sum[name] += self._on_grid(array, weight)
+            self._single = 0
         self.weight += weight
 
     def mean(self) -> dict[str, np.ndarray]:
-        """Weighted mean of the updates so far, float64."""
+        """Weighted mean of the updates, float64. The sum is empty from then on."""
+        return dict(self.means())
+
+    def means(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The same, array by array; each array of the sum is let go of before the next mean."""
         if not self.weight:
             raise MessageError("There is no update to average")
-        return {
-            n: np.ldexp(s.astype(np.float64), -self._bits) / self.weight
-            for n, s in self._sum.items()
-        }
+        for name in list(self._sum):
+            mean = self._pop(name).astype(np.float64)
+            np.ldexp(mean, -self._bits, out=mean)
+            mean /= self.weight
+            yield name, mean
+
+    def _pop(self, name: str) -> np.ndarray:
+        """An array of the sum, int64."""
+        array = self._sum.pop(name)
+        return self._on_grid(array, self._single) if self._single else array
+
+    def _on_grid(self, array: np.ndarray, weight: int) -> np.ndarray:
+        grid = array.astype(np.float64)
+        np.ldexp(grid, self._bits, out=grid)
+        grid *= weight
+        return np.rint(grid, out=grid).astype(np.int64)

@@ -198,21 +198,26 @@ class Aggregator:
             self._manifest, tuple(self._prekeys[other][0] for other in near)
         ).to_bytes()
 
-    def add_upload(self, name: str, reply: bytes, words: Words) -> None:
-        """Add a masked vector, uint32[layout.length], to the running sum."""
+    def add_upload(self, name: str, reply: bytes, *pieces: Words) -> None:
+        """Add a masked vector, uint32[layout.length] in one piece or several, to the running sum."""
         signed = Signed.from_bytes(reply, name)
         upload = signed.open(Upload, self._roster, name)
         self._expect(name, still=not self._uploads_closed)
         self._require(name in self._prekeys, "upload", name, "it sent no prekey")
         self._require(upload.manifest == self._hash, "manifest", name, "it has another manifest")
-        fits = words.dtype == np.dtype("<u4") and words.shape == self._sum.shape
+        flat = all(piece.dtype == np.dtype("<u4") and piece.ndim == 1 for piece in pieces)
+        fits = flat and sum(piece.size for piece in pieces) == self._sum.size
         self._require(fits, "vector", name, f"its vector is not {self._sum.size} words")
         self._require(
-            digest_of(words) == upload.vector, "vector", name, "it signed for another vector"
+            digest_of(*pieces) == upload.vector, "vector", name, "it signed for another vector"
         )
         self._new(self._uploads, name)
         self._uploads[name] = signed
-        np.add(self._sum, words, out=self._sum)
+        at = 0
+        for piece in pieces:
+            part = self._sum[at : at + piece.size]
+            np.add(part, piece, out=part)
+            at += piece.size
 
     def close_uploads(self) -> None:
         """Fix U2. Raises ``TooFewMembers`` where it may not be opened."""

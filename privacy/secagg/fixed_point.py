@@ -108,12 +108,24 @@ class Contribution:
 class Total:
     """What the sum of a cohort says."""
 
-    mean: Floats64
-    """(parameters,) float64: the weighted mean of the updates."""
+    words: Words
+    """Of the update, uint32[parameters]: the sum on the grid. A mean beside it would be twice as large."""
+    step: float
+    """What one on the grid is in the mean."""
     integers: list[int]
     wides: list[float]
     weight: int
     members: int
+
+    def part(self, start: int, size: int) -> Floats64:
+        """(size,) float64: entries of the weighted mean of the updates."""
+        words = self.words[start : start + size].view("<i4")
+        return np.multiply(words, self.step, dtype=np.float64)
+
+    @property
+    def mean(self) -> Floats64:
+        """(parameters,) float64: the weighted mean of the updates."""
+        return self.part(0, len(self.words))
 
 
 def largest_magnitude(update: Sequence[Floats32]) -> float:
@@ -184,7 +196,6 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
     if weight < members:
         raise ProtocolError("sum", "the cohort", f"{members} members weigh only {weight}")
     step = math.ldexp(weight_cap / weight, -scale.bits)
-    mean = np.multiply(words[: layout.parameters].view("<i4"), step, dtype=np.float64)
     at = layout.parameters + layout.integers
     integers = words[layout.parameters : at].tolist()
     wides = []
@@ -193,7 +204,7 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
         total = sum(limb << (_LIMB_BITS * place) for place, limb in enumerate(limbs))
         wides.append(math.ldexp(total, -WIDE_BITS))
         at += _LIMBS
-    return Total(mean, integers, wides, weight, members)
+    return Total(words[: layout.parameters], step, integers, wides, weight, members)
 
 
 def _quantise(values: Floats32, factor: float, scale: Scale, dither: Dither, out: Words) -> None:

@@ -33,9 +33,12 @@ def new_words(n: int) -> Words:
     return np.empty(max(n, _LARGE) if n > _LARGE // 4 else n, dtype="<u4")[:n]
 
 
-def digest_of(words: Words) -> bytes:
-    """BLAKE3 over the words, little-endian: 32 bytes. Vectors are long, and it is fast."""
-    return blake3(words.astype("<u4", order="C", copy=False).data.cast("B")).digest()
+def digest_of(*pieces: Words) -> bytes:
+    """BLAKE3 over a vector's words, little-endian: 32 bytes. Vectors are long, and it is fast."""
+    state = blake3()
+    for words in pieces:
+        state.update(words.astype("<u4", order="C", copy=False).data.cast("B"))
+    return state.digest()
 
 
 Mask = tuple[bytes, int]
