@@ -30,8 +30,8 @@ _SOON_DAYS = 30
 _log = logging.getLogger(__name__)
 
 
-# Vectors come and go every round: glibc is to hand them back, not to keep and scatter them.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+# Vectors come and go every round: glibc is to hand them back, not to keep some in each thread's heap.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "1"}
 
 
 class Supervisor:
