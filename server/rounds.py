@@ -17,6 +17,7 @@ from ..learning.metrics import Counts, total
 from ..messages import (
     EVALUATE,
     PREPARE,
+    REFUSED,
     SECAGG,
     TRAIN,
     Arrays,
@@ -26,10 +27,13 @@ from ..messages import (
 )
 from ..plan import sample_cohort
 from .collect import Collection, PlainCollection, TooFew
-from .exchange import CohortGrid, Stage, ask, connected
+from .exchange import CohortGrid, Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_check, readiness_of
 from .run import Run
 from .secure import SecureCollection
+
+_AGAIN_SECONDS = 2.0
+"""Between two attempts to get enough clients ready."""
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
@@ -55,14 +59,47 @@ def run_rounds(run: Run) -> dict[str, Counts]:
 
 
 def prepare(run: Run) -> None:
-    """Ask every node whether it can take part, and learn which client it is."""
+    """Ask every node whether it can take part, and learn which client it is.
+
+    While too few are ready, those that did not answer are asked again, as long as the run has
+    patience: after a fault a node may seem connected for a while before it really is.
+    """
     begun = time.monotonic()
+    known = run.names
+    waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
+    asked = len(waiting)
+    failed: dict[str, str] = {}
     slots: list[int] = []
-    nodes = sorted(run.nodes.values()) or sorted(run.grid.get_node_ids())
-    run.listener.started("prepare", len(nodes))
-    labels = {node: f"node {node}" for node in nodes}
-    requests = [prepare_request(node, run.roster) for node in nodes]
     run.nodes = {}
+    while True:
+        exchange = _ask_whether_ready(run, waiting, slots)
+        failed |= exchange.failed
+        # Who refuses would do so again.
+        again = [n for n in exchange.failed if exchange.codes.get(n) != REFUSED]
+        waiting = {node: label for node, label in waiting.items() if label in again}
+        left = begun + run.patience - time.monotonic()
+        needed = run.plan.minimum - len(run.nodes)
+        if needed <= 0 or needed > len(waiting) or left <= 0 or run.should_stop():
+            break
+        time.sleep(min(left, _AGAIN_SECONDS))
+        nodes = {label: node for node, label in waiting.items()}
+        connected(run.grid, nodes, needed, left, run.should_stop)
+    failed = {name: reason for name, reason in failed.items() if name not in run.nodes}
+    if run.sums is not None:
+        run.sums.learn(slots)
+    if len(run.nodes) < run.plan.minimum:
+        raise RoundFailed(
+            f"{len(run.nodes)} of {asked} clients are ready, {run.plan.minimum} are needed. "
+            + _reasons(failed)
+        )
+    seconds = round(time.monotonic() - begun, 3)
+    run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
+
+
+def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Exchange:
+    """Ask these nodes; note who those are that are ready, and the `slots` that they entered."""
+    run.listener.started("prepare", len(labels))
+    requests = [prepare_request(node, run.roster) for node in sorted(labels)]
     exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
     for reply in exchange:
         readiness = readiness_of(reply)
@@ -71,22 +108,7 @@ def prepare(run: Run) -> None:
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
-    if run.sums is not None:
-        run.sums.learn(slots)
-    if len(run.nodes) < run.plan.minimum:
-        raise RoundFailed(
-            f"{len(run.nodes)} of {len(nodes)} clients are ready, {run.plan.minimum} are needed. "
-            + _reasons(exchange.failed)
-        )
-    seconds = round(time.monotonic() - begun, 3)
-    run.tell(
-        {
-            "event": "ready",
-            "clients": sorted(run.nodes),
-            "failed": exchange.failed,
-            "seconds": seconds,
-        },
-    )
+    return exchange
 
 
 def prepare_request(node: int, roster: bytes) -> Message:

@@ -81,6 +81,18 @@ def instead(matches, replies):
     return fault
 
 
+def once(fault):
+    """A fault that happens the first time only."""
+    happened = []
+
+    def first(request, reply, assignment):
+        found = [reply] if happened else fault(request, reply, assignment)
+        happened.extend([True] * (found != [reply]))
+        return found
+
+    return first
+
+
 def lost(request, reply):
     return []
 
@@ -413,6 +425,24 @@ def test_a_client_that_is_not_ready_is_left_out_where_enough_are(start_run, quic
     run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), broken))
     assert sorted(run_rounds(run)) == ["film", "shop", "social"]
     assert run.grid.asked(TRAIN)[3] == 0
+
+
+def test_a_run_with_patience_asks_again_until_enough_are_ready(start_run, quick):
+    run = start_run(quick(training={"rounds": 1}), once(instead(only(PREPARE, 3), broken)))
+    run.patience = 60.0
+    run_rounds(run)
+    assert run.grid.asked(PREPARE) == {2: 1, 3: 2, 4: 1, 5: 1}
+    [ready] = events(run, "ready")
+    assert ready["clients"] == ["film", "press", "shop", "social"]
+    assert ready["failed"] == {}
+
+
+def test_a_client_that_refuses_is_not_asked_again(start_run, quick):
+    run = start_run(quick(), instead(only(PREPARE, 3), refused))
+    run.patience = 60.0
+    with pytest.raises(RoundFailed, match="3 of 4 clients are ready"):
+        run_rounds(run)
+    assert run.grid.asked(PREPARE)[3] == 1
 
 
 def _as_readiness(**changes):
