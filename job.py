@@ -80,9 +80,11 @@ class ModelSpec(_Section):
 class DataSpec(_Section):
     """Where the examples are and which columns hold what."""
 
-    path: str = Field(
+    path: str | None = Field(
+        None,
         description="CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. "
-        "Relative paths start at the job file's folder."
+        "Relative paths start at the job file's folder. A simulation needs it; in a deployment each "
+        "owner names its own.",
     )
     test_path: str | None = Field(
         None, description="File with held-out examples; without it they are split off `path`."

@@ -187,6 +187,8 @@ def _read_sources(
     spec: DataSpec, label_column: str | None, client_column: str | None
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
+    if spec.path is None:
+        raise DataError("data.path is missing: name the file that holds the examples.")
     path = Path(spec.path)
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []

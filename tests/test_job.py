@@ -148,8 +148,6 @@ def test_all_that_is_wrong_is_said_at_once():
 def test_what_is_missing_is_named():
     with pytest.raises(JobError, match=r"data is missing"):
         Job.build({})
-    with pytest.raises(JobError, match=r"data\.path is missing"):
-        Job.build({"data": {}})
 
 
 def test_defaults_follow_from_task_adapter_and_privacy():

@@ -434,3 +434,11 @@ def test_any_text_survives_a_table(
             assert load(folder / name, labels=labels).texts == kept
         else:
             assert "empty text" in refusal(folder / name, labels=labels)
+
+
+def test_a_job_for_owners_data_needs_no_path_and_a_simulation_says_that_it_does():
+    from umbel.job import Job
+
+    job = Job.build({"data": {"labels": ["no", "yes"]}})
+    with pytest.raises(DataError, match=r"data\.path is missing"):
+        load_corpus(job.data, job.task)
