@@ -38,8 +38,9 @@ class Service:
     def __init__(
         self, home: Home, secrets: Callable[[int, str], SecretStream] | None = None
     ) -> None:
-        self.home = home
-        self._station = Station(home, secrets)
+        # The SuperNode starts in a folder of its own, where a relative path leads elsewhere.
+        self.home = Home(home.path.absolute())
+        self._station = Station(self.home, secrets)
         self._stopping = False
 
     def stop(self) -> None:
@@ -150,7 +151,8 @@ class _Child:
 
 def _reason(home: Home) -> str:
     """Why a SuperNode ended, where its owner or the operator can do something about it."""
-    text = (home.path / "node" / "log").read_text(encoding="utf-8", errors="replace")
+    log = home.path / "node" / "log"
+    text = log.read_text(encoding="utf-8", errors="replace")
     if "[code: 2004]" in text:
         return (
             f": {home.name} is not a member yet. Send {home.request_file} to the operator, who "
@@ -162,7 +164,8 @@ def _reason(home: Home) -> str:
             f": the server's certificate is refused ({refused[1].strip().rstrip('.')}). Look at the "
             "address in client.toml and at this machine's clock; else the operator has to renew it"
         )
-    return ""
+    errors = re.findall(r"ERROR\W[^:\n]*: *(.+)", text)
+    return f": {errors[-1].strip().rstrip('.')} (all of it: {log})" if errors else ""
 
 
 def serve(home: Home, secrets: Callable[[int, str], SecretStream] | None = None) -> None:

@@ -123,10 +123,14 @@ class Deployment:
         return self
 
     def command(self, name):
-        """What an operator or an owner types."""
+        """What an operator or an owner types: also paths that start where they are."""
         if name != "server":
-            return self.stage.agent(self.owners[name])
-        return [self.host if word == "127.0.0.1" else word for word in self.stage.server()]
+            folder = self.owners[name].path
+            words = self.stage.agent(self.owners[name])
+        else:
+            folder = self.consortium.path
+            words = [self.host if w == "127.0.0.1" else w for w in self.stage.server()]
+        return [os.path.relpath(folder) if word == str(folder) else word for word in words]
 
     def stop(self, *names):
         """End the server or agents as an operator would."""
