@@ -185,13 +185,14 @@ class PrivacySpec(_Section):
     )
     limit: PositiveFloat | None = Field(
         None,
-        description="Each owner's limit on epsilon for its data set over all jobs in its ledger. "
-        "Default: the job's epsilon.",
+        description="Most epsilon that one run may cost a client when rounds are repeated more often "
+        "than spare_rounds; in a simulation also the limit of each owner's ledger over all jobs. "
+        "Default: the job's epsilon. Between machines each owner's policy limits all jobs together.",
     )
 
     @property
     def owner_limit(self) -> float:
-        """Each owner's limit on epsilon, with the default filled in."""
+        """Most that one run may cost a client, with the default filled in."""
         return self.limit or self.epsilon
 
 

@@ -60,7 +60,7 @@ from ..messages import (
     to_bytes_record,
 )
 from ..plan import PrivateRecipe, private_recipe
-from ..privacy.accounting import size_class
+from ..privacy.accounting import epsilon, size_class
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
@@ -332,17 +332,35 @@ class Agent:
             )
 
     def _reserve(self, job: Job, assignment: Assignment) -> float:
-        """Write this round's spending to disk before any record is read; epsilon after it."""
+        """Write this round's spending to disk before any record is read; what the run has spent then.
+
+        What other jobs have spent here is nobody else's affair.
+        """
+        delta = job.privacy.delta
+        event = self._recipe(job, assignment).round_event
+        key = f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}"
         with Ledger(self._ledger) as ledger:
-            return ledger.reserve(
+            mine = [e for e in ledger.entries() if e.key.startswith(f"{assignment.run}/")]
+            events = [entry.event for entry in mine]
+            if not (self._replayable and any(entry.key == key for entry in mine)):
+                events.append(event)
+            after = epsilon(events, delta)
+            if not after <= job.privacy.owner_limit:
+                raise BudgetExceeded(
+                    f"With this round the run would cost epsilon {after:.4g}; the job promises at "
+                    f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. Start "
+                    "a new run with a larger privacy.spare_rounds."
+                )
+            ledger.reserve(
                 self._data.fingerprint,
-                self._recipe(job, assignment).round_event,
+                event,
                 job=job.digest(),
-                key=f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}",
-                delta=job.privacy.delta,
+                key=key,
+                delta=delta,
                 limit=self._policy.epsilon_limit_for(job),
                 replay=self._replayable,
             )
+        return after
 
 
 def _in_the_clear(

@@ -8,6 +8,7 @@ reason for a refusal names the policy's key, and tells nothing of the data.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import textwrap
 import tomllib
@@ -48,14 +49,19 @@ class Policy(Section):
     resources: ResourceRules = ResourceRules()
 
     @classmethod
-    def simulated(cls, encryption_required: bool) -> Policy:
-        """A virtual owner's: it permits everything, but perhaps not what the server can read."""
+    def simulated(cls, job: Job) -> Policy:
+        """A virtual owner's: it permits what the job asks, but perhaps not what the server can read."""
         most = sys.float_info.max
         return cls(
             privacy=PrivacyRules(
-                epsilon_limit=most, epsilon_per_job=most, delta_limit=1, units=["example", "none"]
+                epsilon_limit=max(job.privacy.epsilon, job.privacy.owner_limit),
+                epsilon_per_job=most,
+                delta_limit=1,
+                units=["example", "none"],
             ),
-            encryption=EncryptionRules(required=encryption_required, confirm_required=False),
+            encryption=EncryptionRules(
+                required=job.simulation.encryption_required, confirm_required=False
+            ),
             jobs=JobRules(max_rounds=sys.maxsize, max_hours=most),
         )
 
@@ -127,8 +133,8 @@ class Policy(Section):
             )
 
     def epsilon_limit_for(self, job: Job) -> float:
-        """The ledger's limit for a job: the owner's, or the job's own where that is lower."""
-        return min(self.privacy.epsilon_limit, job.privacy.owner_limit)
+        """The ledger's limit over all jobs: the owner's, or the job's own where that is lower."""
+        return min(self.privacy.epsilon_limit, job.privacy.limit or math.inf)
 
     def _privacy_reasons(self, job: Job) -> Iterator[str]:
         rules, asked = self.privacy, job.privacy

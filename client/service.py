@@ -153,6 +153,11 @@ def _reason(home: Home) -> str:
     """Why a SuperNode ended, where its owner or the operator can do something about it."""
     log = home.path / "node" / "log"
     text = log.read_text(encoding="utf-8", errors="replace")
+    if "[code: 2004]" in text and home.roster.exists():
+        return (
+            f": the server does not take {home.name} in. After a crash that passes within half a "
+            "minute; if it lasts, the operator has removed this member"
+        )
     if "[code: 2004]" in text:
         return (
             f": {home.name} is not a member yet. Send {home.request_file} to the operator, who "

@@ -175,7 +175,7 @@ def _write_policy(path: Path, job: Job) -> None:
     """Here one person is every owner, as in a simulation; one thread, as a simulated owner has."""
     import tomli_w
 
-    policy = Policy.simulated(job.simulation.encryption_required).model_dump(mode="json")
+    policy = Policy.simulated(job).model_dump(mode="json")
     policy["resources"] |= {"threads": 1, "device": job.training.device}
     path.write_text(tomli_w.dumps(policy), encoding="utf-8")
 

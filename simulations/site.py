@@ -128,7 +128,7 @@ class Site:
             self.workplace,
             self._data(node),
             settings.ledgers / f"{share.name}.sqlite",
-            policy=Policy.simulated(job.simulation.encryption_required),
+            policy=Policy.simulated(job),
             membership=membership(settings.owners, share.name) if job.encrypted else None,
             log=owner_log(settings.owners, share.name),
             secrets=self._secrets,

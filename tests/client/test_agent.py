@@ -11,6 +11,7 @@ import pytest
 
 from umbel.client.agent import Agent, Workplace
 from umbel.client.policy import Policy
+from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
 from umbel.messages import (
@@ -23,6 +24,7 @@ from umbel.messages import (
     WEIGHT,
     Assignment,
     Readiness,
+    only_metrics,
     to_array_record,
     to_arrays,
 )
@@ -56,7 +58,7 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
             self.data = data_of(job)
             self.ledger = tmp_path / "ledger.sqlite"
             workplace = Workplace(self.learner, task_for(job, 2))
-            options = {"policy": Policy.simulated(encryption_required=False), **options}
+            options = {"policy": Policy.simulated(job), **options}
             self.agent = Agent("mary", workplace, self.data, self.ledger, **options)
 
         def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
@@ -176,10 +178,13 @@ def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, f
 def test_a_spent_budget_refuses_before_training_and_names_no_data(owner, open_job_of, texts):
     mary = owner(open_job_of(privacy={"epsilon": 8.0, "limit": 0.05}))
     mary.agent._secrets = lambda what: pytest.fail("training began")
-    for kind in (PREPARE, TRAIN):
+    for kind, words in (
+        (PREPARE, "has spent epsilon 0 of its limit 0.05"),
+        (TRAIN, "the job promises at most 0.05"),
+    ):
         reply = mary.ask(kind)
         assert reply.error.code == REFUSED
-        assert "has spent epsilon 0 of its limit 0.05" in reply.error.reason
+        assert words in reply.error.reason
         assert mary.entries() == []
         assert not any(text in reply.error.reason for text in texts)
         assert str(mary.ledger) not in reply.error.reason
@@ -193,6 +198,39 @@ def test_a_second_job_on_spent_data_is_refused_before_its_first_round(owner, job
     assert reply.error.code == REFUSED
     assert "has spent epsilon" in reply.error.reason
     assert not mary.ask(PREPARE).has_error()
+
+
+def test_a_reply_tells_what_its_run_has_spent_and_not_what_others_have(owner, open_job_of):
+    mary = owner(open_job_of(privacy={"epsilon": 2.0, "limit": 100.0}))
+    told = {
+        run: [
+            only_metrics(mary.ask(TRAIN, round_, run=run).content)["epsilon"]
+            for round_ in (1, 2, 3)
+        ]
+        for run in ("one", "two")
+    }
+    assert told["one"] == told["two"]
+    assert told["one"][0] < told["one"][2] <= 2.0
+    with Ledger(mary.ledger) as ledger:
+        assert ledger.spent(mary.data.fingerprint, 1e-3) > told["two"][2]
+
+
+def test_rounds_that_are_repeated_too_often_end_a_run_though_the_owner_would_pay(
+    owner, open_job_of
+):
+    patient = Policy().model_copy(
+        update={
+            "privacy": PrivacyRules(epsilon_limit=1e6, delta_limit=0.5),
+            "encryption": EncryptionRules(required=False),
+        }
+    )
+    mary = owner(open_job_of(privacy={"epsilon": 2.0}), policy=patient)
+    replies = [mary.ask(TRAIN, 1, attempt=attempt) for attempt in range(8)]
+    refused = [reply for reply in replies if reply.has_error()]
+    assert refused
+    assert "repeated too often" in refused[0].error.reason
+    with Ledger(mary.ledger) as ledger:
+        assert ledger.spent(mary.data.fingerprint, 1e-3) <= 2.0
 
 
 def test_the_owners_limit_holds_over_jobs(owner, open_job_of):

@@ -132,18 +132,22 @@ def test_groups_of_enough_clients_satisfy_the_smallest_cohort(policy, job):
     ],
 )
 def test_a_virtual_owner_permits_all_but_what_its_job_says_of_encryption(sections, job):
-    Policy.simulated(encryption_required=True).check("mary", job(**sections))
-    open_job = job(**{**sections, "encryption": {"mode": "none"}})
-    Policy.simulated(encryption_required=False).check("mary", open_job)
+    strict = job(**sections)
+    Policy.simulated(strict).check("mary", strict)
+    in_the_clear = {**sections, "encryption": {"mode": "none"}}
+    allowed = job(**in_the_clear, simulation={"encryption_required": False})
+    Policy.simulated(allowed).check("mary", allowed)
     with pytest.raises(PlanRefused, match="policy requires encrypted updates"):
-        Policy.simulated(encryption_required=True).check("mary", open_job)
+        Policy.simulated(strict).check("mary", allowed)
 
 
 def test_the_ledgers_limit_is_the_lower_of_the_owners_and_the_jobs(policy, job):
     asked = job(privacy={"epsilon": 2.0, "limit": 6.0})
     assert policy("[privacy]\nepsilon_limit = 4").epsilon_limit_for(asked) == 4
     assert Policy().epsilon_limit_for(asked) == 6
-    assert Policy.simulated(True).epsilon_limit_for(asked) == 6
+    plain = job(privacy={"epsilon": 2.0})
+    assert policy("[privacy]\nepsilon_limit = 4").epsilon_limit_for(plain) == 4
+    assert Policy.simulated(plain).epsilon_limit_for(plain) == 2
 
 
 def test_only_named_base_models_are_accepted_where_any_is_named(policy):
