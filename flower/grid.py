@@ -28,6 +28,10 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.superlink.grid.http_grid import HttpGrid
 
 
+_AT_ONCE = 2
+"""Pieces of a reply that are fetched at a time; each is there three times while it is."""
+
+
 class SparingGrid(HttpGrid):
     """Holds one reply at a time, and its bytes once.
 
@@ -49,7 +53,11 @@ class SparingGrid(HttpGrid):
             pull_object_protobuf=client.PullObject, node=self.node, run_id=run
         )
         try:
-            contents = pull_objects([t.object_id for t in iterate_object_tree(tree)], pull)
+            contents = pull_objects(
+                [t.object_id for t in iterate_object_tree(tree)],
+                pull,
+                max_concurrent_pulls=_AT_ONCE,
+            )
         except ObjectPullError as error:
             return self._lost(run, metadata.reply_to_message_id, error)
         client.ConfirmMessageReceived(
