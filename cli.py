@@ -165,6 +165,9 @@ def simulate(
         Path | None,
         typer.Option(help="Folder of privacy ledgers shared by several runs [the run's]."),
     ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Attack the finished run: umbel audit.")
+    ] = False,
 ) -> None:
     """Run a federation on this machine.
 
@@ -195,6 +198,10 @@ def simulate(
     except KeyboardInterrupt:
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
     _report(folder.path)
+    if audit:
+        from .cli_audit import audit as attack
+
+        attack(folder.path)
 
 
 @app.command()
@@ -242,17 +249,22 @@ def report(run: RunArgument) -> None:
 
 def _mount() -> None:
     """The commands of a deployment: an operator's, a data owner's, and the rehearsal of both."""
+    from .cli_audit import audit
     from .cli_client import client_app
     from .cli_consortium import consortium_app
-    from .cli_owner import ledger
+    from .cli_owner import ledger_app
     from .cli_rehearsal import rehearse
     from .cli_server import add_to
+    from .cli_verify import certify, verify
 
     app.add_typer(consortium_app, name="consortium")
     add_to(app)
     app.add_typer(client_app, name="client")
-    app.command()(ledger)
+    app.add_typer(ledger_app, name="ledger")
     app.command()(rehearse)
+    app.command()(audit)
+    app.command()(verify)
+    app.command()(certify)
 
 
 _mount()

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from .errors import UmbelError
 
 if TYPE_CHECKING:
+    from click import Context
     from rich.table import Table
 
     from .client.approvals import Approvals, JobRequest
 
+
+class _ShowFirst(TyperGroup):
+    """`umbel ledger` and `umbel ledger FOLDER` show it."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+ledger_app = typer.Typer(
+    cls=_ShowFirst,
+    help="What this owner's data has spent. Without a command: show.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 owner_app = typer.Typer(
     help="A data owner's side.", rich_markup_mode=None, pretty_exceptions_enable=False
 )
@@ -62,19 +81,134 @@ def deny(
     print(f"Denied run {_named(decided)}: its next request is refused.")
 
 
-def ledger(folder: Folder = None, as_json: Json = False) -> None:
+@ledger_app.command()
+def show(
+    folder: Folder = None,
+    as_json: Json = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw it over time: .svg, .png or .pdf.")
+    ] = None,
+) -> None:
     """Show what this owner's data has spent, by which runs, and what is left."""
     from .client.policy import Policy
-    from .client.spending import spending, spending_table
+    from .client.spending import spending, spending_curves, spending_table
 
     home = _home(folder)
-    items = spending(home / "ledger.sqlite", Policy.read(home / "policy.toml"))
+    policy = Policy.read(home / "policy.toml")
+    items = spending(home / "ledger.sqlite", policy)
     if as_json:
         print(json.dumps([item.to_dict() for item in items], indent=2))
     elif items:
         _print(spending_table(items))
     else:
         print("Nothing was spent yet.")
+    if plot and items:
+        from .reports.spending_plot import draw_spending
+
+        curves = spending_curves(home / "ledger.sqlite", policy.privacy.delta_limit)
+        rules = policy.privacy
+        drawn = draw_spending(curves, rules.epsilon_limit, rules.delta_limit, plot)
+        print(drawn, file=sys.stderr)
+
+
+@ledger_app.command()
+def verify(
+    folder: Folder = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that was kept elsewhere; the ledger must have ended with it."),
+    ] = None,
+) -> None:
+    """Check every row, the chain of hashes, and the witness."""
+    path = _ledger(folder)
+    if path is None:
+        return
+    from .privacy.ledger import Ledger
+
+    with Ledger(path) as opened:
+        rows = opened.verify(head)
+        print(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
+        print(f"head {opened.head()}")
+
+
+@ledger_app.command()
+def export(
+    folder: Folder = None,
+    as_: Annotated[
+        Literal["csv", "json"], typer.Option("--format", help="Format.", show_default=True)
+    ] = "csv",
+    out: Annotated[Path | None, typer.Option(help="File to write [standard output].")] = None,
+) -> None:
+    """Write every row with its hash, for others to verify."""
+    path = _ledger(folder)
+    if path is None:
+        return
+    from .durable import write_durably
+    from .privacy.export import to_csv, to_json
+    from .privacy.ledger import Ledger
+
+    with Ledger(path) as opened:
+        entries, identity = opened.entries(), opened.identity
+    text = (to_json if as_ == "json" else to_csv)(entries, identity)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_durably(out, text.encode())
+        print(f"Wrote {len(entries):,} rows to {out}")
+
+
+@ledger_app.command()
+def forecast(
+    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
+    folder: Folder = None,
+    times: Annotated[int, typer.Option(min=1, max=100, help="So many such jobs.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Say what this owner's data would have spent after more jobs like one."""
+    from .client.forecast import forecast as look_ahead
+    from .client.forecast import forecast_line, forecast_table
+    from .client.home import Home
+    from .job import Job
+
+    found = look_ahead(Home(_home(folder)), Job.load(job), times)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print(forecast_table(found))
+        print(forecast_line(found))
+
+
+@ledger_app.command()
+def recover(
+    folder: Folder = None,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept",
+            help="Take the ledger as it is, though rows may be missing. A row says that you did.",
+        ),
+    ] = False,
+) -> None:
+    """Bring rows back that only the ledger's witness still has."""
+    path = _ledger(folder)
+    if path is None:
+        return
+    from .privacy.ledger import Ledger
+
+    with Ledger(path, recovering=True) as opened:
+        rows = opened.recover(accept=accept)
+        print(f"Brought back {rows:,} rows; the ledger has {opened.verify():,}.")
+
+
+def _ledger(folder: Path | None) -> Path | None:
+    """The owner's ledger; None, and a line that says so, where there is none yet."""
+    from .privacy.ledger import Ledger
+
+    path = _home(folder) / "ledger.sqlite"
+    if Ledger.begun(path):
+        return path
+    print("Nothing was spent yet.")
+    return None
 
 
 def _home(folder: Path | None) -> Path:

@@ -321,8 +321,7 @@ class Agent:
         """Refuse a job whose remaining rounds this data cannot pay, before it costs anything."""
         recipe = self._recipe(job, assignment)
         with Ledger(self._ledger) as ledger:
-            mine = f"{assignment.run}/"
-            done = {e.key.split("/")[1] for e in ledger.entries() if e.key.startswith(mine)}
+            done = {e.key.split("/")[1] for e in ledger.entries_of(assignment.run)}
             left = max(0, assignment.participations - len(done))
             ledger.ensure_affordable(
                 self._data.fingerprint,
@@ -340,7 +339,7 @@ class Agent:
         event = self._recipe(job, assignment).round_event
         key = f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}"
         with Ledger(self._ledger) as ledger:
-            mine = [e for e in ledger.entries() if e.key.startswith(f"{assignment.run}/")]
+            mine = ledger.entries_of(assignment.run)
             events = [entry.event for entry in mine]
             if not (self._replayable and any(entry.key == key for entry in mine)):
                 events.append(event)

@@ -209,9 +209,10 @@ class _Examination:
             )
 
     def budget(self) -> Iterator[Finding]:
+        from ..privacy.ledger import Ledger
         from .spending import spending
 
-        if not self.home.ledger.exists():
+        if not Ledger.begun(self.home.ledger):
             yield Finding("budget", "ok", "there is no ledger yet: nothing was spent")
             return
         policy = Policy()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 K = TypeVar("K", bound=Hashable)
+_MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
 
     Raises ``LedgerError`` where the ledger was changed.
     """
-    if not ledger.exists():
+    if not Ledger.begun(ledger):
         return []
     with Ledger(ledger) as opened:
         entries = opened.entries()
     rules = policy.privacy
+    charged = [entry for entry in entries if entry.dataset]
     return [
         DataSpending(
             dataset=dataset,
@@ -79,8 +81,23 @@ def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
                 for run, of_run in _grouped(of_data, _run).items()
             ),
         )
-        for dataset, of_data in _grouped(entries, lambda entry: entry.dataset).items()
+        for dataset, of_data in _grouped(charged, lambda entry: entry.dataset).items()
     ]
+
+
+def spending_curves(ledger: Path, delta: float) -> list[tuple[str, list[tuple[str, float]]]]:
+    """For each data set, its epsilon after some of its rows, the last among them, with their times."""
+    with Ledger(ledger) as opened:
+        entries = [entry for entry in opened.entries() if entry.dataset]
+    curves = []
+    for dataset, of_data in _grouped(entries, lambda entry: entry.dataset).items():
+        stride = max(1, math.ceil(len(of_data) / _MOST_POINTS))
+        places = sorted({*range(0, len(of_data), stride), len(of_data) - 1})
+        points = [
+            (of_data[place].recorded, _epsilon(of_data[: place + 1], delta)) for place in places
+        ]
+        curves.append((dataset[:8], points))
+    return curves
 
 
 def spending_table(items: list[DataSpending]) -> Table:

@@ -44,7 +44,8 @@ def _write(learner: Learner, folder: Path) -> None:
         }
         save_file(tensors, folder / "head.safetensors")
     (folder / CARD).write_text(json.dumps(_card(learner), indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(job), encoding="utf-8")
+    readme = f"# {job.name}: tuned with Umbel\n\n{usage(job)}"
+    (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _card(learner: Learner) -> dict[str, Any]:
@@ -60,14 +61,15 @@ def _card(learner: Learner) -> dict[str, Any]:
     }
 
 
-def _readme(job: Job) -> str:
+def usage(job: Job) -> str:
+    """Markdown: the Python that loads the folder with plain ``peft`` and ``transformers``."""
     kind = {
         "causal-lm": "AutoModelForCausalLM",
         "text-classification": "AutoModel"
         if job.model.pooling == "mean"
         else "AutoModelForSequenceClassification",
     }[job.task]
-    lines = [f"# {job.name}: tuned with Umbel", "", "```python", "import torch"]
+    lines = ["```python", "import torch"]
     labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
     lines.append(f"from transformers import AutoTokenizer, {kind}")
     if job.adapter == "full":

@@ -34,7 +34,7 @@ Batch = dict[str, Tensor]
 
 # These architectures add position embeddings of shape (1, T), which hides the batch from
 # per-example gradients; with explicit (B, T) positions every example has its own.
-_EXPLICIT_POSITIONS = {"albert", "bert", "electra"}
+_EXPLICIT_POSITIONS = {"albert", "bert", "electra", "gpt2"}
 
 
 @dataclass(frozen=True)

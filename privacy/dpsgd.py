@@ -1,31 +1,34 @@
 """DP-SGD at the client (Abadi et al. 2016, Algorithm 1), for whatever tensors of a model train.
 
-Opacus' hooks give each example's gradient (``gradients``); clipping and noise are ours, because
+Each example's gradient comes from ``bookkeeping`` where it has a rule for every trained layer, and
+from Opacus' hooks (``gradients``) elsewhere. Clipping and noise are ours in both cases, because
 Opacus' optimizer clips in the gradients' own precision, draws torch's noise tensor by tensor, and
-cannot step without examples. The hooks rely on the layers' own book-keeping, so their sum is
-compared with autograd's gradient in every pass: a layer that they misread stops the training
-instead of weakening it.
+cannot step without examples.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .gradients import ExampleGradients, check_layers, strip
+from .bookkeeping import BookKeeping, has_rules
+from .gradients import ExampleGradients, HookedGradients, check_layers
 from .randomness import SecretStream
 
-# Share of the summed per-example norms by which the two gradients may differ. Rounding in bfloat16
-# makes up to 0.002; a misread layer is wrong by about 1 / sqrt(batch).
-_ROUNDING = 0.01
-# The same over all tensors: some gradients are zero but for rounding (the bias of attention keys).
-_CANCELLED = 1e-3
+GradientsOf = Callable[[nn.Module, dict[str, nn.Parameter]], ExampleGradients]
+
+_log = logging.getLogger(__name__)
+# Numbers of noise made at a time: for a whole model, float64 would take twice its memory.
+_NOISE_AT_A_TIME = 1 << 20
+_ATTACHED: WeakSet[nn.Module] = WeakSet()
 
 
 class PrivateOptimizer:
@@ -37,14 +40,23 @@ class PrivateOptimizer:
     drawn by ``randomness.poisson_sample`` it is ``accounting.MechanismEvent(noise_multiplier,
     rate, steps=1)``. What the inner optimizer does with the result is post-processing.
 
+    An example whose gradient is not finite, or longer than float32 can square, counts as zero: its
+    clipped gradient is then defined as zero, whose norm is within the bound, and no other example's
+    part changes with it, so the guarantee holds without exception. Were it an error, whether the
+    step failed would tell something about one record, also where it happens to all of a batch. A
+    count goes to the owner's log and nowhere else. What stops a training that diverges is the
+    weights, which follow from released steps and tell nothing more.
+
     Assumptions: each example has one entry in one of the `losses`, which depends on no other
     example; `expected_batch_size` and the number of steps do not depend on the data; the stream is
-    secret; nothing else that is computed from the examples leaves the client. Errors are not
-    covered: that a gradient was not finite tells something about the data, so the caller must count
-    the step as spent and not send the message on. Floating-point attacks: see ``SecretStream``.
+    secret; nothing else that is computed from the examples leaves the client, the sum of losses and
+    the log included. Floating-point attacks: see ``SecretStream``.
 
-    ``module`` is what the forward pass calls, in training mode: the hooks need it. Between a
-    forward pass and its ``accumulate`` there is no other forward pass with gradients.
+    Gradients are taken by ``BookKeeping`` where it has a rule for every layer with trained tensors,
+    and by ``HookedGradients``, which cost more time and memory, in any other model.
+
+    ``module`` is what the forward pass calls, in training mode. Between a forward pass and its
+    ``accumulate`` there is no other pass with gradients, forward or backward.
     """
 
     module: nn.Module
@@ -58,15 +70,19 @@ class PrivateOptimizer:
         clipping_norm: float,
         expected_batch_size: float,
         stream: SecretStream,
+        gradients: GradientsOf | None = None,
     ) -> None:
-        """Attach to the trainable tensors that `module` has now; `optimizer` updates them."""
+        """Attach to the trainable tensors that `module` has now; `optimizer` updates them.
+
+        gradients: how they are taken, for comparisons; None chooses as said above.
+        """
         if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
             raise ValueError(f"noise_multiplier must be finite and >= 0: {noise_multiplier}")
         if not (clipping_norm > 0 and math.isfinite(clipping_norm)):
             raise ValueError(f"clipping_norm must be finite and > 0: {clipping_norm}")
         if not expected_batch_size > 0:
             raise ValueError(f"expected_batch_size must be > 0: {expected_batch_size}")
-        if "autograd_grad_sample_hooks" in module.__dict__:
+        if module in _ATTACHED:
             raise ValueError("The module has a private optimizer already; close that one first.")
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         check_layers(module)
@@ -81,12 +97,11 @@ class PrivateOptimizer:
         tensors = list(self._parameters.values())
         self._sizes = [tensor.numel() for tensor in tensors]
         self._sum = torch.zeros(sum(self._sizes), device=tensors[0].device)
-        try:
-            self._hooks = ExampleGradients(module)
-        except BaseException:
-            strip(module)
-            raise
-        self.module = self._hooks
+        if gradients is None:
+            gradients = BookKeeping if has_rules(module) else HookedGradients
+        self._gradients = gradients(module, self._parameters)
+        self.module = self._gradients.module
+        _ATTACHED.add(module)
 
     def accumulate(self, losses: Tensor) -> None:
         """Add the clipped gradients of one microbatch to the step's sum.
@@ -95,16 +110,16 @@ class PrivateOptimizer:
         example's gradient, over all trainable tensors jointly and in float32, is scaled down to
         `clipping_norm`; then they are summed.
 
-        Raises ``ModelError`` where a gradient is not finite, or cannot be taken example by example;
-        the sum is then what it was before.
+        Raises ``ModelError`` where gradients cannot be taken example by example; the sum is then what
+        it was before.
         """
         if losses.dim() != 1:
             raise ValueError(f"losses must have shape (B,), one an example: {tuple(losses.shape)}")
         try:
             if len(losses):
-                self._backward(losses)
                 # The caller's autocast must not reach the clipping.
                 with torch.autocast(losses.device.type, enabled=False):
+                    self._backward(losses)
                     self._add_clipped(len(losses))
         finally:
             self._forget()
@@ -113,24 +128,32 @@ class PrivateOptimizer:
         """Release (clipped sum + noise) / expected_batch_size and let the optimizer use it.
 
         Also right after no ``accumulate`` at all: the step is then noise alone, because an empty
-        batch must not show.
+        batch must not show. Raises ``ModelError`` where the weights are then too large to go on with,
+        which says nothing beyond the released steps.
         """
-        noise = self._stream.normal(len(self._sum))
-        noise *= self._noise_multiplier * self._clipping_norm
-        self._sum += torch.from_numpy(noise).to(torch.float32).to(self._sum.device)
+        for part in torch.split(self._sum, _NOISE_AT_A_TIME):
+            noise = torch.from_numpy(self._stream.normal(len(part)))
+            noise *= self._noise_multiplier * self._clipping_norm
+            part += noise.to(torch.float32).to(part.device)
         self._sum /= self._expected_batch_size
         for parameter, gradient in zip(self._parameters.values(), self._parts(), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
         self._optimizer.step()
         self._forget()
         self._sum.zero_()
+        tensors = [parameter.detach() for parameter in self._parameters.values()]
+        if not bool(nn.utils.get_total_norm(tensors).isfinite()):
+            raise ModelError(
+                "Training diverged: the weights are infinite, or too large for float32 to square. "
+                "Lower training.learning_rate."
+            )
 
     def close(self) -> None:
         """Take the hooks off: the bare module works as before and can be wrapped again."""
         if not self._closed:
             self._closed = True
-            self._hooks.disable_hooks()
-            strip(self._bare)
+            self._gradients.close()
+            _ATTACHED.discard(self._bare)
 
     def __enter__(self) -> Self:
         return self
@@ -161,68 +184,26 @@ class PrivateOptimizer:
 
     @torch.no_grad()
     def _add_clipped(self, batch: int) -> None:
-        """Clip and add what the backward pass of `batch` examples left at the parameters."""
-        samples = {
-            name: sample
-            for name, parameter in self._parameters.items()
-            if (sample := self._sample(name, parameter, batch)) is not None
-        }
-        if not samples:
-            raise ModelError("The loss does not depend on any tensor that is trained.")
-        norms = torch.stack(
-            [torch.linalg.vector_norm(s, dim=1) for s in samples.values()]
-        )  # (P, B)
-        joint = torch.linalg.vector_norm(norms, dim=0)  # (B,), over all tensors
-        if not bool(joint.isfinite().all()):
-            raise ModelError(
-                "The gradient of an example is not finite (NaN or infinite), so it cannot be "
-                "clipped; the step was not taken. Lower training.learning_rate, or train in "
-                "float32."
-            )
-        factors = (self._clipping_norm / joint.clamp_min(1e-30)).clamp(max=1.0)
-        # One product reads the samples once for both the clipped and the plain sum.
-        rows = torch.stack([factors, torch.ones_like(factors)])
-        sums = {name: rows @ sample for name, sample in samples.items()}
-        self._check_against_autograd(sums, _ROUNDING * norms.sum(dim=1) + _CANCELLED * joint.sum())
-        for name, part in zip(self._parameters, self._parts(), strict=True):
-            if name in sums:
-                part += sums[name][0]
-
-    def _check_against_autograd(self, sums: dict[str, Tensor], tolerances: Tensor) -> None:
-        """The examples' gradients must add up to the gradient, to `tolerances` (P,)."""
-        errors = []
-        for name, (_, plain) in sums.items():
-            gradient = self._parameters[name].grad
-            expected = torch.zeros_like(plain) if gradient is None else gradient.flatten()
-            errors.append(torch.linalg.vector_norm(plain - expected))
-        wrong = (torch.stack(errors) > tolerances).nonzero().flatten().tolist()
-        if wrong:
-            raise ModelError(
-                f"The gradients of single examples do not add up to the gradient of "
-                f"{list(sums)[wrong[0]]}: its layer couples examples, or uses the tensor in a way "
-                "that the hooks do not see, or another forward pass came in between. Freeze it."
-            )
-
-    def _sample(self, name: str, parameter: nn.Parameter, batch: int) -> Tensor | None:
-        """(B, numel) float32 gradients of each example; None where the loss does not use it."""
-        sample = self._hooks.samples.get(parameter)
-        if sample is None:
-            if parameter.grad is None:
-                return None
-            raise ModelError(
-                f"There is no gradient of each example for {name}: its layer cannot be trained "
-                "under example-level privacy. Freeze it."
-            )
-        if len(sample) != batch:
-            raise ModelError(
-                f"The layer of {name} saw {len(sample)} examples, and there are {batch} losses: "
-                "its input must have one row an example in the first dimension."
-            )
-        return sample.reshape(batch, -1)
+        """Clip and add what the backward pass of `batch` examples left behind."""
+        norms = self._gradients.norms(batch)
+        factors = (self._clipping_norm / norms.clamp_min(1e-30)).clamp(max=1.0)
+        finite = norms.isfinite()
+        left_out = batch - int(finite.sum())
+        if not left_out:
+            self._gradients.add_weighted(factors, None, self._parts())
+            return
+        self._gradients.add_weighted(factors.where(finite, 0), finite, self._parts())
+        _log.warning(
+            "%d of %d examples of a private step had a gradient that is not finite (NaN or "
+            "infinite), and were left out of it. Lower training.learning_rate, or train in "
+            "float32, should this happen often.",
+            left_out,
+            batch,
+        )
 
     def _forget(self) -> None:
         """Drop everything of the last microbatch, also uses that the loss did not reach."""
-        self._hooks.forget()
+        self._gradients.forget()
         for parameter in self._parameters.values():
             parameter.grad = None
 

@@ -1,14 +1,16 @@
 """The gradient of each example on its own, for every trainable tensor of a model.
 
 Opacus' hooks see, in one ordinary backward pass, what goes into a layer and which gradient comes
-back to its output; from the two follows each example's gradient of the layer's tensors.
+back to its output; from the two follows each example's gradient of the layer's tensors. The hooks
+rely on the layers' own book-keeping, so their sum is compared with autograd's gradient in every
+pass: a layer that they misread stops the training instead of weakening it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -22,6 +24,11 @@ from ..errors import ModelError
 # Numbers (256 MB) held between microbatches: enough for adapters, not for whole models, whose
 # gradients must make room for the next activations.
 _MOST_KEPT = 1 << 26
+# Share of the summed per-example norms by which the two gradients may differ. Rounding in bfloat16
+# makes up to 0.002; a misread layer is wrong by about 1 / sqrt(batch).
+_ROUNDING = 0.01
+# The same over all tensors: some gradients are zero but for rounding (the bias of attention keys).
+_CANCELLED = 1e-3
 _PARAMETER_ATTRIBUTES = ("grad_sample", "_forward_counter")
 _MODULE_ATTRIBUTES = ("activations", "max_batch_len", "ft_compute_sample_grad")
 
@@ -29,21 +36,66 @@ _MODULE_ATTRIBUTES = ("activations", "max_batch_len", "ft_compute_sample_grad")
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients")
 
 
-class ExampleGradients(GradSampleModule):  # type: ignore[misc]
-    """Opacus' hooks, which keep each tensor's gradients (B, *shape) in ``samples``.
+class ExampleGradients(Protocol):
+    """What one backward pass of B losses tells of each example's gradient over all trained tensors."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What the forward pass calls."""
+        ...
+
+    def norms(self, batch: int) -> Tensor:
+        """(B,) float32; not finite where the gradient, or its norm in float32, is not.
+
+        Raises ``ModelError`` where the pass cannot be told apart by example.
+        """
+        ...
+
+    def add_weighted(
+        self, weights: Tensor, chosen: Tensor | None, totals: Sequence[Tensor]
+    ) -> None:
+        """Add the sum weighted by `weights` (B,) to `totals`: float32 (numel,), one a tensor.
+
+        chosen: bool (B,), the examples that count; what the others hold, NaN too, does not. None:
+        all count. Once after each ``norms``.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop everything of the last pass."""
+        ...
+
+    def close(self) -> None:
+        """Leave the module as it was found."""
+        ...
+
+
+class HookedGradients(GradSampleModule):  # type: ignore[misc]
+    """Opacus' hooks, which hold each tensor's gradients (B, *shape).
 
     Opacus itself copies them to the tensors, counts uses to tell when one is complete, and takes
     a second use under reentrant checkpointing for a second batch. Here all uses of a tensor in one
     backward pass are summed, in float32.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module, loss_reduction="sum", strict=False)
-        self.samples: dict[Tensor, Tensor] = {}
+    def __init__(self, module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        self._bare = [module]  # in a list, for a module attribute would become a part
+        try:
+            super().__init__(module, loss_reduction="sum", strict=False)
+        except BaseException:
+            strip(module)
+            raise
+        self._parameters_by_name = parameters
+        self._samples: dict[Tensor, Tensor] = {}
+        self._flat: dict[str, Tensor] = {}
         device = next(p.device for p in module.parameters() if p.requires_grad)
         self._memory = torch.empty(0, device=device)
         self._used = 0
         self._layers = [layer for layer in module.modules() if _own_trainable(layer)]
+
+    @property
+    def module(self) -> nn.Module:
+        return self
 
     @classmethod
     def validate(cls, module: nn.Module, *, strict: bool = False) -> list[NotImplementedError]:
@@ -74,8 +126,8 @@ class ExampleGradients(GradSampleModule):  # type: ignore[misc]
         sampler = self.GRAD_SAMPLERS.get(type(module), ft_compute_per_sample_gradient)
         for parameter, sample in sampler(module, activations, backprops).items():
             if parameter.requires_grad:
-                earlier = self.samples.get(parameter)
-                self.samples[parameter] = (
+                earlier = self._samples.get(parameter)
+                self._samples[parameter] = (
                     self._kept(sample) if earlier is None else earlier + sample
                 )
 
@@ -90,8 +142,83 @@ class ExampleGradients(GradSampleModule):  # type: ignore[misc]
             return sample.float()
         return self._memory[start : self._used].view(sample.shape).copy_(sample)
 
+    def norms(self, batch: int) -> Tensor:
+        self._flat = {
+            name: sample
+            for name, parameter in self._parameters_by_name.items()
+            if (sample := self._sample(name, parameter, batch)) is not None
+        }
+        if not self._flat:
+            raise ModelError("The loss does not depend on any tensor that is trained.")
+        self._norms = torch.stack(
+            [torch.linalg.vector_norm(s, dim=1) for s in self._flat.values()]
+        )  # (P, B)
+        return torch.linalg.vector_norm(self._norms, dim=0)
+
+    def add_weighted(
+        self, weights: Tensor, chosen: Tensor | None, totals: Sequence[Tensor]
+    ) -> None:
+        norms = self._norms
+        if chosen is not None:
+            self._flat = {n: s.where(chosen[:, None], 0) for n, s in self._flat.items()}
+            norms = norms.where(chosen, 0)
+        # One product reads the samples once for both the clipped and the plain sum.
+        rows = torch.stack([weights, torch.ones_like(weights)])
+        sums = {name: rows @ sample for name, sample in self._flat.items()}
+        joint = torch.linalg.vector_norm(norms, dim=0)
+        tolerances = _ROUNDING * norms.sum(dim=1) + _CANCELLED * joint.sum()
+        self._check_against_autograd(sums, tolerances, chosen is None)
+        for name, total in zip(self._parameters_by_name, totals, strict=True):
+            if name in sums:
+                total += sums[name][0]
+
+    def _check_against_autograd(
+        self, sums: dict[str, Tensor], tolerances: Tensor, everybody: bool
+    ) -> None:
+        """The examples' gradients must add up to the gradient, to `tolerances` (P,).
+
+        Where an example does not count, autograd's gradient has it nevertheless: there the check
+        cannot be made, and the next pass makes it.
+        """
+        if not everybody:
+            return
+        errors = []
+        for name, (_, plain) in sums.items():
+            gradient = self._parameters_by_name[name].grad
+            expected = torch.zeros_like(plain) if gradient is None else gradient.flatten()
+            errors.append(torch.linalg.vector_norm(plain - expected))
+        wrong = (torch.stack(errors) > tolerances).nonzero().flatten().tolist()
+        if wrong:
+            raise ModelError(
+                f"The gradients of single examples do not add up to the gradient of "
+                f"{list(sums)[wrong[0]]}: its layer couples examples, or uses the tensor in a way "
+                "that the hooks do not see, or another forward pass came in between. Freeze it."
+            )
+
+    def _sample(self, name: str, parameter: nn.Parameter, batch: int) -> Tensor | None:
+        """(B, numel) float32 gradients of each example; None where the loss does not use it."""
+        sample = self._samples.get(parameter)
+        if sample is None:
+            if parameter.grad is None:
+                return None
+            raise ModelError(
+                f"There is no gradient of each example for {name}: its layer cannot be trained "
+                "under example-level privacy. Freeze it."
+            )
+        if len(sample) != batch:
+            raise ModelError(
+                f"The layer of {name} saw {len(sample)} examples, and there are {batch} losses: "
+                "its input must have one row an example in the first dimension."
+            )
+        return sample.reshape(batch, -1)
+
+    def close(self) -> None:
+        self.disable_hooks()
+        strip(self._bare[0])
+
     def forget(self) -> None:
-        self.samples.clear()
+        self._samples.clear()
+        self._flat.clear()
         if len(self._memory) < self._used <= _MOST_KEPT:
             self._memory = torch.empty(self._used, device=self._memory.device)
         self._used = 0
@@ -132,7 +259,7 @@ def _embedding_samples(
     return samples
 
 
-ExampleGradients.GRAD_SAMPLERS = GradSampleModule.GRAD_SAMPLERS | {
+HookedGradients.GRAD_SAMPLERS = GradSampleModule.GRAD_SAMPLERS | {
     nn.Linear: _linear_samples,
     nn.Embedding: _embedding_samples,
 }

@@ -16,16 +16,19 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from ..errors import Interrupted, UmbelError
+from ..certificate.form import CertifiedRoster
+from ..errors import ConsortiumError, Interrupted, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.model import Learner, ModelShape, load_learner
 from ..messages import Arrays, to_array_record, to_arrays
 from ..plan import Plan
+from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import open_roster
 from ..processes import log_to_stderr
 from ..strategies import build_strategy
+from .conclusion import conclude
 from .consortium import Consortium
 from .exchange import connected
 from .muster import Muster, Order, muster
@@ -141,7 +144,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     connected(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
     folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
     counts = run_rounds(run)
-    _finish(run, counts, identity)
+    _finish(run, counts, identity, consortium, roster)
 
 
 def _model(job: Job) -> tuple[ModelShape, Arrays]:
@@ -173,11 +176,25 @@ def _clients(
     return found
 
 
-def _finish(run: Run, counts: Any, identity: dict[str, Any]) -> None:
+def _finish(
+    run: Run, counts: Any, identity: dict[str, Any], consortium: Consortium, roster: bytes
+) -> None:
     from ..learning.export import export_adapter
 
     export_adapter(_load(run.plan.job), run.arrays, run.folder.path / "adapter")
-    run.folder.write_json("result.json", summarise(run, counts, {}, identity))
+    card = consortium.card
+    members = CertifiedRoster.of(open_roster(roster, card.consortium_key_bytes), card.id)
+    result = summarise(run, counts, {}, identity, members)
+    conclude(run.folder, result, _signer(consortium))
+
+
+def _signer(consortium: Consortium) -> Identity | None:
+    """The operator, whose key may be kept elsewhere while the server runs."""
+    try:
+        return consortium.operator
+    except ConsortiumError as error:
+        _log.warning("no certificate yet: %s Then: umbel certify RUN --consortium FOLDER", error)
+        return None
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
+from ..certificate.form import CertifiedRoster
 from ..job import Job
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
@@ -17,11 +18,14 @@ def summarise(
     counts: Mapping[str, Counts],
     apart: Mapping[str, Mapping[str, Counts]],
     identity: Mapping[str, Any],
+    roster: CertifiedRoster | None = None,
+    sealed_heads: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The result of a finished run.
 
     counts: final counts of each client, or of all together under "". apart: those of models trained
-    apart from the federation, by the client that was alone, "" for all data pooled.
+    apart from the federation, by the client that was alone, "" for all data pooled. roster and
+    sealed_heads: for the certificate, as far as they are known.
     """
     plan, job = run.plan, run.plan.job
     labels = job.data.labels or []
@@ -74,6 +78,8 @@ def summarise(
         "adapter": job.adapter,
         "strategy": job.strategy.name,
         "adapter_sha256": arrays_digest(run.arrays),
+        "roster": roster.model_dump() if roster else None,
+        "sealed_heads": list(sealed_heads),
     }
 
 

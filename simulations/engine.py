@@ -26,6 +26,7 @@ from ..flower import quiet_logs
 from ..job import Job
 from ..learning.metrics import Counts, counts_from_list
 from ..plan import Plan
+from ..server.conclusion import conclude
 from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
@@ -35,6 +36,7 @@ from ..strategies import build_strategy
 from .consortium import found
 from .federation import Federation, federate
 from .grid import InProcessGrid
+from .issuer import run_key, sealed_heads
 from .site import SiteSettings, owner_log
 from .workers import Workers, default_workers, start_workers
 
@@ -151,7 +153,9 @@ def _simulate(
             counts = run_rounds(run)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
-    folder.write_json("result.json", summarise(run, counts, apart, identity))
+    key = run_key(folder.path)
+    heads = sealed_heads(key, settings.ledgers, plan.by_name)
+    conclude(folder, summarise(run, counts, apart, identity, sealed_heads=heads), key)
     return folder
 
 

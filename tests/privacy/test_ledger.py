@@ -73,6 +73,15 @@ def test_data_sets_are_charged_apart(path):
         assert reserve(ledger, dataset="another") == ledger.spent(DATA, DELTA)
 
 
+def test_the_rows_of_a_run_are_those_of_its_very_name(path):
+    with Ledger(path) as ledger:
+        for key in ("run/1/0", "run-2/1/0", "a/run/1/0", "run/2/0", "Run/1/0", "r%n/1/0"):
+            reserve(ledger, key=key)
+        assert [entry.key for entry in ledger.entries_of("run")] == ["run/1/0", "run/2/0"]
+        assert ledger.entries_of("r%n") == [ledger.entries()[-1]]
+        assert ledger.entries_of("none") == []
+
+
 def test_a_request_beyond_the_limit_is_refused_in_words_and_not_charged(path):
     with Ledger(path) as ledger:
         first = reserve(ledger, limit=3.0)
@@ -321,7 +330,7 @@ def test_a_ledger_that_another_process_holds_is_waited_for_and_then_reported(pat
     holder.close()
 
 
-def test_one_owner_has_one_file(path):
+def test_one_owner_has_a_ledger_and_its_witness(path):
     with Ledger(path) as ledger:
         reserve(ledger)
-    assert os.listdir(path.parent) == [path.name]
+    assert sorted(os.listdir(path.parent)) == ["ledger.sqlite", "ledger.witness"]

@@ -1,0 +1,321 @@
+"""Holding a certificate against a signer's key and against the files it is about, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..consortium import Card
+from ..errors import LedgerError, UmbelError
+from ..job import read_toml
+from ..privacy.accounting import MechanismEvent, epsilon
+from ..privacy.ledger import Ledger
+from ..privacy.secagg.keys import Identity
+from .form import FILE, Certificate, CertificateError, canonical_json
+from .issue import digests, figures_of
+from .seal import seal_head
+
+KEY = "certificate.key"
+"""In a simulation's folder: the secret that signed its certificate and sealed its ledger heads."""
+
+_SLACK = 1e-6
+"""Relative: another version of the accountant may round another way."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. `holds` is None where it could not be made, which is no failure."""
+
+    what: str
+    holds: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    certificate: Certificate | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing differs. What could not be checked is in the findings."""
+        return all(finding.holds is not False for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        certificate = self.certificate
+        return {
+            "valid": self.valid,
+            "findings": [asdict(finding) for finding in self.findings],
+            "digest": certificate.digest if certificate else None,
+            "certificate": certificate.model_dump(mode="json") if certificate else None,
+        }
+
+
+def verify(
+    path: Path, adapter: Path | None = None, key: str | None = None, card: Card | None = None
+) -> Verdict:
+    """Check a certificate, or the run folder around it; every difference is a finding.
+
+    key: the signer's Ed25519 key in hexadecimal, `card`: the consortium's card, which names it; got
+    from the signer itself. Without either, what is shown is that everything belongs together, not
+    who vouches for it. Raises ``CertificateError`` only for arguments that cannot be used.
+    """
+    run = path if path.is_dir() else None
+    if adapter is not None and not adapter.is_dir():
+        raise CertificateError(f"There is no adapter folder {adapter}. Check the path.")
+    try:
+        certificate = Certificate.read(path / FILE if run else path)
+    except CertificateError as error:
+        return Verdict(None, (Finding("signature", False, str(error)),))
+    findings = [
+        Finding("signature", True, f"holds, by the key {certificate.key}"),
+        _signer(certificate, key, card),
+        *_job(certificate, run),
+        *_guarantee(certificate),
+        *(_run_files(certificate, run) if run else ()),
+        *_adapter(certificate, adapter or (run / "adapter" if run else None)),
+        *(_ledgers(certificate, run) if run else ()),
+    ]
+    return Verdict(certificate, tuple(findings))
+
+
+def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Finding:
+    expected = card.operator_key if card else key
+    if expected is None:
+        text = (
+            "simulation: self-signed, by a key made for this run"
+            if certificate.kind == "simulation"
+            else "nobody has vouched for this key: name the consortium's card with --consortium, or "
+            "the operator's key with --key"
+        )
+        return Finding("signer", None, text)
+    if certificate.key != expected.lower():
+        made = "a simulation, which signs itself" if certificate.kind == "simulation" else "another"
+        return Finding(
+            "signer",
+            False,
+            f"the certificate is signed by {certificate.key} ({made}), not by {expected.lower()}. Ask "
+            "the operator for the certificate that it signed, or for its card if its key is new",
+        )
+    if card and (certificate.roster is None or certificate.roster.consortium != card.id):
+        return Finding("signer", False, f"it is not about the consortium {card.name!r}")
+    return Finding("signer", True, f"the operator of {card.name!r}" if card else "the key given")
+
+
+def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
+    stated = certificate.job.canonical
+    digest = hashlib.sha256(canonical_json(stated).encode()).hexdigest()
+    same = digest == certificate.job.sha256
+    yield Finding("job digest", same, f"the job in it has the digest {digest}")
+    if run is None:
+        return
+    try:
+        found = read_toml(run / "job.toml")
+    except UmbelError as error:
+        yield Finding("job.toml", False, str(error))
+        return
+    differ = list(_differences(_without_none(stated), found))
+    yield Finding(
+        "job.toml",
+        not differ,
+        f"is not the certified job: {_some(differ)}. Restore job.toml as the run wrote it"
+        if differ
+        else "is the certified job",
+    )
+
+
+def _guarantee(certificate: Certificate) -> Iterator[Finding]:
+    """Compose what was run anew: the figures must follow from noise, sampling and steps."""
+    stated = certificate.guarantee
+    if stated.unit != "example" or stated.delta is None:
+        yield Finding("epsilon", None, f"privacy.unit is {stated.unit!r}: nothing to compose again")
+        return
+    worst = 0.0
+    for mechanism in stated.mechanisms:
+        sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
+        if sigma is None or rate is None or mechanism.epsilon is None:
+            yield Finding("epsilon", False, "a client's noise or sampling rate is not stated")
+            return
+        try:
+            found = epsilon([MechanismEvent(sigma, rate, mechanism.steps)], stated.delta)
+        except (ValueError, UmbelError) as error:
+            yield Finding("epsilon", False, f"what was run cannot be composed: {error}")
+            return
+        if not found <= mechanism.epsilon * (1 + _SLACK):
+            text = (
+                f"{mechanism.steps} steps at noise {sigma:g} and rate {rate:g} cost epsilon "
+                f"{found:.4f}, and {mechanism.epsilon:.4f} is claimed. Do not rely on the figure"
+            )
+            yield Finding("epsilon", False, text)
+            return
+        worst = max(worst, found)
+    planned, limit = stated.epsilon_planned or 0.0, stated.epsilon_limit or 0.0
+    holds = worst <= planned * (1 + _SLACK) <= limit * (1 + _SLACK) ** 2
+    yield Finding(
+        "epsilon",
+        holds,
+        f"composed again by the PLD accountant: {worst:.4f} at delta {stated.delta:g}, planned "
+        f"{planned:.4f}, at most {limit:g}",
+    )
+    if stated.seeded:
+        yield Finding("noise", None, "SEEDED: this run can be repeated, and is not private")
+
+
+def _run_files(certificate: Certificate, run: Path) -> Iterator[Finding]:
+    yield _file(run, "plan.json", _plan_facts(certificate), _plan_found)
+    yield _file(run, "result.json", _result_facts(certificate), _result_found)
+    path = run / "audit.json"
+    audit = certificate.audit
+    if audit is None:
+        if path.is_file():
+            text = "is not covered: it was made after the certificate"
+            yield Finding("audit.json", None, text)
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    same = found == audit.sha256
+    text = "is the certified one" if same else f"is not the certified one (its SHA-256: {found})"
+    yield Finding("audit.json", same, text)
+
+
+def _file(
+    run: Path, name: str, stated: Mapping[str, Any], facts: Callable[[Any], Mapping[str, Any]]
+) -> Finding:
+    try:
+        found = facts(json.loads((run / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Finding(name, False, f"cannot be read: {error!r}. Restore it as the run wrote it")
+    differ = list(_differences(stated, found))
+    text = f"differs: {_some(differ)}. Restore {name} as the run wrote it"
+    return Finding(name, not differ, text if differ else "agrees")
+
+
+def _plan_facts(certificate: Certificate) -> dict[str, Any]:
+    return {
+        "guarantee": certificate.guarantee.sentence,
+        "base_sha256": certificate.base.sha256,
+        "clients": sum(m.clients for m in certificate.guarantee.mechanisms),
+    }
+
+
+def _plan_found(plan: Any) -> dict[str, Any]:
+    return {
+        "guarantee": plan["guarantee"],
+        "base_sha256": plan["base_sha256"],
+        "clients": len(plan["clients"]),
+    }
+
+
+def _result_facts(certificate: Certificate) -> dict[str, Any]:
+    return {
+        "adapter_sha256": certificate.adapter.sha256,
+        "base_sha256": certificate.base.sha256,
+        "epsilon": certificate.guarantee.epsilon_spent,
+        "reproducible": certificate.guarantee.seeded,
+        "rounds": certificate.rounds.done,
+        "metrics": dict(certificate.figures),
+        "roster": certificate.roster.model_dump() if certificate.roster else None,
+        "sealed_heads": certificate.ledgers.sealed_heads,
+    }
+
+
+def _result_found(result: Any) -> dict[str, Any]:
+    return {
+        "adapter_sha256": result["adapter_sha256"],
+        "base_sha256": result["base_sha256"],
+        "epsilon": result["privacy"]["epsilon"],
+        "reproducible": result["reproducible"],
+        "rounds": result["rounds"],
+        "metrics": figures_of(result["metrics"]),
+        "roster": result["roster"],
+        "sealed_heads": sorted(result["sealed_heads"]),
+    }
+
+
+def _adapter(certificate: Certificate, folder: Path | None) -> Iterator[Finding]:
+    if folder is None:
+        yield Finding("adapter", None, "not given: hold its files against this with --adapter")
+        return
+    stated, found = certificate.adapter.files, digests(folder)
+    changed = sorted(name for name in stated if name in found and found[name] != stated[name])
+    differ = [f"{name} is not the certified one" for name in changed]
+    differ += [f"{name} is missing" for name in sorted(stated.keys() - found.keys())]
+    differ += [f"{name} is not in the certificate" for name in sorted(found.keys() - stated.keys())]
+    yield Finding(
+        "adapter",
+        not differ,
+        f"{folder}: {_some(differ)}. Get the adapter again from whoever issued the certificate"
+        if differ
+        else f"all {len(stated)} files are the certified ones",
+    )
+
+
+def _ledgers(certificate: Certificate, run: Path) -> Iterator[Finding]:
+    """In a simulation's folder the ledgers themselves lie beside the key that seals their heads."""
+    stated = certificate.ledgers
+    if not stated.owners:
+        return
+    files, secret = sorted(_ledger_folder(run).glob("*.sqlite")), run / KEY
+    if not stated.reported or not files or not secret.is_file():
+        text = f"{stated.reported} of {stated.owners} heads reported; the ledgers are not here"
+        yield Finding("ledgers", None, text)
+        return
+    try:
+        key = Identity(secret.read_bytes())
+        found = set()
+        for file in files:
+            with Ledger(file) as ledger:
+                # A ledger that has gone on since still holds the row that was its last one then.
+                found |= {seal_head(key, entry.hash) for entry in ledger.entries()}
+    except (LedgerError, ValueError) as error:
+        yield Finding("ledgers", False, str(error))
+        return
+    lost = [head for head in stated.sealed_heads if head not in found]
+    yield Finding(
+        "ledgers",
+        not lost,
+        f"{len(lost)} of {stated.reported} certified heads are in no ledger here: one was set back, "
+        "or is another's. Restore the ledgers from a backup"
+        if lost
+        else f"all {stated.reported} certified heads are in the ledgers",
+    )
+
+
+def _ledger_folder(run: Path) -> Path:
+    """The run's own, or the shared one that it was begun with."""
+    own = run / "ledgers"
+    if own.is_dir():
+        return own
+    try:
+        return Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["ledgers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return own
+
+
+def _differences(stated: Any, found: Any, place: str = "") -> Iterator[str]:
+    """Where two trees of JSON values differ, each with both values."""
+    if isinstance(stated, Mapping) and isinstance(found, Mapping):
+        for key in sorted(stated.keys() | found.keys()):
+            inner = f"{place}.{key}" if place else str(key)
+            yield from _differences(stated.get(key), found.get(key), inner)
+    elif canonical_json(stated) != canonical_json(found):
+        yield f"{place} is {_shown(found)} and was certified as {_shown(stated)}"
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else f"{value!r:.100}"
+
+
+def _some(differences: list[str]) -> str:
+    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more
+
+
+def _without_none(values: Any) -> Any:
+    """As TOML holds a job: what is not given has no line."""
+    if isinstance(values, dict):
+        return {key: _without_none(value) for key, value in values.items() if value is not None}
+    return values

@@ -1,0 +1,260 @@
+"""The certificate: what a run states of itself, and the signature that binds it.
+
+Guarantee: a certificate that ``read`` accepts is, byte for byte, what the holder of the Ed25519 key
+in it signed (RFC 8032); a file has one form only, so changing any byte of it is noticed. Whose key
+that is, and whether its holder tells the truth, no file can say: compare the key with one that came
+another way (``check.verify``), and read ``limits``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from .. import __version__
+from ..documents import Document, explain
+from ..errors import UmbelError
+from ..privacy.secagg.encoding import Digest, Encoded
+from ..privacy.secagg.keys import Identity, verify
+from ..privacy.secagg.roster import Roster
+
+FORMAT: Literal["umbel certificate 1"] = "umbel certificate 1"
+FILE = "certificate.json"
+UNSIGNED = "0" * 128
+
+_LARGEST_FILE = 2**23
+"""Bytes: a head for each of 10,000 owners and a size for each of 100,000 rounds fit in it."""
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class CertificateError(UmbelError):
+    """A certificate is missing, was changed, or is not about these files or this signer."""
+
+
+class CertifiedJob(Document):
+    """The job as all owners were asked it. `sha256` is over the canonical JSON of `canonical`.
+
+    It is the digest that stands in every owner's ledger and audit log.
+    """
+
+    sha256: Hash
+    canonical: dict[str, Any]
+
+
+class CertifiedBase(Document):
+    """The base model as the job names it, and ``base_digest`` of its files."""
+
+    name: str
+    sha256: Hash
+
+
+class Mechanism(Document):
+    """What `clients` owners ran alike, one by one: `steps` of DP-SGD. No owner is named.
+
+    None where the job has no privacy of this kind.
+    """
+
+    clients: Count
+    sampling_rate: Number | None
+    noise_multiplier: Number | None
+    steps: Count
+    epsilon: Number | None
+    """Of these steps alone, at the guarantee's delta."""
+
+
+class Guarantee(Document):
+    """The plan's sentence, and the figures behind it."""
+
+    sentence: str
+    unit: str
+    delta: Number | None
+    epsilon_limit: Number | None
+    """Most that the job was allowed to cost any one client."""
+    epsilon_planned: Number | None
+    """Largest of any client, for the planned rounds."""
+    epsilon_spent: Number | None
+    """Largest of any client's ledger after the run, with repeated rounds and earlier jobs."""
+    seeded: bool
+    """The noise came from the job's seed, so that the run can be repeated: then nothing is private."""
+    mechanisms: list[Mechanism]
+
+
+class Encryption(Document):
+    mode: str
+    server_sees: str
+
+
+class CertifiedRoster(Document):
+    """Who may take part: the digest of the consortium's signed roster, which names the members."""
+
+    consortium: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    epoch: Count
+    sha256: Hash
+
+    @classmethod
+    def of(cls, roster: Roster, consortium: str) -> Self:
+        """`consortium` is its id, as on the card."""
+        return cls(consortium=consortium, epoch=roster.epoch, sha256=roster.hash.hex())
+
+
+class Ledgers(Document):
+    """The last row of each owner's ledger after the run, sealed, in ascending order and unnamed.
+
+    A head commits to a fingerprint of all of an owner's records, which has no secret in it: who
+    knows every record but one could test guesses at that one. So a head never leaves in the clear:
+    ``seal_head`` hides it under a key, and whoever holds the key can point out its own.
+    """
+
+    owners: Count
+    reported: Count
+    sealed_heads: list[Hash]
+
+
+class Rounds(Document):
+    planned: Count
+    done: Count
+    repeated: Count
+    """Attempts that were given up."""
+    cohort_sizes: list[Count]
+    """Clients whose updates are in the model, for each round."""
+
+
+class Audit(Document):
+    """The figures of the run's audit.json, by their dotted keys; texts, lists and what is said of
+    single owners are left out."""
+
+    sha256: Hash
+    figures: dict[str, Number | bool]
+
+
+class CertifiedAdapter(Document):
+    """What came of it: the digest of the trained arrays, and of each file of the adapter folder."""
+
+    kind: str
+    sha256: Hash
+    trained_parameters: Count
+    files: dict[str, Hash]
+
+
+class Certificate(Document):
+    """A run's signed statement."""
+
+    _what: ClassVar[str] = "certificate"
+
+    format: Literal["umbel certificate 1"] = FORMAT
+    kind: Literal["simulation", "deployment"]
+    run: str
+    issued: str
+    """UTC in ISO 8601, by the signer's clock."""
+    umbel_version: str
+    versions: dict[str, str]
+    """Of the libraries where the run was coordinated; owners have their own."""
+    job: CertifiedJob
+    base: CertifiedBase
+    guarantee: Guarantee
+    encryption: Encryption
+    roster: CertifiedRoster | None
+    """None in a simulation."""
+    ledgers: Ledgers
+    rounds: Rounds
+    figures: dict[str, Number]
+    """Of the final model on held-out records, as the owners reported them."""
+    audit: Audit | None
+    adapter: CertifiedAdapter
+    limits: list[str]
+    """What this certificate does not prove."""
+    key: Hash
+    """Ed25519 public key of the signer: the operator's, or one made for a simulation alone."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] = UNSIGNED
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The certificate in a file; a ``CertificateError`` unless it is whole and as it was signed."""
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise CertificateError(f"{path} is far too large for a certificate.")
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise CertificateError(
+                f"There is no certificate {path}. A run writes one when it is finished."
+            ) from None
+        except OSError as error:
+            raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.from_bytes(data, str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str) -> Self:
+        """Parse, and check form and signature."""
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CertificateError(
+                f"{source} was cut off or changed: it is no JSON ({error}). {_GET_AGAIN}"
+            ) from None
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise CertificateError(
+                f"{source}: its format is {found!r:.60}, and Umbel {__version__} knows {FORMAT!r}. "
+                "Check that it is a certificate; if it is, use the version of Umbel that wrote it."
+            )
+        try:
+            certificate = cls.model_validate(values)
+        except ValidationError as error:
+            raise CertificateError(
+                f"{source} was changed: {explain(error, cls)}. {_GET_AGAIN}"
+            ) from None
+        try:
+            whole = certificate.is_signed and certificate.to_bytes() == data
+        except (ValueError, RecursionError):  # a value that JSON reads and cannot write
+            whole = False
+        if not whole:
+            raise CertificateError(
+                f"{source} was changed after it was signed: its signature does not hold. {_GET_AGAIN}"
+            )
+        return certificate
+
+    def signed_by(self, signer: Identity) -> Self:
+        """The same statement under this key."""
+        stated = self.model_copy(update={"key": signer.public.signing.hex()})
+        return stated.model_copy(update={"signature": signer.sign(stated._claim()).hex()})
+
+    @property
+    def is_signed(self) -> bool:
+        return verify(bytes.fromhex(self.key), bytes.fromhex(self.signature), self._claim())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The only form of its file: JSON with sorted keys that a person can read."""
+        values = self.model_dump(mode="json")
+        return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+    def _claim(self) -> bytes:
+        unsigned = self.model_copy(update={"signature": UNSIGNED})
+        return CertificateClaim(hashlib.sha256(unsigned.to_bytes()).digest()).to_bytes()
+
+
+@dataclass(frozen=True)
+class CertificateClaim(Encoded):
+    """What is signed: its tag keeps it apart from jobs and rosters, which the same key may sign."""
+
+    statement: Digest
+
+
+_GET_AGAIN = "Get it again from whoever issued it, and do not rely on this copy."
+
+
+def canonical_json(values: Any) -> str:
+    """Sorted keys, no white space: as ``Job.to_json`` writes a job."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,201 @@
+"""From a finished run's own files to its certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..job import Job, read_toml
+from ..privacy.secagg.keys import Identity
+from .form import Audit, Certificate, Guarantee, Mechanism
+
+Json = Mapping[str, Any]
+
+UNBOUND = frozenset({"README.md", ".gitattributes"})
+"""Files of an adapter folder that are no part of the model: the card itself names the certificate."""
+
+_LIBRARIES = ("dp-accounting", "flwr", "numpy", "opacus", "peft", "torch", "transformers")
+
+_LIMITS = (
+    "It does not prove that the machines of the data owners ran unmodified software; each owner "
+    "vouches for its own, and its own ledger charges its data whatever a server says.",
+    "It does not prove that the owners' data are what they are said to be, or that one person has "
+    "only one record among them.",
+    "The signer states these facts: owners should hold the job's digest against their audit logs.",
+    "The figures of the model were reported by the owners on their held-out records; nobody else "
+    "has measured them.",
+)
+_LIMIT_SIMULATION = (
+    "This is a simulation: its key was made for this run by who ran it, so it shows that these files "
+    "belong together and were not changed, not who made them."
+)
+_LIMIT_SEEDED = (
+    "The noise was drawn from the job's seed, so that the run can be repeated: nothing in it is "
+    "private, and the guarantee holds only for a run without --reproducible."
+)
+_LIMIT_HEADS = (
+    "The heads of {missing} owners' ledgers were not reported: a ledger of theirs that is set back "
+    "later cannot be told from this certificate."
+)
+_LIMIT_AUDIT = (
+    "An audit gives a lower bound on what leaks: passing one proves nothing, and small faults escape "
+    "it."
+)
+
+
+def issue(run: Path, result: Json, signer: Identity) -> Certificate:
+    """Certify the run in a folder; `result` is what its result.json says, or is about to."""
+    job = Job.build(read_toml(run / "job.toml"), source=str(run / "job.toml"))
+    plan, identity = _read(run / "plan.json"), _read(run / "run.json")
+    kind = "deployment" if identity.get("signature") else "simulation"
+    owners = len(plan["clients"]) if job.private else 0
+    audit, heads = audit_of(run), result["sealed_heads"]
+    values = {
+        "kind": kind,
+        "run": identity["id"],
+        "issued": datetime.now(UTC).isoformat(timespec="seconds"),
+        "umbel_version": __version__,
+        "versions": _versions(),
+        "job": {"sha256": job.digest(), "canonical": json.loads(job.to_json())},
+        "base": {"name": job.model.base, "sha256": plan["base_sha256"]},
+        "guarantee": _guarantee(job, plan, result),
+        "encryption": {
+            "mode": job.encryption.mode,
+            "server_sees": result["encryption"]["server_sees"],
+        },
+        "roster": result["roster"],
+        "ledgers": {"owners": owners, "reported": len(heads), "sealed_heads": sorted(heads)},
+        "rounds": _rounds(run, job),
+        "figures": figures_of(result["metrics"]),
+        "audit": audit,
+        "adapter": {
+            "kind": result["adapter"],
+            "sha256": result["adapter_sha256"],
+            "trained_parameters": result["trainable_parameters"],
+            "files": digests(run / "adapter"),
+        },
+        "limits": _limits(kind, job, result, owners - len(heads), audit),
+        "key": signer.public.signing.hex(),
+    }
+    return Certificate.model_validate(values).signed_by(signer)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of an adapter folder that a program may read, by its path inside."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in UNBOUND:
+            with path.open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def audit_of(run: Path) -> Audit | None:
+    """Digest and figures of audit.json, without texts, which may quote records, and owners' own."""
+    path = run / "audit.json"
+    if not path.is_file():
+        return None
+    owners = {client["name"] for client in _read(run / "plan.json")["clients"]}
+    figures = {
+        ".".join(place): value
+        for place, value in _leaves(_read(path))
+        if _is_number(value) and not owners.intersection(place)
+    }
+    return Audit(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), figures=figures)
+
+
+def figures_of(metrics: Json) -> dict[str, float]:
+    """The plain, finite numbers among a model's metrics."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if _is_number(value) and not isinstance(value, bool)
+    }
+
+
+def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
+    alike = Counter(
+        (c["sampling_rate"], c["noise_multiplier"], c["steps"], c["epsilon"])
+        for c in plan["clients"]
+    )
+    mechanisms = [
+        Mechanism(
+            clients=count, sampling_rate=rate, noise_multiplier=sigma, steps=steps, epsilon=epsilon
+        )
+        for (rate, sigma, steps, epsilon), count in sorted(
+            alike.items(), key=lambda item: str(item)
+        )
+    ]
+    planned = [m.epsilon for m in mechanisms if m.epsilon is not None]
+    return Guarantee(
+        sentence=plan["guarantee"],
+        unit=job.privacy.unit,
+        delta=job.privacy.delta if job.private else None,
+        epsilon_limit=job.privacy.epsilon if job.private else None,
+        epsilon_planned=max(planned, default=None),
+        epsilon_spent=result["privacy"]["epsilon"],
+        seeded=bool(result["reproducible"]),
+        mechanisms=mechanisms,
+    )
+
+
+def _rounds(run: Path, job: Job) -> dict[str, Any]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rounds = [event for event in map(json.loads, lines) if event["event"] == "round"]
+    # A round that was repeated after a crash may stand there twice; the last one is in the model.
+    sizes = {event["round"]: len(event["clients"]) for event in rounds if event["aggregated"]}
+    return {
+        "planned": job.training.rounds,
+        "done": len(sizes),
+        "repeated": len(rounds) - len(sizes),
+        "cohort_sizes": [sizes[number] for number in sorted(sizes)],
+    }
+
+
+def _limits(kind: str, job: Job, result: Json, missing: int, audit: Audit | None) -> list[str]:
+    limits = list(_LIMITS)
+    if missing > 0:
+        limits.append(_LIMIT_HEADS.format(missing=missing))
+    if audit is not None:
+        limits.append(_LIMIT_AUDIT)
+    if job.private and result["reproducible"]:
+        limits.append(_LIMIT_SEEDED)
+    if kind == "simulation":
+        limits.append(_LIMIT_SIMULATION)
+    return limits
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    """Also for a truth value; not for what JSON has no number for."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _leaves(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(values, dict):
+        yield place, values
+        return
+    for key, value in values.items():
+        yield from _leaves(value, (*place, str(key)))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,197 @@
+"""The adapter's README.md: a model card (Mitchell et al. 2019) in the hub's form, from measured numbers.
+
+It describes the training data by what owners make public of them and holds none of it. Its front
+matter is YAML that the hub reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..job import Job
+from ..learning.export import usage
+from .form import Certificate
+from .issue import figures_of
+
+Json = Mapping[str, Any]
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+_PIPELINES = {"text-classification": "text-classification", "causal-lm": "text-generation"}
+_NAMED = ("accuracy", "f1", "precision", "recall", "roc_auc", "perplexity", "loss")
+
+
+def model_card(job: Job, plan: Json, result: Json, certificate: Certificate | None) -> str:
+    """The card of a finished run, as Markdown under YAML.
+
+    plan and result: as in plan.json and result.json. Without a certificate it says that there is
+    none.
+    """
+    parts = [
+        f"# {job.name}",
+        _summary(job, result, certificate),
+        "## How to load it",
+        usage(job).rstrip(),
+        "## What it is for",
+        _purpose(job),
+        "## What it was trained on",
+        _data(job, plan, result, certificate),
+        "## How good it is",
+        _measured(job, result),
+        "## Privacy",
+        _privacy(job, result),
+        *_audit(certificate),
+        "## Limits",
+        _limits(certificate),
+        "## Certificate",
+        _certificate(certificate),
+    ]
+    return _front_matter(job, result) + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(job: Job, result: Json) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = _PIPELINES[job.task]
+    tags = ["umbel", "federated-learning"]
+    if job.private and not result["reproducible"]:
+        tags.append("differential-privacy")
+    if job.encrypted:
+        tags.append("secure-aggregation")
+    figures = figures_of(result["metrics"])
+    measured = [
+        EvalResult(
+            task_type=task,
+            dataset_type="private",
+            dataset_name=f"held-out records of {result['clients']} data owners",
+            metric_type=name,
+            metric_value=figures[name],
+        )
+        for name in _NAMED
+        if name in figures and math.isfinite(figures[name])
+    ]
+    base = job.model.base
+    data = ModelCardData(
+        base_model=base if _HUB_ID.fullmatch(base) else None,
+        library_name="transformers" if job.adapter == "full" else "peft",
+        license="unknown",
+        pipeline_tag=task,
+        tags=tags,
+        model_name=job.name if measured else None,
+        eval_results=measured or None,
+    )
+    return f"---\n{data.to_yaml().rstrip()}\n---\n\n"
+
+
+def _simulated(certificate: Certificate | None) -> bool:
+    return certificate is not None and certificate.kind == "simulation"
+
+
+def _summary(job: Job, result: Json, certificate: Certificate | None) -> str:
+    kind = {"lora": "A LoRA adapter", "head": "A linear head", "full": "All weights"}[job.adapter]
+    across = "data owners who kept their data"
+    if _simulated(certificate):
+        across = "virtual data owners on one machine (a simulation)"
+    return (
+        f"{kind} ({result['trainable_parameters']:,} trained parameters) for `{job.model.base}`, "
+        f"tuned across {result['clients']:,} {across}, in "
+        f"{result['rounds']:,} rounds of {result['strategy']}, with Umbel {result['umbel_version']}. "
+        f"The base model's files have the digest `{result['base_sha256']}`."
+    )
+
+
+def _purpose(job: Job) -> str:
+    labels = ", ".join(
+        f"`{json.dumps(label, ensure_ascii=False)}`" for label in job.data.labels or ()
+    )
+    does = {
+        "text-classification": f"It sorts texts into {labels}.",
+        "causal-lm": "It continues texts.",
+    }[job.task]
+    return (
+        f"{does} It is meant for texts like those of the owners that trained it, of up to "
+        f"{job.model.max_length} tokens; the figures below say nothing of other texts. What it says "
+        "of a person should not be acted on without someone who looks at the case."
+    )
+
+
+def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -> str:
+    records = sum(client["size_class"] for client in plan["clients"])
+    group = (
+        " Records of one group are on one side of the split alone." if job.data.group_column else ""
+    )
+    where = "They never left their owners and are"
+    if _simulated(certificate):
+        where = "They lay on one machine, divided among virtual owners, and are"
+    return (
+        f"Records of {result['clients']:,} owners, {records:,} or more in all (each owner's number is "
+        f"rounded down to two digits). {where} not described further. A "
+        f"part was held out for testing at each owner.{group} The license of the result depends on "
+        "the base model and on the owners, and is not known here."
+    )
+
+
+def _measured(job: Job, result: Json) -> str:
+    figures, before = figures_of(result["metrics"]), figures_of(result["initial"])
+    shown = [name for name in (*_NAMED, "examples", "tokens") if name in figures]
+    if not shown:
+        return "It was not tested: no owner held records out."
+    rows = [
+        f"| {name} | {_number(before.get(name))} | {_number(figures[name])} |" for name in shown
+    ]
+    head = ["| on held-out records | before training | after |", "|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def _privacy(job: Job, result: Json) -> str:
+    privacy = result["privacy"]
+    lines = []
+    if job.private and result["reproducible"]:
+        lines.append(
+            "**The noise of this run was drawn from the job's seed so that it can be repeated: "
+            "nothing in it is private. The same job with secret noise would promise this:**"
+        )
+    lines.append(privacy["guarantee"])
+    if privacy["epsilon"] is not None:
+        lines.append(
+            f"The ledgers of the owners stand at an epsilon of at most {_up(privacy['epsilon'])} at "
+            f"delta {privacy['delta']:g}, with all that was ever run on these data."
+        )
+    return "\n\n".join(lines)
+
+
+def _audit(certificate: Certificate | None) -> list[str]:
+    if certificate is None or certificate.audit is None:
+        return []
+    rows = [f"| {name} | {value} |" for name, value in sorted(certificate.audit.figures.items())]
+    return ["## Audit", "\n".join(["| figure | |", "|---|---|", *rows])]
+
+
+def _limits(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "Nobody has signed what stands here."
+    return "\n".join(f"- {limit}" for limit in certificate.limits)
+
+
+def _certificate(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "There is none: the key that signs was not there when the run ended."
+    return (
+        f"SHA-256 of `certificate.json`: `{certificate.digest}`, signed by `{certificate.key}` "
+        f"({certificate.kind}). Check it and these files without a network:\n\n"
+        "```bash\numbel verify certificate.json --adapter adapter\n```"
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"
+
+
+def _up(epsilon: float) -> str:
+    """Rounded up: a promise is never larger than what holds."""
+    return f"{math.ceil(epsilon * 1000) / 1000:g}"

@@ -1,0 +1,95 @@
+"""`umbel verify` and `umbel certify`: a run's certificate, checked or made anew."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import JobError
+
+if TYPE_CHECKING:
+    from .certificate.check import Verdict
+
+_SEEDED = (
+    "NOT PRIVATE, for its noise was seeded. The same job with secret noise would promise this:"
+)
+
+
+def verify(
+    what: Annotated[
+        Path, typer.Argument(help="Run folder, or certificate.json.", metavar="RUN_OR_FILE")
+    ],
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Adapter folder to hold against it [the run's].", show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The signer's public key, in hexadecimal.", metavar="HEX")
+    ] = None,
+    consortium: Annotated[
+        Path | None, typer.Option(help="The consortium.json that names the operator's key.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a run's certificate: signature, job, adapter, epsilon. Needs no network.
+
+    Exits with 2 where anything differs.
+    """
+    from .certificate.check import verify as check
+    from .consortium import Card
+
+    if key is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", key):
+        raise JobError("--key: a public key has 64 hexadecimal digits.")
+    if key is not None and consortium is not None:
+        raise JobError("Give --key or --consortium, not both: the card names the key.")
+    verdict = check(what, adapter, key, Card.read(consortium) if consortium else None)
+    print(json.dumps(verdict.to_dict(), indent=2) if as_json else _text(verdict))
+    if not verdict.valid:
+        raise typer.Exit(2)
+
+
+def certify(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    consortium: Annotated[
+        Path | None,
+        typer.Option(help="The operator's folder, for a run between machines.", show_default=False),
+    ] = None,
+) -> None:
+    """Sign a run's certificate again: with its audit, or once the operator's key is there."""
+    from .server.conclusion import certify as sign
+    from .server.consortium import Consortium
+    from .server.run_folder import RunFolder
+    from .simulations.issuer import run_key
+
+    folder = RunFolder.open(run)
+    deployed = bool(folder.read_json("run.json").get("signature"))
+    if deployed and consortium is None:
+        raise JobError(f"{run} ran between machines: name the operator's folder with --consortium.")
+    if not deployed and consortium is not None:
+        raise JobError(f"{run} is a simulation, which signs itself: leave out --consortium.")
+    key = Consortium.open(consortium).operator if consortium else run_key(run)
+    print(f"{run / 'certificate.json'}: {sign(folder, key).digest}")
+
+
+def _text(verdict: Verdict) -> str:
+    marks = {True: "ok       ", False: "DIFFERS  ", None: "-        "}
+    lines = [f"{marks[found.holds]}{found.what}: {found.text}" for found in verdict.findings]
+    certificate = verdict.certificate
+    if certificate is None or not verdict.valid:
+        return "\n".join([*lines, "", "NOT VALID: do not rely on this certificate."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Valid. {certificate.kind.capitalize()} {certificate.run}, {certificate.issued}.",
+            *([_SEEDED] if certificate.guarantee.seeded else []),
+            certificate.guarantee.sentence,
+            "",
+            "What it does not prove:",
+            *(f"- {limit}" for limit in certificate.limits),
+        ]
+    )

