@@ -27,7 +27,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -129,11 +129,12 @@ class Readiness(_Record):
     """Held-out records, rounded likewise."""
 
 
-def to_array_record(arrays: Arrays) -> ArrayRecord:
-    """Pack float32 arrays; names and order are kept."""
+def to_array_record(arrays: Arrays | Iterable[tuple[str, np.ndarray]]) -> ArrayRecord:
+    """Pack float32 arrays; names and order are kept. Pairs are packed one by one, as they come."""
     from flwr.app import ArrayRecord
 
-    return ArrayRecord({name: _pack(array) for name, array in arrays.items()})
+    pairs = arrays.items() if isinstance(arrays, dict) else arrays
+    return ArrayRecord({name: _pack(array) for name, array in pairs})
 
 
 def packed(record: ArrayRecord) -> ArrayRecord:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..consortium import Card
 from ..errors import LedgerError, UmbelError
-from ..job import read_toml
+from ..job import Job, read_toml
 from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Identity
@@ -114,11 +114,12 @@ def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
     if run is None:
         return
     try:
-        found = read_toml(run / "job.toml")
+        # Read as a run reads it: what the file leaves out has its default.
+        found = json.loads(Job.build(read_toml(run / "job.toml"), source="it").to_json())
     except UmbelError as error:
         yield Finding("job.toml", False, str(error))
         return
-    differ = list(_differences(_without_none(stated), found))
+    differ = list(_differences(stated, found))
     yield Finding(
         "job.toml",
         not differ,
@@ -312,10 +313,3 @@ def _shown(value: Any) -> str:
 def _some(differences: list[str]) -> str:
     more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
     return "; ".join(differences[:3]) + more
-
-
-def _without_none(values: Any) -> Any:
-    """As TOML holds a job: what is not given has no line."""
-    if isinstance(values, dict):
-        return {key: _without_none(value) for key, value in values.items() if value is not None}
-    return values

@@ -27,7 +27,6 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.superlink.grid.http_grid import HttpGrid
 
-
 _AT_ONCE = 2
 """Pieces of a reply that are fetched at a time; each is there three times while it is."""
 

@@ -67,7 +67,7 @@ def prepare(run: Run) -> None:
     begun = time.monotonic()
     known = run.names
     waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
-    asked = len(waiting)
+    labels = dict(waiting)
     failed: dict[str, str] = {}
     slots: list[int] = []
     run.nodes = {}
@@ -84,12 +84,13 @@ def prepare(run: Run) -> None:
         time.sleep(min(left, _AGAIN_SECONDS))
         nodes = {label: node for node, label in waiting.items()}
         connected(run.grid, nodes, needed, left, run.should_stop)
-    failed = {name: reason for name, reason in failed.items() if name not in run.nodes}
+    ready = {labels[node] for node in run.nodes.values()}
+    failed = {label: reason for label, reason in failed.items() if label not in ready}
     if run.sums is not None:
         run.sums.learn(slots)
     if len(run.nodes) < run.plan.minimum:
         raise RoundFailed(
-            f"{len(run.nodes)} of {asked} clients are ready, {run.plan.minimum} are needed. "
+            f"{len(run.nodes)} of {len(labels)} clients are ready, {run.plan.minimum} are needed. "
             + _reasons(failed)
         )
     seconds = round(time.monotonic() - begun, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -73,14 +73,15 @@ class SumStrategy(Strategy):
             weight = int(only_metrics(reply.content)[WEIGHT])  # type: ignore[arg-type]
             total.add(to_arrays(only_arrays(reply.content)), weight)
             del reply
+        return to_array_record(self._following(total)), None
+
+    def _following(self, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
+        """The next model, array by array: means are twice as large as the model."""
         model, self._global = self._global, {}
-        following: Arrays = {}
-        # Array by array: means are twice as large as the model.
         for name, mean in total.means():
             found = self.next_model({name: model.pop(name)}, {name: mean})
-            following[name] = found.pop(name).astype(np.float32)
             del mean
-        return to_array_record(following), None
+            yield name, found.pop(name).astype(np.float32)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -641,7 +641,7 @@ def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_r
     """Not reproducible: each attempt draws new noise, so each is charged."""
     job = private(privacy={"delta": 1e-3, "spare_rounds": 1, "epsilon": 2.0}, cohort={"retries": 5})
     run = start_run(job, instead(only(TRAIN, 3), broken), reproducible=False)
-    with pytest.raises(RoundFailed, match="has spent epsilon"):
+    with pytest.raises(RoundFailed, match="repeated too often"):
         run_rounds(run)
     for name in SITES:
         with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:

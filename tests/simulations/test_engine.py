@@ -325,9 +325,7 @@ def test_when_the_spare_rounds_are_used_up_a_private_run_says_so_and_spends_no_m
     assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
     killed = At("round 1 written", kill_this_process)
     assert forked(lambda: resume(tmp_path / "run", 1, killed)) == -signal.SIGKILL
-    with pytest.raises(
-        RoundFailed, match=r"the job promises at most 2, and its rounds were repeated too often"
-    ):
+    with pytest.raises(RoundFailed, match="at most 2, and its rounds were repeated too often"):
         resume(tmp_path / "run", 1)
     assert all(epsilon <= 2.0 for epsilon in spent(RunFolder(tmp_path / "run")).values())
 
