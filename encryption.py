@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
 from .privacy.accounting import size_class
+from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.fixed_point import Scale
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
@@ -25,6 +26,17 @@ def secure_limits(spec: EncryptionSpec) -> Limits:
     """What the roster of a consortium that runs such jobs binds every member to."""
     minimum = max(spec.minimum, spec.group_size or 0)
     return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
+
+
+def noise_shares(job: Job) -> int:
+    """Honest clients in any sum that may be opened, at least: so many share the noise of a test.
+
+    Every member sees to it: no sum is opened of fewer than the roster's minimum, nor of fewer than
+    two beyond all colluders (``secagg.parameters.fewest``).
+    """
+    if not job.encrypted:
+        return 1
+    return 2 if job.encryption.colluders else job.encryption.minimum
 
 
 def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
@@ -149,6 +161,8 @@ def encryption_refusals(
         )
     # A language model counts tokens, of which a record has at most max_length.
     longest = 1 if job.task == "text-classification" else job.model.max_length
+    if job.tests_privately:
+        longest = LOSS_STEPS
     large = [c.name for c in facts if c.test_examples * longest > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")

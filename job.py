@@ -270,6 +270,16 @@ class EvaluationSpec(_Section):
     """Testing of the model between rounds, on held-out records."""
 
     every: int = Field(1, ge=0, description="Rounds between two evaluations; 0: only at the end.")
+    counts: Literal["exact", "private", "off"] = Field(
+        "exact",
+        description='What leaves of the held-out records: "exact", their counts (under '
+        'secure aggregation those of all clients together); "private", few counts with discrete '
+        'Gaussian noise, charged to each owner\'s ledger; "off", nothing, and the model is not tested.',
+    )
+    epsilon: PositiveFloat = Field(
+        0.5,
+        description='Of privacy.epsilon, what all evaluations together may cost where counts are "private".',
+    )
 
 
 class SimulationSpec(_Section):
@@ -334,6 +344,11 @@ class Job(_Section):
                 f"cohort.minimum ({self.cohort.minimum}) is above cohort.size ({self.cohort.size})"
             )
         return self
+
+    @property
+    def tests_privately(self) -> bool:
+        """Whether what leaves of the held-out records is noised."""
+        return self.evaluation.counts == "private"
 
     @property
     def adapter(self) -> AdapterName:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from .encryption import (
 from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import Job
-from .privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+from .privacy.accounting import MechanismEvent, epsilon, size_class
+from .privacy.counts_noise import counts_event, noise_beside
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
 from .vector import Content
@@ -50,8 +51,10 @@ class PrivateRecipe:
     expected_batch_size: float
     noise_multiplier: float
     round_event: MechanismEvent
+    test_event: MechanismEvent | None
+    """One test with private counts; None where the job has none."""
     epsilon: float
-    """Epsilon after the planned rounds, without the spare ones."""
+    """Epsilon after the planned rounds and all tests, without the spare rounds."""
 
 
 def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
@@ -62,15 +65,43 @@ def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRec
     steps, privacy = job.training.local_steps, job.privacy
     rate = min(1.0, job.training.batch_size / size_class)
     paid_rounds = max(1, participations + privacy.spare_rounds)
-    sigma = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps * paid_rounds)
-    planned = MechanismEvent(sigma, rate, steps * participations)
+    tests = tests_event(job)
+    sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests)
+    planned = [MechanismEvent(sigma, rate, steps * participations)]
+    if tests is not None:
+        planned.append(replace(tests, steps=planned_tests(job)))
     return PrivateRecipe(
         sampling_rate=rate,
         expected_batch_size=rate * size_class,
         noise_multiplier=sigma,
         round_event=MechanismEvent(sigma, rate, steps),
-        epsilon=epsilon([planned], privacy.delta) if participations else 0.0,
+        test_event=replace(tests, steps=1) if tests else None,
+        epsilon=epsilon(planned, privacy.delta) if participations else 0.0,
     )
+
+
+def is_tested(job: Job, round_: int) -> bool:
+    """Whether the model after so many rounds is tested, the last one apart: that always is."""
+    every = job.evaluation.every
+    due = round_ == 0 or (every > 0 and round_ % every == 0)
+    return due and job.evaluation.counts != "off"
+
+
+def planned_tests(job: Job) -> int:
+    """How often the model is tested in the whole job."""
+    between = sum(is_tested(job, round_) for round_ in range(job.training.rounds))
+    return between + (job.evaluation.counts != "off")
+
+
+def tests_event(job: Job) -> MechanismEvent | None:
+    """All tests of a job that leave private counts, at the least noise that keeps their epsilon.
+
+    None where counts are exact or off. Raises ``PlanRefused`` where no noise is enough.
+    """
+    if not job.tests_privately:
+        return None
+    paid = planned_tests(job) + job.privacy.spare_rounds
+    return counts_event(job.evaluation.epsilon, job.privacy.delta, paid)
 
 
 def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
@@ -189,7 +220,19 @@ class Plan:
                 else "No differential privacy: updates and models may reveal records of any client, "
                 "and the server sees each client's update; the raw records stay with their owners."
             )
-        counted = "are summed over the cohort" if job.encrypted else "are reported"
+        uncovered = {
+            "exact": "held-out records (their exact counts "
+            f"{'are summed over the cohort' if job.encrypted else 'are reported'}), ",
+            "private": "",
+            "off": "",
+        }[job.evaluation.counts]
+        tests = ""
+        if job.tests_privately:
+            tests = (
+                f"; the same holds for held-out records, whose counts carry discrete Gaussian noise "
+                f"({planned_tests(job)} tests, together at most epsilon {job.evaluation.epsilon:g}, "
+                "within the above)"
+            )
         spare = ""
         if job.privacy.spare_rounds:
             spare = (
@@ -201,9 +244,8 @@ class Plan:
             f"learns almost the same whether or not any one record was in that client's training "
             f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
             f"record added or removed, by DP-SGD with Poisson sampling, composed over "
-            f"{job.training.rounds} rounds{spare} by the PLD accountant; not covered are held-out "
-            f"records (their exact counts {counted}), label names and each data set's rounded "
-            f"size. {self.server_sees}"
+            f"{job.training.rounds} rounds{spare} by the PLD accountant{tests}; not covered are "
+            f"{uncovered}label names and each data set's rounded size. {self.server_sees}"
         )
 
     @property
@@ -292,6 +334,11 @@ def _refusals(
         reasons.append(f"{some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
+    elif job.tests_privately:
+        reasons.append(
+            'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
+            'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
+        )
     return reasons + encryption_refusals(job, facts, model, consortium)
 
 
@@ -306,6 +353,11 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         reasons.append(
             "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
             "remove it: privacy.clipping_norm clips each example's"
+        )
+    if job.tests_privately and job.evaluation.epsilon >= job.privacy.epsilon:
+        reasons.append(
+            f"evaluation.epsilon = {job.evaluation.epsilon:g} leaves nothing of privacy.epsilon = "
+            f"{job.privacy.epsilon:g} for training: lower it"
         )
     small = [
         client.name

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .job import Job
-from .learning.metrics import Counts, counts_from_list, zero_counts
+from .learning.counts import counts_from_list, zero_counts
+from .learning.metrics import Counts
 from .messages import Arrays
 from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_OFFSET = 2**20
+"""Added to each private count by every client: noise so far below zero never comes."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,12 @@ class Content:
     @property
     def layout(self) -> Layout:
         parameters = sum(math.prod(shape) for shape in self.shapes.values())
-        counted = len(self._zero.to_list()) - 1 if self.test else 0
+        wide = self.test and not self.job.tests_privately
+        counted = len(self._zero.to_list()) - int(wide) if self.test else 0
         return Layout(
             parameters=parameters if self.train else 0,
             integers=1 + int(self.train) + counted,
-            wides=int(self._tells_loss) + int(self.test),
+            wides=int(self._tells_loss) + int(wide),
         )
 
     @property
@@ -46,7 +51,7 @@ class Content:
 
     @property
     def _zero(self) -> Counts:
-        return zero_counts(self.job.task, len(self.job.data.labels or ()))
+        return zero_counts(self.job)
 
     def contribution(
         self, update: Arrays, loss: float, counts: Counts | None, weight: int, unable: bool = False
@@ -65,7 +70,10 @@ class Content:
             integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
         if self._tells_loss:
             wides.append(loss)
-        if self.test:
+        if self.test and self.job.tests_privately:
+            # Noise may be negative, and the words of a sum are not.
+            integers += [int(number) + _OFFSET for number in (counts or self._zero).to_list()]
+        elif self.test:
             *whole, test_loss = (counts or self._zero).to_list()
             integers += [int(number) for number in whole]
             wides.append(test_loss)
@@ -77,7 +85,9 @@ class Content:
         unable = integers.pop(0)
         clipped = integers.pop(0) if self.train else 0
         loss = wides.pop(0) / total.members if self._tells_loss else None
-        counts = counts_from_list(self.job.task, [*integers, *wides]) if self.test else None
+        if self.job.tests_privately:
+            integers = [number - _OFFSET * total.members for number in integers]
+        counts = counts_from_list(self.job, [*integers, *wides]) if self.test else None
         mean: Arrays = {}
         at = 0
         for name, shape in self.shapes.items() if self.train else ():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
+from ..encryption import noise_shares
 from ..errors import (
     BudgetExceeded,
     DataError,
@@ -28,10 +29,12 @@ from ..errors import (
     UmbelError,
 )
 from ..job import Job
+from ..learning.counts import counting, zero_counts
 from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.metrics import Counts
 from ..learning.model import Learner
+from ..learning.private_counts import PrivateCounts
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
 from ..messages import (
@@ -59,8 +62,9 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..plan import PrivateRecipe, private_recipe
-from ..privacy.accounting import epsilon, size_class
+from ..plan import PrivateRecipe, planned_tests, private_recipe
+from ..privacy.accounting import MechanismEvent, epsilon, size_class
+from ..privacy.counts_noise import counts_noise
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
@@ -195,6 +199,9 @@ class Agent:
                 return self._masked(*upload.known, {WEIGHT: self._weight(job)})
         metrics: Metrics = {WEIGHT: self._weight(job)}
         counts, outcome, unable = None, Outcome({}, 0.0), False
+        noise = None
+        if test and job.tests_privately:
+            noise = self._test_noise(job, assignment, metrics)
         try:
             counts = self._tested(assignment, arrays) if test else None
             if train:
@@ -206,6 +213,11 @@ class Agent:
                 raise
             _log_error(self.name, error)
             unable = True
+        if noise is not None:
+            # Also of a client that has nothing to count: the others rely on its share.
+            found = counts or zero_counts(job)
+            assert isinstance(found, PrivateCounts)
+            counts = found.plus(noise)
         if upload:
             weight = self._weight(job)
             part = content.contribution(outcome.update, outcome.loss, counts, weight, unable=unable)
@@ -220,12 +232,24 @@ class Agent:
     def _tested(self, assignment: Assignment, arrays: Arrays) -> Counts:
         """Counts of the model on the held-out records, and a line in the owner's own log."""
         job, workplace = job_of(assignment), self._workplace
-        counts = test(workplace.learner, workplace.task, arrays, self._examples("test"))
+        task = counting(job, workplace.task)
+        counts = test(workplace.learner, task, arrays, self._examples("test"))
         if self._log is not None:
             line = {"run": assignment.run, "round": assignment.round - assignment.test}
             line["metrics"] = counts.metrics(job.data.labels or [])
             append_line(self._log, line)
         return counts
+
+    def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
+        """Reserve a test's budget; this client's share of the noise that hides its records."""
+        event = self._recipe(job, assignment).test_event
+        assert event is not None
+        # By the model, not by the request: a train request tests what the last round came to.
+        what = f"test {assignment.round - assignment.test}"
+        metrics["epsilon"] = self._reserve(job, assignment, what, event)
+        cells = len(zero_counts(job).to_list()) - 1
+        stream = self._secrets(f"{self.name}/{what}")
+        return counts_noise(cells, event, noise_shares(job), stream)
 
     def _trained(
         self,
@@ -243,7 +267,8 @@ class Agent:
         )
         private = None
         if job.private:
-            metrics["epsilon"] = self._reserve(job, assignment)
+            event = self._recipe(job, assignment).round_event
+            metrics["epsilon"] = self._reserve(job, assignment, str(assignment.round), event)
             private = self._private_steps(job, assignment)
         try:
             return train(
@@ -322,22 +347,26 @@ class Agent:
         recipe = self._recipe(job, assignment)
         with Ledger(self._ledger) as ledger:
             done = {e.key.split("/")[1] for e in ledger.entries_of(assignment.run)}
-            left = max(0, assignment.participations - len(done))
+            tested = {what for what in done if what.startswith("test ")}
+            left = max(0, assignment.participations - len(done - tested))
+            events = [replace(recipe.round_event, steps=recipe.round_event.steps * left)]
+            if recipe.test_event is not None:
+                tests = max(0, planned_tests(job) - len(tested))
+                events.append(replace(recipe.test_event, steps=tests))
             ledger.ensure_affordable(
                 self._data.fingerprint,
-                replace(recipe.round_event, steps=recipe.round_event.steps * left),
+                *events,
                 delta=job.privacy.delta,
                 limit=self._policy.epsilon_limit_for(job),
             )
 
-    def _reserve(self, job: Job, assignment: Assignment) -> float:
-        """Write this round's spending to disk before any record is read; what the run has spent then.
+    def _reserve(self, job: Job, assignment: Assignment, what: str, event: MechanismEvent) -> float:
+        """Write a request's spending to disk before any record is read; what the run has spent then.
 
         What other jobs have spent here is nobody else's affair.
         """
         delta = job.privacy.delta
-        event = self._recipe(job, assignment).round_event
-        key = f"{assignment.run}/{assignment.round}/{0 if self._replayable else assignment.attempt}"
+        key = f"{assignment.run}/{what}/{0 if self._replayable else assignment.attempt}"
         with Ledger(self._ledger) as ledger:
             mine = ledger.entries_of(assignment.run)
             events = [entry.event for entry in mine]

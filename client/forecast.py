@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..plan import private_recipe
+from ..plan import planned_tests, private_recipe
 from ..privacy.accounting import MechanismEvent, epsilon, size_class
 from ..privacy.ledger import Ledger
 from .home import Home
@@ -58,12 +58,15 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
         )
     dataset, records = _data_set(home, job)
     recipe = private_recipe(job, size_class(records), job.training.rounds)
-    one = recipe.round_event
+    one, test = recipe.round_event, recipe.test_event
     spent = _events(home, dataset)
 
     def after(jobs: int) -> float:
         steps = one.steps * job.training.rounds * jobs
-        return epsilon([*spent, replace(one, steps=steps)], job.privacy.delta)
+        asked = [replace(one, steps=steps)]
+        if test is not None:
+            asked.append(replace(test, steps=planned_tests(job) * jobs))
+        return epsilon([*spent, *asked], job.privacy.delta)
 
     policy = Policy.read(home.policy)
     limit, job_limit = policy.privacy.epsilon_limit, policy.epsilon_limit_for(job)

@@ -34,15 +34,10 @@ class Counts(Protocol):
     def metrics(self, label_names: Sequence[str]) -> dict[str, Any]: ...
 
 
-def counts_from_list(task: TaskName, numbers: Sequence[float]) -> Counts:
-    """Counts as they came off the wire; ``MessageError`` for what no client can have counted."""
+def exact_counts_from_list(task: TaskName, numbers: Sequence[float]) -> Counts:
+    """Exact counts as numbers again; ``MessageError`` for what no client can have counted."""
     kind = LanguageCounts if task == "causal-lm" else ClassificationCounts
     return kind.from_list(numbers)
-
-
-def zero_counts(task: TaskName, classes: int) -> Counts:
-    """Counts of no examples; `classes` is the number of labels, 0 for a language model."""
-    return LanguageCounts.zero() if task == "causal-lm" else ClassificationCounts.zero(classes)
 
 
 def total(counts: Mapping[str, Counts]) -> Counts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -133,7 +133,7 @@ class Ledger:
             self._check()
             if replay and self._is_replayed(dataset, event, job, key):
                 return epsilon(self._totals(dataset), delta)
-            after = self._affordable(dataset, event, delta, limit)
+            after = self._affordable(dataset, [event], delta, limit)
             entry = Entry(
                 number=0,
                 dataset=dataset,
@@ -156,14 +156,14 @@ class Ledger:
         return after
 
     def ensure_affordable(
-        self, dataset: str, event: MechanismEvent, *, delta: float, limit: float
+        self, dataset: str, *events: MechanismEvent, delta: float, limit: float
     ) -> float:
-        """Epsilon that the data set would have after `event`; nothing is written.
+        """Epsilon that the data set would have after `events`; nothing is written.
 
         Raises ``BudgetExceeded`` where that passes `limit`. For a whole job before its first round.
         """
         with self._view():
-            return self._affordable(dataset, event, delta, limit)
+            return self._affordable(dataset, events, delta, limit)
 
     def spent(self, dataset: str, delta: float) -> float:
         """Epsilon at `delta` of everything that was ever reserved for the data set."""
@@ -414,16 +414,18 @@ class Ledger:
         )
         return [MechanismEvent(*row) for row in found]
 
-    def _affordable(self, dataset: str, event: MechanismEvent, delta: float, limit: float) -> float:
+    def _affordable(
+        self, dataset: str, asked: Sequence[MechanismEvent], delta: float, limit: float
+    ) -> float:
         events = self._totals(dataset)
-        after = epsilon([*events, event], delta)
+        after = epsilon([*events, *asked], delta)
         # Written so that a limit or an epsilon that is not a number refuses.
         if not after <= limit:
             before = epsilon(events, delta)
             raise BudgetExceeded(
                 f"This data set has spent epsilon {before:.4g} of its limit "
                 f"{limit:g} at delta {delta:g} ({max(0.0, limit - before):.4g} left), and this "
-                f"request ({_described(event)}) would make it {after:.4g}. Ask for fewer rounds or "
+                f"request ({' and '.join(map(_described, asked))}) would make it {after:.4g}. Ask for fewer rounds or "
                 "more noise (a smaller privacy.epsilon), or let the owner raise the limit."
             )
         return after

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from flwr.app import Message
 
 from ..errors import MessageError, PlanRefused
-from ..learning.metrics import Counts, counts_from_list
+from ..learning.counts import counts_from_list
+from ..learning.metrics import Counts
 from ..messages import WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
 from ..plan import Plan
 from ..strategies.fold import check_range
@@ -68,7 +69,7 @@ def counts_of(run: Run, reply: Message) -> Counts:
     numbers = only_metrics(reply.content).get("counts")
     if not isinstance(numbers, list):
         raise MessageError("sent no counts of its held-out records")
-    return counts_from_list(run.plan.job.task, numbers)
+    return counts_from_list(run.plan.job, numbers)
 
 
 def readiness_check(reply: Message) -> None:

@@ -36,7 +36,9 @@ def summarise(
     last: dict[str, Any] = next(
         (event for event in reversed(evaluations) if event["round"] == run.round), {}
     )
-    epsilons = _spent_epsilons(rounds, job, plan.by_name) if job.private else {}
+    # A last test may be charged after the last round; one within a round is in the round's figure.
+    charged = [*rounds, *(e for e in evaluations if e["round"] == run.round)]
+    epsilons = _spent_epsilons(charged, job, plan.by_name) if job.private else {}
     return {
         "umbel_version": __version__,
         "name": job.name,
@@ -99,7 +101,9 @@ def _spent_epsilons(
     spent: dict[str, float] = {}
     for event in rounds:
         unheard = [name for name in event["failed"] if name in clients]
-        spent |= dict.fromkeys(unheard, limit) | event["epsilon"]
+        heard = event.get("epsilon", {})
+        if event["event"] == "round" or heard:
+            spent |= dict.fromkeys(unheard, limit) | heard
     return dict(sorted(spent.items()))
 
 

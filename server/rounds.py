@@ -25,7 +25,7 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..plan import sample_cohort
+from ..plan import is_tested, sample_cohort
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_check, readiness_of
@@ -53,7 +53,7 @@ def run_rounds(run: Run) -> dict[str, Counts]:
         run.round += 1
         run.save()
     counts = evaluate(run)
-    if not counts and any(client.test_examples for client in run.plan.clients):
+    if not counts and _has_tests(run):
         raise RoundFailed("No client could test the final model; the model itself is saved.")
     return counts
 
@@ -179,7 +179,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     job = run.plan.job
     everybody = _present(run, run.plan.minimum)
     tested = [name for name in everybody if run.plan.by_name[name].test_examples]
-    if not tested:
+    if not tested or not _has_tests(run):
         return {}
     asked = everybody if job.encrypted else tested
     for attempt in range(job.cohort.retries + 1 if job.encrypted else 1):
@@ -210,6 +210,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             "failed": collection.failed,
             "metrics": total(counts).metrics(labels) if counts else {},
             "clients": by_client or run.owners_metrics(run.round),
+            "epsilon": collection.epsilons,
         }
     )
 
@@ -242,9 +243,12 @@ def _next_cohort(run: Run, round_: int) -> list[str]:
 
 def _is_tested(run: Run) -> bool:
     """Whether the job wants to know how good the current model is."""
-    every = run.plan.job.evaluation.every
-    due = run.round == 0 or (every > 0 and run.round % every == 0)
-    return due and any(client.test_examples for client in run.plan.clients)
+    return is_tested(run.plan.job, run.round) and _has_tests(run)
+
+
+def _has_tests(run: Run) -> bool:
+    off = run.plan.job.evaluation.counts == "off"
+    return not off and any(client.test_examples for client in run.plan.clients)
 
 
 def _reasons(failed: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
-from ..learning.metrics import Counts, counts_from_list
+from ..learning.metrics import Counts, exact_counts_from_list
 from ..plan import Plan
 from ..server.conclusion import conclude
 from ..server.result import summarise
@@ -219,7 +219,9 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
                 continue
             if isinstance(result, BaseException):
                 raise result
-            found[key] = {n: counts_from_list(job.task, numbers) for n, numbers in result.items()}
+            found[key] = {
+                n: exact_counts_from_list(job.task, numbers) for n, numbers in result.items()
+            }
             run.listener.advanced(len(found))
             run.folder.append(
                 {"event": "compared", "client": key, "seconds": round(time.monotonic() - begun, 3)}

@@ -278,11 +278,11 @@ def test_under_privacy_neither_loss_nor_exact_size_leaves_the_owner(owner, job):
 
 
 def test_an_evaluation_returns_counts_of_the_held_out_records(owner, plain):
-    from umbel.learning.metrics import counts_from_list
+    from umbel.learning.metrics import exact_counts_from_list
 
     mary = owner(plain)
     metrics = mary.ask(EVALUATE).content["metrics"]
-    counts = counts_from_list("text-classification", metrics["counts"])
+    counts = exact_counts_from_list("text-classification", metrics["counts"])
     assert counts.examples == len(mary.data.test)
 
 

@@ -1,0 +1,132 @@
+"""Counts that noise can hide: few, whole, and each record adds a bounded amount to them.
+
+A record adds one to one cell (true by predicted class; for a language model there is one cell) and
+at most ``LOSS_STEPS`` to the loss. So unit noise on each cell and ``LOSS_STEPS`` times as much on the
+loss hide any one record, whatever the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import MessageError
+from ..privacy.counts_noise import LOSS_STEPS
+from .metrics import BINS, ClassificationCounts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .model import Batch
+    from .tasks import Task
+
+_LANGUAGE_CAP = 12.0
+_LEAST_CAP = 4.0
+_LARGEST = 2**53
+
+
+def loss_cap(classes: int) -> float:
+    """Largest loss of one record, in nats; beyond, it counts as this. `classes` is 1 for language."""
+    return _LANGUAGE_CAP if classes == 1 else max(_LEAST_CAP, 2 * math.log(classes))
+
+
+@dataclass(frozen=True)
+class PrivateCounts:
+    """`cells` is int64[K, K], by true and predicted class (K = 1 for language); `loss` in steps.
+
+    After noise any of them may be negative.
+    """
+
+    cells: np.ndarray
+    loss: int
+
+    @classmethod
+    def zero(cls, classes: int) -> PrivateCounts:
+        """Counts of no examples; `classes` is 0 for a language model."""
+        size = max(1, classes)
+        return cls(np.zeros((size, size), np.int64), 0)
+
+    def __add__(self, other: PrivateCounts) -> PrivateCounts:
+        if self.cells.shape != other.cells.shape:
+            raise ValueError("counts of different classes cannot be added")
+        return PrivateCounts(self.cells + other.cells, self.loss + other.loss)
+
+    def plus(self, noise: Sequence[int]) -> PrivateCounts:
+        """With one number for each cell added, and the last one to the loss."""
+        cells = np.asarray(noise[:-1], dtype=np.int64).reshape(self.cells.shape)
+        return PrivateCounts(self.cells + cells, self.loss + int(noise[-1]))
+
+    @property
+    def examples(self) -> int:
+        return int(self.cells.sum())
+
+    def to_list(self) -> list[float]:
+        """Flat numbers for the wire: K*K cells, then the loss; all whole."""
+        return [*self.cells.ravel().tolist(), self.loss]
+
+    @classmethod
+    def from_list(cls, numbers: Sequence[float]) -> PrivateCounts:
+        """Inverse of `to_list`; raises ``MessageError`` for what it cannot have written."""
+        classes = isqrt(max(0, len(numbers) - 1))
+        values = np.asarray(numbers)
+        if classes < 1 or classes * classes + 1 != len(numbers):
+            raise MessageError(f"{len(numbers)} numbers are no private counts.")
+        sound = values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
+        if not sound or (values != np.floor(values)).any() or (np.abs(values) >= _LARGEST).any():
+            raise MessageError("Private counts must be whole numbers within 2^53.")
+        whole = values.astype(np.int64)
+        return cls(whole[:-1].reshape(classes, classes), int(whole[-1]))
+
+    def metrics(self, label_names: Sequence[str]) -> dict[str, Any]:
+        """Figures as they can be told from noised counts; below zero counts as zero.
+
+        Of a classifier those of ``ClassificationCounts``, but for the area under the ROC curve. Of a
+        language model the loss is the mean over records of each one's mean over its tokens.
+        """
+        classes = len(self.cells)
+        cells = np.maximum(self.cells, 0)
+        examples = int(cells.sum())
+        loss = max(0, self.loss) * loss_cap(classes) / LOSS_STEPS
+        if classes == 1:
+            mean = loss / examples if examples else None
+            return {
+                "loss": mean,
+                "perplexity": math.exp(mean) if mean is not None else None,
+                "tokens": None,
+                "examples": examples,
+            }
+        scores = np.zeros((classes, 2, BINS), np.int64)
+        return ClassificationCounts(cells, scores, loss).metrics(label_names)
+
+
+@dataclass(frozen=True)
+class PrivateTask:
+    """A task whose counts are private ones."""
+
+    task: Task
+    classes: int
+    """0 for a language model."""
+
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.task.losses(logits, batch)
+
+    def counts(self, logits: Tensor, batch: Batch) -> PrivateCounts:
+        """Of outputs that are not finite: a wrong answer, or a loss of the largest amount."""
+        cap = loss_cap(max(1, self.classes))
+        losses = self.task.losses(logits, batch).double().cpu().numpy()
+        losses = np.clip(np.nan_to_num(losses, nan=cap, posinf=cap, neginf=0.0), 0.0, cap)
+        steps = int(np.rint(losses * (LOSS_STEPS / cap)).sum())
+        if not self.classes:
+            return PrivateCounts(np.array([[len(losses)]], np.int64), steps)
+        labels = batch["labels"].cpu().numpy()
+        guesses = np.nan_to_num(logits.double().cpu().numpy(), nan=-np.inf).argmax(axis=1)
+        cells = np.bincount(labels * self.classes + guesses, minlength=self.classes**2)
+        return PrivateCounts(cells.reshape(self.classes, self.classes).astype(np.int64), steps)
+
+    def zero(self) -> PrivateCounts:
+        return PrivateCounts.zero(self.classes)

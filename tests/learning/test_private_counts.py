@@ -1,0 +1,82 @@
+"""Private counts: what one record can change, and the figures that noise leaves."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from umbel.errors import MessageError
+from umbel.learning.private_counts import PrivateCounts, PrivateTask, loss_cap
+from umbel.learning.tasks import CausalLm, TextClassification
+from umbel.privacy.counts_noise import LOSS_STEPS
+
+WILD = [0.0, 1.0, -3.0, 200.0, -1e30, math.inf, -math.inf, math.nan]
+
+
+def of_labels(logits, labels, classes=3):
+    task = PrivateTask(TextClassification(classes), classes)
+    batch = {"labels": torch.tensor(labels, dtype=torch.long)}
+    return task.counts(torch.tensor(logits, dtype=torch.float32).reshape(-1, classes), batch)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_one_record_changes_one_cell_by_one_and_the_loss_by_a_bounded_amount(seed):
+    """Whatever the model says: also not a number."""
+    draw = np.random.default_rng(seed)
+    logits = draw.choice(WILD, size=(6, 3))
+    labels = draw.integers(3, size=6).tolist()
+    whole, less = of_labels(logits, labels), of_labels(logits[:-1], labels[:-1])
+    cells = whole.cells - less.cells
+    assert np.abs(cells).sum() == 1
+    assert 0 <= whole.loss - less.loss <= LOSS_STEPS
+
+
+def test_of_a_language_model_one_record_is_one_count_whatever_its_length():
+    task = PrivateTask(CausalLm(), 0)
+    ids = torch.randint(0, 50, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 3:] = 0
+    counts = task.counts(torch.randn(3, 9, 50) * 100, {"input_ids": ids, "attention_mask": mask})
+    assert counts.cells.tolist() == [[3]]
+    assert 0 <= counts.loss <= 3 * LOSS_STEPS
+    figures = counts.metrics([])
+    assert figures["examples"] == 3
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+
+
+def test_without_noise_the_figures_are_those_of_exact_counts():
+    logits = torch.randn(500, 3, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(0, 3, (500,), generator=torch.Generator().manual_seed(2))
+    names = ["a", "b", "c"]
+    task = TextClassification(3)
+    exact = task.counts(logits, {"labels": labels}).metrics(names)
+    private = PrivateTask(task, 3).counts(logits, {"labels": labels}).metrics(names)
+    assert private["loss"] == pytest.approx(exact["loss"], abs=loss_cap(3) / LOSS_STEPS / 2)
+    for name in ("accuracy", "balanced_accuracy", "f1", "kappa", "per_class", "confusion"):
+        assert private[name] == exact[name]
+    assert private["roc_auc"] is None
+
+
+def test_figures_stand_noise_that_goes_below_zero():
+    counts = PrivateCounts.zero(2).plus([-5, 3, 4, -2, -700])
+    figures = counts.metrics(["no", "yes"])
+    assert figures["accuracy"] == 0.0
+    assert figures["loss"] == 0.0
+    assert PrivateCounts.zero(2).plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
+
+
+def test_counts_travel_and_add_up():
+    one = of_labels([[1, 0, 0], [0, 3, 1]], [0, 2])
+    two = one.plus([-4] * 9 + [7])
+    assert PrivateCounts.from_list(two.to_list()).to_list() == two.to_list()
+    assert (one + two).cells.sum() == one.cells.sum() + two.cells.sum()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[], [1.0], [1, 2, 3], [1, 2, 3, 4, 0.5], [1, 2, 3, math.nan, 0], [1, 2, 3, 1e300, 0], ["a", 1]],
+)
+def test_what_no_client_can_have_sent_is_refused(numbers):
+    with pytest.raises(MessageError):
+        PrivateCounts.from_list(numbers)

@@ -1,0 +1,65 @@
+"""What the tests of a job cost, against the mechanism's own privacy loss."""
+
+import math
+
+import numpy as np
+import pytest
+
+from umbel.errors import PlanRefused
+from umbel.privacy.accounting import MechanismEvent, epsilon
+from umbel.privacy.counts_noise import LOSS_STEPS, counts_event, counts_noise, noise_beside
+from umbel.privacy.randomness import SecretStream
+
+DELTA = 1e-5
+
+
+def exact_epsilon(noise, tests):
+    """By dp-accounting's distributions of the two integer queries of a test, composed."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    z = noise * math.sqrt(2)
+    cell = pld.from_discrete_gaussian_mechanism(z, 1, value_discretization_interval=1e-3)
+    loss = pld.from_discrete_gaussian_mechanism(
+        z * LOSS_STEPS, LOSS_STEPS, value_discretization_interval=1e-3
+    )
+    return cell.compose(loss).self_compose(tests).get_epsilon_for_delta(DELTA)
+
+
+@pytest.mark.parametrize(("target", "tests"), [(0.5, 3), (0.5, 12), (2.0, 5)])
+def test_tests_keep_to_their_epsilon_with_no_more_noise_than_needed(target, tests):
+    event = counts_event(target, DELTA, tests)
+    assert (event.steps, event.kind) == (tests, "concentrated")
+    assert exact_epsilon(event.noise_multiplier, tests) <= epsilon([event], DELTA) <= target
+    less = MechanismEvent(event.noise_multiplier / 1.005, 1.0, tests, "concentrated")
+    assert epsilon([less], DELTA) > target
+
+
+def test_a_target_that_no_noise_meets_is_refused():
+    with pytest.raises(PlanRefused, match="evaluation.epsilon"):
+        counts_event(1e-4, DELTA, 100)
+
+
+@pytest.mark.parametrize("target", [1.0, 8.0])
+def test_training_and_tests_together_keep_to_the_epsilon_of_the_job(target):
+    tests = counts_event(0.5, DELTA, 11)
+    sigma = noise_beside(target, DELTA, 0.1, 90, tests)
+    assert epsilon([MechanismEvent(sigma, 0.1, 90), tests], DELTA) <= target
+    assert epsilon([MechanismEvent(sigma / 1.005, 0.1, 90), tests], DELTA) > target
+    assert noise_beside(target, DELTA, 0.1, 90, None) < sigma
+
+
+def test_no_room_for_training_is_refused():
+    with pytest.raises(PlanRefused, match="lower evaluation.epsilon"):
+        noise_beside(0.4, DELTA, 0.1, 90, counts_event(0.5, DELTA, 11))
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_shares_add_up_to_the_noise_that_was_charged(shares):
+    event = MechanismEvent(10.0, 1.0, 1, "concentrated")
+    stream = SecretStream.from_key(bytes(32))
+    drawn = np.array([counts_noise(3, event, shares, stream) for _ in range(1500)], dtype=float)
+    z = 10.0 * math.sqrt(2) / math.sqrt(shares)
+    assert drawn[:, :3].std() == pytest.approx(z, rel=0.05)
+    assert drawn[:, 3].std() == pytest.approx(z * LOSS_STEPS, rel=0.08)
+
+

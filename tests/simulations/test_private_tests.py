@@ -1,0 +1,94 @@
+"""Tests of a model whose counts are noised, charged, or not made at all."""
+
+import pytest
+
+from umbel.errors import PlanRefused
+from umbel.plan import Plan, planned_tests
+from umbel.privacy.ledger import Ledger
+from umbel.simulations.engine import Options, plan_job, simulate
+
+
+@pytest.fixture
+def private(job_of):
+    """Steps that see all records, so that noise is found fast; tests that cost half of it all."""
+
+    def build(**sections):
+        plain = {
+            "training": {"batch_size": 64, "rounds": 2},
+            "privacy": {"delta": 1e-3, "epsilon": 20.0},
+            "evaluation": {"counts": "private", "epsilon": 10.0},
+        }
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+def run(job, folder, **options):
+    return simulate(job, Options(run_dir=folder, workers=1, reproducible=True, **options))
+
+
+def entries(folder, site):
+    with Ledger(folder.path / "ledgers" / f"{site}.sqlite") as ledger:
+        ledger.verify()
+        return ledger.entries()
+
+
+def test_every_test_is_charged_and_all_together_keep_to_the_jobs_epsilon(private, tmp_path):
+    job = private()
+    folder = run(job, tmp_path / "run")
+    plan = folder.read_json("plan.json")
+    for client in plan["clients"]:
+        found = entries(folder, client["name"])
+        tests = [entry for entry in found if entry.event.kind == "concentrated"]
+        assert [entry.key.split("/")[1] for entry in tests] == ["test 0", "test 1", "test 2"]
+        assert len(tests) == planned_tests(job)
+        assert len(found) == len(tests) + job.training.rounds
+        with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
+            spent = ledger.spent(found[0].dataset, job.privacy.delta)
+        assert spent == pytest.approx(client["epsilon"], rel=1e-3)
+        assert spent <= job.privacy.epsilon
+    assert "whose counts carry discrete Gaussian noise (3 tests" in plan["guarantee"]
+    assert "exact counts" not in plan["guarantee"]
+
+
+@pytest.mark.parametrize("mode", ["secure-sum", "none"])
+def test_figures_are_near_the_exact_ones_and_not_equal(mode, private, tmp_path):
+    sections = {"encryption": {"mode": mode}, "simulation": {"encryption_required": False}}
+    noised = run(private(**sections), tmp_path / "noised").read_json("result.json")
+    exact = run(
+        private(**sections, evaluation={"counts": "exact", "epsilon": 10.0}), tmp_path / "exact"
+    ).read_json("result.json")
+    assert noised["metrics"]["confusion"] != exact["metrics"]["confusion"]
+    assert noised["metrics"]["examples"] == pytest.approx(exact["metrics"]["examples"], abs=60)
+    assert 0 <= noised["metrics"]["accuracy"] <= 1
+
+
+def test_without_tests_nothing_leaves_of_the_held_out_records(private, tmp_path):
+    folder = run(private(evaluation={"counts": "off"}), tmp_path / "run")
+    assert folder.read_json("result.json")["metrics"] == {}
+    assert [e for e in folder.read_events() if e["event"] == "evaluation"] == []
+    assert {entry.event.kind for entry in entries(folder, "film")} == {"gaussian"}
+    assert "held-out records" not in folder.read_json("plan.json")["guarantee"]
+
+
+def test_tests_leave_less_for_training(private):
+    quiet = plan_job(private(evaluation={"counts": "off"}))
+    noisy = plan_job(private())
+    assert noisy.clients[0].noise_multiplier > quiet.clients[0].noise_multiplier
+    assert isinstance(noisy, Plan)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"privacy": {"unit": "none"}}, 'evaluation.counts = "private"'),
+        ({"evaluation": {"epsilon": 30.0}}, "evaluation.epsilon = 30 leaves nothing"),
+    ],
+)
+def test_what_cannot_be_is_refused(sections, words, private):
+    with pytest.raises(PlanRefused, match=words):
+        plan_job(private(**sections))
+
+
