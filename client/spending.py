@@ -143,12 +143,17 @@ def _run_spending(run: tuple[str, str], entries: list[Entry], delta: float) -> R
     return RunSpending(
         run=run[0],
         job=run[1],
-        rounds=len({entry.key.rpartition("/")[0] for entry in entries}),
+        rounds=len({entry.key.rpartition("/")[0] for entry in entries if not _is_test(entry)}),
         steps=sum(entry.event.steps for entry in entries),
         epsilon=_epsilon(entries, delta),
         first=entries[0].recorded,
         last=entries[-1].recorded,
     )
+
+
+def _is_test(entry: Entry) -> bool:
+    """Whether a test of the model was charged, and no round of training."""
+    return entry.key.split("/")[-2].startswith("test ")
 
 
 def _epsilon(entries: list[Entry], delta: float) -> float:

@@ -425,8 +425,9 @@ class Ledger:
             raise BudgetExceeded(
                 f"This data set has spent epsilon {before:.4g} of its limit "
                 f"{limit:g} at delta {delta:g} ({max(0.0, limit - before):.4g} left), and this "
-                f"request ({' and '.join(map(_described, asked))}) would make it {after:.4g}. Ask for fewer rounds or "
-                "more noise (a smaller privacy.epsilon), or let the owner raise the limit."
+                f"request ({' and '.join(map(_described, asked))}) would make it {after:.4g}. Ask "
+                "for fewer rounds or more noise (a smaller privacy.epsilon), or let the owner raise "
+                "the limit."
             )
         return after
 

@@ -63,7 +63,9 @@ def test_figures_stand_noise_that_goes_below_zero():
     figures = counts.metrics(["no", "yes"])
     assert figures["accuracy"] == 0.0
     assert figures["loss"] == 0.0
-    assert PrivateCounts.zero(2).plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
+    assert (
+        PrivateCounts.zero(2).plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
+    )
 
 
 def test_counts_travel_and_add_up():
@@ -75,7 +77,15 @@ def test_counts_travel_and_add_up():
 
 @pytest.mark.parametrize(
     "numbers",
-    [[], [1.0], [1, 2, 3], [1, 2, 3, 4, 0.5], [1, 2, 3, math.nan, 0], [1, 2, 3, 1e300, 0], ["a", 1]],
+    [
+        [],
+        [1.0],
+        [1, 2, 3],
+        [1, 2, 3, 4, 0.5],
+        [1, 2, 3, math.nan, 0],
+        [1, 2, 3, 1e300, 0],
+        ["a", 1],
+    ],
 )
 def test_what_no_client_can_have_sent_is_refused(numbers):
     with pytest.raises(MessageError):

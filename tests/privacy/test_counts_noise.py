@@ -61,5 +61,3 @@ def test_shares_add_up_to_the_noise_that_was_charged(shares):
     z = 10.0 * math.sqrt(2) / math.sqrt(shares)
     assert drawn[:, :3].std() == pytest.approx(z, rel=0.05)
     assert drawn[:, 3].std() == pytest.approx(z * LOSS_STEPS, rel=0.08)
-
-
