@@ -16,6 +16,7 @@ from .errors import ConsortiumError
 if TYPE_CHECKING:
     from .server.consortium import Consortium
 
+_SHOWN = ("accuracy", "perplexity", "loss")
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -121,6 +122,12 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
         print(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
         for client, reason in sorted(last["failed"].items()):
             print(f"  {client}: {reason}")
+    tested = next(
+        (e for e in reversed(events) if e["event"] == "evaluation" and e["metrics"]), None
+    )
+    if tested:
+        figures = [f"{n} {v:.4g}" for n in _SHOWN if (v := tested["metrics"].get(n)) is not None]
+        print(f"The model after round {tested['round']}: {', '.join(figures)}")
 
 
 def logs(
