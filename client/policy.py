@@ -56,7 +56,7 @@ class Policy(Section):
             privacy=PrivacyRules(
                 epsilon_limit=max(job.privacy.epsilon, job.privacy.owner_limit),
                 epsilon_per_job=most,
-                delta_limit=1,
+                delta_limit=job.privacy.delta,
                 units=["example", "none"],
             ),
             encryption=EncryptionRules(

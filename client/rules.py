@@ -38,7 +38,7 @@ class PrivacyRules(Section):
     delta_limit: float = Field(
         1e-5,
         gt=0,
-        le=1,
+        lt=1,
         description="Largest delta of a job. Keep it well below 1 / number of records.",
     )
     units: list[Literal["example", "none"]] = Field(
