@@ -219,7 +219,8 @@ def test_admissions_at_the_same_time_give_one_roster_each(consortium, ask):
 def test_a_damaged_roster_is_noticed(consortium, ask):
     consortium.admit(ask("st-mary"))
     path = consortium.path / "rosters" / "0001"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ConsortiumError, match="Restore it from a backup"):
         consortium.members()
 
