@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,16 @@ def secure_limits(spec: EncryptionSpec) -> Limits:
     return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
 
 
-def noise_shares(job: Job) -> int:
-    """Honest clients in any sum that may be opened, at least: so many share the noise of a test.
+def noise_shares(job: Job, consortium: int) -> int:
+    """Honest clients in any sum that may be opened, at least: so many share its noise.
 
-    Every member sees to it: no sum is opened of fewer than the roster's minimum, nor of fewer than
-    two beyond all colluders (``secagg.parameters.fewest``).
+    Every member sees to it, whichever cohort the server picks of the `consortium` members: no sum is
+    opened of fewer than ``smallest_sum``, and no more members collude than are tolerated.
     """
     if not job.encrypted:
         return 1
-    return 2 if job.encryption.colluders else job.encryption.minimum
+    limits = secure_limits(job.encryption)
+    return smallest_sum(consortium, limits) - math.ceil(limits.colluders * consortium)
 
 
 def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:

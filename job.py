@@ -164,10 +164,17 @@ class TrainingSpec(_Section):
 class PrivacySpec(_Section):
     """Differential privacy (see docs/concepts.md)."""
 
-    unit: Literal["example", "none"] = Field(
+    unit: Literal["example", "client", "none"] = Field(
         "example",
         description='What is protected: "example", one record of one owner, by DP-SGD at the '
-        'owner; or "none".',
+        'owner; "client", all data of one owner, by noise in the sum of updates (for many owners); '
+        'or "none".',
+    )
+    mechanism: Literal["distributed", "central"] = Field(
+        "distributed",
+        description='Who adds the noise where privacy.unit is "client": "distributed", every client '
+        'its share, so that nobody sees a sum without noise; "central", the server, which must be '
+        "trusted with the sums. Each owner's policy must allow the second.",
     )
     epsilon: PositiveFloat = Field(
         8.0, description="Most epsilon that the whole job may cost any one client."
@@ -175,7 +182,20 @@ class PrivacySpec(_Section):
     delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of records.")
     clipping_norm: PositiveFloat = Field(
         1.0,
-        description="L2 norm to which each example's gradient, over all trained weights, is clipped.",
+        description="L2 norm to which each example's gradient, over all trained weights, is clipped; "
+        'where privacy.unit is "client", each client\'s whole update.',
+    )
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed",
+        description='"adaptive" moves clipping_norm after each round towards the quantile of the '
+        "clients' norms below, by a noised count that a tenth of the budget pays (only where "
+        'privacy.unit is "client").',
+    )
+    clipping_quantile: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Share of clients whose update an adaptive clipping norm should leave whole.",
     )
     spare_rounds: int = Field(
         1,
@@ -246,8 +266,8 @@ class StrategySpec(_Section):
     )
     weighting: Literal["examples", "equal"] | None = Field(
         None,
-        description='Weight of a client in the mean. Default: "equal" under example-level privacy '
-        '(a weight would tell a data set\'s size), else "examples".',
+        description='Weight of a client in the mean. Default: "equal" under privacy (a weight would '
+        'tell a data set\'s size), else "examples".',
     )
 
 
@@ -360,6 +380,21 @@ class Job(_Section):
     @property
     def private(self) -> bool:
         return self.privacy.unit != "none"
+
+    @property
+    def per_example(self) -> bool:
+        """Whether each client's own steps are private: DP-SGD."""
+        return self.privacy.unit == "example"
+
+    @property
+    def per_client(self) -> bool:
+        """Whether the sum of updates is private, and hides each client's whole data."""
+        return self.privacy.unit == "client"
+
+    @property
+    def noised_by_clients(self) -> bool:
+        """Whether clients add noise to what leaves them; else the server sees sums without."""
+        return self.per_client and self.privacy.mechanism == "distributed"
 
     @property
     def encrypted(self) -> bool:

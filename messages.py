@@ -88,7 +88,7 @@ class _Record:
         if set(record) != set(wanted):
             odd = sorted(set(record) ^ set(wanted))
             raise MessageError(f"{cls.__name__}: missing or unknown fields {', '.join(odd)}")
-        types = {"int": int, "str": str, "bool": bool}
+        types = {"int": int, "float": float, "str": str, "bool": bool}
         for name, kind in wanted.items():
             if type(record[name]) is not types[str(kind)]:
                 raise MessageError(f"{cls.__name__}.{name} should be {kind}")
@@ -111,6 +111,8 @@ class Assignment(_Record):
     """Whether the model that comes with a train request is to be tested as well."""
     signature: str = ""
     """The operator's, over consortium, run and job, in hexadecimal; none in a simulation."""
+    clipping_norm: float = 0.0
+    """Of this round's updates, where it adapts; 0: the job's."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .client_level import client_guarantee, client_refusals, client_warnings
 from .encryption import (
     encryption_facts,
     encryption_refusals,
@@ -25,10 +26,10 @@ from .encryption import (
 from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import Job
-from .privacy.accounting import MechanismEvent, epsilon, size_class
-from .privacy.counts_noise import counts_event, noise_beside
+from .privacy.accounting import size_class
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
+from .recipe import planned_tests, private_recipe
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -36,72 +37,6 @@ if TYPE_CHECKING:
 
 _FLOAT32 = 4
 _WORD = 4
-
-
-@dataclass(frozen=True)
-class PrivateRecipe:
-    """One client's DP-SGD: everything here is public and depends on the size class alone.
-
-    Guarantee: over `participations` + spare rounds, the updates of this client are
-    (epsilon, delta)-differentially private for one record added to or removed from its training
-    data, under the assumptions of ``privacy.dpsgd``.
-    """
-
-    sampling_rate: float
-    expected_batch_size: float
-    noise_multiplier: float
-    round_event: MechanismEvent
-    test_event: MechanismEvent | None
-    """One test with private counts; None where the job has none."""
-    epsilon: float
-    """Epsilon after the planned rounds and all tests, without the spare rounds."""
-
-
-def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
-    """Noise and sampling of a client whose data set has `size_class` records.
-
-    Raises ``PlanRefused`` where no noise meets the target.
-    """
-    steps, privacy = job.training.local_steps, job.privacy
-    rate = min(1.0, job.training.batch_size / size_class)
-    paid_rounds = max(1, participations + privacy.spare_rounds)
-    tests = tests_event(job)
-    sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests)
-    planned = [MechanismEvent(sigma, rate, steps * participations)]
-    if tests is not None:
-        planned.append(replace(tests, steps=planned_tests(job)))
-    return PrivateRecipe(
-        sampling_rate=rate,
-        expected_batch_size=rate * size_class,
-        noise_multiplier=sigma,
-        round_event=MechanismEvent(sigma, rate, steps),
-        test_event=replace(tests, steps=1) if tests else None,
-        epsilon=epsilon(planned, privacy.delta) if participations else 0.0,
-    )
-
-
-def is_tested(job: Job, round_: int) -> bool:
-    """Whether the model after so many rounds is tested, the last one apart: that always is."""
-    every = job.evaluation.every
-    due = round_ == 0 or (every > 0 and round_ % every == 0)
-    return due and job.evaluation.counts != "off"
-
-
-def planned_tests(job: Job) -> int:
-    """How often the model is tested in the whole job."""
-    between = sum(is_tested(job, round_) for round_ in range(job.training.rounds))
-    return between + (job.evaluation.counts != "off")
-
-
-def tests_event(job: Job) -> MechanismEvent | None:
-    """All tests of a job that leave private counts, at the least noise that keeps their epsilon.
-
-    None where counts are exact or off. Raises ``PlanRefused`` where no noise is enough.
-    """
-    if not job.tests_privately:
-        return None
-    paid = planned_tests(job) + job.privacy.spare_rounds
-    return counts_event(job.evaluation.epsilon, job.privacy.delta, paid)
 
 
 def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
@@ -164,7 +99,10 @@ class Plan:
             )
         rounds = _participations(job, [client.name for client in facts])
         clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
-        return cls(job, model, clients, tuple(_warnings(job, facts)), consortium)
+        warnings = _warnings(job, facts)
+        if job.per_client:
+            warnings += client_warnings(job, facts, consortium)
+        return cls(job, model, clients, tuple(warnings), consortium)
 
     @property
     def minimum(self) -> int:
@@ -212,6 +150,9 @@ class Plan:
     def guarantee(self) -> str:
         """What is promised, to whom, and what is not, in one sentence."""
         job = self.job
+        if self.epsilon is not None and job.per_client:
+            epsilon = f"{_up(self.epsilon):g}"
+            return f"{client_guarantee(job, epsilon, self.consortium)} {self.server_sees}"
         if self.epsilon is None:
             return (
                 "No differential privacy: sums of updates and models may reveal records of any "
@@ -334,6 +275,14 @@ def _refusals(
         reasons.append(f"{some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
+        if job.per_client:
+            reasons += client_refusals(job, facts, model, consortium)
+        elif job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
+            reasons.append(
+                'privacy.mechanism = "central" and privacy.clipping = "adaptive" are of '
+                'privacy.unit = "client"; under example-level privacy every owner adds its own noise '
+                "to gradients clipped to a fixed norm"
+            )
     elif job.tests_privately:
         reasons.append(
             'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
@@ -346,10 +295,10 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     reasons = []
     if job.weighting == "examples":
         reasons.append(
-            'strategy.weighting = "examples": under example-level privacy a client\'s weight would '
-            'tell the size of its data set; use "equal"'
+            f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
+            'weight would tell the size of its data set; use "equal"'
         )
-    if job.training.gradient_clipping is not None:
+    if job.per_example and job.training.gradient_clipping is not None:
         reasons.append(
             "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
             "remove it: privacy.clipping_norm clips each example's"
@@ -362,7 +311,9 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     small = [
         client.name
         for client in facts
-        if client.train_examples and job.privacy.delta >= 1 / client.train_examples
+        if job.per_example
+        and client.train_examples
+        and job.privacy.delta >= 1 / client.train_examples
     ]
     if small:
         reasons.append(
@@ -379,7 +330,7 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
     full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
-    if job.private and full:
+    if job.per_example and full:
         warnings.append(
             f"training.batch_size = {job.training.batch_size} takes the whole data of {some(full)} "
             "in every step: no amplification by sampling. A smaller batch needs less noise."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +17,17 @@ from .job import Job
 from .learning.counts import counts_from_list, zero_counts
 from .learning.metrics import Counts
 from .messages import Arrays
+from .privacy.client_noise import COUNT_STEPS
 from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
+
+if TYPE_CHECKING:
+    from .client_level import ClientPart, ServerNoise
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _OFFSET = 2**20
-"""Added to each private count by every client: noise so far below zero never comes."""
+OFFSET_PER_CLIENT = 2**21
+"""Added to each noised number by every client: noise so far below zero never comes."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,20 @@ class Content:
         parameters = sum(math.prod(shape) for shape in self.shapes.values())
         wide = self.test and not self.job.tests_privately
         counted = len(self._zero.to_list()) - int(wide) if self.test else 0
+        told = int(self._counts_within) if self.job.per_client else 1 + int(self.train)
         return Layout(
             parameters=parameters if self.train else 0,
-            integers=1 + int(self.train) + counted,
+            integers=told + counted,
             wides=int(self._tells_loss) + int(wide),
         )
+
+    @property
+    def _counts_within(self) -> bool:
+        return self.train and self.job.per_client and self.job.privacy.clipping == "adaptive"
+
+    @property
+    def _offset(self) -> int:
+        return OFFSET_PER_CLIENT if self.job.per_client else _OFFSET
 
     @property
     def _tells_loss(self) -> bool:
@@ -54,47 +69,73 @@ class Content:
         return zero_counts(self.job)
 
     def contribution(
-        self, update: Arrays, loss: float, counts: Counts | None, weight: int, unable: bool = False
+        self,
+        update: Arrays,
+        loss: float,
+        counts: Counts | None,
+        weight: int,
+        unable: bool = False,
+        part: ClientPart | None = None,
     ) -> Contribution:
         """One client's part. `update` is empty where nothing was trained, `counts` None untested.
 
         A client that was `unable` to train or test says so in the sum alone, with zeros for the rest:
-        a refusal would tell the server that its records, and nobody else's, are such.
+        a refusal would tell the server that its records, and nobody else's, are such. Where `part`
+        hides whole clients, not even the sum tells.
         """
         nothing = not update and self.train
         zeros = {n: np.zeros(s, np.float32) for n, s in self.shapes.items()} if nothing else {}
         arrays = [(update or zeros)[name] for name in self.shapes] if self.train else []
-        integers = [int(unable)]
+        integers: list[int] = []
         wides: list[float] = []
-        if self.train:
-            integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
+        if not self.job.per_client:
+            integers.append(int(unable))
+            if self.train:
+                integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
+        elif self._counts_within:
+            assert part is not None
+            integers.append(part.within(arrays) + self._offset)
         if self._tells_loss:
             wides.append(loss)
         if self.test and self.job.tests_privately:
             # Noise may be negative, and the words of a sum are not.
-            integers += [int(number) + _OFFSET for number in (counts or self._zero).to_list()]
+            counted = (counts or self._zero).to_list()
+            integers += [int(number) + self._offset for number in counted]
         elif self.test:
             *whole, test_loss = (counts or self._zero).to_list()
             integers += [int(number) for number in whole]
             wides.append(test_loss)
-        return Contribution(arrays, integers, wides, weight)
+        noise = part.noise if part and self.train else None
+        return Contribution(arrays, integers, wides, weight, noise)
 
-    def read(self, total: Total) -> Reading:
-        """What the opened sum says. Raises ``MessageError`` for counts that nobody can have counted."""
+    def read(self, total: Total, noise: ServerNoise | None = None) -> Reading:
+        """What the opened sum says, with the server's `noise`, if it is to add any.
+
+        Raises ``MessageError`` for counts that nobody can have counted.
+        """
         integers, wides = list(total.integers), list(total.wides)
-        unable = integers.pop(0)
-        clipped = integers.pop(0) if self.train else 0
+        unable = clipped = 0
+        within = None
+        if not self.job.per_client:
+            unable = integers.pop(0)
+            clipped = integers.pop(0) if self.train else 0
+        elif self._counts_within:
+            inside = (integers.pop(0) - self._offset * total.members) / COUNT_STEPS
+            within = (inside + (noise.of_count() if noise else 0.0)) / total.members
         loss = wides.pop(0) / total.members if self._tells_loss else None
         if self.job.tests_privately:
-            integers = [number - _OFFSET * total.members for number in integers]
+            integers = [number - self._offset * total.members for number in integers]
         counts = counts_from_list(self.job, [*integers, *wides]) if self.test else None
         mean: Arrays = {}
         at = 0
         for name, shape in self.shapes.items() if self.train else ():
             size = math.prod(shape)
-            mean[name] = total.part(at, size).astype(np.float32).reshape(shape)
+            part = total.part(at, size)
+            if noise:
+                part += noise.of_mean(size, total.members)
+            mean[name] = part.astype(np.float32).reshape(shape)
             at += size
-        return Reading(mean, total.weight, loss, clipped, counts, total.members, unable)
+        return Reading(mean, total.weight, loss, clipped, counts, total.members, unable, within)
 
 
 @dataclass(frozen=True)
@@ -111,4 +152,6 @@ class Reading:
     counts: Counts | None
     members: int
     unable: int
-    """Clients that could not train or test; zeros stand for them."""
+    """Clients that could not train or test; zeros stand for them. Not told of whole clients."""
+    within: float | None = None
+    """Noised share of clients within the clipping norm, where it adapts."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
+from ..client_level import ClientPart, client_part
 from ..encryption import noise_shares
 from ..errors import (
     BudgetExceeded,
@@ -62,12 +63,12 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..plan import PrivateRecipe, planned_tests, private_recipe
 from ..privacy.accounting import MechanismEvent, epsilon, size_class
-from ..privacy.counts_noise import counts_noise
+from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
+from ..recipe import PrivateRecipe, planned_tests, private_recipe
 from ..vector import Content
 from .policy import NotYet, Policy
 from .secure import Membership, SecureUpload
@@ -199,9 +200,11 @@ class Agent:
                 return self._masked(*upload.known, {WEIGHT: self._weight(job)})
         metrics: Metrics = {WEIGHT: self._weight(job)}
         counts, outcome, unable = None, Outcome({}, 0.0), False
-        noise = None
+        noise = part = None
         if test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
+        if train and job.per_client:
+            part = self._client_part(job, assignment)
         try:
             counts = self._tested(assignment, arrays) if test else None
             if train:
@@ -217,12 +220,14 @@ class Agent:
             # Also of a client that has nothing to count: the others rely on its share.
             found = counts or zero_counts(job)
             assert isinstance(found, PrivateCounts)
-            counts = found.plus(noise)
+            counts = (found.scaled(CLIENT_COUNTS) if job.per_client else found).plus(noise)
         if upload:
             weight = self._weight(job)
-            part = content.contribution(outcome.update, outcome.loss, counts, weight, unable=unable)
+            whole = content.contribution(
+                outcome.update, outcome.loss, counts, weight, unable=unable, part=part
+            )
             dither = self._secrets(f"{self.name}/{assignment.round}/dither")
-            return self._masked(*upload.send(part, dither), metrics)
+            return self._masked(*upload.send(whole, dither), metrics)
         return _in_the_clear(job, outcome if train else None, counts, metrics)
 
     def _weight(self, job: Job) -> int:
@@ -249,7 +254,23 @@ class Agent:
         metrics["epsilon"] = self._reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self.name}/{what}")
-        return counts_noise(cells, event, noise_shares(job), stream)
+        shares = noise_shares(job, self._consortium(assignment)) if job.encrypted else 1
+        change = CLIENT if job.per_client else RECORD
+        return counts_noise(cells, event, shares, stream, change)
+
+    def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
+        """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
+        norm = assignment.clipping_norm or job.privacy.clipping_norm
+        if not 0 < norm < math.inf:
+            raise MessageError(f"a clipping norm of {norm!r} is none")
+        if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
+            raise MessageError("the job's clipping norm is fixed, and the server asks for another")
+        stream = self._secrets(f"{self.name}/{assignment.round}/noise")
+        return client_part(job, norm, self._consortium(assignment), stream)
+
+    def _consortium(self, assignment: Assignment) -> int:
+        """Members of the roster that this client holds."""
+        return len(self._participant(assignment).member.roster.members)
 
     def _trained(
         self,
@@ -269,7 +290,8 @@ class Agent:
         if job.private:
             event = self._recipe(job, assignment).round_event
             metrics["epsilon"] = self._reserve(job, assignment, str(assignment.round), event)
-            private = self._private_steps(job, assignment)
+            if job.per_example:
+                private = self._private_steps(job, assignment)
         try:
             return train(
                 self._workplace.learner,

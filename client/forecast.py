@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..plan import planned_tests, private_recipe
 from ..privacy.accounting import MechanismEvent, epsilon, size_class
 from ..privacy.ledger import Ledger
+from ..recipe import planned_tests, private_recipe
 from .home import Home
 from .policy import Policy
 

@@ -57,7 +57,8 @@ class Policy(Section):
                 epsilon_limit=max(job.privacy.epsilon, job.privacy.owner_limit),
                 epsilon_per_job=most,
                 delta_limit=job.privacy.delta,
-                units=["example", "none"],
+                units=["example", "client", "none"],
+                central_noise=True,
             ),
             encryption=EncryptionRules(
                 required=job.simulation.encryption_required, confirm_required=False
@@ -145,6 +146,11 @@ class Policy(Section):
             )
         if not job.private:
             return
+        if job.per_client and not job.noised_by_clients and not rules.central_noise:
+            yield (
+                "does not trust the server with sums without noise (privacy.central_noise), the job "
+                'has privacy.mechanism = "central"'
+            )
         most = min(rules.epsilon_per_job, rules.epsilon_limit)
         if asked.epsilon > most:
             key = "epsilon_per_job" if most == rules.epsilon_per_job else "epsilon_limit"

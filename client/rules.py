@@ -41,11 +41,18 @@ class PrivacyRules(Section):
         lt=1,
         description="Largest delta of a job. Keep it well below 1 / number of records.",
     )
-    units: list[Literal["example", "none"]] = Field(
+    units: list[Literal["example", "client", "none"]] = Field(
         ["example"],
         min_length=1,
-        description='Values of the job\'s privacy.unit that are accepted. "none" means no '
-        "differential privacy: models may reveal records, and nothing is charged.",
+        description='Values of the job\'s privacy.unit that are accepted. "example": noise of this '
+        'agent alone. "client": noise in the sum, which rests on enough other members that do not '
+        'collude with the server. "none" means no differential privacy: models may reveal records, '
+        "and nothing is charged.",
+    )
+    central_noise: bool = Field(
+        False,
+        description='Accept jobs in which the server adds the noise (privacy.mechanism = "central"), '
+        "and so sees sums of updates without it.",
     )
 
 

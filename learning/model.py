@@ -319,7 +319,7 @@ def _random_modules(job: Job, missing: list[str]) -> list[str]:
 
 def _freeze_shared_positions(backbone: nn.Module, job: Job) -> None:
     """Freeze position embeddings whose gradients Opacus cannot tell apart by example."""
-    if not job.private or backbone.config.model_type in _EXPLICIT_POSITIONS:
+    if not job.per_example or backbone.config.model_type in _EXPLICIT_POSITIONS:
         return
     for name, parameter in backbone.named_parameters():
         if "position" in name:

@@ -61,6 +61,16 @@ class PrivateCounts:
         cells = np.asarray(noise[:-1], dtype=np.int64).reshape(self.cells.shape)
         return PrivateCounts(self.cells + cells, self.loss + int(noise[-1]))
 
+    def scaled(self, to: int) -> PrivateCounts:
+        """As if the examples were so many: cells that sum to exactly `to`, and the loss likewise."""
+        if not self.examples:
+            return self
+        exact = self.cells.ravel() * to
+        cells, rest = np.divmod(exact, self.examples)
+        cells[np.argsort(-rest, kind="stable")[: to - int(cells.sum())]] += 1
+        loss = round(self.loss * to / self.examples)
+        return PrivateCounts(cells.reshape(self.cells.shape), loss)
+
     @property
     def examples(self) -> int:
         return int(self.cells.sum())

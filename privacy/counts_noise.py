@@ -1,28 +1,48 @@
-"""How much noise hides a held-out record in the counts of a test, and what tests cost.
+"""How much noise hides a held-out record, or a client, in the counts of a test; what tests cost.
 
-A test releases, of each record, one cell (which a record changes by 1) and a loss (by at most
-``LOSS_STEPS``), each plus discrete Gaussian noise of z times that. Each of the two is
-(1 / (2 z^2))-zCDP, so a test is (1 / z^2)-zCDP for one record added or removed: one ``concentrated``
-event with noise multiplier z / sqrt(2).
+A test releases cells and a loss, each plus discrete Gaussian noise of z times the most that a
+neighbour changes them (``Change``). Each of the two is (1 / (2 z^2))-zCDP, so a test is
+(1 / z^2)-zCDP: one ``concentrated`` event with noise multiplier z / sqrt(2).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 from ..errors import PlanRefused
-from .accounting import MOST_NOISE, MechanismEvent, epsilon, noise_multiplier
+from .accounting import MOST_NOISE, Kind, MechanismEvent, epsilon, noise_multiplier
 from .discrete import discrete_gaussian
 from .randomness import SecretStream
 
 LOSS_STEPS = 64
 """A held-out record's loss is rounded to so many steps: what one record can change of their sum."""
 LEAST_NOISE = 3.0
-"""Below, the shares of several clients would no longer add up to one discrete Gaussian."""
 MOST_COUNTS_NOISE = 1000.0
 _PRECISION = 1.001
+
+
+CLIENT_COUNTS = 100
+"""What the counts of each client are scaled to where all its data are protected together."""
+_LEAST_VARIANCE = 4
+"""Of a share: below, shares no longer add up to one discrete Gaussian."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The most by which neighbours differ: squared L2 norm over all cells, and the loss."""
+
+    cells_squared: int
+    loss: int
+
+
+RECORD = Change(1, LOSS_STEPS)
+"""One record added or removed is one in one cell."""
+CLIENT = Change(2 * CLIENT_COUNTS**2, CLIENT_COUNTS * LOSS_STEPS)
+"""All data exchanged: counts that sum to ``CLIENT_COUNTS`` may lie in one cell, and then in another."""
 
 
 def counts_event(target: float, delta: float, tests: int) -> MechanismEvent:
@@ -49,39 +69,53 @@ def _counts_noise(target: float, delta: float, tests: int) -> float:
 
 @lru_cache(maxsize=1024)
 def noise_beside(
-    target: float, delta: float, sampling_rate: float, steps: int, beside: MechanismEvent | None
+    target: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    beside: MechanismEvent | None,
+    kind: Kind = "gaussian",
 ) -> float:
-    """``accounting.noise_multiplier`` where `beside` is spent on the same records as well.
+    """``accounting.noise_multiplier`` where `beside` is spent as well, and for noise of any `kind`.
 
     Raises ``PlanRefused`` where no noise is enough.
     """
     sigma = noise_multiplier(target, delta, sampling_rate, steps)
-    if beside is None:
+    if kind == "gaussian" and beside is None:
         return sigma
+    others = [beside] if beside else []
 
     def cost(sigma: float) -> float:
-        return epsilon([MechanismEvent(sigma, sampling_rate, steps), beside], delta)
+        return epsilon([MechanismEvent(sigma, sampling_rate, steps, kind), *others], delta)
 
     found = _least(cost, target, sigma, 1.02, MOST_NOISE)
     if found is None:
+        tests = f" and {beside.steps} tests" if beside else ""
         raise PlanRefused(
-            f"No noise keeps {steps} steps and {beside.steps} tests within privacy.epsilon = "
-            f"{target:g}: lower evaluation.epsilon, or raise privacy.epsilon."
+            f"No noise keeps {steps} steps{tests} within privacy.epsilon = {target:g}: raise it"
+            + (", or lower evaluation.epsilon." if beside else ", or ask for fewer rounds.")
         )
     return found
 
 
-def counts_noise(cells: int, event: MechanismEvent, shares: int, stream: SecretStream) -> list[int]:
+def counts_noise(
+    cells: int, event: MechanismEvent, shares: int, stream: SecretStream, change: Change = RECORD
+) -> list[int]:
     """One client's share of a test's noise: a number for each cell, then one for the loss.
 
-    Of `shares` such clients together the noise is that of the event. Each must draw from a stream
-    of its own.
+    Of `shares` such clients together the noise is at least that of the event. Each must draw from a
+    stream of its own.
     """
-    variance = 2 * Fraction(event.noise_multiplier) ** 2 / shares
+    variance = 2 * Fraction(event.noise_multiplier) ** 2
     return [
-        *discrete_gaussian(cells, variance, stream),
-        *discrete_gaussian(1, variance * LOSS_STEPS**2, stream),
+        *_share(cells, variance * change.cells_squared, shares, stream),
+        *_share(1, variance * change.loss**2, shares, stream),
     ]
+
+
+def _share(n: int, variance: Fraction, shares: int, stream: SecretStream) -> list[int]:
+    shares = max(1, min(shares, math.floor(variance / _LEAST_VARIANCE)))
+    return discrete_gaussian(n, variance / shares, stream).tolist()
 
 
 def _least(

@@ -44,6 +44,8 @@ class Collection:
     epsilons: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
     clipped: int = 0
+    within: float | None = None
+    """Noised share of clients within the clipping norm, where it adapts."""
     unable: int = 0
     """Clients that took part without being able to train or test; who they are is not known."""
     counts: dict[str, Counts] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from ..job import Job
 from ..learning.model import Learner, ModelShape, load_learner
 from ..messages import Arrays, to_array_record, to_arrays
 from ..plan import Plan
+from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import open_roster
 from ..processes import log_to_stderr
@@ -137,6 +138,8 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     run.nodes, run.signature = clients.nodes, order.signature
     run.patience = identity["wait"]
     run.listener, run.should_stop = Narrator(store, task.name), should_stop
+    if identity["reproducible"]:
+        run.secrets = lambda what: reproducible_stream(job.seed, what)
     if job.encrypted:
         run.roster = roster
         run.sums = SecureSums(open_roster(roster, consortium.card.consortium_key_bytes))

@@ -137,6 +137,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         participations=client.rounds if client else run.plan.job.training.rounds,
         test=stage.test,
         signature=run.signature,
+        clipping_norm=run.clipping_norm if run.plan.job.privacy.clipping == "adaptive" else 0.0,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from ..client_level import clipping_room, next_clipping_norm
 from ..errors import Interrupted, PlanRefused, RoundFailed
 from ..learning.metrics import Counts, total
 from ..messages import (
@@ -25,7 +26,8 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..plan import is_tested, sample_cohort
+from ..plan import sample_cohort
+from ..recipe import is_tested
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_check, readiness_of
@@ -141,6 +143,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             record = None
         if record is not None and test:
             _tell_evaluation(run, collection, seconds=0.0)
+        clipping = _clipping(run, collection)
         event = {
             "event": "round",
             "round": round_,
@@ -153,6 +156,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "encrypted": job.encrypted,
             "trips": collection.seconds,
             "loss": collection.loss,
+            **clipping,
             "clipped": collection.clipped,
             "unable": collection.unable,
             "epsilon": collection.epsilons,
@@ -160,6 +164,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         }
         run.tell(event)
         if record is not None:
+            run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
             return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
         if len(cohort) - collection.refused < minimum:
             break
@@ -168,6 +173,17 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         f"are needed, after {attempt + 1} attempts. {_reasons(collection.failed)} Round {run.round} "
         f"is saved; go on with --resume once the cause is mended."
     )
+
+
+def _clipping(run: Run, collection: Collection) -> dict[str, float]:
+    """What a round says of its clipping norm, where it adapts, and which one comes next."""
+    if collection.within is None:
+        return {}
+    plan, norm = run.plan, run.clipping_norm
+    parameters = sum(array.size for array in run.arrays.values())
+    room = clipping_room(plan.job, parameters, plan.cohort_size, plan.consortium)
+    following = next_clipping_norm(plan.job, norm, collection.within, room)
+    return {"clipping_norm": norm, "within": collection.within, "next_clipping_norm": following}
 
 
 def evaluate(run: Run) -> dict[str, Counts]:

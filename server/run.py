@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan import Plan
+from ..privacy.randomness import SecretStream
 from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from .run_folder import RunFolder
 from .sums import SecureSums
@@ -65,8 +66,15 @@ class Run:
     """Client name -> node id, learned when the clients report ready."""
     sums: SecureSums | None = None
     """The slots of secure aggregation; None where the job is not encrypted."""
+    clipping_norm: float = 0.0
+    """Of the next round's updates, where each client's whole update is clipped."""
+    secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os()
+    """What the server's own noise is drawn from; another only where a run is reproducible."""
     owners_metrics: Callable[[int], dict[str, dict[str, Any]]] = lambda _: {}
     """Each client's own figures of a round's model, for who can see them: a simulation."""
+
+    def __post_init__(self) -> None:
+        self.clipping_norm = self.plan.job.privacy.clipping_norm
 
     @cached_property
     def job_json(self) -> str:
@@ -103,6 +111,9 @@ class Run:
             return
         self.round, self.arrays = checkpoint.round, checkpoint.arrays
         restore_strategy(self.strategy, checkpoint.strategy)
+        for event in self.folder.read_events():
+            if event["event"] == "round" and event["round"] == self.round and event["aggregated"]:
+                self.clipping_norm = event.get("next_clipping_norm") or self.clipping_norm
 
     def tell(self, event: dict[str, Any]) -> None:
         """Append an event to metrics.jsonl, then tell the listener."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
+from ..client_level import ServerNoise, server_noise
 from ..encryption import groups_of
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
@@ -233,7 +234,7 @@ class SecureCollection(Collection):
 
     def _read(self, group: Aggregator) -> Reading:
         """The opened sum of a group; a ``ProtocolError`` where it cannot be of these members."""
-        reading = self._content.read(group.open())
+        reading = self._content.read(group.open(), self._noise())
         planned = sum(self.run.plan.by_name[name].weight for name in group.survivors)
         if reading.weight != planned:
             raise ProtocolError(
@@ -247,6 +248,15 @@ class SecureCollection(Collection):
                 f"{self.run.round} is saved."
             )
         return reading
+
+    def _noise(self) -> ServerNoise | None:
+        """What this server adds to a sum of updates before anything else is done with it."""
+        run, stage = self.run, self.stage
+        job = run.plan.job
+        if not self._content.train or not job.per_client or job.noised_by_clients:
+            return None
+        stream = run.secrets(f"server/{stage.round}/{stage.attempt}")
+        return server_noise(job, run.clipping_norm, stream)
 
     def _upcoming(self) -> list[Aggregator]:
         """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""
@@ -265,6 +275,8 @@ class SecureCollection(Collection):
     def _add_up(self, readings: list[Reading]) -> None:
         self.clipped = sum(reading.clipped for reading in readings)
         self.unable = sum(reading.unable for reading in readings)
+        within = [reading.within for reading in readings if reading.within is not None]
+        self.within = sum(within) / len(within) if within else None
         losses = [reading.loss for reading in readings if reading.loss is not None]
         self.loss = sum(losses) / len(losses) if losses else None
         counts = {str(n): r.counts for n, r in enumerate(readings) if r.counts is not None}

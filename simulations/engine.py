@@ -26,6 +26,7 @@ from ..flower import quiet_logs
 from ..job import Job
 from ..learning.metrics import Counts, exact_counts_from_list
 from ..plan import Plan
+from ..privacy.randomness import reproducible_stream
 from ..server.conclusion import conclude
 from ..server.result import summarise
 from ..server.rounds import run_rounds
@@ -143,6 +144,8 @@ def _simulate(
         with open_grid(settings, count, pool) as grid:
             run = Run(identity["id"], plan, grid, strategy, folder, initial)
             run.listener, run.should_stop = listener, should_stop
+            if identity["reproducible"]:
+                run.secrets = lambda what: reproducible_stream(job.seed, what)
             if job.encrypted:
                 names = [share.name for share in federation.shares]
                 run.sums = SecureSums(found(owners, names, job.encryption))

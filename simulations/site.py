@@ -18,9 +18,9 @@ from ..learning.model import ModelShape, load_learner
 from ..learning.tasks import task_for
 from ..learning.trainer import PrivateSteps, StepRange, test, train
 from ..messages import Arrays
-from ..plan import private_recipe
 from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream, reproducible_stream
+from ..recipe import private_recipe
 from .consortium import membership
 from .federation import Federation
 
@@ -89,7 +89,7 @@ class Site:
         arrays, steps = dict(learner.initial), job.training.local_steps
         for round_ in range(job.training.rounds):
             private = None
-            if job.private:
+            if job.per_example:
                 private = self._private_steps(job, len(examples), f"apart/{names}/{round_}", noise)
             outcome = train(
                 learner,

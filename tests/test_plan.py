@@ -9,8 +9,9 @@ from umbel.errors import PlanRefused
 from umbel.facts import ClientFacts
 from umbel.job import Job
 from umbel.learning.model import ModelShape
-from umbel.plan import Plan, private_recipe, sample_cohort
+from umbel.plan import Plan, sample_cohort
 from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+from umbel.recipe import private_recipe
 
 MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")
 NAMES = [f"client-{number}" for number in range(12)]

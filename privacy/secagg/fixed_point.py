@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ProtocolError
+from ..client_noise import UpdateNoise, l2_norm
 from .encoding import Encoded
 from .masks import Words, new_words
 
@@ -102,6 +103,8 @@ class Contribution:
     wides: Sequence[float]
     """Numbers from 0 to 2^48."""
     weight: int
+    noise: UpdateNoise | None = None
+    """What clips the update's norm and hides it; None where entries alone are limited."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,15 @@ def encode(
     words = new_words(layout.length)
     peak = largest_magnitude(part.update)
     factor = min(1.0, scale.clip / peak if peak else 1.0) * (part.weight / weight_cap)
+    if part.noise:
+        _require(part.weight == weight_cap, "a noised update has a weight of its own")
+        factor = part.noise.factor(l2_norm(list(part.update)), layout.parameters, scale)
     at = 0
     for array in part.update:
         _quantise(array.reshape(-1), factor, scale, dither, words[at : at + array.size])
         at += array.size
+    if part.noise:
+        part.noise.hide(words[:at].view("<i4"), scale)
     if part.integers:
         counts = np.array(part.integers, dtype=np.float64).clip(0, scale.most)
         words[at : at + layout.integers] = counts.astype(np.uint32)

@@ -28,10 +28,10 @@ from umbel.messages import (
     to_array_record,
     to_arrays,
 )
-from umbel.plan import private_recipe
 from umbel.privacy.accounting import size_class
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
+from umbel.recipe import private_recipe
 from umbel.simulations.federation import federate
 
 DELTA = 1e-3

@@ -18,9 +18,9 @@ from umbel.client.policy import write_policy_template
 from umbel.errors import LedgerError, PlanRefused
 from umbel.job import Job
 from umbel.learning.data import fingerprint
-from umbel.plan import private_recipe
 from umbel.privacy.accounting import MechanismEvent, epsilon, size_class
 from umbel.privacy.ledger import Ledger
+from umbel.recipe import private_recipe
 
 EVENT = MechanismEvent(2.0, 0.1, 4)
 COUNTS = MechanismEvent(20.0, 1.0, 1, "concentrated")

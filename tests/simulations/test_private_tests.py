@@ -3,8 +3,8 @@
 import pytest
 
 from umbel.errors import PlanRefused
-from umbel.plan import planned_tests
 from umbel.privacy.ledger import Ledger
+from umbel.recipe import planned_tests
 from umbel.simulations.engine import Options, plan_job, simulate
 
 

@@ -1,0 +1,229 @@
+"""What client-level privacy means for a job: its noise, its refusals, what the server adds.
+
+Everybody derives this from the job, as with the rest of the plan. The mechanism itself is
+``privacy.client_noise``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .encryption import group_thresholds, noise_shares, secure_limits
+from .errors import PlanRefused
+from .facts import ClientFacts
+from .job import Job
+from .privacy.client_noise import (
+    COUNT_STEPS,
+    TAIL,
+    UpdateNoise,
+    clipping_range,
+    count_noise,
+    l2_norm,
+    split_noise,
+)
+from .privacy.counts_noise import CLIENT
+from .privacy.randomness import SecretStream
+from .privacy.secagg.fixed_point import Scale
+from .recipe import private_recipe, tests_event
+from .vector import OFFSET_PER_CLIENT
+
+if TYPE_CHECKING:
+    from .learning.model import ModelShape
+
+_RATE = 0.2
+"""How fast an adaptive clipping norm moves (Andrew et al. 2021, section 3.1)."""
+_THIN = 1.5
+"""A sum's noise is called needlessly large where it is so many times what an honest cohort needs."""
+
+
+@dataclass(frozen=True)
+class ClientPart:
+    """What one client adds to a round's sum beside its update: clipping, noise, a noised count."""
+
+    noise: UpdateNoise
+    count_multiplier: float
+    """Noise of the count of clients within the norm; infinite where nothing is counted."""
+    distributed: bool
+
+    def within(self, update: Sequence[npt.NDArray[np.float32]]) -> int:
+        """Whether the update lies within the norm, in ``COUNT_STEPS``, with its share of noise."""
+        inside = COUNT_STEPS * (l2_norm(list(update)) <= self.noise.clipping_norm)
+        if not self.distributed:
+            return inside
+        return inside + count_noise(self.count_multiplier, self.noise.shares, self.noise.stream)
+
+
+def client_part(
+    job: Job, clipping_norm: float, consortium: int, stream: SecretStream
+) -> ClientPart:
+    """What a client does to its update in a job with client-level privacy."""
+    update, count = _noise(job)
+    distributed = job.noised_by_clients
+    shares = noise_shares(job, consortium)
+    noise = UpdateNoise(clipping_norm, update if distributed else 0.0, shares, stream)
+    return ClientPart(noise, count, distributed)
+
+
+@dataclass(frozen=True)
+class ServerNoise:
+    """What a trusted server adds to a sum before anything else is done with it.
+
+    Guarantee: as ``privacy.client_noise.UpdateNoise``, but with Gaussian noise on the sum, and
+    against those who see models, not against the server. Assumptions: those of ``SecretStream``.
+    """
+
+    clipping_norm: float
+    update_multiplier: float
+    count_multiplier: float
+    stream: SecretStream
+
+    def of_mean(self, size: int, members: int) -> npt.NDArray[np.float64]:
+        """(size,) float64: noise for entries of the mean of so many clients' updates."""
+        deviation = 2 * self.clipping_norm * self.update_multiplier / members
+        return self.stream.normal(size) * deviation
+
+    def of_count(self) -> float:
+        """Noise for the count of clients within the norm, in clients."""
+        return float(self.stream.normal(1)[0]) * self.count_multiplier
+
+
+def server_noise(job: Job, clipping_norm: float, stream: SecretStream) -> ServerNoise:
+    """What the server of a job with central noise adds in a round."""
+    return ServerNoise(clipping_norm, *_noise(job), stream)
+
+
+def next_clipping_norm(job: Job, norm: float, within: float, room: tuple[float, float]) -> float:
+    """The clipping norm after a round in which a noised share `within` of clients kept to `norm`.
+
+    Geometric steps towards the quantile (Andrew et al. 2021, "Differentially Private Learning with
+    Adaptive Clipping", section 3.1), within the `room` that the grid has.
+    """
+    moved = norm * math.exp(-_RATE * (within - job.privacy.clipping_quantile))
+    return min(max(moved, room[0]), room[1])
+
+
+def clipping_room(job: Job, parameters: int, members: int, consortium: int) -> tuple[float, float]:
+    """Least and largest clipping norm that fit the sums of a cohort of so many members."""
+    update, _ = _noise(job)
+    noise = update if job.noised_by_clients else 0.0
+    scale = Scale(members, job.encryption.clip)
+    return clipping_range(noise, noise_shares(job, consortium), parameters, scale)
+
+
+def client_refusals(
+    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+) -> list[str]:
+    """Why a job cannot have client-level privacy as it stands."""
+    reasons = []
+    if not job.encrypted:
+        reasons.append(
+            'privacy.unit = "client" hides each client in a sum, and with encryption.mode = "none" '
+            'there is none: use "secure-sum"'
+        )
+    if job.evaluation.counts == "exact":
+        reasons.append(
+            'evaluation.counts = "exact" tells of a client\'s held-out records, which are part of '
+            'what privacy.unit = "client" hides: use "private" or "off"'
+        )
+    if job.privacy.mechanism == "central" and job.encryption.group_size is not None:
+        reasons.append(
+            "encryption.group_size opens sums that are compared before the server adds its noise: "
+            'remove it, or take privacy.mechanism = "distributed"'
+        )
+    if facts and job.privacy.delta >= 1 / len(facts):
+        reasons.append(
+            f"privacy.delta = {job.privacy.delta:g} is not below 1 / clients ({len(facts)}): it "
+            "would allow giving away one whole client"
+        )
+    if not job.encrypted or not facts or not model.trained:
+        return reasons
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    numbers = group_thresholds(job, cohort, consortium)
+    if noise_shares(job, consortium) < 2:
+        return reasons  # encryption_refusals says that no sum is opened
+    try:
+        low, high = clipping_room(
+            job,
+            model.trained_parameters,
+            max(group.members for group in numbers),
+            consortium,
+        )
+    except (ValueError, PlanRefused):
+        return reasons  # said elsewhere: of encryption.clip, or of the noise
+    reasons += _count_refusals(job, consortium, cohort)
+    if not low <= job.privacy.clipping_norm <= high:
+        reasons.append(
+            f"privacy.clipping_norm = {job.privacy.clipping_norm:g} does not fit the sum, which has "
+            f"room for {low:.2g} to {high:.2g} with encryption.clip = {job.encryption.clip:g}: "
+            + ("raise" if job.privacy.clipping_norm > high else "lower")
+            + " encryption.clip"
+        )
+    return reasons
+
+
+def _count_refusals(job: Job, consortium: int, cohort: int) -> list[str]:
+    """Whether noised numbers have room in the words of a sum of so many clients."""
+    shares = noise_shares(job, consortium)
+    _, count = _noise(job)
+    widest = COUNT_STEPS * (1 + TAIL * count / math.sqrt(shares)) if math.isfinite(count) else 0.0
+    tests = tests_event(job)
+    if tests is not None:
+        deviation = math.sqrt(2 / shares) * tests.noise_multiplier
+        widest = max(widest, CLIENT.loss * (1 + TAIL * deviation))
+    if widest <= OFFSET_PER_CLIENT and 2 * OFFSET_PER_CLIENT * cohort < 2**32:
+        return []
+    return [
+        f"the noised counts of {cohort} clients do not fit a sum: raise evaluation.epsilon, test "
+        "less often (evaluation.every), or ask fewer clients in a round (cohort.size)"
+    ]
+
+
+def client_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int) -> list[str]:
+    """What is allowed and costs accuracy."""
+    if not job.noised_by_clients or not job.encrypted:
+        return []
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    larger = math.sqrt(cohort / noise_shares(job, consortium))
+    if larger < _THIN:
+        return []
+    return [
+        f"Noise is shared among the {noise_shares(job, consortium)} honest clients that any opened "
+        f"sum is sure to have, so a sum of {cohort} has {larger:.1f} times the deviation that it "
+        "needs: raise encryption.minimum to what a round surely reaches."
+    ]
+
+
+def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
+    """What is promised, to whom, and what is not; without what the server can read."""
+    colluders = math.ceil(secure_limits(job.encryption).colluders * consortium)
+    if job.noised_by_clients:
+        who = "Whoever sees the opened sums or any model of this job, the server included"
+        how = (
+            "by the distributed discrete Gaussian mechanism (each client's share of the noise "
+            f"suffices with {noise_shares(job, consortium)} honest clients in a sum, which holds "
+            f"while at most {colluders} of {consortium} collude)"
+        )
+    else:
+        who = "Whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without noise"
+        how = "by Gaussian noise that the server is trusted to add to each sum"
+    counts = " and of tests' counts" if job.tests_privately else ""
+    adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
+    return (
+        f"{who}, learns almost the same whatever any one client's data are: ({epsilon}, "
+        f"{job.privacy.delta:g})-differential privacy for all data of one client exchanged for any "
+        f"other, {how}, of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
+        f"{counts}, composed over {job.training.rounds} rounds without amplification by sampling; "
+        "not covered are who takes part, label names and each data set's rounded size."
+    )
+
+
+def _noise(job: Job) -> tuple[float, float]:
+    """Noise multipliers of the update and of the count beside it."""
+    sigma = private_recipe(job, 1, job.training.rounds).noise_multiplier
+    return split_noise(sigma, job.privacy.clipping == "adaptive")
