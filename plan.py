@@ -60,6 +60,7 @@ class ClientPlan:
     size_class: int
     rounds: int
     steps: int
+    """Steps of training; under client-level privacy, releases with noise."""
     weight: int
     sampling_rate: float | None
     noise_multiplier: float | None
@@ -249,7 +250,7 @@ def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPl
         test_examples=client.test_examples,
         size_class=rounded,
         rounds=participations,
-        steps=participations * job.training.local_steps,
+        steps=participations * (recipe.round_event.steps if recipe else job.training.local_steps),
         weight=rounded if job.weighting == "examples" else 1,
         sampling_rate=recipe.sampling_rate if recipe else None,
         noise_multiplier=recipe.noise_multiplier if recipe else None,

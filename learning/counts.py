@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..job import Job
 from .metrics import ClassificationCounts, Counts, LanguageCounts, exact_counts_from_list
@@ -24,6 +24,16 @@ def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:
     if job.tests_privately:
         return PrivateCounts.from_list(numbers)
     return exact_counts_from_list(job.task, numbers)
+
+
+def figures(job: Job, counts: Counts) -> dict[str, Any]:
+    """What the counts of one or more clients say.
+
+    Where clients are hidden as a whole, their counts are scaled to one size: how many examples
+    there were is then not known.
+    """
+    found = counts.metrics(job.data.labels or [])
+    return found | {"examples": None} if job.per_client else found
 
 
 def zero_counts(job: Job) -> Counts:

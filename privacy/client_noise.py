@@ -89,13 +89,13 @@ class UpdateNoise:
         squares = math.fsum(float(np.square(b, dtype=np.float64).sum()) for b in _blocks(signed))
         if not squares <= float(bound) ** 2:
             raise _unfit("an update was not clipped to its norm")
-        if not self.noise_multiplier:
-            return
         deviation = math.ceil(2 * bound * self.noise_multiplier / math.sqrt(self.shares))
-        if deviation < _LEAST_SHARE:
-            raise _unfit(f"a clipping norm of {self.clipping_norm:g} is too fine for the grid")
         if bound + TAIL * deviation > scale.largest:
             raise _unfit(f"a clipping norm of {self.clipping_norm:g} leaves no room for its noise")
+        if not self.noise_multiplier:
+            return
+        if deviation < _LEAST_SHARE:
+            raise _unfit(f"a clipping norm of {self.clipping_norm:g} is too fine for the grid")
         for block in _blocks(signed):
             noise = discrete_gaussian(len(block), Fraction(deviation**2), self.stream)
             block[:] = np.clip(noise + block, -scale.largest, scale.largest)

@@ -83,9 +83,7 @@ class _Coins:
         words = self._words(tries)
         part = (words & np.uint64(scale - 1)).astype(np.int64)
         negative = words >> np.uint64(_WORD - 1) == 1
-        kept = self._heads(
-            part / scale, lambda place: Fraction(int(part[place]), scale)
-        )
+        kept = self._heads(part / scale, lambda place: Fraction(int(part[place]), scale))
         part, negative = part[kept], negative[kept]
         whole = np.zeros(len(part), np.int64)
         going = np.arange(len(part))

@@ -127,8 +127,17 @@ def _guarantee(record: RunRecord) -> str:
         f'<p class="sentence">{_promise(record)}</p>'
         '<p class="note">In other words: whatever anybody may conclude from the released model '
         f"would be at most e<sup>ε</sup> ≈ {factor} times as likely, up to a probability of δ = "
-        f"{escape(delta_text(record.delta))}, as if one given record had not been used. It "
-        "speaks of one record; a person with several records is protected less.</p></section>"
+        f"{escape(delta_text(record.delta))}, {_as_if(record)}</p></section>"
+    )
+
+
+def _as_if(record: RunRecord) -> str:
+    """What the model is compared with."""
+    if record.protects_clients:
+        return "as if all data of one given client had been any other."
+    return (
+        "as if one given record had not been used. It speaks of one record; a person with several "
+        "records is protected less."
     )
 
 
@@ -189,8 +198,9 @@ def _privacy(record: RunRecord) -> str:
     headings = ("Client", spent, "ε planned", "Noise multiplier σ", "Sampling rate q", "Steps")
     return (
         f"<h2>Privacy of each client</h2>{table(headings, rows)}"
-        f'<p class="note">At δ = {escape(delta_text(record.delta))}, for one record of one '
-        "client. Epsilon is rounded up.</p>"
+        f'<p class="note">At δ = {escape(delta_text(record.delta))}, for '
+        f"{'all data' if record.protects_clients else 'one record'} of one client. Epsilon is "
+        "rounded up.</p>"
     )
 
 

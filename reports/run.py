@@ -157,12 +157,22 @@ class RunRecord:
         return _section(self.job, "privacy") or _section(self.plan, "privacy")
 
     @property
-    def private(self) -> bool:
-        """Whether example-level privacy was asked for."""
+    def unit(self) -> str:
+        """What was to be protected: "example", "client" or "none"."""
         unit = _section(self.result, "privacy").get("unit") or self._asked.get("unit")
         if unit is not None:
-            return bool(unit != "none")
-        return any(number(client, "epsilon") for client in self.plan.get("clients", []))
+            return str(unit)
+        private = any(number(client, "epsilon") for client in self.plan.get("clients", []))
+        return "example" if private else "none"
+
+    @property
+    def private(self) -> bool:
+        return self.unit != "none"
+
+    @property
+    def protects_clients(self) -> bool:
+        """Whether noise hides all data of a client, and not single records."""
+        return self.unit == "client"
 
     @property
     def delta(self) -> float | None:

@@ -43,7 +43,7 @@ def standings(record: RunRecord) -> list[Standing]:
         rows.append(Standing("before training", "before", before, text(before), own, "–"))
     rows += _alone(record)
     final = number(record.final, key)
-    if final is not None:
+    if final is not None or record.client_final:
         own = spread_text((number(m, key) for m in record.client_final.values()), text)
         spent = _largest_epsilon(record)
         rows.append(Standing("federated", "federated", final, text(final), own, spent))
@@ -125,6 +125,6 @@ def _epsilon(privacy: Any) -> float | None:
 
 
 def _privacy_text(privacy: Any, record: RunRecord) -> str:
-    if not record.private:
+    if not record.private or record.protects_clients:  # alone, there is no sum to hide in
         return "no privacy"
     return epsilon_text(_epsilon(privacy))

@@ -179,7 +179,8 @@ def _privacy_line(record: RunRecord) -> str:
     target = record.epsilon_target
     limit = "" if target is None else f" of at most {epsilon_text(target)}"
     unfinished = "" if record.finished else " so far"
-    return f"epsilon {spent}{limit}{unfinished}, delta {delta_text(record.delta)}, for each record"
+    whom = "for all data of each client" if record.protects_clients else "for each record"
+    return f"epsilon {spent}{limit}{unfinished}, delta {delta_text(record.delta)}, {whom}"
 
 
 def encryption_line(plan: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from .. import __version__
 from ..certificate.form import CertifiedRoster
 from ..job import Job
+from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from .run import Run
@@ -49,7 +50,7 @@ def summarise(
         "rounds": run.round,
         "clients": len(plan.clients),
         "labels": labels,
-        "metrics": _figures(counts, labels),
+        "metrics": figures(job, total(counts)) if counts else {},
         "initial": first.get("metrics", {}),
         "client_metrics": last.get("clients", {}),
         "client_initial": first.get("clients", {}),
@@ -57,7 +58,7 @@ def summarise(
             name: {
                 **_figures(found, labels),
                 "own": found[name].metrics(labels) if name in found else {},
-                "privacy": plan.by_name[name].epsilon,
+                "privacy": plan.by_name[name].epsilon if job.per_example else None,
             }
             for name, found in apart.items()
             if name

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from ..client_level import clipping_room, next_clipping_norm
 from ..errors import Interrupted, PlanRefused, RoundFailed
+from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..messages import (
     EVALUATE,
@@ -215,7 +216,8 @@ def evaluate(run: Run) -> dict[str, Counts]:
 
 def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
     """The figures of the current model."""
-    labels = run.plan.job.data.labels or []
+    job = run.plan.job
+    labels = job.data.labels or []
     counts = dict(sorted(collection.counts.items()))
     by_client = {name: c.metrics(labels) for name, c in counts.items() if name}
     run.tell(
@@ -224,7 +226,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             "round": run.round,
             "seconds": round(seconds, 3),
             "failed": collection.failed,
-            "metrics": total(counts).metrics(labels) if counts else {},
+            "metrics": figures(job, total(counts)) if counts else {},
             "clients": by_client or run.owners_metrics(run.round),
             "epsilon": collection.epsilons,
         }

@@ -1,13 +1,14 @@
 """Discrete Gaussian noise against its probabilities, computed without the sampler."""
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from umbel.privacy.discrete import discrete_gaussian
+from umbel.privacy.discrete import _Coins, discrete_gaussian
 from umbel.privacy.randomness import SecretStream
 
 KEY = bytes(range(32))
@@ -57,7 +58,7 @@ def test_the_sum_of_shares_is_distributed_like_one_draw():
 
 def test_two_streams_draw_different_noise_and_one_key_the_same():
     def drawn(stream):
-        return discrete_gaussian(20, Fraction(100), stream)
+        return discrete_gaussian(20, Fraction(100), stream).tolist()
 
     assert drawn(SecretStream.from_key(KEY)) == drawn(SecretStream.from_key(KEY))
     assert drawn(SecretStream.from_os()) != drawn(SecretStream.from_os())
@@ -66,3 +67,28 @@ def test_two_streams_draw_different_noise_and_one_key_the_same():
 def test_no_noise_is_not_noise():
     with pytest.raises(ValueError, match="variance must be above 0"):
         discrete_gaussian(1, Fraction(0), SecretStream.from_os())
+
+
+@pytest.mark.parametrize("variance", [Fraction(1, 4), Fraction(10, 3), Fraction(10**14)])
+def test_coins_that_are_all_decided_exactly_fall_the_same(variance, monkeypatch):
+    quick = discrete_gaussian(300, variance, SecretStream.from_key(KEY))
+    monkeypatch.setattr("umbel.privacy.discrete._WINDOW", 2.0)
+    exact = discrete_gaussian(300, variance, SecretStream.from_key(KEY))
+    assert quick.tolist() == exact.tolist()
+
+
+@pytest.mark.parametrize("gamma", [Fraction(1), Fraction(1, 3), Fraction(0)])
+def test_a_coin_on_the_edge_takes_more_bits_until_it_is_decided(gamma):
+    """The first 64 places are those of exp(-gamma) itself: the next ones decide."""
+    with localcontext(prec=200):
+        chance = (-Decimal(gamma.numerator) / gamma.denominator).exp()
+        first = min(int(chance * 2**64), 2**64 - 1)
+        rest = chance * 2**64 - first
+        coins = _Coins(Fraction(1), SecretStream.from_key(KEY))
+        heads = sum(coins._is_below(first, gamma) for _ in range(2000))
+    assert heads / 2000 == pytest.approx(float(rest), abs=0.06)
+
+
+def test_noise_wider_than_words_is_refused():
+    with pytest.raises(ValueError, match="variance must be below"):
+        discrete_gaussian(1, Fraction(2**100), SecretStream.from_os())
