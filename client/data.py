@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
 from ..job import Job
 from ..learning.base import base_folder
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
 from ..learning.examples import Examples, TokenStore, tokenise
-from .agent import LocalData
+
+if TYPE_CHECKING:
+    from .agent import LocalData
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class DataSource:
                 found.append((str(part), state.st_mtime_ns, state.st_size))
         return tuple(found)
 
-    def load(self, job: Job) -> LocalData:
-        """The examples of a job, split and tokenised as any other machine would."""
+    def corpus(self, job: Job) -> Corpus:
+        """All records of a job, cleaned as any other machine would."""
         given = {
             "path": str(self.path),
             "test_path": str(self.test_path) if self.test_path else None,
@@ -45,7 +48,14 @@ class DataSource:
         }
         named = {"text_column": self.text_column, "label_column": self.label_column}
         given |= {key: value for key, value in named.items() if value is not None}
-        corpus = load_corpus(job.data.model_copy(update=given), job.task)
+        return load_corpus(job.data.model_copy(update=given), job.task)
+
+    def load(self, job: Job) -> LocalData:
+        """The examples of a job, split and tokenised as any other machine would."""
+        # Here, because a forecast reads records and does without the agent's torch.
+        from .agent import LocalData
+
+        corpus = self.corpus(job)
         train, test = split_rows(corpus, job.data.test_fraction, job.seed)
         store = tokens_of(job, corpus)
         # Labels are left out, so that other labels do not refill the budget of the same texts.

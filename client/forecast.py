@@ -140,18 +140,8 @@ def _events(home: Home, dataset: str) -> list[MechanismEvent]:
 
 def _data_set(home: Home, job: Job) -> tuple[str, int]:
     """Fingerprint of all records, and how many of them the job would train on."""
-    from ..learning.data import fingerprint, load_corpus, split_rows
+    from ..learning.data import fingerprint, split_rows
 
-    named = {
-        "text_column": home.settings.data.text_column,
-        "label_column": home.settings.data.label_column,
-    }
-    given: dict[str, Any] = {
-        "path": str(home.data),
-        "test_path": str(home.test_data) if home.test_data else None,
-        "limit": None,
-    }
-    given |= {key: value for key, value in named.items() if value is not None}
-    corpus = load_corpus(job.data.model_copy(update=given), job.task)
+    corpus = home.source.corpus(job)
     train, _ = split_rows(corpus, job.data.test_fraction, job.seed)
     return fingerprint(corpus.texts, None), len(train)

@@ -7,6 +7,7 @@ import os
 import tomllib
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..consortium import Card, Request, public_pem
 from ..durable import new_folder, write_durably
@@ -14,6 +15,9 @@ from ..errors import ConsortiumError
 from ..privacy.secagg.keys import Identity
 from .secure import Membership
 from .settings import Settings, settings_text
+
+if TYPE_CHECKING:
+    from .data import DataSource
 
 
 class Home:
@@ -134,6 +138,14 @@ class Home:
     def test_data(self) -> Path | None:
         path = self.settings.data.test_path
         return None if path is None else self._from_here(path)
+
+    @property
+    def source(self) -> DataSource:
+        """The data, under the names that client.toml gives its columns."""
+        from .data import DataSource
+
+        columns = self.settings.data
+        return DataSource(self.data, self.test_data, columns.text_column, columns.label_column)
 
     @property
     def membership(self) -> Membership:

@@ -28,7 +28,6 @@ from ..privacy.randomness import SecretStream
 from .agent import Agent, Workplace, answered, job_of
 from .approvals import Approvals
 from .audit import AuditLog, Event
-from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
 
@@ -67,8 +66,7 @@ class Station:
         self._desk: _Desk | None = None
         self._loads = 0
         self._decisions: dict[str, tuple[Event, str]] = {}
-        data = home.settings.data
-        self._source = DataSource(home.data, home.test_data, data.text_column, data.label_column)
+        self._source = home.source
 
     def handle(self, message: Message) -> Message:
         """The reply, or the reason why there is none."""
