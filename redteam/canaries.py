@@ -22,13 +22,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..job import Job
+from ..learning.alone import train_alone
 from ..learning.device import choose_device
 from ..learning.examples import Examples, TokenStore
 from ..learning.model import Batch, Learner, Network
 from ..learning.tasks.text_classification import TextClassification
-from ..learning.trainer import Outcome, PrivateSteps, StepRange, train
+from ..learning.trainer import Outcome, PrivateSteps, train
+from ..messages import Arrays
 from ..privacy.randomness import SecretStream
 from .bound import epsilon_lower_bound
+from .plain_sgd import with_plain_sgd
 
 CANARIES = 10_000
 BLOCK = 1_000
@@ -57,6 +60,15 @@ class Mechanism:
     clipping_norm: float
     rounds: int
     local_steps: int
+
+    def private_steps(self, expected_batch_size: float, stream: SecretStream) -> PrivateSteps:
+        return PrivateSteps(
+            sampling_rate=self.sampling_rate,
+            expected_batch_size=expected_batch_size,
+            noise_multiplier=self.noise_multiplier,
+            clipping_norm=self.clipping_norm,
+            stream=stream,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,28 +158,23 @@ def replay(
     coins = (secrets().words(count) & 1).astype(bool)
     examples = _examples(records, np.flatnonzero(coins), learner)
     expected = max(1.0, mechanism.sampling_rate * len(examples))
-    steps, arrays, releases = mechanism.local_steps, dict(learner.initial), []
-    for round_ in range(mechanism.rounds):
-        private = PrivateSteps(
-            sampling_rate=mechanism.sampling_rate,
-            expected_batch_size=expected,
-            noise_multiplier=mechanism.noise_multiplier,
-            clipping_norm=mechanism.clipping_norm,
-            stream=secrets(),
-        )
-        outcome = train(
-            learner,
-            task,
-            arrays,
-            examples,
-            StepRange(round_ * steps, steps, mechanism.rounds * steps),
-            seed=job.seed,
-            who="canaries",
-            private=private,
-        )
-        arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
-        along = -outcome.update[_WEIGHT][:, hidden:].T.reshape(-1)[:count].astype(np.float64)
+    releases = []
+
+    def note(update: Arrays) -> None:
+        along = -update[_WEIGHT][:, hidden:].T.reshape(-1)[:count].astype(np.float64)
         releases.append(along * expected / mechanism.clipping_norm)
+
+    train_alone(
+        learner,
+        task,
+        examples,
+        mechanism.rounds,
+        mechanism.local_steps,
+        who="canaries",
+        private=lambda _: mechanism.private_steps(expected, secrets()),
+        tell=note,
+        train=train,
+    )
     return Observation(coins, np.stack(releases))
 
 
@@ -271,22 +278,9 @@ class FeatureLabels(TokenStore):
 
 def _learner(job: Job, inputs: int, classes: int) -> Learner:
     """The job's own linear head, with a column more for every weight that canaries need."""
-    training = job.training.model_copy(
-        update={
-            "optimizer": "sgd",
-            "learning_rate": 1.0,
-            "momentum": 0.0,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup": 0.0,
-            "precision": "float32",
-            "microbatch": 256,
-        }
-    )
+    job = with_plain_sgd(job, precision="float32", microbatch=256)
     model = job.model.model_copy(update={"adapter": "head", "pooling": "mean"})
-    job = job.model_copy(
-        update={"task": "text-classification", "training": training, "model": model}
-    )
+    job = job.model_copy(update={"task": "text-classification", "model": model})
     head = nn.Linear(inputs, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -27,6 +27,7 @@ from ..learning.tasks.base import Task, make_batch
 from ..learning.trainer import PrivateSteps, StepRange, train
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream
+from .plain_sgd import with_plain_sgd
 
 MOST_CLIENTS = 8
 """Clients in a sum that is attacked; a larger cohort hides more."""
@@ -78,19 +79,7 @@ class Inverter:
     """Attacks steps of one model over a pool of records, of which the attacker knows the texts."""
 
     def __init__(self, learner: Learner, task: Task, weights: Arrays, pool: Examples) -> None:
-        training = learner.job.training.model_copy(
-            update={
-                "optimizer": "sgd",
-                "learning_rate": 1.0,
-                "momentum": 0.0,
-                "weight_decay": 0.0,
-                "schedule": "constant",
-                "warmup": 0.0,
-                "batch_size": 1,
-                "gradient_clipping": None,
-            }
-        )
-        job = learner.job.model_copy(update={"training": training})
+        job = with_plain_sgd(learner.job, batch_size=1, gradient_clipping=None)
         self._learner, self._task, self._weights = replace(learner, job=job), task, weights
         self._pool = with_features(learner, pool)
         self._attack = attack_of(learner)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..learning.alone import train_alone
 from ..learning.examples import Examples
 from ..learning.model import Learner
 from ..learning.tasks.base import Task
-from ..learning.trainer import PrivateSteps, StepRange, train
 from ..privacy.randomness import SecretStream
 from .canaries import CanaryAudit, FeatureLabels, Mechanism, judge
 from .membership import losses_of
@@ -45,28 +45,18 @@ def audit_from_outside(
     wrong = _part(held_out, np.arange(len(held_out)), 1, classes)
     included = _part(held_out, np.flatnonzero(coins), 1, classes)
     examples = _joined(train_examples, included)
-    steps, arrays = mechanism.local_steps, dict(learner.initial)
-    for round_ in range(mechanism.rounds):
-        private = PrivateSteps(
-            sampling_rate=mechanism.sampling_rate,
-            expected_batch_size=max(1.0, mechanism.sampling_rate * len(train_examples)),
-            noise_multiplier=mechanism.noise_multiplier,
-            clipping_norm=mechanism.clipping_norm,
-            stream=secrets(),
-        )
-        outcome = train(
-            learner,
-            task,
-            arrays,
-            examples,
-            StepRange(round_ * steps, steps, mechanism.rounds * steps),
-            seed=learner.job.seed,
-            who="canaries",
-            private=private,
-        )
-        arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
+    expected = max(1.0, mechanism.sampling_rate * len(train_examples))
+    final = train_alone(
+        learner,
+        task,
+        examples,
+        mechanism.rounds,
+        mechanism.local_steps,
+        who="canaries",
+        private=lambda _: mechanism.private_steps(expected, secrets()),
+    )
     scores = []
-    for weights in (learner.initial, arrays):
+    for weights in (learner.initial, final):
         learner.network.load(weights)
         scores.append(losses_of(learner, task, wrong))
     return judge(coins, scores[0] - scores[1], claim, delta)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from ..client.agent import Agent, LocalData, Workplace
 from ..client.policy import Policy
 from ..job import Job
+from ..learning.alone import train_alone
 from ..learning.examples import Examples
 from ..learning.export import export_adapter
 from ..learning.features import with_features
 from ..learning.model import ModelShape, load_learner
 from ..learning.tasks import task_for
-from ..learning.trainer import PrivateSteps, StepRange, test, train
+from ..learning.trainer import PrivateSteps, test
 from ..messages import Arrays
 from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream, reproducible_stream
@@ -86,22 +87,21 @@ class Site:
         )
         learner = replace(workplace.learner, job=job)
         examples = Examples.concatenate([self._featured(share.name, "train") for share in chosen])
-        arrays, steps = dict(learner.initial), job.training.local_steps
-        for round_ in range(job.training.rounds):
-            private = None
-            if job.per_example:
-                private = self._private_steps(job, len(examples), f"apart/{names}/{round_}", noise)
-            outcome = train(
-                learner,
-                workplace.task,
-                arrays,
-                examples,
-                StepRange(round_ * steps, steps, job.training.rounds * steps),
-                seed=job.seed,
-                who="+".join(names),
-                private=private,
-            )
-            arrays = {name: array + outcome.update[name] for name, array in arrays.items()}
+
+        def private(round_: int) -> PrivateSteps | None:
+            if not job.per_example:
+                return None
+            return self._private_steps(job, len(examples), f"apart/{names}/{round_}", noise)
+
+        arrays = train_alone(
+            learner,
+            workplace.task,
+            examples,
+            job.training.rounds,
+            job.training.local_steps,
+            who="+".join(names),
+            private=private,
+        )
         return {
             share.name: test(
                 learner, workplace.task, arrays, self._featured(share.name, "test")
