@@ -38,8 +38,9 @@ Kind = Literal["gaussian", "concentrated"]
 MOST_NOISE = 1e4
 MOST_MECHANISMS = 128
 """More different (sigma, q) than this are merged into fewer that cost no less."""
+NOISE_PRECISION = 1.001
+"""The least noise that keeps to an epsilon is sought up to this factor."""
 _MOST_FOR_RENYI = 1024
-_PRECISION = 1.001
 # An epsilon that protects nobody.
 _MEANINGLESS = 1e5
 # A grid puts this much of a step's variance on top of it, at most: 0.1 % of epsilon.
@@ -140,6 +141,11 @@ def size_class(n: int) -> int:
         return 0
     unit = int(10 ** max(0, len(str(n)) - 2))
     return n // unit * unit
+
+
+def tidy(sigma: float) -> float:
+    """Five significant digits: what is printed, charged and used is then the same number."""
+    return float(f"{sigma:.5g}")
 
 
 def _checked_delta(delta: float) -> float:
@@ -282,18 +288,18 @@ def _noise_multiplier(target: float, delta: float, sampling_rate: float, steps: 
     while cheap_cost(high / 1.2) <= target:
         high /= 1.2
     low = high / 1.3
-    high, low = _tidy(high), _tidy(low)
+    high, low = tidy(high), tidy(low)
     while cost(high) > target:
-        low, high = high, min(_tidy(1.3 * high), MOST_NOISE)
+        low, high = high, min(tidy(1.3 * high), MOST_NOISE)
     while cost(low) <= target:
-        low, high = _tidy(low / 1.3), low
-    while high / low > _PRECISION:
+        low, high = tidy(low / 1.3), low
+    while high / low > NOISE_PRECISION:
         guess = _between(low, high, cost(low), cost(high), target)
         # The guess is good to a fraction of the precision; its neighbour closes the bracket.
         if cost(guess) <= target:
-            high, neighbour = guess, _tidy(guess / (1 + 0.9 * (_PRECISION - 1)))
+            high, neighbour = guess, tidy(guess / (1 + 0.9 * (NOISE_PRECISION - 1)))
         else:
-            low, neighbour = guess, _tidy(guess * (1 + 0.9 * (_PRECISION - 1)))
+            low, neighbour = guess, tidy(guess * (1 + 0.9 * (NOISE_PRECISION - 1)))
         if low < neighbour < high:
             if cost(neighbour) <= target:
                 high = neighbour
@@ -307,13 +313,8 @@ def _between(low: float, high: float, cost_low: float, cost_high: float, target:
     share = 0.5
     if math.isfinite(cost_low) and cost_high > 0:
         share = math.log(cost_low / target) / math.log(cost_low / cost_high)
-    guess = _tidy(low * (high / low) ** share)
-    return guess if low < guess < high else _tidy(math.sqrt(low * high))
-
-
-def _tidy(sigma: float) -> float:
-    """Five significant digits: what is printed, charged and used is then the same number."""
-    return float(f"{sigma:.5g}")
+    guess = tidy(low * (high / low) ** share)
+    return guess if low < guess < high else tidy(math.sqrt(low * high))
 
 
 def _rounded_up(value: float) -> float:

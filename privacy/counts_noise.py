@@ -14,7 +14,15 @@ from fractions import Fraction
 from functools import lru_cache
 
 from ..errors import PlanRefused
-from .accounting import MOST_NOISE, Kind, MechanismEvent, epsilon, noise_multiplier
+from .accounting import (
+    MOST_NOISE,
+    NOISE_PRECISION,
+    Kind,
+    MechanismEvent,
+    epsilon,
+    noise_multiplier,
+    tidy,
+)
 from .discrete import discrete_gaussian
 from .randomness import SecretStream
 
@@ -22,7 +30,6 @@ LOSS_STEPS = 64
 """A held-out record's loss is rounded to so many steps: what one record can change of their sum."""
 LEAST_NOISE = 3.0
 MOST_COUNTS_NOISE = 1000.0
-_PRECISION = 1.001
 
 
 CLIENT_COUNTS = 100
@@ -126,15 +133,11 @@ def _least(
     while cost(high) > target:
         if high >= most:
             return None
-        low, high = high, min(_tidy(high * factor), most)
+        low, high = high, min(tidy(high * factor), most)
         factor *= factor
-    while high / low > _PRECISION:
-        middle = _tidy((low * high) ** 0.5)
+    while high / low > NOISE_PRECISION:
+        middle = tidy((low * high) ** 0.5)
         if not low < middle < high:
             break
         low, high = (low, middle) if cost(middle) <= target else (middle, high)
     return high
-
-
-def _tidy(noise: float) -> float:
-    return float(f"{noise:.5g}")
