@@ -397,3 +397,21 @@ def python():
         )
 
     return start
+
+
+@pytest.fixture
+def umbel(monkeypatch, capsys):
+    """Run a command: (exit status, standard output, standard error)."""
+    from umbel import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

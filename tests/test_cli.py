@@ -9,28 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from umbel import cli, job_reference
+from umbel import job_reference
 from umbel.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def umbel(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder: (exit status, standard output, standard error)."""
+def umbel(umbel, monkeypatch, tmp_path):
+    """The same, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+    return umbel
 
 
 @pytest.fixture

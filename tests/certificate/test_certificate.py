@@ -4,13 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel import cli
 from umbel.certificate.check import KEY, verify
 from umbel.certificate.form import FILE, Certificate, CertificateError, CertifiedRoster
 from umbel.certificate.issue import issue
@@ -37,21 +35,6 @@ def finished(job_of, tmp_path_factory):
 def run(finished, tmp_path):
     """The same, to be changed."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
-def umbel(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def read(path):

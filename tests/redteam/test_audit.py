@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
 
-from umbel import cli
 from umbel.errors import DataError, RunFolderError
 from umbel.learning.trainer import train
 from umbel.redteam import audit as audits
@@ -30,23 +28,6 @@ def finished(job_of, tmp_path_factory):
 def run(finished, tmp_path):
     """A copy that a test may damage."""
     return shutil.copytree(finished, tmp_path / "run", symlinks=True)
-
-
-@pytest.fixture
-def umbel(monkeypatch, capsys):
-    """Run a command: (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def test_a_sound_run_is_attacked_in_every_way_and_stands(run):
