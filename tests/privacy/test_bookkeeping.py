@@ -16,10 +16,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from umbel.errors import ModelError
 from umbel.privacy.bookkeeping import BookKeeping, has_rules
-from umbel.privacy.dpsgd import PrivateOptimizer
 from umbel.privacy.factored import Factored, Lookup, Product
 from umbel.privacy.gradients import HookedGradients
-from umbel.privacy.randomness import SecretStream
 
 torch.set_num_threads(1)
 EXAMPLES, TOKENS, WORDS = 5, 6, 30
@@ -31,12 +29,6 @@ SMALL = {
     "intermediate_size": 24,
     "max_position_embeddings": 16,
 }
-
-
-class Recorder(torch.optim.SGD):
-    def step(self, closure=None):
-        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
-        self.released = torch.cat(gradients).clone()
 
 
 def language_model(name: str) -> nn.Module:
@@ -72,21 +64,12 @@ def tokens_of(length: int = TOKENS) -> Tensor:
     return tokens
 
 
-def clipped_sum(module, clip, tokens, how=None):
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    recorder = Recorder(parameters, lr=0.0)
-    with PrivateOptimizer(
-        module,
-        recorder,
-        noise_multiplier=0.0,
-        clipping_norm=clip,
-        expected_batch_size=1.0,
-        stream=SecretStream.from_key(bytes(32)),
-        gradients=how,
-    ) as private:
-        private.accumulate(losses(private.module, tokens))
-        private.step()
-    return recorder.released
+@pytest.fixture
+def clipped_sum(released):
+    def of(module, clip, tokens, how=None):
+        return released(module, lambda model: losses(model, tokens), clip, how)
+
+    return of
 
 
 def one_by_one(module, tokens):
@@ -101,7 +84,7 @@ def one_by_one(module, tokens):
 # Short ones keep factors; over long ones, gradients are smaller than these.
 @pytest.mark.parametrize("length", [3, TOKENS, 16])
 @everywhere
-def test_the_clipped_sum_is_that_of_a_loop_and_of_the_hooks(name, length):
+def test_the_clipped_sum_is_that_of_a_loop_and_of_the_hooks(clipped_sum, name, length):
     module, tokens = language_model(name), tokens_of(length)
     assert has_rules(module)
     gradients = one_by_one(module, tokens)
@@ -116,7 +99,7 @@ def test_the_clipped_sum_is_that_of_a_loop_and_of_the_hooks(name, length):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @everywhere
-def test_checkpointing_of_either_kind_changes_nothing(name, reentrant):
+def test_checkpointing_of_either_kind_changes_nothing(clipped_sum, name, reentrant):
     module, tokens = language_model(name), tokens_of()
     expected = clipped_sum(module, 0.1, tokens)
     module.gradient_checkpointing_enable({"use_reentrant": reentrant})
@@ -136,7 +119,7 @@ def test_autograd_computes_no_gradient_of_a_weight(name):
 
 
 @everywhere
-def test_only_what_is_not_frozen_is_clipped_and_summed(name):
+def test_only_what_is_not_frozen_is_clipped_and_summed(clipped_sum, name):
     module, tokens = language_model(name), tokens_of()
     for place, parameter in module.named_parameters():
         parameter.requires_grad_("1." in place and not place.endswith("bias"))
@@ -221,7 +204,7 @@ def test_where_places_cancel_the_norm_is_never_too_small():
     assert (kept.squared_norms().double().sqrt() >= truth * (1 - 1e-5)).all()
 
 
-def test_in_bfloat16_the_sum_is_that_of_the_same_factors_in_float64():
+def test_in_bfloat16_the_sum_is_that_of_the_same_factors_in_float64(clipped_sum):
     module, tokens = language_model("Llama, tied"), tokens_of(3)
     with torch.autocast("cpu", torch.bfloat16):
         whole = clipped_sum(module, 1e-3, tokens)
@@ -271,27 +254,21 @@ def test_a_layer_without_a_rule_leaves_the_model_to_the_hooks(module):
     assert not has_rules(module)
 
 
-def test_a_convolution_is_clipped_by_the_hooks():
+def test_a_convolution_is_clipped_by_the_hooks(released):
     torch.manual_seed(0)
     module, x = WithConvolution(), torch.randn(4, 1, 6)
-    recorder = Recorder(module.parameters(), lr=0.0)
-    with PrivateOptimizer(
-        module,
-        recorder,
-        noise_multiplier=0.0,
-        clipping_norm=0.1,
-        expected_batch_size=1.0,
-        stream=SecretStream.from_key(bytes(32)),
-    ) as private:
-        assert isinstance(private.module, HookedGradients)
-        private.accumulate(private.module(x))
-        private.step()
-    expected = torch.zeros_like(recorder.released)
+
+    def losses(model):
+        assert isinstance(model, HookedGradients)
+        return model(x)
+
+    summed = released(module, losses, 0.1)
+    expected = torch.zeros_like(summed)
     for n in range(len(x)):
         found = torch.autograd.grad(module(x[n : n + 1]).sum(), list(module.parameters()))
         gradient = torch.cat([g.flatten() for g in found])
         expected += gradient * min(1.0, 0.1 / gradient.norm().item())
-    torch.testing.assert_close(recorder.released, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(summed, expected, rtol=1e-5, atol=1e-7)
 
 
 class Offset(nn.Module):
