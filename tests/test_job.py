@@ -137,6 +137,22 @@ def test_an_impossible_value_is_refused(sections):
         build(**sections)
 
 
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"privacy": {"clipping_norm": "adaptive"}}, "privacy.clipping_norm = 'adaptive'"),
+        ({"privacy": {"accountant": "gdp"}}, "unknown key 'privacy.accountant'"),
+        ({"model": {"adapter": "dora"}}, "model.adapter = 'dora'"),
+        ({"model": {"lora": {"use_dora": True}}}, "unknown key 'model.lora.use_dora'"),
+        ({"training": {"shuffle": True}}, "unknown key 'training.shuffle'"),
+        ({"evaluation": {"patience": 3}}, "unknown key 'evaluation.patience'"),
+    ],
+)
+def test_what_would_weaken_the_guarantee_cannot_be_asked_for(sections, words):
+    with pytest.raises(JobError, match=words):
+        build(**sections)
+
+
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(JobError) as caught:
         build(trainin={}, training={"rounds": 0}, privacy={"delta": 2})

@@ -162,6 +162,15 @@ def test_plan_and_agent_derive_the_same_recipe_from_the_rounded_size_alone():
     assert recipe.noise_multiplier == noise_multiplier(3.0, job.privacy.delta, 64 / 3700, paid)
 
 
+def test_the_choice_of_clients_amplifies_nothing():
+    job = job_of(cohort={"size": 1}, training={"rounds": 6})
+    for client in plan(job, facts(*[500] * 3)).clients:
+        assert client.sampling_rate == 64 / 500
+        steps = client.rounds * job.training.local_steps
+        spent = MechanismEvent(client.noise_multiplier, 64 / 500, steps)
+        assert client.epsilon == epsilon([spent], job.privacy.delta)
+
+
 def test_a_batch_larger_than_the_data_takes_each_record_in_each_step():
     job = job_of(training={"batch_size": 500})
     recipe = private_recipe(job, 87, 10)
@@ -189,6 +198,17 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
         assert uncovered in words.partition("not covered are")[2]
     assert words.endswith(found.server_sees)
     assert "the server sees each client's own noised update" in found.server_sees
+
+
+@pytest.mark.parametrize(
+    ("sections", "covered"),
+    [
+        ({}, "not covered are held-out records (their exact counts are reported)"),
+        ({"evaluation": {"counts": "private"}}, "the same holds for held-out records"),
+    ],
+)
+def test_the_guarantee_says_whether_it_covers_held_out_records(sections, covered):
+    assert covered in plan(job_of(**sections)).guarantee
 
 
 def test_without_privacy_the_guarantee_promises_none():

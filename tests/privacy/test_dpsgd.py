@@ -423,6 +423,27 @@ def test_batch_normalisation_is_refused_by_name_also_where_it_is_frozen():
     private(module, Recorder(module)).close()
 
 
+class Counting(nn.Module):
+    """A layer that remembers something of what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return x * self.weight
+
+
+def test_a_trained_layer_with_buffers_is_refused_by_name_and_a_frozen_one_is_not():
+    module = nn.Sequential(nn.Linear(4, 4), Counting())
+    with pytest.raises(ModelError, match=r"1\.weight .*has buffers\. Freeze it"):
+        private(module, Recorder(module))
+    module[1].requires_grad_(False)
+    private(module, Recorder(module)).close()
+
+
 class Bent(nn.Module):
     """Uses its linear layer's weight behind the layer's back."""
 

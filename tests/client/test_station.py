@@ -1,0 +1,57 @@
+"""An owner's station over real data files: what stands between a request and the data."""
+
+import pytest
+
+from umbel.client.station import Station
+from umbel.consortium import sign_job
+from umbel.flower import stamp, take_server_identity
+from umbel.messages import ASSIGNMENT, PREPARE, REFUSED, Assignment
+from umbel.simulations.rehearsal import set_up
+
+
+@pytest.fixture
+def owner(open_job_of, tmp_path):
+    """An owner with data of its own, and a way to send it the operator's requests."""
+    stage = set_up(open_job_of(), tmp_path)
+    job = stage.job.to_json()
+
+    class Owner:
+        def __init__(self):
+            self.home = stage.owners[0]
+            self.station = Station(self.home)
+
+        def ask(self, run):
+            from flwr.app import Message, RecordDict
+
+            take_server_identity(1)
+            signature = sign_job(stage.consortium.operator, stage.consortium.card.id, run, job)
+            assignment = Assignment(
+                version="0.1.0",
+                run=run,
+                job=job,
+                round=0,
+                attempt=0,
+                participations=stage.job.training.rounds,
+                signature=signature,
+            )
+            content = RecordDict({ASSIGNMENT: assignment.to_record()})
+            message = Message(content, dst_node_id=2, message_type=PREPARE)
+            stamp(message)
+            return self.station.handle(message)
+
+    return Owner()
+
+
+def test_data_that_changes_during_a_run_is_refused_until_it_is_put_back(owner):
+    from pyarrow import parquet
+
+    data = owner.home.data
+    kept = data.read_bytes()
+    assert not owner.ask("first").has_error()
+    parquet.write_table(parquet.read_table(data).slice(1), data)
+    reply = owner.ask("first")
+    assert reply.error.code == REFUSED
+    assert "its data changed since this run began" in reply.error.reason
+    assert not owner.ask("second").has_error()
+    data.write_bytes(kept)
+    assert not owner.ask("first").has_error()
