@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from umbel.errors import LedgerError
-from umbel.privacy import ledger as room
+from umbel.privacy import ledger_file
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
 
@@ -243,7 +243,7 @@ def clock(monkeypatch):
         def now(cls, zone=None):
             return datetime.now(zone) + cls.shift
 
-    monkeypatch.setattr(room, "datetime", Clock)
+    monkeypatch.setattr(ledger_file, "datetime", Clock)
 
     def turn(days):
         Clock.shift = timedelta(days=days)
