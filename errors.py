@@ -11,6 +11,7 @@ UmbelError                  a person can act on it; the command line prints it a
 ├── StrategyError           a strategy cannot be found, configured or used
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
 ├── ConsortiumError         a consortium's card, request or folder: missing, damaged, not acceptable
+├── CertificateError         a run's certificate is missing, was changed, or is about something else
 ├── CheckpointError         no usable checkpoint to resume from
 ├── MessageError            a message from the other side does not have the agreed form
 ├── ProtocolError           a message of secure aggregation breaks a rule (names rule and peer)
@@ -66,6 +67,10 @@ class RunFolderError(UmbelError):
 
 class ConsortiumError(UmbelError):
     """A consortium's card, a request, or a folder of keys cannot be used or changed as asked."""
+
+
+class CertificateError(UmbelError):
+    """A certificate is missing, was changed, or is not about these files or this signer."""
 
 
 class CheckpointError(UmbelError):

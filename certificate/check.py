@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..consortium import Card
-from ..errors import LedgerError, UmbelError
+from ..errors import CertificateError, LedgerError, UmbelError
 from ..job import Job, read_toml
 from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Identity
-from .form import FILE, Certificate, CertificateError, canonical_json
+from .form import FILE, Certificate, canonical_json
 from .issue import digests, figures_of
 from .seal import seal_head
 

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from .. import __version__
 from ..documents import Document, explain
-from ..errors import UmbelError
+from ..errors import CertificateError
 from ..privacy.secagg.encoding import Digest, Encoded
 from ..privacy.secagg.keys import Identity, verify
 from ..privacy.secagg.roster import Roster
@@ -33,10 +33,6 @@ _LARGEST_FILE = 2**23
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-
-
-class CertificateError(UmbelError):
-    """A certificate is missing, was changed, or is not about these files or this signer."""
 
 
 class CertifiedJob(Document):

@@ -22,7 +22,7 @@ Json = Mapping[str, Any]
 UNBOUND = frozenset({"README.md", ".gitattributes"})
 """Files of an adapter folder that are no part of the model: the card itself names the certificate."""
 
-_LIBRARIES = ("dp-accounting", "flwr", "numpy", "opacus", "peft", "torch", "transformers")
+_LIBRARIES = ("flwr", "numpy", "opacus", "peft", "scipy", "torch", "transformers")
 
 _LIMITS = (
     "It does not prove that the machines of the data owners ran unmodified software; each owner "

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..certificate.form import CertificateError
-from ..errors import DataError, PlanRefused, RunFolderError
+from ..errors import CertificateError, DataError, PlanRefused, RunFolderError
 from ..job import Job
 from ..learning.examples import Examples
 from ..learning.features import with_features

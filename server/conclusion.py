@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..certificate.check import verify
-from ..certificate.form import FILE, Certificate, CertificateError
+from ..certificate.form import FILE, Certificate
 from ..certificate.issue import issue
 from ..certificate.model_card import model_card
+from ..errors import CertificateError
 from ..privacy.secagg.keys import Identity
 from .run_folder import RunFolder
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umbel.certificate.check import KEY, verify
-from umbel.certificate.form import FILE, Certificate, CertificateError, CertifiedRoster
+from umbel.certificate.form import FILE, Certificate, CertifiedRoster
 from umbel.certificate.issue import issue
 from umbel.certificate.seal import seal_head
+from umbel.errors import CertificateError
 from umbel.job import Job
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
