@@ -65,6 +65,8 @@ class ClientPlan:
     sampling_rate: float | None
     noise_multiplier: float | None
     epsilon: float | None
+    events: dict[str, MechanismEvent]
+    """What the job spends of this client's privacy, by what for: all of them make its epsilon."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPl
         sampling_rate=recipe.sampling_rate if recipe else None,
         noise_multiplier=recipe.noise_multiplier if recipe else None,
         epsilon=recipe.epsilon if recipe else None,
+        events=recipe.planned if recipe else {},
     )
 
 

@@ -32,8 +32,10 @@ class PrivateRecipe:
     round_event: MechanismEvent
     test_event: MechanismEvent | None
     """One test with private counts; None where the job has none."""
+    planned: dict[str, MechanismEvent]
+    """All that the job spends, by what for: the planned rounds and the tests, no spare rounds."""
     epsilon: float
-    """Epsilon after the planned rounds and all tests, without the spare rounds."""
+    """Epsilon after what is planned."""
 
 
 def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
@@ -48,16 +50,17 @@ def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRec
     paid_rounds = max(1, most + privacy.spare_rounds)
     tests = tests_event(job)
     sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests, kind)
-    planned = [MechanismEvent(sigma, rate, steps * participations, kind)]
+    planned = {"training": MechanismEvent(sigma, rate, steps * participations, kind)}
     if tests is not None:
-        planned.append(replace(tests, steps=planned_tests(job)))
+        planned["tests"] = replace(tests, steps=planned_tests(job))
     return PrivateRecipe(
         sampling_rate=rate,
         expected_batch_size=rate * size_class if job.per_example else 0.0,
         noise_multiplier=sigma,
         round_event=MechanismEvent(sigma, rate, steps, kind),
         test_event=replace(tests, steps=1) if tests else None,
-        epsilon=epsilon(planned, privacy.delta) if participations else 0.0,
+        planned=planned,
+        epsilon=epsilon(planned.values(), privacy.delta),
     )
 
 

@@ -171,6 +171,12 @@ def test_the_choice_of_clients_amplifies_nothing():
         assert client.epsilon == epsilon([spent], job.privacy.delta)
 
 
+def test_a_client_that_only_tests_has_spent_what_its_tests_cost():
+    job = job_of(evaluation={"counts": "private", "epsilon": 2.0})
+    recipe = private_recipe(job, 3700, participations=0)
+    assert recipe.epsilon == epsilon([recipe.planned["tests"]], job.privacy.delta) > 0
+
+
 def test_a_batch_larger_than_the_data_takes_each_record_in_each_step():
     job = job_of(training={"batch_size": 500})
     recipe = private_recipe(job, 87, 10)
