@@ -118,6 +118,9 @@ def verify(
         str | None,
         typer.Option(help="A head that was kept elsewhere; the ledger must have ended with it."),
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="A run's certificate.json; it must bind this very ledger.")
+    ] = None,
 ) -> None:
     """Check every row, the chain of hashes, and the witness."""
     path = _ledger(folder)
@@ -129,6 +132,11 @@ def verify(
         rows = opened.verify(head)
         print(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
         print(f"head {opened.head()}")
+        if certificate is not None:
+            from .certificate.owner import bound_line
+            from .client.home import Home
+
+            print(bound_line(certificate, Home(path.parent).card, opened))
 
 
 @ledger_app.command()

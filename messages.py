@@ -10,7 +10,8 @@ train           assignment, arrays (global model)     arrays (update: local minu
 evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
 ==============  ====================================  ==========================================
 
-Where a train request asks for it, its reply also holds the counts of the model that it brought.
+Where a train request asks for it, its reply also holds the counts of the model that it brought. Both
+carry, where the job spends privacy, the sealed head of the owner's ledger for the certificate.
 
 Under secure aggregation the replies to train and evaluate hold a masked vector in place of arrays
 and counts, and five short trips stand around them: query.commit, query.nonce (large cohorts only),
@@ -56,6 +57,7 @@ KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)
 
 ASSIGNMENT = "assignment"
 SECAGG = "secagg"
+LEDGER = "ledger"
 _PACKED = "packed"
 _SMALL = 2**20
 """Bytes: what is smaller travels with others of its kind."""

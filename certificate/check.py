@@ -12,27 +12,15 @@ from typing import Any
 from ..consortium import Card
 from ..errors import CertificateError, LedgerError, UmbelError
 from ..job import Job, read_toml
-from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
-from ..privacy.secagg.keys import Identity
-from .form import FILE, Certificate, canonical_json
-from .issue import digests, figures_of
-from .seal import seal_head
+from .finding import Finding, differences, some
+from .form import FILE, Certificate, Spending, canonical_json
+from .guarantee import as_asked, composed
+from .issue import digests, figures_of, spending_of
+from .seal import bound_row
 
 KEY = "certificate.key"
-"""In a simulation's folder: the secret that signed its certificate and sealed its ledger heads."""
-
-_SLACK = 1e-6
-"""Relative: another version of the accountant may round another way."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check. `holds` is None where it could not be made, which is no failure."""
-
-    what: str
-    holds: bool | None
-    text: str
+"""In a simulation's folder: the secret that signed its certificate."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +63,11 @@ def verify(
         Finding("signature", True, f"holds, by the key {certificate.key}"),
         _signer(certificate, key, card),
         *_job(certificate, run),
-        *_guarantee(certificate),
+        as_asked(certificate),
+        *composed(certificate),
         *(_run_files(certificate, run) if run else ()),
         *_adapter(certificate, adapter or (run / "adapter" if run else None)),
-        *(_ledgers(certificate, run) if run else ()),
+        *_ledgers(certificate, run),
     ]
     return Verdict(certificate, tuple(findings))
 
@@ -119,51 +108,14 @@ def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
     except UmbelError as error:
         yield Finding("job.toml", False, str(error))
         return
-    differ = list(_differences(stated, found))
+    differ = list(differences(stated, found))
     yield Finding(
         "job.toml",
         not differ,
-        f"is not the certified job: {_some(differ)}. Restore job.toml as the run wrote it"
+        f"is not the certified job: {some(differ)}. Restore job.toml as the run wrote it"
         if differ
         else "is the certified job",
     )
-
-
-def _guarantee(certificate: Certificate) -> Iterator[Finding]:
-    """Compose what was run anew: the figures must follow from noise, sampling and steps."""
-    stated = certificate.guarantee
-    if stated.unit != "example" or stated.delta is None:
-        yield Finding("epsilon", None, f"privacy.unit is {stated.unit!r}: nothing to compose again")
-        return
-    worst = 0.0
-    for mechanism in stated.mechanisms:
-        sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
-        if sigma is None or rate is None or mechanism.epsilon is None:
-            yield Finding("epsilon", False, "a client's noise or sampling rate is not stated")
-            return
-        try:
-            found = epsilon([MechanismEvent(sigma, rate, mechanism.steps)], stated.delta)
-        except (ValueError, UmbelError) as error:
-            yield Finding("epsilon", False, f"what was run cannot be composed: {error}")
-            return
-        if not found <= mechanism.epsilon * (1 + _SLACK):
-            text = (
-                f"{mechanism.steps} steps at noise {sigma:g} and rate {rate:g} cost epsilon "
-                f"{found:.4f}, and {mechanism.epsilon:.4f} is claimed. Do not rely on the figure"
-            )
-            yield Finding("epsilon", False, text)
-            return
-        worst = max(worst, found)
-    planned, limit = stated.epsilon_planned or 0.0, stated.epsilon_limit or 0.0
-    holds = worst <= planned * (1 + _SLACK) <= limit * (1 + _SLACK) ** 2
-    yield Finding(
-        "epsilon",
-        holds,
-        f"composed again by the PLD accountant: {worst:.4f} at delta {stated.delta:g}, planned "
-        f"{planned:.4f}, at most {limit:g}",
-    )
-    if stated.seeded:
-        yield Finding("noise", None, "SEEDED: this run can be repeated, and is not private")
 
 
 def _run_files(certificate: Certificate, run: Path) -> Iterator[Finding]:
@@ -189,8 +141,8 @@ def _file(
         found = facts(json.loads((run / name).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Finding(name, False, f"cannot be read: {error!r}. Restore it as the run wrote it")
-    differ = list(_differences(stated, found))
-    text = f"differs: {_some(differ)}. Restore {name} as the run wrote it"
+    differ = list(differences(stated, found))
+    text = f"differs: {some(differ)}. Restore {name} as the run wrote it"
     return Finding(name, not differ, text if differ else "agrees")
 
 
@@ -198,7 +150,7 @@ def _plan_facts(certificate: Certificate) -> dict[str, Any]:
     return {
         "guarantee": certificate.guarantee.sentence,
         "base_sha256": certificate.base.sha256,
-        "clients": sum(m.clients for m in certificate.guarantee.mechanisms),
+        "spending": _dumped(certificate.guarantee.spending),
     }
 
 
@@ -206,8 +158,12 @@ def _plan_found(plan: Any) -> dict[str, Any]:
     return {
         "guarantee": plan["guarantee"],
         "base_sha256": plan["base_sha256"],
-        "clients": len(plan["clients"]),
+        "spending": _dumped(spending_of(plan)),
     }
+
+
+def _dumped(spending: list[Spending]) -> list[dict[str, Any]]:
+    return [alike.model_dump() for alike in spending]
 
 
 def _result_facts(certificate: Certificate) -> dict[str, Any]:
@@ -248,38 +204,39 @@ def _adapter(certificate: Certificate, folder: Path | None) -> Iterator[Finding]
     yield Finding(
         "adapter",
         not differ,
-        f"{folder}: {_some(differ)}. Get the adapter again from whoever issued the certificate"
+        f"{folder}: {some(differ)}. Get the adapter again from whoever issued the certificate"
         if differ
         else f"all {len(stated)} files are the certified ones",
     )
 
 
-def _ledgers(certificate: Certificate, run: Path) -> Iterator[Finding]:
-    """In a simulation's folder the ledgers themselves lie beside the key that seals their heads."""
+def _ledgers(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
+    """The heads of all owners are there; in a simulation's folder so are the ledgers themselves."""
     stated = certificate.ledgers
     if not stated.owners:
         return
-    files, secret = sorted(_ledger_folder(run).glob("*.sqlite")), run / KEY
-    if not stated.reported or not files or not secret.is_file():
-        text = f"{stated.reported} of {stated.owners} heads reported; the ledgers are not here"
+    files = sorted(_ledger_folder(run).glob("*.sqlite")) if run else []
+    if not stated.reported or not files:
+        text = (
+            f"{stated.reported} of {stated.owners} owners' heads are in it; each owner finds its own "
+            "with: umbel ledger verify FOLDER --certificate FILE"
+        )
         yield Finding("ledgers", None, text)
         return
-    try:
-        key = Identity(secret.read_bytes())
-        found = set()
-        for file in files:
+    heads, bound = set(stated.sealed_heads), 0
+    for file in files:
+        try:
             with Ledger(file) as ledger:
-                # A ledger that has gone on since still holds the row that was its last one then.
-                found |= {seal_head(key, entry.hash) for entry in ledger.entries()}
-    except (LedgerError, ValueError) as error:
-        yield Finding("ledgers", False, str(error))
-        return
-    lost = [head for head in stated.sealed_heads if head not in found]
+                bound += bound_row(ledger, heads) is not None
+        except LedgerError as error:
+            yield Finding("ledgers", False, str(error))
+            return
+    lost = stated.reported - bound
     yield Finding(
         "ledgers",
         not lost,
-        f"{len(lost)} of {stated.reported} certified heads are in no ledger here: one was set back, "
-        "or is another's. Restore the ledgers from a backup"
+        f"{lost} of {stated.reported} certified heads are in no ledger here: one was set back, or is "
+        "another's. Restore the ledgers from a backup"
         if lost
         else f"all {stated.reported} certified heads are in the ledgers",
     )
@@ -294,22 +251,3 @@ def _ledger_folder(run: Path) -> Path:
         return Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["ledgers"])
     except (OSError, ValueError, KeyError, TypeError):
         return own
-
-
-def _differences(stated: Any, found: Any, place: str = "") -> Iterator[str]:
-    """Where two trees of JSON values differ, each with both values."""
-    if isinstance(stated, Mapping) and isinstance(found, Mapping):
-        for key in sorted(stated.keys() | found.keys()):
-            inner = f"{place}.{key}" if place else str(key)
-            yield from _differences(stated.get(key), found.get(key), inner)
-    elif canonical_json(stated) != canonical_json(found):
-        yield f"{place} is {_shown(found)} and was certified as {_shown(stated)}"
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else f"{value!r:.100}"
-
-
-def _some(differences: list[str]) -> str:
-    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return "; ".join(differences[:3]) + more

@@ -23,7 +23,7 @@ from ..privacy.secagg.encoding import Digest, Encoded
 from ..privacy.secagg.keys import Identity, verify
 from ..privacy.secagg.roster import Roster
 
-FORMAT: Literal["umbel certificate 1"] = "umbel certificate 1"
+FORMAT: Literal["umbel certificate 2"] = "umbel certificate 2"
 FILE = "certificate.json"
 UNSIGNED = "0" * 128
 
@@ -53,17 +53,26 @@ class CertifiedBase(Document):
 
 
 class Mechanism(Document):
-    """What `clients` owners ran alike, one by one: `steps` of DP-SGD. No owner is named.
+    """One of the things that a client's privacy is spent on, as the accountant knows it.
 
-    None where the job has no privacy of this kind.
+    `what` it is for ("training", "tests"); the rest is an ``accounting.MechanismEvent``.
     """
 
-    clients: Count
-    sampling_rate: Number | None
-    noise_multiplier: Number | None
+    what: str
+    kind: str
+    noise_multiplier: Number
+    sampling_rate: Number
     steps: Count
+
+
+class Spending(Document):
+    """What `clients` owners were planned to spend alike, each for itself. No owner is named."""
+
+    clients: Count
     epsilon: Number | None
-    """Of these steps alone, at the guarantee's delta."""
+    """Of all its mechanisms together, at the guarantee's delta."""
+    mechanisms: list[Mechanism]
+    """Each with another `what`, ascending; none where the job protects nothing."""
 
 
 class Guarantee(Document):
@@ -71,6 +80,7 @@ class Guarantee(Document):
 
     sentence: str
     unit: str
+    """What is protected, as the job names it ("example", "none")."""
     delta: Number | None
     epsilon_limit: Number | None
     """Most that the job was allowed to cost any one client."""
@@ -80,7 +90,7 @@ class Guarantee(Document):
     """Largest of any client's ledger after the run, with repeated rounds and earlier jobs."""
     seeded: bool
     """The noise came from the job's seed, so that the run can be repeated: then nothing is private."""
-    mechanisms: list[Mechanism]
+    spending: list[Spending]
 
 
 class Encryption(Document):
@@ -102,14 +112,13 @@ class CertifiedRoster(Document):
 
 
 class Ledgers(Document):
-    """The last row of each owner's ledger after the run, sealed, in ascending order and unnamed.
+    """The last row that the run made in each owner's ledger, sealed, in ascending order and unnamed.
 
-    A head commits to a fingerprint of all of an owner's records, which has no secret in it: who
-    knows every record but one could test guesses at that one. So a head never leaves in the clear:
-    ``seal_head`` hides it under a key, and whoever holds the key can point out its own.
+    ``seal_head`` says why they are sealed, and ``seal.bound_row`` lets an owner find its own.
     """
 
     owners: Count
+    """Whose privacy the run was planned to spend."""
     reported: Count
     sealed_heads: list[Hash]
 
@@ -145,7 +154,7 @@ class Certificate(Document):
 
     _what: ClassVar[str] = "certificate"
 
-    format: Literal["umbel certificate 1"] = FORMAT
+    format: Literal["umbel certificate 2"] = FORMAT
     kind: Literal["simulation", "deployment"]
     run: str
     issued: str

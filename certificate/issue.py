@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..job import Job, read_toml
 from ..privacy.secagg.keys import Identity
-from .form import Audit, Certificate, Guarantee, Mechanism
+from .form import Audit, Certificate, Guarantee, Mechanism, Spending, canonical_json
 
 Json = Mapping[str, Any]
 
@@ -42,8 +42,8 @@ _LIMIT_SEEDED = (
     "private, and the guarantee holds only for a run without --reproducible."
 )
 _LIMIT_HEADS = (
-    "The heads of {missing} owners' ledgers were not reported: a ledger of theirs that is set back "
-    "later cannot be told from this certificate."
+    "The heads of {missing} owners' ledgers were not reported, or the run charged them nothing: a "
+    "ledger of theirs that is set back later cannot be told from this certificate."
 )
 _LIMIT_AUDIT = (
     "An audit gives a lower bound on what leaks: passing one proves nothing, and small faults escape "
@@ -56,7 +56,8 @@ def issue(run: Path, result: Json, signer: Identity) -> Certificate:
     job = Job.build(read_toml(run / "job.toml"), source=str(run / "job.toml"))
     plan, identity = _read(run / "plan.json"), _read(run / "run.json")
     kind = "deployment" if identity.get("signature") else "simulation"
-    owners = len(plan["clients"]) if job.private else 0
+    guarantee = _guarantee(job, plan, result)
+    owners = sum(alike.clients for alike in guarantee.spending if alike.mechanisms)
     audit, heads = audit_of(run), result["sealed_heads"]
     values = {
         "kind": kind,
@@ -66,7 +67,7 @@ def issue(run: Path, result: Json, signer: Identity) -> Certificate:
         "versions": _versions(),
         "job": {"sha256": job.digest(), "canonical": json.loads(job.to_json())},
         "base": {"name": job.model.base, "sha256": plan["base_sha256"]},
-        "guarantee": _guarantee(job, plan, result),
+        "guarantee": guarantee,
         "encryption": {
             "mode": job.encryption.mode,
             "server_sees": result["encryption"]["server_sees"],
@@ -122,20 +123,25 @@ def figures_of(metrics: Json) -> dict[str, float]:
     }
 
 
-def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
-    alike = Counter(
-        (c["sampling_rate"], c["noise_multiplier"], c["steps"], c["epsilon"])
-        for c in plan["clients"]
+def spending_of(plan: Json) -> list[Spending]:
+    """What a plan's clients spend, those that spend alike counted together."""
+    clients = Counter(
+        canonical_json({"epsilon": client["epsilon"], "mechanisms": _mechanisms(client["events"])})
+        for client in plan["clients"]
     )
-    mechanisms = [
-        Mechanism(
-            clients=count, sampling_rate=rate, noise_multiplier=sigma, steps=steps, epsilon=epsilon
-        )
-        for (rate, sigma, steps, epsilon), count in sorted(
-            alike.items(), key=lambda item: str(item)
-        )
+    return [
+        Spending.model_validate({"clients": count, **json.loads(alike)})
+        for alike, count in sorted(clients.items())
     ]
-    planned = [m.epsilon for m in mechanisms if m.epsilon is not None]
+
+
+def _mechanisms(events: Json) -> list[Json]:
+    return [Mechanism(what=what, **events[what]).model_dump() for what in sorted(events)]
+
+
+def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
+    spending = spending_of(plan)
+    planned = [alike.epsilon for alike in spending if alike.epsilon is not None]
     return Guarantee(
         sentence=plan["guarantee"],
         unit=job.privacy.unit,
@@ -144,7 +150,7 @@ def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
         epsilon_planned=max(planned, default=None),
         epsilon_spent=result["privacy"]["epsilon"],
         seeded=bool(result["reproducible"]),
-        mechanisms=mechanisms,
+        spending=spending,
     )
 
 

@@ -1,15 +1,29 @@
-"""Ledger heads that can be published: hidden from everybody, recognised by who holds the key."""
+"""Ledger heads that can be published: hidden from everybody, recognised by who has the ledger."""
 
 from __future__ import annotations
 
-from ..privacy.secagg.keys import Identity, derive
+from collections.abc import Collection
+
+from ..privacy.chain import Entry
+from ..privacy.ledger import Ledger
+from ..privacy.secagg.keys import derive
 
 
-def seal_head(key: Identity, head: str) -> str:
-    """A ledger's head under a secret key, in hexadecimal: HKDF-SHA256 (RFC 5869) of both.
+def seal_head(ledger: str, head: str) -> str:
+    """A row's hash under the random name of its ledger, in hexadecimal: HKDF-SHA256 (RFC 5869).
 
-    Guarantees: without the key it tells nothing of the head, which is a function of an owner's
-    records and public values alone (HKDF as a pseudo-random function); with the key no other head
-    fits (SHA-256 is collision resistant). Equal heads under one key are equal.
+    A row commits to a fingerprint of all of an owner's records, and who knows every record but one
+    could test guesses at that one. Guarantees, with SHA-256 as a random oracle: without the name
+    (128 random bits, which leave the owner's machine in an export alone) it tells nothing of the
+    row; with the name no other row fits.
     """
-    return derive(key.to_secret_bytes(), 32, "ledger head", bytes.fromhex(head)).hex()
+    return derive(bytes.fromhex(ledger), 32, "ledger head", bytes.fromhex(head)).hex()
+
+
+def bound_row(ledger: Ledger, sealed: Collection[str]) -> Entry | None:
+    """The newest row of a ledger, all of it checked, whose hash is among sealed ones.
+
+    A ledger that has gone on still holds the row that was its last one then.
+    """
+    rows = reversed(ledger.entries())
+    return next((row for row in rows if seal_head(ledger.identity, row.hash) in sealed), None)

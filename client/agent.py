@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
+from ..certificate.seal import seal_head
 from ..client_level import ClientPart, client_part
 from ..encryption import noise_shares
 from ..errors import (
@@ -44,6 +45,7 @@ from ..messages import (
     CONFIRM,
     EVALUATE,
     FAILED,
+    LEDGER,
     NONCE,
     PREKEY,
     PREPARE,
@@ -197,7 +199,8 @@ class Agent:
             content = Content(job, self._workplace.shapes, train, test)
             upload = self._secure_upload(assignment, message, arrays, content)
             if upload.known:
-                return self._masked(*upload.known, {WEIGHT: self._weight(job)})
+                known = self._masked(*upload.known, {WEIGHT: self._weight(job)})
+                return self._with_head(job, assignment, known)
         metrics: Metrics = {WEIGHT: self._weight(job)}
         counts, outcome, unable = None, Outcome({}, 0.0), False
         noise = part = None
@@ -227,8 +230,24 @@ class Agent:
                 outcome.update, outcome.loss, counts, weight, unable=unable, part=part
             )
             dither = self._secrets(f"{self.name}/{assignment.round}/dither")
-            return self._masked(*upload.send(whole, dither), metrics)
-        return _in_the_clear(job, outcome if train else None, counts, metrics)
+            masked = self._masked(*upload.send(whole, dither), metrics)
+            return self._with_head(job, assignment, masked)
+        clear = _in_the_clear(job, outcome if train else None, counts, metrics)
+        return self._with_head(job, assignment, clear)
+
+    def _with_head(self, job: Job, assignment: Assignment, reply: RecordDict) -> RecordDict:
+        """The reply, with what the run's certificate binds this owner's ledger by.
+
+        The run's own last row, sealed: the very last one would tell whether other jobs ran here.
+        """
+        from flwr.app import ConfigRecord
+
+        if job.private:
+            with Ledger(self._ledger) as ledger:
+                if rows := ledger.entries_of(assignment.run):
+                    head = seal_head(ledger.identity, rows[-1].hash)
+                    reply[LEDGER] = ConfigRecord({"head": head})
+        return reply
 
     def _weight(self, job: Job) -> int:
         """Public: what the plan computes for this client too."""

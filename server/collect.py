@@ -16,7 +16,7 @@ from flwr.app import Message
 from ..learning.metrics import Counts
 from ..messages import TRAIN, only_metrics
 from .exchange import Exchange, Stage, ask
-from .replies import counts_check, counts_of, update_check
+from .replies import counts_check, counts_of, head_of, scalars_check, update_check
 from .run import Run
 
 
@@ -42,6 +42,8 @@ class Collection:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each trip beside the training itself."""
     epsilons: dict[str, float] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
+    """Sealed heads of the clients' ledgers, where the job spends privacy."""
     loss: float | None = None
     clipped: int = 0
     within: float | None = None
@@ -71,10 +73,13 @@ class Collection:
         self.bytes_down += exchange.bytes_down
 
     def note(self, name: str, reply: Message) -> None:
-        """Keep the scalars that come with a reply."""
+        """Keep what a reply says of its client's ledger."""
         epsilon = only_metrics(reply.content).get("epsilon")
         if epsilon is not None:
             self.epsilons[name] = float(epsilon)  # type: ignore[arg-type]
+        head = head_of(reply)
+        if head is not None and self.run.plan.job.private:
+            self.heads[name] = head
 
 
 class PlainCollection(Collection):
@@ -108,7 +113,6 @@ class PlainCollection(Collection):
             raise TooFew
 
     def _check(self, reply: Message) -> None:
-        if self.kind == TRAIN:
-            update_check(self.run)(reply)
+        (update_check if self.kind == TRAIN else scalars_check)(self.run)(reply)
         if self.tests:
             counts_check(self.run)(reply)

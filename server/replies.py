@@ -6,6 +6,7 @@ The checks raise ``MessageError``, whose text goes into the run's log beside the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from flwr.app import Message
@@ -13,7 +14,7 @@ from flwr.app import Message
 from ..errors import MessageError, PlanRefused
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
-from ..messages import WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
+from ..messages import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
 from ..plan import Plan
 from ..strategies.fold import check_range
 from .run import Run
@@ -32,7 +33,7 @@ def update_check(run: Run) -> Callable[[Message], None]:
 
 
 def scalars_check(run: Run) -> Callable[[Message], None]:
-    """A reply has the planned weight, and an epsilon and a loss that are numbers."""
+    """A reply has the planned weight, an epsilon and a loss that are numbers, and a sound head."""
     names = run.names
 
     def check(reply: Message) -> None:
@@ -45,8 +46,20 @@ def scalars_check(run: Run) -> Callable[[Message], None]:
             number = metrics.get(name, 0.0)
             if isinstance(number, list) or not math.isfinite(number):
                 raise MessageError(f"sent a {name} that is no number: {number}")
+        head_of(reply)
 
     return check
+
+
+def head_of(reply: Message) -> str | None:
+    """The sealed head of its ledger that a client sent; a ``MessageError`` where it cannot be one."""
+    record = reply.content.config_records.get(LEDGER)
+    if record is None:
+        return None
+    head = record.get("head")
+    if not isinstance(head, str) or not re.fullmatch("[0-9a-f]{64}", head):
+        raise MessageError(f"sent a ledger head that is none: {head!r:.100}")
+    return head
 
 
 def counts_check(run: Run) -> Callable[[Message], None]:

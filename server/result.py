@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import __version__
@@ -20,13 +20,12 @@ def summarise(
     apart: Mapping[str, Mapping[str, Counts]],
     identity: Mapping[str, Any],
     roster: CertifiedRoster | None = None,
-    sealed_heads: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The result of a finished run.
 
     counts: final counts of each client, or of all together under "". apart: those of models trained
-    apart from the federation, by the client that was alone, "" for all data pooled. roster and
-    sealed_heads: for the certificate, as far as they are known.
+    apart from the federation, by the client that was alone, "" for all data pooled. roster: for the
+    certificate; none in a simulation.
     """
     plan, job = run.plan, run.plan.job
     labels = job.data.labels or []
@@ -82,7 +81,7 @@ def summarise(
         "strategy": job.strategy.name,
         "adapter_sha256": arrays_digest(run.arrays),
         "roster": roster.model_dump() if roster else None,
-        "sealed_heads": list(sealed_heads),
+        "sealed_heads": _newest_heads(events),
     }
 
 
@@ -106,6 +105,14 @@ def _spent_epsilons(
         if event["event"] == "round" or heard:
             spent |= dict.fromkeys(unheard, limit) | heard
     return dict(sorted(spent.items()))
+
+
+def _newest_heads(events: list[dict[str, Any]]) -> list[str]:
+    """The last that each client said of its ledger, in all sittings; sorted, so that none is named."""
+    heads: dict[str, str] = {}
+    for event in events:
+        heads |= event.get("heads", {})
+    return sorted(heads.values())
 
 
 def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:

@@ -161,6 +161,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "clipped": collection.clipped,
             "unable": collection.unable,
             "epsilon": collection.epsilons,
+            "heads": collection.heads,
             "aggregated": record is not None,
         }
         run.tell(event)
@@ -229,6 +230,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             "metrics": figures(job, total(counts)) if counts else {},
             "clients": by_client or run.owners_metrics(run.round),
             "epsilon": collection.epsilons,
+            "heads": collection.heads,
         }
     )
 

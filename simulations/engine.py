@@ -37,7 +37,7 @@ from ..strategies import build_strategy
 from .consortium import found
 from .federation import Federation, federate
 from .grid import InProcessGrid
-from .issuer import run_key, sealed_heads
+from .issuer import run_key
 from .site import SiteSettings, owner_log
 from .workers import Workers, default_workers, start_workers
 
@@ -156,9 +156,7 @@ def _simulate(
             counts = run_rounds(run)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
-    key = run_key(folder.path)
-    heads = sealed_heads(key, settings.ledgers, plan.by_name)
-    conclude(folder, summarise(run, counts, apart, identity, sealed_heads=heads), key)
+    conclude(folder, summarise(run, counts, apart, identity), run_key(folder.path))
     return folder
 
 

@@ -13,8 +13,10 @@ from umbel.certificate.check import KEY, verify
 from umbel.certificate.form import FILE, Certificate, CertifiedRoster
 from umbel.certificate.issue import issue
 from umbel.certificate.seal import seal_head
+from umbel.client.home import Home
 from umbel.errors import CertificateError
 from umbel.job import Job
+from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
@@ -27,8 +29,12 @@ SITES = ["film", "press", "shop", "social"]
 
 @pytest.fixture(scope="module")
 def finished(job_of, tmp_path_factory):
-    """The folder of a small private, encrypted simulation."""
-    job = job_of("bert", training={"rounds": 2, "batch_size": 64})
+    """The folder of a small encrypted simulation whose training and tests are private."""
+    job = job_of(
+        "bert",
+        training={"rounds": 2, "batch_size": 64},
+        evaluation={"counts": "private", "epsilon": 4.0},
+    )
     return simulate(job, Options(tmp_path_factory.mktemp("runs") / "run", workers=1)).path
 
 
@@ -70,8 +76,8 @@ def test_a_finished_run_verifies_and_every_check_was_made(finished):
     made = {found.what: found.holds for found in verdict.findings}
     assert made.pop("signer") is None
     assert set(made) == {
-        "signature", "job digest", "job.toml", "epsilon", "plan.json", "result.json", "adapter",
-        "ledgers",
+        "signature", "job digest", "job.toml", "guarantee", "epsilon", "plan.json", "result.json",
+        "adapter", "ledgers",
     }  # fmt: skip
     assert all(made.values())
 
@@ -98,17 +104,14 @@ def test_it_binds_what_the_run_says_of_itself(finished):
 def test_it_names_no_owner_and_gives_no_ledger_head_in_the_clear(finished):
     text = (finished / FILE).read_text()
     assert not any(f'"{site}"' in text for site in SITES)
-    key = Identity((finished / KEY).read_bytes())
-    sealed = Certificate.read(finished / FILE).ledgers.sealed_heads
-    heads = []
+    sealed, found = Certificate.read(finished / FILE).ledgers.sealed_heads, []
     for site in SITES:
         with Ledger(finished / "ledgers" / f"{site}.sqlite") as ledger:
-            heads.append(ledger.head())
-            assert ledger.entries()[-1].dataset not in text
-    assert not any(head in text for head in heads)
-    assert sealed == sorted(seal_head(key, head) for head in heads)
-    other = Identity(os.urandom(64))
-    assert not set(sealed) & {seal_head(other, head) for head in heads}
+            found.append(seal_head(ledger.identity, ledger.head()))
+            secrets = (ledger.head(), ledger.identity, ledger.entries()[-1].dataset)
+            assert not any(secret in text for secret in secrets)
+            assert seal_head(os.urandom(16).hex(), ledger.head()) not in sealed
+    assert sealed == sorted(found)
 
 
 def test_the_secret_of_a_simulation_is_its_users_alone(finished):
@@ -159,10 +162,11 @@ def test_no_other_way_to_write_it_is_taken(finished, before, after):
 
 
 def test_another_format_says_which_one_and_what_to_do(run):
-    edit(run / FILE, lambda values: values.update(format="umbel certificate 2"))
-    [text] = wrong(verify(run)).values()
-    assert "'umbel certificate 2'" in text
-    assert "use the version of Umbel that wrote it" in text
+    for other in ("umbel certificate 1", "umbel certificate 3"):
+        edit(run / FILE, lambda values, other=other: values.update(format=other))
+        [text] = wrong(verify(run)).values()
+        assert repr(other) in text
+        assert "use the version of Umbel that wrote it" in text
 
 
 def test_a_file_that_was_cut_off_is_refused(run):
@@ -232,6 +236,7 @@ def test_a_missing_file_of_an_adapter_is_seen(run):
     [
         ("plan.json", lambda plan: plan.update(guarantee="All is well.")),
         ("plan.json", lambda plan: plan["clients"].pop()),
+        ("plan.json", lambda plan: plan["clients"][0]["events"]["tests"].update(steps=2)),
         ("result.json", lambda result: result.update(adapter_sha256="0" * 64)),
         ("result.json", lambda result: result["privacy"].update(epsilon=0.1)),
         ("result.json", lambda result: result["metrics"].update(accuracy=0.99)),
@@ -262,21 +267,69 @@ def test_who_signs_other_figures_with_another_key_does_not_pass_for_the_first_si
     }
 
 
+def test_it_lists_training_and_tests_and_both_together_cost_what_is_claimed(finished):
+    guarantee = Certificate.read(finished / FILE).guarantee
+    assert sum(alike.clients for alike in guarantee.spending) == len(SITES)
+    for alike in guarantee.spending:
+        tests, training = alike.mechanisms
+        assert (tests.what, tests.kind, tests.steps) == ("tests", "concentrated", 3)
+        assert (training.what, training.kind, training.steps) == ("training", "gaussian", 4)
+        both = [MechanismEvent(**m.model_dump(exclude={"what"})) for m in alike.mechanisms]
+        assert epsilon(both, guarantee.delta) == pytest.approx(alike.epsilon)
+        assert epsilon(both[1:], guarantee.delta) < 0.9 * alike.epsilon
+
+
+def test_the_mechanisms_are_those_that_the_ledgers_were_charged(finished):
+    stated = {
+        (m.kind, m.noise_multiplier, m.sampling_rate)
+        for alike in Certificate.read(finished / FILE).guarantee.spending
+        for m in alike.mechanisms
+    }
+    charged = set()
+    for site in SITES:
+        with Ledger(finished / "ledgers" / f"{site}.sqlite") as ledger:
+            events = [entry.event for entry in ledger.entries()]
+        charged |= {(e.kind, e.noise_multiplier, e.sampling_rate) for e in events}
+    assert charged == stated
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.update(epsilon=m["epsilon"] / 2),
-        lambda m: m.update(noise_multiplier=m["noise_multiplier"] / 2),
-        lambda m: m.update(noise_multiplier=-1.0),
-        lambda m: m.update(noise_multiplier=None),
-        lambda m: m.update(steps=m["steps"] * 2),
+        lambda alike, tests, training: alike.update(epsilon=alike["epsilon"] / 2),
+        lambda alike, tests, training: alike.update(mechanisms=[]),
+        lambda alike, tests, training: training.update(noise_multiplier=0.5),
+        lambda alike, tests, training: training.update(noise_multiplier=-1.0),
+        lambda alike, tests, training: training.update(steps=training["steps"] * 2),
+        lambda alike, tests, training: training.update(kind="none"),
+        lambda alike, tests, training: tests.update(noise_multiplier=1.0),
+        lambda alike, tests, training: tests.update(steps=4),
     ],
 )
 def test_an_epsilon_that_does_not_follow_from_what_was_run_is_refused_even_if_it_is_signed(
     change, run
 ):
-    resigned(run, lambda values: change(values["guarantee"]["mechanisms"][0]))
+    def edited(values):
+        alike = values["guarantee"]["spending"][0]
+        change(alike, *alike["mechanisms"])
+
+    resigned(run, edited)
     assert "epsilon" in wrong(verify(run))
+
+
+def test_a_test_fewer_than_the_job_asks_for_is_refused_from_the_certificate_alone(run):
+    resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"][0].update(steps=2))
+    found = wrong(verify(run / FILE, adapter=run / "adapter"))
+    assert list(found) == ["guarantee"]
+    assert "by the job, tests" in found["guarantee"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("unit", "none"), ("delta", 1e-2), ("epsilon_limit", 9.0)]
+)
+def test_other_terms_than_the_jobs_are_refused(name, value, run):
+    resigned(run, lambda values: values["guarantee"].update({name: value}))
+    assert f"by the job, {name}" in wrong(verify(run))["guarantee"]
 
 
 def test_a_planned_epsilon_below_a_clients_or_above_the_limit_is_refused(run):
@@ -288,8 +341,6 @@ def test_a_planned_epsilon_below_a_clients_or_above_the_limit_is_refused(run):
 
 
 def test_a_ledger_that_was_set_back_is_noticed_and_one_that_went_on_is_not(run):
-    from umbel.privacy.accounting import MechanismEvent
-
     ledgers, older = run / "ledgers", run / "older"
     shutil.copytree(ledgers, older)
     with Ledger(ledgers / "film.sqlite") as ledger:
@@ -345,13 +396,16 @@ def operator(tmp_path):
     return consortium, tmp_path / "consortium" / "consortium.json"
 
 
-def deployed(run, consortium):
+def deployed(run, consortium, heads=()):
     """Let the run be one between machines, as a coordinator leaves it; its roster."""
+    heads = list(heads)
     member = Identity(os.urandom(64))
     roster = Roster(1, (Entry("st-mary", member.public),), Limits(), bytes(32))
     known = CertifiedRoster.of(roster, consortium.card.id)
     edit(run / "run.json", lambda identity: identity.update(signature="ab" * 64))
-    edit(run / "result.json", lambda r: r.update(roster=known.model_dump(), sealed_heads=[]))
+    edit(run / "run.json", lambda identity: identity.pop("ledgers"))
+    shutil.rmtree(run / "ledgers")
+    edit(run / "result.json", lambda r: r.update(roster=known.model_dump(), sealed_heads=heads))
     for name in (KEY, FILE):
         (run / name).unlink()
     result = read(run / "result.json")
@@ -370,6 +424,7 @@ def test_an_operators_certificate_verifies_by_the_consortiums_card_and_no_other(
     status, out, _ = umbel("verify", run, "--consortium", card)
     assert (status, "the operator of 'consortium'" in out) == (0, True)
     assert "4 owners' ledgers were not reported" in out
+    assert "0 of 4 owners' heads are in it" in out
     Consortium.create(tmp_path / "other", "127.0.0.1", 9000, Limits())
     status, out, _ = umbel("verify", run, "--consortium", tmp_path / "other" / "consortium.json")
     assert (status, "DIFFERS  signer" in out) == (2, True)
@@ -386,6 +441,60 @@ def test_an_operator_whose_key_was_elsewhere_certifies_later(run, operator, umbe
     assert Certificate.read(run / FILE).digest in out
     assert Certificate.read(run / FILE).digest in (run / "adapter" / "README.md").read_text()
     assert umbel("verify", run, "--consortium", card)[0] == 0
+
+
+@pytest.fixture
+def owner(run, operator, tmp_path):
+    """The folder of one of a deployed run's owners, with the ledger that the run charged."""
+    consortium, card = operator
+    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\n")
+    home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
+    for part in ("sqlite", "witness"):
+        shutil.copy(run / "ledgers" / f"film.{part}", home.path / f"ledger.{part}")
+    deployed(run, consortium, Certificate.read(run / FILE).ledgers.sealed_heads)
+    return home
+
+
+def charge(home, key, job):
+    with Ledger(home.ledger) as ledger:
+        dataset = ledger.entries()[0].dataset
+        event = MechanismEvent(5.0, 0.1, 1)
+        ledger.reserve(dataset, event, job=job, key=key, delta=1e-3, limit=1e3)
+
+
+def test_an_owner_finds_its_own_ledger_in_an_operators_certificate(run, owner, operator, umbel):
+    status, out, _ = umbel("verify", run, "--consortium", operator[1])
+    assert (status, "4 of 4 owners' heads are in it" in out) == (0, True)
+    look = ("ledger", "verify", owner.path, "--certificate", run / FILE)
+    status, out, _ = umbel(*look)
+    assert status == 0
+    assert "binds row 5 of this ledger, the last one of its run" in out
+    charge(owner, "another run/1/0", "another job")
+    assert "the last one of its run" in umbel(*look)[1]
+    certificate = Certificate.read(run / FILE)
+    charge(owner, f"{certificate.run}/9/0", certificate.job.sha256)
+    assert "binds row 5 of this ledger; 1 more of this run" in umbel(*look)[1]
+
+
+def test_an_owner_does_not_find_a_ledger_that_was_set_back(run, owner, umbel):
+    owner.ledger.unlink()
+    owner.ledger.with_suffix(".witness").unlink()
+    charged = Ledger(owner.ledger)
+    charged.reserve("d", MechanismEvent(5.0, 0.1, 1), job="j", key="k", delta=1e-3, limit=10)
+    charged.close()
+    status, _, err = umbel("ledger", "verify", owner.path, "--certificate", run / FILE)
+    assert status == 2
+    assert "None of the 4 ledger heads" in " ".join(err.split())
+
+
+def test_an_owner_relies_on_its_operator_and_on_its_own_job_alone(run, owner, operator, umbel):
+    look = ("ledger", "verify", owner.path, "--certificate", run / FILE)
+    resigned(run, lambda values: values.update(run="another"), operator[0].operator)
+    status, _, err = umbel(*look)
+    assert (status, "ask the operator" in err) == (2, True)
+    resigned(run, lambda values: None, Identity(os.urandom(64)))
+    status, _, err = umbel(*look)
+    assert (status, "signer: the certificate is signed by" in err) == (2, True)
 
 
 def test_a_run_that_was_changed_is_not_certified_again(run, umbel):
@@ -426,7 +535,7 @@ def test_the_command_says_in_json_what_holds(run, umbel):
     found = json.loads(out)
     assert (status, found["valid"]) == (0, True)
     assert found["digest"] == hashlib.sha256((run / FILE).read_bytes()).hexdigest()
-    assert found["certificate"]["format"] == "umbel certificate 1"
+    assert found["certificate"]["format"] == "umbel certificate 2"
     (run / FILE).write_bytes(b"{}")
     status, out, _ = umbel("verify", run, "--json")
     assert (status, json.loads(out)["valid"]) == (2, False)

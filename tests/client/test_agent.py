@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from umbel.certificate.seal import seal_head
 from umbel.client.agent import Agent, Workplace
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
@@ -18,6 +19,7 @@ from umbel.messages import (
     ASSIGNMENT,
     EVALUATE,
     FAILED,
+    LEDGER,
     PREPARE,
     REFUSED,
     TRAIN,
@@ -28,7 +30,7 @@ from umbel.messages import (
     to_array_record,
     to_arrays,
 )
-from umbel.privacy.accounting import size_class
+from umbel.privacy.accounting import MechanismEvent, size_class
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
 from umbel.recipe import private_recipe
@@ -275,6 +277,40 @@ def test_under_privacy_neither_loss_nor_exact_size_leaves_the_owner(owner, job):
     metrics = owner(job).ask(TRAIN).content["metrics"]
     assert set(metrics) == {"epsilon", WEIGHT}
     assert metrics[WEIGHT] == 1
+
+
+def head_of(reply):
+    return reply.content[LEDGER]["head"]
+
+
+def test_a_reply_binds_the_last_row_of_its_run_and_tells_nothing_of_other_jobs(owner, job):
+    mary = owner(job)
+    first, second = (head_of(mary.ask(TRAIN, round_)) for round_ in (1, 2))
+    with Ledger(mary.ledger) as ledger:
+        hashes = [seal_head(ledger.identity, entry.hash) for entry in ledger.entries()]
+        assert [first, second] == hashes
+        ledger.reserve(
+            mary.data.fingerprint, MechanismEvent(9.0, 0.1, 1),
+            job="another", key="another run/1/0", delta=DELTA, limit=100.0,
+        )  # fmt: skip
+    assert head_of(mary.ask(EVALUATE)) == second
+    assert head_of(mary.ask(TRAIN, 3)) not in (first, second)
+
+
+def test_a_private_test_gives_a_newer_head_than_the_training_before_it(owner, open_job_of):
+    mary = owner(open_job_of(evaluation={"counts": "private", "epsilon": 4.0}))
+    trained, tested = head_of(mary.ask(TRAIN)), head_of(mary.ask(EVALUATE))
+    with Ledger(mary.ledger) as ledger:
+        first, second = ledger.entries()
+        assert second.event.kind == "concentrated"
+        assert [trained, tested] == [
+            seal_head(ledger.identity, row.hash) for row in (first, second)
+        ]
+
+
+def test_where_nothing_is_spent_no_head_is_given(owner, plain, job):
+    assert LEDGER not in owner(plain).ask(TRAIN).content
+    assert LEDGER not in owner(job).ask(EVALUATE).content
 
 
 def test_an_evaluation_returns_counts_of_the_held_out_records(owner, plain):

@@ -54,9 +54,21 @@ def ended_well(deployment, run, reference):
     return result["adapter_sha256"] == reference(deployment.job)
 
 
+def bound_for_each_owner(deployment, run):
+    """Whether the operator's certificate binds the last row of the run in every owner's ledger."""
+    certificate = deployment.consortium.runs / run / "certificate.json"
+    card = deployment.consortium.path / "consortium.json"
+    shown = deployment.umbel("verify", certificate.parent, "--consortium", card)
+    assert "3 of 3 owners' heads are in it" in shown
+    own = ("ledger", "verify", "--certificate", certificate)
+    shown = [deployment.umbel(*own, home.path) for home in deployment.owners.values()]
+    return all("the last one of its run" in text for text in shown)
+
+
 def test_a_deployment_makes_the_adapter_of_the_simulation(standing, reference):
     run = standing.place(name="undisturbed")
     assert ended_well(standing, run, reference)
+    assert bound_for_each_owner(standing, run)
     assert [event["aggregated"] for event in standing.events(run, "round")] == [True, True]
 
 
@@ -65,3 +77,4 @@ def test_a_killed_process_costs_nothing_but_time(kind, phase, standing, referenc
     run = standing.start().place(name=f"{kind}-{phase}")
     kill_in(standing, run, kind, phase)
     assert ended_well(standing, run, reference)
+    assert bound_for_each_owner(standing, run)

@@ -13,7 +13,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from umbel.errors import Interrupted, PlanRefused, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
-from umbel.messages import EVALUATE, FAILED, PREPARE, REFUSED, TRAIN, WEIGHT, Readiness
+from umbel.messages import (
+    EVALUATE,
+    FAILED,
+    LEDGER,
+    PREPARE,
+    REFUSED,
+    TRAIN,
+    WEIGHT,
+    Readiness,
+)
 from umbel.privacy.ledger import Ledger
 from umbel.server.checkpoint import load_latest, restore_strategy
 from umbel.server.result import summarise
@@ -394,6 +403,42 @@ def test_a_client_that_cannot_be_tested_is_named_and_the_others_count(
     counts = run_rounds(run)
     assert sorted(counts) == ["film", "shop", "social"]
     assert [list(event["failed"]) for event in events(run, "evaluation")] == [[], ["press"]]
+
+
+BAD_LEDGERS = {
+    "epsilon": _with_metric(epsilon=[1.0, 2.0]),
+    "head": lambda request, reply: with_record(request, reply, {"head": "ab" * 31}),
+    "no text": lambda request, reply: with_record(request, reply, {"head": bytes(32)}),
+    "none": lambda request, reply: with_record(request, reply, {}),
+}
+
+
+def with_record(request, reply, values):
+    content = RecordDict({**reply.content, LEDGER: ConfigRecord(values)})
+    return [Message(content, reply_to=request)]
+
+
+@pytest.mark.parametrize("phase", [TRAIN, EVALUATE])
+@pytest.mark.parametrize("kind", BAD_LEDGERS)
+def test_what_cannot_be_of_a_ledger_makes_the_reply_a_failure(kind, phase, start_run, private):
+    job = private(
+        training={"rounds": 1},
+        cohort={"minimum": 3},
+        privacy={"delta": 1e-3, "epsilon": 20.0},
+        evaluation={"counts": "private", "epsilon": 10.0},
+    )
+    run = start_run(job, instead(only(phase, 3), BAD_LEDGERS[kind]))
+    run_rounds(run)
+    [event] = events(run, "round") if phase == TRAIN else events(run, "evaluation")[-1:]
+    assert list(event["failed"]) == ["press"]
+    assert sorted(event["heads"]) == sorted(event["epsilon"]) == ["film", "shop", "social"]
+
+
+def test_who_spends_nothing_has_no_head_to_tell(start_run, quick):
+    claims = instead(only(TRAIN, 3), lambda *both: with_record(*both, {"head": "ab" * 32}))
+    run = start_run(quick(training={"rounds": 1}), claims)
+    assert summarise(run, run_rounds(run), {}, {"reproducible": False})["sealed_heads"] == []
+    assert events(run, "round")[0]["clients"] == SITES
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD_COUNTS if kind != "error"])

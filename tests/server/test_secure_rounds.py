@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, Message, MetricRecord, RecordDict
 
-from umbel.errors import PlanRefused, ProtocolError, RoundFailed
-from umbel.flower import refuse
+from umbel.certificate.seal import seal_head
+from umbel.errors import Interrupted, PlanRefused, ProtocolError, RoundFailed
+from umbel.flower import refuse, stamp
 from umbel.learning.model import arrays_digest
 from umbel.messages import (
     CONFIRM,
     EVALUATE,
     FAILED,
+    LEDGER,
     PREKEY,
     REVEAL,
     SECAGG,
@@ -21,6 +23,7 @@ from umbel.messages import (
     bytes_of,
     to_bytes_record,
 )
+from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.fixed_point import Scale
 from umbel.server.checkpoint import load_latest
 from umbel.server.result import summarise
@@ -124,6 +127,8 @@ def test_nothing_that_an_agent_sends_holds_its_update_or_its_counts(start_run, q
         assert set(content.array_records) <= {SECAGG}
         for record in content.metric_records.values():
             assert set(record) <= {WEIGHT, "epsilon"}
+        assert set(content.config_records) <= {SECAGG, LEDGER, "readiness"}
+        assert all(len(head) == 64 for head in content.config_records.get(LEDGER, {}).values())
         if kind in (TRAIN, EVALUATE):
             words = np.frombuffer(bytes_of(content, "vector"), "<u4")
             # Counts are small and updates near zero; masked, a word is small once in 2^12.
@@ -318,6 +323,57 @@ def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quic
         run_rounds(run)
     assert "12.5" not in str(caught.value)
     assert run.grid.asked(TRAIN) == dict.fromkeys(EVERYBODY, 1)  # and not again
+
+
+def test_the_newest_head_of_each_owner_is_certified_over_all_sittings(start_run, quick, tmp_path):
+    """Press is away from the second sitting on: what it said in the first one still holds."""
+    job = quick(
+        privacy={"unit": "example", "delta": 1e-3, "epsilon": 20.0},
+        evaluation={"counts": "private", "epsilon": 10.0},
+        training={"rounds": 2, "batch_size": 64},
+    )
+    first = start_run(job)
+    first.should_stop = lambda: first.round == 1
+    with pytest.raises(Interrupted):
+        run_rounds(first)
+    second = start_run(job, lambda request, reply, assignment: (
+        broken(request, reply) if request.metadata.dst_node_id == PRESS else [reply]
+    ))  # fmt: skip
+    second.restore()
+    result = summarise(second, run_rounds(second), {}, {"reproducible": True})
+    newest = []
+    for site in SITES:
+        with Ledger(tmp_path / "run" / "ledgers" / f"{site}.sqlite") as ledger:
+            assert len(ledger.entries()) == (2 if site == "press" else 5)
+            newest.append(seal_head(ledger.identity, ledger.head()))
+    assert result["sealed_heads"] == sorted(newest)
+
+
+def test_a_repeated_request_brings_the_same_vector_and_the_same_head(start_run, quick, tmp_path):
+    """The first answer is lost on its way; another job has charged the ledger since."""
+    agents, seen = [], []
+
+    def asked_twice(request, reply, assignment):
+        if request.metadata.message_type != TRAIN or request.metadata.dst_node_id != PRESS:
+            return [reply]
+        with Ledger(tmp_path / "run" / "ledgers" / "press.sqlite") as ledger:
+            row = ledger.entries()[-1]
+            ledger.reserve(
+                row.dataset, row.event, job="j", key="another/1/0", delta=row.delta, limit=1e6
+            )
+        again = agents[0].call("handle", PRESS, request)
+        stamp(again)
+        seen.append((reply.content, again.content))
+        return [again]
+
+    job = quick(privacy={"unit": "example"}, training={"rounds": 1, "batch_size": 64})
+    run = start_run(job, asked_twice)
+    agents.append(run.grid.inner._workers)
+    run_rounds(run)
+    [(first, second)] = seen
+    assert bytes_of(first, "vector") == bytes_of(second, "vector")
+    assert first[LEDGER]["head"] == second[LEDGER]["head"]
+    assert events(run, "round")[0]["heads"].keys() == set(SITES)
 
 
 def test_epsilon_is_known_of_who_dropped_out_after_its_upload(start_run, quick):

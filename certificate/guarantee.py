@@ -1,0 +1,87 @@
+"""Whether a certificate's guarantee is what its job asks for, and its epsilon follows from the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import UmbelError
+from ..job import Job
+from ..plan import planned_tests
+from ..privacy.accounting import MechanismEvent, epsilon
+from .finding import Finding, differences, some
+from .form import Certificate, Mechanism
+
+_SLACK = 1e-6
+"""Relative: another version of the accountant may round another way."""
+
+
+def as_asked(certificate: Certificate) -> Finding:
+    """The guarantee's terms are the job's, and all tests that it asks for are in the figures."""
+    try:
+        job = Job.build(certificate.job.canonical, source="the job in it")
+    except UmbelError as error:
+        return Finding("guarantee", False, str(error))
+    stated = certificate.guarantee
+    tests = {
+        sum(mechanism.steps for mechanism in alike.mechanisms if mechanism.what == "tests")
+        for alike in stated.spending
+    }
+    wanted = {
+        "unit": job.privacy.unit,
+        "delta": job.privacy.delta if job.private else None,
+        "epsilon_limit": job.privacy.epsilon if job.private else None,
+        "tests": [planned_tests(job) if job.tests_privately else 0],
+    }
+    found = {name: getattr(stated, name) for name in ("unit", "delta", "epsilon_limit")}
+    differ = list(differences(found | {"tests": sorted(tests)}, wanted))
+    text = f"by the job, {some(differ)}" if differ else "is what the job asks for"
+    return Finding("guarantee", not differ, text)
+
+
+def composed(certificate: Certificate) -> Iterator[Finding]:
+    """Compose what was planned anew: each epsilon must follow from all that it is spent on."""
+    stated = certificate.guarantee
+    if stated.delta is None:
+        yield Finding("epsilon", None, f"privacy.unit is {stated.unit!r}: nothing to compose again")
+        return
+    worst = 0.0
+    for alike in stated.spending:
+        if alike.epsilon is None or not alike.mechanisms:
+            yield Finding("epsilon", False, "it is not stated what a client's privacy is spent on")
+            return
+        try:
+            found = epsilon(map(_event, alike.mechanisms), stated.delta)
+        except (ValueError, UmbelError) as error:
+            yield Finding("epsilon", False, f"what was planned cannot be composed: {error}")
+            return
+        if not found <= alike.epsilon * (1 + _SLACK):
+            text = (
+                f"{' and '.join(map(_described, alike.mechanisms))} cost epsilon {found:.4f}, and "
+                f"{alike.epsilon:.4f} is claimed. Do not rely on the figure"
+            )
+            yield Finding("epsilon", False, text)
+            return
+        worst = max(worst, found)
+    planned, limit = stated.epsilon_planned or 0.0, stated.epsilon_limit or 0.0
+    holds = worst <= planned * (1 + _SLACK) <= limit * (1 + _SLACK) ** 2
+    whats = sorted({mechanism.what for alike in stated.spending for mechanism in alike.mechanisms})
+    yield Finding(
+        "epsilon",
+        holds,
+        f"{' and '.join(whats)} composed again by the PLD accountant: {worst:.4f} at delta "
+        f"{stated.delta:g}, planned {planned:.4f}, at most {limit:g}",
+    )
+    if stated.seeded:
+        yield Finding("noise", None, "SEEDED: this run can be repeated, and is not private")
+
+
+def _event(mechanism: Mechanism) -> MechanismEvent:
+    """Raises ``ValueError`` where there is no such mechanism."""
+    return MechanismEvent(**mechanism.model_dump(exclude={"what"}))
+
+
+def _described(mechanism: Mechanism) -> str:
+    sampled = f" and rate {mechanism.sampling_rate:g}" if mechanism.sampling_rate < 1 else ""
+    return (
+        f"{mechanism.steps} {mechanism.what} steps at noise {mechanism.noise_multiplier:g}{sampled}"
+    )
