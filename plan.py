@@ -26,7 +26,7 @@ from .encryption import (
 from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import Job
-from .privacy.accounting import size_class
+from .privacy.accounting import MechanismEvent, size_class
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
 from .recipe import planned_tests, private_recipe

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ..errors import UmbelError
 from ..job import Job
-from ..plan import planned_tests
 from ..privacy.accounting import MechanismEvent, epsilon
+from ..recipe import planned_tests
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 

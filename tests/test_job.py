@@ -49,8 +49,8 @@ def build(**sections):
         ),
         (
             {"privacy": {"qqq": 1}},
-            r"unknown key 'privacy.qqq' \(known here: clipping_norm, delta, epsilon, limit, "
-            r"spare_rounds, unit\)",
+            r"unknown key 'privacy.qqq' \(known here: clipping, clipping_norm, "
+            r"clipping_quantile, delta, epsilon, limit, mechanism, spare_rounds, unit\)",
         ),
         ({"data": {"path": "a", "paths": "b"}}, "did you mean 'path'"),
     ],
