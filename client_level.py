@@ -158,11 +158,11 @@ def client_refusals(
         return reasons  # said elsewhere: of encryption.clip, or of the noise
     reasons += _count_refusals(job, consortium, cohort)
     if not low <= job.privacy.clipping_norm <= high:
+        fits = job.encryption.clip * job.privacy.clipping_norm / high
         reasons.append(
             f"privacy.clipping_norm = {job.privacy.clipping_norm:g} does not fit the sum, which has "
             f"room for {low:.2g} to {high:.2g} with encryption.clip = {job.encryption.clip:g}: "
-            + ("raise" if job.privacy.clipping_norm > high else "lower")
-            + " encryption.clip"
+            + (f"set it to {2 * fits:.2g}" if job.privacy.clipping_norm > high else "lower it")
         )
     return reasons
 
@@ -212,13 +212,15 @@ def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
     else:
         who = "Whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without noise"
         how = "by Gaussian noise that the server is trusted to add to each sum"
+    accountant = "Renyi accountant" if job.noised_by_clients else "PLD accountant"
     counts = " and of tests' counts" if job.tests_privately else ""
     adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
     return (
         f"{who}, learns almost the same whatever any one client's data are: ({epsilon}, "
         f"{job.privacy.delta:g})-differential privacy for all data of one client exchanged for any "
         f"other, {how}, of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
-        f"{counts}, composed over {job.training.rounds} rounds without amplification by sampling; "
+        f"{counts}, composed over {job.training.rounds} rounds by the {accountant} without "
+        "amplification by sampling; "
         "not covered are who takes part, label names and each data set's rounded size."
     )
 

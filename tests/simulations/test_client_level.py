@@ -187,7 +187,10 @@ REFUSALS = {
     "weights": ({"strategy": {"weighting": "examples"}}, "under client-level privacy a client's"),
     "delta": ({"privacy": {"delta": 0.2}}, "not below 1 / clients"),
     "a norm beyond the grid": ({"privacy": {"clipping_norm": 7.0}}, "does not fit the sum"),
-    "a norm below the grid": ({"privacy": {"clipping_norm": 1e-7}}, "lower encryption.clip"),
+    "a norm below the grid": (
+        {"privacy": {"clipping_norm": 1e-7}},
+        "encryption.clip = 8: lower it",
+    ),
     "groups of a trusting job": (
         {"privacy": {"mechanism": "central"}, "encryption": {"minimum": 4, "group_size": 4}},
         "compared before the server adds its noise",
