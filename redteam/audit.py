@@ -7,7 +7,7 @@ mechanism can be replayed: records and their losses stay with their owners.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from ..learning.model import Learner, arrays_digest, load_learner
 from ..learning.tasks import Task, task_for
 from ..learning.tasks.base import make_batch
 from ..messages import Arrays
+from ..privacy.client_noise import split_noise
 from ..server.checkpoint import load_latest
 from ..server.conclusion import certify
 from ..server.run_folder import RunFolder
 from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key
 from .canaries import CANARIES, CanaryAudit, Mechanism, Records, Tell, audit_mechanism
+from .client_canaries import audit_clients
 from .inversion import MOST_CLIENTS, Inverter, View, attack_of, chosen
 from .membership import Losses, attack, losses_of
 from .mislabelled import audit_from_outside
@@ -191,18 +193,26 @@ def _final(subject: _Subject, learner: Learner) -> Arrays:
 
 
 def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) -> dict[str, Any]:
-    if subject.job.privacy.unit != "example":
-        return {"skipped": _no_claim(subject.job)}
-    mechanism, delta = subject.mechanism, subject.job.privacy.delta
-    seen, measured = audit_mechanism(
-        subject.job,
-        mechanism,
-        records,
-        claim=subject.claim,
-        delta=delta,
-        canaries=canaries,
-        tell=tell,
-    )
+    job, mechanism = subject.job, subject.mechanism
+    if not job.private:
+        return {"skipped": _no_claim(job)}
+    if job.per_client:
+        update, _ = split_noise(mechanism.noise_multiplier, job.privacy.clipping == "adaptive")
+        mechanism = replace(mechanism, noise_multiplier=update, local_steps=1)
+        members, consortium = subject.plan["cohort"]["size"], len(subject.plan["clients"])
+        seen, measured = audit_clients(
+            job, members, consortium, claim=subject.claim, canaries=canaries, tell=tell
+        )
+    else:
+        seen, measured = audit_mechanism(
+            job,
+            mechanism,
+            records,
+            claim=subject.claim,
+            delta=job.privacy.delta,
+            canaries=canaries,
+            tell=tell,
+        )
     return {
         **_bound(seen, subject.claim),
         "client": subject.client["name"],
@@ -221,12 +231,12 @@ def _bound(seen: CanaryAudit, claim: float) -> dict[str, Any]:
 def _no_claim(job: Job) -> str:
     if not job.private:
         return "the run claims no differential privacy, so there is no epsilon to refute"
-    return f"the run protects one {job.privacy.unit}; this audit is for single examples"
+    return f"the run protects one {job.privacy.unit}; this attack is on single examples"
 
 
 def _records(subject: _Subject, federation: Federation, learner: Learner) -> Records:
     """Features of some real records of the audited client; none for a language model."""
-    if learner.job.task == "causal-lm" or not learner.job.private:
+    if learner.job.task == "causal-lm" or not learner.job.per_example:
         return Records.none()
     share = next(s for s in federation.shares if s.name == subject.client["name"])
     some = _some(with_features(learner, federation.data(share).train), _RECORDS_BESIDE)

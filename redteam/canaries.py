@@ -41,7 +41,7 @@ CONFIDENCE = 0.95
 _GUESSED = 0.02
 _FEWEST_GUESSES = 100
 _GIVEN_AWAY = 0.1
-_NORMAL_999 = 3.290527
+NORMAL_999 = 3.290527
 _MOST_CLAIMED = 20.0
 # The gradient of a canary along its own weight over the one along the bias, which all share.
 _STEEPNESS = 1e3
@@ -124,9 +124,9 @@ def measure(seen: Observation, local_steps: int) -> Measured:
     """Noise from the canaries that were out, sampling rate from those that were in."""
     noise = seen.releases[:, ~seen.coins].ravel()
     sigma = math.sqrt(float(np.mean(noise**2)) / local_steps)
-    noise_error = _NORMAL_999 / math.sqrt(2 * len(noise))
+    noise_error = NORMAL_999 / math.sqrt(2 * len(noise))
     drawn = seen.releases[:, seen.coins].ravel() / local_steps
-    rate, rate_error = float(drawn.mean()), _NORMAL_999 * float(drawn.std()) / math.sqrt(len(drawn))
+    rate, rate_error = float(drawn.mean()), NORMAL_999 * float(drawn.std()) / math.sqrt(len(drawn))
     return Measured(
         sigma,
         sigma * (1 - noise_error),
@@ -194,10 +194,7 @@ def audit_mechanism(
 
     `claim` is the epsilon that might be refuted: it decides how many canaries are guessed.
 
-    Only the first of them are guessed where delta is large: the bound gives 2 m delta away, so that
-    with 10,000 canaries at delta = 1e-3 nothing at all would follow from the guesses.
     """
-    guessable = min(canaries, max(_FEWEST_GUESSES, int(_GIVEN_AWAY / delta)))
     blocks = math.ceil(canaries / BLOCK)
     parts = []
     for block in range(blocks):
@@ -209,8 +206,18 @@ def audit_mechanism(
         np.concatenate([part.releases for part in parts], axis=1),
     )
     scores = seen.releases.sum(axis=0)
-    found = judge(seen.coins[:guessable], scores[:guessable], claim, delta)
+    some = guessable(canaries, delta)
+    found = judge(seen.coins[:some], scores[:some], claim, delta)
     return found, measure(seen, mechanism.local_steps)
+
+
+def guessable(canaries: int, delta: float) -> int:
+    """How many canaries are guessed: where delta is large, not all.
+
+    The bound gives 2 m delta away, so that with 10,000 canaries at delta = 1e-3 nothing at all would
+    follow from the guesses.
+    """
+    return min(canaries, max(_FEWEST_GUESSES, int(_GIVEN_AWAY / delta)))
 
 
 def judge(

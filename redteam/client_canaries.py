@@ -1,0 +1,97 @@
+"""The canary audit where noise hides whole clients: does a sum leak more than it claims?
+
+A canary is a client whose update is one of two, as far apart as clipping allows; a coin says which.
+The attacker sees the sums of all rounds but for the other clients' updates, which he knows, and
+with no more noise than a sum is sure to have: that of the fewest honest clients, or the server's.
+Each canary goes through rounds of its own, by the code of every real run: encoding, clipping, noise.
+So together they are one mechanism, and the theorem of ``bound`` holds for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ..client_level import client_part, server_noise
+from ..encryption import noise_shares
+from ..job import Job
+from ..privacy.client_noise import UpdateNoise
+from ..privacy.randomness import SecretStream
+from ..privacy.secagg.fixed_point import Contribution, Layout, Scale, decode, encode
+from .canaries import BLOCK, NORMAL_999, CanaryAudit, Measured, Observation, Tell, guessable, judge
+
+_FAR = 1e3
+"""Length of a canary's update over the clipping norm."""
+
+
+def audit_clients(
+    job: Job,
+    members: int,
+    consortium: int,
+    *,
+    claim: float,
+    canaries: int,
+    tell: Tell = lambda *_: None,
+) -> tuple[CanaryAudit, Measured]:
+    """Replay the rounds of a job for `canaries` clients, and judge by what all sums say of each.
+
+    members: of a cohort, which decides the grid of its sums; consortium: of the roster.
+    """
+    blocks = math.ceil(canaries / BLOCK)
+    parts = []
+    for block in range(blocks):
+        tell("canaries", block, blocks)
+        parts.append(replay_clients(job, members, consortium, min(BLOCK, canaries - block * BLOCK)))
+    coins = np.concatenate([part.coins for part in parts])
+    releases = np.concatenate([part.releases for part in parts], axis=1)
+    delta = job.privacy.delta
+    some = guessable(canaries, delta)
+    found = judge(coins[:some], releases.sum(axis=0)[:some], claim, delta)
+    residue = releases - np.where(coins, 0.5, -0.5)
+    sigma = math.sqrt(float(np.mean(residue**2)))
+    error = NORMAL_999 / math.sqrt(2 * residue.size)
+    return found, Measured(sigma, sigma * (1 - error), sigma * (1 + error), 1.0, 1.0, 1.0)
+
+
+def replay_clients(job: Job, members: int, consortium: int, count: int) -> Observation:
+    """`count` canaries, each in as many sums as the job has rounds.
+
+    Releases are in units of 2 C, the most that a client's data can change: 1/2 or -1/2, plus noise
+    whose deviation is the noise multiplier.
+    """
+    norm, rounds = job.privacy.clipping_norm, job.training.rounds
+    coins = (SecretStream.from_os().words(count) & 1).astype(bool)
+    noise = _noise(job, members, consortium, rounds * count).reshape(rounds, count)
+    ends = [_clipped(job, members, sign) for sign in (-1, 1)]
+    return Observation(coins, (noise + np.where(coins, ends[1], ends[0])) / (2 * norm))
+
+
+def _clipped(job: Job, members: int, sign: int) -> float:
+    """What a canary's long update adds to the sum, without noise."""
+    norm = job.privacy.clipping_norm
+    bare = UpdateNoise(norm, 0.0, 1, SecretStream.from_os())
+    return float(_sum(job, members, [np.array([sign * _FAR * norm], np.float32)], [bare])[0])
+
+
+def _noise(job: Job, members: int, consortium: int, size: int) -> npt.NDArray[np.float64]:
+    """(size,) noise of entries of a sum: as little as any sum has that may be opened."""
+    norm = job.privacy.clipping_norm
+    if not job.noised_by_clients:
+        return server_noise(job, norm, SecretStream.from_os()).of_mean(size, 1)
+    honest = range(noise_shares(job, consortium))
+    shares = [client_part(job, norm, consortium, SecretStream.from_os()).noise for _ in honest]
+    return _sum(job, members, [np.zeros(size, np.float32)] * len(shares), shares)
+
+
+def _sum(
+    job: Job, members: int, updates: list[npt.NDArray[np.float32]], noises: list[UpdateNoise]
+) -> npt.NDArray[np.float64]:
+    """The sum of these clients' parts, as it is opened."""
+    layout, scale = Layout(len(updates[0]), 0, 0), Scale(members, job.encryption.clip)
+    total = np.zeros(layout.length, np.uint32)
+    for update, noise in zip(updates, noises, strict=True):
+        part = Contribution([update], [], [], 1, noise)
+        total += encode(part, layout, scale, 1, SecretStream.from_os().words)
+    return decode(total, layout, scale, 1, len(updates)).mean * len(updates)

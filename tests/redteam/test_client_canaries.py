@@ -1,0 +1,77 @@
+"""The audit of noise that hides whole clients: right code passes, thin noise is caught."""
+
+import dataclasses
+
+import pytest
+
+from umbel import client_level
+from umbel.errors import ProtocolError
+from umbel.job import Job
+from umbel.privacy.client_noise import UpdateNoise
+from umbel.recipe import private_recipe
+from umbel.redteam import client_canaries
+from umbel.redteam.client_canaries import audit_clients
+
+MEMBERS, CANARIES = 20, 40_000
+
+
+def job_of(**privacy):
+    return Job.build(
+        {
+            "data": {},
+            "training": {"rounds": 4},
+            "privacy": {
+                "unit": "client",
+                "epsilon": 3.0,
+                "delta": 1e-6,
+                "clipping_norm": 0.02,
+                **privacy,
+            },
+            "encryption": {"minimum": 8},
+        }
+    )
+
+
+def audited(job):
+    recipe = private_recipe(job, 1, job.training.rounds)
+    found, measured = audit_clients(job, MEMBERS, MEMBERS, claim=recipe.epsilon, canaries=CANARIES)
+    return found.lower_bound, recipe.epsilon, measured, recipe.noise_multiplier
+
+
+@pytest.mark.parametrize("mechanism", ["distributed", "central"])
+def test_the_right_noise_passes_and_is_measured(mechanism):
+    bound, claim, measured, planned = audited(job_of(mechanism=mechanism))
+    assert 0.2 * claim < bound <= claim
+    assert measured.noise_low <= planned * 1.001
+    assert measured.noise_high >= planned
+
+
+@pytest.mark.parametrize("mechanism", ["distributed", "central"])
+def test_half_the_noise_is_caught(mechanism, monkeypatch):
+    def halved(job):
+        update, count = noise(job)
+        return update / 2, count
+
+    noise = client_level._noise
+    monkeypatch.setattr(client_level, "_noise", halved)
+    bound, claim, measured, planned = audited(job_of(mechanism=mechanism))
+    assert bound > claim
+    assert measured.noise_high < planned
+
+
+def test_shares_for_a_cohort_in_which_everybody_is_honest_are_caught(monkeypatch):
+    """The weakened variant: noise divided among all members, though some may drop out or collude."""
+
+    def thin(job, norm, consortium, stream):
+        part = client_level.client_part(job, norm, consortium, stream)
+        return dataclasses.replace(part, noise=dataclasses.replace(part.noise, shares=MEMBERS))
+
+    monkeypatch.setattr(client_canaries, "client_part", thin)
+    _, _, measured, planned = audited(job_of())
+    assert measured.noise_high < 0.6 * planned
+
+
+def test_an_update_that_was_not_clipped_never_leaves(monkeypatch):
+    monkeypatch.setattr(UpdateNoise, "factor", lambda self, norm, *_: 2.0 / max(norm, 1e-9))
+    with pytest.raises(ProtocolError, match="not clipped to its norm"):
+        audited(job_of())
