@@ -105,6 +105,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
+    from .reports.decisions import decision_line
     from .server.store import Store
 
     store = Store(_consortium(consortium).database)
@@ -122,12 +123,16 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
         print(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
         for client, reason in sorted(last["failed"].items()):
             print(f"  {client}: {reason}")
-    tested = next(
-        (e for e in reversed(events) if e["event"] == "evaluation" and e["metrics"]), None
-    )
-    if tested:
-        figures = [f"{n} {v:.4g}" for n in _SHOWN if (v := tested["metrics"].get(n)) is not None]
-        print(f"The model after round {tested['round']}: {', '.join(figures)}")
+    for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
+        tested = next((e for e in reversed(events) if e["event"] == kind and e["metrics"]), None)
+        if tested:
+            found = tested["metrics"]
+            figures = [f"{n} {v:.4g}" for n in _SHOWN if (v := found.get(n)) is not None]
+            print(f"The model after round {tested['round']}{where}: {', '.join(figures)}")
+    for kind in ("ended", "kept"):
+        said = next((e for e in reversed(events) if e["event"] == kind), None)
+        if said:
+            print(decision_line(said))
 
 
 def logs(

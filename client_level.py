@@ -126,11 +126,6 @@ def client_refusals(
             'privacy.unit = "client" hides each client in a sum, and with encryption.mode = "none" '
             'there is none: use "secure-sum"'
         )
-    if job.evaluation.counts == "exact":
-        reasons.append(
-            'evaluation.counts = "exact" tells of a client\'s held-out records, which are part of '
-            'what privacy.unit = "client" hides: use "private" or "off"'
-        )
     if job.privacy.mechanism == "central" and job.encryption.group_size is not None:
         reasons.append(
             "encryption.group_size opens sums that are compared before the server adds its noise: "
@@ -212,6 +207,7 @@ def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
     else:
         who = "Whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without noise"
         how = "by Gaussian noise that the server is trusted to add to each sum"
+    at_most = "at most " if job.evaluation.patience else ""
     accountant = "Renyi accountant" if job.noised_by_clients else "PLD accountant"
     counts = " and of tests' counts" if job.tests_privately else ""
     adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
@@ -219,7 +215,7 @@ def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
         f"{who}, learns almost the same whatever any one client's data are: ({epsilon}, "
         f"{job.privacy.delta:g})-differential privacy for all data of one client exchanged for any "
         f"other, {how}, of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
-        f"{counts}, composed over {job.training.rounds} rounds by the {accountant} without "
+        f"{counts}, composed over {at_most}{job.training.rounds} rounds by the {accountant} without "
         "amplification by sampling; "
         "not covered are who takes part, label names and each data set's rounded size."
     )

@@ -290,16 +290,38 @@ class EvaluationSpec(_Section):
     """Testing of the model between rounds, on held-out records."""
 
     every: int = Field(1, ge=0, description="Rounds between two evaluations; 0: only at the end.")
-    counts: Literal["exact", "private", "off"] = Field(
-        "exact",
+    counts: Literal["exact", "private", "off"] | None = Field(
+        None,
         description='What leaves of the held-out records: "exact", their counts (under '
         'secure aggregation those of all clients together); "private", few counts with discrete '
-        'Gaussian noise, charged to each owner\'s ledger; "off", nothing, and the model is not tested.',
+        'Gaussian noise, charged to each owner\'s ledger; "off", nothing. Default: "exact" where '
+        'the updates are encrypted or nothing is private, "private" where the server would read each '
+        'client\'s own, or would decide on them, "off" where privacy.unit is "client".',
     )
     epsilon: PositiveFloat = Field(
         0.5,
         description='Of privacy.epsilon, what all evaluations together may cost where counts are "private".',
     )
+    public_path: str | None = Field(
+        None,
+        description="File with public records, in the columns of the data, on which the server itself "
+        "tests the model as well; no owner needs it. Relative paths start at the job file's folder.",
+    )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description='Which of the tested models is the result: the "last", or the "best", by accuracy '
+        "(text-classification) or loss (causal-lm) on public_path if there is one, else on the counts.",
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="End training early after so many tests in a row that were no better than the best "
+        "before them, by the same figures. Default: all rounds.",
+    )
+
+    @property
+    def decides(self) -> bool:
+        """Whether figures change what comes out."""
+        return self.keep == "best" or self.patience is not None
 
 
 class SimulationSpec(_Section):
@@ -368,7 +390,18 @@ class Job(_Section):
     @property
     def tests_privately(self) -> bool:
         """Whether what leaves of the held-out records is noised."""
-        return self.evaluation.counts == "private"
+        return self.counts == "private"
+
+    @property
+    def counts(self) -> Literal["exact", "private", "off"]:
+        """What leaves of the held-out records, with the default filled in."""
+        spec = self.evaluation
+        if spec.counts is not None:
+            return spec.counts
+        released = spec.decides and spec.public_path is None
+        if self.private and (released or not self.encrypted):
+            return "private"
+        return "off" if self.per_client else "exact"
 
     @property
     def adapter(self) -> AdapterName:
@@ -487,11 +520,10 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make file paths absolute, starting at `folder`."""
-    data = values.get("data")
-    if isinstance(data, dict):
-        for key in ("path", "test_path"):
-            if isinstance(data.get(key), str):
-                data[key] = str((folder / Path(data[key]).expanduser()).resolve())
+    for section, key in (("data", "path"), ("data", "test_path"), ("evaluation", "public_path")):
+        found = values.get(section)
+        if isinstance(found, dict) and isinstance(found.get(key), str):
+            found[key] = str((folder / Path(found[key]).expanduser()).resolve())
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("base"), str):
         local = folder / Path(model["base"]).expanduser()

@@ -24,6 +24,7 @@ from .encryption import (
     server_sees,
 )
 from .errors import PlanRefused
+from .evaluation import evaluation_facts, evaluation_refusals
 from .facts import ClientFacts, some
 from .job import Job
 from .privacy.accounting import MechanismEvent, size_class
@@ -169,7 +170,7 @@ class Plan:
             f"{'are summed over the cohort' if job.encrypted else 'are reported'}), ",
             "private": "",
             "off": "",
-        }[job.evaluation.counts]
+        }[job.counts]
         tests = ""
         if job.tests_privately:
             tests = (
@@ -177,6 +178,7 @@ class Plan:
                 f"({planned_tests(job)} tests, together at most epsilon {job.evaluation.epsilon:g}, "
                 "within the above)"
             )
+        at_most = "at most " if job.evaluation.patience else ""
         spare = ""
         if job.privacy.spare_rounds:
             spare = (
@@ -188,7 +190,7 @@ class Plan:
             f"learns almost the same whether or not any one record was in that client's training "
             f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
             f"record added or removed, by DP-SGD with Poisson sampling, composed over "
-            f"{job.training.rounds} rounds{spare} by the PLD accountant{tests}; not covered are "
+            f"{at_most}{job.training.rounds} rounds{spare} by the PLD accountant{tests}; not covered are "
             f"{uncovered}label names and each data set's rounded size. {self.server_sees}"
         )
 
@@ -219,6 +221,7 @@ class Plan:
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
             "encryption": encryption_facts(job, self._thresholds, self.consortium),
+            "evaluation": evaluation_facts(job),
             "guarantee": self.guarantee,
             "warnings": list(self.warnings),
         }
@@ -292,6 +295,7 @@ def _refusals(
             'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
             'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
         )
+    reasons += evaluation_refusals(job, facts)
     return reasons + encryption_refusals(job, facts, model, consortium)
 
 
@@ -341,7 +345,8 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         )
     untested = [c.name for c in facts if c.test_examples == 0]
     if len(untested) == len(facts):
-        warnings.append("No held-out records: the model will not be tested.")
+        where = "but for the public ones" if job.evaluation.public_path else "at all"
+        warnings.append(f"No held-out records: the model will not be tested {where}.")
     elif untested:
         warnings.append(f"No held-out records at {some(untested)}.")
     return warnings

@@ -72,17 +72,21 @@ def _released(job: Job, size_class: int) -> tuple[int, float, Kind]:
     return 1, 1.0, "concentrated" if job.noised_by_clients else "gaussian"
 
 
-def is_tested(job: Job, round_: int) -> bool:
-    """Whether the model after so many rounds is tested, the last one apart: that always is."""
+def is_due(job: Job, round_: int) -> bool:
+    """Whether the model after so many rounds is to be tested, the last one apart: that always is."""
     every = job.evaluation.every
-    due = round_ == 0 or (every > 0 and round_ % every == 0)
-    return due and job.evaluation.counts != "off"
+    return round_ == 0 or (every > 0 and round_ % every == 0)
+
+
+def is_tested(job: Job, round_: int) -> bool:
+    """Whether the owners test it."""
+    return is_due(job, round_) and job.counts != "off"
 
 
 def planned_tests(job: Job) -> int:
     """How often the model is tested in the whole job."""
     between = sum(is_tested(job, round_) for round_ in range(job.training.rounds))
-    return between + (job.evaluation.counts != "off")
+    return between + (job.counts != "off")
 
 
 def tests_event(job: Job) -> MechanismEvent | None:

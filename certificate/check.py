@@ -16,7 +16,7 @@ from ..privacy.ledger import Ledger
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
 from .guarantee import as_asked, composed
-from .issue import digests, figures_of, spending_of
+from .issue import digests, figures_of, public_of, spending_of
 from .seal import bound_row
 
 KEY = "certificate.key"
@@ -173,7 +173,9 @@ def _result_facts(certificate: Certificate) -> dict[str, Any]:
         "epsilon": certificate.guarantee.epsilon_spent,
         "reproducible": certificate.guarantee.seeded,
         "rounds": certificate.rounds.done,
+        "kept": certificate.rounds.kept,
         "metrics": dict(certificate.figures),
+        "public": certificate.public.model_dump() if certificate.public else None,
         "roster": certificate.roster.model_dump() if certificate.roster else None,
         "sealed_heads": certificate.ledgers.sealed_heads,
     }
@@ -186,7 +188,9 @@ def _result_found(result: Any) -> dict[str, Any]:
         "epsilon": result["privacy"]["epsilon"],
         "reproducible": result["reproducible"],
         "rounds": result["rounds"],
+        "kept": result["kept"]["round"],
         "metrics": figures_of(result["metrics"]),
+        "public": public_of(result),
         "roster": result["roster"],
         "sealed_heads": sorted(result["sealed_heads"]),
     }

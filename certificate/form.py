@@ -126,10 +126,23 @@ class Ledgers(Document):
 class Rounds(Document):
     planned: Count
     done: Count
+    kept: Count
+    """The round whose model was kept: the last one, or where the job asks for it the best."""
     repeated: Count
     """Attempts that were given up."""
     cohort_sizes: list[Count]
     """Clients whose updates are in the model, for each round."""
+
+
+class PublicFigures(Document):
+    """What the signer itself measured, on public records of its own choice.
+
+    `sha256` is over the records' content, whatever their order.
+    """
+
+    examples: Count
+    sha256: Hash
+    figures: dict[str, Number]
 
 
 class Audit(Document):
@@ -171,7 +184,9 @@ class Certificate(Document):
     ledgers: Ledgers
     rounds: Rounds
     figures: dict[str, Number]
-    """Of the final model on held-out records, as the owners reported them."""
+    """Of the kept model on held-out records, as the owners reported them."""
+    public: PublicFigures | None
+    """Of the kept model on the public hold-out; None where the job has none."""
     audit: Audit | None
     adapter: CertifiedAdapter
     limits: list[str]

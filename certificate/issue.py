@@ -33,6 +33,14 @@ _LIMITS = (
     "The figures of the model were reported by the owners on their held-out records; nobody else "
     "has measured them.",
 )
+_LIMIT_PUBLIC = (
+    "The public figures were measured by the signer, on records that it chose: whoever has the same "
+    "records can measure them again."
+)
+_LIMIT_CHOICE = (
+    "The model was kept because these figures were its best: on records that took no part in the "
+    "choice it may do a little worse."
+)
 _LIMIT_SIMULATION = (
     "This is a simulation: its key was made for this run by who ran it, so it shows that these files "
     "belong together and were not changed, not who made them."
@@ -74,8 +82,9 @@ def issue(run: Path, result: Json, signer: Identity) -> Certificate:
         },
         "roster": result["roster"],
         "ledgers": {"owners": owners, "reported": len(heads), "sealed_heads": sorted(heads)},
-        "rounds": _rounds(run, job),
+        "rounds": _rounds(run, job, result),
         "figures": figures_of(result["metrics"]),
+        "public": public_of(result),
         "audit": audit,
         "adapter": {
             "kind": result["adapter"],
@@ -123,6 +132,15 @@ def figures_of(metrics: Json) -> dict[str, float]:
     }
 
 
+def public_of(result: Json) -> dict[str, Any] | None:
+    """What a result says of the public hold-out."""
+    public = result["public"]
+    if public is None:
+        return None
+    figures = figures_of(public["metrics"])
+    return {"examples": public["examples"], "sha256": public["sha256"], "figures": figures}
+
+
 def spending_of(plan: Json) -> list[Spending]:
     """What a plan's clients spend, those that spend alike counted together."""
     clients = Counter(
@@ -154,7 +172,7 @@ def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
     )
 
 
-def _rounds(run: Path, job: Job) -> dict[str, Any]:
+def _rounds(run: Path, job: Job, result: Json) -> dict[str, Any]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rounds = [event for event in map(json.loads, lines) if event["event"] == "round"]
     # A round that was repeated after a crash may stand there twice; the last one is in the model.
@@ -162,6 +180,7 @@ def _rounds(run: Path, job: Job) -> dict[str, Any]:
     return {
         "planned": job.training.rounds,
         "done": len(sizes),
+        "kept": result["kept"]["round"],
         "repeated": len(rounds) - len(sizes),
         "cohort_sizes": [sizes[number] for number in sorted(sizes)],
     }
@@ -169,6 +188,10 @@ def _rounds(run: Path, job: Job) -> dict[str, Any]:
 
 def _limits(kind: str, job: Job, result: Json, missing: int, audit: Audit | None) -> list[str]:
     limits = list(_LIMITS)
+    if result["public"] is not None:
+        limits.append(_LIMIT_PUBLIC)
+    if job.evaluation.keep == "best":
+        limits.append(_LIMIT_CHOICE)
     if missing > 0:
         limits.append(_LIMIT_HEADS.format(missing=missing))
     if audit is not None:

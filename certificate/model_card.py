@@ -135,15 +135,33 @@ def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -
 
 
 def _measured(job: Job, result: Json) -> str:
-    figures, before = figures_of(result["metrics"]), figures_of(result["initial"])
+    parts = [_table("on held-out records", result["metrics"], result["initial"])]
+    public = result["public"]
+    if public:
+        title = f"on {public['examples']:,} public records"
+        parts.append(_table(title, public["metrics"], public["initial"]))
+    parts = [part for part in parts if part]
+    if not parts:
+        return "It was not tested: no owner held records out."
+    kept = result["kept"]
+    if kept["value"] is not None:
+        parts.append(
+            f"Of the models that were tested, the one after round {kept['round']} of "
+            f"{result['rounds']} is this one: its {kept['metric']} was the best ({kept['on']}). On "
+            "records that took no part in that choice it may do a little worse."
+        )
+    return "\n\n".join(parts)
+
+
+def _table(title: str, metrics: Json, initial: Json) -> str:
+    figures, before = figures_of(metrics), figures_of(initial)
     shown = [name for name in (*_NAMED, "examples", "tokens") if name in figures]
     if not shown:
-        return "It was not tested: no owner held records out."
+        return ""
     rows = [
         f"| {name} | {_number(before.get(name))} | {_number(figures[name])} |" for name in shown
     ]
-    head = ["| on held-out records | before training | after |", "|---|---|---|"]
-    return "\n".join([*head, *rows])
+    return "\n".join([f"| {title} | before training | after |", "|---|---|---|", *rows])
 
 
 def _privacy(job: Job, result: Json) -> str:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError
 from ..job import Job
-from ..learning.base import base_folder
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
-from ..learning.examples import Examples, TokenStore, tokenise
+from ..learning.examples import Examples, tokens_of
 
 if TYPE_CHECKING:
     from .agent import LocalData
@@ -61,16 +60,3 @@ class DataSource:
         # Labels are left out, so that other labels do not refill the budget of the same texts.
         found = fingerprint(corpus.texts, None)
         return LocalData(Examples(store, train), Examples(store, test), found)
-
-
-def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
-    """The rows of a corpus as the job's model reads them."""
-    from ..learning.model import load_tokenizer
-
-    return tokenise(
-        corpus.texts,
-        corpus.labels,
-        load_tokenizer(base_folder(job.model.base)),
-        job.model.max_length,
-        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
-    )

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from ..documents import explain
 from ..encryption import secure_limits
 from ..errors import PlanRefused, UmbelError
+from ..evaluation import release_refusals
 from ..job import Job
 from .rules import (
     EncryptionRules,
@@ -89,6 +90,7 @@ class Policy(Section):
         reasons = [
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
+            *(f"refuses {reason}" for reason in release_refusals(job)),
             *self._job_reasons(job),
         ]
         if reasons:

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
+from .base import base_folder
 from .cache import cache_folder, write_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from ..job import Job
+    from .data import Corpus
 
 _CHUNK = 2048
 
@@ -110,6 +114,19 @@ class Examples:
             np.concatenate([part.rows for part in parts]),
             np.concatenate(features) if len(features) == len(parts) else None,
         )
+
+
+def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
+    """The rows of a corpus as the job's model reads them."""
+    from .model import load_tokenizer
+
+    return tokenise(
+        corpus.texts,
+        corpus.labels,
+        load_tokenizer(base_folder(job.model.base)),
+        job.model.max_length,
+        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
+    )
 
 
 def tokenise(

@@ -80,6 +80,10 @@ class Events:
         self.partition: Partition | None = None
         self.rounds: dict[int, Round] = {}
         self.evaluations: dict[int, Evaluation] = {}
+        self.holdouts: dict[int, Evaluation] = {}
+        """Tests of the server itself, on public records."""
+        self.decisions: dict[str, Json] = {}
+        """Where training "ended" early, and which model was "kept"."""
         self.failures: dict[tuple[int, int, str], Failure] = {}
         for line in _read_lines(path):
             match line.get("event"):
@@ -93,10 +97,21 @@ class Events:
                         key = (entry.number, entry.attempt, client)
                         self.failures[key] = Failure(*key, reason)
                 case "evaluation":
-                    tested = int(line.get("round") or 0)
-                    self.evaluations[tested] = Evaluation(
-                        tested, dict(line.get("metrics") or {}), dict(line.get("clients") or {})
-                    )
+                    test = _evaluation(line)
+                    self.evaluations[test.round] = test
+                case "holdout":
+                    test = _evaluation(line)
+                    self.holdouts[test.round] = test
+                case "ended" | "kept" as kind:
+                    self.decisions[kind] = line
+
+
+def _evaluation(line: Json) -> Evaluation:
+    return Evaluation(
+        int(line.get("round") or 0),
+        dict(line.get("metrics") or {}),
+        dict(line.get("clients") or {}),
+    )
 
 
 def _partition(line: Json) -> Partition:

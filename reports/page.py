@@ -27,6 +27,14 @@ from .standings import alone_median, standings
 from .stylesheet import CSS
 from .tables import encryption_line, is_encrypted
 
+_PUBLIC = {
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "perplexity": "Perplexity",
+    "loss": "Loss",
+}
+
 
 def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
     """Write ``report.html`` into the run folder and return its path.
@@ -53,6 +61,7 @@ def _page(record: RunRecord, images: dict[str, str]) -> str:
         _guarantee(record),
         _encryption(record),
         _results(record),
+        _public(record),
         images.get("learning-curve", ""),
         images.get("perplexity-by-client", ""),
         _privacy(record),
@@ -178,6 +187,31 @@ def _results(record: RunRecord) -> str:
         '<p class="note">Own records: the held-out records of one site; for the federated model, '
         f"median and range over sites.{direction}</p>"
     )
+
+
+def _public(record: RunRecord) -> str:
+    """What the server itself measured, and what was decided on figures."""
+    parts = []
+    before, final = record.public_before, record.public_final
+    keys = [key for key in _PUBLIC if number(final, key) is not None]
+    if keys:
+        rows = [
+            (
+                escape(title),
+                metric_text(key, number(before, key)),
+                metric_text(key, number(final, key)),
+            )
+            for key, title in _PUBLIC.items()
+            if key in keys
+        ]
+        count = count_text(number(final, "examples"))
+        parts.append(
+            f"<h2>Public hold-out</h2>{table(('Figure', 'Before training', 'Federated'), rows)}"
+            f'<p class="note">Measured by the server itself on {count} public records; the figures '
+            "above are of the owners’ records.</p>"
+        )
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in record.decided]
+    return "".join(parts)
 
 
 def _privacy(record: RunRecord) -> str:

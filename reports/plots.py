@@ -75,10 +75,14 @@ def finite(value: float | None) -> float:
 
 def _learning_curve(record: RunRecord) -> Figure | None:
     metric = record.metric
-    tests = record.evaluations
+    tests, whose = record.evaluations, "on everybody's held-out records"
     overall = np.array([finite(number(test.metrics, metric.key)) for test in tests])
+    public = np.array([finite(number(test.metrics, metric.key)) for test in record.holdouts])
     if not np.isfinite(overall).any():
-        return None
+        if not np.isfinite(public).any():
+            return None
+        tests, overall, public = record.holdouts, public, public[:0]
+        whose = "on the public hold-out"
     rounds = np.array([test.round for test in tests])
     curves = {
         name: np.array([finite(number(test.clients.get(name), metric.key)) for test in tests])
@@ -88,8 +92,13 @@ def _learning_curve(record: RunRecord) -> Figure | None:
     other = "band" if len(curves) > INDIVIDUAL else "thin"
     sheet = canvas.figure(
         f"{metric.label} over the rounds",
-        f"{short(record.name, 22)} · bold: on everybody's held-out records"
+        f"{short(record.name, 22)} · bold: {whose}"
         + (f"; {other}: on each client's own" if curves else "")
+        + (
+            "; upright: the model that was kept"
+            if record.kept_round not in (None, rounds[-1])
+            else ""
+        )
         + ("" if record.finished else f" · {len(record.rounds)} of {record.planned_rounds} rounds"),
     )
     axes = sheet.add_subplot()
@@ -110,11 +119,20 @@ def _learning_curve(record: RunRecord) -> Figure | None:
     for value, _, colour in levels:
         axes.axhline(value, color=colour, linewidth=1.2, dashes=(5, 3))
     ends += [End(*level) for level in levels]
+    if np.isfinite(public).any():
+        places = [test.round for test in record.holdouts]
+        axes.plot(places, public, color=GREY, linewidth=2.2, dashes=(2, 1.5))
+        ends.append(_end(public, "public hold-out", GREY))
+        seen.append(public)
     axes.plot(rounds, overall, color=INK, linewidth=3, solid_capstyle="round", zorder=5)
     if len(rounds) <= 25:
         axes.plot(rounds, overall, "o", color=INK, markersize=5, zorder=6, clip_on=False)
     final = metric_text(metric.key, overall[np.isfinite(overall)][-1])
-    ends.append(_end(overall, f"federated {final}", INK, bold=True))
+    kept = record.kept_round
+    last = kept is None or kept == rounds[-1]
+    ends.append(_end(overall, f"federated {final}" if last else f"last {final}", INK, bold=True))
+    if not last:
+        axes.axvline(float(kept or 0), color=INK, linewidth=1.2, dashes=(2, 2))
     canvas.dress(axes)
     round_axis(axes, int(rounds[-1]))
     values = np.concatenate([*seen, [value for value, _, _ in levels]])

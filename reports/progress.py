@@ -19,6 +19,8 @@ from rich.progress import (
     Progress as Bar,
 )
 
+from .decisions import decision_line
+
 _STAGES = {
     "data": "reading and tokenising data",
     "model": "loading the model",
@@ -28,6 +30,7 @@ _STAGES = {
     "confirm": "confirming who is in the sum, round",
     "open": "opening the sum, round",
     "evaluate": "testing after round",
+    "public": "testing on the public hold-out after round",
     "compare": "training apart, for comparison",
 }
 
@@ -88,13 +91,14 @@ class Progress:
                 self._say(f"round {event['round']}: too few answers in attempt {event['attempt']}")
         elif event["event"] == "evaluation":
             self._say(" · ".join(self._figures(event)))
+        elif event["event"] == "holdout":
+            named = [f"round {event['round']:>3}", "public hold-out", *_metrics(event)]
+            self._say(" · ".join(named))
+        elif event["event"] in ("ended", "kept"):
+            self._say(decision_line(event))
 
     def _figures(self, event: dict[str, Any]) -> list[str]:
-        figures = [f"round {event['round']:>3}"]
-        for name in ("accuracy", "perplexity", "loss"):
-            value = event["metrics"].get(name)
-            if value is not None:
-                figures.append(f"{name} {value:.3f}")
+        figures = [f"round {event['round']:>3}", *_metrics(event)]
         if self._round.get("epsilon"):
             figures.append(f"epsilon {max(self._round['epsilon'].values()):.2f}")
         if self._round:
@@ -104,3 +108,8 @@ class Progress:
     def _say(self, text: str) -> None:
         stamp = f"{time.monotonic() - self._begun:6.1f} s  " if self._bar.disable else ""
         self._console.print(f"{stamp}{text}", soft_wrap=True, markup=False)
+
+
+def _metrics(event: dict[str, Any]) -> list[str]:
+    found = ((name, event["metrics"].get(name)) for name in ("accuracy", "perplexity", "loss"))
+    return [f"{name} {value:.3f}" for name, value in found if value is not None]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..errors import JobError, RunFolderError
 from ..job import Job
+from .decisions import decision_line
 from .events import Evaluation, Events, Failure, Json, Partition, Round, number
 
 
@@ -52,6 +53,9 @@ class RunRecord:
     partition: Partition | None
     rounds: list[Round]
     evaluations: list[Evaluation]
+    holdouts: list[Evaluation] = field(default_factory=list)
+    """Tests on public records, by the server itself."""
+    decisions: dict[str, Json] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
@@ -75,6 +79,8 @@ class RunRecord:
             partition=events.partition,
             rounds=[events.rounds[key] for key in sorted(events.rounds)],
             evaluations=[events.evaluations[key] for key in sorted(events.evaluations)],
+            holdouts=[events.holdouts[key] for key in sorted(events.holdouts)],
+            decisions=events.decisions,
             failures=[events.failures[key] for key in sorted(events.failures)],
         )
 
@@ -140,6 +146,29 @@ class RunRecord:
             return dict(self.result["client_initial"])
         first = self.evaluations[0] if self.evaluations else None
         return first.clients if first and first.round == 0 else {}
+
+    @property
+    def public_final(self) -> Json:
+        """Metrics of the model on the public hold-out: of the one that was kept, or of the latest."""
+        measured = _section(_section(self.result, "public"), "metrics")
+        return measured or (self.holdouts[-1].metrics if self.holdouts else {})
+
+    @property
+    def public_before(self) -> Json:
+        first = self.holdouts[0] if self.holdouts else None
+        return first.metrics if first and first.round == 0 else {}
+
+    @property
+    def decided(self) -> list[str]:
+        """Sentences on what was decided on figures; none where the job asked for no decision."""
+        told = [self.decisions[kind] for kind in ("ended", "kept") if kind in self.decisions]
+        return [decision_line(event) for event in told]
+
+    @property
+    def kept_round(self) -> int | None:
+        """The round whose model is the result; None while that is not known."""
+        value = number(_section(self.result, "kept"), "round")
+        return None if value is None else int(value)
 
     @property
     def local_only(self) -> dict[str, Json]:

@@ -147,6 +147,8 @@ def _perplexity_table(record: RunRecord) -> Table:
 def _costs(record: RunRecord) -> list[tuple[str, str]]:
     up, total = record.traffic("up_per_client_round"), record.traffic("up_total")
     facts = [
+        *public_facts(record),
+        *(("Decided", sentence) for sentence in record.decided),
         ("Privacy", _privacy_line(record)),
         ("Encryption", encryption_line(record.plan)),
         ("Traffic", f"{size_text(up)} up per client and round, {size_text(total)} up in all"),
@@ -165,6 +167,18 @@ def _costs(record: RunRecord) -> list[tuple[str, str]]:
     if record.finished:
         facts.append(("Try it", f'umbel predict {shlex.quote(str(_here(record.folder)))} "..."'))
     return facts
+
+
+def public_facts(record: RunRecord) -> list[tuple[str, str]]:
+    """The main figure on the public hold-out, before training and after, where there is one."""
+    key = record.metric.key
+    final, before = number(record.public_final, key), number(record.public_before, key)
+    if final is None:
+        return []
+    start = "" if before is None else f", {metric_text(key, before)} before training"
+    records = count_text(number(record.public_final, "examples"))
+    text = f"{record.metric.label.lower()} {metric_text(key, final)}{start} ({records} records)"
+    return [("Public hold-out", text)]
 
 
 def _pick(record: RunRecord, key: str) -> float | None:
@@ -243,6 +257,8 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     ]
     if plan.get("strategy"):
         facts.insert(0, ("Strategy", str(plan["strategy"])))
+    if plan.get("evaluation"):
+        facts.append(("Tests", _tests_line(plan["evaluation"])))
     parts: list[RenderableType] = [Text(), title, _plan_clients(clients), _facts(facts)]
     if plan.get("guarantee"):
         private = any(number(client, "epsilon") is not None for client in clients)
@@ -265,6 +281,22 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     )
     parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
     return Group(*parts)
+
+
+def _tests_line(tests: dict[str, Any]) -> str:
+    """How often the model is tested, on what, and what is decided on it."""
+    every = {0: "before and after training", 1: "after every round"}
+    parts = [every.get(tests["every"], f"every {tests['every']} rounds")]
+    parts.append(
+        "no counts of the owners" if tests["counts"] == "off" else f"{tests['counts']} counts"
+    )
+    parts += ["a public hold-out"] if tests["public"] else []
+    if tests["patience"] is not None:
+        parts.append(f"ends after {tests['patience']} tests without a better one")
+    if tests["keep"] == "best":
+        parts.append("the best model is kept")
+    decides = f" (decided on: {tests['decides_on']})" if tests["decides_on"] else ""
+    return ", ".join(parts) + decides
 
 
 def _plan_clients(clients: list[dict[str, Any]]) -> Table:

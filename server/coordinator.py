@@ -21,8 +21,9 @@ from ..errors import ConsortiumError, Interrupted, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
-from ..learning.model import Learner, ModelShape, load_learner
-from ..messages import Arrays, to_array_record, to_arrays
+from ..learning.export import export_adapter
+from ..learning.model import Learner, load_learner
+from ..messages import to_array_record, to_arrays
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
@@ -32,6 +33,7 @@ from ..strategies import build_strategy
 from .conclusion import conclude
 from .consortium import Consortium
 from .exchange import connected
+from .holdout import PublicTest, note_public, read_public
 from .muster import Muster, Order, muster
 from .result import summarise
 from .rounds import run_rounds
@@ -68,7 +70,7 @@ class Narrator:
         self._store, self._name = store, name
 
     def started(self, what: str, total: int) -> None:
-        _log.info("%s: %d asked", what, total)
+        _log.info("%s: %d asked" if total else "%s", what, *([total] if total else []))
 
     def advanced(self, done: int) -> None:
         _log.info("  %d answered", done)
@@ -116,9 +118,18 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     def should_stop() -> bool:
         return store.run(task.name).status == "stopping"
 
+    if identity["reproducible"]:
+        _use_one_thread()
+    public = read_public(job)
+    note_public(folder, public)
     roster = consortium.roster() or b""
     order = Order(identity["id"], job, identity["signature"], roster)
-    shape, initial = _model(job)
+    learner = _load(job)
+    # Packed, so that it is in memory once when it travels.
+    shape, initial = learner.shape(), to_arrays(to_array_record(learner.initial))
+    public_test = PublicTest(learner, public) if public else None
+    # Without public records the base model, which may be far larger, is let go of until the end.
+    del learner
     clients = _clients(folder, grid, order, task.nodes, identity["wait"], should_stop)
     if should_stop():
         raise Interrupted("Stopped before the first round.")
@@ -137,6 +148,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     del initial
     run.nodes, run.signature = clients.nodes, order.signature
     run.patience = identity["wait"]
+    run.public_test = public_test
     run.listener, run.should_stop = Narrator(store, task.name), should_stop
     if identity["reproducible"]:
         run.secrets = lambda what: reproducible_stream(job.seed, what)
@@ -147,14 +159,17 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     connected(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
     folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
     counts = run_rounds(run)
+    export_adapter(
+        public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"
+    )
     _finish(run, counts, identity, consortium, roster)
 
 
-def _model(job: Job) -> tuple[ModelShape, Arrays]:
-    """Shape and first state of what is trained. The base may be far larger, and is let go of."""
-    learner = _load(job)
-    # Packed, so that it is in memory once when it travels.
-    return learner.shape(), to_arrays(to_array_record(learner.initial))
+def _use_one_thread() -> None:
+    """As a simulation of the same job: the last bits of a sum depend on the number of threads."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _load(job: Job) -> Learner:
@@ -182,9 +197,6 @@ def _clients(
 def _finish(
     run: Run, counts: Any, identity: dict[str, Any], consortium: Consortium, roster: bytes
 ) -> None:
-    from ..learning.export import export_adapter
-
-    export_adapter(_load(run.plan.job), run.arrays, run.folder.path / "adapter")
     card = consortium.card
     members = CertifiedRoster.of(open_roster(roster, card.consortium_key_bytes), card.id)
     result = summarise(run, counts, {}, identity, members)

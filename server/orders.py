@@ -14,6 +14,7 @@ from ..encryption import secure_limits
 from ..errors import JobError, PlanRefused, RunFolderError
 from ..job import Job
 from .consortium import Consortium
+from .holdout import public_corpus
 from .run_folder import RunFolder
 from .store import RunRow, Store
 
@@ -41,6 +42,7 @@ def place(
             f"({consortium.limits}). Change the job, or make a consortium with: umbel consortium "
             "create FOLDER --job JOB"
         )
+    public_corpus(job)
     run_id = uuid.uuid4().hex
     path = consortium.runs / name if name else None
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)

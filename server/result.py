@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from .. import __version__
@@ -11,6 +12,7 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
+from .best import Kept
 from .run import Run
 
 
@@ -21,9 +23,9 @@ def summarise(
     identity: Mapping[str, Any],
     roster: CertifiedRoster | None = None,
 ) -> dict[str, Any]:
-    """The result of a finished run.
+    """The result of a finished run; its figures are those of the model that was kept.
 
-    counts: final counts of each client, or of all together under "". apart: those of models trained
+    counts: of the last model, by client, or of all together under "". apart: those of models trained
     apart from the federation, by the client that was alone, "" for all data pooled. roster: for the
     certificate; none in a simulation.
     """
@@ -33,9 +35,13 @@ def summarise(
     rounds = [event for event in events if event["event"] == "round"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
     first = next((event for event in evaluations if event["round"] == 0), {})
+    kept = run.kept or Kept(run.round, run.round < job.training.rounds)
     last: dict[str, Any] = next(
-        (event for event in reversed(evaluations) if event["round"] == run.round), {}
+        (event for event in reversed(evaluations) if event["round"] == kept.round), {}
     )
+    metrics = last.get("metrics", {})
+    if kept.round == run.round:
+        metrics = figures(job, total(counts)) if counts else {}
     # A last test may be charged after the last round; one within a round is in the round's figure.
     charged = [*rounds, *(e for e in evaluations if e["round"] == run.round)]
     epsilons = _spent_epsilons(charged, job, plan.by_name) if job.private else {}
@@ -49,10 +55,12 @@ def summarise(
         "rounds": run.round,
         "clients": len(plan.clients),
         "labels": labels,
-        "metrics": figures(job, total(counts)) if counts else {},
+        "kept": asdict(kept),
+        "metrics": metrics,
         "initial": first.get("metrics", {}),
         "client_metrics": last.get("clients", {}),
         "client_initial": first.get("clients", {}),
+        "public": _public(events, kept.round),
         "local_only": {
             name: {
                 **_figures(found, labels),
@@ -82,6 +90,20 @@ def summarise(
         "adapter_sha256": arrays_digest(run.arrays),
         "roster": roster.model_dump() if roster else None,
         "sealed_heads": _newest_heads(events),
+    }
+
+
+def _public(events: list[dict[str, Any]], kept: int) -> dict[str, Any] | None:
+    """What the server itself measured, and on which records; None where it had none."""
+    records: dict[str, Any] | None = next((e for e in events if e["event"] == "public"), None)
+    if records is None:
+        return None
+    figures = {e["round"]: e["metrics"] for e in events if e["event"] == "holdout"}
+    return {
+        "examples": records["examples"],
+        "sha256": records["sha256"],
+        "metrics": figures.get(kept, {}),
+        "initial": figures.get(0, {}),
     }
 
 
@@ -122,11 +144,12 @@ def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
         return sum(event["seconds"] for event in events if event["event"] == kind)
 
     compared = max((e["seconds"] for e in events if e["event"] == "compared"), default=0.0)
-    federated = spent("prepared") + spent("ready") + spent("round") + spent("evaluation")
+    tested = spent("evaluation") + spent("holdout")
+    federated = spent("prepared") + spent("ready") + spent("round") + tested
     return {
         "prepare": round(spent("prepared") + spent("ready"), 3),
         "rounds": round(spent("round"), 3),
-        "evaluation": round(spent("evaluation"), 3),
+        "evaluation": round(tested, 3),
         "federated": round(federated, 3),
         "compared": round(compared, 3),
         "total": round(federated + compared, 3),

@@ -16,6 +16,7 @@ from ..client_level import clipping_room, next_clipping_norm
 from ..errors import Interrupted, PlanRefused, RoundFailed
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
+from ..learning.model import arrays_digest
 from ..messages import (
     EVALUATE,
     PREPARE,
@@ -29,8 +30,10 @@ from ..messages import (
 )
 from ..plan import sample_cohort
 from ..recipe import is_tested
+from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Exchange, Stage, ask, connected
+from .holdout import measure_publicly
 from .replies import check_fits, readiness_check, readiness_of
 from .run import Run
 from .secure import SecureCollection
@@ -40,10 +43,11 @@ _AGAIN_SECONDS = 2.0
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
-    """All rounds that are left, with a checkpoint after each; counts of the final model by client.
+    """All rounds that are left, with a checkpoint after each; counts of the last model by client.
 
-    Raises ``RoundFailed`` when too few clients answer, ``Interrupted`` when the user stops it. In
-    both cases the last finished round is on disk.
+    Afterwards `run.arrays` is the model that the job keeps, which may be an earlier one. Raises
+    ``RoundFailed`` when too few clients answer, ``Interrupted`` when the user stops it. In both cases
+    the last finished round is on disk.
     """
     job = run.plan.job
     prepare(run)
@@ -52,12 +56,21 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     while run.round < job.training.rounds:
         if run.should_stop():
             raise Interrupted(f"Stopped after round {run.round} of {job.training.rounds}.")
-        run.arrays = train_round(run, run.round + 1, _is_tested(run))
+        measure_publicly(run)
+        keep_candidate(run)
+        if ends_early(run):
+            break
+        trained = train_round(run, run.round + 1, _is_tested(run))
+        keep_candidate(run)
+        run.arrays = trained
         run.round += 1
         run.save()
+    measure_publicly(run, last=True)
     counts = evaluate(run)
     if not counts and _has_tests(run):
         raise RoundFailed("No client could test the final model; the model itself is saved.")
+    keep_candidate(run)
+    settle(run)
     return counts
 
 
@@ -225,6 +238,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
         {
             "event": "evaluation",
             "round": run.round,
+            "model": arrays_digest(run.arrays),
             "seconds": round(seconds, 3),
             "failed": collection.failed,
             "metrics": figures(job, total(counts)) if counts else {},
@@ -267,7 +281,7 @@ def _is_tested(run: Run) -> bool:
 
 
 def _has_tests(run: Run) -> bool:
-    off = run.plan.job.evaluation.counts == "off"
+    off = run.plan.job.counts == "off"
     return not off and any(client.test_examples for client in run.plan.clients)
 
 

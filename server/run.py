@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan import Plan
 from ..privacy.randomness import SecretStream
+from .best import Choice, Kept
 from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from .run_folder import RunFolder
 from .sums import SecureSums
@@ -70,6 +71,10 @@ class Run:
     """Of the next round's updates, where each client's whole update is clipped."""
     secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os()
     """What the server's own noise is drawn from; another only where a run is reproducible."""
+    public_test: Callable[[Arrays], dict[str, Any]] | None = None
+    """Figures of a model on the public hold-out; None where the job has none."""
+    kept: Kept | None = None
+    """What came of the choice; known when the rounds are over, and `arrays` is that model then."""
     owners_metrics: Callable[[int], dict[str, dict[str, Any]]] = lambda _: {}
     """Each client's own figures of a round's model, for who can see them: a simulation."""
 
@@ -79,6 +84,11 @@ class Run:
     @cached_property
     def job_json(self) -> str:
         return self.plan.job.to_json()
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The best of the models that were tested, also before a crash."""
+        return Choice(self.plan.job, self.folder.read_events())
 
     @property
     def names(self) -> dict[int, str]:
@@ -117,5 +127,7 @@ class Run:
 
     def tell(self, event: dict[str, Any]) -> None:
         """Append an event to metrics.jsonl, then tell the listener."""
+        choice = self.choice
         self.folder.append(event)
+        choice.hear(event)
         self.listener.event(event)

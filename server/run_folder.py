@@ -85,6 +85,9 @@ class RunFolder:
         try:
             with self.events.open("a", encoding="utf-8") as stream:
                 stream.write(line)
+                # What is decided on figures has to be decided alike after a power cut.
+                stream.flush()
+                os.fsync(stream.fileno())
         except OSError as error:
             raise cannot_write(self.events, error) from None
 

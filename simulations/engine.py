@@ -28,6 +28,7 @@ from ..learning.metrics import Counts, exact_counts_from_list
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..server.conclusion import conclude
+from ..server.holdout import note_public, read_public
 from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
@@ -60,6 +61,7 @@ class Options:
 def plan_job(job: Job) -> tuple[Plan, Federation]:
     """What `umbel plan` shows: everything but the training."""
     federation = federate(job)
+    read_public(federation.job)
     with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
         shape, _ = workers.call("model")
     return Plan.compile(federation.job, federation.facts, shape), federation
@@ -124,7 +126,9 @@ def _simulate(
     listener.started("data", 0)
     federation = federate(job)
     owners = path.resolve() / "owners"
-    settings = SiteSettings(federation, Path(identity["ledgers"]), owners, identity["reproducible"])
+    public = read_public(federation.job)
+    ledgers = Path(identity["ledgers"])
+    settings = SiteSettings(federation, ledgers, owners, identity["reproducible"], public)
     count = default_workers(len(federation.shares)) if workers is None else workers
     listener.started("model", 0)
     with start_workers(settings, count) as pool, _interruptible() as should_stop:
@@ -140,12 +144,15 @@ def _simulate(
             folder.write_json("plan.json", plan.to_dict())
         if not folder.read_events():
             folder.append(federation.partition_event())
+        note_public(folder, public)
         settings.ledgers.mkdir(parents=True, exist_ok=True)
         with open_grid(settings, count, pool) as grid:
             run = Run(identity["id"], plan, grid, strategy, folder, initial)
             run.listener, run.should_stop = listener, should_stop
             if identity["reproducible"]:
                 run.secrets = lambda what: reproducible_stream(job.seed, what)
+            if public is not None:
+                run.public_test = lambda arrays: pool.call("public_test", arrays)
             if job.encrypted:
                 names = [share.name for share in federation.shares]
                 run.sums = SecureSums(found(owners, names, job.encryption))

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..client.agent import LocalData
-from ..client.data import tokens_of
 from ..facts import ClientFacts
 from ..job import Job
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
-from ..learning.examples import Examples, TokenStore
+from ..learning.examples import Examples, TokenStore, tokens_of
 from .partition import Share, parse_scheme, partition
 
 

@@ -100,7 +100,7 @@ def wait_for(
     while time.monotonic() < until:
         for number, _, event in store.events(name, seen):
             seen = number
-            if event["event"] in ("ready", "round", "evaluation"):
+            if event["event"] in ("ready", "round", "evaluation", "holdout"):
                 what = {"ready": "clients ready", "round": f"round {event.get('round')}"}
                 tell(f"{what.get(event['event'], 'tested')}: {event['seconds']:.1f} s")
         row = store.run(name)

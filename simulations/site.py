@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..client.agent import Agent, LocalData, Workplace
 from ..client.policy import Policy
@@ -22,6 +22,7 @@ from ..messages import Arrays
 from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..recipe import private_recipe
+from ..server.holdout import PublicRecords, PublicTest
 from .consortium import membership
 from .federation import Federation
 
@@ -38,6 +39,8 @@ class SiteSettings:
     owners: Path
     """Folder with a folder for each owner: keys, journals, and its own log."""
     reproducible: bool
+    public: PublicRecords | None = None
+    """What the server itself tests on; in a simulation a worker has the model that it takes."""
     threads: int = 1
 
 
@@ -67,6 +70,16 @@ class Site:
     def model(self) -> tuple[ModelShape, Arrays]:
         """Shape and initial tensors of the model."""
         return self.workplace.learner.shape(), self.workplace.learner.initial
+
+    def public_test(self, arrays: Arrays) -> dict[str, Any]:
+        """Figures of a model on the public hold-out."""
+        return self._public_test(arrays)
+
+    @cached_property
+    def _public_test(self) -> PublicTest:
+        records = self._settings.public
+        assert records is not None
+        return PublicTest(self.workplace.learner, records)
 
     def export(self, arrays: Arrays, folder: Path) -> None:
         export_adapter(self.workplace.learner, arrays, folder)

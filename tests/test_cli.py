@@ -64,6 +64,55 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-5 for row in rows)
 
 
+def test_the_best_model_on_a_public_file_is_kept_and_said_everywhere(simulate, umbel, tmp_path):
+    # Nothing is better on it than the untrained model, which says "negative" of everything.
+    write(tmp_path / "public.csv", "text,label\n" + "a fine day,negative\n" * 5)
+    wanted = [
+        "--set", "evaluation.public_path=public.csv", "--set", "evaluation.keep=best",
+        "--set", "evaluation.patience=1",
+    ]  # fmt: skip
+    status, out, err = simulate("--run-dir", "chosen", *wanted)
+    assert status == 0, err
+    result = json.loads((tmp_path / "chosen" / "result.json").read_text())
+    assert (result["rounds"], result["kept"]["round"]) == (1, 0)
+    assert result["public"]["metrics"]["accuracy"] == 1.0
+    ended = "Training ended early, after round 1: no better accuracy in 1 test since round 0"
+    kept = "The model after round 0 is the result, the best by accuracy 100.0% (public hold-out)"
+    page = (tmp_path / "chosen" / "report.html").read_text()
+    card = (tmp_path / "chosen" / "adapter" / "README.md").read_text()
+    shown = " ".join(out.split())
+    for text in (shown, page):
+        assert ended in text
+        assert kept in text
+    assert "Public hold-out accuracy 100.0%" in shown
+    assert "<h2>Public hold-out</h2>" in page
+    assert "on 5 public records" in card
+    assert "the one after round 0 of 1 is this one" in card
+    certificate = json.loads((tmp_path / "chosen" / "certificate.json").read_text())
+    assert certificate["rounds"]["kept"] == 0
+    assert certificate["public"]["figures"]["accuracy"] == 1.0
+    status, out, err = umbel("verify", "chosen")
+    assert status == 0, out + err
+
+
+def test_a_public_file_that_is_missing_is_said_before_anything_runs(simulate, tmp_path):
+    status, _, err = simulate("--set", "evaluation.public_path=nowhere.csv")
+    assert status == 2
+    assert "evaluation.public_path: There is no data file" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_says_what_is_tested_and_decided_on(simulate, umbel, reviews_csv, tiny_bert):
+    status, out, err = umbel(
+        "plan", "--data", reviews_csv, "--model", tiny_bert, "--set", "evaluation.patience=3",
+        "--set", "evaluation.every=2",
+    )  # fmt: skip
+    assert status == 0, err
+    shown = " ".join(out.split())
+    assert "every 2 rounds, private counts, ends after 3 tests without a better one" in shown
+    assert "(decided on: private counts)" in shown
+
+
 def test_the_template_is_a_job_that_can_be_planned(umbel, reviews_csv, tiny_bert, tmp_path):
     status, _, err = umbel("init", "my job.toml", "--data", reviews_csv, "--model", tiny_bert)
     assert status == 0, err

@@ -18,8 +18,9 @@ NAMES = [f"client-{number}" for number in range(12)]
 
 
 def job_of(**sections):
-    """A job without encryption, unless the sections say otherwise."""
-    return Job.build({"data": {"path": "a.csv"}, "encryption": {"mode": "none"}, **sections})
+    """A job without encryption and without tests, unless the sections say otherwise."""
+    plain = {"encryption": {"mode": "none"}, "evaluation": {"counts": "off"}}
+    return Job.build({"data": {"path": "a.csv"}, **plain, **sections})
 
 
 def facts(*sizes, test=10, strict=False):
@@ -200,21 +201,28 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     assert "1e-06)-differential privacy for one record added or removed" in words
     assert "at most 2" in words
     assert "over 10 rounds" in words
-    for uncovered in ("held-out records", "label names", "rounded size"):
+    for uncovered in ("label names", "rounded size"):
         assert uncovered in words.partition("not covered are")[2]
+    assert "held-out records" not in words
     assert words.endswith(found.server_sees)
     assert "the server sees each client's own noised update" in found.server_sees
 
 
-@pytest.mark.parametrize(
-    ("sections", "covered"),
-    [
-        ({}, "not covered are held-out records (their exact counts are reported)"),
-        ({"evaluation": {"counts": "private"}}, "the same holds for held-out records"),
-    ],
-)
-def test_the_guarantee_says_whether_it_covers_held_out_records(sections, covered):
-    assert covered in plan(job_of(**sections)).guarantee
+def test_exact_counts_are_named_as_not_covered_and_private_ones_as_covered():
+    def words(**evaluation):
+        job = job_of(encryption={"mode": "secure-sum"}, evaluation=evaluation)
+        return plan(job, facts(500, 500, 500)).guarantee.partition("not covered are")
+
+    covered, _, uncovered = words()
+    assert "held-out records (their exact counts are summed over the cohort)" in uncovered
+    covered, _, uncovered = words(counts="private")
+    assert "the same holds for held-out records" in covered
+    assert "held-out records" not in uncovered
+
+
+def test_training_that_may_end_early_is_promised_for_at_most_all_rounds():
+    job = job_of(evaluation={"counts": "private", "patience": 2})
+    assert "composed over at most 10 rounds" in plan(job).guarantee
 
 
 def test_without_privacy_the_guarantee_promises_none():

@@ -141,6 +141,26 @@ def test_a_virtual_owner_permits_all_but_what_its_job_says_of_encryption(section
         Policy.simulated(strict).check("mary", allowed)
 
 
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"encryption": {"mode": "none"}}, 'refuses evaluation.counts = "exact" with encryption'),
+        ({"evaluation": {"keep": "best"}}, 'refuses evaluation.keep = "best" with evaluation'),
+    ],
+)
+def test_no_owner_gives_exact_counts_where_they_would_be_read_or_decide(sections, words, job):
+    """Whatever a server's plan lets pass."""
+    evaluation = {"counts": "exact", **sections.pop("evaluation", {})}
+    asked = job(**sections, evaluation=evaluation, simulation={"encryption_required": False})
+    with pytest.raises(PlanRefused, match=words):
+        Policy.simulated(asked).check("mary", asked)
+
+
+def test_an_owner_does_not_mind_a_public_file_that_it_does_not_have(job):
+    asked = job(evaluation={"public_path": "/operator/public.csv", "keep": "best"})
+    Policy().check("mary", asked)
+
+
 def test_the_ledgers_limit_is_the_lower_of_the_owners_and_the_jobs(policy, job):
     asked = job(privacy={"epsilon": 2.0, "limit": 6.0})
     assert policy("[privacy]\nepsilon_limit = 4").epsilon_limit_for(asked) == 4

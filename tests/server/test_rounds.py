@@ -644,7 +644,7 @@ def test_examples_weigh_a_client_where_the_job_says_so(start_run, quick):
 
 
 def test_the_epsilon_of_a_round_is_what_the_ledgers_say(start_run, private):
-    run = start_run(private())
+    run = start_run(private(evaluation={"counts": "off"}))
     run_rounds(run)
     last = events(run, "round")[-1]["epsilon"]
     for name in SITES:
@@ -656,7 +656,7 @@ def test_the_epsilon_of_a_round_is_what_the_ledgers_say(start_run, private):
 
 def test_a_client_whose_answer_was_lost_is_taken_to_have_spent_its_limit(start_run, private):
     """It was charged, and nobody heard by how much: the result must not claim less."""
-    job = private(cohort={"minimum": 3})
+    job = private(cohort={"minimum": 3}, evaluation={"counts": "off"})
     run = start_run(job, instead(only(TRAIN, 3, round=3), broken), reproducible=False)
     found = summarise(run, run_rounds(run), {}, {"reproducible": False})["privacy"]
     for name in SITES:
@@ -684,7 +684,11 @@ def test_an_attempt_that_was_given_up_does_not_hold_up_the_next(start_run, quick
 
 def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_run, private):
     """Not reproducible: each attempt draws new noise, so each is charged."""
-    job = private(privacy={"delta": 1e-3, "spare_rounds": 1, "epsilon": 2.0}, cohort={"retries": 5})
+    job = private(
+        privacy={"delta": 1e-3, "spare_rounds": 1, "epsilon": 2.0},
+        cohort={"retries": 5},
+        evaluation={"counts": "off"},
+    )
     run = start_run(job, instead(only(TRAIN, 3), broken), reproducible=False)
     with pytest.raises(RoundFailed, match="repeated too often"):
         run_rounds(run)
