@@ -7,7 +7,7 @@ Everybody derives this from the job, as with the rest of the plan. The mechanism
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from .privacy.client_noise import (
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
 from .privacy.secagg.fixed_point import Scale
-from .recipe import private_recipe, tests_event
+from .recipe import most_participations, private_recipe, tests_event
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -117,9 +117,16 @@ def clipping_room(job: Job, parameters: int, members: int, consortium: int) -> t
 
 
 def client_refusals(
-    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+    job: Job,
+    facts: Sequence[ClientFacts],
+    model: ModelShape,
+    consortium: int,
+    participations: Mapping[str, int],
 ) -> list[str]:
-    """Why a job cannot have client-level privacy as it stands."""
+    """Why a job cannot have client-level privacy as it stands.
+
+    participations: rounds in which each client is asked, by the plan.
+    """
     reasons = []
     if not job.encrypted:
         reasons.append(
@@ -130,6 +137,12 @@ def client_refusals(
         reasons.append(
             "encryption.group_size opens sums that are compared before the server adds its noise: "
             'remove it, or take privacy.mechanism = "distributed"'
+        )
+    most = max(participations.values(), default=0)
+    if most > most_participations(job):
+        reasons.append(
+            f"cohort.participations = {job.cohort.participations}, but by the job's seed a client is "
+            f"asked in {most} rounds: set it to {most}, or take another seed"
         )
     if facts and job.privacy.delta >= 1 / len(facts):
         reasons.append(

@@ -275,6 +275,12 @@ class CohortSpec(_Section):
     """Who takes part in a round, and when a round counts."""
 
     size: PositiveInt | None = Field(None, description="Clients asked in a round. Default: all.")
+    participations: PositiveInt | None = Field(
+        None,
+        description="Most rounds that any one client takes part in, which the noise is made for where "
+        'privacy.unit is "client". Default: all rounds. A smaller one needs less noise, where "size" '
+        "asks only some in each round.",
+    )
     minimum: PositiveInt | None = Field(
         None, description="Fewest answers for a round to count. Default: all that were asked."
     )

@@ -283,7 +283,8 @@ def _refusals(
     if job.private:
         reasons += _private_refusals(job, facts)
         if job.per_client:
-            reasons += client_refusals(job, facts, model, consortium)
+            asked = _participations(job, [client.name for client in facts])
+            reasons += client_refusals(job, facts, model, consortium, asked)
         elif job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
             reasons.append(
                 'privacy.mechanism = "central" and privacy.clipping = "adaptive" are of '

@@ -46,7 +46,7 @@ def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRec
     privacy = job.privacy
     steps, rate, kind = _released(job, size_class)
     # Clients that share noise must agree on it, however often each of them takes part.
-    most = participations if job.per_example else job.training.rounds
+    most = participations if job.per_example else most_participations(job)
     paid_rounds = max(1, most + privacy.spare_rounds)
     tests = tests_event(job)
     sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests, kind)
@@ -62,6 +62,11 @@ def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRec
         planned=planned,
         epsilon=epsilon(planned.values(), privacy.delta),
     )
+
+
+def most_participations(job: Job) -> int:
+    """Most rounds of a job that any client takes part in; its own budget stops it beyond."""
+    return min(job.cohort.participations or job.training.rounds, job.training.rounds)
 
 
 def _released(job: Job, size_class: int) -> tuple[int, float, Kind]:

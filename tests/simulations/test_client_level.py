@@ -199,6 +199,10 @@ REFUSALS = {
         {"evaluation": {"counts": "private", "epsilon": 0.05}, "privacy": {"delta": 1e-6}},
         "noised counts of 8 clients do not fit",
     ),
+    "more rounds than the noise is for": (
+        {"cohort": {"size": 6, "participations": 1}},
+        r"by the job's seed a client is asked in [23] rounds",
+    ),
     "epsilon out of reach": ({"privacy": {"epsilon": 1e-4, "delta": 1e-9}}, "No noise keeps"),
     "central without clients": (
         {"privacy": {"unit": "example", "mechanism": "central", "delta": 1e-3}},
@@ -212,6 +216,17 @@ def test_what_cannot_hide_clients_is_refused(case, hidden):
     sections, words = REFUSALS[case]
     with pytest.raises(PlanRefused, match=words):
         plan_job(hidden(**sections))
+
+
+def test_clients_that_are_asked_less_often_need_less_noise(hidden):
+    often, _ = plan_job(hidden(cohort={"size": 6}, training={"rounds": 6}))
+    most = max(client.rounds for client in often.clients)
+    assert most < 6
+    seldom, _ = plan_job(hidden(cohort={"size": 6, "participations": most}, training={"rounds": 6}))
+    noise = [client.noise_multiplier for client in seldom.clients]
+    assert len(set(noise)) == 1
+    assert noise[0] < often.clients[0].noise_multiplier
+    assert max(client.epsilon for client in seldom.clients) <= 30.0
 
 
 def test_noise_that_is_needlessly_large_is_warned_of(hidden):
