@@ -30,7 +30,7 @@ from .privacy.client_noise import (
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
 from .privacy.secagg.fixed_point import Scale
-from .recipe import most_participations, private_recipe, tests_event
+from .recipe import most_participations, most_spent, private_recipe, tests_event
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -116,6 +116,29 @@ def clipping_room(job: Job, parameters: int, members: int, consortium: int) -> t
     return clipping_range(noise, noise_shares(job, consortium), parameters, scale)
 
 
+def sum_refusals(job: Job) -> list[str]:
+    """Why the sums of this job would not hide a client: no owner takes part, whatever a plan says."""
+    if not job.per_client:
+        return []
+    reasons = []
+    if not job.encrypted:
+        reasons.append(
+            'privacy.unit = "client" hides each client in a sum, and with encryption.mode = "none" '
+            'there is none: use "secure-sum"'
+        )
+    elif not job.encryption.confirm and job.noised_by_clients:
+        reasons.append(
+            "encryption.confirm = false lets a server that breaks the protocol open sums of fewer "
+            'clients, with less of their noise: leave it on under privacy.unit = "client"'
+        )
+    if job.privacy.mechanism == "central" and job.encryption.group_size is not None:
+        reasons.append(
+            "encryption.group_size opens sums that are compared before the server adds its noise: "
+            'remove it, or take privacy.mechanism = "distributed"'
+        )
+    return reasons
+
+
 def client_refusals(
     job: Job,
     facts: Sequence[ClientFacts],
@@ -127,17 +150,7 @@ def client_refusals(
 
     participations: rounds in which each client is asked, by the plan.
     """
-    reasons = []
-    if not job.encrypted:
-        reasons.append(
-            'privacy.unit = "client" hides each client in a sum, and with encryption.mode = "none" '
-            'there is none: use "secure-sum"'
-        )
-    if job.privacy.mechanism == "central" and job.encryption.group_size is not None:
-        reasons.append(
-            "encryption.group_size opens sums that are compared before the server adds its noise: "
-            'remove it, or take privacy.mechanism = "distributed"'
-        )
+    reasons = sum_refusals(job)
     most = max(participations.values(), default=0)
     if most > most_participations(job):
         reasons.append(
@@ -229,7 +242,7 @@ def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
         f"{job.privacy.delta:g})-differential privacy for all data of one client exchanged for any "
         f"other, {how}, of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
         f"{counts}, composed over {at_most}{job.training.rounds} rounds by the {accountant} without "
-        "amplification by sampling; "
+        f"amplification by sampling; {most_spent(job)}; "
         "not covered are who takes part, label names and each data set's rounded size."
     )
 

@@ -30,7 +30,7 @@ from .job import Job
 from .privacy.accounting import MechanismEvent, size_class
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
-from .recipe import planned_tests, private_recipe
+from .recipe import most_spent, planned_tests, private_recipe
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -179,19 +179,14 @@ class Plan:
                 "within the above)"
             )
         at_most = "at most " if job.evaluation.patience else ""
-        spare = ""
-        if job.privacy.spare_rounds:
-            spare = (
-                f" (at most {job.privacy.epsilon:g} should {job.privacy.spare_rounds} of them be "
-                "repeated)"
-            )
         return (
             f"Whoever sees a client's updates or any model of this job, the server included, "
             f"learns almost the same whether or not any one record was in that client's training "
             f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
             f"record added or removed, by DP-SGD with Poisson sampling, composed over "
-            f"{at_most}{job.training.rounds} rounds{spare} by the PLD accountant{tests}; not covered are "
-            f"{uncovered}label names and each data set's rounded size. {self.server_sees}"
+            f"{at_most}{job.training.rounds} rounds by the PLD accountant{tests}; {most_spent(job)}; "
+            f"not covered are {uncovered}who takes part, label names and each data set's rounded "
+            f"size. {self.server_sees}"
         )
 
     @property
@@ -311,6 +306,12 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         reasons.append(
             "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
             "remove it: privacy.clipping_norm clips each example's"
+        )
+    if job.per_example and job.adapter == "lora" and job.model.lora.dropout:
+        reasons.append(
+            f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
+            "one record would change what the others add; remove it (a base model's own dropout is off "
+            "under example-level privacy)"
         )
     if job.tests_privately and job.evaluation.epsilon >= job.privacy.epsilon:
         reasons.append(

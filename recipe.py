@@ -69,6 +69,16 @@ def most_participations(job: Job) -> int:
     return min(job.cohort.participations or job.training.rounds, job.training.rounds)
 
 
+def most_spent(job: Job) -> str:
+    """What a run costs a client at most, whatever happens to its rounds."""
+    privacy = job.privacy
+    repeated = f"{privacy.spare_rounds} repeated rounds cost at most {privacy.epsilon:g}, and "
+    return (
+        f"{repeated if privacy.spare_rounds else ''}each client's agent ends its part before the run "
+        f"costs more than {privacy.owner_limit:g}"
+    )
+
+
 def _released(job: Job, size_class: int) -> tuple[int, float, Kind]:
     """Noisy releases of one round, the sampling rate in each, and the kind of their noise."""
     if job.per_example:

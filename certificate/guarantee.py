@@ -29,7 +29,7 @@ def as_asked(certificate: Certificate) -> Finding:
     wanted = {
         "unit": job.privacy.unit,
         "delta": job.privacy.delta if job.private else None,
-        "epsilon_limit": job.privacy.epsilon if job.private else None,
+        "epsilon_limit": job.privacy.owner_limit if job.private else None,
         "tests": [planned_tests(job) if job.tests_privately else 0],
     }
     found = {name: getattr(stated, name) for name in ("unit", "delta", "epsilon_limit")}
@@ -63,12 +63,13 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
             return
         worst = max(worst, found)
     planned, limit = stated.epsilon_planned or 0.0, stated.epsilon_limit or 0.0
-    holds = worst <= planned * (1 + _SLACK) <= limit * (1 + _SLACK) ** 2
+    largest = max(planned, stated.epsilon_spent or 0.0)
+    holds = worst <= planned * (1 + _SLACK) and largest <= limit * (1 + _SLACK)
     whats = sorted({mechanism.what for alike in stated.spending for mechanism in alike.mechanisms})
     yield Finding(
         "epsilon",
         holds,
-        f"{' and '.join(whats)} composed again by the PLD accountant: {worst:.4f} at delta "
+        f"{' and '.join(whats)} composed again: {worst:.4f} at delta "
         f"{stated.delta:g}, planned {planned:.4f}, at most {limit:g}",
     )
     if stated.seeded:

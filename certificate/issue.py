@@ -164,7 +164,7 @@ def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
         sentence=plan["guarantee"],
         unit=job.privacy.unit,
         delta=job.privacy.delta if job.private else None,
-        epsilon_limit=job.privacy.epsilon if job.private else None,
+        epsilon_limit=job.privacy.owner_limit if job.private else None,
         epsilon_planned=max(planned, default=None),
         epsilon_spent=result["privacy"]["epsilon"],
         seeded=bool(result["reproducible"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,6 +66,7 @@ from ..messages import (
     to_bytes_record,
 )
 from ..privacy.accounting import MechanismEvent, epsilon, size_class
+from ..privacy.chain import Entry
 from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
@@ -193,6 +194,8 @@ class Agent:
     ) -> RecordDict:
         """Test the model that came, train it further, and send what came of it, masked or not."""
         job = job_of(assignment)
+        if test and job.counts == "off":
+            raise PlanRefused(f"{self.name}: the job has no tests, and the server asks for one")
         arrays = self._global_model(message)
         upload = None
         if job.encrypted:
@@ -212,12 +215,18 @@ class Agent:
             counts = self._tested(assignment, arrays) if test else None
             if train:
                 outcome = self._trained(job, assignment, arrays, _proximal_mu(message), metrics)
-        except (BudgetExceeded, LedgerError, MessageError):
+        except (BudgetExceeded, LedgerError, MessageError, PlanRefused):
             raise
         except UmbelError as error:
             if not upload:
                 raise
             _log_error(self.name, error)
+            unable = True
+        except Exception:
+            # Perhaps one long record too many for the memory: that is the data's secret, too.
+            if not upload:
+                raise
+            logging.getLogger(__name__).exception("%s could not train or test", self.name)
             unable = True
         if noise is not None:
             # Also of a client that has nothing to count: the others rely on its share.
@@ -411,11 +420,12 @@ class Agent:
         with Ledger(self._ledger) as ledger:
             mine = ledger.entries_of(assignment.run)
             events = [entry.event for entry in mine]
+            self._check_schedule(what, event, mine)
             if not (self._replayable and any(entry.key == key for entry in mine)):
                 events.append(event)
             after = epsilon(events, delta)
             if not after <= job.privacy.owner_limit:
-                raise BudgetExceeded(
+                raise _RunSpent(
                     f"With this round the run would cost epsilon {after:.4g}; the job promises at "
                     f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. Start "
                     "a new run with a larger privacy.spare_rounds."
@@ -430,6 +440,16 @@ class Agent:
                 replay=self._replayable,
             )
         return after
+
+    def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
+        """One run has one noise: the composition is proven for noise that nobody chose on the way."""
+        tested = what.startswith("test ")
+        for entry in mine:
+            if entry.key.split("/")[-2].startswith("test ") == tested and entry.event != event:
+                raise PlanRefused(
+                    f"{self.name}: this run's rounds had other noise before: the server changed the "
+                    "number of rounds that this client takes part in"
+                )
 
 
 def _in_the_clear(
@@ -465,8 +485,16 @@ def answered(
         return Message(act(_assignment(name, message), message), reply_to=message)
     except NotYet as error:
         return refuse(message, WAITING, str(error))
-    except (BudgetExceeded, PlanRefused) as error:
+    except (_RunSpent, PlanRefused) as error:
         return refuse(message, REFUSED, str(error))
+    except BudgetExceeded as error:
+        # It says what other jobs have spent.
+        _log_error(name, error)
+        text = (
+            f"{name}'s data has too little privacy budget left for this: ask for fewer rounds or a "
+            "smaller privacy.epsilon. Its owner sees what is left with: umbel ledger show"
+        )
+        return refuse(message, REFUSED, text)
     except (_Unspoken, LedgerError) as error:
         _log_error(name, error)
         return refuse(message, FAILED, "training failed; the reason is in the client's own log")
@@ -483,9 +511,10 @@ def answered(
         return refuse(message, REFUSED, text)
     except UmbelError as error:
         return refuse(message, FAILED, str(error))
-    except Exception as error:
+    except Exception:
         logging.getLogger(__name__).exception("%s failed", name)
-        return refuse(message, FAILED, f"internal error at the client ({type(error).__name__})")
+        text = "internal error at the client; the reason is in its own log"
+        return refuse(message, FAILED, text)
 
 
 def _log_error(name: str, error: UmbelError) -> None:
@@ -504,6 +533,10 @@ def _assignment(name: str, message: Message) -> Assignment:
             "install the same version on both sides"
         )
     return Assignment.from_record(record)
+
+
+class _RunSpent(BudgetExceeded):
+    """A run that would pass its own promise: that is between it and this owner."""
 
 
 class _Unspoken(UmbelError):

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from ..client_level import sum_refusals
 from ..documents import explain
 from ..encryption import secure_limits
 from ..errors import PlanRefused, UmbelError
@@ -90,7 +91,7 @@ class Policy(Section):
         reasons = [
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
-            *(f"refuses {reason}" for reason in release_refusals(job)),
+            *(f"refuses {reason}" for reason in [*release_refusals(job), *sum_refusals(job)]),
             *self._job_reasons(job),
         ]
         if reasons:
@@ -154,11 +155,12 @@ class Policy(Section):
                 'has privacy.mechanism = "central"'
             )
         most = min(rules.epsilon_per_job, rules.epsilon_limit)
-        if asked.epsilon > most:
+        wanted = max(asked.epsilon, asked.owner_limit)
+        if wanted > most:
             key = "epsilon_per_job" if most == rules.epsilon_per_job else "epsilon_limit"
             yield (
                 f"allows one job at most epsilon {most:g} (privacy.{key}), the job asks for "
-                f"{asked.epsilon:g}"
+                f"{wanted:g}"
             )
         if asked.delta > rules.delta_limit:
             yield (

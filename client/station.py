@@ -191,9 +191,8 @@ class Station:
             self._note(run, fingerprint=fingerprint)
         elif first != fingerprint:
             raise PlanRefused(
-                f"{self.home.name}: its data changed since this run began (fingerprint {first[:16]} "
-                f"then, {fingerprint[:16]} now): the operator has to start a new run, or the owner to "
-                "put the old data back"
+                f"{self.home.name}: its data changed since this run began: the operator has to start "
+                "a new run, or the owner to put the old data back"
             )
 
     def _spent(self, run: str) -> float:

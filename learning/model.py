@@ -26,6 +26,7 @@ from ..job import Job
 from ..messages import Arrays
 from .base import base_digest, base_folder
 from .device import choose_device, use_bfloat16
+from .dropout import remove_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -209,6 +210,8 @@ def load_learner(job: Job, classes: int) -> Learner:
     head = _zero_linear(backbone.config.hidden_size, classes) if mean_head else None
     # One mode for all modules: the trainer changes it only where the network says another.
     network = Network(backbone, head, job).to(device).eval()
+    if job.per_example:
+        remove_dropout(network)
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise ModelError(

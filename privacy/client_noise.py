@@ -33,6 +33,7 @@ _LEAST_SHARE = 20.0
 """Below this deviation of a share, in steps of the grid, a sum of shares is no discrete Gaussian."""
 _MOST_ROUNDING = 0.1
 """Share of the norm that rounding may add."""
+_ENDLESS = 2.0**64
 COUNT_SHARE = 0.1
 """Of a round's budget, what the count of clients within the clipping norm costs, where it adapts."""
 COUNT_STEPS = 1024
@@ -79,6 +80,8 @@ class UpdateNoise:
         rounding = math.sqrt(parameters)
         if rounding > _MOST_ROUNDING * bound:
             raise _unfit(f"a clipping norm of {self.clipping_norm:g} is too fine for the grid")
+        if norm > _ENDLESS * self.clipping_norm:
+            return 0.0  # its factor would be no float32; no update at all is within the norm, too
         # A float32 product errs by 2^-24 of each entry.
         room = (bound - rounding) * (1 - 2.0**-22) / 2.0**scale.bits
         return min(1.0, room / norm) if norm else 1.0

@@ -18,6 +18,7 @@ from opacus.grad_sample.embedding import compute_embedding_grad_sample
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import ModelError
 
@@ -282,6 +283,11 @@ def check_layers(module: nn.Module) -> None:
                     "mixes the examples of a batch, so no example has a gradient of its own. Use a "
                     "model with layer or group normalisation."
                 )
+        elif isinstance(layer, _DropoutNd) and layer.p and layer.training:
+            raise ModelError(
+                f"{place} drops out values by their place in the batch, so one example more changes "
+                "those of all others. Under example-level privacy its probability must be 0."
+            )
         elif type(layer) not in GradSampleModule.GRAD_SAMPLERS:
             own = _own_trainable(layer)
             if own and next(layer.buffers(), None) is not None:

@@ -181,7 +181,7 @@ def test_a_spent_budget_refuses_before_training_and_names_no_data(owner, open_jo
     mary = owner(open_job_of(privacy={"epsilon": 8.0, "limit": 0.05}))
     mary.agent._secrets = lambda what: pytest.fail("training began")
     for kind, words in (
-        (PREPARE, "has spent epsilon 0 of its limit 0.05"),
+        (PREPARE, "too little privacy budget left"),
         (TRAIN, "the job promises at most 0.05"),
     ):
         reply = mary.ask(kind)
@@ -198,7 +198,8 @@ def test_a_second_job_on_spent_data_is_refused_before_its_first_round(owner, job
         update_of(mary.ask(TRAIN, round_))
     reply = mary.ask(PREPARE, run="another")
     assert reply.error.code == REFUSED
-    assert "has spent epsilon" in reply.error.reason
+    assert "too little privacy budget left" in reply.error.reason
+    assert "spent epsilon" not in reply.error.reason
     assert not mary.ask(PREPARE).has_error()
 
 
@@ -381,7 +382,26 @@ def test_a_job_that_is_no_job_is_answered_with_an_error(owner, job):
     assert mary.entries() == []
 
 
-def test_an_internal_error_tells_its_kind_and_nothing_of_the_data(owner, job, texts, monkeypatch):
+def test_a_run_keeps_to_one_noise_whatever_the_server_says_of_its_rounds(owner, job):
+    """The composition is proven for noise that was fixed before."""
+    mary = owner(job)
+    update_of(mary.ask(TRAIN, 1))
+    reply = mary.ask(TRAIN, 2, participations=30)
+    assert reply.error.code == REFUSED
+    assert "other noise before" in reply.error.reason
+    assert len(mary.entries()) == 1
+
+
+def test_a_job_without_tests_is_never_tested(owner, open_job_of):
+    mary = owner(open_job_of(evaluation={"counts": "off"}))
+    for kind, test in ((EVALUATE, False), (TRAIN, True)):
+        reply = mary.ask(kind, test=test)
+        assert reply.error.code == REFUSED
+        assert "the job has no tests" in reply.error.reason
+    assert mary.entries() == []
+
+
+def test_an_internal_error_tells_nothing_of_the_data(owner, job, texts, monkeypatch):
     mary = owner(job)
 
     def fail(*arguments, **named):
@@ -390,7 +410,7 @@ def test_an_internal_error_tells_its_kind_and_nothing_of_the_data(owner, job, te
     monkeypatch.setattr("umbel.client.agent.train", fail)
     reply = mary.ask(TRAIN)
     assert reply.error.code == FAILED
-    assert reply.error.reason == "internal error at the client (RuntimeError)"
+    assert reply.error.reason == "internal error at the client; the reason is in its own log"
     assert len(mary.entries()) == 1
 
 

@@ -98,7 +98,7 @@ def test_a_job_that_another_key_signed_is_refused_with_that_reason(calm):
     refused(calm, run, "sign|operator")
 
 
-def test_data_that_changed_since_the_run_began_is_refused_with_the_fingerprint(calm, reference):
+def test_data_that_changed_since_the_run_began_is_refused(calm, reference):
     from pyarrow import parquet
 
     data = calm.owners[ODD].data
@@ -107,7 +107,7 @@ def test_data_that_changed_since_the_run_began_is_refused_with_the_fingerprint(c
     run = calm.place(name="changed")
     calm.round(run, 1)
     parquet.write_table(parquet.read_table(data).slice(1), data)
-    refused(calm, run, r"its data changed since this run began \(fingerprint [0-9a-f]{16}")
+    refused(calm, run, "its data changed since this run began")
     data.write_bytes(kept)
     calm.umbel("resume", run)
     assert calm.finished(run)["adapter_sha256"] == reference(calm.job)

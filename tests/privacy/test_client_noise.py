@@ -43,6 +43,13 @@ def clipped(update, norm=1.0, byte=2):
     return vector(update, UpdateNoise(norm, 0.0, 1, stream()), byte)
 
 
+def test_an_endless_update_is_none_at_all():
+    """A refusal would tell that this client's training diverged."""
+    update = np.full(2000, 3e38, np.float32)
+    assert not clipped([update], norm=0.5).any()
+    assert np.linalg.norm(clipped([update / 1e20], norm=0.5)) > 0
+
+
 @given(
     st.integers(1, 400),
     st.floats(0.01, 4.0),

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from umbel.client.policy import Policy
-from umbel.client.rules import PrivacyRules
+from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client_level import next_clipping_norm
 from umbel.errors import Interrupted, PlanRefused
 from umbel.privacy.accounting import epsilon
@@ -234,6 +234,26 @@ def test_noise_that_is_needlessly_large_is_warned_of(hidden):
     assert any("raise encryption.minimum" in warning for warning in thin.warnings)
     enough, _ = plan_job(hidden())
     assert not any("encryption.minimum" in warning for warning in enough.warnings)
+
+
+def test_owners_hold_to_what_a_sum_needs_whatever_the_servers_plan_allows(hidden):
+    """The server may run another plan; the owner's policy sees the job itself."""
+    privacy = {"epsilon": 5.0, "delta": 1e-5}
+    willing = Policy(
+        privacy=PrivacyRules(units=["client"], central_noise=True),
+        encryption=EncryptionRules(required=False, confirm_required=False),
+    )
+    for sections, words in (
+        ({"encryption": {"mode": "none"}}, "hides each client in a sum"),
+        ({"encryption": {"confirm": False}}, "with less of their noise"),
+        ({"evaluation": {"counts": "exact"}}, "held-out records"),
+        (
+            {"privacy": {**privacy, "mechanism": "central"}, "encryption": {"group_size": 4}},
+            "compared before the server adds its noise",
+        ),
+    ):
+        with pytest.raises(PlanRefused, match=words):
+            willing.check("st-mary", hidden(**{"privacy": privacy, **sections}))
 
 
 def test_owners_accept_neither_unit_nor_trust_unasked(hidden):

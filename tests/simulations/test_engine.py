@@ -333,7 +333,9 @@ def test_when_the_spare_rounds_are_used_up_a_private_run_says_so_and_spends_no_m
 def test_a_shared_ledger_refuses_the_same_job_a_second_time(quick, start, tmp_path):
     job, ledgers = quick("example"), tmp_path / "ledgers"
     start(job, "one", ledgers=ledgers)
-    with pytest.raises(RoundFailed, match="0 of 4 clients are ready.*has spent epsilon"):
+    with pytest.raises(
+        RoundFailed, match="0 of 4 clients are ready.*too little privacy budget left"
+    ):
         start(job, "two", ledgers=ledgers)
     found = {}
     for path in ledgers.glob("*.sqlite"):
