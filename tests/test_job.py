@@ -145,7 +145,6 @@ def test_an_impossible_value_is_refused(sections):
         ({"model": {"adapter": "dora"}}, "model.adapter = 'dora'"),
         ({"model": {"lora": {"use_dora": True}}}, "unknown key 'model.lora.use_dora'"),
         ({"training": {"shuffle": True}}, "unknown key 'training.shuffle'"),
-        ({"evaluation": {"patience": 3}}, "unknown key 'evaluation.patience'"),
     ],
 )
 def test_what_would_weaken_the_guarantee_cannot_be_asked_for(sections, words):

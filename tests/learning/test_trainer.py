@@ -144,7 +144,7 @@ def test_the_same_inputs_give_the_same_bytes_whatever_ran_before(kind, learn):
 
 
 def test_dropout_is_the_same_again_in_the_same_round_and_another_in_the_next(learn):
-    dropout = {"model": {"lora": {"rank": 2, "dropout": 0.3}}}
+    dropout = {"model": {"lora": {"rank": 2, "dropout": 0.3}}, "privacy": {"unit": "none"}}
     kind = ("bert", "mean", "lora")
     whole = {"batch_size": 24, "optimizer": "sgd"}
     first = learn(kind, training=whole, **dropout)

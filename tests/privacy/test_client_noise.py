@@ -47,7 +47,7 @@ def test_an_endless_update_is_none_at_all():
     """A refusal would tell that this client's training diverged."""
     update = np.full(2000, 3e38, np.float32)
     assert not clipped([update], norm=0.5).any()
-    assert np.linalg.norm(clipped([update / 1e20], norm=0.5)) > 0
+    assert np.linalg.norm(clipped([update / 1e22], norm=0.5)) > 0
 
 
 @given(

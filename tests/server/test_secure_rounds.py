@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Array, Message, MetricRecord, RecordDict
 
 from umbel.certificate.seal import seal_head
-from umbel.errors import Interrupted, PlanRefused, ProtocolError, RoundFailed
+from umbel.errors import Interrupted, ModelError, PlanRefused, ProtocolError, RoundFailed
 from umbel.flower import refuse, stamp
 from umbel.learning.model import arrays_digest
 from umbel.messages import (
@@ -289,16 +289,16 @@ def test_a_server_that_asks_different_clients_for_different_things_gets_no_uploa
         run_rounds(run)
 
 
-def test_who_cannot_train_is_counted_in_the_sum_and_not_named(start_run, quick, monkeypatch):
+@pytest.mark.parametrize("error", [ModelError, MemoryError])
+def test_who_cannot_train_is_counted_in_the_sum_and_not_named(error, start_run, quick, monkeypatch):
     """A visible failure would tell the server something of this client's records, and nobody else's."""
     import umbel.client.agent as agent
-    from umbel.errors import ModelError
 
     train = agent.train
 
     def diverge(*arguments, **named):
         if named["who"] == "press":
-            raise ModelError("the model gives outputs that are not finite")
+            raise error("the model gives outputs that are not finite")
         return train(*arguments, **named)
 
     monkeypatch.setattr(agent, "train", diverge)

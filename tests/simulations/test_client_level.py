@@ -219,10 +219,12 @@ def test_what_cannot_hide_clients_is_refused(case, hidden):
 
 
 def test_clients_that_are_asked_less_often_need_less_noise(hidden):
-    often, _ = plan_job(hidden(cohort={"size": 6}, training={"rounds": 6}))
+    often, _ = plan_job(hidden(cohort={"size": 6}, training={"rounds": 20}))
     most = max(client.rounds for client in often.clients)
-    assert most < 6
-    seldom, _ = plan_job(hidden(cohort={"size": 6, "participations": most}, training={"rounds": 6}))
+    assert most < 20
+    seldom, _ = plan_job(
+        hidden(cohort={"size": 6, "participations": most}, training={"rounds": 20})
+    )
     noise = [client.noise_multiplier for client in seldom.clients]
     assert len(set(noise)) == 1
     assert noise[0] < often.clients[0].noise_multiplier
