@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .encryption import group_thresholds, noise_shares, secure_limits
+from .encryption import group_thresholds, noise_shares
 from .errors import PlanRefused
 from .facts import ClientFacts
 from .job import Job
@@ -30,7 +30,7 @@ from .privacy.client_noise import (
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
 from .privacy.secagg.fixed_point import Scale
-from .recipe import most_participations, most_spent, private_recipe, tests_event
+from .recipe import most_participations, private_recipe, tests_event
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -218,33 +218,6 @@ def client_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int) -> 
         f"sum is sure to have, so a sum of {cohort} has {larger:.1f} times the deviation that it "
         "needs: raise encryption.minimum to what a round surely reaches."
     ]
-
-
-def client_guarantee(job: Job, epsilon: str, consortium: int) -> str:
-    """What is promised, to whom, and what is not; without what the server can read."""
-    colluders = math.ceil(secure_limits(job.encryption).colluders * consortium)
-    if job.noised_by_clients:
-        who = "Whoever sees the opened sums or any model of this job, the server included"
-        how = (
-            "by the distributed discrete Gaussian mechanism (each client's share of the noise "
-            f"suffices with {noise_shares(job, consortium)} honest clients in a sum, which holds "
-            f"while at most {colluders} of {consortium} collude)"
-        )
-    else:
-        who = "Whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without noise"
-        how = "by Gaussian noise that the server is trusted to add to each sum"
-    at_most = "at most " if job.evaluation.patience else ""
-    accountant = "Renyi accountant" if job.noised_by_clients else "PLD accountant"
-    counts = " and of tests' counts" if job.tests_privately else ""
-    adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
-    return (
-        f"{who}, learns almost the same whatever any one client's data are: ({epsilon}, "
-        f"{job.privacy.delta:g})-differential privacy for all data of one client exchanged for any "
-        f"other, {how}, of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
-        f"{counts}, composed over {at_most}{job.training.rounds} rounds by the {accountant} without "
-        f"amplification by sampling; {most_spent(job)}; "
-        "not covered are who takes part, label names and each data set's rounded size."
-    )
 
 
 def _noise(job: Job) -> tuple[float, float]:

@@ -9,13 +9,12 @@ their numbers from the same functions here, so an agent never has to take one on
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .client_level import client_guarantee, client_refusals, client_warnings
+from .client_level import client_refusals, client_warnings
 from .encryption import (
     encryption_facts,
     encryption_refusals,
@@ -26,11 +25,12 @@ from .encryption import (
 from .errors import PlanRefused
 from .evaluation import evaluation_facts, evaluation_refusals
 from .facts import ClientFacts, some
+from .guarantee import guarantee_facts, sentence
 from .job import Job
 from .privacy.accounting import MechanismEvent, size_class
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
-from .recipe import most_spent, planned_tests, private_recipe
+from .recipe import private_recipe
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -153,41 +153,9 @@ class Plan:
     @property
     def guarantee(self) -> str:
         """What is promised, to whom, and what is not, in one sentence."""
-        job = self.job
-        if self.epsilon is not None and job.per_client:
-            epsilon = f"{_up(self.epsilon):g}"
-            return f"{client_guarantee(job, epsilon, self.consortium)} {self.server_sees}"
-        if self.epsilon is None:
-            return (
-                "No differential privacy: sums of updates and models may reveal records of any "
-                "client; the raw records stay with their owners. " + self.server_sees
-                if job.encrypted
-                else "No differential privacy: updates and models may reveal records of any client, "
-                "and the server sees each client's update; the raw records stay with their owners."
-            )
-        uncovered = {
-            "exact": "held-out records (their exact counts "
-            f"{'are summed over the cohort' if job.encrypted else 'are reported'}), ",
-            "private": "",
-            "off": "",
-        }[job.counts]
-        tests = ""
-        if job.tests_privately:
-            tests = (
-                f"; the same holds for held-out records, whose counts carry discrete Gaussian noise "
-                f"({planned_tests(job)} tests, together at most epsilon {job.evaluation.epsilon:g}, "
-                "within the above)"
-            )
-        at_most = "at most " if job.evaluation.patience else ""
-        return (
-            f"Whoever sees a client's updates or any model of this job, the server included, "
-            f"learns almost the same whether or not any one record was in that client's training "
-            f"data: ({_up(self.epsilon):g}, {job.privacy.delta:g})-differential privacy for one "
-            f"record added or removed, by DP-SGD with Poisson sampling, composed over "
-            f"{at_most}{job.training.rounds} rounds by the PLD accountant{tests}; {most_spent(job)}; "
-            f"not covered are {uncovered}who takes part, label names and each data set's rounded "
-            f"size. {self.server_sees}"
-        )
+        if self.epsilon is None and not self.job.encrypted:
+            return sentence(self.job, None, self.consortium)
+        return f"{sentence(self.job, self.epsilon, self.consortium)} {self.server_sees}"
 
     @property
     def server_sees(self) -> str:
@@ -218,6 +186,7 @@ class Plan:
             "encryption": encryption_facts(job, self._thresholds, self.consortium),
             "evaluation": evaluation_facts(job),
             "guarantee": self.guarantee,
+            "proof": guarantee_facts(job, self.epsilon, self.consortium),
             "warnings": list(self.warnings),
         }
 
@@ -352,8 +321,3 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     elif untested:
         warnings.append(f"No held-out records at {some(untested)}.")
     return warnings
-
-
-def _up(epsilon: float) -> float:
-    """Three digits after the point, rounded up: a promise is never larger than what holds."""
-    return math.ceil(epsilon * 1000) / 1000

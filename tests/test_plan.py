@@ -208,6 +208,18 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     assert "the server sees each client's own noised update" in found.server_sees
 
 
+def test_the_guarantee_stands_in_the_plan_as_values_too():
+    job = job_of(privacy={"epsilon": 2.0, "delta": 1e-6, "limit": 3.0})
+    found = plan(job).to_dict()["proof"]
+    assert found["epsilon"] <= 2.0 < found["never_more_than"] == 3.0
+    assert (found["unit"], found["delta"], found["rounds"]) == ("example", 1e-6, 10)
+    assert found["neighbours"] == "one record added or removed"
+    assert found["assumes"] == []
+    for text in (found["mechanism"], *found["not_covered"]):
+        assert text in plan(job).guarantee
+    assert plan(job_of(privacy={"unit": "none"})).to_dict()["proof"] == {"unit": "none"}
+
+
 def test_exact_counts_are_named_as_not_covered_and_private_ones_as_covered():
     def words(**evaluation):
         job = job_of(encryption={"mode": "secure-sum"}, evaluation=evaluation)

@@ -74,6 +74,11 @@ def test_each_round_is_charged_once_and_the_whole_keeps_to_its_promise(hidden, t
         assert {e.noise_multiplier for e in events} == {multiplier}
         assert result["privacy"]["clients"][client["name"]] == epsilon(events, DELTA)
         assert epsilon(events, DELTA) <= client["epsilon"] * (1 + 1e-12) <= job.privacy.epsilon
+    proof = plan["proof"]
+    assert proof["unit"] == "client"
+    assert proof["assumes"] == ["at most 1 of 8 clients collude with the server"]
+    assert proof["amplified_by"] is None
+    assert client["epsilon"] <= proof["epsilon"] <= proof["never_more_than"] == 30.0
     for words in (
         "whatever any one client's data are",
         "all data of one client exchanged for any other",
@@ -164,7 +169,7 @@ def test_tests_hide_clients_too(hidden, tmp_path):
     result = folder.read_json("result.json")
     assert 0 <= result["metrics"]["accuracy"] <= 1
     assert result["metrics"]["examples"] is None
-    assert "and of tests' counts" in folder.read_json("plan.json")["guarantee"]
+    assert "the same holds for held-out records" in folder.read_json("plan.json")["guarantee"]
     with Ledger(folder.path / "ledgers" / "client-0001.sqlite") as ledger:
         assert [e.key.split("/")[1] for e in ledger.entries()] == ["test 0", "1", "test 1"]
 

@@ -1,0 +1,132 @@
+"""What a private job promises, to whom, and what it does not: as JSON values, and in one sentence.
+
+The sentence is made from the values, so that neither can say what the other does not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .encryption import noise_shares, secure_limits
+from .job import Job
+from .recipe import most_spent, planned_tests
+
+_SIZES = ["who takes part", "label names", "each data set's rounded size"]
+
+
+def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[str, Any]:
+    """The guarantee as JSON values: unit, neighbours, figures, mechanism, adversary, assumptions.
+
+    epsilon: the planned one, the largest of any client; None without privacy. consortium: members of
+    the roster.
+    """
+    if epsilon is None:
+        return {"unit": job.privacy.unit}
+    facts = {
+        "unit": job.privacy.unit,
+        "epsilon": _up(epsilon),
+        "delta": job.privacy.delta,
+        "never_more_than": job.privacy.owner_limit,
+        "rounds": job.training.rounds,
+        "clipping_norm": job.privacy.clipping_norm,
+    }
+    return facts | (_of_examples(job) if job.per_example else _of_clients(job, consortium))
+
+
+def _of_examples(job: Job) -> dict[str, Any]:
+    exact = (
+        "held-out records (their exact counts "
+        f"{'are summed over the cohort' if job.encrypted else 'are reported'})"
+    )
+    return {
+        "neighbours": "one record added or removed",
+        "against": "whoever sees a client's updates or any model of this job, the server included",
+        "mechanism": "DP-SGD with Poisson sampling",
+        "accountant": "PLD",
+        "amplified_by": "Poisson sampling of records at each client",
+        "assumes": [],
+        "not_covered": ([exact] if job.counts == "exact" else []) + _SIZES,
+    }
+
+
+def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
+    found = {
+        "neighbours": "all data of one client exchanged for any other",
+        "accountant": "Renyi" if job.noised_by_clients else "PLD",
+        "amplified_by": None,
+        "not_covered": _SIZES,
+    }
+    if not job.noised_by_clients:
+        return found | {
+            "against": "whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without "
+            "noise",
+            "mechanism": "Gaussian noise that the server is trusted to add to each sum",
+            "assumes": ["the server adds the noise, and keeps the sums to itself"],
+        }
+    colluders = math.ceil(secure_limits(job.encryption).colluders * consortium)
+    honest = noise_shares(job, consortium)
+    return found | {
+        "against": "whoever sees the opened sums or any model of this job, the server included",
+        "mechanism": "the distributed discrete Gaussian mechanism (each client's share of the noise "
+        f"suffices with {honest} honest clients in a sum, which holds while at most {colluders} of "
+        f"{consortium} collude)",
+        "assumes": [f"at most {colluders} of {consortium} clients collude with the server"],
+    }
+
+
+def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
+    """The guarantee for people, without what the server can read."""
+    facts = guarantee_facts(job, epsilon, consortium)
+    if epsilon is None:
+        if job.encrypted:
+            return (
+                "No differential privacy: sums of updates and models may reveal records of any "
+                "client; the raw records stay with their owners."
+            )
+        return (
+            "No differential privacy: updates and models may reveal records of any client, and the "
+            "server sees each client's update; the raw records stay with their owners."
+        )
+    against = facts["against"]
+    *others, last = facts["not_covered"]
+    return (
+        f"{against[0].upper()}{against[1:]}, learns almost the same {_whatever(job)}: "
+        f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
+        f"by {facts['mechanism']}{_clipped(job)}, composed over "
+        f"{'at most ' if job.evaluation.patience else ''}{facts['rounds']} rounds by the "
+        f"{facts['accountant']} accountant{_sampled(job)}{_tested(job)}; {most_spent(job)}; not "
+        f"covered are {', '.join(others)} and {last}."
+    )
+
+
+def _whatever(job: Job) -> str:
+    if job.per_example:
+        return "whether or not any one record was in that client's training data"
+    return "whatever any one client's data are"
+
+
+def _clipped(job: Job) -> str:
+    if job.per_example:
+        return ""
+    adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
+    return f", of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
+
+
+def _sampled(job: Job) -> str:
+    return "" if job.per_example else " without amplification by sampling"
+
+
+def _tested(job: Job) -> str:
+    if not job.tests_privately:
+        return ""
+    return (
+        "; the same holds for held-out records, whose counts carry discrete Gaussian noise "
+        f"({planned_tests(job)} tests, together at most epsilon {job.evaluation.epsilon:g}, within the "
+        "above)"
+    )
+
+
+def _up(epsilon: float) -> float:
+    """Three digits after the point, rounded up: a promise is never larger than what holds."""
+    return math.ceil(epsilon * 1000) / 1000
