@@ -10,24 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
-from ..certificate.seal import seal_head
 from ..client_level import ClientPart, client_part
 from ..encryption import noise_shares
 from ..errors import (
     BudgetExceeded,
-    DataError,
     LedgerError,
     MessageError,
-    ModelError,
     PlanRefused,
-    ProtocolError,
     UmbelError,
 )
 from ..job import Job
@@ -40,20 +35,16 @@ from ..learning.private_counts import PrivateCounts
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
 from ..messages import (
-    ASSIGNMENT,
     COMMIT,
     CONFIRM,
     EVALUATE,
-    FAILED,
     LEDGER,
     NONCE,
     PREKEY,
     PREPARE,
-    REFUSED,
     REVEAL,
     SECAGG,
     TRAIN,
-    WAITING,
     WEIGHT,
     Arrays,
     Assignment,
@@ -65,15 +56,15 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
-from ..privacy.accounting import MechanismEvent, epsilon, size_class
-from ..privacy.chain import Entry
+from ..privacy.accounting import size_class
 from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
-from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
-from ..recipe import PrivateRecipe, planned_tests, private_recipe
+from ..recipe import PrivateRecipe, private_recipe
 from ..vector import Content
-from .policy import NotYet, Policy
+from .answers import Unspoken, answered, job_of, log_error
+from .budget import Budget
+from .policy import Policy
 from .secure import Membership, SecureUpload
 
 if TYPE_CHECKING:
@@ -141,9 +132,8 @@ class Agent:
         self._log = log
         self._workplace = workplace
         self._data = data
-        self._ledger = ledger
         self._secrets = secrets
-        self._replayable = replayable
+        self._budget = Budget(name, ledger, data.fingerprint, policy, replayable)
         self._featured: dict[str, Examples] = {}
 
     @property
@@ -170,7 +160,7 @@ class Agent:
 
         job = job_of(assignment)
         if job.private:
-            self._check_budget(job, assignment)
+            self._budget.check(job, assignment, self._recipe(job, assignment))
         self._examples("train"), self._examples("test")
         learner = self._workplace.learner
         readiness = Readiness(
@@ -220,7 +210,7 @@ class Agent:
         except UmbelError as error:
             if not upload:
                 raise
-            _log_error(self.name, error)
+            log_error(self.name, error)
             unable = True
         except Exception:
             # Perhaps one long record too many for the memory: that is the data's secret, too.
@@ -245,17 +235,11 @@ class Agent:
         return self._with_head(job, assignment, clear)
 
     def _with_head(self, job: Job, assignment: Assignment, reply: RecordDict) -> RecordDict:
-        """The reply, with what the run's certificate binds this owner's ledger by.
-
-        The run's own last row, sealed: the very last one would tell whether other jobs ran here.
-        """
+        """The reply, with what the run's certificate binds this owner's ledger by."""
         from flwr.app import ConfigRecord
 
-        if job.private:
-            with Ledger(self._ledger) as ledger:
-                if rows := ledger.entries_of(assignment.run):
-                    head = seal_head(ledger.identity, rows[-1].hash)
-                    reply[LEDGER] = ConfigRecord({"head": head})
+        if job.private and (head := self._budget.head(assignment.run)):
+            reply[LEDGER] = ConfigRecord({"head": head})
         return reply
 
     def _weight(self, job: Job) -> int:
@@ -279,7 +263,7 @@ class Agent:
         assert event is not None
         # By the model, not by the request: a train request tests what the last round came to.
         what = f"test {assignment.round - assignment.test}"
-        metrics["epsilon"] = self._reserve(job, assignment, what, event)
+        metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self.name}/{what}")
         shares = noise_shares(job, self._consortium(assignment)) if job.encrypted else 1
@@ -317,7 +301,7 @@ class Agent:
         private = None
         if job.private:
             event = self._recipe(job, assignment).round_event
-            metrics["epsilon"] = self._reserve(job, assignment, str(assignment.round), event)
+            metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
             if job.per_example:
                 private = self._private_steps(job, assignment)
         try:
@@ -334,7 +318,7 @@ class Agent:
             )
         except UmbelError as error:
             # What went wrong inside a private step depends on the records that were drawn.
-            raise (_Unspoken(str(error)) if job.private else error) from error
+            raise (Unspoken(str(error)) if job.private else error) from error
 
     def _short_trip(self, assignment: Assignment, message: Message) -> RecordDict:
         """A trip of secure aggregation that needs no data."""
@@ -392,65 +376,6 @@ class Agent:
             stream=self._secrets(f"{self.name}/{assignment.round}"),
         )
 
-    def _check_budget(self, job: Job, assignment: Assignment) -> None:
-        """Refuse a job whose remaining rounds this data cannot pay, before it costs anything."""
-        recipe = self._recipe(job, assignment)
-        with Ledger(self._ledger) as ledger:
-            done = {e.key.split("/")[1] for e in ledger.entries_of(assignment.run)}
-            tested = {what for what in done if what.startswith("test ")}
-            left = max(0, assignment.participations - len(done - tested))
-            events = [replace(recipe.round_event, steps=recipe.round_event.steps * left)]
-            if recipe.test_event is not None:
-                tests = max(0, planned_tests(job) - len(tested))
-                events.append(replace(recipe.test_event, steps=tests))
-            ledger.ensure_affordable(
-                self._data.fingerprint,
-                *events,
-                delta=job.privacy.delta,
-                limit=self._policy.epsilon_limit_for(job),
-            )
-
-    def _reserve(self, job: Job, assignment: Assignment, what: str, event: MechanismEvent) -> float:
-        """Write a request's spending to disk before any record is read; what the run has spent then.
-
-        What other jobs have spent here is nobody else's affair.
-        """
-        delta = job.privacy.delta
-        key = f"{assignment.run}/{what}/{0 if self._replayable else assignment.attempt}"
-        with Ledger(self._ledger) as ledger:
-            mine = ledger.entries_of(assignment.run)
-            events = [entry.event for entry in mine]
-            self._check_schedule(what, event, mine)
-            if not (self._replayable and any(entry.key == key for entry in mine)):
-                events.append(event)
-            after = epsilon(events, delta)
-            if not after <= job.privacy.owner_limit:
-                raise _RunSpent(
-                    f"With this round the run would cost epsilon {after:.4g}; the job promises at "
-                    f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. Start "
-                    "a new run with a larger privacy.spare_rounds."
-                )
-            ledger.reserve(
-                self._data.fingerprint,
-                event,
-                job=job.digest(),
-                key=key,
-                delta=delta,
-                limit=self._policy.epsilon_limit_for(job),
-                replay=self._replayable,
-            )
-        return after
-
-    def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
-        """One run has one noise: the composition is proven for noise that nobody chose on the way."""
-        tested = what.startswith("test ")
-        for entry in mine:
-            if entry.key.split("/")[-2].startswith("test ") == tested and entry.event != event:
-                raise PlanRefused(
-                    f"{self.name}: this run's rounds had other noise before: the server changed the "
-                    "number of rounds that this client takes part in"
-                )
-
 
 def _in_the_clear(
     job: Job, outcome: Outcome | None, counts: Counts | None, metrics: Metrics
@@ -469,80 +394,6 @@ def _in_the_clear(
     return content
 
 
-def answered(
-    name: str, message: Message, act: Callable[[Assignment, Message], RecordDict]
-) -> Message:
-    """The reply with what `act` makes of a request, or with why there is none.
-
-    What goes wrong with an owner's data, ledger or journal goes into its own log, and the server
-    hears only that something did.
-    """
-    from flwr.app import Message
-
-    from ..flower import refuse
-
-    try:
-        return Message(act(_assignment(name, message), message), reply_to=message)
-    except NotYet as error:
-        return refuse(message, WAITING, str(error))
-    except (_RunSpent, PlanRefused) as error:
-        return refuse(message, REFUSED, str(error))
-    except BudgetExceeded as error:
-        # It says what other jobs have spent.
-        _log_error(name, error)
-        text = (
-            f"{name}'s data has too little privacy budget left for this: ask for fewer rounds or a "
-            "smaller privacy.epsilon. Its owner sees what is left with: umbel ledger show"
-        )
-        return refuse(message, REFUSED, text)
-    except (_Unspoken, LedgerError) as error:
-        _log_error(name, error)
-        return refuse(message, FAILED, "training failed; the reason is in the client's own log")
-    except ProtocolError as error:
-        _log_error(name, error)
-        own = error.peer == "this client"
-        text = "it could not take part in the sum; the reason is in the client's own log"
-        return refuse(message, FAILED, text if own else str(error))
-    except (DataError, ModelError) as error:
-        # It may quote a record, or say what lies on this machine.
-        _log_error(name, error)
-        what = "data do" if isinstance(error, DataError) else "base model does"
-        text = f"{name}'s {what} not fit the job; the reason is in the client's own log"
-        return refuse(message, REFUSED, text)
-    except UmbelError as error:
-        return refuse(message, FAILED, str(error))
-    except Exception:
-        logging.getLogger(__name__).exception("%s failed", name)
-        text = "internal error at the client; the reason is in its own log"
-        return refuse(message, FAILED, text)
-
-
-def _log_error(name: str, error: UmbelError) -> None:
-    """For the owner's eyes only."""
-    logging.getLogger(__name__).error("%s: %s", name, error)
-
-
-def _assignment(name: str, message: Message) -> Assignment:
-    record = message.content.config_records.get(ASSIGNMENT)
-    if record is None:
-        raise MessageError("A request names no job")
-    version = str(record.get("version"))
-    if version != __version__:
-        raise PlanRefused(
-            f"{name} runs Umbel {__version__}, the server {version}: "
-            "install the same version on both sides"
-        )
-    return Assignment.from_record(record)
-
-
-class _RunSpent(BudgetExceeded):
-    """A run that would pass its own promise: that is between it and this owner."""
-
-
-class _Unspoken(UmbelError):
-    """An error that tells of the data, so the server must not hear its text."""
-
-
 def _proximal_mu(message: Message) -> float:
     """How strongly a strategy wants steps pulled to the global model; 0 where it does not say."""
     for record in message.content.config_records.values():
@@ -552,16 +403,6 @@ def _proximal_mu(message: Message) -> float:
         if mu:
             return float(mu)
     return 0.0
-
-
-def job_of(assignment: Assignment) -> Job:
-    """The job that a request belongs to."""
-    return _parse_job(assignment.job)
-
-
-@lru_cache(maxsize=4)
-def _parse_job(text: str) -> Job:
-    return Job.build(json.loads(text), source="the server's job")
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

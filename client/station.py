@@ -25,7 +25,8 @@ from ..learning.model import load_learner
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..privacy.randomness import SecretStream
-from .agent import Agent, Workplace, answered, job_of
+from .agent import Agent, Workplace
+from .answers import answered, job_of
 from .approvals import Approvals
 from .audit import AuditLog, Event
 from .home import Home

@@ -1,0 +1,103 @@
+"""What one run may still spend of an owner's data, and its reservation before any record is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..certificate.seal import seal_head
+from ..errors import BudgetExceeded, PlanRefused
+from ..job import Job
+from ..messages import Assignment
+from ..privacy.accounting import MechanismEvent, epsilon
+from ..privacy.chain import Entry
+from ..privacy.ledger import Ledger
+from ..recipe import PrivateRecipe, planned_tests
+from .policy import Policy
+
+
+class RunSpent(BudgetExceeded):
+    """A run that would pass its own promise: that is between it and this owner."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One data set's ledger, as an agent asks it.
+
+    `dataset` is the fingerprint. A `replayable` run draws the very same noise for a repeated request,
+    which is then charged once.
+    """
+
+    owner: str
+    ledger: Path
+    dataset: str
+    policy: Policy
+    replayable: bool
+
+    def check(self, job: Job, assignment: Assignment, recipe: PrivateRecipe) -> None:
+        """Refuse a job whose remaining rounds this data cannot pay, before it costs anything."""
+        with Ledger(self.ledger) as ledger:
+            done = {e.key.split("/")[1] for e in ledger.entries_of(assignment.run)}
+            tested = {what for what in done if what.startswith("test ")}
+            left = max(0, assignment.participations - len(done - tested))
+            events = [replace(recipe.round_event, steps=recipe.round_event.steps * left)]
+            if recipe.test_event is not None:
+                tests = max(0, planned_tests(job) - len(tested))
+                events.append(replace(recipe.test_event, steps=tests))
+            ledger.ensure_affordable(
+                self.dataset,
+                *events,
+                delta=job.privacy.delta,
+                limit=self.policy.epsilon_limit_for(job),
+            )
+
+    def reserve(self, job: Job, assignment: Assignment, what: str, event: MechanismEvent) -> float:
+        """Write a request's spending to disk before any record is read; what the run has spent then.
+
+        What other jobs have spent here is nobody else's affair.
+        """
+        delta = job.privacy.delta
+        key = f"{assignment.run}/{what}/{0 if self.replayable else assignment.attempt}"
+        with Ledger(self.ledger) as ledger:
+            mine = ledger.entries_of(assignment.run)
+            events = [entry.event for entry in mine]
+            self._check_schedule(what, event, mine)
+            if not (self.replayable and any(entry.key == key for entry in mine)):
+                events.append(event)
+            after = epsilon(events, delta)
+            if not after <= job.privacy.owner_limit:
+                raise RunSpent(
+                    f"With this round the run would cost epsilon {after:.4g}; the job promises at "
+                    f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. Start "
+                    "a new run with a larger privacy.spare_rounds."
+                )
+            ledger.reserve(
+                self.dataset,
+                event,
+                job=job.digest(),
+                key=key,
+                delta=delta,
+                limit=self.policy.epsilon_limit_for(job),
+                replay=self.replayable,
+            )
+        return after
+
+    def head(self, run: str) -> str | None:
+        """What the run's certificate binds this ledger by: the run's own last row, sealed.
+
+        The very last one would tell whether other jobs ran here.
+        """
+        with Ledger(self.ledger) as ledger:
+            rows = ledger.entries_of(run)
+            return seal_head(ledger.identity, rows[-1].hash) if rows else None
+
+    def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
+        """One run has one noise: the composition is proven for noise that nobody chose on the way."""
+        tested = what.startswith("test ")
+        for entry in mine:
+            if entry.key.split("/")[-2].startswith("test ") == tested and entry.event != event:
+                raise PlanRefused(
+                    f"{self.owner}: this run's rounds had other noise before: the server changed the "
+                    "number of rounds that this client takes part in"
+                )
