@@ -196,7 +196,8 @@ def draw(points: list[Point], path: Path) -> None:
     places = {epsilon: place for place, epsilon in enumerate(EPSILONS)}
     for adapter, colour in zip(adapters, canvas.PALETTE, strict=False):
         own = sorted((p for p in points if p.adapter == adapter), key=lambda p: p.epsilon)
-        at = [places[p.epsilon] for p in own]
+        beside = 0.08 * adapters.index(adapter)
+        at = [places[p.epsilon] + beside for p in own]
         axes.errorbar(
             at, [p.mean for p in own], [p.spread for p in own],
             color=colour, marker="o", label=f"{adapter}, federated", capsize=3,
@@ -204,7 +205,7 @@ def draw(points: list[Point], path: Path) -> None:
         compared = [p for p in own if p.alone]
         alone = [p.alone_means.values() for p in compared]
         axes.errorbar(
-            [places[p.epsilon] for p in compared], [max(a) for a in alone],
+            [places[p.epsilon] + beside for p in compared], [max(a) for a in alone],
             [[max(a) - min(a) for a in alone], [0.0] * len(alone)],
             color=colour, alpha=0.5, fmt="_", label=f"{adapter}, each site alone",
         )  # fmt: skip
