@@ -7,15 +7,22 @@ does not cover already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from .encryption import noise_shares
 from .facts import ClientFacts
 from .job import Job
+from .privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD
+from .recipe import tests_event
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
 
 _DECIDING = {"text-classification": ("accuracy", True), "causal-lm": ("loss", False)}
+
+_TELLING = 0.02
+"""Noise of a test's accuracy that is worth a warning."""
 
 
 def grounds(job: Job) -> Grounds | None:
@@ -90,6 +97,30 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             "more often"
         )
     return reasons
+
+
+def evaluation_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int) -> list[str]:
+    """Where noise of tests drowns their figures."""
+    event = tests_event(job)
+    labels = len(job.data.labels or ())
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    counted = sum(client.test_examples for client in facts) * cohort / max(1, len(facts))
+    if event is None or not labels or not counted:
+        return []
+    # Right answers are the cells on the diagonal, each with noise of its own.
+    change = CLIENT if job.per_client else RECORD
+    noise = math.sqrt(2 * labels * change.cells_squared) * event.noise_multiplier
+    noise *= (
+        math.sqrt(cohort / noise_shares(job, consortium)) if job.encrypted else math.sqrt(cohort)
+    )
+    error = noise / (CLIENT_COUNTS * cohort if job.per_client else counted)
+    if error < _TELLING:
+        return []
+    return [
+        f"Private tests: noise moves accuracy by {error:.1%} (one standard deviation). For sharper "
+        "figures test less often (evaluation.every), raise evaluation.epsilon, or name public records "
+        "(evaluation.public_path)."
+    ]
 
 
 def _deciding_keys(job: Job) -> str:

@@ -23,7 +23,7 @@ from .encryption import (
     server_sees,
 )
 from .errors import PlanRefused
-from .evaluation import evaluation_facts, evaluation_refusals
+from .evaluation import evaluation_facts, evaluation_refusals, evaluation_warnings
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
 from .job import Job
@@ -103,7 +103,7 @@ class Plan:
             )
         rounds = _participations(job, [client.name for client in facts])
         clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
-        warnings = _warnings(job, facts)
+        warnings = _warnings(job, facts) + evaluation_warnings(job, facts, consortium)
         if job.per_client:
             warnings += client_warnings(job, facts, consortium)
         return cls(job, model, clients, tuple(warnings), consortium)

@@ -220,6 +220,18 @@ def test_the_guarantee_stands_in_the_plan_as_values_too():
     assert plan(job_of(privacy={"unit": "none"})).to_dict()["proof"] == {"unit": "none"}
 
 
+def test_noise_that_drowns_the_figures_of_tests_is_warned_of():
+    def warned(records, **evaluation):
+        data = {"path": "a.csv", "labels": ["a", "b"]}
+        job = job_of(evaluation={"counts": "private", **evaluation}, data=data)
+        clients = facts(5000, 5000, test=records)
+        return [w for w in plan(job, clients).warnings if "noise moves accuracy" in w]
+
+    assert len(warned(1000)) == 1
+    assert warned(1000, epsilon=7.9, every=0) == []
+    assert warned(100_000) == []
+
+
 def test_exact_counts_are_named_as_not_covered_and_private_ones_as_covered():
     def words(**evaluation):
         job = job_of(encryption={"mode": "secure-sum"}, evaluation=evaluation)
