@@ -70,12 +70,13 @@ def most_participations(job: Job) -> int:
 
 
 def most_spent(job: Job) -> str:
-    """What a run costs a client at most, whatever happens to its rounds."""
+    """Most epsilon that a run costs a client, whatever happens to its rounds."""
     privacy = job.privacy
-    repeated = f"{privacy.spare_rounds} repeated rounds cost at most {privacy.epsilon:g}, and "
+    rounds = f"{privacy.spare_rounds} round{'s' if privacy.spare_rounds > 1 else ''}"
+    repeated = f"with up to {rounds} repeated it is at most {privacy.epsilon:g}, and "
     return (
-        f"{repeated if privacy.spare_rounds else ''}each client's agent ends its part before the run "
-        f"costs more than {privacy.owner_limit:g}"
+        f"{repeated if privacy.spare_rounds else ''}each client's agent ends its part before it is "
+        f"more than {privacy.owner_limit:g}"
     )
 
 
