@@ -72,12 +72,13 @@ def most_participations(job: Job) -> int:
 def most_spent(job: Job) -> str:
     """Most epsilon that a run costs a client, whatever happens to its rounds."""
     privacy = job.privacy
-    rounds = f"{privacy.spare_rounds} round{'s' if privacy.spare_rounds > 1 else ''}"
-    repeated = f"with up to {rounds} repeated it is at most {privacy.epsilon:g}, and "
-    return (
-        f"{repeated if privacy.spare_rounds else ''}each client's agent ends its part before it is "
-        f"more than {privacy.owner_limit:g}"
-    )
+    stops = f"each client's agent ends its part before it passes {privacy.owner_limit:g}"
+    if not privacy.spare_rounds:
+        return stops
+    rounds = f"up to {privacy.spare_rounds} round{'s' if privacy.spare_rounds > 1 else ''}"
+    if privacy.owner_limit <= privacy.epsilon:
+        return f"{stops} ({rounds} may be repeated)"
+    return f"with {rounds} repeated it is at most {privacy.epsilon:g}, and {stops}"
 
 
 def _released(job: Job, size_class: int) -> tuple[int, float, Kind]:

@@ -199,7 +199,7 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     stated = float(words.partition("data: (")[2].partition(",")[0])
     assert found.epsilon <= stated <= found.epsilon + 0.0011
     assert "1e-06)-differential privacy for one record added or removed" in words
-    assert "at most 2" in words
+    assert "ends its part before it passes 2 (up to 1 round may be repeated)" in words
     assert "over 10 rounds" in words
     for uncovered in ("label names", "rounded size"):
         assert uncovered in words.partition("not covered are")[2]
