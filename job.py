@@ -63,15 +63,16 @@ class ModelSpec(_Section):
         'head, on frozen features computed once; "full": every weight. Default: "head" for '
         'text-classification, "lora" for causal-lm.',
     )
-    pooling: Literal["mean", "own"] = Field(
+    pooling: Literal["mean", "layers", "own"] = Field(
         "mean",
         description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
-        'states, "own" uses the head that the architecture brings (AutoModelForSequence'
+        'states, "layers" on the means of those after a third, two thirds and all of the layers, side '
+        'by side, "own" uses the head that the architecture brings (AutoModelForSequence'
         "Classification). Not used by causal-lm.",
     )
     feature_scale: PositiveFloat = Field(
         4.0,
-        description="Length to which mean-pooled features are normalised before the linear head.",
+        description="Length to which pooled features are normalised before the linear head.",
     )
     max_length: int = Field(64, ge=4, description="Longest input, in tokens; the rest is cut off.")
     lora: LoraSpec = LoraSpec()

@@ -13,7 +13,7 @@ from ..job import Job
 from ..messages import Arrays
 from .base import base_digest
 from .cache import write_once
-from .model import Learner, quiet
+from .model import POOLED_LAYERS, Learner, quiet
 
 CARD = "umbel.json"
 
@@ -65,9 +65,9 @@ def usage(job: Job) -> str:
     """Markdown: the Python that loads the folder with plain ``peft`` and ``transformers``."""
     kind = {
         "causal-lm": "AutoModelForCausalLM",
-        "text-classification": "AutoModel"
-        if job.model.pooling == "mean"
-        else "AutoModelForSequenceClassification",
+        "text-classification": "AutoModelForSequenceClassification"
+        if job.model.pooling == "own"
+        else "AutoModel",
     }[job.task]
     lines = ["```python", "import torch"]
     labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
@@ -88,7 +88,7 @@ def usage(job: Job) -> str:
             'head = load_file("adapter/head.safetensors")',
             'inputs = tokenizer(["a text"], return_tensors="pt")',
             'inputs.pop("token_type_ids", None)',
-            "hidden = model(**inputs).last_hidden_state",
+            *_hidden_states(job),
             'mask = inputs["attention_mask"].unsqueeze(-1).float()',
             "mean = (hidden * mask).sum(1) / mask.sum(1)",
             f"features = torch.nn.functional.normalize(mean, dim=-1) * {job.model.feature_scale}",
@@ -96,3 +96,14 @@ def usage(job: Job) -> str:
             f"labels = {list(job.data.labels or ())!r}",
         ]
     return "\n".join([*lines, "```", ""])
+
+
+def _hidden_states(job: Job) -> list[str]:
+    if job.model.pooling == "mean":
+        return ["hidden = model(**inputs).last_hidden_state"]
+    parts = ", ".join(str(part) for part in range(1, POOLED_LAYERS + 1))
+    return [
+        "hidden = model(**inputs, output_hidden_states=True).hidden_states",
+        f"thirds = [(len(hidden) - 1) * part // {POOLED_LAYERS} for part in ({parts})]",
+        "hidden = torch.cat([hidden[layer] for layer in thirds], dim=-1)",
+    ]

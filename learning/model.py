@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ Batch = dict[str, Tensor]
 # per-example gradients; with explicit (B, T) positions every example has its own.
 _EXPLICIT_POSITIONS = {"albert", "bert", "electra", "gpt2"}
 
+# At a third, two thirds and the end of the depth, where model.pooling is "layers".
+POOLED_LAYERS = 3
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -55,8 +58,8 @@ class ModelShape:
 class Network(nn.Module):
     """Base model, adapter and head. ``forward`` takes a batch and returns logits in float32.
 
-    batch: input_ids and attention_mask, int64[B, T]; or features, float32[B, hidden], when only
-    the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a language
+    batch: input_ids and attention_mask, int64[B, T]; or features, float32[B, inputs of the head],
+    when only the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a language
     model.
     """
 
@@ -65,6 +68,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.mean_head = mean_head
         self.feature_scale = job.model.feature_scale
+        self.pools_layers = job.model.pooling == "layers"
         device = next(backbone.parameters()).device
         self.autocast = use_bfloat16(job.training.precision, device)
         self.head_alone = job.adapter == "head" and self._trains_head_alone()
@@ -104,15 +108,16 @@ class Network(nn.Module):
         return self._backbone_output(batch).logits.float()
 
     def features(self, batch: Batch) -> Tensor:
-        """What the head sees of each example, float32[B, hidden].
+        """What the head sees of each example, float32[B, inputs of the head].
 
-        Before our head: the mean of the last hidden states over real tokens, scaled to one length.
+        Before our head: the mean over real tokens of the last hidden states, or of those at thirds
+        of the depth side by side, scaled to one length.
         Before the architecture's own head: its input, at the last token for a `score` layer of a
         decoder and at the first token for a head that reads a sequence.
         """
         mask = batch["attention_mask"]
         if self.mean_head is not None:
-            hidden = self._backbone_output(batch).last_hidden_state.float()
+            hidden = self._hidden_states(batch)
             weights = mask.unsqueeze(-1).float()
             mean = (hidden * weights).sum(1) / weights.sum(1)
             return nn.functional.normalize(mean, dim=-1) * self.feature_scale
@@ -128,14 +133,23 @@ class Network(nn.Module):
         rows = torch.arange(len(inputs), device=inputs.device)
         return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
 
-    def _backbone_output(self, batch: Batch) -> Any:
+    def _hidden_states(self, batch: Batch) -> Tensor:
+        """What a mean is taken of, float32[B, T, inputs of the head]."""
+        if not self.pools_layers:
+            return cast(Tensor, self._backbone_output(batch).last_hidden_state.float())
+        states = self._backbone_output(batch, output_hidden_states=True).hidden_states
+        depth = len(states) - 1  # the first are the embeddings
+        thirds = [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
+        return torch.cat(thirds, dim=-1).float()
+
+    def _backbone_output(self, batch: Batch, **options: bool) -> Any:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         if self.explicit_positions:
             count, length = inputs["input_ids"].shape
             positions = torch.arange(length, device=inputs["input_ids"].device)
             inputs["position_ids"] = positions.repeat(count, 1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.backbone(**inputs)
+            return self.backbone(**inputs, **options)
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and tensors that travel, in the model's own order."""
@@ -205,9 +219,10 @@ def load_learner(job: Job, classes: int) -> Learner:
     # Placed before the adapter is added: an optimizer must never hold tensors that stay behind.
     backbone.to(device)
     torch.manual_seed(job.seed)
-    mean_head = job.task == "text-classification" and job.model.pooling == "mean"
+    mean_head = job.task == "text-classification" and job.model.pooling != "own"
     backbone = _add_adapter(job, backbone, mean_head, missing)
-    head = _zero_linear(backbone.config.hidden_size, classes) if mean_head else None
+    inputs = backbone.config.hidden_size * (POOLED_LAYERS if job.model.pooling == "layers" else 1)
+    head = _zero_linear(inputs, classes) if mean_head else None
     # One mode for all modules: the trainer changes it only where the network says another.
     network = Network(backbone, head, job).to(device).eval()
     if job.per_example:
@@ -230,7 +245,7 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> tuple[nn.Module, lis
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if job.task == "causal-lm":
         factory: Any = transformers.AutoModelForCausalLM
-    elif job.model.pooling == "mean":
+    elif job.model.pooling != "own":
         factory = transformers.AutoModel
     else:
         factory, arguments["num_labels"] = transformers.AutoModelForSequenceClassification, classes
@@ -312,7 +327,7 @@ def _random_modules(job: Job, missing: list[str]) -> list[str]:
     could load again. Anywhere else, missing weights mean that this is no model for the task.
     """
     before_head = [name for name in missing if not name.startswith(("classifier.", "score."))]
-    if before_head and (job.task == "causal-lm" or job.model.pooling == "mean"):
+    if before_head and (job.task == "causal-lm" or job.model.pooling != "own"):
         raise ModelError(
             f"{job.model.base} does not fit {job.task}: its folder has no weights for "
             f"{before_head[0]} ({len(before_head)} tensors are missing)."

@@ -14,6 +14,12 @@ KINDS = [
     ("bert", "mean", "head"),
     ("bert", "mean", "lora"),
     ("bert", "mean", "full"),
+    ("bert", "layers", "head"),
+    ("bert", "layers", "lora"),
+    ("bert", "layers", "full"),
+    ("roberta", "layers", "head"),
+    ("llama", "layers", "lora"),
+    ("gpt2", "layers", "head"),
     ("bert", "own", "head"),
     ("bert", "own", "lora"),
     ("bert", "own", "full"),
@@ -122,7 +128,15 @@ def test_the_folder_opens_in_a_process_that_never_imports_umbel(exported, texts,
 
 
 @pytest.mark.parametrize(
-    "kind", [("bert", "mean", "lora"), ("bert", "own", "full"), ("roberta", "own", "head")], ids=str
+    "kind",
+    [
+        ("bert", "mean", "lora"),
+        ("bert", "layers", "head"),
+        ("llama", "layers", "full"),
+        ("bert", "own", "full"),
+        ("roberta", "own", "head"),
+    ],
+    ids=str,
 )
 def test_a_prediction_is_that_of_the_exported_model(kind, exported, texts):
     learner, folder = exported(kind)

@@ -21,9 +21,11 @@ CLASSIFIERS = [
     (base, pooling, adapter)
     for base, pooling in [
         ("bert", "mean"),
+        ("bert", "layers"),
         ("bert", "own"),
         ("roberta", "mean"),
         ("roberta", "own"),
+        ("llama", "layers"),
         ("llama", "own"),
     ]
     for adapter in ("head", "lora", "full")
@@ -52,7 +54,7 @@ def _with_size(job_of, base, model):
 def _is_head(name, pooling):
     return (
         name.startswith("mean_head.")
-        if pooling == "mean"
+        if pooling in ("mean", "layers")
         else ".classifier" in name or ".score" in name
     )
 
@@ -113,15 +115,21 @@ def _random_head(learner):
     ("base", "pooling"),
     [
         ("bert", "mean"),
+        ("bert", "layers"),
         ("bert", "own"),
         ("roberta", "mean"),
+        ("roberta", "layers"),
         ("roberta", "own"),
         ("llama", "mean"),
+        ("llama", "layers"),
         ("llama", "own"),
+        ("gpt2", "layers"),
         ("gpt2", "own"),
         ("albert", "mean"),
+        ("albert", "layers"),
         ("albert", "own"),
         ("minilm", "mean"),
+        ("minilm", "layers"),
         ("minilm", "own"),
     ],
 )
@@ -134,7 +142,8 @@ def test_a_head_gives_the_same_logits_from_features_as_from_tokens(
     learner.network.eval()
     examples = examples_of(learner)
     featured = with_features(learner, examples)
-    assert featured.features.shape == (len(examples), learner.network.backbone.config.hidden_size)
+    hidden = learner.network.backbone.config.hidden_size * (3 if pooling == "layers" else 1)
+    assert featured.features.shape == (len(examples), hidden)
     indices = np.arange(len(examples))
     pad, device = learner.tokenizer.pad_token_id, torch.device("cpu")
     with torch.no_grad():
@@ -147,10 +156,43 @@ def test_a_head_gives_the_same_logits_from_features_as_from_tokens(
     assert torch.equal(from_features, from_part)
 
 
-def test_mean_pooled_features_all_have_the_length_that_the_job_says(
-    job_of, learner_of, examples_of
+@pytest.mark.parametrize(
+    ("base", "thirds"),
+    [
+        # Two layers: after none, that is the embeddings, one and two of them.
+        ("bert", (0, 1, 2)),
+        ("roberta", (0, 1, 2)),
+        ("llama", (0, 1, 2)),
+        ("gpt2", (0, 1, 2)),
+        ("minilm", (2, 4, 6)),
+    ],
+)
+def test_features_of_layers_are_means_of_the_hidden_states_at_thirds_of_the_depth(
+    base, thirds, job_of, learner_of, examples_of, request
 ):
-    job = job_of("bert", model={**_with_size(job_of, "bert", {}), "feature_scale": 2.5})
+    """Text by text, without padding, by the base model as transformers alone loads it."""
+    from transformers import AutoModel
+
+    base = request.getfixturevalue(base) if base == "minilm" else base
+    learner = learner_of(_job(job_of, base, "layers", "head"))
+    examples = examples_of(learner)
+    found = with_features(learner, examples).features
+    model = AutoModel.from_pretrained(learner.folder).eval()
+    for row in range(6):
+        ids = torch.from_numpy(examples.tokens(row).astype(np.int64))[None]
+        with torch.no_grad():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states
+        means = np.concatenate([states[layer][0].mean(0).numpy() for layer in thirds])
+        expected = means / np.linalg.norm(means) * learner.job.model.feature_scale
+        assert found[row] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "layers"])
+def test_pooled_features_all_have_the_length_that_the_job_says(
+    pooling, job_of, learner_of, examples_of
+):
+    model = {"feature_scale": 2.5, "pooling": pooling}
+    job = job_of("bert", model=_with_size(job_of, "bert", model))
     learner = learner_of(job)
     lengths = np.linalg.norm(with_features(learner, examples_of(learner)).features, axis=1)
     assert lengths == pytest.approx(2.5, abs=1e-5)
@@ -160,9 +202,11 @@ def test_mean_pooled_features_all_have_the_length_that_the_job_says(
     ("base", "pooling", "adapter"),
     [
         ("bert", "mean", "lora"),
+        ("bert", "layers", "lora"),
         ("bert", "own", "lora"),
         ("bert", "own", "full"),
         ("roberta", "own", "lora"),
+        ("llama", "layers", "lora"),
         ("llama", "own", "lora"),
         ("llama", None, "lora"),
         ("gpt2", None, "lora"),
@@ -267,6 +311,7 @@ def test_features_of_one_model_are_never_taken_for_anothers(job_of, learner_of, 
     found = []
     for base, pooling, seed in [
         ("bert", "mean", 0),
+        ("bert", "layers", 0),
         ("bert", "own", 0),
         ("roberta", "mean", 0),
     ]:

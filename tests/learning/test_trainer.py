@@ -19,6 +19,9 @@ KINDS = [
     ("bert", "mean", "head"),
     ("bert", "mean", "lora"),
     ("bert", "mean", "full"),
+    ("bert", "layers", "head"),
+    ("bert", "layers", "lora"),
+    ("llama", "layers", "full"),
     ("bert", "own", "head"),
     ("bert", "own", "lora"),
     ("bert", "own", "full"),
@@ -171,6 +174,8 @@ def test_microbatches_add_up_to_one_big_batch(kind, stream, learn):
     [
         ("bert", "own", "lora"),
         ("bert", "mean", "full"),
+        ("bert", "layers", "full"),
+        ("llama", "layers", "lora"),
         ("roberta", "own", "lora"),
         ("llama", None, "lora"),
         ("gpt2", None, "lora"),

@@ -17,10 +17,10 @@ CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"
 def clipped_sum(released, job_of, learner_of, examples_of):
     """A function of the chosen examples and the clipping norm, by the trainer's own parts."""
 
-    def build(task, adapter, base, precision, how=None, checkpointing=False):
+    def build(task, adapter, base, precision, pooling="mean", how=None, checkpointing=False):
         sections = {
             "task": task,
-            "model": {"adapter": adapter},
+            "model": {"adapter": adapter, "pooling": pooling},
             "training": {"precision": precision, "gradient_checkpointing": checkpointing},
         }
         if task == LANGUAGE:
@@ -53,18 +53,21 @@ def cases():
     for precision in ("float32", "bfloat16"):
         for adapter in ("head", "lora", "full"):
             for base in ("bert", "roberta", "llama", "gpt2"):
-                yield CLASSIFICATION, adapter, base, precision
+                yield CLASSIFICATION, adapter, base, precision, "mean"
         for adapter in ("lora", "full"):
             for base in ("llama", "gpt2"):
-                yield LANGUAGE, adapter, base, precision
+                yield LANGUAGE, adapter, base, precision, "mean"
+    for adapter in ("head", "lora", "full"):
+        for base in ("bert", "llama"):
+            yield CLASSIFICATION, adapter, base, "float32", "layers"
 
 
 @pytest.mark.parametrize("how", [BookKeeping, HookedGradients])
-@pytest.mark.parametrize(("task", "adapter", "base", "precision"), list(cases()))
+@pytest.mark.parametrize(("task", "adapter", "base", "precision", "pooling"), list(cases()))
 def test_adding_or_removing_one_example_moves_the_clipped_sum_by_at_most_the_clipping_norm(
-    clipped_sum, task, adapter, base, precision, how
+    clipped_sum, task, adapter, base, precision, pooling, how
 ):
-    summed = clipped_sum(task, adapter, base, precision, how)
+    summed = clipped_sum(task, adapter, base, precision, pooling, how)
     everybody = list(range(COUNT))
     norms = [summed([n], 1e9).norm().item() for n in everybody]
     # All are clipped; then half of them are.

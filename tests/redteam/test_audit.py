@@ -54,6 +54,13 @@ def test_a_sound_run_is_attacked_in_every_way_and_stands(run):
     assert len(found["verdict"]) == 3
 
 
+def test_a_head_on_several_layers_is_attacked_through_all_of_them(job_of, tmp_path):
+    job = job_of("bert", model={"pooling": "layers"}, training={"rounds": 2, "batch_size": 64})
+    found = audit_run(simulate(job, Options(tmp_path / "run", workers=1)).path, canaries=200)
+    assert not found["canaries"]["refuted"]
+    assert found["inversion"]["views"][0]["share"] == 1.0
+
+
 def with_less_noise(share):
     def weak(*arguments, private, **named):
         noise = share * private.noise_multiplier

@@ -16,8 +16,9 @@ FOURS = [[number, number + 12, number + 24, number + 36] for number in range(10)
 def inverter(job_of, learner_of, examples_of):
     """Over 48 reviews, at a model that has seen something: a head of zeros sends nothing back."""
 
-    def build(adapter, base="bert", **sections):
-        learner = learner_of(job_of(base, model={"adapter": adapter}, **sections))
+    def build(adapter, base="bert", pooling="mean", **sections):
+        model = {"adapter": adapter, "pooling": pooling}
+        learner = learner_of(job_of(base, model=model, **sections))
         generator = np.random.default_rng(0)
         weights = {
             name: array + generator.normal(0, 0.1, array.shape).astype(np.float32)
@@ -35,9 +36,10 @@ def secrets():
     return lambda: SecretStream.from_key(next(key).to_bytes(32, "little"))
 
 
+@pytest.mark.parametrize("pooling", ["mean", "layers"])
 @pytest.mark.parametrize("adapter", ["head", "lora"])
-def test_a_bare_update_of_a_head_names_its_record(inverter, adapter):
-    view = inverter(adapter).view(ALONE, None)
+def test_a_bare_update_of_a_head_names_its_record(inverter, adapter, pooling):
+    view = inverter(adapter, pooling=pooling).view(ALONE, None)
     assert view.share == 1.0
     assert all(trial.recovered == trial.truth for trial in view.trials)
     assert view.chance == pytest.approx(1 / 48)

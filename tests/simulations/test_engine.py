@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
+from umbel.learning.predict import Predictor
 from umbel.privacy.ledger import Ledger
 from umbel.server.run import Silent
 from umbel.server.run_folder import RunFolder
@@ -120,6 +121,26 @@ def test_a_result_holds_what_people_and_scripts_look_for(quick, start):
     assert kinds[:3] == ["partition", "prepared", "ready"]
     assert kinds.count("round") == 3
     assert kinds.count("evaluation") == 4
+
+
+@pytest.mark.parametrize("adapter", ["head", "lora"])
+def test_a_private_head_on_several_layers_is_trained_and_then_predicts(
+    adapter, quick, start, texts
+):
+    folder = start(quick("example", model={"adapter": adapter, "pooling": "layers"}))
+    found = result(folder)
+    assert found["privacy"]["epsilon"] == max(spent(folder).values()) <= 8
+    head = 2 * 3 * 16 + 2
+    if adapter == "head":
+        assert found["trainable_parameters"] == head
+    else:
+        assert found["trainable_parameters"] > head
+    chances = [p.probabilities for p in Predictor.load(folder.path, "cpu").predict(texts[:4])]
+    assert all(sum(chance.values()) == pytest.approx(1) for chance in chances)
+    # A head that training left at zero would say one half of every text.
+    assert any(abs(chance["positive"] - 0.5) > 1e-3 for chance in chances)
+    readme = (folder.path / "adapter" / "README.md").read_text()
+    assert "output_hidden_states=True" in readme
 
 
 def test_without_privacy_the_result_claims_none(quick, start):
