@@ -66,9 +66,9 @@ class ModelSpec(_Section):
     pooling: Literal["mean", "layers", "own"] = Field(
         "mean",
         description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
-        'states, "layers" on the means of those after a third, two thirds and all of the layers, side '
-        'by side, "own" uses the head that the architecture brings (AutoModelForSequence'
-        "Classification). Not used by causal-lm.",
+        'states, "layers" on the means of those after a third, two thirds and all of the layers, '
+        'equally long and side by side, "own" uses the head that the architecture brings '
+        "(AutoModelForSequenceClassification). Not used by causal-lm.",
     )
     feature_scale: PositiveFloat = Field(
         4.0,

@@ -88,22 +88,29 @@ def usage(job: Job) -> str:
             'head = load_file("adapter/head.safetensors")',
             'inputs = tokenizer(["a text"], return_tensors="pt")',
             'inputs.pop("token_type_ids", None)',
-            *_hidden_states(job),
-            'mask = inputs["attention_mask"].unsqueeze(-1).float()',
-            "mean = (hidden * mask).sum(1) / mask.sum(1)",
-            f"features = torch.nn.functional.normalize(mean, dim=-1) * {job.model.feature_scale}",
+            *_features(job),
             'logits = features @ head["weight"].T + head["bias"]',
             f"labels = {list(job.data.labels or ())!r}",
         ]
     return "\n".join([*lines, "```", ""])
 
 
-def _hidden_states(job: Job) -> list[str]:
+def _features(job: Job) -> list[str]:
+    """Python for what the head sees: as Network.features."""
+    mask = 'mask = inputs["attention_mask"].unsqueeze(-1).float()'
     if job.model.pooling == "mean":
-        return ["hidden = model(**inputs).last_hidden_state"]
-    parts = ", ".join(str(part) for part in range(1, POOLED_LAYERS + 1))
+        return [
+            "hidden = model(**inputs).last_hidden_state",
+            mask,
+            "mean = (hidden * mask).sum(1) / mask.sum(1)",
+            f"features = torch.nn.functional.normalize(mean, dim=-1) * {job.model.feature_scale}",
+        ]
+    count = POOLED_LAYERS
     return [
         "hidden = model(**inputs, output_hidden_states=True).hidden_states",
-        f"thirds = [(len(hidden) - 1) * part // {POOLED_LAYERS} for part in ({parts})]",
-        "hidden = torch.cat([hidden[layer] for layer in thirds], dim=-1)",
+        f"layers = [(len(hidden) - 1) * part // {count} for part in range(1, {count + 1})]",
+        mask,
+        "means = [(hidden[layer] * mask).sum(1) / mask.sum(1) for layer in layers]",
+        "directions = [torch.nn.functional.normalize(mean, dim=-1) for mean in means]",
+        f"features = torch.cat(directions, dim=-1) * ({job.model.feature_scale} / {count} ** 0.5)",
     ]

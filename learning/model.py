@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -59,8 +59,8 @@ class Network(nn.Module):
     """Base model, adapter and head. ``forward`` takes a batch and returns logits in float32.
 
     batch: input_ids and attention_mask, int64[B, T]; or features, float32[B, inputs of the head],
-    when only the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a language
-    model.
+    when only the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a
+    language model.
     """
 
     def __init__(self, backbone: nn.Module, mean_head: nn.Linear | None, job: Job) -> None:
@@ -110,17 +110,19 @@ class Network(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         """What the head sees of each example, float32[B, inputs of the head].
 
-        Before our head: the mean over real tokens of the last hidden states, or of those at thirds
-        of the depth side by side, scaled to one length.
+        Before our head: the mean over real tokens of the last hidden states, scaled to one length;
+        or three such means, each of the same length, side by side.
         Before the architecture's own head: its input, at the last token for a `score` layer of a
         decoder and at the first token for a head that reads a sequence.
         """
         mask = batch["attention_mask"]
         if self.mean_head is not None:
-            hidden = self._hidden_states(batch)
             weights = mask.unsqueeze(-1).float()
-            mean = (hidden * weights).sum(1) / weights.sum(1)
-            return nn.functional.normalize(mean, dim=-1) * self.feature_scale
+            states = [states.float() for states in self._pooled_states(batch)]
+            means = [(s * weights).sum(1) / weights.sum(1) for s in states]
+            # Each as long as the others: the last layer's means are short, and tell the most.
+            directions = [nn.functional.normalize(mean, dim=-1) for mean in means]
+            return torch.cat(directions, dim=-1) * (self.feature_scale / len(means) ** 0.5)
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -133,14 +135,13 @@ class Network(nn.Module):
         rows = torch.arange(len(inputs), device=inputs.device)
         return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
 
-    def _hidden_states(self, batch: Batch) -> Tensor:
-        """What a mean is taken of, float32[B, T, inputs of the head]."""
+    def _pooled_states(self, batch: Batch) -> list[Tensor]:
+        """Hidden states of the layers that our head reads, each [B, T, hidden]."""
         if not self.pools_layers:
-            return cast(Tensor, self._backbone_output(batch).last_hidden_state.float())
+            return [self._backbone_output(batch).last_hidden_state]
         states = self._backbone_output(batch, output_hidden_states=True).hidden_states
         depth = len(states) - 1  # the first are the embeddings
-        thirds = [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
-        return torch.cat(thirds, dim=-1).float()
+        return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
 
     def _backbone_output(self, batch: Batch, **options: bool) -> Any:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

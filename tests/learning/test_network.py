@@ -182,9 +182,10 @@ def test_features_of_layers_are_means_of_the_hidden_states_at_thirds_of_the_dept
         ids = torch.from_numpy(examples.tokens(row).astype(np.int64))[None]
         with torch.no_grad():
             states = model(input_ids=ids, output_hidden_states=True).hidden_states
-        means = np.concatenate([states[layer][0].mean(0).numpy() for layer in thirds])
-        expected = means / np.linalg.norm(means) * learner.job.model.feature_scale
-        assert found[row] == pytest.approx(expected, abs=1e-4)
+        means = [states[layer][0].mean(0).numpy() for layer in thirds]
+        side_by_side = np.concatenate([mean / np.linalg.norm(mean) for mean in means])
+        scale = learner.job.model.feature_scale / np.sqrt(3)
+        assert found[row] == pytest.approx(side_by_side * scale, abs=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "layers"])
