@@ -120,7 +120,7 @@ class Network(nn.Module):
             weights = mask.unsqueeze(-1).float()
             states = [states.float() for states in self._pooled_states(batch)]
             means = [(s * weights).sum(1) / weights.sum(1) for s in states]
-            # Each as long as the others: the last layer's means are short, and tell the most.
+            # Each as long as the others: the last layer's means are shorter, and would count for less.
             directions = [nn.functional.normalize(mean, dim=-1) for mean in means]
             return torch.cat(directions, dim=-1) * (self.feature_scale / len(means) ** 0.5)
         seen: list[Tensor] = []
