@@ -53,6 +53,11 @@ def evaluation_facts(job: Job) -> dict[str, Any]:
 
 def release_refusals(job: Job) -> list[str]:
     """What would tell more of private held-out records than the guarantee says: no owner takes part."""
+    if job.tests_privately and job.encrypted and not job.encryption.confirm:
+        return [
+            'evaluation.counts = "private" with encryption.confirm = false: a server that breaks the '
+            "protocol could open counts of fewer clients, with less of their noise; leave it on"
+        ]
     if not job.private or job.counts != "exact":
         return []
     reasons = []
@@ -107,9 +112,10 @@ def evaluation_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int)
     counted = sum(client.test_examples for client in facts) * cohort / max(1, len(facts))
     if event is None or not labels or not counted:
         return []
-    # Right answers are the cells on the diagonal, each with noise of its own.
+    # Of right answers over all, where most are right: the noise of all cells that are not.
     change = CLIENT if job.per_client else RECORD
-    noise = math.sqrt(2 * labels * change.cells_squared) * event.noise_multiplier
+    cells = max(labels, labels * (labels - 1))
+    noise = math.sqrt(2 * cells * change.cells_squared) * event.noise_multiplier
     noise *= (
         math.sqrt(cohort / noise_shares(job, consortium)) if job.encrypted else math.sqrt(cohort)
     )

@@ -31,10 +31,10 @@ def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[st
         "rounds": job.training.rounds,
         "clipping_norm": job.privacy.clipping_norm,
     }
-    return facts | (_of_examples(job) if job.per_example else _of_clients(job, consortium))
+    return facts | (_of_examples if job.per_example else _of_clients)(job, consortium)
 
 
-def _of_examples(job: Job) -> dict[str, Any]:
+def _of_examples(job: Job, consortium: int) -> dict[str, Any]:
     exact = (
         "held-out records (their exact counts "
         f"{'are summed over the cohort' if job.encrypted else 'are reported'})"
@@ -43,9 +43,9 @@ def _of_examples(job: Job) -> dict[str, Any]:
         "neighbours": "one record added or removed",
         "against": "whoever sees a client's updates or any model of this job, the server included",
         "mechanism": "DP-SGD with Poisson sampling",
-        "accountant": "PLD",
+        "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
         "amplified_by": "Poisson sampling of records at each client",
-        "assumes": [],
+        "assumes": _few_collude(job, consortium) if job.tests_privately and job.encrypted else [],
         "not_covered": ([exact] if job.counts == "exact" else []) + _SIZES,
     }
 
@@ -53,7 +53,7 @@ def _of_examples(job: Job) -> dict[str, Any]:
 def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
     found = {
         "neighbours": "all data of one client exchanged for any other",
-        "accountant": "Renyi" if job.noised_by_clients else "PLD",
+        "accountant": "Renyi" if job.noised_by_clients or job.tests_privately else "PLD",
         "amplified_by": None,
         "not_covered": _SIZES,
     }
@@ -62,17 +62,30 @@ def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
             "against": "whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without "
             "noise",
             "mechanism": "Gaussian noise that the server is trusted to add to each sum",
-            "assumes": ["the server adds the noise, and keeps the sums to itself"],
+            "assumes": [
+                "the server adds the noise, and keeps the sums to itself",
+                *(_few_collude(job, consortium) if job.tests_privately else []),
+            ],
         }
-    colluders = math.ceil(secure_limits(job.encryption).colluders * consortium)
+    colluders = _colluders(job, consortium)
     honest = noise_shares(job, consortium)
     return found | {
         "against": "whoever sees the opened sums or any model of this job, the server included",
         "mechanism": "the distributed discrete Gaussian mechanism (each client's share of the noise "
         f"suffices with {honest} honest clients in a sum, which holds while at most {colluders} of "
         f"{consortium} collude)",
-        "assumes": [f"at most {colluders} of {consortium} clients collude with the server"],
+        "assumes": _few_collude(job, consortium),
     }
+
+
+def _few_collude(job: Job, consortium: int) -> list[str]:
+    """What noise that is shared among clients rests on."""
+    few = _colluders(job, consortium)
+    return [f"at most {few} of {consortium} clients collude with the server"]
+
+
+def _colluders(job: Job, consortium: int) -> int:
+    return math.ceil(secure_limits(job.encryption).colluders * consortium)
 
 
 def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
@@ -94,8 +107,9 @@ def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
         f"{against[0].upper()}{against[1:]}, learns almost the same {_whatever(job)}: "
         f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
         f"by {facts['mechanism']}{_clipped(job)}, composed over "
-        f"{'at most ' if job.evaluation.patience else ''}{facts['rounds']} rounds by the "
-        f"{facts['accountant']} accountant{_sampled(job)}{_tested(job)}; {most_spent(job)}; not "
+        f"{'at most ' if job.evaluation.patience or job.cohort.size else ''}{facts['rounds']} rounds by "
+        f"the {facts['accountant']} accountant{_sampled(job)}{_tested(job, consortium)}; "
+        f"{most_spent(job)}; not "
         f"covered are {', '.join(others)} and {last}."
     )
 
@@ -117,13 +131,16 @@ def _sampled(job: Job) -> str:
     return "" if job.per_example else " without amplification by sampling"
 
 
-def _tested(job: Job) -> str:
+def _tested(job: Job, consortium: int) -> str:
     if not job.tests_privately:
         return ""
+    shared = ""
+    if job.encrypted and not job.noised_by_clients:
+        shared = f", shared among clients, so while at most {_colluders(job, consortium)} collude"
     return (
-        "; the same holds for held-out records, whose counts carry discrete Gaussian noise "
-        f"({planned_tests(job)} tests, together at most epsilon {job.evaluation.epsilon:g}, within the "
-        "above)"
+        "; the same holds for held-out records, whose counts carry discrete Gaussian noise"
+        f"{shared} ({planned_tests(job)} tests planned, together at most epsilon "
+        f"{job.evaluation.epsilon:g}, within the above)"
     )
 
 

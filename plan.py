@@ -103,6 +103,13 @@ class Plan:
             )
         rounds = _participations(job, [client.name for client in facts])
         clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
+        planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
+        if job.private and planned > job.privacy.owner_limit:
+            raise PlanRefused(
+                f"This job is refused: its rounds cost epsilon {planned:.4g}, and each client's agent "
+                f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
+                "privacy.epsilon"
+            )
         warnings = _warnings(job, facts) + evaluation_warnings(job, facts, consortium)
         if job.per_client:
             warnings += client_warnings(job, facts, consortium)
@@ -249,6 +256,11 @@ def _refusals(
         if job.per_client:
             asked = _participations(job, [client.name for client in facts])
             reasons += client_refusals(job, facts, model, consortium, asked)
+        elif job.cohort.participations is not None:
+            reasons.append(
+                'cohort.participations is of privacy.unit = "client"; under example-level privacy each '
+                "client's own noise is made for the rounds that it is planned in"
+            )
         elif job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
             reasons.append(
                 'privacy.mechanism = "central" and privacy.clipping = "adaptive" are of '

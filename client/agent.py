@@ -19,8 +19,6 @@ from .. import __version__
 from ..client_level import ClientPart, client_part
 from ..encryption import noise_shares
 from ..errors import (
-    BudgetExceeded,
-    LedgerError,
     MessageError,
     PlanRefused,
     UmbelError,
@@ -199,24 +197,25 @@ class Agent:
         noise = part = None
         if test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
+        if train and job.private:
+            # Whatever comes of the test and the training: the server must not tell by the charge.
+            event = self._recipe(job, assignment).round_event
+            metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
         if train and job.per_client:
             part = self._client_part(job, assignment)
+        proximal_mu = _proximal_mu(message)
         try:
             counts = self._tested(assignment, arrays) if test else None
             if train:
-                outcome = self._trained(job, assignment, arrays, _proximal_mu(message), metrics)
-        except (BudgetExceeded, LedgerError, MessageError, PlanRefused):
-            raise
-        except UmbelError as error:
+                outcome = self._trained(job, assignment, arrays, proximal_mu)
+        except Exception as error:
+            # Also one long record too many for the memory: that is the data's secret, too.
             if not upload:
                 raise
-            log_error(self.name, error)
-            unable = True
-        except Exception:
-            # Perhaps one long record too many for the memory: that is the data's secret, too.
-            if not upload:
-                raise
-            logging.getLogger(__name__).exception("%s could not train or test", self.name)
+            if isinstance(error, UmbelError):
+                log_error(self.name, error)
+            else:
+                logging.getLogger(__name__).exception("%s could not train or test", self.name)
             unable = True
         if noise is not None:
             # Also of a client that has nothing to count: the others rely on its share.
@@ -285,25 +284,15 @@ class Agent:
         return len(self._participant(assignment).member.roster.members)
 
     def _trained(
-        self,
-        job: Job,
-        assignment: Assignment,
-        arrays: Arrays,
-        proximal_mu: float,
-        metrics: Metrics,
+        self, job: Job, assignment: Assignment, arrays: Arrays, proximal_mu: float
     ) -> Outcome:
-        """Reserve this round's budget, then take its steps."""
+        """Take a round's steps, whose budget is reserved."""
         steps = StepRange(
             first=(assignment.round - 1) * job.training.local_steps,
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        private = None
-        if job.private:
-            event = self._recipe(job, assignment).round_event
-            metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
-            if job.per_example:
-                private = self._private_steps(job, assignment)
+        private = self._private_steps(job, assignment) if job.per_example else None
         try:
             return train(
                 self._workplace.learner,

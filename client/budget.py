@@ -98,6 +98,6 @@ class Budget:
         for entry in mine:
             if entry.key.split("/")[-2].startswith("test ") == tested and entry.event != event:
                 raise PlanRefused(
-                    f"{self.owner}: this run's rounds had other noise before: the server changed the "
-                    "number of rounds that this client takes part in"
+                    f"{self.owner}: this run's rounds had other noise before: a run keeps to one job, "
+                    "one version, and the rounds that the client was planned for"
                 )

@@ -33,7 +33,9 @@ class PrivacyRules(Section):
         "guarantee (tier 2 of Ponomareva et al. 2023); what is spent never comes back.",
     )
     epsilon_per_job: PositiveFloat = Field(
-        8.0, description="Most epsilon that one job may cost (the job's privacy.epsilon)."
+        8.0,
+        description="Most epsilon that one job may cost: the larger of its privacy.epsilon and "
+        "privacy.limit.",
     )
     delta_limit: float = Field(
         1e-5,

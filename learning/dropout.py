@@ -14,7 +14,7 @@ def remove_dropout(network: nn.Module) -> None:
     """Set every probability of dropping something to 0, wherever a model keeps it.
 
     In dropout layers, in the numbers that attention layers hand on, and in configurations that are
-    read while a model runs.
+    read while a model runs; and the jitter of routers, which goes by places in the batch as well.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -26,5 +26,6 @@ def remove_dropout(network: nn.Module) -> None:
 
 def _remove_from(owner: object) -> None:
     for name, value in list(vars(owner).items()):
-        if "drop" in name.lower() and isinstance(value, float) and value:
+        random = any(word in name.lower() for word in ("drop", "jitter"))
+        if random and isinstance(value, float) and value:
             setattr(owner, name, 0.0)

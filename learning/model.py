@@ -140,6 +140,8 @@ class Network(nn.Module):
         if not self.pools_layers:
             return [self._backbone_output(batch).last_hidden_state]
         states = self._backbone_output(batch, output_hidden_states=True).hidden_states
+        if not states:
+            raise ModelError('model.pooling = "layers": the base model shows no layers; use "mean"')
         depth = len(states) - 1  # the first are the embeddings
         return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
 

@@ -93,14 +93,16 @@ class PrivateCounts:
         return cls(whole[:-1].reshape(classes, classes), int(whole[-1]))
 
     def metrics(self, label_names: Sequence[str]) -> dict[str, Any]:
-        """Figures as they can be told from noised counts; below zero counts as zero.
+        """Figures as they can be told from noised counts.
 
-        Of a classifier those of ``ClassificationCounts``, but for the area under the ROC curve. Of a
-        language model the loss is the mean over records of each one's mean over its tokens.
+        Accuracy and loss are ratios of sums as they came, so noise does not bias them; in figures by
+        class what is below zero counts as zero. Of a classifier those of ``ClassificationCounts``, but
+        for the area under the ROC curve. Of a language model the loss is the mean over records of each
+        one's mean over its tokens.
         """
         classes = len(self.cells)
         cells = np.maximum(self.cells, 0)
-        examples = int(cells.sum())
+        examples = max(0, self.examples)
         loss = max(0, self.loss) * loss_cap(classes) / LOSS_STEPS
         if classes == 1:
             mean = loss / examples if examples else None
@@ -111,7 +113,13 @@ class PrivateCounts:
                 "examples": examples,
             }
         scores = np.zeros((classes, 2, BINS), np.int64)
-        return ClassificationCounts(cells, scores, loss).metrics(label_names)
+        found = ClassificationCounts(cells, scores, loss).metrics(label_names)
+        right = min(max(0, int(np.trace(self.cells))), examples)
+        return found | {
+            "examples": examples,
+            "accuracy": right / examples if examples else None,
+            "loss": loss / examples if examples else None,
+        }
 
 
 @dataclass(frozen=True)

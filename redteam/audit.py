@@ -24,6 +24,7 @@ from ..learning.tasks import Task, task_for
 from ..learning.tasks.base import make_batch
 from ..messages import Arrays
 from ..privacy.client_noise import split_noise
+from ..server.best import kept_model
 from ..server.checkpoint import load_latest
 from ..server.conclusion import certify
 from ..server.run_folder import RunFolder
@@ -183,13 +184,17 @@ def _attack_simulation(subject: _Subject, canaries: int, tell: Tell) -> dict[str
 
 def _final(subject: _Subject, learner: Learner) -> Arrays:
     shapes = {name: array.shape for name, array in learner.initial.items()}
-    checkpoint = load_latest(subject.folder.path / "checkpoints", shapes)
-    if arrays_digest(checkpoint.arrays) != subject.result["adapter_sha256"]:
+    checkpoints, digest = subject.folder.path / "checkpoints", subject.result["adapter_sha256"]
+    last = load_latest(checkpoints, shapes).arrays
+    if arrays_digest(last) == digest:
+        return last
+    kept = kept_model(checkpoints, subject.result["kept"]["round"], digest, last)
+    if kept is None:
         raise RunFolderError(
-            f"The last checkpoint of {subject.folder.path} is not the model of its result.json. "
-            "The folder was changed, so it cannot be audited."
+            f"No checkpoint of {subject.folder.path} is the model of its result.json. The folder was "
+            "changed, so it cannot be audited."
         )
-    return checkpoint.arrays
+    return kept
 
 
 def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) -> dict[str, Any]:
@@ -201,7 +206,13 @@ def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) ->
         mechanism = replace(mechanism, noise_multiplier=update, local_steps=1)
         members, consortium = subject.plan["cohort"]["size"], len(subject.plan["clients"])
         seen, measured = audit_clients(
-            job, members, consortium, claim=subject.claim, canaries=canaries, tell=tell
+            job,
+            members,
+            consortium,
+            rounds=mechanism.rounds,
+            claim=subject.claim,
+            canaries=canaries,
+            tell=tell,
         )
     else:
         seen, measured = audit_mechanism(

@@ -31,19 +31,22 @@ def audit_clients(
     members: int,
     consortium: int,
     *,
+    rounds: int,
     claim: float,
     canaries: int,
     tell: Tell = lambda *_: None,
 ) -> tuple[CanaryAudit, Measured]:
     """Replay the rounds of a job for `canaries` clients, and judge by what all sums say of each.
 
-    members: of a cohort, which decides the grid of its sums; consortium: of the roster.
+    members: of a cohort, which decides the grid of its sums; consortium: of the roster; rounds: that
+    the audited client took part in.
     """
     blocks = math.ceil(canaries / BLOCK)
     parts = []
     for block in range(blocks):
         tell("canaries", block, blocks)
-        parts.append(replay_clients(job, members, consortium, min(BLOCK, canaries - block * BLOCK)))
+        count = min(BLOCK, canaries - block * BLOCK)
+        parts.append(replay_clients(job, members, consortium, rounds, count))
     coins = np.concatenate([part.coins for part in parts])
     releases = np.concatenate([part.releases for part in parts], axis=1)
     delta = job.privacy.delta
@@ -55,13 +58,13 @@ def audit_clients(
     return found, Measured(sigma, sigma * (1 - error), sigma * (1 + error), 1.0, 1.0, 1.0)
 
 
-def replay_clients(job: Job, members: int, consortium: int, count: int) -> Observation:
-    """`count` canaries, each in as many sums as the job has rounds.
+def replay_clients(job: Job, members: int, consortium: int, rounds: int, count: int) -> Observation:
+    """`count` canaries, each in the sums of so many rounds.
 
     Releases are in units of 2 C, the most that a client's data can change: 1/2 or -1/2, plus noise
     whose deviation is the noise multiplier.
     """
-    norm, rounds = job.privacy.clipping_norm, job.training.rounds
+    norm = job.privacy.clipping_norm
     coins = (SecretStream.from_os().words(count) & 1).astype(bool)
     noise = _noise(job, members, consortium, rounds * count).reshape(rounds, count)
     ends = [_clipped(job, members, sign) for sign in (-1, 1)]

@@ -124,7 +124,7 @@ def keep_candidate(run: Run) -> None:
     best = run.choice.best
     if run.plan.job.evaluation.keep == "last" or best is None or best.round != run.round:
         return
-    path = _place(run, best)
+    path = _place(run.checkpoints, best.round, best.model)
     if path.exists() or arrays_digest(run.arrays) != best.model:
         return
     from safetensors.numpy import save
@@ -149,28 +149,31 @@ def settle(run: Run) -> None:
     best = choice.best
     if job.evaluation.keep == "best" and best is not None:
         if arrays_digest(run.arrays) != best.model:
-            run.arrays = _load(_place(run, best), best, run.arrays)
+            kept = kept_model(run.checkpoints, best.round, best.model, run.arrays)
+            if kept is None:
+                path = _place(run.checkpoints, best.round, best.model)
+                raise CheckpointError(
+                    f"{path}, the best model of this run (round {best.round}), is missing or damaged. "
+                    "Restore it from a backup, or start a new run."
+                )
+            run.arrays = kept
         run.kept = Kept(best.round, early, choice.on, choice.metric, best.value)
     else:
         run.kept = Kept(run.round, early, choice.on)
     run.tell({"event": "kept", **vars(run.kept)})
 
 
-def _place(run: Run, best: Candidate) -> Path:
-    return run.checkpoints / "best" / f"round-{best.round:05d}-{best.model[:16]}.safetensors"
-
-
-def _load(path: Path, best: Candidate, like: Arrays) -> Arrays:
+def kept_model(checkpoints: Path, round_: int, digest: str, like: Arrays) -> Arrays | None:
+    """The model that was put aside after a round; None where it is missing or damaged."""
     from safetensors.numpy import load
 
     try:
-        found = load(path.read_bytes())
+        found = load(_place(checkpoints, round_, digest).read_bytes())
         arrays = {name: found[name] for name in like}
     except Exception:  # safetensors raises its own kinds for a damaged file
-        arrays = {}
-    if arrays_digest(arrays) != best.model:
-        raise CheckpointError(
-            f"{path}, the best model of this run (round {best.round}), is missing or damaged. Restore "
-            "it from a backup, or start a new run."
-        )
-    return arrays
+        return None
+    return arrays if arrays_digest(arrays) == digest else None
+
+
+def _place(checkpoints: Path, round_: int, digest: str) -> Path:
+    return checkpoints / "best" / f"round-{round_:05d}-{digest[:16]}.safetensors"

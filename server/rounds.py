@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -29,7 +30,7 @@ from ..messages import (
     to_bytes_record,
 )
 from ..plan import sample_cohort
-from ..recipe import is_tested
+from ..recipe import is_tested, most_participations
 from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Exchange, Stage, ask, connected
@@ -143,7 +144,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     job = run.plan.job
     for attempt in range(job.cohort.retries + 1):
         begun = time.monotonic()
-        cohort = sample_cohort(_present(run, run.plan.minimum), job, round_, attempt)
+        here = _with_rounds_left(run, _present(run, run.plan.minimum))
+        cohort = sample_cohort(here, job, round_, attempt)
         minimum = run.plan.minimum if job.encrypted else job.cohort.minimum or len(cohort)
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
         requests = run.strategy.configure_train(
@@ -266,6 +268,27 @@ def _present(run: Run, least: int) -> list[str]:
     """
     nodes = {name: run.nodes[name] for name in run.candidates}
     return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)
+
+
+def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
+    """Without those whose noise is made for no more rounds, where lots are drawn and enough remain.
+
+    While some are away the lot falls on others more often than planned.
+    """
+    plan, job = run.plan, run.plan.job
+    if not job.private or job.cohort.size is None:
+        return names
+    asked: Counter[str] = Counter()
+    for event in run.folder.read_events():
+        if event["event"] == "round":
+            asked.update([*event["clients"], *event["failed"]])
+
+    def most(name: str) -> int:
+        planned = plan.by_name[name].rounds if job.per_example else most_participations(job)
+        return planned + job.privacy.spare_rounds
+
+    left = [name for name in names if asked[name] < most(name)]
+    return left if len(left) >= plan.cohort_size else names
 
 
 def _next_cohort(run: Run, round_: int) -> list[str]:

@@ -72,9 +72,34 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+ALONE = {
+    "a limit below the plan": (
+        {"privacy": {"epsilon": 8.0, "limit": 2.0}},
+        None,
+        MODEL,
+        "its rounds cost epsilon",
+    ),
+    "participations of each client's own noise": (
+        {"cohort": {"participations": 2}},
+        None,
+        MODEL,
+        'cohort.participations is of privacy.unit = "client"',
+    ),
+    "shared noise of a server that may break the protocol": (
+        {
+            "encryption": {"confirm": False},
+            "evaluation": {"counts": "private"},
+        },
+        facts(500, 500, 500, 500, 500, 500),
+        MODEL,
+        'evaluation.counts = "private" with encryption.confirm = false',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*REFUSALS, *ALONE])
 def test_what_cannot_be_right_is_refused_with_its_reason(case):
-    sections, clients, model, words = REFUSALS[case]
+    sections, clients, model, words = (REFUSALS | ALONE)[case]
     with pytest.raises(PlanRefused) as caught:
         plan(job_of(**sections), clients, model)
     assert str(caught.value).startswith(f"This job is refused: {words}")

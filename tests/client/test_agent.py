@@ -394,6 +394,18 @@ def test_a_run_keeps_to_one_noise_whatever_the_server_says_of_its_rounds(owner, 
     assert len(mary.entries()) == 1
 
 
+def test_a_test_that_fails_leaves_the_round_charged_as_any_other(owner, job, monkeypatch):
+    """Else the charge would tell the server whose records those were."""
+    mary = owner(job)
+
+    def fail(*arguments, **named):
+        raise MemoryError
+
+    monkeypatch.setattr("umbel.client.agent.test", fail)
+    assert mary.ask(TRAIN, test=True).has_error()
+    assert [entry.key for entry in mary.entries()] == ["run/test 0/0", "run/1/0"]
+
+
 def test_a_job_without_tests_is_never_tested(owner, open_job_of):
     mary = owner(open_job_of(evaluation={"counts": "off"}))
     for kind, test in ((EVALUATE, False), (TRAIN, True)):

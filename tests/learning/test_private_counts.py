@@ -59,7 +59,7 @@ def test_without_noise_the_figures_are_those_of_exact_counts():
 
 
 def test_figures_stand_noise_that_goes_below_zero():
-    counts = PrivateCounts.zero(2).plus([-5, 3, 4, -2, -700])
+    counts = PrivateCounts.zero(2).plus([-5, 3, 4, 0, -700])
     figures = counts.metrics(["no", "yes"])
     assert figures["accuracy"] == 0.0
     assert figures["loss"] == 0.0
@@ -90,3 +90,18 @@ def test_counts_travel_and_add_up():
 def test_what_no_client_can_have_sent_is_refused(numbers):
     with pytest.raises(MessageError):
         PrivateCounts.from_list(numbers)
+
+
+def test_noise_does_not_bias_accuracy_or_loss():
+    """Many empty cells: what falls below zero must not be cut off before it is added up."""
+    generator = np.random.default_rng(0)
+    classes, right, wrong = 20, 40, 10
+    cells = np.zeros((classes, classes), np.int64)
+    np.fill_diagonal(cells, right)
+    cells[:, 0] += wrong
+    true = (classes * right + wrong) / (classes * (right + wrong))
+    found, names = [], [str(n) for n in range(classes)]
+    for _ in range(300):
+        noise = np.rint(generator.normal(0, 5, classes**2 + 1)).astype(int).tolist()
+        found.append(PrivateCounts(cells, 1000).plus(noise).metrics(names)["accuracy"])
+    assert np.mean(found) == pytest.approx(true, abs=0.01)

@@ -34,7 +34,9 @@ def job_of(**privacy):
 
 def audited(job):
     recipe = private_recipe(job, 1, job.training.rounds)
-    found, measured = audit_clients(job, MEMBERS, MEMBERS, claim=recipe.epsilon, canaries=CANARIES)
+    found, measured = audit_clients(
+        job, MEMBERS, MEMBERS, rounds=4, claim=recipe.epsilon, canaries=CANARIES
+    )
     return found.lower_bound, recipe.epsilon, measured, recipe.noise_multiplier
 
 

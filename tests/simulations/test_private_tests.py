@@ -49,7 +49,7 @@ def test_every_test_is_charged_and_all_together_keep_to_the_jobs_epsilon(private
             spent = ledger.spent(found[0].dataset, job.privacy.delta)
         assert spent == pytest.approx(client["epsilon"], rel=1e-3)
         assert spent <= job.privacy.epsilon
-    assert "whose counts carry discrete Gaussian noise (3 tests" in plan["guarantee"]
+    assert "whose counts carry discrete Gaussian noise, shared among clients" in plan["guarantee"]
     assert "exact counts" not in plan["guarantee"]
 
 
