@@ -697,3 +697,25 @@ def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_r
             [dataset] = {entry.dataset for entry in ledger.entries()}
             assert ledger.spent(dataset, 1e-3) <= 2.0
             assert len(ledger.entries()) == 4
+
+
+def test_lots_leave_out_whose_rounds_are_used_up(start_run, job_of):
+    """While somebody is away the lot falls on the others, whose noise is for so many rounds only."""
+    from umbel.server.rounds import _with_rounds_left
+
+    job = job_of(
+        "bert",
+        encryption={"mode": "none"},
+        simulation={"encryption_required": False},
+        cohort={"size": 2},
+        evaluation={"counts": "off"},
+        training={"rounds": 4},
+    )
+    run = start_run(job)
+    names = sorted(run.plan.by_name)
+    assert _with_rounds_left(run, names) == names
+    tired = names[0]
+    for _ in range(run.plan.by_name[tired].rounds + job.privacy.spare_rounds):
+        run.folder.append({"event": "round", "clients": [tired], "failed": {}})
+    assert _with_rounds_left(run, names) == names[1:]
+    assert _with_rounds_left(run, names[:2]) == names[:2]  # too few would be left

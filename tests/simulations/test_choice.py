@@ -10,6 +10,7 @@ import pytest
 from umbel.errors import CheckpointError, PlanRefused
 from umbel.learning.predict import Predictor
 from umbel.privacy.ledger import Ledger
+from umbel.redteam.audit import audit_run
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate
 
@@ -111,6 +112,8 @@ def test_the_best_model_is_the_result_and_is_that_of_a_shorter_run(quick, start,
     # All figures are those of the model that was kept.
     assert found["metrics"] == teacher["metrics"]
     assert found["client_metrics"] == teacher["client_metrics"]
+    # An audit looks at the kept model, not at the last one.
+    assert audit_run(folder.path)["adapter_sha256"] == teacher["adapter_sha256"]
 
 
 def test_training_ends_when_patience_does_and_what_is_unspent_stays_so(quick, start, all_negative):
