@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from .encryption import group_thresholds, noise_shares
 from .errors import PlanRefused
@@ -21,15 +17,15 @@ from .job import Job
 from .privacy.client_noise import (
     COUNT_STEPS,
     TAIL,
+    ClientPart,
+    ServerNoise,
     UpdateNoise,
     clipping_range,
-    count_noise,
-    l2_norm,
     split_noise,
 )
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
-from .privacy.secagg.fixed_point import Scale
+from .privacy.secagg.scale import Scale
 from .recipe import most_participations, private_recipe, tests_event
 from .vector import OFFSET_PER_CLIENT
 
@@ -42,23 +38,6 @@ _THIN = 1.5
 """A sum's noise is called needlessly large where it is so many times what an honest cohort needs."""
 
 
-@dataclass(frozen=True)
-class ClientPart:
-    """What one client adds to a round's sum beside its update: clipping, noise, a noised count."""
-
-    noise: UpdateNoise
-    count_multiplier: float
-    """Noise of the count of clients within the norm; infinite where nothing is counted."""
-    distributed: bool
-
-    def within(self, update: Sequence[npt.NDArray[np.float32]]) -> int:
-        """Whether the update lies within the norm, in ``COUNT_STEPS``, with its share of noise."""
-        inside = COUNT_STEPS * (l2_norm(list(update)) <= self.noise.clipping_norm)
-        if not self.distributed:
-            return inside
-        return inside + count_noise(self.count_multiplier, self.noise.shares, self.noise.stream)
-
-
 def client_part(
     job: Job, clipping_norm: float, consortium: int, stream: SecretStream
 ) -> ClientPart:
@@ -68,29 +47,6 @@ def client_part(
     shares = noise_shares(job, consortium)
     noise = UpdateNoise(clipping_norm, update if distributed else 0.0, shares, stream)
     return ClientPart(noise, count, distributed)
-
-
-@dataclass(frozen=True)
-class ServerNoise:
-    """What a trusted server adds to a sum before anything else is done with it.
-
-    Guarantee: as ``privacy.client_noise.UpdateNoise``, but with Gaussian noise on the sum, and
-    against those who see models, not against the server. Assumptions: those of ``SecretStream``.
-    """
-
-    clipping_norm: float
-    update_multiplier: float
-    count_multiplier: float
-    stream: SecretStream
-
-    def of_mean(self, size: int, members: int) -> npt.NDArray[np.float64]:
-        """(size,) float64: noise for entries of the mean of so many clients' updates."""
-        deviation = 2 * self.clipping_norm * self.update_multiplier / members
-        return self.stream.normal(size) * deviation
-
-    def of_count(self) -> float:
-        """Noise for the count of clients within the norm, in clients."""
-        return float(self.stream.normal(1)[0]) * self.count_multiplier
 
 
 def server_noise(job: Job, clipping_norm: float, stream: SecretStream) -> ServerNoise:

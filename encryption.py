@@ -11,9 +11,9 @@ from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
 from .privacy.accounting import size_class
 from .privacy.counts_noise import LOSS_STEPS
-from .privacy.secagg.fixed_point import Scale
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
+from .privacy.secagg.scale import Scale
 from .vector import Content
 
 if TYPE_CHECKING:

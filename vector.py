@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +16,8 @@ from .job import Job
 from .learning.counts import counts_from_list, zero_counts
 from .learning.metrics import Counts
 from .messages import Arrays
-from .privacy.client_noise import COUNT_STEPS
+from .privacy.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
-
-if TYPE_CHECKING:
-    from .client_level import ClientPart, ServerNoise
 
 Shapes = Mapping[str, tuple[int, ...]]
 

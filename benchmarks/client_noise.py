@@ -24,7 +24,8 @@ from umbel.job import Job
 from umbel.privacy.client_noise import UpdateNoise
 from umbel.privacy.discrete import discrete_gaussian
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, encode
+from umbel.privacy.secagg.scale import Scale
 
 BAR_SECONDS_A_MILLION = 0.5
 BAR_ROUNDING = 0.01

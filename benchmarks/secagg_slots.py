@@ -14,13 +14,14 @@ from umbel.messages import to_bytes_record
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import aggregator, journal, member, shamir
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
-from umbel.privacy.secagg.fixed_point import Contribution, Floats32, Layout, Scale, Total, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Floats32, Layout, Total, encode
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.masks import Mask, Words, add_masks
 from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
+from umbel.privacy.secagg.scale import Scale
 from umbel.privacy.secagg.state import State
 
 CONTEXT = b"c" * 32

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from secagg_slots import CAP, CLIP, WEIGHT, random_update
 
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, decode, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
 from umbel.privacy.secagg.masks import KEY_BYTES, Mask, add_masks, digest_of
+from umbel.privacy.secagg.scale import Scale
 
 PARAMETERS = 1_000_000
 MEMBERS = 10

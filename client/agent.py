@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
-from ..client_level import ClientPart, client_part
+from ..client_level import client_part
 from ..encryption import noise_shares
 from ..errors import (
     MessageError,
@@ -55,6 +55,7 @@ from ..messages import (
     to_bytes_record,
 )
 from ..privacy.accounting import size_class
+from ..privacy.client_noise import ClientPart
 from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip

@@ -12,12 +12,13 @@ from ..encryption import secure_limits
 from ..errors import PlanRefused
 from ..job import EncryptionSpec
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.fixed_point import Contribution, Scale, encode
+from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
 from ..privacy.secagg.participant import Participant
 from ..privacy.secagg.roster import open_roster
+from ..privacy.secagg.scale import Scale
 from ..vector import Content
 
 

@@ -11,9 +11,10 @@ in steps so fine that allowing for it costs less than a thousandth of the noise.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,7 @@ import numpy.typing as npt
 from ..errors import ProtocolError
 from .discrete import discrete_gaussian
 from .randomness import SecretStream
-
-if TYPE_CHECKING:
-    from .secagg.fixed_point import Scale
+from .secagg.scale import Scale
 
 _Number = TypeVar("_Number", np.float32, np.int32)
 _BLOCK = 1 << 16
@@ -102,6 +101,46 @@ class UpdateNoise:
         for block in _blocks(signed):
             noise = discrete_gaussian(len(block), Fraction(deviation**2), self.stream)
             block[:] = np.clip(noise + block, -scale.largest, scale.largest)
+
+
+@dataclass(frozen=True)
+class ClientPart:
+    """What one client adds to a round's sum beside its update: clipping, noise, a noised count."""
+
+    noise: UpdateNoise
+    count_multiplier: float
+    """Noise of the count of clients within the norm; infinite where nothing is counted."""
+    distributed: bool
+
+    def within(self, update: Sequence[npt.NDArray[np.float32]]) -> int:
+        """Whether the update lies within the norm, in ``COUNT_STEPS``, with its share of noise."""
+        inside = COUNT_STEPS * (l2_norm(list(update)) <= self.noise.clipping_norm)
+        if not self.distributed:
+            return inside
+        return inside + count_noise(self.count_multiplier, self.noise.shares, self.noise.stream)
+
+
+@dataclass(frozen=True)
+class ServerNoise:
+    """What a trusted server adds to a sum before anything else is done with it.
+
+    Guarantee: as ``UpdateNoise``, but with Gaussian noise on the sum, and
+    against those who see models, not against the server. Assumptions: those of ``SecretStream``.
+    """
+
+    clipping_norm: float
+    update_multiplier: float
+    count_multiplier: float
+    stream: SecretStream
+
+    def of_mean(self, size: int, members: int) -> npt.NDArray[np.float64]:
+        """(size,) float64: noise for entries of the mean of so many clients' updates."""
+        deviation = 2 * self.clipping_norm * self.update_multiplier / members
+        return self.stream.normal(size) * deviation
+
+    def of_count(self) -> float:
+        """Noise for the count of clients within the norm, in clients."""
+        return float(self.stream.normal(1)[0]) * self.count_multiplier
 
 
 def clipping_range(

@@ -19,7 +19,8 @@ from ..encryption import noise_shares
 from ..job import Job
 from ..privacy.client_noise import UpdateNoise
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.fixed_point import Contribution, Layout, Scale, decode, encode
+from ..privacy.secagg.fixed_point import Contribution, Layout, decode, encode
+from ..privacy.secagg.scale import Scale
 from .canaries import BLOCK, NORMAL_999, CanaryAudit, Measured, Observation, Tell, guessable, judge
 
 _FAR = 1e3

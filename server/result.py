@@ -12,7 +12,7 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from .best import Kept
+from .choice import Kept
 from .run import Run
 
 

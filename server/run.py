@@ -15,8 +15,8 @@ from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan import Plan
 from ..privacy.randomness import SecretStream
-from .best import Choice, Kept
 from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
+from .choice import Choice, Kept
 from .run_folder import RunFolder
 from .sums import SecureSums
 

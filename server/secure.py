@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from ..client_level import ServerNoise, server_noise
+from ..client_level import server_noise
 from ..encryption import groups_of
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
@@ -36,6 +36,7 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
+from ..privacy.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import PrekeyReply
 from ..vector import Content, Reading

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import ProtocolError, TooFewMembers
 from . import shamir
-from .fixed_point import Layout, Scale, Total, decode
+from .fixed_point import Layout, Total, decode
 from .keys import agree, derive, public_key
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of, new_words
 from .member import circle_seed, pair_key
@@ -45,6 +45,7 @@ from .messages import (
 )
 from .parameters import fewest, fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
+from .scale import Scale
 
 _MOST_CHOICES = 300
 

@@ -20,6 +20,7 @@ from ...errors import ProtocolError
 from ..client_noise import UpdateNoise, l2_norm
 from .encoding import Encoded
 from .masks import Words, new_words
+from .scale import Scale
 
 Floats32 = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -47,50 +48,6 @@ class Layout(Encoded):
     def length(self) -> int:
         """Words of a vector."""
         return self.parameters + self.integers + _LIMBS * self.wides + _TRAILER
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Fixed point for sums of `members` vectors with entries of magnitude up to `clip`.
-
-    An entry x becomes x 2^bits, rounded at random to one of its two neighbours so that it is right
-    on average. With Q the largest magnitude that this can give, n Q < 2^31: the sum of n members
-    fits a signed word. The scale is a power of two, so scaling itself rounds nothing.
-    """
-
-    members: int
-    clip: float
-
-    @property
-    def bits(self) -> int:
-        _, exponent = math.frexp(self.clip * self.members)
-        bits = 31 - exponent  # so clip n 2^bits < 2^31
-        return bits if self._largest(bits) * self.members < 2**31 else bits - 1
-
-    @property
-    def largest(self) -> int:
-        """Q."""
-        return self._largest(self.bits)
-
-    @property
-    def limit(self) -> np.float32:
-        """The largest float32 that is not beyond the clip."""
-        nearest = np.float32(self.clip)
-        return nearest if float(nearest) <= self.clip else np.nextafter(nearest, np.float32(0))
-
-    def _largest(self, bits: int) -> int:
-        return math.ceil(math.ldexp(self.clip, bits))
-
-    @property
-    def most(self) -> int:
-        """Largest whole count of one member."""
-        return (2**32 - 1) // self.members
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.members < 2**_LIMB_BITS:
-            raise ValueError(f"a sum of {self.members} members has no fixed point here")
-        if not 2.0**-64 <= self.clip <= 2.0**64:
-            raise ValueError(f"a clip of {self.clip} does not fit words of 32 bits")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ...errors import ProtocolError
 from . import shamir
-from .fixed_point import Scale
 from .keys import Identity, agree, derive, hash_of, new_private_key, public_key, seal, unseal
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
 from .messages import (
@@ -50,6 +49,7 @@ from .messages import (
 )
 from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
+from .scale import Scale
 from .state import (
     COMMITTED,
     CONFIRMED,

@@ -21,7 +21,8 @@ from umbel.privacy.client_noise import (
 )
 from umbel.privacy.discrete import discrete_gaussian
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, decode, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
+from umbel.privacy.secagg.scale import Scale
 
 MEMBERS, CLIP = 10, 8.0
 SCALE = Scale(MEMBERS, CLIP)

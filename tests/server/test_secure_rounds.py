@@ -24,7 +24,7 @@ from umbel.messages import (
     to_bytes_record,
 )
 from umbel.privacy.ledger import Ledger
-from umbel.privacy.secagg.fixed_point import Scale
+from umbel.privacy.secagg.scale import Scale
 from umbel.server.checkpoint import load_latest
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds

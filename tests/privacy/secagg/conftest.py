@@ -17,13 +17,14 @@ import pytest
 from umbel.errors import ProtocolError
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, Total, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, Total, encode
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.masks import Words
 from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import PrekeyReply, PrekeyRequest, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster, SignedRoster, open_roster
+from umbel.privacy.secagg.scale import Scale
 
 CONTEXT = b"c" * 32
 

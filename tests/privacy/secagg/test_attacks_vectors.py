@@ -13,10 +13,11 @@ from umbel.errors import ProtocolError
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import fixed_point
 from umbel.privacy.secagg.aggregator import Aggregator
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, Scale, decode, encode
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
 from umbel.privacy.secagg.masks import Words
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, UploadRequest
 from umbel.privacy.secagg.roster import Limits
+from umbel.privacy.secagg.scale import Scale
 
 CONTEXT = b"c" * 32
 OTHER = b"o" * 32

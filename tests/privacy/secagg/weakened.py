@@ -18,7 +18,6 @@ from umbel.errors import ProtocolError
 from umbel.privacy.secagg import shamir
 from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.privacy.secagg.encoding import Encoded, Names, Size
-from umbel.privacy.secagg.fixed_point import Scale
 from umbel.privacy.secagg.journal import Journal, Turn, _file_key, _header, _Sealed, _Witness
 from umbel.privacy.secagg.keys import agree, derive, unseal
 from umbel.privacy.secagg.masks import KEY_BYTES, Mask, Words, add_masks
@@ -42,6 +41,7 @@ from umbel.privacy.secagg.messages import (
 from umbel.privacy.secagg.parameters import Thresholds, thresholds
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Roster, SignedRoster
+from umbel.privacy.secagg.scale import Scale
 from umbel.privacy.secagg.state import CONFIRMED, Secrets, State
 
 FEW_BITS = 12
