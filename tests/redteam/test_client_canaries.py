@@ -49,13 +49,13 @@ def test_the_right_noise_passes_and_is_measured(mechanism):
 
 
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
-def test_half_the_noise_is_caught(mechanism, monkeypatch):
-    def halved(job):
+def test_a_third_of_the_noise_is_caught(mechanism, monkeypatch):
+    def thirds(job):
         update, count = noise(job)
-        return update / 2, count
+        return update / 3, count
 
     noise = client_level._noise
-    monkeypatch.setattr(client_level, "_noise", halved)
+    monkeypatch.setattr(client_level, "_noise", thirds)
     bound, claim, measured, planned = audited(job_of(mechanism=mechanism))
     assert bound > claim
     assert measured.noise_high < planned
