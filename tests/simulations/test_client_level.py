@@ -272,3 +272,13 @@ def test_owners_accept_neither_unit_nor_trust_unasked(hidden):
     with pytest.raises(PlanRefused, match=r"privacy\.central_noise"):
         central = {"epsilon": 5.0, "delta": 1e-5, "mechanism": "central"}
         willing.check("st-mary", hidden(privacy=central))
+
+
+def test_what_one_job_may_cost_is_what_its_run_may_really_spend(hidden):
+    policy = Policy(privacy=PrivacyRules(units=["client"], epsilon_per_job=2.0))
+    asked = {"epsilon": 2.0, "delta": 1e-5}
+    policy.check("st-mary", hidden(privacy=asked))
+    with pytest.raises(
+        PlanRefused, match=r"at most epsilon 2 \(privacy.epsilon_per_job\).* asks for 9"
+    ):
+        policy.check("st-mary", hidden(privacy={**asked, "limit": 9.0}))
