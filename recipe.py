@@ -37,6 +37,10 @@ class PrivateRecipe:
     epsilon: float
     """Epsilon after what is planned."""
 
+    def spending(self, rounds: int, tests: int) -> dict[str, MechanismEvent]:
+        """What so many rounds and tests spend, by what for."""
+        return spending(self.round_event, self.test_event, rounds, tests)
+
 
 def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
     """Noise and sampling of a client whose data set has `size_class` records.
@@ -50,18 +54,28 @@ def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRec
     paid_rounds = max(1, most + privacy.spare_rounds)
     tests = tests_event(job)
     sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests, kind)
-    planned = {"training": MechanismEvent(sigma, rate, steps * participations, kind)}
-    if tests is not None:
-        planned["tests"] = replace(tests, steps=planned_tests(job))
+    one = MechanismEvent(sigma, rate, steps, kind)
+    test = replace(tests, steps=1) if tests else None
+    planned = spending(one, test, participations, planned_tests(job))
     return PrivateRecipe(
         sampling_rate=rate,
         expected_batch_size=rate * size_class if job.per_example else 0.0,
         noise_multiplier=sigma,
-        round_event=MechanismEvent(sigma, rate, steps, kind),
-        test_event=replace(tests, steps=1) if tests else None,
+        round_event=one,
+        test_event=test,
         planned=planned,
         epsilon=epsilon(planned.values(), privacy.delta),
     )
+
+
+def spending(
+    round_event: MechanismEvent, test_event: MechanismEvent | None, rounds: int, tests: int
+) -> dict[str, MechanismEvent]:
+    """What so many rounds and tests spend, by what for; no tests where `test_event` is None."""
+    found = {"training": replace(round_event, steps=round_event.steps * rounds)}
+    if test_event is not None:
+        found["tests"] = replace(test_event, steps=test_event.steps * tests)
+    return found
 
 
 def most_participations(job: Job) -> int:

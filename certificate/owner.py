@@ -30,7 +30,7 @@ def bound_line(path: Path, card: Card, ledger: Ledger) -> str:
             "operator, or this ledger is older than the certificate: then restore the newest copy "
             "of ledger and witness. Do not take this run's epsilon for granted."
         )
-    if (row.key.split("/")[0], row.job) != (certificate.run, certificate.job.sha256):
+    if (row.run, row.job) != (certificate.run, certificate.job.sha256):
         raise CertificateError(
             f"{path} is about job {certificate.job.sha256[:12]}, and the row {row.number} of this "
             f"ledger that it binds was charged for job {row.job[:12]}. Do not rely on it; ask the operator."

@@ -55,6 +55,7 @@ from ..messages import (
     to_bytes_record,
 )
 from ..privacy.accounting import size_class
+from ..privacy.chain import TEST
 from ..privacy.client_noise import ClientPart
 from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
 from ..privacy.randomness import SecretStream
@@ -262,7 +263,7 @@ class Agent:
         event = self._recipe(job, assignment).test_event
         assert event is not None
         # By the model, not by the request: a train request tests what the last round came to.
-        what = f"test {assignment.round - assignment.test}"
+        what = f"{TEST}{assignment.round - assignment.test}"
         metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self.name}/{what}")

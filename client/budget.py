@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..certificate.seal import seal_head
@@ -11,7 +11,7 @@ from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..messages import Assignment
 from ..privacy.accounting import MechanismEvent, epsilon
-from ..privacy.chain import Entry
+from ..privacy.chain import TEST, Entry
 from ..privacy.ledger import Ledger
 from ..recipe import PrivateRecipe, planned_tests
 from .policy import Policy
@@ -38,16 +38,14 @@ class Budget:
     def check(self, job: Job, assignment: Assignment, recipe: PrivateRecipe) -> None:
         """Refuse a job whose remaining rounds this data cannot pay, before it costs anything."""
         with Ledger(self.ledger) as ledger:
-            done = {e.key.split("/")[1] for e in ledger.entries_of(assignment.run)}
-            tested = {what for what in done if what.startswith("test ")}
-            left = max(0, assignment.participations - len(done - tested))
-            events = [replace(recipe.round_event, steps=recipe.round_event.steps * left)]
-            if recipe.test_event is not None:
-                tests = max(0, planned_tests(job) - len(tested))
-                events.append(replace(recipe.test_event, steps=tests))
+            mine = ledger.entries_of(assignment.run)
+            trained = len({entry.what for entry in mine if not entry.is_test})
+            tested = len({entry.what for entry in mine if entry.is_test})
+            rounds = max(0, assignment.participations - trained)
+            tests = max(0, planned_tests(job) - tested)
             ledger.ensure_affordable(
                 self.dataset,
-                *events,
+                *recipe.spending(rounds, tests).values(),
                 delta=job.privacy.delta,
                 limit=self.policy.epsilon_limit_for(job),
             )
@@ -94,9 +92,9 @@ class Budget:
 
     def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
         """One run has one noise: the composition is proven for noise that nobody chose on the way."""
-        tested = what.startswith("test ")
+        tested = what.startswith(TEST)
         for entry in mine:
-            if entry.key.split("/")[-2].startswith("test ") == tested and entry.event != event:
+            if entry.is_test == tested and entry.event != event:
                 raise PlanRefused(
                     f"{self.owner}: this run's rounds had other noise before: a run keeps to one job, "
                     "one version, and the rounds that the client was planned for"

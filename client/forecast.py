@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
@@ -58,14 +58,11 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
         )
     dataset, records = _data_set(home, job)
     recipe = private_recipe(job, size_class(records), job.training.rounds)
-    one, test = recipe.round_event, recipe.test_event
+    rounds, tests = job.training.rounds, planned_tests(job)
     spent = _events(home, dataset)
 
     def after(jobs: int) -> float:
-        steps = one.steps * job.training.rounds * jobs
-        asked = [replace(one, steps=steps)]
-        if test is not None:
-            asked.append(replace(test, steps=planned_tests(job) * jobs))
+        asked = recipe.spending(rounds * jobs, tests * jobs).values()
         return epsilon([*spent, *asked], job.privacy.delta)
 
     policy = Policy.read(home.policy)

@@ -136,24 +136,19 @@ def _grouped(entries: list[Entry], key: Callable[[Entry], K]) -> dict[K, list[En
 
 def _run(entry: Entry) -> tuple[str, str]:
     """Run and job of a row, whose key is run/round/attempt."""
-    return entry.key.rsplit("/", 2)[0], entry.job
+    return entry.run, entry.job
 
 
 def _run_spending(run: tuple[str, str], entries: list[Entry], delta: float) -> RunSpending:
     return RunSpending(
         run=run[0],
         job=run[1],
-        rounds=len({entry.key.rpartition("/")[0] for entry in entries if not _is_test(entry)}),
+        rounds=len({entry.what for entry in entries if not entry.is_test}),
         steps=sum(entry.event.steps for entry in entries),
         epsilon=_epsilon(entries, delta),
         first=entries[0].recorded,
         last=entries[-1].recorded,
     )
-
-
-def _is_test(entry: Entry) -> bool:
-    """Whether a test of the model was charged, and no round of training."""
-    return entry.key.split("/")[-2].startswith("test ")
 
 
 def _epsilon(entries: list[Entry], delta: float) -> float:

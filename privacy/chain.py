@@ -21,6 +21,9 @@ COLUMNS = (
 """What is hashed of a row, in this order; `version` says by which recipe."""
 _KIND = COLUMNS.index("kind")
 
+TEST = "test "
+"""What the key of a test of the model says before the number of its round."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -42,6 +45,21 @@ class Entry:
     recorded: str
     hash: str
     version: int = VERSION
+
+    @property
+    def run(self) -> str:
+        """Of a key that is run/what/attempt."""
+        return self.key.rsplit("/", 2)[0]
+
+    @property
+    def what(self) -> str:
+        """The round, or the test, that was charged."""
+        return self.key.split("/")[-2]
+
+    @property
+    def is_test(self) -> bool:
+        """Whether a test of the model was charged, and no round of training."""
+        return self.what.startswith(TEST)
 
     @classmethod
     def of(cls, row: Sequence[Any], hash_: str) -> Entry:
