@@ -22,6 +22,7 @@ from .errors import JobError
 
 TaskName = Literal["text-classification", "causal-lm"]
 AdapterName = Literal["lora", "head", "full"]
+UnitName = Literal["example", "group", "client", "none"]
 
 _LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
 
@@ -109,6 +110,11 @@ class DataSpec(_Section):
         description="Rows that share this value (one document, patient or customer) stay on the "
         "same side of the split between training and test.",
     )
+    records_per_group: PositiveInt = Field(
+        8,
+        description="Most records of one group that a step trains on, and that a test counts, if "
+        'privacy.unit is "group"; not used otherwise. Between machines each owner declares its own.',
+    )
     test_fraction: float = Field(
         0.2, ge=0, lt=1, description="Share of rows (or groups) held out for testing."
     )
@@ -165,11 +171,12 @@ class TrainingSpec(_Section):
 class PrivacySpec(_Section):
     """Differential privacy (see docs/concepts.md)."""
 
-    unit: Literal["example", "client", "none"] = Field(
+    unit: UnitName = Field(
         "example",
         description='What is protected: "example", one record of one owner, by DP-SGD at the '
-        'owner; "client", all data of one owner, by noise in the sum of updates (for many owners); '
-        'or "none".',
+        'owner; "group", all records of one group at one owner (one patient: one value of '
+        'data.group_column), by DP-SGD that draws whole groups; "client", all data of one owner, by '
+        'noise in the sum of updates (for many owners); or "none".',
     )
     mechanism: Literal["distributed", "central"] = Field(
         "distributed",
@@ -180,7 +187,12 @@ class PrivacySpec(_Section):
     epsilon: PositiveFloat = Field(
         8.0, description="Most epsilon that the whole job may cost any one client."
     )
-    delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of records.")
+    delta: float = Field(
+        1e-5,
+        gt=0,
+        lt=1,
+        description='Delta; below 1 / number of records (of groups if privacy.unit is "group").',
+    )
     clipping_norm: PositiveFloat = Field(
         1.0,
         description="L2 norm to which each example's gradient, over all trained weights, is clipped; "
@@ -422,9 +434,19 @@ class Job(_Section):
         return self.privacy.unit != "none"
 
     @property
+    def noised_locally(self) -> bool:
+        """Whether each client's own steps are private, for a record or for a group: DP-SGD."""
+        return self.privacy.unit in ("example", "group")
+
+    @property
     def per_example(self) -> bool:
-        """Whether each client's own steps are private: DP-SGD."""
-        return self.privacy.unit == "example"
+        """The same as ``noised_locally``: gradients are clipped example by example in both."""
+        return self.noised_locally
+
+    @property
+    def per_group(self) -> bool:
+        """Whether all records of one group are protected together."""
+        return self.privacy.unit == "group"
 
     @property
     def per_client(self) -> bool:

@@ -278,6 +278,8 @@ def _refusals(
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     reasons = []
+    if job.per_group:
+        reasons.append('privacy.unit = "group" cannot be run yet')
     if job.weighting == "examples":
         reasons.append(
             f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
