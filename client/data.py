@@ -12,7 +12,7 @@ from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
 from ..learning.examples import Examples, tokens_of
 
 if TYPE_CHECKING:
-    from .agent import LocalData
+    from .work import LocalData
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DataSource:
     def load(self, job: Job) -> LocalData:
         """The examples of a job, split and tokenised as any other machine would."""
         # Here, because a forecast reads records and does without the agent's torch.
-        from .agent import LocalData
+        from .work import LocalData
 
         corpus = self.corpus(job)
         train, test = split_rows(corpus, job.data.test_fraction, job.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..durable import write_durably
 from ..encryption import secure_limits
 from ..errors import PlanRefused
-from ..job import EncryptionSpec
+from ..job import EncryptionSpec, Job
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
@@ -57,6 +57,14 @@ class Membership:
             raise PlanRefused(
                 f"{self.name}: the job's [encryption] is not what the consortium's roster says"
             )
+
+
+def participant_of(membership: Membership | None, name: str, job: Job, run: str) -> Participant:
+    """A client's part in the secure sums of a run; ``PlanRefused`` where it can have none."""
+    if membership is None:
+        raise PlanRefused(f"{name} has no keys for secure aggregation")
+    membership.check(job.encryption)
+    return membership.participant(run)
 
 
 def _member(membership: Membership) -> Member:

@@ -25,12 +25,13 @@ from ..learning.model import load_learner
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..privacy.randomness import SecretStream
-from .agent import Agent, Workplace
+from .agent import Agent
 from .answers import answered, job_of
 from .approvals import Approvals
 from .audit import AuditLog, Event
 from .home import Home
 from .policy import NotYet, Policy
+from .work import Workplace
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict

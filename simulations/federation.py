@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..client.agent import LocalData
+from ..client.work import LocalData
 from ..facts import ClientFacts
 from ..job import Job
 from ..learning.data import Corpus, fingerprint, load_corpus, split_rows

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..client.agent import Agent, LocalData, Workplace
+from ..client.agent import Agent
 from ..client.policy import Policy
+from ..client.work import LocalData, Workplace
 from ..job import Job
 from ..learning.alone import train_alone
 from ..learning.examples import Examples

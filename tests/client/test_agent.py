@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from umbel.certificate.seal import seal_head
-from umbel.client.agent import Agent, Workplace
+from umbel.client.agent import Agent
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
+from umbel.client.work import Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
 from umbel.messages import (
@@ -401,7 +402,7 @@ def test_a_test_that_fails_leaves_the_round_charged_as_any_other(owner, job, mon
     def fail(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr("umbel.client.agent.test", fail)
+    monkeypatch.setattr("umbel.client.work.test", fail)
     assert mary.ask(TRAIN, test=True).has_error()
     assert [entry.key for entry in mary.entries()] == ["run/test 0/0", "run/1/0"]
 
@@ -421,7 +422,7 @@ def test_an_internal_error_tells_nothing_of_the_data(owner, job, texts, monkeypa
     def fail(*arguments, **named):
         raise RuntimeError(f"something about {texts[0]}")
 
-    monkeypatch.setattr("umbel.client.agent.train", fail)
+    monkeypatch.setattr("umbel.client.work.train", fail)
     reply = mary.ask(TRAIN)
     assert reply.error.code == FAILED
     assert reply.error.reason == "internal error at the client; the reason is in its own log"

@@ -292,16 +292,16 @@ def test_a_server_that_asks_different_clients_for_different_things_gets_no_uploa
 @pytest.mark.parametrize("error", [ModelError, MemoryError])
 def test_who_cannot_train_is_counted_in_the_sum_and_not_named(error, start_run, quick, monkeypatch):
     """A visible failure would tell the server something of this client's records, and nobody else's."""
-    import umbel.client.agent as agent
+    import umbel.client.work as work
 
-    train = agent.train
+    train = work.train
 
     def diverge(*arguments, **named):
         if named["who"] == "press":
             raise error("the model gives outputs that are not finite")
         return train(*arguments, **named)
 
-    monkeypatch.setattr(agent, "train", diverge)
+    monkeypatch.setattr(work, "train", diverge)
     run = start_run(quick(training={"rounds": 1}))
     run_rounds(run)
     [event] = events(run, "round")
@@ -311,13 +311,13 @@ def test_who_cannot_train_is_counted_in_the_sum_and_not_named(error, start_run, 
 
 
 def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quick, monkeypatch):
-    import umbel.client.agent as agent
+    import umbel.client.work as work
     from umbel.errors import ModelError
 
     def diverge(*arguments, **named):
         raise ModelError("secret 12.5")
 
-    monkeypatch.setattr(agent, "train", diverge)
+    monkeypatch.setattr(work, "train", diverge)
     run = start_run(quick())
     with pytest.raises(RoundFailed, match="no client could train or test the model") as caught:
         run_rounds(run)
@@ -411,16 +411,16 @@ def test_a_sum_that_failed_is_no_client_that_spent_budget(start_run, quick, monk
 
 def test_a_sum_that_does_not_weigh_what_the_plan_says_is_no_model(start_run, quick, monkeypatch):
     """A member can put any words into its vector; the weight at least is known beforehand."""
-    import umbel.client.agent as agent
+    import umbel.client.secure as secure
 
-    upload = agent.SecureUpload.send
+    upload = secure.SecureUpload.send
 
     def heavier(self, part, dither):
         return upload(self, dataclasses.replace(part, weight=1), dither)
 
     job = quick(strategy={"weighting": "examples"}, cohort={"retries": 0})
     run = start_run(job)
-    monkeypatch.setattr(agent.SecureUpload, "send", heavier)
+    monkeypatch.setattr(secure.SecureUpload, "send", heavier)
     with pytest.raises(RoundFailed, match="it weighs 4, by the plan"):
         run_rounds(run)
 

@@ -1,0 +1,202 @@
+"""One round at an owner, in the order that keeps its promise.
+
+Reserve the budget, compute from the records, hide, encode, mask: each comes after the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..client_level import client_part
+from ..encryption import noise_shares
+from ..errors import MessageError, PlanRefused, UmbelError
+from ..job import Job
+from ..learning.counts import zero_counts
+from ..learning.private_counts import PrivateCounts
+from ..learning.trainer import Outcome, PrivateSteps
+from ..messages import (
+    LEDGER,
+    WEIGHT,
+    Arrays,
+    Assignment,
+    bytes_of,
+    only_arrays,
+    request_digest,
+    to_arrays,
+)
+from ..privacy.accounting import size_class
+from ..privacy.chain import TEST
+from ..privacy.client_noise import ClientPart
+from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
+from ..privacy.randomness import SecretStream
+from ..privacy.secagg.participant import Participant
+from ..recipe import PrivateRecipe, private_recipe
+from ..vector import Content
+from .answers import job_of, log_error
+from .budget import Budget
+from .delivery import Metrics, in_the_clear, masked
+from .secure import Membership, SecureUpload, participant_of
+from .work import LocalData, Work, Workplace
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+
+class Rounds:
+    """An owner's answers to the requests to train or to test."""
+
+    def __init__(
+        self,
+        name: str,
+        workplace: Workplace,
+        data: LocalData,
+        work: Work,
+        budget: Budget,
+        membership: Membership | None,
+        secrets: Callable[[str], SecretStream],
+    ) -> None:
+        self._name = name
+        self._workplace = workplace
+        self._data = data
+        self._work = work
+        self._budget = budget
+        self._membership = membership
+        self._secrets = secrets
+
+    def answer(
+        self, assignment: Assignment, message: Message, *, train: bool, test: bool
+    ) -> RecordDict:
+        """Test the model that came, train it further, and send what came of it, masked or not."""
+        job = job_of(assignment)
+        if test and job.counts == "off":
+            raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
+        arrays = self._global_model(message)
+        upload = None
+        if job.encrypted:
+            content = Content(job, self._workplace.shapes, train, test)
+            upload = self._secure_upload(assignment, message, arrays, content)
+            if upload.known:
+                known = masked(*upload.known, {WEIGHT: self._weight(job)})
+                return self._with_head(job, assignment, known)
+        metrics: Metrics = {WEIGHT: self._weight(job)}
+        counts, outcome, unable = None, Outcome({}, 0.0), False
+        noise = part = None
+        if test and job.tests_privately:
+            noise = self._test_noise(job, assignment, metrics)
+        if train and job.private:
+            # Whatever comes of the test and the training: the server must not tell by the charge.
+            event = self.recipe(job, assignment).round_event
+            metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
+        if train and job.per_client:
+            part = self._client_part(job, assignment)
+        proximal_mu = _proximal_mu(message)
+        try:
+            counts = self._work.tested(assignment, arrays) if test else None
+            if train:
+                private = self._private_steps(job, assignment) if job.per_example else None
+                outcome = self._work.trained(job, assignment, arrays, private, proximal_mu)
+        except Exception as error:
+            # Also one long record too many for the memory: that is the data's secret, too.
+            if not upload:
+                raise
+            if isinstance(error, UmbelError):
+                log_error(self._name, error)
+            else:
+                logging.getLogger(__name__).exception("%s could not train or test", self._name)
+            unable = True
+        if noise is not None:
+            # Also of a client that has nothing to count: the others rely on its share.
+            found = counts or zero_counts(job)
+            assert isinstance(found, PrivateCounts)
+            counts = (found.scaled(CLIENT_COUNTS) if job.per_client else found).plus(noise)
+        if upload:
+            weight = self._weight(job)
+            whole = content.contribution(
+                outcome.update, outcome.loss, counts, weight, unable=unable, part=part
+            )
+            dither = self._secrets(f"{self._name}/{assignment.round}/dither")
+            sent = masked(*upload.send(whole, dither), metrics)
+            return self._with_head(job, assignment, sent)
+        clear = in_the_clear(job, outcome if train else None, counts, metrics)
+        return self._with_head(job, assignment, clear)
+
+    def _with_head(self, job: Job, assignment: Assignment, reply: RecordDict) -> RecordDict:
+        """The reply, with what the run's certificate binds this owner's ledger by."""
+        from flwr.app import ConfigRecord
+
+        if job.private and (head := self._budget.head(assignment.run)):
+            reply[LEDGER] = ConfigRecord({"head": head})
+        return reply
+
+    def _weight(self, job: Job) -> int:
+        """Public: what the plan computes for this client too."""
+        return size_class(len(self._data.train)) if job.weighting == "examples" else 1
+
+    def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
+        """Reserve a test's budget; this client's share of the noise that hides its records."""
+        event = self.recipe(job, assignment).test_event
+        assert event is not None
+        # By the model, not by the request: a train request tests what the last round came to.
+        what = f"{TEST}{assignment.round - assignment.test}"
+        metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
+        cells = len(zero_counts(job).to_list()) - 1
+        stream = self._secrets(f"{self._name}/{what}")
+        shares = noise_shares(job, self._consortium(assignment)) if job.encrypted else 1
+        change = CLIENT if job.per_client else RECORD
+        return counts_noise(cells, event, shares, stream, change)
+
+    def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
+        """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
+        norm = assignment.clipping_norm or job.privacy.clipping_norm
+        if not 0 < norm < math.inf:
+            raise MessageError(f"a clipping norm of {norm!r} is none")
+        if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
+            raise MessageError("the job's clipping norm is fixed, and the server asks for another")
+        stream = self._secrets(f"{self._name}/{assignment.round}/noise")
+        return client_part(job, norm, self._consortium(assignment), stream)
+
+    def _consortium(self, assignment: Assignment) -> int:
+        """Members of the roster that this client holds."""
+        return len(self._participant(assignment).member.roster.members)
+
+    def _participant(self, assignment: Assignment) -> Participant:
+        job = job_of(assignment)
+        return participant_of(self._membership, self._name, job, assignment.run)
+
+    def _secure_upload(
+        self, assignment: Assignment, message: Message, arrays: Arrays, content: Content
+    ) -> SecureUpload:
+        request = bytes_of(message.content, "request")
+        context = request_digest(message.metadata.message_type, message.content, arrays)
+        weight = self._weight(job_of(assignment))
+        return SecureUpload(self._participant(assignment), request, context, content, weight)
+
+    def _global_model(self, message: Message) -> Arrays:
+        return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
+
+    def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
+        return private_recipe(job, size_class(len(self._data.train)), assignment.participations)
+
+    def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
+        recipe = self.recipe(job, assignment)
+        return PrivateSteps(
+            sampling_rate=recipe.sampling_rate,
+            expected_batch_size=recipe.expected_batch_size,
+            noise_multiplier=recipe.noise_multiplier,
+            clipping_norm=job.privacy.clipping_norm,
+            stream=self._secrets(f"{self._name}/{assignment.round}"),
+        )
+
+
+def _proximal_mu(message: Message) -> float:
+    """How strongly a strategy wants steps pulled to the global model; 0 where it does not say."""
+    for record in message.content.config_records.values():
+        mu = record.get("proximal-mu", 0.0)
+        if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
+            raise MessageError(f"proximal-mu = {mu!r} is not a number of 0 or more")
+        if mu:
+            return float(mu)
+    return 0.0
