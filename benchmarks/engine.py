@@ -22,7 +22,7 @@ from umbel.job import Job
 from umbel.learning.base import base_folder
 from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
-from umbel.learning.model import load_learner
+from umbel.learning.loading import load_learner
 from umbel.messages import Arrays
 from umbel.privacy.accounting import size_class
 from umbel.server.run import Listener, Silent

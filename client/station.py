@@ -21,7 +21,7 @@ from ..durable import write_durably
 from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
-from ..learning.model import load_learner
+from ..learning.loading import load_learner
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..privacy.randomness import SecretStream

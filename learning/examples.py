@@ -118,7 +118,7 @@ class Examples:
 
 def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
     """The rows of a corpus as the job's model reads them."""
-    from .model import load_tokenizer
+    from .tokenizer import load_tokenizer
 
     return tokenise(
         corpus.texts,

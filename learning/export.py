@@ -13,7 +13,9 @@ from ..job import Job
 from ..messages import Arrays
 from .base import base_digest
 from .cache import write_once
-from .model import POOLED_LAYERS, Learner, quiet
+from .hugging_face import quiet
+from .model import Learner
+from .network import POOLED_LAYERS
 
 CARD = "umbel.json"
 

@@ -14,7 +14,8 @@ from ..errors import ModelError
 from ..job import Job
 from .base import base_digest
 from .export import CARD
-from .model import Learner, load_learner
+from .loading import load_learner
+from .model import Learner
 
 _BATCH = 32
 

@@ -22,7 +22,7 @@ from .metrics import BINS, ClassificationCounts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .model import Batch
+    from .network import Batch
     from .tasks import Task
 
 _LANGUAGE_CAP = 12.0

@@ -19,7 +19,8 @@ from ..errors import CertificateError, DataError, PlanRefused, RunFolderError
 from ..job import Job
 from ..learning.examples import Examples
 from ..learning.features import with_features
-from ..learning.model import Learner, arrays_digest, load_learner
+from ..learning.loading import load_learner
+from ..learning.model import Learner, arrays_digest
 from ..learning.tasks import Task, task_for
 from ..learning.tasks.base import make_batch
 from ..messages import Arrays

@@ -25,7 +25,8 @@ from ..job import Job
 from ..learning.alone import train_alone
 from ..learning.device import choose_device
 from ..learning.examples import Examples, TokenStore
-from ..learning.model import Batch, Learner, Network
+from ..learning.model import Learner
+from ..learning.network import Batch, Network
 from ..learning.tasks.text_classification import TextClassification
 from ..learning.trainer import Outcome, PrivateSteps, train
 from ..messages import Arrays

@@ -22,7 +22,8 @@ from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.export import export_adapter
-from ..learning.model import Learner, load_learner
+from ..learning.loading import load_learner
+from ..learning.model import Learner
 from ..messages import to_array_record, to_arrays
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream

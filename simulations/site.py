@@ -16,7 +16,8 @@ from ..learning.alone import train_alone
 from ..learning.examples import Examples
 from ..learning.export import export_adapter
 from ..learning.features import with_features
-from ..learning.model import ModelShape, load_learner
+from ..learning.loading import load_learner
+from ..learning.model import ModelShape
 from ..learning.tasks import task_for
 from ..learning.trainer import PrivateSteps, test
 from ..messages import Arrays

@@ -246,7 +246,7 @@ def learner_of():
         import torch
 
         from umbel.job import Job
-        from umbel.learning.model import load_learner
+        from umbel.learning.loading import load_learner
 
         torch.set_num_threads(1)
         job = Job.build(json.loads(canonical))

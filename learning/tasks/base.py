@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..examples import Examples
 from ..metrics import Counts
-from ..model import Batch
+from ..network import Batch
 
 
 class Task(Protocol):

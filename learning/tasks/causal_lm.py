@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..metrics import LanguageCounts
-from ..model import Batch
+from ..network import Batch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from umbel.errors import DataError
 from umbel.learning import examples as module
 from umbel.learning.examples import Examples, tokenise
-from umbel.learning.model import load_tokenizer
+from umbel.learning.tokenizer import load_tokenizer
 
 LENGTH = 24
 

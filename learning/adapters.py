@@ -1,0 +1,73 @@
+"""What is trained of a loaded model: a head, low-rank adapters, or every weight."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import ModelError
+from ..job import Job
+from .hugging_face import quiet
+from .network import EXPLICIT_POSITIONS
+
+
+def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[str]) -> nn.Module:
+    if job.training.gradient_checkpointing:
+        # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
+        backbone.gradient_checkpointing_enable({"use_reentrant": True})
+        backbone.enable_input_require_grads()
+    if job.adapter == "full":
+        _freeze_shared_positions(backbone, job)
+        return backbone
+    import peft
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    kind = "CAUSAL_LM" if job.task == "causal-lm" else "SEQ_CLS"
+    lora = job.model.lora
+    config = peft.LoraConfig(
+        task_type="FEATURE_EXTRACTION" if mean_head else kind,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        # A head alone is a PEFT adapter without any low-rank module.
+        target_modules=lora.target if job.adapter == "lora" else DUMMY_TARGET_MODULES,
+        modules_to_save=_random_modules(job, missing) or None,
+    )
+    try:
+        with quiet():
+            return peft.get_peft_model(backbone, config)
+    except ValueError as error:
+        raise ModelError(
+            f"model.lora.target fits no module: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _random_modules(job: Job, missing: list[str]) -> list[str]:
+    """Modules before an architecture's own head that the folder has no weights for.
+
+    They are trained and exported whole, as the head is: frozen, they would be noise that nobody
+    could load again. Anywhere else, missing weights mean that this is no model for the task.
+    """
+    before_head = [name for name in missing if not name.startswith(("classifier.", "score."))]
+    if before_head and (job.task == "causal-lm" or job.model.pooling != "own"):
+        raise ModelError(
+            f"{job.model.base} does not fit {job.task}: its folder has no weights for "
+            f"{before_head[0]} ({len(before_head)} tensors are missing)."
+        )
+    return sorted({name.rpartition(".")[0] for name in before_head})
+
+
+def _freeze_shared_positions(backbone: nn.Module, job: Job) -> None:
+    """Freeze position embeddings whose gradients Opacus cannot tell apart by example."""
+    if not job.per_example or backbone.config.model_type in EXPLICIT_POSITIONS:
+        return
+    for name, parameter in backbone.named_parameters():
+        if "position" in name:
+            parameter.requires_grad_(False)
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    # Zeros: the first predictions are uniform, and the start does not depend on a generator.
+    head = nn.Linear(inputs, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,159 @@
+"""The network that is tuned: a frozen or trainable base model, an adapter, and a task's head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..job import Job
+from ..messages import Arrays
+from .device import use_bfloat16
+
+Batch = dict[str, Tensor]
+
+# These architectures add position embeddings of shape (1, T), which hides the batch from
+# per-example gradients; with explicit (B, T) positions every example has its own.
+EXPLICIT_POSITIONS = {"albert", "bert", "electra", "gpt2"}
+
+# At a third, two thirds and the end of the depth, where model.pooling is "layers".
+POOLED_LAYERS = 3
+
+
+class Network(nn.Module):
+    """Base model, adapter and head. ``forward`` takes a batch and returns logits in float32.
+
+    batch: input_ids and attention_mask, int64[B, T]; or features, float32[B, inputs of the head],
+    when only the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a
+    language model.
+    """
+
+    def __init__(self, backbone: nn.Module, mean_head: nn.Linear | None, job: Job) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.mean_head = mean_head
+        self.feature_scale = job.model.feature_scale
+        self.pools_layers = job.model.pooling == "layers"
+        device = next(backbone.parameters()).device
+        self.autocast = use_bfloat16(job.training.precision, device)
+        self.head_alone = job.adapter == "head" and self._trains_head_alone()
+        model_type = getattr(backbone.config, "model_type", "")
+        self.explicit_positions = job.adapter == "full" and model_type in EXPLICIT_POSITIONS
+
+    def _trains_head_alone(self) -> bool:
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return all(id(parameter) in head for _, parameter in self.trained_parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @cached_property
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        # Found once: walking a whole base model takes longer than a training step of a head.
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    @property
+    def head(self) -> nn.Module:
+        """The module behind the features: ours, or the one that the architecture brings."""
+        if self.mean_head is not None:
+            return self.mean_head
+        named = dict(self.backbone.named_modules())
+        return next(m for n, m in named.items() if n.endswith((".classifier", ".score")))
+
+    def trained_part(self, on_features: bool) -> nn.Module:
+        """The smallest module with all trained tensors; it takes the same batch."""
+        return HeadOnly(self.head) if on_features else self
+
+    def forward(self, batch: Batch) -> Tensor:
+        if "features" in batch:
+            return apply_head(self.head, batch["features"])
+        if self.mean_head is not None:
+            return apply_head(self.mean_head, self.features(batch))
+        return self._backbone_output(batch).logits.float()
+
+    def features(self, batch: Batch) -> Tensor:
+        """What the head sees of each example, float32[B, inputs of the head].
+
+        Before our head: the mean over real tokens of the last hidden states, scaled to one length;
+        or three such means, each of the same length, side by side.
+        Before the architecture's own head: its input, at the last token for a `score` layer of a
+        decoder and at the first token for a head that reads a sequence.
+        """
+        mask = batch["attention_mask"]
+        if self.mean_head is not None:
+            weights = mask.unsqueeze(-1).float()
+            states = [states.float() for states in self._pooled_states(batch)]
+            means = [(s * weights).sum(1) / weights.sum(1) for s in states]
+            # Each as long as the others: the last layer's means are shorter, and would count for less.
+            directions = [nn.functional.normalize(mean, dim=-1) for mean in means]
+            return torch.cat(directions, dim=-1) * (self.feature_scale / len(means) ** 0.5)
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self._backbone_output(batch)
+        finally:
+            hook.remove()
+        inputs = seen[0].float()
+        if inputs.dim() == 2:
+            return inputs
+        rows = torch.arange(len(inputs), device=inputs.device)
+        return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
+
+    def _pooled_states(self, batch: Batch) -> list[Tensor]:
+        """Hidden states of the layers that our head reads, each [B, T, hidden]."""
+        if not self.pools_layers:
+            return [self._backbone_output(batch).last_hidden_state]
+        states = self._backbone_output(batch, output_hidden_states=True).hidden_states
+        if not states:
+            raise ModelError('model.pooling = "layers": the base model shows no layers; use "mean"')
+        depth = len(states) - 1  # the first are the embeddings
+        return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
+
+    def _backbone_output(self, batch: Batch, **options: bool) -> Any:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if self.explicit_positions:
+            count, length = inputs["input_ids"].shape
+            positions = torch.arange(length, device=inputs["input_ids"].device)
+            inputs["position_ids"] = positions.repeat(count, 1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.backbone(**inputs, **options)
+
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and tensors that travel, in the model's own order."""
+        return list(self._trained)
+
+    def arrays(self) -> Arrays:
+        """A float32 copy of every trained tensor."""
+        return {n: p.detach().float().cpu().numpy().copy() for n, p in self.trained_parameters()}
+
+    @torch.no_grad()
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set every trained tensor; names and shapes have been checked on arrival."""
+        for name, parameter in self.trained_parameters():
+            parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+
+
+class HeadOnly(nn.Module):
+    """A head that reads features from the batch."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, batch: Batch) -> Tensor:
+        return apply_head(self.head, batch["features"])
+
+
+def apply_head(head: nn.Module, features: Tensor) -> Tensor:
+    """Logits from features; a head that reads a sequence gets a sequence of one."""
+    return head(features if _is_linear(head) else features.unsqueeze(1))
+
+
+def _is_linear(head: nn.Module) -> bool:
+    return isinstance(getattr(head, "original_module", head), nn.Linear)
