@@ -79,8 +79,10 @@ class Agent:
         self._workplace = workplace
         self._data = data
         self._budget = Budget(name, ledger, data.fingerprint, policy, replayable)
-        self._work = Work(name, workplace, data, log)
-        self._rounds = Rounds(name, workplace, data, self._work, self._budget, membership, secrets)
+        self._work = Work(name, workplace, data)
+        self._rounds = Rounds(
+            name, workplace, data, self._work, self._budget, membership, secrets, log
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -54,9 +54,9 @@ def answered(
             "smaller privacy.epsilon. Its owner sees what is left with: umbel ledger show"
         )
         return refuse(message, REFUSED, text)
-    except (Unspoken, LedgerError) as error:
+    except LedgerError as error:
         log_error(name, error)
-        return refuse(message, FAILED, "training failed; the reason is in the client's own log")
+        return refuse(message, FAILED, f"{name} could not answer; the reason is in its own log")
     except ProtocolError as error:
         log_error(name, error)
         own = error.peer == "this client"
@@ -92,10 +92,6 @@ def _assignment(name: str, message: Message) -> Assignment:
             "install the same version on both sides"
         )
     return Assignment.from_record(record)
-
-
-class Unspoken(UmbelError):
-    """An error that tells of the data, so the server must not hear its text."""
 
 
 def job_of(assignment: Assignment) -> Job:

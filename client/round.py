@@ -5,16 +5,20 @@ Reserve the budget, compute from the records, hide, encode, mask: each comes aft
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..client_level import client_part
 from ..encryption import noise_shares
 from ..errors import MessageError, PlanRefused, UmbelError
 from ..job import Job
 from ..learning.counts import zero_counts
+from ..learning.metrics import Counts
 from ..learning.private_counts import PrivateCounts
 from ..learning.trainer import Outcome, PrivateSteps
 from ..messages import (
@@ -45,8 +49,23 @@ if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
 
+@dataclass
+class Computed:
+    """What came of an owner's records in one round."""
+
+    counts: Counts | None = None
+    outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
+    error: Exception | None = None
+    """Only without privacy: what the server may hear of."""
+
+
 class Rounds:
-    """An owner's answers to the requests to train or to test."""
+    """An owner's answers to the requests to train or to test.
+
+    Guarantee under privacy: an answer has the same form whatever the records are. What can depend
+    on them is noised, or masked, or in the owner's own log; whether there is an answer, its fields
+    and its charge follow from job and request.
+    """
 
     def __init__(
         self,
@@ -57,6 +76,7 @@ class Rounds:
         budget: Budget,
         membership: Membership | None,
         secrets: Callable[[str], SecretStream],
+        log: Path | None,
     ) -> None:
         self._name = name
         self._workplace = workplace
@@ -65,6 +85,7 @@ class Rounds:
         self._budget = budget
         self._membership = membership
         self._secrets = secrets
+        self._log = log
 
     def answer(
         self, assignment: Assignment, message: Message, *, train: bool, test: bool
@@ -74,6 +95,7 @@ class Rounds:
         if test and job.counts == "off":
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays = self._global_model(message)
+        mu = _proximal_mu(message)
         upload = None
         if job.encrypted:
             content = Content(job, self._workplace.shapes, train, test)
@@ -81,47 +103,97 @@ class Rounds:
             if upload.known:
                 known = masked(*upload.known, {WEIGHT: self._weight(job)})
                 return self._with_head(job, assignment, known)
+        # Reserve: whatever comes of it, so that the server cannot tell by the charge.
         metrics: Metrics = {WEIGHT: self._weight(job)}
-        counts, outcome, unable = None, Outcome({}, 0.0), False
-        noise = part = None
+        noise = part = private = None
         if test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
         if train and job.private:
-            # Whatever comes of the test and the training: the server must not tell by the charge.
             event = self.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
+        # Compute.
         if train and job.per_client:
             part = self._client_part(job, assignment)
-        proximal_mu = _proximal_mu(message)
-        try:
-            counts = self._work.tested(assignment, arrays) if test else None
-            if train:
-                private = self._private_steps(job, assignment) if job.per_example else None
-                outcome = self._work.trained(job, assignment, arrays, private, proximal_mu)
-        except Exception as error:
-            # Also one long record too many for the memory: that is the data's secret, too.
-            if not upload:
-                raise
-            if isinstance(error, UmbelError):
-                log_error(self._name, error)
-            else:
-                logging.getLogger(__name__).exception("%s could not train or test", self._name)
-            unable = True
+        if train and job.noised_locally:
+            private = self._private_steps(job, assignment)
+        found = self._computed(job, assignment, arrays, private, mu, train=train, test=test)
+        if found.error is not None and not job.encrypted:
+            raise found.error
+        counts = found.counts or zero_counts(job) if test else None
         if noise is not None:
-            # Also of a client that has nothing to count: the others rely on its share.
-            found = counts or zero_counts(job)
-            assert isinstance(found, PrivateCounts)
-            counts = (found.scaled(CLIENT_COUNTS) if job.per_client else found).plus(noise)
+            counts = self._hidden(job, counts, noise)
+        # Encode and mask.
         if upload:
-            weight = self._weight(job)
+            unable = found.error is not None or found.outcome.diverged
             whole = content.contribution(
-                outcome.update, outcome.loss, counts, weight, unable=unable, part=part
+                found.outcome.update,
+                found.outcome.loss,
+                counts,
+                self._weight(job),
+                unable=unable,
+                part=part,
             )
             dither = self._secrets(f"{self._name}/{assignment.round}/dither")
             sent = masked(*upload.send(whole, dither), metrics)
             return self._with_head(job, assignment, sent)
-        clear = in_the_clear(job, outcome if train else None, counts, metrics)
+        clear = in_the_clear(job, found.outcome if train else None, counts, metrics)
         return self._with_head(job, assignment, clear)
+
+    def _computed(
+        self,
+        job: Job,
+        assignment: Assignment,
+        arrays: Arrays,
+        private: PrivateSteps | None,
+        mu: float,
+        *,
+        train: bool,
+        test: bool,
+    ) -> Computed:
+        """What comes of the records; under privacy something always does.
+
+        What cannot be computed at all is then what an owner of no record would send: counts of
+        nothing, zeros, or noise where noise is added step by step, under the same key, because
+        nothing of the first try has left.
+        """
+        found = Computed()
+        if test:
+            try:
+                found.counts = self._work.tested(job, arrays)
+                self._note_test(job, assignment, found.counts)
+            except Exception as error:
+                self._failed(job, found, error)
+        if train and found.error is None:
+            try:
+                found.outcome = self._work.trained(job, assignment.round, arrays, private, mu)
+            except Exception as error:
+                self._failed(job, found, error)
+                if private is not None:
+                    found.outcome = self._work.trained(
+                        job, assignment.round, arrays, private, mu, records=False
+                    )
+        return found
+
+    def _failed(self, job: Job, found: Computed, error: Exception) -> None:
+        """Into the owner's own log; without privacy the server hears that it failed, too."""
+        if isinstance(error, UmbelError):
+            log_error(self._name, error)
+        else:
+            logging.getLogger(__name__).exception("%s could not train or test", self._name)
+        if not job.private:
+            found.error = error
+
+    def _hidden(self, job: Job, counts: Counts | None, noise: list[int]) -> PrivateCounts:
+        """Counts with their noise; also those of nothing, for the others may rely on its share."""
+        assert isinstance(counts, PrivateCounts)
+        return (counts.scaled(CLIENT_COUNTS) if job.per_client else counts).plus(noise)
+
+    def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
+        """A line in the owner's own log of figures, which never leave."""
+        if self._log is not None:
+            line = {"run": assignment.run, "round": assignment.round - assignment.test}
+            line["metrics"] = counts.metrics(job.data.labels or [])
+            append_line(self._log, line)
 
     def _with_head(self, job: Job, assignment: Assignment, reply: RecordDict) -> RecordDict:
         """The reply, with what the run's certificate binds this owner's ledger by."""
@@ -187,7 +259,7 @@ class Rounds:
             expected_batch_size=recipe.expected_batch_size,
             noise_multiplier=recipe.noise_multiplier,
             clipping_norm=job.privacy.clipping_norm,
-            stream=self._secrets(f"{self._name}/{assignment.round}"),
+            key=self._secrets(f"{self._name}/{assignment.round}").key(),
         )
 
 
@@ -200,3 +272,10 @@ def _proximal_mu(message: Message) -> float:
         if mu:
             return float(mu)
     return 0.0
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

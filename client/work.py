@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..errors import UmbelError
 from ..job import Job
 from ..learning.counts import counting
 from ..learning.examples import Examples
@@ -16,8 +13,7 @@ from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
-from ..messages import Arrays, Assignment
-from .answers import Unspoken, job_of
+from ..messages import Arrays
 
 
 @dataclass(frozen=True)
@@ -42,58 +38,54 @@ class Workplace:
 
 
 class Work:
-    """What one owner's machine computes from its records. `log` is the owner's own file of figures."""
+    """What one owner's machine computes from its records.
 
-    def __init__(
-        self, name: str, workplace: Workplace, data: LocalData, log: Path | None = None
-    ) -> None:
-        self._name, self._workplace, self._data, self._log = name, workplace, data, log
+    Under privacy no record decides whether there is a result: the model fails on a record, and the
+    record is left out (``learning.trainer``). What is raised all the same has no record to blame.
+    """
+
+    def __init__(self, name: str, workplace: Workplace, data: LocalData) -> None:
+        self._name, self._workplace, self._data = name, workplace, data
         self._featured: dict[str, Examples] = {}
 
     def prepare(self) -> None:
         """Compute what does not change from round to round."""
         self._examples("train"), self._examples("test")
 
-    def tested(self, assignment: Assignment, arrays: Arrays) -> Counts:
-        """Counts of the model on the held-out records, and a line in the owner's own log."""
-        job, workplace = job_of(assignment), self._workplace
+    def tested(self, job: Job, arrays: Arrays) -> Counts:
+        """Counts of the model on the held-out records, of the kind that the job says."""
+        workplace = self._workplace
         task = counting(job, workplace.task)
-        counts = test(workplace.learner, task, arrays, self._examples("test"))
-        if self._log is not None:
-            line = {"run": assignment.run, "round": assignment.round - assignment.test}
-            line["metrics"] = counts.metrics(job.data.labels or [])
-            append_line(self._log, line)
-        return counts
+        examples = self._examples("test")
+        return test(workplace.learner, task, arrays, examples, forgiving=job.private)
 
     def trained(
         self,
         job: Job,
-        assignment: Assignment,
+        round_: int,
         arrays: Arrays,
-        private: PrivateSteps | None,
-        proximal_mu: float,
+        private: PrivateSteps | None = None,
+        proximal_mu: float = 0.0,
+        *,
+        records: bool = True,
     ) -> Outcome:
-        """Take a round's steps, whose budget is reserved."""
+        """Take a round's steps. Without `records`: what an owner of no record would come to."""
         steps = StepRange(
-            first=(assignment.round - 1) * job.training.local_steps,
+            first=(round_ - 1) * job.training.local_steps,
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        try:
-            return train(
-                self._workplace.learner,
-                self._workplace.task,
-                arrays,
-                self._examples("train"),
-                steps,
-                seed=job.seed,
-                who=self._name,
-                private=private,
-                proximal_mu=proximal_mu,
-            )
-        except UmbelError as error:
-            # What went wrong inside a private step depends on the records that were drawn.
-            raise (Unspoken(str(error)) if job.private else error) from error
+        return train(
+            self._workplace.learner,
+            self._workplace.task,
+            arrays,
+            self._examples("train") if records else self._data.train.none(),
+            steps,
+            seed=job.seed,
+            who=self._name,
+            private=private,
+            proximal_mu=proximal_mu,
+        )
 
     def _examples(self, side: Literal["train", "test"]) -> Examples:
         """This owner's examples, with their features where only a head trains; found once."""
@@ -101,10 +93,3 @@ class Work:
             examples = self._data.train if side == "train" else self._data.test
             self._featured[side] = with_features(self._workplace.learner, examples)
         return self._featured[side]
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add a line of JSON to a log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

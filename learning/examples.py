@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,11 @@ class Examples:
 
     def tokens(self, index: int) -> np.ndarray:
         return self.store.tokens(int(self.rows[index]))
+
+    def none(self) -> Examples:
+        """None of them."""
+        features = None if self.features is None else self.features[:0]
+        return replace(self, rows=self.rows[:0], features=features)
 
     def digest(self) -> str:
         """SHA-256 over tokens and labels in order: what features are filed under."""

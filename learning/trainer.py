@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +21,27 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..job import TrainingSpec
 from ..messages import Arrays
-from ..privacy.dpsgd import PrivateOptimizer
+from ..privacy.dpsgd import PrivateOptimizer, TornSum
 from ..privacy.randomness import SecretStream, poisson_sample
 from .examples import Examples
+from .failures import Touch, left_out_if_it_fails, one_by_one
 from .metrics import Counts
 from .model import Learner
+from .network import Network
 from .tasks.base import Task, make_batch
 
 # A CPU gains more from short padding than from wide products.
 _MICROBATCH = {"cpu": 8}
 _TEST_BATCH = 64
+
+
+_LOWER = "Lower training.learning_rate."
+_DIVERGED = f"training diverged, and the answer is an update of zeros. {_LOWER}"
+
+LossesOf = Callable[[np.ndarray], Tensor]
+"""Losses of the examples at some indices, from a forward pass."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,8 @@ class PrivateSteps:
     expected_batch_size: float
     noise_multiplier: float
     clipping_norm: float
-    stream: SecretStream
+    key: bytes
+    """Of the secret stream that batches and noise are drawn from, and of no other stream."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class Outcome:
 
     update: Arrays
     loss: float
+    diverged: bool = False
+    """Whether zeros stand for an update that is not finite. Under privacy noised steps alone say so."""
 
 
 def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
@@ -86,8 +101,16 @@ def train(
     who: str,
     private: PrivateSteps | None = None,
     proximal_mu: float = 0.0,
+    touch: Touch | None = None,
 ) -> Outcome:
     """Start from `arrays`, take the steps on `examples`, return the difference.
+
+    Guarantee under `private`: no record decides whether there is an answer. A record that cannot be
+    learned from counts as zero (``_PrivateRule``). Weights that are no longer finite follow from
+    noised steps alone, so the update of zeros that then stands for the answer, and the end of the
+    steps, are post-processing. Without privacy both raise ``ModelError``.
+
+    touch: told of each record before it is used, one at a time: for a process that may die of it.
 
     `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
     draw their batches and noise from the secret stream. `proximal_mu` pulls every step towards the
@@ -95,6 +118,8 @@ def train(
     """
     spec = learner.job.training
     network = learner.network
+    if private is None and len(examples) == 0:
+        return Outcome(_zeros(network), 0.0)
     network.load(arrays)
     on_features = examples.features is not None
     module = network.trained_part(on_features)
@@ -113,43 +138,75 @@ def train(
         rule = _PlainRule(module, optimizer, spec, _Shuffled(len(examples), spec, seed, who))
     else:
         rule = _PrivateRule(module, optimizer, private, len(examples))
+
+    def losses_of(chunk: np.ndarray) -> Tensor:
+        if touch is not None:
+            touch(int(examples.rows[chunk[0]]))
+        batch = make_batch(examples, chunk, pad, device)
+        return task.losses(rule.module(batch), batch)
+
     total_loss, seen = 0.0, 0
     with contextlib.closing(rule):
         for step in range(steps.first, steps.first + steps.count):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps.total, spec)
             indices = rule.draw(step)
-            for chunk in _chunks(indices, examples, spec, device):
-                batch = make_batch(examples, chunk, pad, device)
-                losses = task.losses(rule.module(batch), batch)
-                total_loss += rule.accumulate(losses, len(indices))
-                seen += len(chunk)
-            rule.step()
+            chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
+            total_loss += rule.add(chunks, losses_of)
+            seen += len(indices)
+            if not rule.step():
+                return Outcome(_zeros(network), 0.0, diverged=True)
     update = {
         name: (p.detach() - before).float().cpu().numpy()
         for (name, p), before in zip(network.trained_parameters(), start, strict=True)
     }
     if not all(np.isfinite(array).all() for array in update.values()):
-        raise ModelError(
-            f"Training diverged at {who} (a weight became NaN or infinite). "
-            "Lower training.learning_rate."
-        )
+        if private is not None:
+            _log.error("%s", _DIVERGED)
+            return Outcome(_zeros(network), 0.0, diverged=True)
+        raise ModelError(f"Training diverged at {who} (a weight became NaN or infinite). {_LOWER}")
     return Outcome(update, total_loss / max(1, seen))
 
 
 @torch.no_grad()
-def test(learner: Learner, task: Task, arrays: Arrays, examples: Examples) -> Counts:
-    """Counts of the model `arrays` on `examples`; batches group examples of like length."""
+def test(
+    learner: Learner,
+    task: Task,
+    arrays: Arrays,
+    examples: Examples,
+    *,
+    forgiving: bool = False,  # noqa: PT028
+    touch: Touch | None = None,  # noqa: PT028
+) -> Counts:
+    """Counts of the model `arrays` on `examples`; batches group examples of like length.
+
+    If `forgiving`, a record that the model cannot read counts nothing: what stands beside it in a
+    batch that fails is counted one by one, as it would have been without it but for rounding.
+    touch: as in ``train``.
+    """
     network = learner.network
     network.load(arrays)
     network.eval()
     counts = task.zero()
     order = np.argsort(examples.lengths, kind="stable")
-    for start in range(0, len(order), _TEST_BATCH):
-        batch = make_batch(
-            examples, order[start : start + _TEST_BATCH], _pad(learner), network.device
-        )
-        counts = counts + task.counts(network(batch), batch)
+    size = _TEST_BATCH if touch is None else 1
+
+    def counted(chunk: np.ndarray) -> Counts:
+        if touch is not None:
+            touch(int(examples.rows[chunk[0]]))
+        batch = make_batch(examples, chunk, _pad(learner), network.device)
+        return task.counts(network(batch), batch)
+
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        try:
+            counts = counts + counted(chunk)
+        except Exception as error:
+            if not forgiving:
+                raise
+            for one in one_by_one(chunk, error):
+                with left_out_if_it_fails():
+                    counts = counts + counted(one)
     return counts
 
 
@@ -168,24 +225,44 @@ class _PlainRule:
         self._limit = spec.gradient_clipping
         self.draw = order.batch
 
-    def accumulate(self, losses: Tensor, batch_size: int) -> float:
-        """Add this part's gradients; the sum of its losses."""
-        total = losses.sum()
-        (total / batch_size).backward()
-        return float(total.detach())
+    def add(self, chunks: list[np.ndarray], losses_of: LossesOf) -> float:
+        """Add the gradients of a step's microbatches; the sum of their losses."""
+        found, size = 0.0, sum(map(len, chunks))
+        for chunk in chunks:
+            total = losses_of(chunk).sum()
+            (total / size).backward()
+            found += float(total.detach())
+        return found
 
-    def step(self) -> None:
+    def step(self) -> bool:
+        """Whether training can go on."""
         if self._limit is not None:
             nn.utils.clip_grad_norm_(self._optimizer.param_groups[0]["params"], self._limit)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        return True
 
     def close(self) -> None:
         pass
 
 
 class _PrivateRule:
-    """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw a step."""
+    """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw a step.
+
+    Guarantee: what a record adds to a step's sum is its own affair. A record that the model cannot
+    read or learn from alone adds zero, and any other what it adds alone, to rounding (1e-5 of the
+    clipping norm, the same as for a text that stands in another microbatch: the probe of the model
+    measures it). So such a record moves the sum by nothing, and one that takes the place of another
+    by at most one clipped gradient.
+
+    Why: a microbatch that fails is taken one record at a time. A failure while the sum was being
+    added to leaves it torn, and the step then begins anew from zero, one record at a time. A single
+    record that tears it leaves some tensors' parts of its clipped gradient, which is no longer than
+    the whole.
+
+    Assumption: a record that fails alone also fails among others. A failure that has no record to
+    blame, such as a lack of memory for many at once, fails for none alone.
+    """
 
     def __init__(
         self,
@@ -196,28 +273,71 @@ class _PrivateRule:
     ) -> None:
         self._private = private
         self._count = count
+        self._stream = SecretStream.from_key(private.key)
         self._optimizer = PrivateOptimizer(
             module,
             optimizer,
             noise_multiplier=private.noise_multiplier,
             clipping_norm=private.clipping_norm,
             expected_batch_size=private.expected_batch_size,
-            stream=private.stream,
+            stream=self._stream,
+            strict=False,
         )
         self.module = self._optimizer.module
 
     def draw(self, step: int) -> np.ndarray:
-        return poisson_sample(self._count, self._private.sampling_rate, self._private.stream)
+        return poisson_sample(self._count, self._private.sampling_rate, self._stream)
 
-    def accumulate(self, losses: Tensor, batch_size: int) -> float:
-        self._optimizer.accumulate(losses)
+    def add(self, chunks: list[np.ndarray], losses_of: LossesOf) -> float:
+        """Add the clipped gradients of a step's microbatches; the sum of their losses."""
+        try:
+            return sum(self._together(chunk, losses_of) for chunk in chunks)
+        except TornSum:
+            self._optimizer.restart()
+            records = [chunk[at : at + 1] for chunk in chunks for at in range(len(chunk))]
+            return sum(self._alone(record, losses_of) for record in records)
+
+    def _together(self, chunk: np.ndarray, losses_of: LossesOf) -> float:
+        try:
+            return self._added(chunk, losses_of)
+        except TornSum:
+            raise
+        except Exception as error:
+            return sum(self._alone(one, losses_of) for one in one_by_one(chunk, error))
+
+    def _alone(self, record: np.ndarray, losses_of: LossesOf) -> float:
+        with left_out_if_it_fails():
+            return self._added(record, losses_of)
+        return 0.0
+
+    def _added(self, chunk: np.ndarray, losses_of: LossesOf) -> float:
+        try:
+            losses = losses_of(chunk)
+            self._optimizer.accumulate(losses)
+        except Exception:
+            self._optimizer.forget()
+            raise
         return float(losses.detach().sum())
 
-    def step(self) -> None:
-        self._optimizer.step()
+    def step(self) -> bool:
+        """Whether training can go on.
+
+        What goes wrong here does so with the noised sum and the weights, which follow from noised
+        sums: whether it does tells nothing beyond them.
+        """
+        try:
+            self._optimizer.step()
+        except Exception as error:
+            _log.error("%s: %s", _DIVERGED, error)
+            return False
+        return True
 
     def close(self) -> None:
         self._optimizer.close()
+
+
+def _zeros(network: Network) -> Arrays:
+    return {n: np.zeros(p.shape, np.float32) for n, p in network.trained_parameters()}
 
 
 class _Shuffled:
@@ -282,7 +402,12 @@ def _pull_towards(start: list[Tensor], optimizer: torch.optim.Optimizer, mu: flo
 
 
 def _chunks(
-    indices: np.ndarray, examples: Examples, spec: TrainingSpec, device: torch.device
+    indices: np.ndarray,
+    examples: Examples,
+    spec: TrainingSpec,
+    device: torch.device,
+    *,
+    alone: bool,
 ) -> Iterator[np.ndarray]:
     """The batch in microbatches of like length: a third of the tokens would be padding otherwise."""
     whole = _MICROBATCH.get(device.type, 32)
@@ -290,7 +415,7 @@ def _chunks(
         whole = len(indices)
     else:
         indices = indices[np.argsort(examples.lengths[indices], kind="stable")]
-    size = max(1, spec.microbatch or whole)
+    size = 1 if alone else max(1, spec.microbatch or whole)
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 

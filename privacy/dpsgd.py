@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
@@ -29,6 +30,10 @@ _log = logging.getLogger(__name__)
 # Numbers of noise made at a time: for a whole model, float64 would take twice its memory.
 _NOISE_AT_A_TIME = 1 << 20
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
+
+
+class TornSum(Exception):
+    """A failure left the sum of a step with some tensors' parts of a microbatch: see ``restart``."""
 
 
 class PrivateOptimizer:
@@ -71,10 +76,15 @@ class PrivateOptimizer:
         expected_batch_size: float,
         stream: SecretStream,
         gradients: GradientsOf | None = None,
+        strict: bool = True,
     ) -> None:
         """Attach to the trainable tensors that `module` has now; `optimizer` updates them.
 
         gradients: how they are taken, for comparisons; None chooses as said above.
+        strict: whether hooked gradients that do not add up to autograd's are an error. If not, a
+        line in the log says so: the bound on the sum does not rest on this comparison, and an error
+        would tell something about the records that were drawn. What is compared on invented records,
+        before any is charged, should be strict.
         """
         if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
             raise ValueError(f"noise_multiplier must be finite and >= 0: {noise_multiplier}")
@@ -98,7 +108,9 @@ class PrivateOptimizer:
         self._sizes = [tensor.numel() for tensor in tensors]
         self._sum = torch.zeros(sum(self._sizes), device=tensors[0].device)
         if gradients is None:
-            gradients = BookKeeping if has_rules(module) else HookedGradients
+            gradients = (
+                BookKeeping if has_rules(module) else partial(HookedGradients, strict=strict)
+            )
         self._gradients = gradients(module, self._parameters)
         self.module = self._gradients.module
         _ATTACHED.add(module)
@@ -111,7 +123,7 @@ class PrivateOptimizer:
         `clipping_norm`; then they are summed.
 
         Raises ``ModelError`` where gradients cannot be taken example by example; the sum is then what
-        it was before.
+        it was before, as it is after any other error but ``TornSum``.
         """
         if losses.dim() != 1:
             raise ValueError(f"losses must have shape (B,), one an example: {tuple(losses.shape)}")
@@ -147,6 +159,15 @@ class PrivateOptimizer:
                 "Training diverged: the weights are infinite, or too large for float32 to square. "
                 "Lower training.learning_rate."
             )
+
+    def forget(self) -> None:
+        """Drop what a pass left behind that was never accumulated: one that failed half-way."""
+        self._forget()
+
+    def restart(self) -> None:
+        """Begin the step anew, with a sum of zero."""
+        self._forget()
+        self._sum.zero_()
 
     def close(self) -> None:
         """Take the hooks off: the bare module works as before and can be wrapped again."""
@@ -190,9 +211,9 @@ class PrivateOptimizer:
         finite = norms.isfinite()
         left_out = batch - int(finite.sum())
         if not left_out:
-            self._gradients.add_weighted(factors, None, self._parts())
+            self._add(factors, None)
             return
-        self._gradients.add_weighted(factors.where(finite, 0), finite, self._parts())
+        self._add(factors.where(finite, 0), finite)
         _log.warning(
             "%d of %d examples of a private step had a gradient that is not finite (NaN or "
             "infinite), and were left out of it. Lower training.learning_rate, or train in "
@@ -200,6 +221,14 @@ class PrivateOptimizer:
             left_out,
             batch,
         )
+
+    def _add(self, weights: Tensor, chosen: Tensor | None) -> None:
+        try:
+            self._gradients.add_weighted(weights, chosen, self._parts())
+        except ModelError:
+            raise  # found before anything was added
+        except Exception as error:
+            raise TornSum(str(error)) from error
 
     def _forget(self) -> None:
         """Drop everything of the last microbatch, also uses that the loss did not reach."""

@@ -55,11 +55,20 @@ class SecretStream:
 
     @classmethod
     def from_key(cls, key: bytes) -> SecretStream:
-        """The stream of a 32-byte key, for tests, simulations and ``--reproducible`` rehearsals.
+        """The stream of a 32-byte key. Whoever knows the key removes the noise.
 
-        Never for a deployment: whoever knows the key removes the noise.
+        A key from ``key`` of a secret stream is as good as a fresh one from the operating system; any
+        other is for tests, simulations and ``--reproducible`` rehearsals, never for a deployment.
         """
         return cls(key)
+
+    def key(self) -> bytes:
+        """32 secret bytes, for the stream of another process, or of a computation that is repeated.
+
+        To draw the same numbers twice is safe only if nothing that was computed with the first ones
+        has left, nor ever will: then one answer was given, and its noise was drawn once.
+        """
+        return self.words(KEY_BYTES // 4).tobytes()
 
     def uniform(self, n: int) -> Floats:
         """(n,) float64, independent and uniform on the multiples of 2**-53 in [0, 1)."""

@@ -68,7 +68,7 @@ class Mechanism:
             expected_batch_size=expected_batch_size,
             noise_multiplier=self.noise_multiplier,
             clipping_norm=self.clipping_norm,
-            stream=stream,
+            key=stream.key(),
         )
 
 

@@ -124,7 +124,7 @@ class Inverter:
                 expected_batch_size=1.0,
                 noise_multiplier=noise[0],
                 clipping_norm=noise[1],
-                stream=secrets(),
+                key=secrets().key(),
             )
         record = chosen(self._pool, np.array([victim]))
         update = train(

@@ -132,7 +132,7 @@ class Site:
             recipe.expected_batch_size,
             recipe.noise_multiplier if noise else 0.0,
             job.privacy.clipping_norm,
-            self._secrets(what),
+            self._secrets(what).key(),
         )
 
     def _agent(self, node: int) -> Agent:

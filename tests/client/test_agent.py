@@ -102,6 +102,20 @@ def as_bytes(reply):
     return b"".join(array.tobytes() for array in update_of(reply).values())
 
 
+def form(reply):
+    """All of an answer but the numbers that it charges for or masks."""
+    assert not reply.has_error(), reply.error.reason
+    content = reply.content
+    arrays = {
+        k: [(n, a.dtype, a.shape) for n, a in r.items()] for k, r in content.array_records.items()
+    }
+    metrics = {
+        key: {name: (type(v), len(v) if isinstance(v, list) else 0) for name, v in record.items()}
+        for key, record in content.metric_records.items()
+    }
+    return arrays, metrics, {key: list(r) for key, r in content.config_records.items()}
+
+
 def seeded(what):
     return SecretStream.from_key(hashlib.sha256(what.encode()).digest())
 
@@ -157,19 +171,18 @@ def test_epsilon_in_a_reply_is_the_composition_of_the_ledgers_events(owner, job)
 
 
 @pytest.mark.parametrize("moment", ["stream", "sample", "noise"])
-def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, forked):
+def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, forked, monkeypatch):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    class Deadly(SecretStream):
-        uniform = die if moment == "sample" else SecretStream.uniform
-        normal = die
-
     def secrets(what):
-        return die() if moment == "stream" else Deadly(bytes(32))
+        return die() if moment == "stream" else seeded(what)
 
     mary = owner(job, secrets=secrets)
-    assert forked(lambda: mary.ask(TRAIN, 1)) == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        if moment != "stream":
+            patch.setattr(SecretStream, {"sample": "uniform", "noise": "normal"}[moment], die)
+        assert forked(lambda: mary.ask(TRAIN, 1)) == -signal.SIGKILL
     [entry] = mary.entries()
     assert entry.key == "run/1/0"
     assert entry.dataset == mary.data.fingerprint
@@ -179,8 +192,8 @@ def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, f
 
 
 def test_a_spent_budget_refuses_before_training_and_names_no_data(owner, open_job_of, texts):
-    mary = owner(open_job_of(privacy={"epsilon": 8.0, "limit": 0.05}))
-    mary.agent._secrets = lambda what: pytest.fail("training began")
+    dear = open_job_of(privacy={"epsilon": 8.0, "limit": 0.05})
+    mary = owner(dear, secrets=lambda what: pytest.fail("training began"))
     for kind, words in (
         (PREPARE, "too little privacy budget left"),
         (TRAIN, "the job promises at most 0.05"),
@@ -395,16 +408,20 @@ def test_a_run_keeps_to_one_noise_whatever_the_server_says_of_its_rounds(owner, 
     assert len(mary.entries()) == 1
 
 
-def test_a_test_that_fails_leaves_the_round_charged_as_any_other(owner, job, monkeypatch):
-    """Else the charge would tell the server whose records those were."""
+def test_a_test_that_fails_leaves_the_round_charged_and_answered_as_any_other(
+    owner, job, monkeypatch
+):
+    """Else the charge, or the answer's form, would tell the server whose records those were."""
+    usual = owner(job).ask(TRAIN, test=True)
     mary = owner(job)
 
     def fail(*arguments, **named):
         raise MemoryError
 
     monkeypatch.setattr("umbel.client.work.test", fail)
-    assert mary.ask(TRAIN, test=True).has_error()
-    assert [entry.key for entry in mary.entries()] == ["run/test 0/0", "run/1/0"]
+    reply = mary.ask(TRAIN, 2, test=True)
+    assert form(reply) == form(usual)
+    assert [entry.key for entry in mary.entries()][2:] == ["run/test 1/0", "run/2/0"]
 
 
 def test_a_job_without_tests_is_never_tested(owner, open_job_of):
@@ -429,16 +446,16 @@ def test_an_internal_error_tells_nothing_of_the_data(owner, job, texts, monkeypa
     assert len(mary.entries()) == 1
 
 
-def test_why_a_private_step_failed_stays_with_the_owner(owner, open_job_of, caplog):
-    """What happens in a step is for the owner alone."""
+def test_a_training_that_diverges_is_answered_like_any_other(owner, open_job_of, caplog):
+    """Zeros stand for weights that are not finite, and why is for the owner alone."""
     model = {**open_job_of().model.model_dump(exclude={"lora"}), "adapter": "lora"}
     job = open_job_of(
         model=model, training={"optimizer": "sgd", "learning_rate": 1e38, "local_steps": 4}
     )
     mary = owner(job)
     reply = mary.ask(TRAIN)
-    assert reply.error.code == FAILED
-    assert "the client's own log" in reply.error.reason
-    assert "gradient" not in reply.error.reason
+    assert not any(array.any() for array in update_of(reply).values())
     assert "Training diverged" in caplog.text
     assert len(mary.entries()) == 1
+    calm = open_job_of(model=model, training={"local_steps": 4})
+    assert form(reply) == form(owner(calm).ask(TRAIN))
