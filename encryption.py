@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
-from .privacy.accounting import size_class
 from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
@@ -165,10 +164,10 @@ def encryption_refusals(
     longest = 1 if job.task == "text-classification" else job.model.max_length
     if job.tests_privately:
         longest = LOSS_STEPS
-    large = [c.name for c in facts if c.test_examples * longest > scale.most]
+    large = [c.name for c in facts if c.test_size * longest > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    weight_cap = max((size_class(c.train_examples) for c in facts if c.train_examples), default=1)
+    weight_cap = max((c.training_size for c in facts), default=1)
     if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
         reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
     if Content(job, model.trained, True, True).layout.length > limits.longest:

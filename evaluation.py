@@ -90,7 +90,7 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         )
     if not spec.decides:
         return reasons
-    untested = not any(client.test_examples for client in facts)
+    untested = not any(client.holds_out for client in facts)
     if grounds(job) is None or (spec.public_path is None and untested):
         reasons.append(
             f"{_deciding_keys(job)} without any test: name a public hold-out "
@@ -109,7 +109,7 @@ def evaluation_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int)
     event = tests_event(job)
     labels = len(job.data.labels or ())
     cohort = min(job.cohort.size or len(facts), len(facts))
-    counted = sum(client.test_examples for client in facts) * cohort / max(1, len(facts))
+    counted = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
     if event is None or not labels or not counted:
         return []
     # Of right answers over all, where most are right: the noise of all cells that are not.

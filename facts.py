@@ -1,4 +1,4 @@
-"""What is known of a client before a job runs."""
+"""What is known of a client before a job runs: nothing exact, all of it declared or published."""
 
 from __future__ import annotations
 
@@ -8,13 +8,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClientFacts:
-    """What is known of a client before the job: its name and how many records it has."""
+    """What is known of a client before the job: what its owner declared, or published with noise."""
 
     name: str
-    train_examples: int
-    test_examples: int
+    size: int
+    """The account's published size; 0 under client-level privacy, which needs none."""
+    training_share: float = 1.0
+    """Declared: how much of its data the owner trains on."""
     encryption_required: bool = True
     """Whether this owner's policy refuses jobs whose updates the server can read."""
+    holds_out: bool = True
+    """Declared: whether the owner has held-out records, a share of its data or a file of their own."""
+
+    @property
+    def training_size(self) -> int:
+        """The public number of training units: sampling rate, batch and weight come from it."""
+        return training_size(self.size, self.training_share)
+
+    @property
+    def test_size(self) -> int:
+        """About how many units are held out; 0 where none are, or where they are a file apart."""
+        return max(0, self.size - self.training_size) if self.holds_out else 0
+
+
+def training_size(size: int, training_share: float) -> int:
+    """How many units of a published size are trained on, at least one."""
+    return max(1, round(size * training_share))
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -5,7 +5,7 @@ Every request is answered by one reply:
 ==============  ====================================  ==========================================
 kind            request                               reply
 ==============  ====================================  ==========================================
-query.prepare   assignment                            name, version, base model, size class
+query.prepare   assignment                            name, version, base model, published size
 train           assignment, arrays (global model)     arrays (update: local minus global), metrics
 evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
 ==============  ====================================  ==========================================
@@ -125,12 +125,14 @@ class Readiness(_Record):
     name: str
     base_model: str
     """SHA-256 of the base model's files, so that all owners tune the same one."""
-    size_class: int
-    """Training records, rounded down to two significant digits: public by design."""
+    size: int
+    """Charged: the account's published size, which holds noise; 0 under client-level privacy."""
+    training_share: float
+    """Public: the share of its records that the owner declared to be trained on."""
+    holds_out: bool = True
+    """Public: whether the owner declared to hold records out, as a share or as a file."""
     slot: int = 0
-    """The highest slot of secure aggregation that the client entered in this run."""
-    test_class: int = 0
-    """Held-out records, rounded likewise."""
+    """Public: the highest slot of secure aggregation that the client entered in this run."""
 
 
 def to_array_record(arrays: Arrays | Iterable[tuple[str, np.ndarray]]) -> ArrayRecord:

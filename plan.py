@@ -27,9 +27,10 @@ from .evaluation import evaluation_facts, evaluation_refusals, evaluation_warnin
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
 from .job import Job
-from .privacy.accounting import MechanismEvent, size_class
+from .privacy.accounting import MechanismEvent
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
+from .privacy.sizes import SIZE_EPSILON
 from .recipe import private_recipe
 from .vector import Content
 
@@ -56,9 +57,11 @@ class ClientPlan:
     """One client's part in the job."""
 
     name: str
-    train_examples: int
-    test_examples: int
-    size_class: int
+    size: int
+    """The account's published size: with noise, never what there is."""
+    training_share: float
+    holds_out: bool
+    training_size: int
     rounds: int
     steps: int
     """Steps of training; under client-level privacy, releases with noise."""
@@ -217,17 +220,17 @@ def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
 
 def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPlan:
     recipe = None
-    rounded = size_class(client.train_examples)
     if job.private:
-        recipe = private_recipe(job, rounded, participations)
+        recipe = private_recipe(job, client.training_size, participations)
     return ClientPlan(
         name=client.name,
-        train_examples=client.train_examples,
-        test_examples=client.test_examples,
-        size_class=rounded,
+        size=client.size,
+        training_share=client.training_share,
+        holds_out=client.holds_out,
+        training_size=client.training_size,
         rounds=participations,
         steps=participations * (recipe.round_event.steps if recipe else job.training.local_steps),
-        weight=rounded if job.weighting == "examples" else 1,
+        weight=client.training_size if job.weighting == "examples" else 1,
         sampling_rate=recipe.sampling_rate if recipe else None,
         noise_multiplier=recipe.noise_multiplier if recipe else None,
         epsilon=recipe.epsilon if recipe else None,
@@ -248,9 +251,6 @@ def _refusals(
         reasons.append(
             f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients"
         )
-    empty = [client.name for client in facts if client.train_examples == 0]
-    if empty:
-        reasons.append(f"{some(empty)} without training data")
     if job.private:
         reasons += _private_refusals(job, facts)
         if job.per_client:
@@ -296,7 +296,14 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             "one record would change what the others add; remove it (a base model's own dropout is off "
             "under example-level privacy)"
         )
-    if job.tests_privately and job.evaluation.epsilon >= job.privacy.epsilon:
+    if job.noised_locally and job.privacy.epsilon <= SIZE_EPSILON:
+        reasons.append(
+            f"privacy.epsilon = {job.privacy.epsilon:g}: the published sizes of the data, from which "
+            f"noise and sampling are chosen, cost {SIZE_EPSILON:g} of it; raise it"
+        )
+    elif job.tests_privately and (
+        job.evaluation.epsilon + (SIZE_EPSILON if job.noised_locally else 0) >= job.privacy.epsilon
+    ):
         reasons.append(
             f"evaluation.epsilon = {job.evaluation.epsilon:g} leaves nothing of privacy.epsilon = "
             f"{job.privacy.epsilon:g} for training: lower it"
@@ -304,13 +311,11 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     small = [
         client.name
         for client in facts
-        if job.per_example
-        and client.train_examples
-        and job.privacy.delta >= 1 / client.train_examples
+        if job.per_example and client.size and job.privacy.delta >= 1 / client.size
     ]
     if small:
         reasons.append(
-            f"privacy.delta = {job.privacy.delta:g} is not below 1 / records at {some(small)}: it "
+            f"privacy.delta = {job.privacy.delta:g} is not below 1 / published size at {some(small)}: it "
             "would allow giving away one whole record"
         )
     return reasons
@@ -322,13 +327,13 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
-    full = [c.name for c in facts if size_class(c.train_examples) <= job.training.batch_size]
+    full = [c.name for c in facts if c.training_size <= job.training.batch_size]
     if job.per_example and full:
         warnings.append(
             f"training.batch_size = {job.training.batch_size} takes the whole data of {some(full)} "
             "in every step: no amplification by sampling. A smaller batch needs less noise."
         )
-    untested = [c.name for c in facts if c.test_examples == 0]
+    untested = [c.name for c in facts if not c.holds_out]
     if len(untested) == len(facts):
         where = "but for the public ones" if job.evaluation.public_path else "at all"
         warnings.append(f"No held-out records: the model will not be tested {where}.")

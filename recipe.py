@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from .job import Job
 from .privacy.accounting import Kind, MechanismEvent, epsilon
 from .privacy.counts_noise import counts_event, noise_beside
+from .privacy.sizes import SIZE_EPSILON, SIZE_EVENT
+
+_ROUNDING = 1 - 1e-12
+"""A sum of two epsilons must not pass the target by how floating point rounds."""
 
 
 @dataclass(frozen=True)
 class PrivateRecipe:
-    """What hides one client's data: everything here is public and depends on the size class alone.
+    """What hides one client's data: all of it follows from the job and the client's published size.
 
     Guarantee: over `participations` + spare rounds, what leaves this client is
     (epsilon, delta)-differentially private. Under example-level privacy for one record added to or
@@ -33,33 +37,38 @@ class PrivateRecipe:
     test_event: MechanismEvent | None
     """One test with private counts; None where the job has none."""
     planned: dict[str, MechanismEvent]
-    """All that the job spends, by what for: the planned rounds and the tests, no spare rounds."""
+    """All that the job spends, by what for: the planned rounds, the tests and the published size, no
+    spare rounds."""
     epsilon: float
     """Epsilon after what is planned."""
 
     def spending(self, rounds: int, tests: int) -> dict[str, MechanismEvent]:
-        """What so many rounds and tests spend, by what for."""
+        """What so many rounds and tests spend, by what for; the published size is charged once."""
         return spending(self.round_event, self.test_event, rounds, tests)
 
 
-def private_recipe(job: Job, size_class: int, participations: int) -> PrivateRecipe:
-    """Noise and sampling of a client whose data set has `size_class` records.
+def private_recipe(job: Job, training_size: int, participations: int) -> PrivateRecipe:
+    """Noise and sampling of a client with the public number `training_size` of training units.
 
-    Raises ``PlanRefused`` where no noise meets the target.
+    Noise and sampling are chosen from the published size, so what that cost is part of the job's
+    epsilon (basic composition), and training keeps to what remains. Raises ``PlanRefused`` where no
+    noise meets the target.
     """
     privacy = job.privacy
-    steps, rate, kind = _released(job, size_class)
+    steps, rate, kind = _released(job, training_size)
+    size = {"size": SIZE_EVENT} if job.noised_locally else {}
+    target = (privacy.epsilon - SIZE_EPSILON) * _ROUNDING if size else privacy.epsilon
     # Clients that share noise must agree on it, however often each of them takes part.
     most = participations if job.per_example else most_participations(job)
     paid_rounds = max(1, most + privacy.spare_rounds)
     tests = tests_event(job)
-    sigma = noise_beside(privacy.epsilon, privacy.delta, rate, steps * paid_rounds, tests, kind)
+    sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, tests, kind)
     one = MechanismEvent(sigma, rate, steps, kind)
     test = replace(tests, steps=1) if tests else None
-    planned = spending(one, test, participations, planned_tests(job))
+    planned = spending(one, test, participations, planned_tests(job)) | size
     return PrivateRecipe(
         sampling_rate=rate,
-        expected_batch_size=rate * size_class if job.per_example else 0.0,
+        expected_batch_size=rate * training_size if job.per_example else 0.0,
         noise_multiplier=sigma,
         round_event=one,
         test_event=test,
@@ -95,10 +104,14 @@ def most_spent(job: Job) -> str:
     return f"with {rounds} repeated it is at most {privacy.epsilon:g}, and {stops}"
 
 
-def _released(job: Job, size_class: int) -> tuple[int, float, Kind]:
+def _released(job: Job, training_size: int) -> tuple[int, float, Kind]:
     """Noisy releases of one round, the sampling rate in each, and the kind of their noise."""
     if job.per_example:
-        return job.training.local_steps, min(1.0, job.training.batch_size / size_class), "gaussian"
+        return (
+            job.training.local_steps,
+            min(1.0, job.training.batch_size / training_size),
+            "gaussian",
+        )
     # Members know the cohort, so nothing is amplified by who is in it.
     return 1, 1.0, "concentrated" if job.noised_by_clients else "gaussian"
 

@@ -24,7 +24,6 @@ from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.messages import Arrays
-from umbel.privacy.accounting import size_class
 from umbel.server.run import Listener, Silent
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate
@@ -120,7 +119,7 @@ def plain(job: Job) -> Iterator[Arrays]:
         data = _tensors(with_features(learner, federation.data(share).train), pad)
         count = len(data["labels"])
         batches = _batches(count, job.training.batch_size, f"{job.seed}\n{share.name}")
-        owners.append((data, batches, size_class(count)))
+        owners.append((data, batches, federation.training_size(share)))
     parameters = [parameter for _, parameter in network.trained_parameters()]
     names = [name for name, _ in network.trained_parameters()]
     model = [parameter.detach().clone() for parameter in parameters]

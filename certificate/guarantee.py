@@ -16,24 +16,25 @@ _SLACK = 1e-6
 
 
 def as_asked(certificate: Certificate) -> Finding:
-    """The guarantee's terms are the job's, and all tests that it asks for are in the figures."""
+    """The guarantee's terms are the job's; its tests and the published size are in the figures."""
     try:
         job = Job.build(certificate.job.canonical, source="the job in it")
     except UmbelError as error:
         return Finding("guarantee", False, str(error))
     stated = certificate.guarantee
-    tests = {
-        sum(mechanism.steps for mechanism in alike.mechanisms if mechanism.what == "tests")
-        for alike in stated.spending
-    }
+    tests, sizes = (
+        sorted({sum(m.steps for m in a.mechanisms if m.what == what) for a in stated.spending})
+        for what in ("tests", "size")
+    )
     wanted = {
         "unit": job.privacy.unit,
         "delta": job.privacy.delta if job.private else None,
         "epsilon_limit": job.privacy.owner_limit if job.private else None,
         "tests": [planned_tests(job) if job.tests_privately else 0],
+        "sizes": [int(job.noised_locally)],
     }
     found = {name: getattr(stated, name) for name in ("unit", "delta", "epsilon_limit")}
-    differ = list(differences(found | {"tests": sorted(tests)}, wanted))
+    differ = list(differences(found | {"tests": tests, "sizes": sizes}, wanted))
     text = f"by the job, {some(differ)}" if differ else "is what the job asks for"
     return Finding("guarantee", not differ, text)
 

@@ -119,7 +119,7 @@ def _purpose(job: Job) -> str:
 
 
 def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -> str:
-    records = sum(client["size_class"] for client in plan["clients"])
+    records = sum(client["training_size"] for client in plan["clients"])
     group = (
         " Records of one group are on one side of the split alone." if job.data.group_column else ""
     )
@@ -127,8 +127,8 @@ def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -
     if _simulated(certificate):
         where = "They lay on one machine, divided among virtual owners, and are"
     return (
-        f"Records of {result['clients']:,} owners, {records:,} or more in all (each owner's number is "
-        f"rounded down to two digits). {where} not described further. A "
+        f"Records of {result['clients']:,} owners, about {records:,} in all (each owner's "
+        f"number holds noise). {where} not described further. A "
         f"part was held out for testing at each owner.{group} The license of the result depends on "
         "the base model and on the owners, and is not known here."
     )

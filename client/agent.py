@@ -28,7 +28,6 @@ from ..messages import (
     bytes_of,
     to_bytes_record,
 )
-from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
 from .answers import answered, job_of
@@ -78,16 +77,11 @@ class Agent:
         self._membership = membership
         self._workplace = workplace
         self._data = data
-        self._budget = Budget(name, ledger, data.fingerprint, policy, replayable)
+        self._budget = Budget(name, ledger, data.account.name, policy, replayable)
         self._work = Work(name, workplace, data)
         self._rounds = Rounds(
             name, workplace, data, self._work, self._budget, membership, secrets, log
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """What the ledger knows this owner's records by."""
-        return self._data.fingerprint
 
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
@@ -106,7 +100,7 @@ class Agent:
     def _prepare(self, assignment: Assignment, message: Message) -> RecordDict:
         from flwr.app import RecordDict
 
-        job = job_of(assignment)
+        job, account = job_of(assignment), self._data.account
         if job.private:
             self._budget.check(job, assignment, self._rounds.recipe(job, assignment))
         self._work.prepare()
@@ -114,9 +108,10 @@ class Agent:
             version=__version__,
             name=self.name,
             base_model=self._workplace.learner.shape().base_digest,
-            size_class=size_class(len(self._data.train)),
+            size=account.published(job, self._budget),
+            training_share=account.training_share,
+            holds_out=account.holds_out,
             slot=self._participant(assignment).slot if job.encrypted else 0,
-            test_class=size_class(len(self._data.test)),
         )
         return RecordDict({"readiness": readiness.to_record()})
 

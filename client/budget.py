@@ -11,8 +11,9 @@ from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..messages import Assignment
 from ..privacy.accounting import MechanismEvent, epsilon
-from ..privacy.chain import TEST, Entry
+from ..privacy.chain import SIZE_RUN, TEST, Entry
 from ..privacy.ledger import Ledger
+from ..privacy.sizes import SIZE_EVENT
 from ..recipe import PrivateRecipe, planned_tests
 from .policy import Policy
 
@@ -23,15 +24,15 @@ class RunSpent(BudgetExceeded):
 
 @dataclass(frozen=True)
 class Budget:
-    """One data set's ledger, as an agent asks it.
+    """One account's ledger, as an agent asks it.
 
-    `dataset` is the fingerprint. A `replayable` run draws the very same noise for a repeated request,
-    which is then charged once.
+    `account` is the name of the owner's account. A `replayable` run draws the very same noise for a
+    repeated request, which is then charged once.
     """
 
     owner: str
     ledger: Path
-    dataset: str
+    account: str
     policy: Policy
     replayable: bool
 
@@ -44,7 +45,7 @@ class Budget:
             rounds = max(0, assignment.participations - trained)
             tests = max(0, planned_tests(job) - tested)
             ledger.ensure_affordable(
-                self.dataset,
+                self.account,
                 *recipe.spending(rounds, tests).values(),
                 delta=job.privacy.delta,
                 limit=self.policy.epsilon_limit_for(job),
@@ -60,6 +61,8 @@ class Budget:
         with Ledger(self.ledger) as ledger:
             mine = ledger.entries_of(assignment.run)
             events = [entry.event for entry in mine]
+            if job.noised_locally:
+                events.append(SIZE_EVENT)  # paid before, and noise and sampling are chosen from it
             self._check_schedule(what, event, mine)
             if not (self.replayable and any(entry.key == key for entry in mine)):
                 events.append(event)
@@ -71,7 +74,7 @@ class Budget:
                     "a new run with a larger privacy.spare_rounds."
                 )
             ledger.reserve(
-                self.dataset,
+                self.account,
                 event,
                 job=job.digest(),
                 key=key,
@@ -80,6 +83,23 @@ class Budget:
                 replay=self.replayable,
             )
         return after
+
+    def charge_size(self, which: str, *, replay: bool = False) -> None:
+        """Charge a published size, which a key that tells it from others names, before it is drawn.
+
+        `replay`: the same key is the very same draw, and charged once.
+        """
+        rules = self.policy.privacy
+        with Ledger(self.ledger) as ledger:
+            ledger.reserve(
+                self.account,
+                SIZE_EVENT,
+                job="",
+                key=f"{SIZE_RUN}/{which}/0",
+                delta=rules.delta_limit,
+                limit=rules.epsilon_limit,
+                replay=replay,
+            )
 
     def head(self, run: str) -> str | None:
         """What the run's certificate binds this ledger by: the run's own last row, sealed.

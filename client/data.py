@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
 from ..job import Job
-from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
+from ..learning.data import Corpus, load_corpus, split_rows
 from ..learning.examples import Examples, tokens_of
+from .account import Account, Size
 
 if TYPE_CHECKING:
     from .work import LocalData
@@ -49,7 +51,7 @@ class DataSource:
         given |= {key: value for key, value in named.items() if value is not None}
         return load_corpus(job.data.model_copy(update=given), job.task)
 
-    def load(self, job: Job) -> LocalData:
+    def load(self, job: Job, size: Callable[[int], Size], name: str) -> LocalData:
         """The examples of a job, split and tokenised as any other machine would."""
         # Here, because a forecast reads records and does without the agent's torch.
         from .work import LocalData
@@ -57,6 +59,8 @@ class DataSource:
         corpus = self.corpus(job)
         train, test = split_rows(corpus, job.data.test_fraction, job.seed)
         store = tokens_of(job, corpus)
-        # Labels are left out, so that other labels do not refill the budget of the same texts.
-        found = fingerprint(corpus.texts, None)
-        return LocalData(Examples(store, train), Examples(store, test), found)
+        apart = corpus.held_out is not None
+        share = 1.0 if apart else 1 - job.data.test_fraction
+        count = len(train) if apart else len(corpus)
+        account = Account(name, share, apart or share < 1, size(count))
+        return LocalData(Examples(store, train), Examples(store, test), account)

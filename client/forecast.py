@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
+from ..facts import training_size
 from ..job import Job
-from ..privacy.accounting import MechanismEvent, epsilon, size_class
+from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
+from ..privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
 from ..recipe import planned_tests, private_recipe
 from .home import Home
 from .policy import Policy
@@ -47,7 +49,7 @@ class Forecast:
 
 
 def forecast(home: Home, job: Job, times: int) -> Forecast:
-    """Read the data for its size class and fingerprint, and compose; nothing is written.
+    """Compose with what the account has spent; nothing is written, and no size is drawn.
 
     Raises ``PlanRefused`` where the job has no privacy to spend, or no noise can meet its epsilon.
     """
@@ -56,10 +58,15 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
             f'Job {job.name} spends no epsilon: its privacy.unit is "none", so it promises nothing '
             "that a ledger could count. The policy's privacy.units says whether it may run."
         )
-    dataset, records = _data_set(home, job)
-    recipe = private_recipe(job, size_class(records), job.training.rounds)
+    account = home.account
+    size, spent = account.size, _events(home, account.name)
+    if size is None:
+        # A size is drawn with the first job. What there is stays on this machine.
+        size = _records(home, job)
+        spent = [*spent, SIZE_EVENT]
+    share = 1.0 if home.test_data else 1 - job.data.test_fraction
+    recipe = private_recipe(job, training_size(size, share), job.training.rounds)
     rounds, tests = job.training.rounds, planned_tests(job)
-    spent = _events(home, dataset)
 
     def after(jobs: int) -> float:
         asked = recipe.spending(rounds * jobs, tests * jobs).values()
@@ -68,7 +75,7 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
     policy = Policy.read(home.policy)
     limit, job_limit = policy.privacy.epsilon_limit, policy.epsilon_limit_for(job)
     return Forecast(
-        dataset=dataset,
+        dataset=account.name,
         job=job.name,
         delta=job.privacy.delta,
         spent=after(0),
@@ -135,10 +142,6 @@ def _events(home: Home, dataset: str) -> list[MechanismEvent]:
         return ledger.events(dataset)
 
 
-def _data_set(home: Home, job: Job) -> tuple[str, int]:
-    """Fingerprint of all records, and how many of them the job would train on."""
-    from ..learning.data import fingerprint, split_rows
-
-    corpus = home.source.corpus(job)
-    train, _ = split_rows(corpus, job.data.test_fraction, job.seed)
-    return fingerprint(corpus.texts, None), len(train)
+def _records(home: Home, job: Job) -> int:
+    """How many records would be published, but for the noise."""
+    return max(SMALLEST_SIZE, len(home.source.corpus(job)))

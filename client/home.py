@@ -13,6 +13,7 @@ from ..consortium import Card, Request, public_pem
 from ..durable import new_folder, write_durably
 from ..errors import ConsortiumError
 from ..privacy.secagg.keys import Identity
+from .account import AccountFile
 from .secure import Membership
 from .settings import Settings, settings_text
 
@@ -77,6 +78,7 @@ class Home:
             write_durably(new.node_key, secret, secret=True)
             write_durably(new.node_public_key, public_pem(node_key.public_key()).encode())
             write_durably(new.settings_file, text.encode())
+            new.account.mint()
             write_policy_template(new.policy)
         home = cls(path)
         home.write_request()
@@ -146,6 +148,10 @@ class Home:
 
         columns = self.settings.data
         return DataSource(self.data, self.test_data, columns.text_column, columns.label_column)
+
+    @property
+    def account(self) -> AccountFile:
+        return AccountFile(self.path / "account.json")
 
     @property
     def membership(self) -> Membership:

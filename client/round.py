@@ -31,7 +31,6 @@ from ..messages import (
     request_digest,
     to_arrays,
 )
-from ..privacy.accounting import size_class
 from ..privacy.chain import TEST
 from ..privacy.client_noise import ClientPart
 from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
@@ -205,7 +204,10 @@ class Rounds:
 
     def _weight(self, job: Job) -> int:
         """Public: what the plan computes for this client too."""
-        return size_class(len(self._data.train)) if job.weighting == "examples" else 1
+        return self._training_size(job) if job.weighting == "examples" else 1
+
+    def _training_size(self, job: Job) -> int:
+        return self._data.account.training_size(job, self._budget)
 
     def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
         """Reserve a test's budget; this client's share of the noise that hides its records."""
@@ -250,7 +252,7 @@ class Rounds:
         return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
-        return private_recipe(job, size_class(len(self._data.train)), assignment.participations)
+        return private_recipe(job, self._training_size(job), assignment.participations)
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
         recipe = self.recipe(job, assignment)

@@ -25,6 +25,7 @@ from ..learning.loading import load_learner
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..privacy.randomness import SecretStream
+from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of
 from .approvals import Approvals
@@ -140,7 +141,6 @@ class Station:
         desk = self._desk
         if desk is None or (desk.job, desk.stamp) != (assignment.job, stamp):
             desk = self._desk = self._opened(assignment, job, stamp)
-        self._check_unchanged(assignment.run, desk.agent.fingerprint)
         return desk.agent
 
     def _opened(self, assignment: Assignment, job: Job, stamp: Stamp) -> _Desk:
@@ -156,7 +156,7 @@ class Station:
         agent = Agent(
             home.name,
             workplace,
-            self._source.load(job),
+            self._source.load(job, self._size(job), home.account.name),
             home.ledger,
             policy=self._policy,
             membership=home.membership,
@@ -186,16 +186,11 @@ class Station:
         training = job.training.model_copy(update={"device": self._policy.resources.device})
         return job.model_copy(update={"training": training})
 
-    def _check_unchanged(self, run: str, fingerprint: str) -> None:
-        """One run learns from one data set: another fingerprint would have another budget."""
-        first = self._notes(run).get("fingerprint")
-        if first is None:
-            self._note(run, fingerprint=fingerprint)
-        elif first != fingerprint:
-            raise PlanRefused(
-                f"{self.home.name}: its data changed since this run began: the operator has to start "
-                "a new run, or the owner to put the old data back"
-            )
+    def _size(self, job: Job) -> Callable[[int], Size]:
+        """How a size comes about: kept in the folder, or, in a rehearsal, drawn from the job's seed."""
+        if self._secrets is not None:
+            return lambda count: SeededSize(job.seed, self.home.name, count)
+        return lambda count: KeptSize(self.home.account, lambda: count)
 
     def _spent(self, run: str) -> float:
         """Seconds of training that a run has taken at this owner."""

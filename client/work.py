@@ -14,15 +14,16 @@ from ..learning.model import Learner
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
 from ..messages import Arrays
+from .account import Account
 
 
 @dataclass(frozen=True)
 class LocalData:
-    """One owner's examples. `fingerprint` names all its records to the ledger, however split."""
+    """One owner's examples, and the account that they belong to."""
 
     train: Examples
     test: Examples
-    fingerprint: str
+    account: Account
 
 
 @dataclass(frozen=True)

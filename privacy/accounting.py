@@ -1,7 +1,7 @@
 """How much epsilon a sequence of noisy steps costs, and how much noise an epsilon needs.
 
-Two kinds of mechanism, each with a noise multiplier sigma, the noise's standard deviation over the
-most that one record can move the sum (its clipping norm):
+Three kinds of mechanism, each with a noise multiplier sigma, the noise's standard deviation over the
+most that one record can move the sum (its clipping norm; of a pure release, 1 / epsilon):
 
 - ``gaussian``: Poisson-sampled Gaussian noise. Each record takes part in a step independently with
   probability q, and normal noise is added to the sum. Neighbouring data sets differ by one record
@@ -9,14 +9,17 @@ most that one record can move the sum (its clipping norm):
 - ``concentrated``: a release without sampling that is rho-zCDP with rho = 1 / (2 sigma^2) (Bun and
   Steinke 2016), whatever its noise; so is the discrete Gaussian (Canonne, Kamath, Steinke 2020).
   Whoever charges it says who the neighbours are, and proves rho for them.
+- ``pure``: a release that is (1 / sigma)-differentially private with delta 0, such as a number with
+  two-sided geometric noise of scale sigma (Ghosh, Roughgarden, Sundararajan 2009).
 
 Gaussian steps are composed by their privacy loss distributions (``losses``), whose rounding is
 pessimistic. Of a concentrated release only its Renyi divergences are known, so a mixture is bounded
 twice, and the smaller bound holds: by Renyi divergences of everything, which add up; and by
 epsilon_1 + epsilon_2 at delta_1 + delta_2 (basic composition), where the first is that of the
 Gaussian steps' losses and the second that of the concentrated releases, over several ways to divide
-delta. Both hold when each mechanism is chosen after seeing what came before, as long as the
-schedule of noise is not (every event is fixed before the data is touched).
+delta. What pure releases cost is added to the rest (basic composition). All hold when each mechanism
+is chosen after seeing what came before, as long as the schedule of noise is not (every event is fixed
+before the data is touched).
 
 An epsilon of a run is the composition of all its events, never a sum or a maximum of the epsilons
 of its parts.
@@ -33,7 +36,7 @@ from typing import Literal
 from ..errors import PlanRefused
 from . import losses, renyi
 
-Kind = Literal["gaussian", "concentrated"]
+Kind = Literal["gaussian", "concentrated", "pure"]
 
 MOST_NOISE = 1e4
 MOST_MECHANISMS = 128
@@ -59,7 +62,7 @@ class MechanismEvent:
     """`steps` steps of one mechanism of `kind`, as this module describes them.
 
     `noise_multiplier` is the noise's standard deviation over the clipping norm, `sampling_rate` the
-    probability of each record to take part in a step: 1 where the kind is ``concentrated``.
+    probability of each record to take part in a step: 1 for ``concentrated`` and ``pure`` releases.
     """
 
     noise_multiplier: float
@@ -74,10 +77,10 @@ class MechanismEvent:
             raise ValueError(f"sampling_rate must lie in [0, 1]: {self.sampling_rate}")
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0: {self.steps}")
-        if self.kind not in ("gaussian", "concentrated"):
-            raise ValueError(f"kind must be gaussian or concentrated: {self.kind}")
-        if self.kind == "concentrated" and self.sampling_rate != 1:
-            raise ValueError(f"a concentrated release must have sampling_rate 1: {self}")
+        if self.kind not in ("gaussian", "concentrated", "pure"):
+            raise ValueError(f"kind must be gaussian, concentrated or pure: {self.kind}")
+        if self.kind != "gaussian" and self.sampling_rate != 1:
+            raise ValueError(f"a {self.kind} release must have sampling_rate 1: {self}")
 
 
 Events = tuple[MechanismEvent, ...]
@@ -108,7 +111,8 @@ def epsilon(events: Iterable[MechanismEvent], delta: float) -> float:
     into fewer with less noise and more sampling: looser, never too low. A mechanism costs some 10 ms
     when this process first meets it, and a fraction of a millisecond afterwards.
     """
-    return _epsilon(canonical(events), _checked_delta(delta))
+    pure, rest = _apart(canonical(events))
+    return pure + _epsilon(rest, _checked_delta(delta))
 
 
 def epsilon_rdp(events: Iterable[MechanismEvent], delta: float) -> float:
@@ -116,7 +120,8 @@ def epsilon_rdp(events: Iterable[MechanismEvent], delta: float) -> float:
 
     Another proof and other code, 9 to 26 % looser in the usual range, so never below ``epsilon``.
     """
-    return _epsilon_rdp(canonical(events), _checked_delta(delta)) * _MARGIN
+    pure, rest = _apart(canonical(events))
+    return pure + _epsilon_rdp(rest, _checked_delta(delta)) * _MARGIN
 
 
 def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
@@ -130,17 +135,6 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
     if not math.isfinite(epsilon):
         raise ValueError(f"epsilon must be finite: {epsilon}")
     return _noise_multiplier(epsilon, _checked_delta(delta), sampling_rate, steps)
-
-
-def size_class(n: int) -> int:
-    """`n` rounded down to two significant digits (3742 -> 3700, 87 -> 87); below one: 0.
-
-    The only figure about the size of its data that an owner gives away.
-    """
-    if n < 1:
-        return 0
-    unit = int(10 ** max(0, len(str(n)) - 2))
-    return n // unit * unit
 
 
 def tidy(sigma: float) -> float:
@@ -173,6 +167,15 @@ def _epsilon(events: Events, delta: float) -> float:
                 rest = _epsilon_of_losses(gaussian, (1 - share) * delta, bound)
                 bound = min(bound, concentrated + rest)
     return bound * _MARGIN
+
+
+def _apart(events: Events) -> tuple[float, Events]:
+    """What the pure releases cost together, and the other events."""
+    pure = [event for event in events if event.kind == "pure"]
+    if any(event.noise_multiplier == 0 for event in pure):
+        return math.inf, ()
+    cost = math.fsum(event.steps / event.noise_multiplier for event in pure)
+    return cost, tuple(event for event in events if event.kind != "pure")
 
 
 def _rho(events: Iterable[MechanismEvent]) -> float:

@@ -21,6 +21,8 @@ COLUMNS = (
 """What is hashed of a row, in this order; `version` says by which recipe."""
 _KIND = COLUMNS.index("kind")
 
+SIZE_RUN = "published size"
+"""What stands for the run in the key of a published size, which belongs to no run."""
 TEST = "test "
 """What the key of a test of the model says before the number of its round."""
 

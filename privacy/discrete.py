@@ -54,6 +54,46 @@ def discrete_gaussian(n: int, variance: Fraction, stream: SecretStream) -> Integ
     return found
 
 
+def two_sided_geometric(scale: int, stream: SecretStream) -> int:
+    """One draw with P(x) proportional to exp(-|x| / scale): the discrete Laplace distribution.
+
+    Guarantee: added to a whole number that a neighbour changes by at most one, it is
+    (1 / scale, 0)-differentially private. Exact in whole numbers throughout (Canonne, Kamath,
+    Steinke 2020, algorithms 1 and 2).
+    """
+    while True:
+        part = _below(scale, stream)
+        if not _falls(part, scale, stream):
+            continue
+        whole = 0
+        while _falls(1, 1, stream):
+            whole += 1
+        magnitude = part + scale * whole
+        negative = _below(2, stream) == 1
+        if magnitude or not negative:  # there is one zero only
+            return -magnitude if negative else magnitude
+
+
+def _falls(numerator: int, denominator: int, stream: SecretStream) -> bool:
+    """True with probability exp(-numerator / denominator), which must be at most 1 in the exponent.
+
+    Algorithm 1 there: the length of a run of coins of probability gamma / k, k = 1, 2, ..., is odd.
+    """
+    k = 1
+    while _below(denominator * k, stream) < numerator:
+        k += 1
+    return k % 2 == 1
+
+
+def _below(bound: int, stream: SecretStream) -> int:
+    """A uniform whole number below `bound`, without the bias of a remainder."""
+    most = (1 << _WORD) // bound * bound
+    while True:
+        word = int(stream.words(2).view("<u8")[0])
+        if word < most:
+            return word % bound
+
+
 class _Coins:
     """Exact draws from a stream of words."""
 

@@ -41,7 +41,7 @@ class Ledger(LedgerFile):
     ) -> float:
         """Charge `event` to the data set and return its epsilon afterwards, at `delta`.
 
-        dataset: fingerprint of the content. key: names the request (run, round, attempt).
+        dataset: the owner's account. key: names the request (run, round, attempt).
 
         Raises ``BudgetExceeded``, and charges nothing, where the composition of all events of the
         data set with this one would pass `limit`. With ``replay=False`` a key that was seen before
@@ -146,6 +146,8 @@ def _short(dataset: str) -> str:
 
 def _described(event: MechanismEvent) -> str:
     steps = "1 step" if event.steps == 1 else f"{event.steps} steps"
+    if event.kind == "pure":
+        return f"{steps} of epsilon {1 / event.noise_multiplier:g}"
     if event.kind == "concentrated":
         return f"{steps} of concentrated noise {event.noise_multiplier:g}"
     return f"{steps} at noise {event.noise_multiplier:g} and rate {event.sampling_rate:g}"

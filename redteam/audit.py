@@ -165,11 +165,11 @@ def _open(path: Path) -> _Subject:
 def _attack_simulation(subject: _Subject, canaries: int, tell: Tell) -> dict[str, Any]:
     tell("data", 0, 0)
     federation = federate(subject.job)
-    planned = {c["name"]: c["train_examples"] for c in subject.plan["clients"]}
-    if {share.name: len(share.train) for share in federation.shares} != planned:
+    ran = next(e for e in subject.folder.read_events() if e["event"] == "partition")
+    if federation.partition_event()["clients"] != ran["clients"]:
         raise DataError(
             f"{subject.job.data.path} is not what it was when {subject.folder.path} ran: its "
-            "clients have other numbers of records. Put the old file back, or run the job again."
+            "clients have other records. Put the old file back, or run the job again."
         )
     tell("model", 0, 0)
     learner = load_learner(federation.job, federation.classes)

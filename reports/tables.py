@@ -301,8 +301,8 @@ def _tests_line(tests: dict[str, Any]) -> str:
 
 def _plan_clients(clients: list[dict[str, Any]]) -> Table:
     columns = (
-        ("Training records", "train_examples", count_text),
-        ("Held out", "test_examples", count_text),
+        ("Size", "size", count_text),
+        ("Trained on", "training_size", count_text),
         ("Steps", "steps", count_text),
         ("Rounds", "rounds", count_text),
         ("Sampling rate", "sampling_rate", _rate_text),

@@ -33,9 +33,9 @@ class Muster:
 
     @property
     def facts(self) -> list[ClientFacts]:
-        """For the plan; counts are rounded down, as the clients tell them."""
+        """For the plan: what the owners declared, and their published sizes."""
         return [
-            ClientFacts(name, r.size_class, r.test_class, encryption_required=False)
+            ClientFacts(name, r.size, r.training_share, False, r.holds_out)
             for name, r in sorted(self.ready.items())
         ]
 

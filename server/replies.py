@@ -109,9 +109,11 @@ def check_fits(plan: Plan, readiness: Readiness) -> None:
             f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
             f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
         )
-    planned = plan.by_name[readiness.name].size_class
-    if readiness.size_class != planned:
+    planned = plan.by_name[readiness.name]
+    told = (readiness.size, readiness.training_share, readiness.holds_out)
+    if told != (planned.size, planned.training_share, planned.holds_out):
         raise PlanRefused(
-            f"{readiness.name} now has about {readiness.size_class} records, the plan was made for "
-            f"{planned}: plan again."
+            f"{readiness.name} now says another size of its data ({readiness.size:,}, of which "
+            f"{readiness.training_share:.0%} are trained on) than the plan was made for "
+            f"({planned.size:,}, {planned.training_share:.0%}): start a new run."
         )

@@ -211,7 +211,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     """
     job = run.plan.job
     everybody = _present(run, run.plan.minimum)
-    tested = [name for name in everybody if run.plan.by_name[name].test_examples]
+    tested = [name for name in everybody if run.plan.by_name[name].holds_out]
     if not tested or not _has_tests(run):
         return {}
     asked = everybody if job.encrypted else tested
@@ -305,7 +305,7 @@ def _is_tested(run: Run) -> bool:
 
 def _has_tests(run: Run) -> bool:
     off = run.plan.job.counts == "off"
-    return not off and any(client.test_examples for client in run.plan.clients)
+    return not off and any(client.holds_out for client in run.plan.clients)
 
 
 def _reasons(failed: Mapping[str, str]) -> str:

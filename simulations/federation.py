@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..client.account import Account, SeededSize, seeded_name
 from ..client.work import LocalData
-from ..facts import ClientFacts
+from ..facts import ClientFacts, training_size
 from ..job import Job
-from ..learning.data import Corpus, fingerprint, load_corpus, split_rows
+from ..learning.data import load_corpus, split_rows
 from ..learning.examples import Examples, TokenStore, tokens_of
 from .partition import Share, parse_scheme, partition
 
@@ -24,13 +25,13 @@ class Federation:
     """The job with its labels filled in, as a deployment would have to write them."""
     store: TokenStore
     shares: tuple[Share, ...]
-    fingerprints: dict[str, str]
+    training_share: float
+    holds_out: bool
     dropped: dict[str, int]
 
     @property
     def facts(self) -> list[ClientFacts]:
-        strict = self.job.simulation.encryption_required
-        return [ClientFacts(s.name, len(s.train), len(s.test), strict) for s in self.shares]
+        return [self._facts(share) for share in self.shares]
 
     @property
     def classes(self) -> int:
@@ -40,8 +41,26 @@ class Federation:
         return LocalData(
             Examples(self.store, share.train),
             Examples(self.store, share.test),
-            self.fingerprints[share.name],
+            self._account(share),
         )
+
+    def training_size(self, share: Share) -> int:
+        """As the agent of a share computes it."""
+        return training_size(self._account_size(share).value, self.training_share)
+
+    def _facts(self, share: Share) -> ClientFacts:
+        strict = self.job.simulation.encryption_required
+        size = 0 if self.job.per_client else self._account_size(share).value
+        return ClientFacts(share.name, size, self.training_share, strict, self.holds_out)
+
+    def _account(self, share: Share) -> Account:
+        size = self._account_size(share)
+        return Account(seeded_name(share.name), self.training_share, self.holds_out, size)
+
+    def _account_size(self, share: Share) -> SeededSize:
+        apart = self.holds_out and self.training_share == 1
+        count = len(share.train) + (0 if apart else len(share.test))
+        return SeededSize(self.job.seed, share.name, count)
 
     def partition_event(self) -> dict[str, Any]:
         """Who holds what, for metrics.jsonl."""
@@ -74,20 +93,12 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
         data = job.data.model_copy(update={"labels": list(corpus.label_names)})
         job = job.model_copy(update={"data": data})
     progress("tokenising")
+    share = 1.0 if corpus.held_out is not None else 1 - job.data.test_fraction
     return Federation(
         job=job,
         store=tokens_of(job, corpus),
         shares=tuple(shares),
-        fingerprints=_fingerprints(corpus, shares),
+        training_share=share,
+        holds_out=share < 1 or corpus.held_out is not None,
         dropped=dict(corpus.dropped),
     )
-
-
-def _fingerprints(corpus: Corpus, shares: list[Share]) -> dict[str, str]:
-    """The ledger knows a data set by its texts alone: other labels do not refill its budget."""
-    return {
-        share.name: fingerprint(
-            (corpus.texts[row] for row in np.concatenate([share.train, share.test])), None
-        )
-        for share in shares
-    }

@@ -21,7 +21,6 @@ from ..learning.model import ModelShape
 from ..learning.tasks import task_for
 from ..learning.trainer import PrivateSteps, test
 from ..messages import Arrays
-from ..privacy.accounting import size_class
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..recipe import private_recipe
 from ..server.holdout import PublicRecords, PublicTest
@@ -106,7 +105,8 @@ class Site:
         def private(round_: int) -> PrivateSteps | None:
             if not job.per_example:
                 return None
-            return self._private_steps(job, len(examples), f"apart/{names}/{round_}", noise)
+            sizes = sum(self._federation.training_size(share) for share in chosen)
+            return self._private_steps(job, sizes, f"apart/{names}/{round_}", noise)
 
         arrays = train_alone(
             learner,
@@ -125,8 +125,8 @@ class Site:
             if len(share.test)
         }
 
-    def _private_steps(self, job: Job, count: int, what: str, noise: bool) -> PrivateSteps:
-        recipe = private_recipe(job, size_class(count), job.training.rounds)
+    def _private_steps(self, job: Job, size: int, what: str, noise: bool) -> PrivateSteps:
+        recipe = private_recipe(job, size, job.training.rounds)
         return PrivateSteps(
             recipe.sampling_rate,
             recipe.expected_batch_size,

@@ -147,7 +147,7 @@ def test_another_way_to_serialise_is_refused():
         to_arrays(record)
 
 
-@pytest.mark.parametrize("value", [ASSIGNMENT, Readiness("0.1.0", "mary", "ab" * 32, 370)])
+@pytest.mark.parametrize("value", [ASSIGNMENT, Readiness("0.1.0", "mary", "ab" * 32, 370, 0.8)])
 def test_a_record_comes_back_as_it_was(value):
     assert type(value).from_record(value.to_record()) == value
 

@@ -10,7 +10,8 @@ from umbel.facts import ClientFacts
 from umbel.job import Job
 from umbel.learning.model import ModelShape
 from umbel.plan import Plan, sample_cohort
-from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier, size_class
+from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier
+from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.recipe import private_recipe
 
 MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")
@@ -23,8 +24,10 @@ def job_of(**sections):
     return Job.build({"data": {"path": "a.csv"}, **plain, **sections})
 
 
-def facts(*sizes, test=10, strict=False):
-    return [ClientFacts(f"client-{n}", size, test, strict) for n, size in enumerate(sizes)]
+def facts(*sizes, share=1.0, strict=False, held_out=True):
+    return [
+        ClientFacts(f"client-{n}", size, share, strict, held_out) for n, size in enumerate(sizes)
+    ]
 
 
 def plan(job, clients=None, model=MODEL):
@@ -50,7 +53,6 @@ REFUSALS = {
         MODEL,
         "cohort.minimum is 5, but there are only 2 clients",
     ),
-    "empty clients": ({}, facts(500, 0, 0), MODEL, "client-1, client-2 without training data"),
     "weights under privacy": (
         {"strategy": {"weighting": "examples"}},
         None,
@@ -67,12 +69,19 @@ REFUSALS = {
         {"privacy": {"delta": 0.002}},
         None,
         MODEL,
-        "privacy.delta = 0.002 is not below 1 / records at client-0, client-1",
+        "privacy.delta = 0.002 is not below 1 / published size at client-0, client-1",
     ),
 }
 
 
 ALONE = {
+    "no epsilon beside the published size": (
+        {"privacy": {"epsilon": 0.1}},
+        None,
+        MODEL,
+        "privacy.epsilon = 0.1: the published sizes of the data, from which noise and sampling are "
+        "chosen, cost 0.1 of it",
+    ),
     "a limit below the plan": (
         {"privacy": {"epsilon": 8.0, "limit": 2.0}},
         None,
@@ -113,13 +122,12 @@ def test_all_reasons_are_given_at_once():
         privacy={"delta": 0.5},
     )
     with pytest.raises(PlanRefused) as caught:
-        plan(job, facts(500, 0), ModelShape({}, 1, "", ""))
+        plan(job, facts(500, 500), ModelShape({}, 1, "", ""))
     message = str(caught.value)
-    assert message.count(" · ") == 6
+    assert message.count(" · ") == 5
     for *_, words in REFUSALS.values():
         start = words.split()[0]
         assert start in message or start.startswith("client")
-    assert "client-1 without training data" in message
 
 
 @pytest.mark.parametrize(
@@ -133,12 +141,12 @@ def test_what_only_privacy_forbids_is_allowed_without_it(case):
 
 
 def test_of_many_clients_the_first_five_are_named():
-    with pytest.raises(PlanRefused, match=r"client-5 and 2 more clients without training data"):
-        plan(job_of(), facts(500, 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(PlanRefused, match=r"size at client-1, .*client-5 and 2 more clients"):
+        plan(job_of(privacy={"delta": 0.005}), facts(100, *[500] * 7))
 
 
 def test_an_epsilon_that_no_noise_meets_is_refused_with_the_least_that_can_be_met():
-    job = job_of(privacy={"epsilon": 1e-6, "delta": 1e-5}, training={"batch_size": 900})
+    job = job_of(privacy={"epsilon": 0.1 + 1e-6, "delta": 1e-5}, training={"batch_size": 900})
     with pytest.raises(PlanRefused, match=r"No noise keeps .* Raise privacy\.epsilon"):
         plan(job)
 
@@ -165,27 +173,28 @@ def test_epsilon_never_passes_the_target_also_when_the_spare_rounds_are_used(
         whole = MechanismEvent(
             client.noise_multiplier, client.sampling_rate, steps * (rounds + spare)
         )
-        assert client.epsilon <= epsilon([whole], 1e-5) <= target
+        assert client.epsilon <= epsilon([whole, SIZE_EVENT], 1e-5) <= target
         # No more noise than that takes: half a percent less would pass the target.
         less = MechanismEvent(0.995 * client.noise_multiplier, whole.sampling_rate, whole.steps)
-        assert epsilon([less], 1e-5) > target
+        assert epsilon([less, SIZE_EVENT], 1e-5) > target
 
 
-def test_plan_and_agent_derive_the_same_recipe_from_the_rounded_size_alone():
+def test_plan_and_agent_derive_the_same_recipe_from_published_size_and_declared_share_alone():
     job = job_of(privacy={"epsilon": 3.0})
-    found = plan(job, facts(3742, 3799))
-    one, other = found.clients
-    assert one.size_class == other.size_class == size_class(3742) == 3700
-    recipe = private_recipe(job, 3700, one.rounds)
-    for client in (one, other):
-        assert client.sampling_rate == recipe.sampling_rate == 64 / 3700
-        assert client.noise_multiplier == recipe.noise_multiplier
-        assert client.epsilon == recipe.epsilon
+    [client] = plan(job, facts(4625, share=0.8)).clients
+    assert client.training_size == 3700
+    recipe = private_recipe(job, 3700, client.rounds)
+    assert client.sampling_rate == recipe.sampling_rate == 64 / 3700
+    assert client.noise_multiplier == recipe.noise_multiplier
+    assert client.epsilon == recipe.epsilon
+    assert client.events["size"] == SIZE_EVENT
     assert recipe.expected_batch_size == pytest.approx(64)
     steps = job.training.local_steps
     assert recipe.round_event == MechanismEvent(recipe.noise_multiplier, 64 / 3700, steps)
     paid = (job.training.rounds + job.privacy.spare_rounds) * steps
-    assert recipe.noise_multiplier == noise_multiplier(3.0, job.privacy.delta, 64 / 3700, paid)
+    remains = 3.0 - SIZE_EPSILON
+    needed = noise_multiplier(remains, job.privacy.delta, 64 / 3700, paid)
+    assert recipe.noise_multiplier == pytest.approx(needed, rel=2e-3)
 
 
 def test_the_choice_of_clients_amplifies_nothing():
@@ -194,13 +203,14 @@ def test_the_choice_of_clients_amplifies_nothing():
         assert client.sampling_rate == 64 / 500
         steps = client.rounds * job.training.local_steps
         spent = MechanismEvent(client.noise_multiplier, 64 / 500, steps)
-        assert client.epsilon == epsilon([spent], job.privacy.delta)
+        assert client.epsilon == epsilon([spent, SIZE_EVENT], job.privacy.delta)
 
 
 def test_a_client_that_only_tests_has_spent_what_its_tests_cost():
     job = job_of(evaluation={"counts": "private", "epsilon": 2.0})
     recipe = private_recipe(job, 3700, participations=0)
-    assert recipe.epsilon == epsilon([recipe.planned["tests"]], job.privacy.delta) > 0
+    tests = epsilon([recipe.planned["tests"]], job.privacy.delta)
+    assert recipe.epsilon == SIZE_EPSILON + tests > SIZE_EPSILON
 
 
 def test_a_batch_larger_than_the_data_takes_each_record_in_each_step():
@@ -211,11 +221,11 @@ def test_a_batch_larger_than_the_data_takes_each_record_in_each_step():
     assert any("no amplification" in w for w in plan(job, facts(87, 500)).warnings)
 
 
-def test_a_client_that_is_never_asked_costs_nothing():
+def test_a_client_that_is_never_asked_costs_no_more_than_its_published_size():
     job = job_of(cohort={"size": 1}, training={"rounds": 1, "batch_size": 500})
     clients = plan(job, facts(500, 500, 500)).clients
     assert sorted(client.rounds for client in clients) == [0, 0, 1]
-    assert sorted(client.epsilon > 0 for client in clients) == [False, False, True]
+    assert sorted(client.epsilon > SIZE_EPSILON for client in clients) == [False, False, True]
 
 
 def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
@@ -226,8 +236,7 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     assert "1e-06)-differential privacy for one record added or removed" in words
     assert "ends its part before it passes 2 (up to 1 round may be repeated)" in words
     assert "over 10 rounds" in words
-    for uncovered in ("label names", "rounded size"):
-        assert uncovered in words.partition("not covered are")[2]
+    assert "label names" in words.partition("not covered are")[2]
     assert "held-out records" not in words
     assert words.endswith(found.server_sees)
     assert "the server sees each client's own noised update" in found.server_sees
@@ -248,12 +257,13 @@ def test_the_guarantee_stands_in_the_plan_as_values_too():
 def test_noise_that_drowns_the_figures_of_tests_is_warned_of():
     def warned(records, **evaluation):
         data = {"path": "a.csv", "labels": ["a", "b"]}
-        job = job_of(evaluation={"counts": "private", **evaluation}, data=data)
-        clients = facts(5000, 5000, test=records)
+        private = {"counts": "private", **evaluation}
+        job = job_of(evaluation=private, data=data, privacy={"delta": 1e-6})
+        clients = facts(2 * records, 2 * records, share=0.5)
         return [w for w in plan(job, clients).warnings if "noise moves accuracy" in w]
 
     assert len(warned(1000)) == 1
-    assert warned(1000, epsilon=7.9, every=0) == []
+    assert warned(1000, epsilon=7.8, every=0) == []
     assert warned(100_000) == []
 
 
@@ -282,19 +292,19 @@ def test_without_privacy_the_guarantee_promises_none():
 
 
 def test_clients_without_held_out_records_are_warned_about():
-    some = [*facts(500), ClientFacts("untested", 500, 0, False)]
+    some = [*facts(500), ClientFacts("untested", 500, 1.0, False, False)]
     job = job_of(privacy={"unit": "none"})
     assert "No held-out records at untested." in plan(job, some).warnings
-    none = plan(job, facts(500, 500, test=0)).warnings
+    none = plan(job, facts(500, 500, held_out=False)).warnings
     assert any("the model will not be tested" in warning for warning in none)
 
 
-def test_weights_are_equal_or_rounded_sizes_and_their_sum_bounds_a_round():
+def test_weights_are_equal_or_published_sizes_and_their_sum_bounds_a_round():
     equal = plan(job_of(training={"batch_size": 4000}), facts(3742, 120))
     assert [client.weight for client in equal.clients] == [1, 1]
-    sized = plan(job_of(privacy={"unit": "none"}), facts(3742, 120))
-    assert [client.weight for client in sized.clients] == [3700, 120]
-    assert (equal.total_weight, sized.total_weight) == (2, 3820)
+    sized = plan(job_of(privacy={"unit": "none"}), facts(3742, 120, share=0.5))
+    assert [client.weight for client in sized.clients] == [1871, 60]
+    assert (equal.total_weight, sized.total_weight) == (2, 1931)
 
 
 def test_the_minimum_is_all_that_are_asked_unless_the_job_says_less():
@@ -353,7 +363,7 @@ def test_another_seed_round_or_attempt_asks_others():
 
 def test_a_clients_rounds_are_those_in_which_it_will_be_asked():
     job = job_of(cohort={"size": 3}, training={"rounds": 20}, privacy={"unit": "none"})
-    clients = [ClientFacts(name, 500, 10, False) for name in NAMES]
+    clients = [ClientFacts(name, 500, 0.8, False) for name in NAMES]
     found = {client.name: client.rounds for client in plan(job, clients).clients}
     asked = Counter(name for round_ in range(1, 21) for name in sample_cohort(NAMES, job, round_))
     assert found == {name: asked[name] for name in NAMES}
@@ -371,7 +381,7 @@ def test_encryption_is_on_unless_the_job_turns_it_off():
 
 def test_updates_in_the_clear_need_every_owners_consent():
     job = job_of(privacy={"unit": "none"})
-    one = [*facts(500, 500), ClientFacts("careful", 500, 10)]
+    one = [*facts(500, 500), ClientFacts("careful", 500, 0.8)]
     with pytest.raises(PlanRefused, match="the policy of careful requires encryption"):
         plan(job, one)
     allowed = plan(job, facts(500, 500, 500))
@@ -410,7 +420,7 @@ REFUSED_SUMS = {
     "a clip beyond the words": ({"encryption": {"clip": 1e12}}, facts(*[500] * 4), "a resolution"),
     "held-out records beyond the words": (
         {},
-        [*facts(500, 500, 500), ClientFacts("huge", 500, 2**31)],
+        [*facts(500, 500, 500), ClientFacts("huge", 2**32, 0.5)],
         "the held-out counts of huge could overflow a sum of 4",
     ),
 }

@@ -98,7 +98,9 @@ def test_it_binds_what_the_run_says_of_itself(finished):
     job = Job.build(certificate.job.canonical)
     assert hashlib.sha256(job.to_json().encode()).hexdigest() == certificate.job.sha256
     with Ledger(finished / "ledgers" / "film.sqlite") as ledger:
-        assert {entry.job for entry in ledger.entries()} == {certificate.job.sha256}
+        assert {entry.job for entry in ledger.entries_of(certificate.run)} == {
+            certificate.job.sha256
+        }
 
 
 def test_it_names_no_owner_and_gives_no_ledger_head_in_the_clear(finished):
@@ -271,12 +273,13 @@ def test_it_lists_training_and_tests_and_both_together_cost_what_is_claimed(fini
     guarantee = Certificate.read(finished / FILE).guarantee
     assert sum(alike.clients for alike in guarantee.spending) == len(SITES)
     for alike in guarantee.spending:
-        tests, training = alike.mechanisms
+        size, tests, training = alike.mechanisms
+        assert (size.what, size.kind, size.steps) == ("size", "pure", 1)
         assert (tests.what, tests.kind, tests.steps) == ("tests", "concentrated", 3)
         assert (training.what, training.kind, training.steps) == ("training", "gaussian", 4)
-        both = [MechanismEvent(**m.model_dump(exclude={"what"})) for m in alike.mechanisms]
-        assert epsilon(both, guarantee.delta) == pytest.approx(alike.epsilon)
-        assert epsilon(both[1:], guarantee.delta) < 0.9 * alike.epsilon
+        every = [MechanismEvent(**m.model_dump(exclude={"what"})) for m in alike.mechanisms]
+        assert epsilon(every, guarantee.delta) == pytest.approx(alike.epsilon)
+        assert epsilon(every[2:], guarantee.delta) < 0.9 * alike.epsilon
 
 
 def test_the_mechanisms_are_those_that_the_ledgers_were_charged(finished):
@@ -296,14 +299,15 @@ def test_the_mechanisms_are_those_that_the_ledgers_were_charged(finished):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda alike, tests, training: alike.update(epsilon=alike["epsilon"] / 2),
-        lambda alike, tests, training: alike.update(mechanisms=[]),
-        lambda alike, tests, training: training.update(noise_multiplier=0.5),
-        lambda alike, tests, training: training.update(noise_multiplier=-1.0),
-        lambda alike, tests, training: training.update(steps=training["steps"] * 2),
-        lambda alike, tests, training: training.update(kind="none"),
-        lambda alike, tests, training: tests.update(noise_multiplier=1.0),
-        lambda alike, tests, training: tests.update(steps=4),
+        lambda alike, size, tests, training: alike.update(epsilon=alike["epsilon"] / 2),
+        lambda alike, size, tests, training: alike.update(mechanisms=[]),
+        lambda alike, size, tests, training: training.update(noise_multiplier=0.5),
+        lambda alike, size, tests, training: training.update(noise_multiplier=-1.0),
+        lambda alike, size, tests, training: training.update(steps=training["steps"] * 2),
+        lambda alike, size, tests, training: training.update(kind="none"),
+        lambda alike, size, tests, training: tests.update(noise_multiplier=1.0),
+        lambda alike, size, tests, training: tests.update(steps=4),
+        lambda alike, size, tests, training: size.update(noise_multiplier=0.1),
     ],
 )
 def test_an_epsilon_that_does_not_follow_from_what_was_run_is_refused_even_if_it_is_signed(
@@ -317,8 +321,13 @@ def test_an_epsilon_that_does_not_follow_from_what_was_run_is_refused_even_if_it
     assert "epsilon" in wrong(verify(run))
 
 
+def test_a_certificate_without_the_published_size_is_refused(run):
+    resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"].pop(0))
+    assert "by the job, sizes" in wrong(verify(run / FILE, adapter=run / "adapter"))["guarantee"]
+
+
 def test_a_test_fewer_than_the_job_asks_for_is_refused_from_the_certificate_alone(run):
-    resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"][0].update(steps=2))
+    resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"][1].update(steps=2))
     found = wrong(verify(run / FILE, adapter=run / "adapter"))
     assert list(found) == ["guarantee"]
     assert "by the job, tests" in found["guarantee"]
@@ -468,12 +477,12 @@ def test_an_owner_finds_its_own_ledger_in_an_operators_certificate(run, owner, o
     look = ("ledger", "verify", owner.path, "--certificate", run / FILE)
     status, out, _ = umbel(*look)
     assert status == 0
-    assert "binds row 5 of this ledger, the last one of its run" in out
+    assert "binds row 6 of this ledger, the last one of its run" in out
     charge(owner, "another run/1/0", "another job")
     assert "the last one of its run" in umbel(*look)[1]
     certificate = Certificate.read(run / FILE)
     charge(owner, f"{certificate.run}/9/0", certificate.job.sha256)
-    assert "binds row 5 of this ledger; 1 more of this run" in umbel(*look)[1]
+    assert "binds row 6 of this ledger; 1 more of this run" in umbel(*look)[1]
 
 
 def test_an_owner_does_not_find_a_ledger_that_was_set_back(run, owner, umbel):

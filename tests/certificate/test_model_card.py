@@ -67,10 +67,10 @@ def test_it_names_the_certificate_that_lies_beside_it(run):
     assert f"`{digest}`" in text(run)
 
 
-def test_it_counts_records_in_rounded_numbers_and_names_no_owner(run, parts):
+def test_it_counts_records_by_published_sizes_and_names_no_owner(run, parts):
     plan, _, _ = parts
-    records = sum(client["size_class"] for client in plan["clients"])
-    assert f"{records:,} or more in all" in text(run)
+    records = sum(client["training_size"] for client in plan["clients"])
+    assert f"about {records:,} in all" in text(run)
     assert not any(client["name"] in text(run) for client in plan["clients"])
 
 

@@ -14,6 +14,7 @@ from umbel.client.agent import Agent
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client.work import Workplace
+from umbel.facts import training_size
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
 from umbel.messages import (
@@ -31,9 +32,11 @@ from umbel.messages import (
     to_array_record,
     to_arrays,
 )
-from umbel.privacy.accounting import MechanismEvent, size_class
+from umbel.privacy.accounting import MechanismEvent
+from umbel.privacy.chain import SIZE_RUN
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
+from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.recipe import private_recipe
 from umbel.simulations.federation import federate
 
@@ -87,8 +90,9 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
             return self.agent.handle(message)
 
         def entries(self):
+            """The rows of runs."""
             with Ledger(self.ledger) as ledger:
-                return ledger.entries()
+                return [row for row in ledger.entries() if row.run != SIZE_RUN]
 
     return Owner
 
@@ -120,17 +124,20 @@ def seeded(what):
     return SecretStream.from_key(hashlib.sha256(what.encode()).digest())
 
 
-def test_a_ready_agent_tells_its_name_version_base_and_rounded_size(owner, job):
+def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job):
     mary = owner(job)
     readiness = Readiness.from_record(mary.ask(PREPARE).content["readiness"])
     assert readiness == Readiness(
         version="0.1.0",
         name="mary",
         base_model=mary.learner.shape().base_digest,
-        size_class=size_class(len(mary.data.train)),
-        test_class=size_class(len(mary.data.test)),
+        size=mary.data.account.size.value,
+        training_share=0.8,
+        holds_out=True,
     )
     assert mary.entries() == []
+    with Ledger(mary.ledger) as ledger:
+        assert ledger.events(mary.data.account.name) == [SIZE_EVENT]
 
 
 @pytest.fixture
@@ -146,7 +153,7 @@ def plain(open_job_of):
 def test_an_update_is_charged_with_exactly_what_it_cost(owner, job):
     mary = owner(job)
     epsilons = [mary.ask(TRAIN, round_).content["metrics"]["epsilon"] for round_ in (1, 2, 3)]
-    recipe = private_recipe(job, size_class(len(mary.data.train)), 3)
+    recipe = private_recipe(job, training_size(mary.data.account.size.value, 0.8), 3)
     assert [entry.event for entry in mary.entries()] == [recipe.round_event] * 3
     assert recipe.round_event.steps == 2
     assert recipe.round_event.noise_multiplier > 0.3
@@ -167,7 +174,7 @@ def test_epsilon_in_a_reply_is_the_composition_of_the_ledgers_events(owner, job)
         gaussian = dp_accounting.GaussianDpEvent(entry.event.noise_multiplier)
         sampled = dp_accounting.PoissonSampledDpEvent(entry.event.sampling_rate, gaussian)
         accountant.compose(sampled, entry.event.steps)
-    assert told == pytest.approx(accountant.get_epsilon(DELTA), rel=5e-3)
+    assert told == pytest.approx(accountant.get_epsilon(DELTA) + SIZE_EPSILON, rel=5e-3)
 
 
 @pytest.mark.parametrize("moment", ["stream", "sample", "noise"])
@@ -185,7 +192,7 @@ def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, f
         assert forked(lambda: mary.ask(TRAIN, 1)) == -signal.SIGKILL
     [entry] = mary.entries()
     assert entry.key == "run/1/0"
-    assert entry.dataset == mary.data.fingerprint
+    assert entry.dataset == mary.data.account.name
     # The repeated request is charged again: what ran before the crash may have left the machine.
     update_of(owner(job).ask(TRAIN, 1))
     assert len(mary.entries()) == 2
@@ -229,7 +236,7 @@ def test_a_reply_tells_what_its_run_has_spent_and_not_what_others_have(owner, op
     assert told["one"] == told["two"]
     assert told["one"][0] < told["one"][2] <= 2.0
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.fingerprint, 1e-3) > told["two"][2]
+        assert ledger.spent(mary.data.account.name, 1e-3) > told["two"][2]
 
 
 def test_rounds_that_are_repeated_too_often_end_a_run_though_the_owner_would_pay(
@@ -242,24 +249,24 @@ def test_rounds_that_are_repeated_too_often_end_a_run_though_the_owner_would_pay
         }
     )
     mary = owner(open_job_of(privacy={"epsilon": 2.0}), policy=patient)
-    replies = [mary.ask(TRAIN, 1, attempt=attempt) for attempt in range(8)]
+    replies = [mary.ask(TRAIN, 1, attempt=attempt) for attempt in range(20)]
     refused = [reply for reply in replies if reply.has_error()]
     assert refused
     assert "repeated too often" in refused[0].error.reason
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.fingerprint, 1e-3) <= 2.0
+        assert ledger.spent(mary.data.account.name, 1e-3) <= 2.0
 
 
 def test_the_owners_limit_holds_over_jobs(owner, open_job_of):
     off = {"counts": "off"}
     mary = owner(open_job_of(privacy={"epsilon": 2.0, "limit": 3.0}, evaluation=off))
     answered = 0
-    for run in ("one", "two", "three"):
+    for run in range(6):
         for round_ in (1, 2, 3):
-            answered += not mary.ask(TRAIN, round_, run=run).has_error()
-    assert 3 <= answered < 9
+            answered += not mary.ask(TRAIN, round_, run=str(run)).has_error()
+    assert 3 <= answered < 18
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.fingerprint, DELTA) <= 3.0
+        assert ledger.spent(mary.data.account.name, DELTA) <= 3.0
 
 
 def test_a_reproducible_agent_repeats_a_round_byte_for_byte_and_is_charged_once(owner, job):
@@ -304,22 +311,23 @@ def test_a_reply_binds_the_last_row_of_its_run_and_tells_nothing_of_other_jobs(o
     first, second = (head_of(mary.ask(TRAIN, round_)) for round_ in (1, 2))
     with Ledger(mary.ledger) as ledger:
         hashes = [seal_head(ledger.identity, entry.hash) for entry in ledger.entries()]
-        assert [first, second] == hashes
+        assert [first, second] == hashes[1:]
         ledger.reserve(
-            mary.data.fingerprint, MechanismEvent(9.0, 0.1, 1),
+            mary.data.account.name, MechanismEvent(9.0, 0.1, 1),
             job="another", key="another run/1/0", delta=DELTA, limit=100.0,
         )  # fmt: skip
     third = head_of(mary.ask(TRAIN, 3))
     with Ledger(mary.ledger) as ledger:
         sealed = [seal_head(ledger.identity, entry.hash) for entry in ledger.entries()]
-    assert sealed == [first, second, sealed[2], third]
+    assert sealed[1:] == [first, second, sealed[3], third]
 
 
 def test_a_private_test_gives_a_newer_head_than_the_training_before_it(owner, open_job_of):
     mary = owner(open_job_of(evaluation={"counts": "private", "epsilon": 4.0}))
     trained, tested = head_of(mary.ask(TRAIN)), head_of(mary.ask(EVALUATE))
     with Ledger(mary.ledger) as ledger:
-        first, second = ledger.entries()
+        size, first, second = ledger.entries()
+        assert size.event == SIZE_EVENT
         assert second.event.kind == "concentrated"
         assert [trained, tested] == [
             seal_head(ledger.identity, row.hash) for row in (first, second)

@@ -11,7 +11,6 @@ from umbel.privacy.accounting import (
     epsilon,
     epsilon_rdp,
     noise_multiplier,
-    size_class,
 )
 
 DELTA = 1e-5
@@ -131,14 +130,22 @@ def test_no_steps_need_no_noise():
     assert noise_multiplier(1.0, DELTA, 0.1, 0) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("n", "expected"),
-    [(3742, 3700), (87, 87), (1299, 1200), (0, 0), (-3, 0), (9, 9), (100, 100), (999_999, 990_000)],
+@given(
+    events,
+    st.lists(st.tuples(st.floats(0.01, 2.0), st.integers(1, 9)), max_size=3),
 )
-def test_a_size_is_told_by_two_digits_rounded_down(n, expected):
-    assert size_class(n) == expected
+@settings(deadline=None, max_examples=30)
+def test_pure_releases_add_what_they_cost_to_the_rest(others, releases):
+    """Basic composition (Dwork et al. 2006): nothing less, and not a bit more."""
+    pure = [MechanismEvent(1 / cost, 1.0, times, "pure") for cost, times in releases]
+    alone = sum(cost * times for cost, times in releases)
+    assert epsilon(pure, DELTA) == pytest.approx(alone)
+    assert epsilon([*others, *pure], DELTA) == pytest.approx(epsilon(others, DELTA) + alone)
+    assert epsilon_rdp([*others, *pure], DELTA) >= epsilon([*others, *pure], DELTA)
 
 
-@given(st.integers(1, 10**12))
-def test_a_size_class_never_promises_more_records_than_there_are(n):
-    assert 0.9 * n < size_class(n) <= n
+def test_a_pure_release_without_noise_has_no_epsilon():
+    nothing = MechanismEvent(0.0, 1.0, 1, "pure")
+    assert epsilon([nothing], DELTA) == epsilon_rdp([nothing], DELTA) == math.inf
+    with pytest.raises(ValueError, match="pure release must have sampling_rate 1"):
+        MechanismEvent(1.0, 0.5, 1, "pure")

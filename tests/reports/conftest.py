@@ -105,9 +105,10 @@ def write_run(
         "clients": [
             {
                 "name": client,
-                "train_examples": sizes[client],
-                "test_examples": sizes[client] // 5,
-                "size_class": 2 ** round(math.log2(sizes[client])),
+                "size": sizes[client] + sizes[client] // 5,
+                "training_share": 5 / 6,
+                "holds_out": True,
+                "training_size": sizes[client],
                 "sampling_rate": 64 / sizes[client],
                 "noise_multiplier": 0.81 if private else None,
                 "epsilon": final_epsilon.get(client),

@@ -26,7 +26,7 @@ def test_a_finished_run_is_read_in_full(tmp_path, write_run):
     assert record.epsilon_target == 4.0
     assert record.delta == 1e-5
     assert record.partition is not None
-    assert record.partition.clients["film"].train == record.plan["clients"][0]["train_examples"]
+    assert record.partition.clients["film"].train == record.plan["clients"][0]["training_size"]
 
 
 def test_a_line_cut_in_half_is_ignored(tmp_path, write_run):

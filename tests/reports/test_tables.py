@@ -99,7 +99,7 @@ def test_the_plan_of_many_clients_is_three_rows(tmp_path, write_run):
     clients = [f"site-{place}" for place in range(40)]
     plan = RunRecord.read(write_run(tmp_path / "run", clients=clients)).plan
     text = printed(plan_table(plan), 110)
-    sizes = sorted(client["train_examples"] for client in plan["clients"])
+    sizes = sorted(client["size"] for client in plan["clients"])
     assert f"{sizes[0]:,}" in row(text, "smallest")
     assert f"{sizes[-1]:,}" in row(text, "largest")
     assert "site-" not in text

@@ -507,7 +507,10 @@ def _as_readiness(**changes):
             r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}",
         ),
         ({"name": "stranger"}, "'stranger' answered, whom the plan does not know"),
-        ({"size_class": 990}, "press now has about 990 records, the plan was made for"),
+        (
+            {"size": 990},
+            r"press now says another size of its data \(990, of which 80% are trained on\)",
+        ),
     ],
 )
 def test_a_client_that_does_not_fit_the_plan_stops_the_run_with_both_sides_named(
@@ -522,8 +525,8 @@ def test_a_client_that_does_not_fit_the_plan_stops_the_run_with_both_sides_named
 
 def test_two_clients_of_one_name_stop_the_run(start_run, quick):
     def pretend(request, reply):
-        size = run.plan.by_name["shop"].size_class
-        return _as_readiness(name="shop", size_class=size)(request, reply)
+        size = run.plan.by_name["shop"].size
+        return _as_readiness(name="shop", size=size)(request, reply)
 
     run = start_run(quick(), instead(only(PREPARE, 3), pretend))
     with pytest.raises(PlanRefused, match="Two clients call themselves 'shop'"):
@@ -651,7 +654,7 @@ def test_the_epsilon_of_a_round_is_what_the_ledgers_say(start_run, private):
         with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
             [dataset] = {entry.dataset for entry in ledger.entries()}
             assert last[name] == ledger.spent(dataset, 1e-3) <= 8.0
-            assert len(ledger.entries()) == 3
+            assert len(ledger.entries()) == 4  # the published size, and three rounds
 
 
 def test_a_client_whose_answer_was_lost_is_taken_to_have_spent_its_limit(start_run, private):
@@ -696,7 +699,7 @@ def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_r
         with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
             [dataset] = {entry.dataset for entry in ledger.entries()}
             assert ledger.spent(dataset, 1e-3) <= 2.0
-            assert len(ledger.entries()) == 4
+            assert len(ledger.entries()) == 5
 
 
 def test_lots_leave_out_whose_rounds_are_used_up(start_run, job_of):

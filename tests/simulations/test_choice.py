@@ -96,7 +96,7 @@ def test_without_counts_of_the_owners_the_public_figures_are_the_only_ones(quick
     assert rounds_of(folder, "evaluation") == []
     assert result(folder)["metrics"] == {}
     assert 0 <= result(folder)["public"]["metrics"]["accuracy"] <= 1
-    assert charged(folder) == ["1", "2", "3"]
+    assert charged(folder) == ["seed 1", "1", "2", "3"]
 
 
 def test_the_best_model_is_the_result_and_is_that_of_a_shorter_run(quick, start, taught, tmp_path):
@@ -124,7 +124,7 @@ def test_training_ends_when_patience_does_and_what_is_unspent_stays_so(quick, st
     assert found["rounds"] == 2
     assert found["kept"]["ended_early"]
     assert found["kept"]["round"] == 2
-    assert charged(folder) == ["1", "2"]
+    assert charged(folder) == ["seed 1", "1", "2"]
     planned = max(client["epsilon"] for client in plan["clients"])
     assert found["privacy"]["epsilon"] < planned <= job.privacy.epsilon
     assert "over at most 5 rounds" in found["privacy"]["guarantee"]

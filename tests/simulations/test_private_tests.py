@@ -44,7 +44,7 @@ def test_every_test_is_charged_and_all_together_keep_to_the_jobs_epsilon(private
         tests = [entry for entry in found if entry.event.kind == "concentrated"]
         assert [entry.key.split("/")[1] for entry in tests] == ["test 0", "test 1", "test 2"]
         assert len(tests) == planned_tests(job)
-        assert len(found) == len(tests) + job.training.rounds
+        assert len(found) == 1 + len(tests) + job.training.rounds
         with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
             spent = ledger.spent(found[0].dataset, job.privacy.delta)
         assert spent == pytest.approx(client["epsilon"], rel=1e-3)
@@ -69,7 +69,7 @@ def test_without_tests_nothing_leaves_of_the_held_out_records(private, tmp_path)
     folder = run(private(evaluation={"counts": "off"}), tmp_path / "run")
     assert folder.read_json("result.json")["metrics"] == {}
     assert [e for e in folder.read_events() if e["event"] == "evaluation"] == []
-    assert {entry.event.kind for entry in entries(folder, "film")} == {"gaussian"}
+    assert {entry.event.kind for entry in entries(folder, "film")} == {"gaussian", "pure"}
     assert "held-out records" not in folder.read_json("plan.json")["guarantee"]
 
 

@@ -1,0 +1,143 @@
+"""An owner's account: the name that its spending stands under, and the one size that it publishes.
+
+An account is what its owner declared, not what a file holds: it goes on when the file changes or
+grows, and has the same budget whatever columns, labels or split a job would like to see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..durable import write_durably
+from ..errors import UmbelError
+from ..facts import training_size
+from ..job import Job
+from ..privacy.randomness import SecretStream, reproducible_stream
+from ..privacy.sizes import published_size
+
+if TYPE_CHECKING:
+    from .budget import Budget
+
+
+class Size(Protocol):
+    """A size that is published once, and charged before."""
+
+    def published(self, budget: Budget) -> int: ...
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an agent may say of its owner's data: declared, or published and charged."""
+
+    name: str
+    """Random: what the ledger calls it."""
+    training_share: float
+    """Declared: how much of the data is trained on."""
+    holds_out: bool
+    """Declared: whether there are held-out records."""
+    size: Size
+
+    def published(self, job: Job, budget: Budget) -> int:
+        """The size that the job's operator is told; none where whole clients are hidden."""
+        return 0 if job.per_client else self.size.published(budget)
+
+    def training_size(self, job: Job, budget: Budget) -> int:
+        """The public number of training units, from which noise, sampling and weight follow."""
+        return training_size(self.published(job, budget), self.training_share)
+
+
+@dataclass(frozen=True)
+class SeededSize:
+    """A virtual owner's: drawn from the job's seed, so that a simulation can be repeated.
+
+    Nothing is private about it; a deployment never uses it.
+    """
+
+    seed: int
+    owner: str
+    count: int
+
+    @property
+    def value(self) -> int:
+        return published_size(self.count, reproducible_stream(self.seed, f"{self.owner}/size"))
+
+    def published(self, budget: Budget) -> int:
+        budget.charge_size(f"seed {self.seed}", replay=True)
+        return self.value
+
+
+def seeded_name(owner: str) -> str:
+    """The account of a virtual owner."""
+    return hashlib.sha256(f"umbel simulated account\n{owner}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class AccountFile:
+    """`account.json` in an owner's folder.
+
+    Guarantee: a size is charged before it is drawn, and on disk before anybody hears of it; the same
+    one is told ever after, until its owner has another one drawn and charged. A crash in between
+    costs a charge, never an unpaid draw.
+    """
+
+    path: Path
+
+    def mint(self) -> None:
+        """Begin an account under a fresh random name."""
+        self._write({"account": secrets.token_hex(16), "sizes": 0, "size": None})
+
+    @property
+    def name(self) -> str:
+        return str(self._read()["account"])
+
+    @property
+    def size(self) -> int | None:
+        """What was published; None as long as nothing was."""
+        found = self._read()["size"]
+        return None if found is None else int(found)
+
+    def publish(self, count: int, budget: Budget) -> int:
+        """Charge, draw, keep and return a size with fresh noise, in the place of any earlier one."""
+        values = self._read()
+        number = int(values["sizes"]) + 1
+        budget.charge_size(f"size {number}")
+        size = published_size(count, SecretStream.from_os())
+        self._write(values | {"sizes": number, "size": size})
+        return size
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            _ = found["account"], found["sizes"], found["size"]
+        except FileNotFoundError:
+            raise UmbelError(
+                f"{self.path} is missing: it names the account that this owner's spending stands "
+                "under. Put it back from the newest copy."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UmbelError(
+                f"{self.path} is damaged. Put it back from the newest copy; nothing is done with the "
+                "data without it."
+            ) from None
+        return found
+
+    def _write(self, values: dict[str, Any]) -> None:
+        write_durably(self.path, json.dumps(values, indent=1).encode(), secret=True)
+
+
+@dataclass(frozen=True)
+class KeptSize:
+    """An owner's: drawn when it is first asked for, and then kept. `count` counts the data."""
+
+    file: AccountFile
+    count: Callable[[], int]
+
+    def published(self, budget: Budget) -> int:
+        known = self.file.size
+        return self.file.publish(self.count(), budget) if known is None else known

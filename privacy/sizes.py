@@ -1,0 +1,34 @@
+"""How many records, or groups, an owner has: the one number about it that is ever published.
+
+Noise multiplier and sampling rate of DP-SGD are chosen from the size of the data, so that size
+would tell one record were it exact. It is published once, with noise, and charged.
+"""
+
+from __future__ import annotations
+
+from .accounting import MechanismEvent
+from .discrete import two_sided_geometric
+from .randomness import SecretStream
+
+SIZE_EPSILON = 0.1
+"""What a published size costs: pure, so at delta 0."""
+SIZE_EVENT = MechanismEvent(1 / SIZE_EPSILON, 1.0, 1, "pure")
+SMALLEST_SIZE = 100
+"""No size below this is published: so few records are no data set to train on privately."""
+
+_SCALE = 10
+assert SIZE_EVENT.noise_multiplier == _SCALE
+
+
+def published_size(count: int, stream: SecretStream) -> int:
+    """`count` with two-sided geometric noise of scale 10, and never below ``SMALLEST_SIZE``.
+
+    Guarantee: (0.1, 0)-differentially private for whatever changes `count` by at most one: one
+    record more or less, or one group where groups are counted (Ghosh, Roughgarden, Sundararajan
+    2009, "Universally Utility-Maximizing Privacy Mechanisms", definition 2.1). The floor is
+    post-processing.
+
+    Assumptions: those of ``SecretStream``; and that each draw is charged. Its noise is fresh: noise
+    that a key fixed would show a change of the file as the difference of two published sizes.
+    """
+    return max(SMALLEST_SIZE, count + two_sided_geometric(_SCALE, stream))
