@@ -12,7 +12,7 @@ from .encryption import noise_shares, secure_limits
 from .job import Job
 from .recipe import most_spent, planned_tests
 
-_SIZES = ["who takes part", "label names", "each data set's rounded size"]
+_DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
 
 
 def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _of_examples(job: Job, consortium: int) -> dict[str, Any]:
         "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
         "amplified_by": "Poisson sampling of records at each client",
         "assumes": _few_collude(job, consortium) if job.tests_privately and job.encrypted else [],
-        "not_covered": ([exact] if job.counts == "exact" else []) + _SIZES,
+        "not_covered": ([exact] if job.counts == "exact" else []) + _DECLARED,
     }
 
 
@@ -55,7 +55,7 @@ def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
         "neighbours": "all data of one client exchanged for any other",
         "accountant": "Renyi" if job.noised_by_clients or job.tests_privately else "PLD",
         "amplified_by": None,
-        "not_covered": _SIZES,
+        "not_covered": _DECLARED,
     }
     if not job.noised_by_clients:
         return found | {

@@ -73,11 +73,10 @@ def _made(name: str, check: Callable[[], Iterator[Finding]], remedy: str) -> Ite
 
 
 class _Examination:
-    """The checks of one folder. `_fingerprint` is the data's, once it was read."""
+    """The checks of one folder."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._fingerprint: str | None = None
 
     def settings(self) -> Iterator[Finding]:
         home = Home.open(self.home.path)
@@ -159,7 +158,7 @@ class _Examination:
     def _records(self, text: str, label: str | None) -> Iterator[Finding]:
         """The records as the agent would take them."""
         from ..job import DataSpec
-        from ..learning.data import fingerprint, load_corpus
+        from ..learning.data import load_corpus
 
         home = self.home
         spec = DataSpec(
@@ -173,7 +172,6 @@ class _Examination:
             corpus = load_corpus(spec, "causal-lm", label)
         except DataError as error:
             raise DataError(_without_content(str(error))) from None
-        self._fingerprint = fingerprint(corpus.texts, None)
         left_out = "".join(
             f", {count} left out ({reason.replace('client', 'label')})"
             for reason, count in corpus.dropped.items()
@@ -181,7 +179,7 @@ class _Examination:
         classes = "" if label is None else f" in {len(set(corpus.clients or ()))} classes"
         yield Finding(
             "data", "warning" if left_out else "ok",
-            f"{len(corpus)} records{classes}{left_out}; fingerprint {self._fingerprint[:16]}",
+            f"{len(corpus)} records{classes}{left_out}",
             "Fill the empty fields, or leave the rest out." if left_out else "",
         )  # fmt: skip
         kinds = len(set(corpus.clients or ()))
@@ -218,10 +216,10 @@ class _Examination:
         policy = Policy()
         with contextlib.suppress(UmbelError):
             policy = Policy.read(self.home.policy)
-        items = spending(self.home.ledger, policy)
-        yield Finding("budget", "ok", f"the ledger verifies; data sets in it: {len(items)}")
+        items, account = spending(self.home.ledger, policy), self.home.account.name
+        yield Finding("budget", "ok", f"the ledger verifies; accounts in it: {len(items)}")
         for item in items:
-            if item.dataset != self._fingerprint:
+            if item.dataset != account:
                 continue
             # Rounded down: never more than there is.
             left = int(item.left * 100) / 100
