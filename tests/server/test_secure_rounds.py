@@ -344,7 +344,7 @@ def test_the_newest_head_of_each_owner_is_certified_over_all_sittings(start_run,
     newest = []
     for site in SITES:
         with Ledger(tmp_path / "run" / "ledgers" / f"{site}.sqlite") as ledger:
-            assert len(ledger.entries()) == (2 if site == "press" else 5)
+            assert len(ledger.entries()) == (3 if site == "press" else 6)
             newest.append(seal_head(ledger.identity, ledger.head()))
     assert result["sealed_heads"] == sorted(newest)
 
@@ -481,8 +481,14 @@ def test_cohorts_that_change_get_prekeys_of_their_own(start_run, job_of):
     assert sum(run.grid.asked(PREKEY).values()) < 5 * 4 + 6
 
 
-def test_weights_are_summed_with_the_updates(start_run, quick):
-    job = quick(strategy={"weighting": "examples"}, training={"rounds": 1})
+def test_weights_are_summed_with_the_updates(start_run, quick, reviews_csv, tmp_path):
+    header, *rows = reviews_csv.read_text(encoding="utf-8").splitlines()
+    many = tmp_path / "many.csv"  # above the smallest published size, and 200 more in one place
+    more = [row for row in rows if ",press" in row or row.startswith("press,")] * 6
+    many.write_text("\n".join([header, *rows * 6, *more]) + "\n", encoding="utf-8")
+    job = quick(
+        strategy={"weighting": "examples"}, training={"rounds": 1}, data={"path": str(many)}
+    )
     run = start_run(job)
     run_rounds(run)
     assert len({client.weight for client in run.plan.clients}) > 1
