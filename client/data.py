@@ -63,4 +63,6 @@ class DataSource:
         share = 1.0 if apart else 1 - job.data.test_fraction
         count = len(train) if apart else len(corpus)
         account = Account(name, share, apart or share < 1, size(count))
-        return LocalData(Examples(store, train), Examples(store, test), account)
+        return LocalData(
+            Examples(store, train).readable(), Examples(store, test).readable(), account
+        )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataError
 from .base import base_folder
 from .cache import cache_folder, write_once
+from .failures import Touch, each
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +85,11 @@ class Examples:
     def tokens(self, index: int) -> np.ndarray:
         return self.store.tokens(int(self.rows[index]))
 
+    def readable(self) -> Examples:
+        """Those that have tokens: the others are no records of this model's."""
+        kept = self.lengths > 0
+        return self if kept.all() else replace(self, rows=self.rows[kept])
+
     def none(self) -> Examples:
         """None of them."""
         features = None if self.features is None else self.features[:0]
@@ -121,8 +126,14 @@ class Examples:
         )
 
 
-def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
-    """The rows of a corpus as the job's model reads them."""
+def tokens_of(
+    job: Job,
+    corpus: Corpus,
+    *,
+    left_out: frozenset[int] = frozenset(),
+    touch: Touch | None = None,
+) -> TokenStore:
+    """The rows of a corpus as the job's model reads them; those `left_out` have no token."""
     from .tokenizer import load_tokenizer
 
     return tokenise(
@@ -131,6 +142,8 @@ def tokens_of(job: Job, corpus: Corpus) -> TokenStore:
         load_tokenizer(base_folder(job.model.base)),
         job.model.max_length,
         end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
+        left_out=left_out,
+        touch=touch,
     )
 
 
@@ -141,10 +154,15 @@ def tokenise(
     max_length: int,
     *,
     end_with_eos: bool = False,
+    left_out: frozenset[int] = frozenset(),
+    touch: Touch | None = None,
 ) -> TokenStore:
     """Tokenise texts, each cut at `max_length`, or find the result in the cache.
 
     `end_with_eos` appends the end-of-text token, for language models whose tokenizer does not.
+    A text that the tokenizer fails on, or makes nothing of, has no token, and so have the rows that
+    are `left_out`: see ``Examples.readable``. touch: told of each row beforehand, one at a time, for
+    a process that may die of it.
     """
     key = hashlib.sha256()
     key.update(_state_of(tokenizer).encode())
@@ -152,9 +170,19 @@ def tokenise(
     for text in texts:
         key.update(len(text).to_bytes(8, "little") + text.encode())
     key.update(b"" if labels is None else labels.tobytes())
+    if left_out:
+        key.update(str(sorted(left_out)).encode())
     folder = cache_folder("tokens") / key.hexdigest()[:40]
+    end = tokenizer.eos_token_id if end_with_eos else None
     write_once(
-        folder, lambda made: _write_store(made, texts, labels, tokenizer, max_length, end_with_eos)
+        folder,
+        lambda made: _write_store(
+            made,
+            _token_lists(texts, tokenizer, max_length, left_out, touch),
+            labels,
+            end,
+            max_length,
+        ),
     )
     return TokenStore(folder)
 
@@ -168,33 +196,43 @@ def _state_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _write_store(
     folder: Path,
-    texts: Sequence[str],
+    token_lists: Iterator[list[int]],
     labels: np.ndarray | None,
-    tokenizer: PreTrainedTokenizerBase,
+    end: int | None,
     max_length: int,
-    end_with_eos: bool,
 ) -> None:
-    end = tokenizer.eos_token_id if end_with_eos else None
     rows: list[np.ndarray] = []
-    for tokens in _token_lists(texts, tokenizer, max_length):
-        if end is not None and len(tokens) < max_length and tokens[-1:] != [end]:
+    for tokens in token_lists:
+        if end is not None and tokens and len(tokens) < max_length and tokens[-1:] != [end]:
             tokens = [*tokens, end]
         rows.append(np.asarray(tokens, dtype=np.int32))
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    if not lengths.all():
-        raise DataError(
-            f"Row {int(np.argmin(lengths)) + 1} has no token after tokenising; remove empty texts."
-        )
     folder.mkdir()
-    np.save(folder / "ids.npy", np.concatenate(rows))
+    np.save(folder / "ids.npy", np.concatenate([np.zeros(0, np.int32), *rows]))
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     filled = np.full(len(rows), -1, dtype=np.int64) if labels is None else labels
     np.save(folder / "labels.npy", filled.astype(np.int64))
 
 
 def _token_lists(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    left_out: frozenset[int],
+    touch: Touch | None,
 ) -> Iterator[list[int]]:
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        yield from tokenizer(chunk, truncation=True, max_length=max_length)["input_ids"]
+    def tokens(rows: np.ndarray) -> list[list[int]]:
+        if touch is not None:
+            touch(int(rows[0]))
+        chunk = [texts[row] for row in rows]
+        found: list[list[int]] = tokenizer(chunk, truncation=True, max_length=max_length)[
+            "input_ids"
+        ]
+        return found
+
+    size = _CHUNK if touch is None else 1
+    for start in range(0, len(texts), size):
+        rows = np.arange(start, min(start + size, len(texts)))
+        kept = np.array([row for row in rows if row not in left_out], dtype=np.int64)
+        found = dict(zip(kept, each(tokens, kept), strict=True)) if len(kept) else {}
+        yield from (found.get(row) or [] for row in rows)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 Touch = Callable[[int], None]
 """Called with the row, in its store, of the record that is about to be used."""
 
+NOBODY = -1
+"""Told when no record is in use any more."""
+
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +40,20 @@ def left_out_if_it_fails() -> Iterator[None]:
         yield
     except Exception as error:
         _log_left_out(error)
+
+
+def each(compute: Callable[[np.ndarray], Sequence[T]], chunk: np.ndarray) -> Sequence[T | None]:
+    """One result for each record of a batch, computed together if that works; None for a failure."""
+    try:
+        return compute(chunk)
+    except Exception as error:
+        found: list[T | None] = []
+        if len(chunk) == 1:
+            _log_left_out(error)
+            return [None]
+        for one in one_by_one(chunk, error):
+            found += each(compute, one)
+        return found
 
 
 def _log_left_out(error: Exception) -> None:

@@ -8,7 +8,7 @@ bits do not depend on who computes them, and kept in the cache as one memory-map
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from .base import base_digest
 from .cache import cache_folder, write_once
 from .examples import Examples
+from .failures import NOBODY, Touch, each
 from .model import Learner
 from .tasks.base import make_batch
 
@@ -25,15 +26,25 @@ _BLOCK = 64
 _TOLERANCE = 1e-3
 
 
-def with_features(learner: Learner, examples: Examples) -> Examples:
-    """The same examples with features, or unchanged where tokens are needed in every step."""
+def with_features(learner: Learner, examples: Examples, touch: Touch | None = None) -> Examples:
+    """The same examples with features, or unchanged where tokens are needed in every step.
+
+    Those of a record that the model fails on are NaN: it then has no gradient and is not counted.
+    touch: told of each record beforehand, one at a time, for a process that may die of it. What is
+    computed so is not kept: its last bits are others.
+    """
     if not learner.network.head_alone or len(examples) == 0 or examples.features is not None:
         return examples
     path = cache_folder("features") / f"{_key(learner, examples)}.npy"
     if not path.exists():
         if not _head_reads_features(learner, examples):
             return examples
-        write_once(path, lambda made: _compute(learner, examples, made))
+        if touch is not None:
+            return replace(examples, features=_filled(learner, examples, np.empty, touch))
+        try:
+            write_once(path, lambda made: _write(learner, examples, made))
+        except _Incomplete as error:
+            return replace(examples, features=error.features)
     # As a plain array: indexing a memmap takes several times as long.
     return replace(examples, features=np.asarray(np.load(path, mmap_mode="r")))
 
@@ -52,11 +63,11 @@ def _key(learner: Learner, examples: Examples) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
-def _blocks(examples: Examples) -> Iterator[np.ndarray]:
+def _blocks(examples: Examples, size: int = _BLOCK) -> Iterator[np.ndarray]:
     """Indices of examples of like length, so that little padding is computed."""
     order = np.argsort(examples.lengths, kind="stable")
-    for start in range(0, len(order), _BLOCK):
-        yield order[start : start + _BLOCK]
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _head_reads_features(learner: Learner, examples: Examples) -> bool:
@@ -71,18 +82,52 @@ def _head_reads_features(learner: Learner, examples: Examples) -> bool:
     return bool((whole - parts).abs().max() < _TOLERANCE)
 
 
-def _compute(learner: Learner, examples: Examples, path: Path) -> None:
+class _Incomplete(Exception):
+    """Some records have no features: that may pass, so it is not kept."""
+
+    def __init__(self, features: np.ndarray | None) -> None:
+        super().__init__()
+        self.features = features
+
+
+def _write(learner: Learner, examples: Examples, path: Path) -> None:
+    def make(shape: tuple[int, int], dtype: type) -> np.ndarray:
+        return np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
+
+    features = _filled(learner, examples, make)
+    if features is None or np.isnan(features).any():
+        raise _Incomplete(None if features is None else np.array(features))
+    features.flush()  # type: ignore[attr-defined]
+
+
+def _filled(
+    learner: Learner,
+    examples: Examples,
+    make: Callable[[tuple[int, int], type], np.ndarray],
+    touch: Touch | None = None,
+) -> np.ndarray | None:
+    """float32[n, inputs of the head], NaN for who has none; None if nobody has."""
     learner.network.eval()
     features: np.ndarray | None = None
+
+    def computed(block: np.ndarray) -> np.ndarray:
+        if touch is not None:
+            touch(int(examples.rows[block[0]]))
+        found: np.ndarray = learner.network.features(_batch(learner, examples, block)).cpu().numpy()
+        return found
+
     with torch.inference_mode():
-        for block in _blocks(examples):
-            part = learner.network.features(_batch(learner, examples, block)).cpu().numpy()
-            if features is None:
-                shape = (len(examples), part.shape[1])
-                features = np.lib.format.open_memmap(path, "w+", dtype=np.float32, shape=shape)
-            features[block] = part
-    if features is not None:
-        features.flush()  # type: ignore[attr-defined]
+        for block in _blocks(examples, 1 if touch is not None else _BLOCK):
+            for index, found in zip(block, each(computed, block), strict=True):
+                if found is None:
+                    continue
+                if features is None:
+                    features = make((len(examples), len(found)), np.float32)
+                    features[:] = np.nan
+                features[index] = found
+    if touch is not None:
+        touch(NOBODY)
+    return features
 
 
 def _batch(learner: Learner, examples: Examples, indices: np.ndarray) -> dict[str, torch.Tensor]:

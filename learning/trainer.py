@@ -24,7 +24,7 @@ from ..messages import Arrays
 from ..privacy.dpsgd import PrivateOptimizer, TornSum
 from ..privacy.randomness import SecretStream, poisson_sample
 from .examples import Examples
-from .failures import Touch, left_out_if_it_fails, one_by_one
+from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
 from .metrics import Counts
 from .model import Learner
 from .network import Network
@@ -153,6 +153,8 @@ def train(
             indices = rule.draw(step)
             chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
             total_loss += rule.add(chunks, losses_of)
+            if touch is not None:
+                touch(NOBODY)
             seen += len(indices)
             if not rule.step():
                 return Outcome(_zeros(network), 0.0, diverged=True)
@@ -189,6 +191,8 @@ def test(
     network.eval()
     counts = task.zero()
     order = np.argsort(examples.lengths, kind="stable")
+    if forgiving and examples.features is not None:
+        order = order[np.isfinite(examples.features[order]).all(axis=1)]
     size = _TEST_BATCH if touch is None else 1
 
     def counted(chunk: np.ndarray) -> Counts:
@@ -207,6 +211,8 @@ def test(
             for one in one_by_one(chunk, error):
                 with left_out_if_it_fails():
                     counts = counts + counted(one)
+    if touch is not None:
+        touch(NOBODY)
     return counts
 
 

@@ -44,7 +44,7 @@ def read_public(job: Job) -> PublicRecords | None:
     if corpus.labels is not None:
         names = [corpus.label_names[corpus.labels[row]] for row in rows]
     digest = fingerprint((corpus.texts[row] for row in rows), names)
-    return PublicRecords(_path(job), Examples(tokens_of(job, corpus), rows), digest)
+    return PublicRecords(_path(job), Examples(tokens_of(job, corpus), rows).readable(), digest)
 
 
 def public_corpus(job: Job) -> Corpus | None:

@@ -39,8 +39,8 @@ class Federation:
 
     def data(self, share: Share) -> LocalData:
         return LocalData(
-            Examples(self.store, share.train),
-            Examples(self.store, share.test),
+            Examples(self.store, share.train).readable(),
+            Examples(self.store, share.test).readable(),
             self._account(share),
         )
 

@@ -3,7 +3,6 @@ import pickle
 import numpy as np
 import pytest
 
-from umbel.errors import DataError
 from umbel.learning import examples as module
 from umbel.learning.examples import Examples, tokenise
 from umbel.learning.tokenizer import load_tokenizer
@@ -89,9 +88,45 @@ def test_a_tokenizer_without_an_end_of_text_adds_none(texts, minilm):
     assert rows_of(store) == bert(texts[:5], truncation=True, max_length=LENGTH)["input_ids"]
 
 
-def test_a_text_without_a_token_is_named(decoder):
-    with pytest.raises(DataError, match="Row 2 has no token"):
-        tokenise(["a text", ""], None, decoder, LENGTH)
+def test_a_text_without_a_token_is_no_record(decoder):
+    store = tokenise(["a text", "", "another"], None, decoder, LENGTH)
+    everybody = Examples(store, np.arange(3))
+    assert everybody.readable().rows.tolist() == [0, 2]
+
+
+def test_a_text_that_the_tokenizer_fails_on_is_no_record_and_changes_no_other(texts, decoder):
+    wrong = texts[3]
+
+    def fail_on_it(chunk, **named):
+        if wrong in chunk:
+            raise RuntimeError("something about this text")
+        return decoder(chunk, **named)
+
+    class Failing:
+        """The tokenizer, but for one text."""
+
+        def __call__(self, *arguments, **named):
+            return fail_on_it(*arguments, **named)
+
+        def __getattr__(self, name):
+            return getattr(decoder, name)
+
+    chosen = texts[:6]
+    whole = rows_of(tokenise(chosen, None, decoder, LENGTH))
+    # The cache knows these texts by now, so others stand around the failing one.
+    store = tokenise(chosen[::-1], None, Failing(), LENGTH)
+    found = rows_of(store)[::-1]
+    assert found == [*whole[:3], [], *whole[4:]]
+    assert 2 not in Examples(store, np.arange(6)).readable().rows
+
+
+def test_rows_that_are_left_out_have_no_token_and_are_not_touched(texts, decoder):
+    told = []
+    chosen, left = texts[:6], frozenset({1, 4})
+    store = tokenise(chosen, None, decoder, LENGTH, left_out=left, touch=told.append)
+    assert told == [0, 2, 3, 5]
+    whole = rows_of(tokenise(chosen, None, decoder, LENGTH))
+    assert rows_of(store) == [[] if row in left else whole[row] for row in range(6)]
 
 
 def test_a_store_travels_as_its_path(texts, labels, tokenizer):
