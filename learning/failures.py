@@ -52,7 +52,7 @@ def each(compute: Callable[[np.ndarray], Sequence[T]], chunk: np.ndarray) -> Seq
             _log_left_out(error)
             return [None]
         for one in one_by_one(chunk, error):
-            found += each(compute, one)
+            found.extend(each(compute, one))
         return found
 
 
