@@ -22,6 +22,7 @@ from ..errors import (
 from ..job import Job
 from ..messages import ASSIGNMENT, FAILED, REFUSED, WAITING, Assignment
 from .budget import RunSpent
+from .gate import check_leaves
 from .policy import NotYet
 
 if TYPE_CHECKING:
@@ -33,15 +34,17 @@ def answered(
 ) -> Message:
     """The reply with what `act` makes of a request, or with why there is none.
 
-    What goes wrong with an owner's data, ledger or journal goes into its own log, and the server
-    hears only that something did.
+    Nothing leaves that is not declared in ``gate``. What goes wrong with an owner's data, ledger or
+    journal goes into its own log, and the server hears only that something did.
     """
     from flwr.app import Message
 
     from ..flower import refuse
 
     try:
-        return Message(act(_assignment(name, message), message), reply_to=message)
+        content = act(_assignment(name, message), message)
+        check_leaves(content)
+        return Message(content, reply_to=message)
     except NotYet as error:
         return refuse(message, WAITING, str(error))
     except (RunSpent, PlanRefused) as error:
