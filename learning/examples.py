@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..privacy.groups import Groups
 from .base import base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
@@ -62,12 +63,14 @@ class TokenStore:
 class Examples:
     """Rows of a store that one client trains or tests on; `features` stand in for the tokens.
 
-    rows: int64[n] row numbers; features: float32[n, hidden] in the same order, or None.
+    rows: int64[n] row numbers; features: float32[n, hidden] in the same order, or None. groups:
+    int64[n], equal where rows belong to one group (``privacy.groups``); None if each is its own.
     """
 
     store: TokenStore
     rows: np.ndarray
     features: np.ndarray | None = field(default=None, repr=False)
+    groups: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,18 +85,28 @@ class Examples:
         """Tokens of each example, int64[n]."""
         return np.diff(self.store.offsets)[self.rows]
 
+    @cached_property
+    def by_group(self) -> Groups:
+        """Which examples belong together."""
+        return Groups(np.arange(len(self)) if self.groups is None else self.groups)
+
     def tokens(self, index: int) -> np.ndarray:
         return self.store.tokens(int(self.rows[index]))
 
     def readable(self) -> Examples:
         """Those that have tokens: the others are no records of this model's."""
         kept = self.lengths > 0
-        return self if kept.all() else replace(self, rows=self.rows[kept])
+        return self if kept.all() else self.take(np.flatnonzero(kept))
 
     def none(self) -> Examples:
         """None of them."""
-        features = None if self.features is None else self.features[:0]
-        return replace(self, rows=self.rows[:0], features=features)
+        return self.take(np.arange(0))
+
+    def take(self, indices: np.ndarray) -> Examples:
+        """Some of the examples, in the order of `indices`, with what belongs to them."""
+        features = None if self.features is None else self.features[indices]
+        groups = None if self.groups is None else self.groups[indices]
+        return Examples(self.store, self.rows[indices], features, groups)
 
     def digest(self) -> str:
         """SHA-256 over tokens and labels in order: what features are filed under."""
@@ -117,12 +130,14 @@ class Examples:
 
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
-        """All parts as one, with their features where all of them have some."""
+        """All parts as one, with their features and groups where all of them have some."""
         features = [part.features for part in parts if part.features is not None]
+        groups = [part.groups for part in parts if part.groups is not None]
         return Examples(
             parts[0].store,
             np.concatenate([part.rows for part in parts]),
             np.concatenate(features) if len(features) == len(parts) else None,
+            np.concatenate(groups) if len(groups) == len(parts) else None,
         )
 
 

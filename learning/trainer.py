@@ -58,11 +58,15 @@ class PrivateSteps:
     """What makes the steps differentially private: each is one Poisson-sampled Gaussian event."""
 
     sampling_rate: float
+    """Of a record, or of a whole group."""
     expected_batch_size: float
+    """Records, or groups, in a step."""
     noise_multiplier: float
     clipping_norm: float
     key: bytes
     """Of the secret stream that batches and noise are drawn from, and of no other stream."""
+    records_per_group: int | None = None
+    """Most records of a group in a step, if whole groups are drawn; None if single records are."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def train(
     if private is None:
         rule = _PlainRule(module, optimizer, spec, _Shuffled(len(examples), spec, seed, who))
     else:
-        rule = _PrivateRule(module, optimizer, private, len(examples))
+        rule = _PrivateRule(module, optimizer, private, examples)
 
     def losses_of(chunk: np.ndarray) -> Tensor:
         if touch is not None:
@@ -255,6 +259,8 @@ class _PlainRule:
 class _PrivateRule:
     """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw a step.
 
+    Samples are of records, or of whole groups if `private` says how many records one may bring.
+
     Guarantee: what a record adds to a step's sum is its own affair. A record that the model cannot
     read or learn from alone adds zero, and any other what it adds alone, to rounding (1e-5 of the
     clipping norm, the same as for a text that stands in another microbatch: the probe of the model
@@ -275,10 +281,11 @@ class _PrivateRule:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         private: PrivateSteps,
-        count: int,
+        examples: Examples,
     ) -> None:
         self._private = private
-        self._count = count
+        self._examples = examples
+        self._weights: np.ndarray | None = None
         self._stream = SecretStream.from_key(private.key)
         self._optimizer = PrivateOptimizer(
             module,
@@ -292,7 +299,13 @@ class _PrivateRule:
         self.module = self._optimizer.module
 
     def draw(self, step: int) -> np.ndarray:
-        return poisson_sample(self._count, self._private.sampling_rate, self._stream)
+        rate, most = self._private.sampling_rate, self._private.records_per_group
+        if most is None:
+            return poisson_sample(len(self._examples), rate, self._stream)
+        drawn = self._examples.by_group.sample(rate, most, self._stream)
+        self._weights = np.zeros(len(self._examples))
+        self._weights[drawn.records] = drawn.weights
+        return drawn.records
 
     def add(self, chunks: list[np.ndarray], losses_of: LossesOf) -> float:
         """Add the clipped gradients of a step's microbatches; the sum of their losses."""
@@ -319,7 +332,10 @@ class _PrivateRule:
     def _added(self, chunk: np.ndarray, losses_of: LossesOf) -> float:
         try:
             losses = losses_of(chunk)
-            self._optimizer.accumulate(losses)
+            weights = None
+            if self._weights is not None:
+                weights = torch.from_numpy(self._weights[chunk]).to(losses.device)
+            self._optimizer.accumulate(losses, weights)
         except Exception:
             self._optimizer.forget()
             raise

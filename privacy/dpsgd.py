@@ -43,7 +43,8 @@ class PrivateOptimizer:
     ``noise_multiplier * clipping_norm`` on a sum whose L2 sensitivity is `clipping_norm`
     (to 1e-5 relative, the rounding of float32) when one example is added or removed. With batches
     drawn by ``randomness.poisson_sample`` it is ``accounting.MechanismEvent(noise_multiplier,
-    rate, steps=1)``. What the inner optimizer does with the result is post-processing.
+    rate, steps=1)``. What the inner optimizer does with the result is post-processing. With batches
+    and weights from ``groups.Groups.sample`` the same holds for one whole group of examples.
 
     An example whose gradient is not finite, or longer than float32 can square, counts as zero: its
     clipped gradient is then defined as zero, whose norm is within the bound, and no other example's
@@ -115,24 +116,29 @@ class PrivateOptimizer:
         self.module = self._gradients.module
         _ATTACHED.add(module)
 
-    def accumulate(self, losses: Tensor) -> None:
+    def accumulate(self, losses: Tensor, weights: Tensor | None = None) -> None:
         """Add the clipped gradients of one microbatch to the step's sum.
 
         losses: (B,), one loss an example, from the latest forward pass; B may be zero. Each
         example's gradient, over all trainable tensors jointly and in float32, is scaled down to
-        `clipping_norm`; then they are summed.
+        `clipping_norm`; then they are summed, each times its weight, if there are `weights`: (B,),
+        in [0, 1], which ``groups.Groups.sample`` gives.
 
         Raises ``ModelError`` where gradients cannot be taken example by example; the sum is then what
         it was before, as it is after any other error but ``TornSum``.
         """
         if losses.dim() != 1:
             raise ValueError(f"losses must have shape (B,), one an example: {tuple(losses.shape)}")
+        if weights is not None and (
+            weights.shape != losses.shape or not bool(((weights >= 0) & (weights <= 1)).all())
+        ):
+            raise ValueError("weights must be one number from 0 to 1 for each loss")
         try:
             if len(losses):
                 # The caller's autocast must not reach the clipping.
                 with torch.autocast(losses.device.type, enabled=False):
                     self._backward(losses)
-                    self._add_clipped(len(losses))
+                    self._add_clipped(len(losses), weights)
         finally:
             self._forget()
 
@@ -204,10 +210,13 @@ class PrivateOptimizer:
         return torch.split(self._sum, self._sizes)
 
     @torch.no_grad()
-    def _add_clipped(self, batch: int) -> None:
-        """Clip and add what the backward pass of `batch` examples left behind."""
+    def _add_clipped(self, batch: int, weights: Tensor | None) -> None:
+        """Clip, weigh and add what the backward pass of `batch` examples left behind."""
         norms = self._gradients.norms(batch)
         factors = (self._clipping_norm / norms.clamp_min(1e-30)).clamp(max=1.0)
+        if weights is not None:
+            # Only after clipping: a weight inside the norm would be undone by it.
+            factors = factors * weights.to(factors)
         finite = norms.isfinite()
         left_out = batch - int(finite.sum())
         if not left_out:

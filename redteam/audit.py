@@ -33,7 +33,7 @@ from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key
 from .canaries import CANARIES, CanaryAudit, Mechanism, Records, Tell, audit_mechanism
 from .client_canaries import audit_clients
-from .inversion import MOST_CLIENTS, Inverter, View, attack_of, chosen
+from .inversion import MOST_CLIENTS, Inverter, View, attack_of
 from .membership import Losses, attack, losses_of
 from .mislabelled import audit_from_outside
 
@@ -365,7 +365,7 @@ def _histogram(losses: dict[str, Losses]) -> dict[str, Any]:
 def _some(examples: Examples, most: int) -> Examples:
     """At most so many of the examples, drawn evenly: the first ones may be of one kind."""
     drawn = np.random.default_rng(0).permutation(len(examples))[:most]
-    return chosen(examples, np.sort(drawn))
+    return examples.take(np.sort(drawn))
 
 
 def _inversion(

@@ -126,7 +126,7 @@ class Inverter:
                 clipping_norm=noise[1],
                 key=secrets().key(),
             )
-        record = chosen(self._pool, np.array([victim]))
+        record = self._pool.take(np.array([victim]))
         update = train(
             self._learner,
             self._task,
@@ -195,12 +195,6 @@ class Inverter:
                 parts.append(network.features(batch).double().cpu().numpy())
             found = np.concatenate(parts)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def chosen(examples: Examples, indices: np.ndarray) -> Examples:
-    """Some of the examples, with their features where they have some."""
-    features = None if examples.features is None else np.asarray(examples.features)[indices]
-    return Examples(examples.store, examples.rows[indices], features)
 
 
 def _head(learner: Learner) -> str | None:

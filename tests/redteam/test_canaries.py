@@ -21,7 +21,6 @@ from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.dpsgd import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 from umbel.redteam.canaries import Mechanism, Records, audit_mechanism, judge, replay
-from umbel.redteam.inversion import chosen
 
 JOB = Job.build({"data": {"path": "-", "labels": ["no", "yes"]}, "training": {"device": "cpu"}})
 
@@ -150,7 +149,7 @@ def batch_of(columns, classes):
 def shuffled(learner, task, arrays, examples, steps, *, private, **named):
     """One epoch over fixed batches, which an accountant then takes for Poisson samples."""
     place = batch_of(np.argmax(examples.features, axis=1), examples.labels)
-    batch = chosen(examples, np.flatnonzero(place == steps.first))
+    batch = examples.take(np.flatnonzero(place == steps.first))
     whole = replace(private, sampling_rate=1.0)
     return train(learner, task, arrays, batch, steps, private=whole, **named)
 
