@@ -14,8 +14,8 @@ from typing import Any, Literal
 from .encryption import noise_shares
 from .facts import ClientFacts
 from .job import Job
-from .privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD
-from .recipe import tests_event
+from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS
+from .recipe import change_of, tests_event
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
 
@@ -113,13 +113,14 @@ def evaluation_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int)
     if event is None or not labels or not counted:
         return []
     # Of right answers over all, where most are right: the noise of all cells that are not.
-    change = CLIENT if job.per_client else RECORD
+    change = change_of(job)
     cells = max(labels, labels * (labels - 1))
     noise = math.sqrt(2 * cells * change.cells_squared) * event.noise_multiplier
     noise *= (
         math.sqrt(cohort / noise_shares(job, consortium)) if job.encrypted else math.sqrt(cohort)
     )
-    error = noise / (CLIENT_COUNTS * cohort if job.per_client else counted)
+    whole = GROUP_COUNTS if job.per_group else 1
+    error = noise / (CLIENT_COUNTS * cohort if job.per_client else whole * counted)
     if error < _TELLING:
         return []
     return [

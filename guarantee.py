@@ -13,6 +13,9 @@ from .job import Job
 from .recipe import most_spent, planned_tests
 
 _DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
+_ONE_GROUP = (
+    "one group (all records with one value of the owner's group column, such as one patient)"
+)
 
 
 def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[str, Any]:
@@ -31,20 +34,21 @@ def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[st
         "rounds": job.training.rounds,
         "clipping_norm": job.privacy.clipping_norm,
     }
-    return facts | (_of_examples if job.per_example else _of_clients)(job, consortium)
+    return facts | (_of_clients if job.per_client else _of_records)(job, consortium)
 
 
-def _of_examples(job: Job, consortium: int) -> dict[str, Any]:
+def _of_records(job: Job, consortium: int) -> dict[str, Any]:
     exact = (
         "held-out records (their exact counts "
         f"{'are summed over the cohort' if job.encrypted else 'are reported'})"
     )
     return {
-        "neighbours": "one record added or removed",
+        "neighbours": f"{_ONE_GROUP if job.per_group else 'one record'} added or removed",
         "against": "whoever sees a client's updates or any model of this job, the server included",
-        "mechanism": "DP-SGD with Poisson sampling",
+        "mechanism": "DP-SGD with Poisson sampling"
+        + (" of whole groups, which weigh as much as one record each" if job.per_group else ""),
         "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
-        "amplified_by": "Poisson sampling of records at each client",
+        "amplified_by": f"Poisson sampling of {'groups' if job.per_group else 'records'} at each client",
         "assumes": _few_collude(job, consortium) if job.tests_privately and job.encrypted else [],
         "not_covered": ([exact] if job.counts == "exact" else []) + _DECLARED,
     }
@@ -115,20 +119,25 @@ def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
 
 
 def _whatever(job: Job) -> str:
-    if job.per_example:
+    if job.per_group:
+        return (
+            "whether or not all records of any one patient, or of whoever else a group stands for, "
+            "were in that client's training data"
+        )
+    if job.noised_locally:
         return "whether or not any one record was in that client's training data"
     return "whatever any one client's data are"
 
 
 def _clipped(job: Job) -> str:
-    if job.per_example:
+    if job.noised_locally:
         return ""
     adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
     return f", of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
 
 
 def _sampled(job: Job) -> str:
-    return "" if job.per_example else " without amplification by sampling"
+    return "" if job.noised_locally else " without amplification by sampling"
 
 
 def _tested(job: Job, consortium: int) -> str:

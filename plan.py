@@ -258,14 +258,15 @@ def _refusals(
             reasons += client_refusals(job, facts, model, consortium, asked)
         elif job.cohort.participations is not None:
             reasons.append(
-                'cohort.participations is of privacy.unit = "client"; under example-level privacy each '
-                "client's own noise is made for the rounds that it is planned in"
+                'cohort.participations applies only to privacy.unit = "client"; under '
+                f"{job.privacy.unit}-level privacy each client's own noise is made for the rounds that "
+                "it is planned in"
             )
         elif job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
             reasons.append(
-                'privacy.mechanism = "central" and privacy.clipping = "adaptive" are of '
-                'privacy.unit = "client"; under example-level privacy every owner adds its own noise '
-                "to gradients clipped to a fixed norm"
+                'privacy.mechanism = "central" and privacy.clipping = "adaptive" apply only to '
+                f'privacy.unit = "client"; under {job.privacy.unit}-level privacy every owner adds its '
+                "own noise to gradients clipped to a fixed norm"
             )
     elif job.tests_privately:
         reasons.append(
@@ -278,8 +279,11 @@ def _refusals(
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     reasons = []
-    if job.per_group:
-        reasons.append('privacy.unit = "group" cannot be run yet')
+    if job.per_group and job.data.group_column is None:
+        reasons.append(
+            'privacy.unit = "group" without data.group_column: nothing says which records belong to '
+            "one person; name the column that does"
+        )
     if job.weighting == "examples":
         reasons.append(
             f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
@@ -294,7 +298,7 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         reasons.append(
             f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
             "one record would change what the others add; remove it (a base model's own dropout is off "
-            "under example-level privacy)"
+            f"under {job.privacy.unit}-level privacy)"
         )
     if job.noised_locally and job.privacy.epsilon <= SIZE_EPSILON:
         reasons.append(
@@ -314,9 +318,10 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         if job.per_example and client.size and job.privacy.delta >= 1 / client.size
     ]
     if small:
+        unit = "group" if job.per_group else "record"
         reasons.append(
             f"privacy.delta = {job.privacy.delta:g} is not below 1 / published size at {some(small)}: it "
-            "would allow giving away one whole record"
+            f"would allow giving away one whole {unit}"
         )
     return reasons
 

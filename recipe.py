@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from .job import Job
 from .privacy.accounting import Kind, MechanismEvent, epsilon
-from .privacy.counts_noise import counts_event, noise_beside
+from .privacy.counts_noise import CLIENT, GROUP, RECORD, Change, counts_event, noise_beside
 from .privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 
 _ROUNDING = 1 - 1e-12
@@ -22,17 +22,18 @@ class PrivateRecipe:
 
     Guarantee: over `participations` + spare rounds, what leaves this client is
     (epsilon, delta)-differentially private. Under example-level privacy for one record added to or
-    removed from its training data, by noise in each of its steps, under the assumptions of
-    ``privacy.dpsgd``. Under client-level privacy for all its data exchanged for any other, by noise
-    in each round's sum, under those of ``privacy.client_noise``.
+    removed from its data, by noise in each of its steps, under the assumptions of
+    ``privacy.dpsgd``. Under group-level privacy the same for one group of records
+    (``privacy.groups``), where sizes count groups. Under client-level privacy for all its data
+    exchanged for any other, by noise in each round's sum, under those of ``privacy.client_noise``.
     """
 
     sampling_rate: float
-    """Of a record in a step, or of the client in a round that it takes part in, which is 1."""
+    """Of a record or group in a step, or of the client in a round that it takes part in, which is 1."""
     expected_batch_size: float
-    """Records in a step; under client-level privacy 0, for steps are not noised."""
+    """Records or groups in a step; under client-level privacy 0, for steps are not noised."""
     noise_multiplier: float
-    """The noise's deviation over the most that one record, or the client's data, can change."""
+    """The noise's deviation over the most that one record, group, or client can change."""
     round_event: MechanismEvent
     test_event: MechanismEvent | None
     """One test with private counts; None where the job has none."""
@@ -125,6 +126,13 @@ def is_due(job: Job, round_: int) -> bool:
 def is_tested(job: Job, round_: int) -> bool:
     """Whether the owners test it."""
     return is_due(job, round_) and job.counts != "off"
+
+
+def change_of(job: Job) -> Change:
+    """The most by which neighbours differ in the counts of a test."""
+    if job.per_client:
+        return CLIENT
+    return GROUP if job.per_group else RECORD
 
 
 def planned_tests(job: Job) -> int:

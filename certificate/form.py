@@ -80,7 +80,7 @@ class Guarantee(Document):
 
     sentence: str
     unit: str
-    """What is protected, as the job names it ("example", "none")."""
+    """What is protected, as the job names it ("example", "group", "client", "none")."""
     delta: Number | None
     epsilon_limit: Number | None
     """Most that the job was allowed to cost any one client."""

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import DataError
 from ..job import Job
 from ..learning.data import Corpus, load_corpus, split_rows
-from ..learning.examples import Examples, tokens_of
+from ..learning.examples import tokens_of
+from ..learning.grouped import counted, grouped, groups_of, secret_of, units
 from .account import Account, Size
 
 if TYPE_CHECKING:
@@ -49,7 +52,8 @@ class DataSource:
         }
         named = {"text_column": self.text_column, "label_column": self.label_column}
         given |= {key: value for key, value in named.items() if value is not None}
-        return load_corpus(job.data.model_copy(update=given), job.task)
+        spec = job.data.model_copy(update=given)
+        return load_corpus(spec, job.task, grouped=job.per_group)
 
     def load(self, job: Job, size: Callable[[int], Size], name: str) -> LocalData:
         """The examples of a job, split and tokenised as any other machine would."""
@@ -59,10 +63,12 @@ class DataSource:
         corpus = self.corpus(job)
         train, test = split_rows(corpus, job.data.test_fraction, job.seed)
         store = tokens_of(job, corpus)
+        groups, most = groups_of(job, corpus), None
         apart = corpus.held_out is not None
         share = 1.0 if apart else 1 - job.data.test_fraction
-        count = len(train) if apart else len(corpus)
+        count = units(train if apart else np.arange(len(corpus)), groups)
         account = Account(name, share, apart or share < 1, size(count))
-        return LocalData(
-            Examples(store, train).readable(), Examples(store, test).readable(), account
-        )
+        if groups is not None:
+            most = job.data.records_per_group
+            test = counted(test, groups, corpus.texts, most, secret_of(job))
+        return LocalData(grouped(store, train, groups), grouped(store, test, groups), account, most)

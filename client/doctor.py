@@ -382,7 +382,7 @@ def _laxer(policy: Policy) -> Iterator[str]:
         for key, value in rules:
             usual = getattr(getattr(default, section), key)
             more = (key in numbers and value > usual) or (usual is True and value is False)
-            if more or (key == "units" and not set(value) <= set(usual)):
+            if more or (key == "units" and not set(value) <= {*usual, "group"}):
                 yield f"{section}.{key} = {_toml(value)} (default {_toml(usual)})"
 
 

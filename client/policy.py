@@ -59,7 +59,7 @@ class Policy(Section):
                 epsilon_limit=max(job.privacy.epsilon, job.privacy.owner_limit),
                 epsilon_per_job=most,
                 delta_limit=job.privacy.delta,
-                units=["example", "client", "none"],
+                units=["example", "group", "client", "none"],
                 central_noise=True,
             ),
             encryption=EncryptionRules(
@@ -142,7 +142,9 @@ class Policy(Section):
 
     def _privacy_reasons(self, job: Job) -> Iterator[str]:
         rules, asked = self.privacy, job.privacy
-        if asked.unit not in rules.units:
+        # A group's records are protected together, so each of them is: no weaker than "example".
+        accepted = {*rules.units, *(["group"] if "example" in rules.units else [])}
+        if asked.unit not in accepted:
             yield (
                 f"accepts privacy.unit {_listed(rules.units)} (privacy.units), the job has "
                 f'"{asked.unit}"'

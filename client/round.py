@@ -17,7 +17,7 @@ from ..client_level import client_part
 from ..encryption import noise_shares
 from ..errors import MessageError, PlanRefused, UmbelError
 from ..job import Job
-from ..learning.counts import zero_counts
+from ..learning.counts import own_figures, zero_counts
 from ..learning.metrics import Counts
 from ..learning.private_counts import PrivateCounts
 from ..learning.trainer import Outcome, PrivateSteps
@@ -33,10 +33,10 @@ from ..messages import (
 )
 from ..privacy.chain import TEST
 from ..privacy.client_noise import ClientPart
-from ..privacy.counts_noise import CLIENT, CLIENT_COUNTS, RECORD, counts_noise
+from ..privacy.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
-from ..recipe import PrivateRecipe, private_recipe
+from ..recipe import PrivateRecipe, change_of, private_recipe
 from ..vector import Content
 from .answers import job_of, log_error
 from .budget import Budget
@@ -185,13 +185,13 @@ class Rounds:
     def _hidden(self, job: Job, counts: Counts | None, noise: list[int]) -> PrivateCounts:
         """Counts with their noise; also those of nothing, for the others may rely on its share."""
         assert isinstance(counts, PrivateCounts)
-        return (counts.scaled(CLIENT_COUNTS) if job.per_client else counts).plus(noise)
+        return counts.bounded(job).plus(noise)
 
     def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
         """A line in the owner's own log of figures, which never leave."""
         if self._log is not None:
             line = {"run": assignment.run, "round": assignment.round - assignment.test}
-            line["metrics"] = counts.metrics(job.data.labels or [])
+            line["metrics"] = own_figures(job, counts)
             append_line(self._log, line)
 
     def _with_head(self, job: Job, assignment: Assignment, reply: RecordDict) -> RecordDict:
@@ -219,8 +219,7 @@ class Rounds:
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self._name}/{what}")
         shares = noise_shares(job, self._consortium(assignment)) if job.encrypted else 1
-        change = CLIENT if job.per_client else RECORD
-        return counts_noise(cells, event, shares, stream, change)
+        return counts_noise(cells, event, shares, stream, change_of(job))
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
@@ -262,6 +261,7 @@ class Rounds:
             noise_multiplier=recipe.noise_multiplier,
             clipping_norm=job.privacy.clipping_norm,
             key=self._secrets(f"{self._name}/{assignment.round}").key(),
+            records_per_group=self._data.records_per_group if job.per_group else None,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..job import AdapterName, TaskName
+from ..job import AdapterName, TaskName, UnitName
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -43,11 +43,12 @@ class PrivacyRules(Section):
         lt=1,
         description="Largest delta of a job. Keep it well below 1 / number of records.",
     )
-    units: list[Literal["example", "client", "none"]] = Field(
+    units: list[UnitName] = Field(
         ["example"],
         min_length=1,
         description='Values of the job\'s privacy.unit that are accepted. "example": noise of this '
-        'agent alone. "client": noise in the sum, which rests on enough other members that do not '
+        'agent alone; "group", which protects all records of one group together by the same noise, is '
+        'then accepted as well. "client": noise in the sum, which rests on enough other members that do not '
         'collude with the server. "none" means no differential privacy: models may reveal records, '
         "and nothing is charged.",
     )

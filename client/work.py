@@ -24,6 +24,8 @@ class LocalData:
     train: Examples
     test: Examples
     account: Account
+    records_per_group: int | None = None
+    """Most records of a group in a step; None if the job does not protect groups."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..job import Job
+from ..privacy.counts_noise import GROUP_COUNTS
 from .metrics import ClassificationCounts, Counts, LanguageCounts, exact_counts_from_list
 from .private_counts import PrivateCounts, PrivateTask
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def counting(job: Job, task: Task) -> Task:
     """The task, with counts of the kind that leaves."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, classes) if job.tests_privately else task
+    return PrivateTask(task, classes, job.per_group) if job.tests_privately else task
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:
@@ -27,13 +28,24 @@ def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:
 
 
 def figures(job: Job, counts: Counts) -> dict[str, Any]:
-    """What the counts of one or more clients say.
+    """What the counts of one or more clients say, after ``PrivateCounts.bounded``.
 
-    Where clients are hidden as a whole, their counts are scaled to one size: how many examples
-    there were is then not known.
+    If clients are hidden as a whole, their counts are scaled to one size: how many examples
+    there were is then not known. If groups are, every group counts alike: accuracy is the mean over
+    groups of the share of right answers, and examples are groups.
     """
-    found = counts.metrics(job.data.labels or [])
+    labels = job.data.labels or []
+    if job.per_group and isinstance(counts, PrivateCounts):
+        return counts.metrics(labels, GROUP_COUNTS)
+    found = counts.metrics(labels)
     return found | {"examples": None} if job.per_client else found
+
+
+def own_figures(job: Job, counts: Counts) -> dict[str, Any]:
+    """What an owner's own counts say to itself, before they are bounded and noised."""
+    if job.per_group and isinstance(counts, PrivateCounts):
+        return figures(job, counts.bounded(job))
+    return counts.metrics(job.data.labels or [])
 
 
 def zero_counts(job: Job) -> Counts:

@@ -57,8 +57,12 @@ class Corpus:
         return len(self.texts)
 
 
-def load_corpus(spec: DataSpec, task: TaskName, client_column: str | None = None) -> Corpus:
+def load_corpus(
+    spec: DataSpec, task: TaskName, client_column: str | None = None, *, grouped: bool = False
+) -> Corpus:
     """Read, clean and check the data that `spec` describes; raises ``DataError``.
+
+    grouped: the groups are what is protected, so that test rows must tell theirs as well.
 
     The path's rows come first, then those of `spec.test_path`, or of the "test" split when the
     path is a saved DatasetDict that has one. Rows without text, label or client are dropped and
@@ -66,7 +70,7 @@ def load_corpus(spec: DataSpec, task: TaskName, client_column: str | None = None
     often sorted by class.
     """
     label_column = spec.label_column if task == "text-classification" else None
-    sources = _read_sources(spec, label_column, client_column)
+    sources = _read_sources(spec, label_column, client_column, grouped)
     rows = [row for table, held_out in sources for row in _rows_of(table, held_out)]
     dropped: Counter[str] = Counter()
     kept: list[_Row] = []
@@ -83,7 +87,7 @@ def load_corpus(spec: DataSpec, task: TaskName, client_column: str | None = None
             dropped[reason] += 1
             continue
         row.text, row.label, row.client = text, label, client
-        row.group = _clean(row.value(spec.group_column)) if spec.group_column else ""
+        row.group = _canonical(_clean(row.value(spec.group_column))) if spec.group_column else ""
         kept.append(row)
     if not kept:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
@@ -184,7 +188,7 @@ def _rows_of(table: Table, held_out: bool) -> list[_Row]:
 
 
 def _read_sources(
-    spec: DataSpec, label_column: str | None, client_column: str | None
+    spec: DataSpec, label_column: str | None, client_column: str | None, grouped: bool
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
@@ -201,9 +205,10 @@ def _read_sources(
                 f"{test_path} has several splits ({', '.join(splits)}), but none called 'test'. "
                 "Point data.test_path to the folder of one of them."
             )
-        # Test rows need no group: which side they are on is settled.
         split = "test" if splits and "test" in splits else None
-        test = read_table(test_path, spec.text_column, needed, grouping, split)
+        # Which side test rows are on is settled, so for the split they need no group.
+        must, may = (needed + grouping, []) if grouped else (needed, grouping)
+        test = read_table(test_path, spec.text_column, must, may, split)
         tables.append((test, True))
     return [(_limited(table, spec.limit), held_out) for table, held_out in tables]
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..privacy.groups import Groups
+from ..privacy.counts_noise import GROUP_COUNTS
+from ..privacy.groups import Groups, shared
 from .base import base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
@@ -89,6 +90,11 @@ class Examples:
     def by_group(self) -> Groups:
         """Which examples belong together."""
         return Groups(np.arange(len(self)) if self.groups is None else self.groups)
+
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """What each example adds to private counts, int64[n]; None where groups are not told."""
+        return None if self.groups is None else shared(self.groups, GROUP_COUNTS)
 
     def tokens(self, index: int) -> np.ndarray:
         return self.store.tokens(int(self.rows[index]))

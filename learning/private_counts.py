@@ -3,6 +3,11 @@
 A record adds one to one cell (true by predicted class; for a language model there is one cell) and
 at most ``LOSS_STEPS`` to the loss. So unit noise on each cell and ``LOSS_STEPS`` times as much on the
 loss hide any one record, whatever the model.
+
+If groups of records are protected, each group adds ``GROUP_COUNTS`` to the cells, dealt out evenly to
+its records, and the mean of their losses. Noise of ``GROUP_COUNTS`` times as much on each cell hides
+any one group. Were its records counted as they are, up to k of them, the noise would have to be k
+times as much for groups that mostly have fewer: the same noise against less to be seen in it.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MessageError
-from ..privacy.counts_noise import LOSS_STEPS
+from ..job import Job
+from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS
 from .metrics import BINS, ClassificationCounts
 
 if TYPE_CHECKING:
@@ -71,6 +77,21 @@ class PrivateCounts:
         loss = round(self.loss * to / self.examples)
         return PrivateCounts(cells.reshape(self.cells.shape), loss)
 
+    def bounded(self, job: Job) -> PrivateCounts:
+        """The same as noise is to hide it: what a neighbour changes is within ``recipe.change_of``.
+
+        Guarantee under unit "group", for counts of a ``PrivateTask``: one group more or less changes
+        the cells by a vector of L2 norm at most GROUP_COUNTS, for its entries are of one sign and sum
+        to that at most; and the loss by at most LOSS_STEPS, for the sum before the division changes by at
+        most GROUP_COUNTS * LOSS_STEPS, and rounding keeps differences that are whole numbers. One
+        record more or less in a group that stays changes them by no more.
+        """
+        if job.per_client:
+            return self.scaled(CLIENT_COUNTS)
+        if job.per_group:
+            return PrivateCounts(self.cells, (self.loss + GROUP_COUNTS // 2) // GROUP_COUNTS)
+        return self
+
     @property
     def examples(self) -> int:
         return int(self.cells.sum())
@@ -92,8 +113,8 @@ class PrivateCounts:
         whole = values.astype(np.int64)
         return cls(whole[:-1].reshape(classes, classes), int(whole[-1]))
 
-    def metrics(self, label_names: Sequence[str]) -> dict[str, Any]:
-        """Figures as they can be told from noised counts.
+    def metrics(self, label_names: Sequence[str], each: int = 1) -> dict[str, Any]:
+        """Figures as they can be told from noised counts; `each` is what one example adds to the cells.
 
         Accuracy and loss are ratios of sums as they came, so noise does not bias them; in figures by
         class what is below zero counts as zero. Of a classifier those of ``ClassificationCounts``, but
@@ -101,8 +122,8 @@ class PrivateCounts:
         one's mean over its tokens.
         """
         classes = len(self.cells)
-        cells = np.maximum(self.cells, 0)
-        examples = max(0, self.examples)
+        cells = np.maximum(np.rint(self.cells / each).astype(np.int64), 0)
+        examples = max(0, self.examples) / each
         loss = max(0, self.loss) * loss_cap(classes) / LOSS_STEPS
         if classes == 1:
             mean = loss / examples if examples else None
@@ -110,13 +131,13 @@ class PrivateCounts:
                 "loss": mean,
                 "perplexity": math.exp(mean) if mean is not None else None,
                 "tokens": None,
-                "examples": examples,
+                "examples": round(examples),
             }
         scores = np.zeros((classes, 2, BINS), np.int64)
         found = ClassificationCounts(cells, scores, loss).metrics(label_names)
-        right = min(max(0, int(np.trace(self.cells))), examples)
+        right = min(max(0, int(np.trace(self.cells))) / each, examples)
         return found | {
-            "examples": examples,
+            "examples": round(examples),
             "accuracy": right / examples if examples else None,
             "loss": loss / examples if examples else None,
         }
@@ -129,6 +150,8 @@ class PrivateTask:
     task: Task
     classes: int
     """0 for a language model."""
+    weighted: bool = False
+    """Whether each example counts as often as the batch's "weights" say: if groups are protected."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.losses(logits, batch)
@@ -138,13 +161,17 @@ class PrivateTask:
         cap = loss_cap(max(1, self.classes))
         losses = self.task.losses(logits, batch).double().cpu().numpy()
         losses = np.clip(np.nan_to_num(losses, nan=cap, posinf=cap, neginf=0.0), 0.0, cap)
-        steps = int(np.rint(losses * (LOSS_STEPS / cap)).sum())
+        weights = np.ones(len(losses), np.int64)
+        if self.weighted:
+            weights = batch["weights"].cpu().numpy()
+        steps = int(weights @ np.rint(losses * (LOSS_STEPS / cap)).astype(np.int64))
         if not self.classes:
-            return PrivateCounts(np.array([[len(losses)]], np.int64), steps)
+            return PrivateCounts(weights.sum(keepdims=True).reshape(1, 1), steps)
         labels = batch["labels"].cpu().numpy()
         guesses = np.nan_to_num(logits.double().cpu().numpy(), nan=-np.inf).argmax(axis=1)
-        cells = np.bincount(labels * self.classes + guesses, minlength=self.classes**2)
-        return PrivateCounts(cells.reshape(self.classes, self.classes).astype(np.int64), steps)
+        cells = np.zeros(self.classes**2, np.int64)
+        np.add.at(cells, labels * self.classes + guesses, weights)
+        return PrivateCounts(cells.reshape(self.classes, self.classes), steps)
 
     def zero(self) -> PrivateCounts:
         return PrivateCounts.zero(self.classes)

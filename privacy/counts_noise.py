@@ -34,6 +34,8 @@ MOST_COUNTS_NOISE = 1000.0
 
 CLIENT_COUNTS = 100
 """What the counts of each client are scaled to where all its data are protected together."""
+GROUP_COUNTS = 64
+"""What the counts of each group of records sum to, however many records it has."""
 _LEAST_VARIANCE = 4
 """Of a share: below, shares no longer add up to one discrete Gaussian."""
 
@@ -48,6 +50,10 @@ class Change:
 
 RECORD = Change(1, LOSS_STEPS)
 """One record added or removed is one in one cell."""
+GROUP = Change(GROUP_COUNTS**2, LOSS_STEPS)
+"""One group more adds whole numbers of at least 0 that sum to ``GROUP_COUNTS`` (to less if some of its
+records cannot be read) to the cells, which is longest if all are in one cell, and a mean of losses of at
+most ``LOSS_STEPS``."""
 CLIENT = Change(2 * CLIENT_COUNTS**2, CLIENT_COUNTS * LOSS_STEPS)
 """All data exchanged: counts that sum to ``CLIENT_COUNTS`` may lie in one cell, and then in another."""
 

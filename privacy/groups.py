@@ -115,12 +115,12 @@ def numbered(names: Sequence[Hashable]) -> Ints:
     )
 
 
-def first_of_each(of_record: Ints, rank: Sequence[Hashable], most: int) -> Ints:
+def first_of_each(of_record: Ints, rank: Sequence[bytes], most: int) -> Ints:
     """Records in the order given that are among the first `most` of their group by `rank`.
 
     Which records of a group these are depends on the ranks in this group alone.
     """
-    by_rank = sorted(range(len(of_record)), key=lambda record: rank[record])  # type: ignore[arg-type,return-value]
+    by_rank = sorted(range(len(of_record)), key=lambda record: rank[record])
     order = np.array(by_rank, dtype=np.int64)
     order = order[np.argsort(of_record[order], kind="stable")]
     _, sizes = np.unique(of_record, return_counts=True)

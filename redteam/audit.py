@@ -101,6 +101,7 @@ class _Subject:
             clipping_norm=self.job.privacy.clipping_norm,
             rounds=rounds or client["rounds"],
             local_steps=training.local_steps,
+            records_per_group=self.job.data.records_per_group if self.job.per_group else None,
         )
 
 
@@ -243,7 +244,7 @@ def _bound(seen: CanaryAudit, claim: float) -> dict[str, Any]:
 def _no_claim(job: Job) -> str:
     if not job.private:
         return "the run claims no differential privacy, so there is no epsilon to refute"
-    return f"the run protects one {job.privacy.unit}; this attack is on single examples"
+    return f"the run protects one {job.privacy.unit}, and this attack is on single examples"
 
 
 def _records(subject: _Subject, federation: Federation, learner: Learner) -> Records:

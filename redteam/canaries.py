@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +42,7 @@ CONFIDENCE = 0.95
 _GUESSED = 0.02
 _FEWEST_GUESSES = 100
 _GIVEN_AWAY = 0.1
+_MOST_RECORDS_PER_CANARY = 8
 NORMAL_999 = 3.290527
 _MOST_CLAIMED = 20.0
 # The gradient of a canary along its own weight over the one along the bias, which all share.
@@ -61,6 +62,13 @@ class Mechanism:
     clipping_norm: float
     rounds: int
     local_steps: int
+    records_per_group: int | None = None
+    """Most records of a group in a step, where whole groups are drawn."""
+
+    @property
+    def records_per_canary(self) -> int:
+        """A canary is what is protected: one record, or a group of records that are all alike."""
+        return min(self.records_per_group or 1, _MOST_RECORDS_PER_CANARY)
 
     def private_steps(self, expected_batch_size: float, stream: SecretStream) -> PrivateSteps:
         return PrivateSteps(
@@ -69,6 +77,7 @@ class Mechanism:
             noise_multiplier=self.noise_multiplier,
             clipping_norm=self.clipping_norm,
             key=stream.key(),
+            records_per_group=self.records_per_group,
         )
 
 
@@ -157,8 +166,8 @@ def replay(
     hidden = records.features.shape[1]
     learner = _learner(job, hidden + math.ceil(count / records.classes), records.classes)
     coins = (secrets().words(count) & 1).astype(bool)
-    examples = _examples(records, np.flatnonzero(coins), learner)
-    expected = max(1.0, mechanism.sampling_rate * len(examples))
+    examples = _examples(records, np.flatnonzero(coins), learner, mechanism.records_per_canary)
+    expected = max(1.0, mechanism.sampling_rate * len(examples.by_group))
     releases = []
 
     def note(update: Arrays) -> None:
@@ -297,8 +306,9 @@ def _learner(job: Job, inputs: int, classes: int) -> Learner:
     return Learner(job, network, tokenizer, Path(), network.arrays())
 
 
-def _examples(records: Records, chosen: np.ndarray, learner: Learner) -> Examples:
-    """The canaries that are in, and the records, as rows of features."""
+def _examples(records: Records, chosen: np.ndarray, learner: Learner, each: int) -> Examples:
+    """The canaries that are in, each `each` times in one group, and the records, as rows of features."""
+    chosen = np.repeat(chosen, each)
     count, hidden = len(chosen), records.features.shape[1]
     width = learner.initial[_WEIGHT].shape[1]
     features = np.zeros((count + len(records.labels), width), np.float32)
@@ -306,4 +316,5 @@ def _examples(records: Records, chosen: np.ndarray, learner: Learner) -> Example
     features[count:, :hidden] = records.features
     labels = np.concatenate([records.classes + chosen % records.classes, records.labels])
     rows = np.arange(len(labels), dtype=np.int64)
-    return replace(Examples(FeatureLabels(Path(), labels), rows), features=features)
+    groups = np.concatenate([chosen, -1 - np.arange(len(records.labels))])
+    return Examples(FeatureLabels(Path(), labels), rows, features, groups)

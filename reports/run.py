@@ -187,7 +187,7 @@ class RunRecord:
 
     @property
     def unit(self) -> str:
-        """What was to be protected: "example", "client" or "none"."""
+        """What was to be protected: "example", "group", "client" or "none"."""
         unit = _section(self.result, "privacy").get("unit") or self._asked.get("unit")
         if unit is not None:
             return str(unit)
@@ -202,6 +202,11 @@ class RunRecord:
     def protects_clients(self) -> bool:
         """Whether noise hides all data of a client, and not single records."""
         return self.unit == "client"
+
+    @property
+    def protects_groups(self) -> bool:
+        """Whether noise hides all records of one group together."""
+        return self.unit == "group"
 
     @property
     def delta(self) -> float | None:

@@ -13,7 +13,8 @@ from ..client.work import LocalData
 from ..facts import ClientFacts, training_size
 from ..job import Job
 from ..learning.data import load_corpus, split_rows
-from ..learning.examples import Examples, TokenStore, tokens_of
+from ..learning.examples import TokenStore, tokens_of
+from ..learning.grouped import counted, grouped, groups_of, secret_of, units
 from .partition import Share, parse_scheme, partition
 
 
@@ -24,7 +25,11 @@ class Federation:
     job: Job
     """The job with its labels filled in, as a deployment would have to write them."""
     store: TokenStore
+    groups: np.ndarray | None
+    """Each row's group as a number, int64[rows], if groups are protected."""
     shares: tuple[Share, ...]
+    tested: dict[str, np.ndarray]
+    """Held-out rows that tests use, by client: of a protected group not all, if it has many."""
     training_share: float
     holds_out: bool
     dropped: dict[str, int]
@@ -39,9 +44,10 @@ class Federation:
 
     def data(self, share: Share) -> LocalData:
         return LocalData(
-            Examples(self.store, share.train).readable(),
-            Examples(self.store, share.test).readable(),
+            grouped(self.store, share.train, self.groups),
+            grouped(self.store, self.tested[share.name], self.groups),
             self._account(share),
+            self.job.data.records_per_group if self.job.per_group else None,
         )
 
     def training_size(self, share: Share) -> int:
@@ -59,8 +65,8 @@ class Federation:
 
     def _account_size(self, share: Share) -> SeededSize:
         apart = self.holds_out and self.training_share == 1
-        count = len(share.train) + (0 if apart else len(share.test))
-        return SeededSize(self.job.seed, share.name, count)
+        rows = share.train if apart else np.concatenate([share.train, share.test])
+        return SeededSize(self.job.seed, share.name, units(rows, self.groups))
 
     def partition_event(self) -> dict[str, Any]:
         """Who holds what, for metrics.jsonl."""
@@ -86,9 +92,16 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     """Build the virtual owners of a job. Raises ``DataError`` or ``JobError``."""
     scheme = parse_scheme(job.simulation.partition)
     progress("reading data")
-    corpus = load_corpus(job.data, job.task, scheme.column)
+    corpus = load_corpus(job.data, job.task, scheme.column, grouped=job.per_group)
+    groups = groups_of(job, corpus)
     train, test = split_rows(corpus, job.data.test_fraction, job.seed)
-    shares = partition(corpus, train, test, job.simulation, job.seed)
+    shares = partition(corpus, train, test, job.simulation, job.seed, groups)
+    tested = {share.name: share.test for share in shares}
+    if groups is not None:
+        most, secret = job.data.records_per_group, secret_of(job)
+        tested = {
+            name: counted(rows, groups, corpus.texts, most, secret) for name, rows in tested.items()
+        }
     if corpus.label_names:
         data = job.data.model_copy(update={"labels": list(corpus.label_names)})
         job = job.model_copy(update={"data": data})
@@ -97,7 +110,9 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     return Federation(
         job=job,
         store=tokens_of(job, corpus),
+        groups=groups,
         shares=tuple(shares),
+        tested=tested,
         training_share=share,
         holds_out=share < 1 or corpus.held_out is not None,
         dropped=dict(corpus.dropped),

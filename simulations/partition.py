@@ -71,13 +71,22 @@ def parse_scheme(text: str) -> Scheme:
 
 
 def partition(
-    corpus: Corpus, train: np.ndarray, test: np.ndarray, spec: SimulationSpec, seed: int
+    corpus: Corpus,
+    train: np.ndarray,
+    test: np.ndarray,
+    spec: SimulationSpec,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> list[Share]:
     """Shares that together hold each row of `train` and of `test` once.
 
     Training rows follow the scheme. Held-out rows follow the column for natural clients, and are
-    dealt evenly at random otherwise. Raises ``JobError`` for a scheme that does not fit the job,
-    ``DataError`` when a client would have no training row.
+    dealt evenly at random otherwise. If `groups` has a number for each row's group, all rows of a
+    group follow the group's first row, so that it lies with one client; natural clients keep the rows
+    that are theirs, and a group may then lie with several.
+
+    Raises ``JobError`` for a scheme that does not fit the job, ``DataError`` when a client would have
+    no training row.
     """
     scheme = parse_scheme(spec.partition)
     if scheme.kind == "column":
@@ -88,26 +97,41 @@ def partition(
             )
         return _by_column(corpus, train, test)
     clients = spec.clients or _DEFAULT_CLIENTS
-    if len(train) < clients:
+    first, leader = _leaders(train, groups)
+    if len(first) < clients:
+        of = "rows" if groups is None else "groups"
         raise DataError(
-            f"{len(train)} training rows cannot give {clients} clients a row each. Lower "
-            "simulation.clients, or bring more rows."
+            f"{len(first)} training {of} cannot give {clients} clients one each. Lower "
+            f"simulation.clients, or bring more {of}."
         )
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)
     if scheme.kind == "iid":
-        owners = _evenly(len(train), clients, train_rng)
+        owners = _evenly(len(first), clients, train_rng)
     elif corpus.labels is None:
         raise JobError(
             f"simulation.partition = {spec.partition!r} needs labels, which causal-lm does not "
             'have. Use "iid" or "column:NAME".'
         )
     elif scheme.kind == "dirichlet":
-        owners = _dirichlet(corpus.labels[train], clients, scheme.alpha, train_rng)
+        owners = _dirichlet(corpus.labels[first], clients, scheme.alpha, train_rng)
     else:
-        owners = _shards(corpus.labels[train], clients, scheme.shards, train_rng)
+        owners = _shards(corpus.labels[first], clients, scheme.shards, train_rng)
     width = max(4, len(str(clients)))
     names = [f"client-{number:0{width}d}" for number in range(1, clients + 1)]
-    return _deal(names, train, owners, test, _evenly(len(test), clients, test_rng))
+    first_held_out, held_out_leader = _leaders(test, groups)
+    test_owners = _evenly(len(first_held_out), clients, test_rng)
+    return _deal(names, train, owners[leader], test, test_owners[held_out_leader])
+
+
+def _leaders(rows: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each group, ascending, and for each row the place of its own group's there."""
+    if groups is None:
+        return rows, np.arange(len(rows))
+    _, first, of_row = np.unique(groups[rows], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return rows[first[order]], place[of_row]
 
 
 def _by_column(corpus: Corpus, train: np.ndarray, test: np.ndarray) -> list[Share]:

@@ -133,6 +133,7 @@ class Site:
             recipe.noise_multiplier if noise else 0.0,
             job.privacy.clipping_norm,
             self._secrets(what).key(),
+            job.data.records_per_group if job.per_group else None,
         )
 
     def _agent(self, node: int) -> Agent:
