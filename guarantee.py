@@ -120,10 +120,7 @@ def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
 
 def _whatever(job: Job) -> str:
     if job.per_group:
-        return (
-            "whether or not all records of any one patient, or of whoever else a group stands for, "
-            "were in that client's training data"
-        )
+        return "whether or not any one patient's records were in that client's data"
     if job.noised_locally:
         return "whether or not any one record was in that client's training data"
     return "whatever any one client's data are"

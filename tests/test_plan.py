@@ -34,6 +34,7 @@ def plan(job, clients=None, model=MODEL):
     return Plan.compile(job, clients or facts(500, 900), model)
 
 
+GROUPS = {"data": {"path": "a.csv", "group_column": "patient"}, "privacy": {"unit": "group"}}
 REFUSALS = {
     "nothing trained": (
         {},
@@ -82,6 +83,19 @@ ALONE = {
         "privacy.epsilon = 0.1: the published sizes of the data, from which noise and sampling are "
         "chosen, cost 0.1 of it",
     ),
+    "delta that gives a group away": (
+        {**GROUPS, "privacy": {"unit": "group", "delta": 0.002}},
+        None,
+        MODEL,
+        "privacy.delta = 0.002 is not below 1 / published size at client-0, client-1: it would allow giving "
+        "away one whole group",
+    ),
+    "groups that nothing tells apart": (
+        {"privacy": {"unit": "group"}},
+        None,
+        MODEL,
+        'privacy.unit = "group" without data.group_column',
+    ),
     "a limit below the plan": (
         {"privacy": {"epsilon": 8.0, "limit": 2.0}},
         None,
@@ -92,7 +106,7 @@ ALONE = {
         {"cohort": {"participations": 2}},
         None,
         MODEL,
-        'cohort.participations is of privacy.unit = "client"',
+        'cohort.participations applies only to privacy.unit = "client"; under example-level',
     ),
     "shared noise of a server that may break the protocol": (
         {
@@ -240,6 +254,25 @@ def test_the_guarantee_names_epsilon_delta_unit_and_what_is_not_covered():
     assert "held-out records" not in words
     assert words.endswith(found.server_sees)
     assert "the server sees each client's own noised update" in found.server_sees
+
+
+def test_under_group_level_privacy_the_guarantee_speaks_of_a_patient():
+    found = plan(job_of(**GROUPS))
+    words = found.guarantee
+    assert "whether or not any one patient's records were in that client's data" in words
+    assert "for one group (all records with one value of the owner's group column" in words
+    assert "Poisson sampling of whole groups" in words
+    assert "one record added" not in words
+    assert found.to_dict()["proof"]["unit"] == "group"
+
+
+def test_a_group_costs_what_a_record_does():
+    """The same noise for so many groups as for so many records, at every client."""
+    groups, records = plan(job_of(**GROUPS)), plan(job_of())
+    assert [c.noise_multiplier for c in groups.clients] == [
+        c.noise_multiplier for c in records.clients
+    ]
+    assert [c.events for c in groups.clients] == [c.events for c in records.clients]
 
 
 def test_the_guarantee_stands_in_the_plan_as_values_too():

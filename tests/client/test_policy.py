@@ -82,6 +82,7 @@ def test_the_default_policy_takes_the_default_job(job):
     ("sections", "words"),
     [
         ({"privacy": {"unit": "none"}}, r'privacy.unit "example" \(privacy.units\)'),
+        ({"privacy": {"unit": "client"}}, r'privacy.unit "example" \(privacy.units\)'),
         ({"privacy": {"epsilon": 9.0}}, r"epsilon 8 \(privacy.epsilon_per_job\).* asks for 9"),
         ({"privacy": {"delta": 1e-3}}, r"delta 1e-05 \(privacy.delta_limit\)"),
         ({"encryption": {"mode": "none"}}, r"encrypted updates \(encryption.required\)"),
@@ -218,3 +219,20 @@ def test_a_run_that_has_used_up_its_time_is_refused_for_good(spent, policy):
     with pytest.raises(PlanRefused, match=r"2 hours \(jobs.max_hours\)") as error:
         rules.check_time("mary", datetime(2026, 3, 2), spent)
     assert not isinstance(error.value, NotYet)
+
+
+def test_who_protects_records_takes_part_in_jobs_that_protect_groups_and_not_the_other_way(
+    policy, job
+):
+    grouped = job(
+        data={"path": "a.csv", "group_column": "patient"},
+        privacy={"unit": "group"},
+        evaluation={"counts": "private"},
+    )
+    records = policy('[privacy]\nunits = ["example"]')
+    groups = policy('[privacy]\nunits = ["group"]')
+    records.check("clinic", job())
+    records.check("clinic", grouped)
+    groups.check("clinic", grouped)
+    with pytest.raises(PlanRefused, match=r'accepts privacy.unit "group" .* the job has "example"'):
+        groups.check("clinic", job())

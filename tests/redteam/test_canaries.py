@@ -240,6 +240,40 @@ def test_under_a_large_delta_fewer_canaries_are_guessed(records, secrets):
     assert seen.canaries == 100
 
 
+GROUPED = Mechanism(4.0, 0.1, 1.0, rounds=10, local_steps=4, records_per_group=6)
+
+
+def records_one_by_one(learner, task, model, examples, steps, *, private, **named):
+    """The fault: single records are drawn, and the step is charged as if groups were."""
+    private = replace(private, records_per_group=None)
+    return train(learner, task, model, examples, steps, private=private, **named)
+
+
+def test_records_drawn_one_by_one_and_charged_as_groups_are_caught(records, secrets):
+    claim = claimed(GROUPED, 1e-6)
+    seen, _ = audit_mechanism(
+        JOB, GROUPED, records, claim=claim, delta=1e-6, canaries=2_000,
+        secrets=secrets("one by one"), train=records_one_by_one,
+    )  # fmt: skip
+    assert seen.lower_bound > claim
+
+
+def test_groups_that_are_drawn_whole_pass_at_the_same_settings(records, secrets):
+    claim = claimed(GROUPED, 1e-6)
+    seen, measured = audit_mechanism(
+        JOB,
+        GROUPED,
+        records,
+        claim=claim,
+        delta=1e-6,
+        canaries=2_000,
+        secrets=secrets("whole groups"),
+    )
+    assert seen.lower_bound < claim
+    assert measured.noise_low < GROUPED.noise_multiplier < measured.noise_high
+    assert measured.rate_low < GROUPED.sampling_rate < measured.rate_high
+
+
 @pytest.mark.slow
 def test_faults_are_caught_and_right_code_passes_under_nearly_all_coins(records, secrets):
     """The tests above hold the coins fixed; here they are thrown 20 times."""

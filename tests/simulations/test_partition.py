@@ -66,6 +66,30 @@ def test_every_row_goes_to_one_client_on_its_own_side(
         assert np.array_equal(one.test, other.test)
 
 
+@given(
+    st.sampled_from(["iid", "dirichlet:100", "shards:2"]),
+    st.integers(1, 6),
+    st.lists(st.integers(0, 60), min_size=200, max_size=250),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_group_that_is_protected_lies_with_one_client(
+    scheme: str, clients: int, groups: list[int], seed: int
+) -> None:
+    numbers = np.array(groups)
+    corpus, *_ = make_corpus(len(groups))
+    held_out = numbers % 5 == 0
+    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    if len(set(numbers[train])) < 20:
+        return
+    spec = SimulationSpec(partition=scheme, clients=clients)
+    shares = partition(corpus, train, test, spec, seed, numbers)
+    for rows_given, side in ((train, "train"), (test, "test")):
+        parts = [getattr(share, side) for share in shares]
+        assert np.array_equal(np.sort(np.concatenate(parts)), rows_given)
+        held = [set(numbers[part].tolist()) for part in parts]
+        assert sum(map(len, held)) == len(set().union(*held))
+
+
 def test_natural_clients_hold_the_rows_of_their_value_in_order_of_value() -> None:
     values = [str(i % 11) for i in range(330)]
     shares = share_out(make_corpus(330, clients=values), "column:site", None)

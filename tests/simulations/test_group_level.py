@@ -1,0 +1,116 @@
+"""A federation that protects all records of one patient together."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from umbel.errors import DataError
+from umbel.learning.data import load_corpus
+from umbel.privacy.ledger import Ledger
+from umbel.redteam.audit import audit_run
+from umbel.simulations.engine import Options, simulate
+from umbel.simulations.federation import federate
+from umbel.simulations.rehearsal import set_up
+
+CLIENTS = 3
+
+
+@pytest.fixture(scope="module")
+def patients_csv(reviews, tmp_path_factory):
+    """The reviews as records of patients with 1 to 6 records, and some that name none."""
+    path = tmp_path_factory.mktemp("data") / "patients.csv"
+    generator = np.random.default_rng(0)
+    names = np.repeat(np.arange(60), generator.integers(1, 7, 60))[: len(reviews)]
+    names = generator.permutation(names)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "patient"])
+        for number, (row, name) in enumerate(zip(reviews, names, strict=False)):
+            writer.writerow([row["text"], row["label"], f"p{name}" if number % 9 else ""])
+    return path
+
+
+@pytest.fixture
+def job(job_of, patients_csv):
+    return job_of(
+        data={"path": str(patients_csv), "group_column": "patient", "records_per_group": 2},
+        privacy={"unit": "group", "epsilon": 20.0},
+        evaluation={"counts": "private", "epsilon": 10.0},
+        simulation={"partition": "iid", "clients": CLIENTS},
+        training={"rounds": 2},
+    )
+
+
+def start(job, folder, **options):
+    return simulate(job, Options(folder, reproducible=True, **options))
+
+
+def test_what_is_drawn_planned_charged_and_promised_is_groups(job, tmp_path):
+    folder = start(job, tmp_path / "run", workers=1)
+    plan, result = folder.read_json("plan.json"), folder.read_json("result.json")
+    assert "any one patient's records" in plan["guarantee"]
+    assert result["privacy"]["unit"] == "group"
+    federation = federate(job)
+    for client, share in zip(plan["clients"], federation.shares, strict=True):
+        groups = len(set(federation.groups[share.train].tolist()))
+        assert groups < len(share.train)
+        assert client["sampling_rate"] == job.training.batch_size / groups
+        with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
+            charged = [e.event for e in ledger.entries() if e.event.kind == "gaussian"]
+        assert {(e.noise_multiplier, e.sampling_rate) for e in charged} == {
+            (client["noise_multiplier"], client["sampling_rate"])
+        }
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_does_not_change_a_bit(job, tmp_path):
+    one, two = (start(job, tmp_path / str(n), workers=n) for n in (1, 2))
+    results = [folder.read_json("result.json") for folder in (one, two)]
+    assert results[0]["adapter_sha256"] == results[1]["adapter_sha256"]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_owners_have_the_same_groups_between_machines(job, tmp_path):
+    federation = federate(job)
+    stage = set_up(job, tmp_path)
+    for share, home in zip(federation.shares, stage.owners, strict=True):
+        here, there = federation.data(share), home.source.load(stage.job)
+        assert here.records_per_group == there.records_per_group == 2
+        for one, other in ((here.train, there.train), (here.test, there.test)):
+            assert one.digest() == other.digest()
+            # The numbers differ; who belongs together does not.
+            assert len(one.by_group) == len(other.by_group)
+            assert len(set(zip(one.groups.tolist(), other.groups.tolist(), strict=True))) == len(
+                one.by_group
+            )
+
+
+def test_no_group_is_in_two_places_and_tests_use_a_few_records_of_each(job):
+    federation, corpus = federate(job), load_corpus(job.data, job.task)
+    sides = [side for share in federation.shares for side in (share.train, share.test)]
+    names = Counter(
+        name
+        for side in sides
+        for name in {corpus.groups[row] for row in side if corpus.groups[row]}
+    )
+    assert set(names.values()) == {1}
+    for share in federation.shares:
+        tested = federation.data(share).test
+        assert set(tested.by_group.sizes.tolist()) <= {1, 2}
+        assert len(tested.by_group) == len(set(federation.groups[share.test].tolist()))
+
+
+def test_test_rows_must_tell_their_groups_too(job, reviews_csv, job_of):
+    data = {**job.data.model_dump(), "test_path": str(reviews_csv)}
+    with pytest.raises(DataError, match="patient"):
+        federate(job_of(data=data, privacy={"unit": "group"}, simulation={"partition": "iid"}))
+
+
+def test_an_audit_replays_groups_as_canaries_and_finds_nothing(job, tmp_path):
+    found = audit_run(start(job, tmp_path / "run", workers=1).path, canaries=200)
+    assert not found["broken"]
+    assert found["canaries"]["records_per_group"] == 2
+    assert found["canaries"]["canaries"] == 100
+    assert "protects one group" in found["mislabelled"]["skipped"]
