@@ -2,10 +2,12 @@
 
 import csv
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 
+from umbel.client.account import SeededSize
 from umbel.errors import DataError
 from umbel.learning.data import load_corpus
 from umbel.privacy.ledger import Ledger
@@ -54,9 +56,10 @@ def test_what_is_drawn_planned_charged_and_promised_is_groups(job, tmp_path):
     assert result["privacy"]["unit"] == "group"
     federation = federate(job)
     for client, share in zip(plan["clients"], federation.shares, strict=True):
-        groups = len(set(federation.groups[share.train].tolist()))
-        assert groups < len(share.train)
-        assert client["sampling_rate"] == job.training.batch_size / groups
+        rows = np.concatenate([share.train, share.test])
+        size = federation.data(share).account.size
+        assert size.count == len(set(federation.groups[rows].tolist())) < len(rows)
+        assert client["sampling_rate"] == job.training.batch_size / federation.training_size(share)
         with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
             charged = [e.event for e in ledger.entries() if e.event.kind == "gaussian"]
         assert {(e.noise_multiplier, e.sampling_rate) for e in charged} == {
@@ -76,7 +79,9 @@ def test_owners_have_the_same_groups_between_machines(job, tmp_path):
     federation = federate(job)
     stage = set_up(job, tmp_path)
     for share, home in zip(federation.shares, stage.owners, strict=True):
-        here, there = federation.data(share), home.source.load(stage.job)
+        here = federation.data(share)
+        there = home.source.load(stage.job, partial(SeededSize, job.seed, share.name), share.name)
+        assert here.account.size == there.account.size
         assert here.records_per_group == there.records_per_group == 2
         for one, other in ((here.train, there.train), (here.test, there.test)):
             assert one.digest() == other.digest()
