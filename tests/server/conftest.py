@@ -97,8 +97,8 @@ def start_run(federation_of, faulty_grid, tmp_path):
     from umbel.simulations.workers import Inline
     from umbel.strategies import build_strategy
 
-    def start(job, fault=None, *, name="run", identity="r", reproducible=True):
-        federation = federation_of(job)
+    def start(job, fault=None, *, name="run", identity="r", reproducible=True, federation=None):
+        federation = federation or federation_of(job)
         owners = tmp_path / name / "owners"
         ledgers = tmp_path / name / "ledgers"
         workers = Inline(SiteSettings(federation, ledgers, owners, reproducible))
