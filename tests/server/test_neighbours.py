@@ -21,6 +21,8 @@ FRESH = {(SECAGG, "reply"), (LEDGER, "head")}
 """Public fields made of fresh keys: they never repeat, and their lengths must not tell anything."""
 WORDS = ["plain", "dull", "grand", "rare", "warm", "cold", "quick", "slow", "bright", "dim"]
 LONGEST = 5000
+GROUP = 5
+"""Long texts that belong to one patient."""
 
 
 def a_text(number, words):
@@ -33,23 +35,26 @@ def a_text(number, words):
 def pool_csv(tmp_path_factory):
     """Rows of one owner, "a", that tests choose from, and 40 of each of three others.
 
-    The first rows are short texts of both classes; each has the same text of the other class, and a
-    long one, behind it.
+    Its first rows are short texts of both classes; behind them, for the first twenty, the same text
+    with the other class, and a long one.
     """
     path = tmp_path_factory.mktemp("pool") / "pool.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", "label", "site"])
+        writer.writerow(["text", "label", "site", "patient"])
+
+        def write(number, words, label, site, patient):
+            name = ["negative", "positive"][label % 2]
+            writer.writerow([a_text(number, words), name, site, patient])
+
         for number in range(LONGEST + 20):
-            writer.writerow([a_text(number, 6), ["negative", "positive"][number % 2], "a"])
+            write(number, 6, number, "a", f"short {number}")
         for number in range(20):
-            writer.writerow([a_text(number, 6), ["negative", "positive"][1 - number % 2], "a"])
-            writer.writerow([a_text(number, 22), ["negative", "positive"][number % 2], "a"])
+            write(number, 6, number + 1, "a", f"short {number}")
+            write(number, 22, number, "a", f"long {number // GROUP}")
         for site in "bcd":
             for number in range(40):
-                writer.writerow(
-                    [a_text(9000 + number, 8), ["negative", "positive"][number % 2], site]
-                )
+                write(9000 + number, 8, number, site, f"{site} {number}")
     return path
 
 
@@ -73,7 +78,8 @@ class Pool:
             else share
             for share in self.federation.shares
         )
-        return dataclasses.replace(self.federation, shares=shares)
+        tested = {share.name: share.test for share in shares}
+        return dataclasses.replace(self.federation, shares=shares, tested=tested)
 
 
 def neighbours(pool, size, change):
@@ -82,6 +88,8 @@ def neighbours(pool, size, change):
     other_train, other_test = list(train), list(test)
     if change == "one record more":
         other_train.append(pool.long[0])
+    elif change == "one group more":
+        other_train += list(pool.long[:GROUP])
     elif change == "one held-out record more":
         other_test.append(pool.long[0])
     elif change == "one text longer":
@@ -178,6 +186,18 @@ def test_neighbours_are_answered_for_alike(start_run, job, pool_of, constant_siz
 def test_no_size_is_an_edge(start_run, job, pool_of, constant_size, size, change):
     pool = pool_of(job)
     mine, others = neighbours(pool, size, change)
+    first = heard(start_run, job, pool.with_rows(*mine), "one")
+    assert first == heard(start_run, job, pool.with_rows(*others), "two")
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_one_group_more_is_answered_for_alike(
+    start_run, job_of, pool_csv, pool_of, constant_size, size
+):
+    data = {"path": str(pool_csv), "group_column": "patient", "records_per_group": 2}
+    job = job_of(data=data, privacy={"unit": "group"}, cohort={"minimum": 3})
+    pool = pool_of(job)
+    mine, others = neighbours(pool, size, "one group more")
     first = heard(start_run, job, pool.with_rows(*mine), "one")
     assert first == heard(start_run, job, pool.with_rows(*others), "two")
 
