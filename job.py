@@ -76,6 +76,12 @@ class ModelSpec(_Section):
         description="Length to which pooled features are normalised before the linear head.",
     )
     max_length: int = Field(64, ge=4, description="Longest input, in tokens; the rest is cut off.")
+    padding: Literal["longest", "max_length"] = Field(
+        "longest",
+        description='"longest" pads each text to the longest of its batch, "max_length" every text to '
+        "max_length, for base models that do not ignore padding. Umbel probes the model and changes "
+        "the first into the second where that is needed (docs/models.md).",
+    )
     lora: LoraSpec = LoraSpec()
 
 
@@ -428,6 +434,11 @@ class Job(_Section):
         if self.model.adapter is not None:
             return self.model.adapter
         return "head" if self.task == "text-classification" else "lora"
+
+    def padded(self) -> Job:
+        """The same job with every text padded to ``model.max_length``."""
+        model = self.model.model_copy(update={"padding": "max_length"})
+        return self.model_copy(update={"model": model})
 
     @property
     def private(self) -> bool:

@@ -27,6 +27,7 @@ from .evaluation import evaluation_facts, evaluation_refusals, evaluation_warnin
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
 from .job import Job
+from .padding import padding_refusals, padding_warnings
 from .privacy.accounting import MechanismEvent
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
@@ -91,10 +92,12 @@ class Plan:
         facts: Sequence[ClientFacts],
         model: ModelShape,
         consortium: int | None = None,
+        padding_cost: float | None = None,
     ) -> Plan:
         """Check everything together; a ``PlanRefused`` lists all reasons.
 
-        `consortium` is the number of the roster's members (default: the clients are all of them).
+        `consortium` is the number of the roster's members (default: the clients are all of them),
+        `padding_cost` how many times the texts' own tokens are computed, where that is known.
         """
         consortium = len(facts) if consortium is None else consortium
         reasons = _refusals(job, facts, model, consortium)
@@ -114,6 +117,7 @@ class Plan:
                 "privacy.epsilon"
             )
         warnings = _warnings(job, facts) + evaluation_warnings(job, facts, consortium)
+        warnings += padding_warnings(job, model.verdict, padding_cost)
         if job.per_client:
             warnings += client_warnings(job, facts, consortium)
         return cls(job, model, clients, tuple(warnings), consortium)
@@ -180,6 +184,7 @@ class Plan:
             "task": job.task,
             "base": job.model.base,
             "base_sha256": self.model.base_digest,
+            "padding": job.model.padding,
             "adapter": job.adapter,
             "strategy": job.strategy.name,
             "weighting": job.weighting,
@@ -273,6 +278,7 @@ def _refusals(
             'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
             'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
         )
+    reasons += padding_refusals(job, model.verdict)
     reasons += evaluation_refusals(job, facts)
     return reasons + encryption_refusals(job, facts, model, consortium)
 

@@ -22,8 +22,10 @@ from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
 from ..learning.loading import load_learner
+from ..learning.probe import probed
 from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
+from ..padding import padding_refusals
 from ..privacy.randomness import SecretStream
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
@@ -175,7 +177,10 @@ class Station:
         here = self._here(job)
         self._policy.check_model(self.home.name, base_digest(base_folder(job.model.base)))
         classes = len(job.data.labels or ())
-        learner = load_learner(here, classes)
+        learner = probed(load_learner(here, classes))
+        reasons = padding_refusals(here, learner.verdict)
+        if reasons:
+            raise PlanRefused(f"{self.home.name}: {reasons[0]}")
         self._loads += 1
         base = learner.shape().base_digest
         self.audit.write("model loaded", job=job.digest(), base=base, number=self._loads)

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from .base import base_digest
+from .batches import forward_batch
 from .cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
 from .model import Learner
-from .tasks.base import make_batch
 
-_BLOCK = 64
 _TOLERANCE = 1e-3
 
 
@@ -55,6 +54,7 @@ def _key(learner: Learner, examples: Examples) -> str:
         base_digest(learner.folder),
         job.model.pooling,
         str(job.model.feature_scale),
+        f"{learner.length} {_block(learner)}",
         "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
         torch.__version__,
@@ -63,7 +63,11 @@ def _key(learner: Learner, examples: Examples) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
 
-def _blocks(examples: Examples, size: int = _BLOCK) -> Iterator[np.ndarray]:
+def _block(learner: Learner) -> int:
+    return forward_batch(learner.job.training, learner.network.device)
+
+
+def _blocks(examples: Examples, size: int) -> Iterator[np.ndarray]:
     """Indices of examples of like length, so that little padding is computed."""
     order = np.argsort(examples.lengths, kind="stable")
     for start in range(0, len(order), size):
@@ -74,7 +78,7 @@ def _head_reads_features(learner: Learner, examples: Examples) -> bool:
     """Whether head(features) gives the network's logits, for an architecture's own head."""
     if learner.network.mean_head is not None:
         return True
-    batch = _batch(learner, examples, next(_blocks(examples))[:4])
+    batch = learner.batch(examples, next(_blocks(examples, 4)))
     learner.network.eval()
     with torch.inference_mode():
         whole = learner.network(batch)
@@ -113,11 +117,11 @@ def _filled(
     def computed(block: np.ndarray) -> np.ndarray:
         if touch is not None:
             touch(int(examples.rows[block[0]]))
-        found: np.ndarray = learner.network.features(_batch(learner, examples, block)).cpu().numpy()
+        found: np.ndarray = learner.network.features(learner.batch(examples, block)).cpu().numpy()
         return found
 
     with torch.inference_mode():
-        for block in _blocks(examples, 1 if touch is not None else _BLOCK):
+        for block in _blocks(examples, 1 if touch is not None else _block(learner)):
             for index, found in zip(block, each(computed, block), strict=True):
                 if found is None:
                     continue
@@ -128,8 +132,3 @@ def _filled(
     if touch is not None:
         touch(NOBODY)
     return features
-
-
-def _batch(learner: Learner, examples: Examples, indices: np.ndarray) -> dict[str, torch.Tensor]:
-    pad = int(learner.tokenizer.pad_token_id)
-    return make_batch(examples, indices, pad, learner.network.device)

@@ -8,17 +8,21 @@ runs once over an owner's data and its features stand in for the tokens from the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import ModelError
 from ..job import Job
 from ..messages import Arrays
 from .base import base_digest
-from .network import Network
+from .batches import make_batch, pad_rows
+from .examples import Examples
+from .network import Batch, Network
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +36,8 @@ class ModelShape:
     total_parameters: int
     base_digest: str
     base_folder: str
+    verdict: Verdict | None
+    """Of a probe, where there was one."""
 
     @property
     def trained_parameters(self) -> int:
@@ -47,6 +53,35 @@ class Learner:
     tokenizer: PreTrainedTokenizerBase
     folder: Path
     initial: Arrays
+    verdict: Verdict | None = None
+    """Of a probe: no private step is taken without one."""
+
+    def check_independent(self) -> None:
+        """Raise ``ModelError`` unless a probe found that texts are independent, padded as the job says."""
+        if self.verdict is None:
+            raise ModelError("This model was not probed, so it is not trained under privacy.")
+        if not self.verdict.allows(self.job.model.padding):
+            raise ModelError(
+                f"{self.job.model.base} is not trained under privacy: {self.verdict.reason}."
+            )
+
+    def batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The chosen examples as the network takes them, padded as the job says."""
+        return make_batch(examples, indices, self._pad_id, self.network.device, self.length)
+
+    def batch_of(self, rows: Sequence[np.ndarray]) -> Batch:
+        """Tokens without labels, padded as the job says."""
+        return pad_rows(rows, self._pad_id, self.network.device, self.length)
+
+    @property
+    def length(self) -> int | None:
+        """Tokens that every text is padded to; None: those of the longest in its batch."""
+        spec = self.job.model
+        return spec.max_length if spec.padding == "max_length" else None
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
 
     def shape(self) -> ModelShape:
         return ModelShape(
@@ -54,6 +89,7 @@ class Learner:
             total_parameters=sum(p.numel() for p in self.network.parameters()),
             base_digest=base_digest(self.folder),
             base_folder=str(self.folder),
+            verdict=self.verdict,
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import ModelError
@@ -64,14 +65,10 @@ class Predictor:
     @torch.inference_mode()
     def _classify(self, texts: Sequence[str]) -> Iterator[Prediction]:
         network = self._learner.network.eval()
-        inputs = self._learner.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self._learner.job.model.max_length,
-            return_tensors="pt",
-        ).to(network.device)
-        batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        # Padded by us, as in training: a tokenizer may pad on the other side.
+        limit = self._learner.job.model.max_length
+        tokens = self._learner.tokenizer(list(texts), truncation=True, max_length=limit)
+        batch = self._learner.batch_of([np.asarray(row) for row in tokens["input_ids"]])
         for text, row in zip(texts, network(batch).softmax(-1).tolist(), strict=True):
             ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])
             yield Prediction(text, dict(ranked))

@@ -23,16 +23,16 @@ from ..job import TrainingSpec
 from ..messages import Arrays
 from ..privacy.dpsgd import PrivateOptimizer, TornSum
 from ..privacy.randomness import SecretStream, poisson_sample
+from .batches import microbatch
 from .examples import Examples
 from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
 from .metrics import Counts
 from .model import Learner
 from .network import Network
-from .tasks.base import Task, make_batch
+from .tasks.base import Task
 
-# A CPU gains more from short padding than from wide products.
-_MICROBATCH = {"cpu": 8}
-_TEST_BATCH = 64
+# Examples with features in one pass of a test.
+_TEST_BATCH = 1024
 
 
 _LOWER = "Lower training.learning_rate."
@@ -120,6 +120,8 @@ def train(
     draw their batches and noise from the secret stream. `proximal_mu` pulls every step towards the
     start (FedProx, Li et al. 2020, eq. 2); it acts after the noise, so it costs no privacy.
     """
+    if private is not None:
+        learner.check_independent()
     spec = learner.job.training
     network = learner.network
     if private is None and len(examples) == 0:
@@ -130,7 +132,7 @@ def train(
     # Walking through all modules costs as much as a small step, so only where it changes something.
     if on_features or not module.training:
         module.train()
-    device, pad = network.device, _pad(learner)
+    device = network.device
     _seed_generators(device, _seed(seed, who, steps.first))
     parameters = [p for _, p in network.trained_parameters()]
     start = [p.detach().clone() for p in parameters]
@@ -146,7 +148,7 @@ def train(
     def losses_of(chunk: np.ndarray) -> Tensor:
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
-        batch = make_batch(examples, chunk, pad, device)
+        batch = learner.batch(examples, chunk)
         return task.losses(rule.module(batch), batch)
 
     total_loss, seen = 0.0, 0
@@ -197,12 +199,16 @@ def test(
     order = np.argsort(examples.lengths, kind="stable")
     if forgiving and examples.features is not None:
         order = order[np.isfinite(examples.features[order]).all(axis=1)]
-    size = _TEST_BATCH if touch is None else 1
+    size = _TEST_BATCH
+    if examples.features is None:
+        size = microbatch(learner.job.training, network.device)
+    if touch is not None:
+        size = 1
 
     def counted(chunk: np.ndarray) -> Counts:
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
-        batch = make_batch(examples, chunk, _pad(learner), network.device)
+        batch = learner.batch(examples, chunk)
         return task.counts(network(batch), batch)
 
     for start in range(0, len(order), size):
@@ -432,15 +438,12 @@ def _chunks(
     alone: bool,
 ) -> Iterator[np.ndarray]:
     """The batch in microbatches of like length: a third of the tokens would be padding otherwise."""
-    whole = _MICROBATCH.get(device.type, 32)
     if examples.features is not None:
-        whole = len(indices)
+        size = max(1, spec.microbatch or len(indices))
     else:
+        size = microbatch(spec, device)
         indices = indices[np.argsort(examples.lengths[indices], kind="stable")]
-    size = 1 if alone else max(1, spec.microbatch or whole)
+    if alone:
+        size = 1
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
-
-
-def _pad(learner: Learner) -> int:
-    return int(learner.tokenizer.pad_token_id)

@@ -96,7 +96,6 @@ class PrivateOptimizer:
         if module in _ATTACHED:
             raise ValueError("The module has a private optimizer already; close that one first.")
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        check_layers(module)
         _check_tensors(self._parameters, optimizer)
         self._optimizer = optimizer
         self._noise_multiplier = noise_multiplier
@@ -108,11 +107,7 @@ class PrivateOptimizer:
         tensors = list(self._parameters.values())
         self._sizes = [tensor.numel() for tensor in tensors]
         self._sum = torch.zeros(sum(self._sizes), device=tensors[0].device)
-        if gradients is None:
-            gradients = (
-                BookKeeping if has_rules(module) else partial(HookedGradients, strict=strict)
-            )
-        self._gradients = gradients(module, self._parameters)
+        self._gradients = example_gradients(module, self._parameters, gradients, strict=strict)
         self.module = self._gradients.module
         _ATTACHED.add(module)
 
@@ -137,7 +132,7 @@ class PrivateOptimizer:
             if len(losses):
                 # The caller's autocast must not reach the clipping.
                 with torch.autocast(losses.device.type, enabled=False):
-                    self._backward(losses)
+                    backward(losses, self._parameters)
                     self._add_clipped(len(losses), weights)
         finally:
             self._forget()
@@ -193,18 +188,6 @@ class PrivateOptimizer:
     ) -> None:
         self.close()
 
-    def _backward(self, losses: Tensor) -> None:
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        try:
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ModelError(
-                f"The gradient of each example cannot be taken in this model: {error}"
-            ) from error
-
     def _parts(self) -> Sequence[Tensor]:
         """The flat sum as one view a trainable tensor."""
         return torch.split(self._sum, self._sizes)
@@ -244,6 +227,38 @@ class PrivateOptimizer:
         self._gradients.forget()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+
+def example_gradients(
+    module: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    how: GradientsOf | None = None,
+    *,
+    strict: bool = True,
+) -> ExampleGradients:
+    """What takes the gradient of each example in `module`: what training uses, and a probe before it.
+
+    `how` takes them another way, for comparisons; `strict` as for ``PrivateOptimizer``. Raises
+    ``ModelError`` for layers that couple examples.
+    """
+    check_layers(module)
+    if how is None:
+        how = BookKeeping if has_rules(module) else partial(HookedGradients, strict=strict)
+    return how(module, parameters)
+
+
+def backward(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """One backward pass of the sum of `losses` (B,), from which each example's gradient is told."""
+    for parameter in parameters.values():
+        parameter.grad = None
+    try:
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ModelError(
+            f"The gradient of each example cannot be taken in this model: {error}"
+        ) from error
 
 
 def _check_tensors(

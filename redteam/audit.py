@@ -21,8 +21,8 @@ from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import Learner, arrays_digest
+from ..learning.probe import probed
 from ..learning.tasks import Task, task_for
-from ..learning.tasks.base import make_batch
 from ..messages import Arrays
 from ..privacy.client_noise import split_noise
 from ..server.best import kept_model
@@ -173,7 +173,7 @@ def _attack_simulation(subject: _Subject, canaries: int, tell: Tell) -> dict[str
             "clients have other records. Put the old file back, or run the job again."
         )
     tell("model", 0, 0)
-    learner = load_learner(federation.job, federation.classes)
+    learner = probed(load_learner(federation.job, federation.classes))
     task = task_for(federation.job, federation.classes)
     final = _final(subject, learner)
     return {
@@ -260,9 +260,9 @@ def _records(subject: _Subject, federation: Federation, learner: Learner) -> Rec
 def _features(learner: Learner, examples: Examples) -> np.ndarray:
     if examples.features is not None:
         return examples.features
-    network, pad = learner.network.eval(), int(learner.tokenizer.pad_token_id)
+    network = learner.network.eval()
     parts = [
-        network.features(make_batch(examples, chunk, pad, network.device)).cpu().numpy()
+        network.features(learner.batch(examples, chunk)).cpu().numpy()
         for chunk in np.array_split(np.arange(len(examples)), max(1, len(examples) // 64))
     ]
     return np.concatenate(parts)

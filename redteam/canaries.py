@@ -29,6 +29,7 @@ from ..learning.model import Learner
 from ..learning.network import Batch, Network
 from ..learning.tasks.text_classification import TextClassification
 from ..learning.trainer import Outcome, PrivateSteps, train
+from ..learning.verdict import INDEPENDENT
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream
 from .bound import epsilon_lower_bound
@@ -303,7 +304,8 @@ def _learner(job: Job, inputs: int, classes: int) -> Learner:
     nn.init.zeros_(head.bias)
     network = Network(_NoBackbone(), head, job).to(choose_device(job.training.device))
     tokenizer = cast(Any, SimpleNamespace(pad_token_id=0))
-    return Learner(job, network, tokenizer, Path(), network.arrays())
+    # A linear layer on features that are given: nothing can couple examples.
+    return Learner(job, network, tokenizer, Path(), network.arrays(), INDEPENDENT)
 
 
 def _examples(records: Records, chosen: np.ndarray, learner: Learner, each: int) -> Examples:

@@ -23,7 +23,7 @@ import torch
 from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.model import Learner
-from ..learning.tasks.base import Task, make_batch
+from ..learning.tasks.base import Task
 from ..learning.trainer import PrivateSteps, StepRange, train
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream
@@ -187,11 +187,10 @@ class Inverter:
             network = self._learner.network
             network.load(self._weights)
             network.eval()
-            pad = int(self._learner.tokenizer.pad_token_id)
             parts = []
             for start in range(0, len(self._pool), _BATCH):
                 indices = np.arange(start, min(start + _BATCH, len(self._pool)))
-                batch = make_batch(self._pool, indices, pad, network.device)
+                batch = self._learner.batch(self._pool, indices)
                 parts.append(network.features(batch).double().cpu().numpy())
             found = np.concatenate(parts)
         return found / np.linalg.norm(found, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ import torch
 
 from ..learning.examples import Examples
 from ..learning.model import Learner
-from ..learning.tasks.base import Task, make_batch
+from ..learning.tasks.base import Task
 
 _BATCH = 64
 _NORMAL_95 = 1.959964
@@ -89,12 +89,11 @@ def losses_of(
 ) -> np.ndarray:
     """float64[n]: the loss of each example under the weights that the learner's network has."""
     network = learner.network.eval()
-    pad = int(learner.tokenizer.pad_token_id)
     order = np.argsort(examples.lengths, kind="stable")
     found = np.zeros(len(examples))
     for start in range(0, len(order), _BATCH):
         chunk = order[start : start + _BATCH]
-        batch = make_batch(examples, chunk, pad, network.device)
+        batch = learner.batch(examples, chunk)
         found[chunk] = task.losses(network(batch), batch).double().cpu().numpy()
         tell(len(chunk))
     return found

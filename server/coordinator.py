@@ -24,6 +24,7 @@ from ..job import Job
 from ..learning.export import export_adapter
 from ..learning.loading import load_learner
 from ..learning.model import Learner
+from ..learning.probe import probed
 from ..messages import to_array_record, to_arrays
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
@@ -125,7 +126,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     note_public(folder, public)
     roster = consortium.roster() or b""
     order = Order(identity["id"], job, identity["signature"], roster)
-    learner = _load(job)
+    learner = probed(_load(job))
     # Packed, so that it is in memory once when it travels.
     shape, initial = learner.shape(), to_arrays(to_array_record(learner.initial))
     public_test = PublicTest(learner, public) if public else None

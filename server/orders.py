@@ -43,6 +43,10 @@ def place(
             "create FOLDER --job JOB"
         )
     public_corpus(job)
+    # Late: stopping a run needs no model.
+    from ..learning.probe import fitted
+
+    job = fitted(job)
     run_id = uuid.uuid4().hex
     path = consortium.runs / name if name else None
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)

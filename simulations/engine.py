@@ -25,6 +25,7 @@ from ..errors import JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
 from ..learning.metrics import Counts, exact_counts_from_list
+from ..learning.model import ModelShape
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..server.conclusion import conclude
@@ -64,7 +65,21 @@ def plan_job(job: Job) -> tuple[Plan, Federation]:
     read_public(federation.job)
     with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
         shape, _ = workers.call("model")
-    return Plan.compile(federation.job, federation.facts, shape), federation
+    if _needs_padding(federation.job, shape):
+        return plan_job(job.padded())
+    return _compiled(federation, shape), federation
+
+
+def _needs_padding(job: Job, shape: ModelShape) -> bool:
+    """Whether the probe of the model found that its texts must all be padded alike."""
+    needed = shape.verdict is not None and shape.verdict.padding == "max_length"
+    return needed and job.model.padding == "longest"
+
+
+def _compiled(federation: Federation, shape: ModelShape) -> Plan:
+    return Plan.compile(
+        federation.job, federation.facts, shape, padding_cost=federation.padding_cost()
+    )
 
 
 def simulate(job: Job, options: Options, listener: Listener | None = None) -> RunFolder:
@@ -133,7 +148,11 @@ def _simulate(
     listener.started("model", 0)
     with start_workers(settings, count) as pool, _interruptible() as should_stop:
         shape, initial = pool.call("model")
-        plan = Plan.compile(federation.job, federation.facts, shape)
+        if _needs_padding(federation.job, shape):
+            # Workers hold the job as it was; nothing is written yet.
+            pool.close()
+            return _simulate(job.padded(), path, identity, workers, engine, listener, again)
+        plan = _compiled(federation, shape)
         strategy = build_strategy(job.strategy, plan.total_weight)
         if again:
             folder = RunFolder.open(path)
@@ -199,10 +218,12 @@ def _grid_opener(engine: Engine) -> GridOpener:
 
 
 def _same_job(given: Job, recorded: Job) -> bool:
-    """Labels that were found in the data are in the recorded job, though not in the given one."""
+    """Labels that were found in the data, and the padding that the model needs, are in the recorded
+    job, though not in the given one."""
     labels = given.data.labels or recorded.data.labels
     data = given.data.model_copy(update={"labels": labels})
-    return given.model_copy(update={"data": data}) == recorded
+    model = given.model.model_copy(update={"padding": recorded.model.padding})
+    return given.model_copy(update={"data": data, "model": model}) == recorded
 
 
 def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str, dict[str, Counts]]:

@@ -42,6 +42,13 @@ class Federation:
     def classes(self) -> int:
         return len(self.job.data.labels or ())
 
+    def padding_cost(self) -> float | None:
+        """How many times the tokens of texts are computed where all are padded to one length."""
+        if self.job.model.padding == "longest":
+            return None
+        lengths = np.diff(self.store.offsets)
+        return float(self.job.model.max_length * len(lengths) / lengths.sum())
+
     def data(self, share: Share) -> LocalData:
         return LocalData(
             grouped(self.store, share.train, self.groups),

@@ -18,6 +18,7 @@ from ..learning.export import export_adapter
 from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import ModelShape
+from ..learning.probe import probed
 from ..learning.tasks import task_for
 from ..learning.trainer import PrivateSteps, test
 from ..messages import Arrays
@@ -60,7 +61,7 @@ class Site:
     @cached_property
     def workplace(self) -> Workplace:
         job, classes = self._federation.job, self._federation.classes
-        return Workplace(load_learner(job, classes), task_for(job, classes))
+        return Workplace(probed(load_learner(job, classes)), task_for(job, classes))
 
     def handle(self, node: int, message: Message) -> Message:
         """Let the owner behind a node answer."""

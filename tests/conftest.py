@@ -247,10 +247,11 @@ def learner_of():
 
         from umbel.job import Job
         from umbel.learning.loading import load_learner
+        from umbel.learning.probe import probed
 
         torch.set_num_threads(1)
         job = Job.build(json.loads(canonical))
-        return load_learner(job, 0 if job.task == "causal-lm" else len(job.data.labels))
+        return probed(load_learner(job, 0 if job.task == "causal-lm" else len(job.data.labels)))
 
     return lambda job: load(job.to_json())
 

@@ -9,12 +9,15 @@ from umbel.errors import PlanRefused
 from umbel.facts import ClientFacts
 from umbel.job import Job
 from umbel.learning.model import ModelShape
+from umbel.learning.verdict import INDEPENDENT
 from umbel.plan import Plan, sample_cohort
 from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier
 from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.recipe import private_recipe
 
-MODEL = ModelShape({"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model")
+MODEL = ModelShape(
+    {"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model", INDEPENDENT
+)
 NAMES = [f"client-{number}" for number in range(12)]
 
 
@@ -39,7 +42,7 @@ REFUSALS = {
     "nothing trained": (
         {},
         None,
-        ModelShape({}, 1000, "ab" * 32, "/model"),
+        ModelShape({}, 1000, "ab" * 32, "/model", INDEPENDENT),
         "nothing would be trained: model.lora.target leaves no tensor",
     ),
     "cohort too large": (
@@ -136,7 +139,7 @@ def test_all_reasons_are_given_at_once():
         privacy={"delta": 0.5},
     )
     with pytest.raises(PlanRefused) as caught:
-        plan(job, facts(500, 500), ModelShape({}, 1, "", ""))
+        plan(job, facts(500, 500), ModelShape({}, 1, "", "", INDEPENDENT))
     message = str(caught.value)
     assert message.count(" · ") == 5
     for *_, words in REFUSALS.values():

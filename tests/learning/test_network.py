@@ -10,12 +10,12 @@ import torch
 
 from umbel.errors import ModelError
 from umbel.learning import trainer
+from umbel.learning.batches import make_batch
 from umbel.learning.device import choose_device
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.model import arrays_digest
 from umbel.learning.tasks import task_for
-from umbel.learning.tasks.base import make_batch
 from umbel.learning.trainer import StepRange, train
 
 CLASSIFIERS = [

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from umbel.learning.batches import make_batch
 from umbel.learning.tasks import task_for
-from umbel.learning.tasks.base import make_batch
 from umbel.privacy.bookkeeping import BookKeeping
 from umbel.privacy.gradients import HookedGradients
 
