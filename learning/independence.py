@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -74,12 +74,17 @@ class Independence:
                 rows = [torch.cat(pair) for pair in zip(rows, seen, strict=True)]
         return rows
 
+    def _logits(self, one: Pass) -> list[Tensor]:
+        with _one_sentence(self._learner, len(one.texts)):
+            return self._rows(self._network(self._company.batch(one)), one)
+
     def _rows(self, logits: Tensor, one: Pass) -> list[Tensor]:
         logits = logits.detach()
         if not self._language:
             return list(logits.flatten(1))
         return [row[: len(t)].flatten() for row, t in zip(logits, one.texts, strict=True)]
 
+    @torch.no_grad()
     def _close(self, found: Tensor, expected: Tensor, what: str, norm: float | None = None) -> None:
         size = float(torch.linalg.vector_norm(expected)) if norm is None else norm
         error = float(torch.linalg.vector_norm(found - expected))
@@ -97,7 +102,7 @@ class Independence:
     def _outputs(self) -> None:
         """As in tests and predictions, and as features are computed."""
         self._network.eval()
-        alone = self._alone_outputs()
+        alone = self._each_alone(self._output)
         buffers: dict[str, Tensor] | None = None
         for where, passes in self._company.groups():
             for one in passes:
@@ -106,8 +111,8 @@ class Independence:
             buffers = buffers or _buffers(self._network)
         _check_buffers(self._network, buffers or {})
 
-    def _alone_outputs(self) -> list[Tensor]:
-        alone = [self._output(one)[0] for one in self._company.alone()]
+    def _each_alone(self, output: Callable[[Pass], list[Tensor]]) -> list[Tensor]:
+        alone = [output(one)[0] for one in self._company.alone()]
         if not all(bool(output.isfinite().all()) and bool(output.any()) for output in alone):
             raise ModelError(
                 f"{self._base} gives outputs that are zero or not finite (NaN or infinite), so it "
@@ -123,7 +128,7 @@ class Independence:
         kept = max(1, self._company.longest // 2)
         other = np.concatenate([one[:kept], other[kept:]])
         first, second = (
-            self._output(Pass([text], [0]))[0].view(self._company.longest, -1)[:kept]
+            self._logits(Pass([text], [0]))[0].view(self._company.longest, -1)[:kept]
             for text in (one, other)
         )
         error = torch.linalg.vector_norm(first - second)
@@ -144,12 +149,12 @@ class Independence:
         """Gradients through the base model, in passes as large as in training."""
         module = self._network.train()
         with torch.no_grad():
-            alone = self._alone_outputs()
+            alone = self._each_alone(self._logits)
             one = self._company.passes(range(len(self._company.texts)))[0]
-            draws_nothing(lambda: self._output(one), self._close)
+            draws_nothing(lambda: self._logits(one), self._close)
             module.eval()
             for each in self._company.alone():
-                self._compare(alone, self._output(each), each, "between training and testing")
+                self._compare(alone, self._logits(each), each, "between training and testing")
         module.train()
         company = self._company
         known = [(one, company.batch(one)) for one in company.alone()]
