@@ -192,11 +192,17 @@ class Aggregator:
         """U1, ascending."""
         return sorted(self._prekeys)
 
-    def upload_request(self, name: str) -> bytes:
-        """The manifest, and the prekeys of this member's neighbours."""
-        near = [other for other in self._near[name] if other in self._prekeys]
+    def upload_request(self, name: str, repeat: bool = False) -> bytes:
+        """The manifest, and the prekeys of this member's neighbours.
+
+        For a `repeat` also everybody else's, which state what became of the slots before.
+        """
+        near = set(self._near[name])
+        others = [n for n in self.members if repeat and n != name and n not in near]
         return UploadRequest(
-            self._manifest, tuple(self._prekeys[other][0] for other in near)
+            self._manifest,
+            tuple(self._prekeys[n][0] for n in self.members if n in near),
+            tuple(self._prekeys[n][0] for n in others),
         ).to_bytes()
 
     def add_upload(self, name: str, reply: bytes, *pieces: Words) -> None:

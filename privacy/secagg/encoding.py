@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from ...errors import ProtocolError
 
@@ -53,6 +53,9 @@ Names = Annotated[tuple[Name, ...], Size(0, MOST_MEMBERS)]
 
 class Encoded:
     """Base of the frozen dataclasses that have a canonical byte form."""
+
+    version: ClassVar[int] = VERSION
+    """Of this kind's fields, and in its tag: a message whose fields changed is another message."""
 
     def to_bytes(self) -> bytes:
         """The one encoding of this message, tag included. Refuses values that cannot be encoded."""
@@ -122,7 +125,7 @@ class _Codec:
 
 @cache
 def _tag(kind: Any) -> bytes:
-    return _prefixed(f"umbel secure aggregation {VERSION} {kind.__name__}".encode())
+    return _prefixed(f"umbel secure aggregation {kind.version} {kind.__name__}".encode())
 
 
 def _prefixed(data: bytes) -> bytes:

@@ -48,6 +48,7 @@ from .messages import (
     UploadRequest,
 )
 from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
+from .repeats import check_repeat
 from .roster import Roster
 from .scale import Scale
 from .state import (
@@ -163,7 +164,16 @@ class Member:
             box_key = self._sealing_key(slot, self.name, name, public, fresh)
             boxes.append(beside + seal(box_key, seed_shares[name] + key_shares[name], beside))
         sealed = SealedShares(tuple(near), tuple(boxes))
-        body = Prekey(self.name, slot.digest(), asked.digest(), public, _sha(seed), sealed.digest())
+        body = Prekey(
+            self.name,
+            slot.digest(),
+            asked.digest(),
+            public,
+            _sha(seed),
+            sealed.digest(),
+            state.unrevealed,
+            state.unconfirmed,
+        )
         signed = Signed.by(self.identity, body)
         secrets = Secrets(key, seed, key_shares[self.name], seed_shares[self.name])
         following = replace(
@@ -182,15 +192,29 @@ class Member:
         self._checked = (self._question(state, request, context), keys)
         return asked.manifest
 
+    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+        """Whether the kept content of `what` may be masked in this slot; refuses if not.
+
+        Its request passed ``check_upload`` before.
+        """
+        check_repeat(self.name, self.roster, state, UploadRequest.from_bytes(request), what)
+
     def upload(
-        self, state: State, request: bytes, context: bytes, words: Words
+        self, state: State, request: bytes, context: bytes, words: Words, what: bytes = b""
     ) -> tuple[State, bytes]:
-        """Mask `words`, uint32[layout.length], in place, and sign for the masked vector."""
+        """Mask `words`, uint32[layout.length], in place, and sign for the masked vector.
+
+        `what` says that the kept content is among them, which is refused where it must not be.
+        """
         asked = UploadRequest.from_bytes(request)
         question, keys = self._checked
         if question != self._question(state, request, context):
             keys = self._check_upload(state, asked, context)
         manifest = asked.manifest
+        kept = state.kept
+        if what:
+            self.check_repeat(state, request, what)
+            kept = (replace(kept[0], slots=(*kept[0].slots, manifest.slot)),)
         if words.shape != (manifest.layout.length,):
             raise self._refuse("vector", f"it should have {manifest.layout.length} words")
         hash_ = manifest.digest()
@@ -203,6 +227,7 @@ class Member:
             manifest=(manifest,),
             keys=tuple(keys.values()),
             vector=vector,
+            kept=kept,
         )
         return _with_reply(following, request, reply)
 
@@ -217,7 +242,10 @@ class Member:
         survivors = Survivors(asked.manifest, names)
         body = Confirmation(self.name, asked.manifest, survivors.digest())
         reply = Signed.by(self.identity, body).to_bytes()
-        return _with_reply(replace(state, phase=CONFIRMED, survivors=(survivors,)), request, reply)
+        following = replace(
+            state, phase=CONFIRMED, survivors=(survivors,), unconfirmed=state.number + 1
+        )
+        return _with_reply(following, request, reply)
 
     def reveal(self, state: State, request: bytes) -> tuple[State, bytes]:
         """One share of each neighbour's secrets: the seed of a survivor, the key of a dropout.
@@ -229,7 +257,15 @@ class Member:
         shares, unreadable = self._open_shares(state, asked, set(survivors.names))
         body = Reveal(self.name, survivors.manifest, survivors.digest(), shares, unreadable)
         signed = Signed.by(self.identity, body)
-        following = replace(state, phase=REVEALED, secrets=(), survivors=(survivors,))
+        after = state.number + 1
+        following = replace(
+            state,
+            phase=REVEALED,
+            secrets=(),
+            survivors=(survivors,),
+            unrevealed=after,
+            unconfirmed=after,
+        )
         self._forget()
         replies: tuple[PrekeyReply, ...] = ()
         if asked.following:
@@ -253,7 +289,13 @@ class Member:
             self.roster.identity(name)
         self._check_size(len(slot.cohort), slot, "cohort")
         self._forget()
-        return State(state.run, slot=(slot,))
+        return State(
+            state.run,
+            slot=(slot,),
+            unrevealed=state.unrevealed or slot.number,
+            unconfirmed=state.unconfirmed or slot.number,
+            kept=state.kept,
+        )
 
     def _thresholds(self, slot: Slot) -> Thresholds:
         limits = self.roster.limits

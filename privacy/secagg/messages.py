@@ -18,7 +18,7 @@ taken for a signed confirmation. Every body names its run, slot or manifest, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from ...errors import ProtocolError
 from .encoding import (
@@ -136,8 +136,9 @@ class PrekeyRequest(Encoded):
 
 @dataclass(frozen=True)
 class Prekey(SentBy):
-    """A member's keys for one slot."""
+    """A member's keys for one slot, and what it states of those before."""
 
+    version: ClassVar[int] = 2
     slot: Digest
     request: Digest
     """Digest of the ``PrekeyRequest``: cohort and circle."""
@@ -147,6 +148,11 @@ class Prekey(SentBy):
     """SHA-256 of the self seed b."""
     sealed: Digest
     """Digest of the sealed shares."""
+    unrevealed: int
+    """A statement: in slots of this run from this number up to the present one, which it has left
+    for good, the member revealed nothing. The present slot's own number states nothing."""
+    unconfirmed: int
+    """The same of confirming."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +203,16 @@ class Manifest(Encoded):
 
 @dataclass(frozen=True)
 class UploadRequest(Encoded):
-    """The manifest, and the signed prekeys of the recipient and its neighbours."""
+    """The manifest, and the signed prekeys of the recipient's neighbours.
 
+    `others` are the prekeys of those that are no neighbours, for what they state of earlier slots;
+    only a repeat needs them (``repeats``), and only where there is a circle.
+    """
+
+    version: ClassVar[int] = 2
     manifest: Manifest
     prekeys: SignedList
+    others: SignedList = ()
 
 
 @dataclass(frozen=True)

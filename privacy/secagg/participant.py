@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from .journal import Journal
 from .masks import Words
 from .member import SERVER, Member
 from .messages import Manifest
-from .state import State
+from .state import Kept, State
 
 Trip = Literal["commit", "nonce", "prekey", "confirm", "reveal"]
 """The short trips: those whose request alone decides the reply."""
@@ -67,12 +68,42 @@ class Participant:
                 )
             return known, vector
 
-    def upload(self, request: bytes, context: bytes, words: Words) -> tuple[bytes, Words]:
-        """Mask `words` in place; the signed upload and the masked words, once both are on disk."""
+    def upload(
+        self, request: bytes, context: bytes, words: Words, what: bytes = b""
+    ) -> tuple[bytes, Words]:
+        """Mask `words` in place; the signed upload and the masked words, once both are on disk.
+
+        `what` names the kept content that is among them, if any; refused where it must not be.
+        """
         with self._journal.turn() as turn:
-            state, reply = self.member.upload(turn.state, request, context, words)
+            state, reply = self.member.upload(turn.state, request, context, words, what)
             turn.store(state, words)
             return reply, words
+
+    def keep(self, what: bytes, key: bytes) -> None:
+        """Remember the key of a new content, in the place of the one before."""
+        with self._journal.turn() as turn:
+            turn.store(replace(turn.state, kept=(Kept(what, key),)))
+
+    def kept(self, what: bytes) -> bytes | None:
+        """The key of the content that is kept for `what`; the journal alone knows it."""
+        with self._journal.turn() as turn:
+            kept = turn.state.kept
+            return kept[0].key if kept and kept[0].what == what else None
+
+    def close(self, what: bytes = b"") -> bool:
+        """Let go of what is kept for anything but `what`; whether there was such."""
+        with self._journal.turn() as turn:
+            kept = turn.state.kept
+            if not kept or kept[0].what == what:
+                return False
+            turn.store(replace(turn.state, kept=()))
+            return True
+
+    def check_repeat(self, request: bytes, what: bytes) -> None:
+        """Refuse (``ProtocolError``, rule "repeat") a slot in which the kept content has no place."""
+        with self._journal.turn() as turn:
+            self.member.check_repeat(turn.state, request, what)
 
     def sent(self) -> bytes:
         """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""

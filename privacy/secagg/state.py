@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from .encoding import MOST_MEMBERS, Digest, Encoded, Point, Size
 from .messages import Manifest, NonceRequest, PrekeyRequest, Share, Slot, Survivors
 
 IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
+MOST_REPEATS = 8
+"""Slots in which one content is masked at most."""
 PHASES = ("idle", "committed", "nonce given", "prekey sent", "uploaded", "confirmed", "revealed")
 
 
@@ -35,9 +37,22 @@ class Recorded(Encoded):
 
 
 @dataclass(frozen=True)
+class Kept(Encoded):
+    """A content that lies sealed on the disk, and may be masked again (``repeats``)."""
+
+    what: Digest
+    """What was asked for: run, round, settings and model."""
+    key: Annotated[bytes, Size(32, 32)]
+    """Seals the content. It is lost with the journal, and the content with it."""
+    slots: Annotated[tuple[Slot, ...], Size(0, MOST_REPEATS)] = ()
+    """Every slot in which it was masked."""
+
+
+@dataclass(frozen=True)
 class State(Encoded):
     """Everything that a member remembers of a run. Replies are those of the slot in progress."""
 
+    version: ClassVar[int] = 2
     run: Annotated[str, Size(1, 64)]
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
     floor: int = 0
@@ -56,6 +71,12 @@ class State(Encoded):
     """Digest of the masked vector that was uploaded."""
     survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
     replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
+    unrevealed: int = 0
+    """In no slot from this number on did this member reveal anything; 0 where it does not know."""
+    unconfirmed: int = 0
+    """The same of confirming."""
+    kept: Annotated[tuple[Kept, ...], Size(0, 1)] = ()
+    """The content of the round in progress, whatever slots it takes."""
 
     @property
     def number(self) -> int:

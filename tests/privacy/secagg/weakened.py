@@ -118,6 +118,27 @@ class RepeatedKeys(Member):
         return [own, *pairs]
 
 
+class HandsOver(Member):
+    """Masks what it keeps in any slot, whatever became of those before."""
+
+    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+        pass
+
+
+class BelievesStatements(Member):
+    """Takes statements of earlier slots for true, as if nobody colluded."""
+
+    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+        asked = UploadRequest.from_bytes(request)
+        prekeys = [Prekey.from_bytes(signed.body) for signed in asked.prekeys]
+        stated = {p.sender: p.unrevealed for p in prekeys} | {self.name: state.unrevealed}
+        for slot in state.kept[0].slots:
+            numbers = self._thresholds(slot)
+            silent = sum(stated.get(name, slot.number + 1) <= slot.number for name in slot.cohort)
+            if silent < numbers.members - numbers.quorum + 1:
+                raise ProtocolError("repeat", "the server", "too few statements")
+
+
 class AnyCohort(Member):
     """Takes part in sums of any number of members."""
 

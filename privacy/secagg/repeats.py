@@ -1,0 +1,119 @@
+"""When the same content may be masked again: in a slot after others that can never be opened.
+
+A round is repeated after a crash, or when too few answered. Who trains again releases a second noised
+update and pays for it. Who masks the first one again releases nothing new, if no sum with it was or
+will be opened. A server that could choose would open two sums that differ in one member.
+
+Guarantee. Let a content be masked in slots s_1, s_2, ... of one run. If ``check_repeat`` allowed each
+but the first, at most one of their sums is ever opened, short of breaking what ``secagg`` assumes.
+
+Why. Let s be an earlier slot of n members, with at most n_C colluders, and t its quorum. A statement in
+a signed prekey of the present slot says that its member has left s and revealed nothing in it. Of L
+statements at most n_C are lies; each other member is honest, and will never answer about s again, for
+slots only count upwards and the journal was on the disk before the statement left. So at most
+n - L + n_C members can ever give a share of anybody's secret in s. With L >= n - t + 1 + n_C these are
+fewer than t: no seed b of s can be had back, this member's vector in s stays under PRG(b), and it is
+uniform to the server whatever else it learns (Shamir's scheme hides perfectly below its threshold).
+
+Above ``parameters.COMPLETE`` members shares lie with neighbours, and few shares are enough. There
+statements about *confirming* count: fewer than t members can ever confirm the same survivors, so no
+honest member of s ever reveals, and among neighbours colluders alone are too few. Without the
+confirmation trip a circle allows no repeat.
+
+Also demanded: the roster is the same (its limits are what n_C and t come from), and everybody in the
+present cohort was in each earlier one. So a content never meets strangers: in a group that was dealt
+anew it is not masked again. Statements of others than the earlier slot's members do not count.
+
+Assumptions: those of the package; journals are not rolled back together with their witnesses. A member
+that lost its journal states nothing of slots before, and the key of its kept content is lost with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...errors import ProtocolError
+from .messages import Prekey, Slot, UploadRequest
+from .parameters import Thresholds, thresholds
+from .roster import Roster
+from .state import MOST_REPEATS, State
+
+SERVER = "the server"
+
+
+class _Silence(NamedTuple):
+    """From which slot on a member states that it kept silent."""
+
+    revealing: int
+    confirming: int
+
+
+def statements_needed(numbers: Thresholds) -> int:
+    """n - t + 1 + n_C: so many statements, n_C of them lies, leave fewer than t members."""
+    return numbers.members - numbers.quorum + 1 + numbers.colluders
+
+
+def check_repeat(
+    name: str, roster: Roster, state: State, asked: UploadRequest, what: bytes
+) -> None:
+    """Refuse (``ProtocolError``, rule "repeat") to mask the kept content of `what` in this slot."""
+    if not state.kept or state.kept[0].what != what:
+        raise _refuse("nothing is kept of what this request asks for")
+    earlier = state.kept[0].slots
+    if len(earlier) >= MOST_REPEATS:
+        raise _refuse(f"the same was masked in {len(earlier)} slots, and is in no more")
+    if earlier:
+        stated = _statements(name, roster, state, asked)
+        for slot in earlier:
+            _check_closed(roster, slot, asked.manifest.slot, stated)
+
+
+def _check_closed(
+    roster: Roster, earlier: Slot, present: Slot, stated: Mapping[str, _Silence]
+) -> None:
+    if earlier.roster != present.roster:
+        raise _refuse("it was masked under another roster")
+    strangers = set(present.cohort) - set(earlier.cohort)
+    if strangers:
+        raise _refuse(f"{min(strangers)} was not in slot {earlier.number}, where it was masked")
+    limits, consortium = roster.limits, len(roster.members)
+    numbers = thresholds(len(earlier.cohort), limits.colluders, limits.confirm, consortium)
+    if numbers.circle and not limits.confirm:
+        raise _refuse("where nobody confirms, a large cohort's sum can be opened late")
+    count = sum(
+        (stated[name].confirming if numbers.circle else stated[name].revealing) <= earlier.number
+        for name in earlier.cohort
+        if name in stated
+    )
+    needed = statements_needed(numbers)
+    if count < needed:
+        did = "confirmed" if numbers.circle else "revealed"
+        raise _refuse(
+            f"{count} members state that they {did} nothing in slot {earlier.number}; {needed} are "
+            "needed, or its sum could still be opened"
+        )
+
+
+def _statements(
+    name: str, roster: Roster, state: State, asked: UploadRequest
+) -> dict[str, _Silence]:
+    """What the members of the present slot state of those before, `name` itself among them.
+
+    Each statement is in a signed prekey that is in the manifest, so it is of this slot and no other.
+    """
+    manifest = asked.manifest
+    digests = dict(zip(manifest.members, manifest.prekeys, strict=True))
+    slot, found = manifest.slot.digest(), {name: _Silence(state.unrevealed, state.unconfirmed)}
+    for signed in (*asked.prekeys, *asked.others):
+        prekey = signed.open(Prekey, roster)
+        digest = hashlib.sha256(signed.body).digest()
+        if prekey.slot != slot or digests.get(prekey.sender) != digest:
+            raise ProtocolError("repeat", prekey.sender, "its statement is of another slot")
+        found[prekey.sender] = _Silence(prekey.unrevealed, prekey.unconfirmed)
+    return found
+
+
+def _refuse(text: str) -> ProtocolError:
+    return ProtocolError("repeat", SERVER, text)
