@@ -6,17 +6,17 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import ConsortiumError
 
 
-def write_durably(path: Path, content: bytes, *, secret: bool = False) -> None:
+def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool = False) -> None:
     """Write a file that survives a crash: afterwards there is the old one or the new one, whole.
 
-    `secret` lets only the owner of the file read it. Where it cannot be written, ``ConsortiumError``,
-    and what stood at `path` before stays as it was.
+    What is long may come in parts. `secret` lets only the owner of the file read it. Where it cannot
+    be written, ``ConsortiumError``, and what stood at `path` before stays as it was.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -24,7 +24,7 @@ def write_durably(path: Path, content: bytes, *, secret: bool = False) -> None:
         mode = 0o600 if secret else 0o644
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines([content] if isinstance(content, bytes) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

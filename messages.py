@@ -314,7 +314,24 @@ def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarr
     """
     asked = {key: dict(r) for key, r in content.config_records.items() if key != SECAGG}
     asked[ASSIGNMENT] = {k: v for k, v in asked[ASSIGNMENT].items() if k != "participations"}
-    state = hashlib.sha256(json.dumps([kind, asked], sort_keys=True, default=bytes.hex).encode())
+    text = json.dumps([kind, asked], sort_keys=True, default=bytes.hex)
+    return _with_arrays(hashlib.sha256(text.encode()), arrays)
+
+
+def update_digest(content: RecordDict, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """SHA-256 of all that a round's noised update depends on: run, job, round, settings and model.
+
+    Not the attempt, nor whether the model is tested as well: another attempt wants the same update.
+    """
+    asked = {key: dict(r) for key, r in content.config_records.items() if key != SECAGG}
+    told = asked.pop(ASSIGNMENT)
+    names = ("run", "job", "round", "participations", "clipping_norm")
+    parts = [{name: told[name] for name in names}, asked]
+    text = json.dumps(parts, sort_keys=True, default=bytes.hex)
+    return _with_arrays(hashlib.sha256(text.encode()), arrays)
+
+
+def _with_arrays(state: hashlib._Hash, arrays: Mapping[str, np.ndarray]) -> bytes:
     for name, array in arrays.items():
         state.update(json.dumps([name, array.shape]).encode())
         state.update(np.ascontiguousarray(array, dtype="<f4").data)

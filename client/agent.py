@@ -32,6 +32,7 @@ from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
 from .answers import answered, job_of
 from .budget import Budget
+from .kept import KeptUpdates
 from .policy import Policy
 from .round import Rounds
 from .secure import Membership, participant_of
@@ -57,6 +58,8 @@ class Agent:
     owner's own file of figures, which never leave. `secrets` gives the stream that batches and noise
     of a request are drawn from; only a reproducible simulation or rehearsal passes another than the
     operating system's, and `replayable` then says that a repeated request draws the very same noise.
+    `kept` is where a noised update stays until its round is closed; without it, a repetition is
+    trained anew and charged.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Agent:
         log: Path | None = None,
         secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os(),
         replayable: bool = False,
+        kept: KeptUpdates | None = None,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -80,7 +84,7 @@ class Agent:
         self._budget = Budget(name, ledger, data.account.name, policy, replayable)
         self._work = Work(name, workplace, data)
         self._rounds = Rounds(
-            name, workplace, data, self._work, self._budget, membership, secrets, log
+            name, workplace, data, self._work, self._budget, membership, secrets, log, kept
         )
 
     def handle(self, message: Message) -> Message:

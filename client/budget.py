@@ -17,6 +17,8 @@ from ..privacy.sizes import SIZE_EVENT
 from ..recipe import PrivateRecipe, planned_tests
 from .policy import Policy
 
+_MORE = "Start a new run with a larger privacy.spare_rounds."
+
 
 class RunSpent(BudgetExceeded):
     """A run that would pass its own promise: that is between it and this owner."""
@@ -65,13 +67,13 @@ class Budget:
                 events.append(SIZE_EVENT)  # paid before, and noise and sampling are chosen from it
             self._check_schedule(what, event, mine)
             if not (self.replayable and any(entry.key == key for entry in mine)):
+                self._check_repetitions(job, assignment, what, mine)
                 events.append(event)
             after = epsilon(events, delta)
             if not after <= job.privacy.owner_limit:
                 raise RunSpent(
                     f"With this round the run would cost epsilon {after:.4g}; the job promises at "
-                    f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. Start "
-                    "a new run with a larger privacy.spare_rounds."
+                    f"most {job.privacy.owner_limit:g}, and its rounds were repeated too often. {_MORE}"
                 )
             ledger.reserve(
                 self.account,
@@ -83,6 +85,14 @@ class Budget:
                 replay=self.replayable,
             )
         return after
+
+    def spent(self, job: Job, run: str) -> float:
+        """What a run has spent here so far, with the published size that its noise is chosen by."""
+        with Ledger(self.ledger) as ledger:
+            events = [entry.event for entry in ledger.entries_of(run)]
+        if job.noised_locally:
+            events.append(SIZE_EVENT)
+        return epsilon(events, job.privacy.delta)
 
     def charge_size(self, which: str, *, replay: bool = False) -> None:
         """Charge a published size, which a key that tells it from others names, before it is drawn.
@@ -110,6 +120,30 @@ class Budget:
             rows = ledger.entries_of(run)
             return seal_head(ledger.identity, rows[-1].hash) if rows else None
 
+    def _check_repetitions(
+        self, job: Job, assignment: Assignment, what: str, mine: Sequence[Entry]
+    ) -> None:
+        """Refuse what an honest server has no need of, so that none burns an owner's budget.
+
+        All numbers are public. One round, or one model's test, may be drawn anew as often as the job
+        retries, or its noise pays for; the tests of a run together as often as their noise pays for.
+        Rounds together are bound by the run's epsilon.
+        """
+        spare = job.privacy.spare_rounds
+        same = sum(entry.what == what for entry in mine)
+        if same > max(job.cohort.retries, spare):
+            raise RunSpent(
+                f"{self.owner} has drawn new noise for {_named(what)} {same} times already: it was "
+                f"repeated too often. {_MORE}"
+            )
+        tests = sum(entry.is_test for entry in mine)
+        most = planned_tests(job) + spare
+        if what.startswith(TEST) and tests >= most:
+            raise RunSpent(
+                f"{self.owner} has tested this run's models {tests} times, and the noise of its tests "
+                f"is made for {most}: they were repeated too often. {_MORE}"
+            )
+
     def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
         """One run has one noise: the composition is proven for noise that nobody chose on the way."""
         tested = what.startswith(TEST)
@@ -119,3 +153,8 @@ class Budget:
                     f"{self.owner}: this run's rounds had other noise before: a run keeps to one job, "
                     "one version, and the rounds that the client was planned for"
                 )
+
+
+def _named(what: str) -> str:
+    """A ledger key's middle part, as people say it."""
+    return f"the {what}" if what.startswith(TEST) else f"round {what}"

@@ -14,6 +14,7 @@ from ..durable import new_folder, write_durably
 from ..errors import ConsortiumError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
+from .kept import KeptUpdates
 from .secure import Membership
 from .settings import Settings, settings_text
 
@@ -243,6 +244,11 @@ class Home:
     @property
     def journals(self) -> Path:
         return self.path / "journals"
+
+    @property
+    def kept(self) -> KeptUpdates:
+        """Updates of rounds in progress, sealed."""
+        return KeptUpdates(self.path / "kept", self.witness)
 
     @property
     def audit(self) -> Path:

@@ -100,7 +100,7 @@ class SecureUpload:
         weight: int,
     ) -> None:
         """Check the request before any data is touched; ``ProtocolError`` where a rule is broken."""
-        self._participant, self._request, self._context = participant, request, context
+        self.participant, self.request, self._context = participant, request, context
         found = participant.check_upload(request, context)
         self.known: tuple[bytes, bytes] | None = None
         """The answer that this very request got before."""
@@ -117,11 +117,16 @@ class SecureUpload:
         else:
             self.known = found[0], found[1].tobytes()
 
-    def send(self, part: Contribution, dither: SecretStream) -> tuple[bytes, bytes]:
-        """Mask the owner's part; the signed upload and the vector's bytes, journalled."""
+    def send(
+        self, part: Contribution, dither: SecretStream, what: bytes = b""
+    ) -> tuple[bytes, bytes]:
+        """Mask the owner's part; the signed upload and the vector's bytes, journalled.
+
+        `what` names the kept update that is in it, if any.
+        """
         manifest = self._manifest
         scale = Scale(len(manifest.slot.cohort), manifest.clip)
         words = encode(part, manifest.layout, scale, manifest.weight_cap, dither.words)
-        reply, _ = self._participant.upload(self._request, self._context, words)
+        reply, _ = self.participant.upload(self.request, self._context, words, what)
         del words, _  # a vector can be as large as a model: hold it once
-        return reply, self._participant.sent()
+        return reply, self.participant.sent()

@@ -163,6 +163,7 @@ class Station:
             policy=self._policy,
             membership=home.membership,
             log=home.metrics,
+            kept=home.kept,
             **named,
         )
         return _Desk(assignment.job, agent, workplace, stamp)

@@ -54,6 +54,11 @@ class Collection:
     """Counts of the test by client, or under "" of all together, where only those can be seen."""
 
     @property
+    def groups(self) -> list[list[str]]:
+        """Who is summed with whom; none where everybody is seen alone."""
+        return []
+
+    @property
     def tests(self) -> bool:
         return self.stage.test or self.kind != TRAIN
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from ..client_level import clipping_room, next_clipping_norm
 from ..errors import Interrupted, PlanRefused, RoundFailed
+from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
@@ -31,6 +32,7 @@ from ..messages import (
 )
 from ..plan import sample_cohort
 from ..recipe import is_tested, most_participations
+from .attempts import Attempt, Attempts, present
 from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .exchange import CohortGrid, Exchange, Stage, ask, connected
@@ -142,28 +144,32 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     under secure aggregation the same sum.
     """
     job = run.plan.job
-    for attempt in range(job.cohort.retries + 1):
+    attempts = Attempts(run, TRAIN, round_, job.cohort.retries + 1)
+    for attempt in attempts:
         begun = time.monotonic()
-        here = _with_rounds_left(run, _present(run, run.plan.minimum))
-        cohort = sample_cohort(here, job, round_, attempt)
+        cohort = attempt.cohort
+        if not cohort:
+            here = _with_rounds_left(run, present(run, run.plan.minimum))
+            cohort = sample_cohort(here, job, round_, attempt.number)
         minimum = run.plan.minimum if job.encrypted else job.cohort.minimum or len(cohort)
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
         requests = run.strategy.configure_train(
             round_, to_array_record(run.arrays), ConfigRecord(), view
         )
-        stage = Stage(round_, attempt, test)
-        collection = _collection(run, TRAIN, stage, minimum, requests)
+        stage = Stage(round_, attempt.number, _with_test(job, attempt, test))
+        collection = _collection(run, TRAIN, stage, minimum, requests, attempt)
+        attempts.groups = collection.groups
         try:
             record, _ = run.strategy.aggregate_train(round_, collection)
         except TooFew:
             record = None
-        if record is not None and test:
+        if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
         clipping = _clipping(run, collection)
         event = {
             "event": "round",
             "round": round_,
-            "attempt": attempt + 1,
+            "attempt": attempt.number + 1,
             "seconds": round(time.monotonic() - begun, 3),
             "clients": collection.answered,
             "failed": collection.failed,
@@ -187,9 +193,16 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             break
     raise RoundFailed(
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
-        f"are needed, after {attempt + 1} attempts. {_reasons(collection.failed)} Round {run.round} "
-        f"is saved; go on with --resume once the cause is mended."
+        f"are needed, after {attempt.number - attempts.first + 1} attempts. {_reasons(collection.failed)} "
+        f"Round {run.round} is saved; go on with --resume once the cause is mended."
     )
+
+
+def _with_test(job: Job, attempt: Attempt, test: bool) -> bool:
+    """Whether an attempt tests the model as well. Exact counts are asked for in one slot only."""
+    if attempt.again:
+        return attempt.again.test
+    return test and (attempt.number == 0 or job.counts != "exact" or not job.encrypted)
 
 
 def _clipping(run: Run, collection: Collection) -> dict[str, float]:
@@ -210,18 +223,21 @@ def evaluate(run: Run) -> dict[str, Counts]:
     counts of all together stand under "".
     """
     job = run.plan.job
-    everybody = _present(run, run.plan.minimum)
+    everybody = present(run, run.plan.minimum)
     tested = [name for name in everybody if run.plan.by_name[name].holds_out]
     if not tested or not _has_tests(run):
         return {}
     asked = everybody if job.encrypted else tested
-    for attempt in range(job.cohort.retries + 1 if job.encrypted else 1):
+    most = job.cohort.retries + 1 if job.encrypted else 1
+    for attempt in Attempts(run, EVALUATE, run.round, most):
         begun = time.monotonic()
-        view = CohortGrid(run.grid, [run.nodes[name] for name in asked])
+        names = attempt.cohort or asked
+        view = CohortGrid(run.grid, [run.nodes[name] for name in names])
         requests = run.strategy.configure_evaluate(
             run.round, to_array_record(run.arrays), ConfigRecord(), view
         )
-        collection = _collection(run, EVALUATE, Stage(run.round, attempt), 0, requests)
+        stage = Stage(run.round, attempt.number)
+        collection = _collection(run, EVALUATE, stage, 0, requests, attempt)
         with contextlib.suppress(TooFew):
             run.strategy.aggregate_evaluate(run.round, collection)
         _tell_evaluation(run, collection, time.monotonic() - begun)
@@ -252,22 +268,18 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
 
 
 def _collection(
-    run: Run, kind: str, stage: Stage, minimum: int, requests: Iterable[Message]
+    run: Run,
+    kind: str,
+    stage: Stage,
+    minimum: int,
+    requests: Iterable[Message],
+    attempt: Attempt,
 ) -> Collection:
     """How the replies of a round are collected: the one place where encryption is chosen."""
     if not run.plan.job.encrypted:
         return PlainCollection(run, kind, stage, minimum, requests)
     following = _next_cohort(run, stage.round) if kind == TRAIN else None
-    return SecureCollection(run, kind, stage, minimum, requests, following)
-
-
-def _present(run: Run, least: int) -> list[str]:
-    """The clients that are connected; while they are fewer than `least`, others are waited for.
-
-    Whoever is away costs nobody time then, and comes back in a later round.
-    """
-    nodes = {name: run.nodes[name] for name in run.candidates}
-    return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)
+    return SecureCollection(run, kind, stage, minimum, requests, following, attempt)
 
 
 def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
@@ -278,16 +290,19 @@ def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
     plan, job = run.plan, run.plan.job
     if not job.private or job.cohort.size is None:
         return names
-    asked: Counter[str] = Counter()
-    for event in run.folder.read_events():
+    charged: dict[str, set[Any]] = {name: set() for name in names}
+    for place, event in enumerate(run.folder.read_events()):
         if event["event"] == "round":
-            asked.update([*event["clients"], *event["failed"]])
+            # Whose epsilon stayed as it was sent what it had trained before.
+            told = event.get("epsilon", {})
+            for name in {*event["clients"], *event["failed"]} & charged.keys():
+                charged[name].add(told.get(name, f"line {place}"))
 
     def most(name: str) -> int:
         planned = plan.by_name[name].rounds if job.per_example else most_participations(job)
         return planned + job.privacy.spare_rounds
 
-    left = [name for name in names if asked[name] < most(name)]
+    left = [name for name in names if len(charged[name]) < most(name)]
     return left if len(left) >= plan.cohort_size else names
 
 

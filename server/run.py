@@ -112,6 +112,8 @@ class Run:
 
     def restore(self) -> None:
         """Go back to the last checkpoint; a run that never got that far starts anew."""
+        if self.sums is not None:
+            self.sums.resume(self.folder)
         shapes = {name: array.shape for name, array in self.arrays.items()}
         try:
             checkpoint = load_latest(self.checkpoints, shapes)

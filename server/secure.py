@@ -9,7 +9,8 @@ several, each with a slot of its own, and all groups take each trip together:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -20,9 +21,7 @@ from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
 from ..messages import (
     ASSIGNMENT,
-    COMMIT,
     CONFIRM,
-    NONCE,
     PREKEY,
     REVEAL,
     SECAGG,
@@ -40,19 +39,19 @@ from ..privacy.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import PrekeyReply
 from ..vector import Content, Reading
-from .collect import Collection, TooFew
+from .attempts import Attempt
+from .collect import TooFew
 from .exchange import Stage, ask, assignment_of
 from .replies import scalars_check
 from .run import Run
+from .slots import OpenRound, OpenSlot, as_it_stands
+from .trips import SecureTrips
 
-_CIRCLES = 5
-"""Slots in which a large group may try to order its circle, each with those who answered before."""
-
-_STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
-"""What people read while a short trip lasts."""
+Trip = Literal["members", "survivors", "confirmed"]
+"""By the list that it ends with."""
 
 
-class SecureCollection(Collection):
+class SecureCollection(SecureTrips):
     """Yields one reply for each group, which says its sum and nothing else."""
 
     def __init__(
@@ -63,13 +62,15 @@ class SecureCollection(Collection):
         minimum: int,
         requests: Iterable[Message],
         following: Iterable[str] | None,
+        attempt: Attempt,
     ) -> None:
         """`following` are the clients of the next sum, whose prekeys ride on the reveals."""
         super().__init__(run, kind, stage, minimum)
         assert run.sums is not None, "a run with encryption has a roster"
         self._sums = run.sums
         self._requests = {run.names[m.metadata.dst_node_id]: m for m in requests}
-        self._following = following
+        self._following, self._again = following, attempt.again
+        self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
         job, shapes = run.plan.job, {name: array.shape for name, array in run.arrays.items()}
         self._content = Content(job, shapes, kind == TRAIN, self.tests)
 
@@ -101,12 +102,39 @@ class SecureCollection(Collection):
     def _groups(self) -> list[Aggregator]:
         """A slot for each group: one whose prekeys are here already, or a new one."""
         groups = []
-        members_of = groups_of(sorted(self._requests), self.run.plan.job)
         ready, self._sums.upcoming = self._sums.upcoming, {}
-        for members in members_of:
+        if self._again:
+            return [self._reopened(slot) for slot in self._again.slots]
+        for members in self._groups_of:
             known = ready.get(tuple(members))
             groups.append(known or self._sums.open_slot(self.run.id, members, self._least(members)))
         return groups
+
+    def _reopened(self, slot: OpenSlot) -> Aggregator:
+        return self._sums.reopen(self.run.id, slot.number, slot.cohort, self._least(slot.cohort))
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Who was summed with whom."""
+        return self._groups_of
+
+    def _left(self, groups: list[Aggregator], which: Trip) -> dict[str, Aggregator]:
+        """Each client's group; of slots that are gone on with, who took this trip the first time."""
+        found: dict[str, Aggregator] = {}
+        for place, group in enumerate(groups):
+            known = getattr(self._again.slots[place], which) if self._again else []
+            found |= dict.fromkeys(known or _asked(group, which), group)
+        return found
+
+    def _write_down(self, groups: list[Aggregator], following: Sequence[Aggregator] = ()) -> None:
+        """Onto the disk, before what follows from it is sent."""
+        stage, again = self.stage, self._again
+        slots = [as_it_stands(group) for group in groups]
+        if again:  # the earlier process had come further
+            slots = [slot.after(before) for slot, before in zip(slots, again.slots, strict=True)]
+        next_ = [as_it_stands(g) for g in following] or (again.following if again else [])
+        now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, next_)
+        now.write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:
         """A group alone must have the round's minimum; of several, all together."""
@@ -114,18 +142,26 @@ class SecureCollection(Collection):
 
     def _prekeys(self, groups: list[Aggregator]) -> None:
         begun = time.monotonic()
-        groups[:] = [self._with_circle(g) if g.needs_nonces else g for g in groups]
+        numbers = [group.slot.number for group in groups]
+        groups[:] = [self.with_circle(g) if g.needs_nonces else g for g in groups]
+        if self._again and numbers != [group.slot.number for group in groups]:
+            raise TooFew
         asks = {
             name: (group, group.prekey_request.to_bytes())
-            for group in groups
-            for name in group.slot.cohort
+            for name, group in self._left(groups, "members").items()
             if name not in group.members
         }
 
         def take(group: Aggregator, name: str, reply: bytes) -> None:
             group.add_prekey(name, PrekeyReply.from_bytes(reply, name))
 
-        self._send(PREKEY, asks, take)
+        def enough() -> bool:
+            sent = {name for group in groups for name in group.members}
+            return sent >= asks.keys() if self._again else len(sent) >= self.minimum
+
+        self.send(PREKEY, asks, take, enough)
+        if self._again and not enough():
+            raise TooFew  # another manifest is another slot
         if sum(len(group.members) for group in groups) < self.minimum:
             raise TooFew  # before anybody trains and is charged for it
         context = self._context()
@@ -140,21 +176,6 @@ class SecureCollection(Collection):
             )
         self.seconds["prekey"] = round(time.monotonic() - begun, 3)
 
-    def _with_circle(self, group: Aggregator) -> Aggregator:
-        """Let a large group order its circle; without those who do not answer, in a slot of its own."""
-        for _ in range(_CIRCLES):
-            self._trip(COMMIT, group, group.commit_request(), Aggregator.add_commit)
-            answered = group.committed
-            if len(answered) == len(group.slot.cohort):
-                self._trip(NONCE, group, group.nonce_request(), Aggregator.add_nonce)
-                answered = group.shown
-            if len(answered) == len(group.slot.cohort):
-                return group
-            group = self._sums.open_slot(self.run.id, answered)
-            if not group.needs_nonces:
-                return group
-        raise TooFewMembers("nonce", "the cohort", "its members did not all answer in any slot")
-
     def _context(self) -> bytes:
         """The digest of what all clients are asked to compute."""
         name, request = next(iter(self._requests.items()))
@@ -163,10 +184,12 @@ class SecureCollection(Collection):
         return request_digest(self.kind, content, to_arrays(only_arrays(content)))
 
     def _uploads(self, groups: list[Aggregator]) -> None:
-        group_of = {name: group for group in groups for name in group.members}
+        self._write_down(groups)
+        group_of = self._left(groups, "survivors")
+        repeat = self.stage.attempt > 0 and self.run.plan.job.noised_locally
         for name, group in group_of.items():
             message = self._requests[name]
-            record = to_bytes_record(request=group.upload_request(name))
+            record = to_bytes_record(request=group.upload_request(name, repeat))
             message.content = RecordDict({**message.content, SECAGG: record})
         names, check = self.run.names, scalars_check(self.run)
 
@@ -180,27 +203,44 @@ class SecureCollection(Collection):
             group_of[name].add_upload(name, bytes_of(reply.content, "reply"), *words)
 
         self.begin(len(group_of))
-        messages = [self._requests[name] for name in group_of]
-        exchange = ask(self.run, messages, names, self.stage, take)
-        for reply in exchange:
-            self.note(names[reply.metadata.src_node_id], reply)
-            del reply  # as large as the model, and in the sum by now
-        self.absorb(exchange)
-        self.answered = sorted(exchange.answered)
-        if len(self.answered) < self.minimum:
+        wanted = list(group_of)
+        for _ in range(2):
+            messages = [_the_same(self._requests[name]) for name in wanted]
+            exchange = ask(self.run, messages, names, self.stage, take)
+            for reply in exchange:
+                self.note(names[reply.metadata.src_node_id], reply)
+                del reply  # as large as the model, and in the sum by now
+            self.absorb(exchange)
+            wanted = [] if self._summed(groups, group_of) else self.may_answer_yet(exchange, wanted)
+            if not wanted:
+                break
+        self.answered = self._uploaded(groups)
+        if not self._summed(groups, group_of):
             raise TooFew
         for group in groups:
             group.close_uploads()
 
+    def _summed(self, groups: list[Aggregator], asked: Iterable[str]) -> bool:
+        """Whether enough uploaded; all of them, where somebody may have confirmed just these."""
+        uploaded = self._uploaded(groups)
+        if self._again and all(slot.survivors for slot in self._again.slots):
+            return set(uploaded) == set(asked)
+        return len(uploaded) >= self.minimum and all(group.may_close for group in groups)
+
+    def _uploaded(self, groups: list[Aggregator]) -> list[str]:
+        return sorted(name for group in groups for name in group.survivors)
+
     def _confirm(self, groups: list[Aggregator]) -> None:
         begun = time.monotonic()
-        asks = {
-            name: (group, request)
-            for group in groups
-            for request in [group.confirm_request()]
-            for name in group.survivors
-        }
-        self._send(CONFIRM, asks, Aggregator.add_confirmation)
+        self._write_down(groups)
+        requests = {id(group): group.confirm_request() for group in groups}
+        asks = {n: (g, requests[id(g)]) for n, g in self._left(groups, "confirmed").items()}
+        self.send(
+            CONFIRM,
+            asks,
+            Aggregator.add_confirmation,
+            lambda: all(group.may_reveal for group in groups),
+        )
         for group in groups:
             group.close_confirmations()
         self.seconds["confirm"] = round(time.monotonic() - begun, 3)
@@ -208,6 +248,7 @@ class SecureCollection(Collection):
     def _open(self, groups: list[Aggregator]) -> list[Reading]:
         begun = time.monotonic()
         upcoming = self._upcoming()
+        self._write_down(groups, upcoming)
         next_of = {name: slot for slot in upcoming for name in slot.slot.cohort}
         asks = {}
         for group in groups:
@@ -221,7 +262,7 @@ class SecureCollection(Collection):
             if prekey is not None and name in next_of:
                 next_of[name].add_prekey(name, prekey)
 
-        self._send(REVEAL, asks, take)
+        self.send(REVEAL, asks, take, lambda: all(group.may_open for group in groups))
         readings = []
         for group in groups:
             try:
@@ -264,6 +305,9 @@ class SecureCollection(Collection):
         if self._following is None:
             return []
         slots = []
+        if self._again and self._again.following:
+            run, following = self.run.id, self._again.following
+            return [self._sums.reopen(run, slot.number, slot.cohort) for slot in following]
         for members in groups_of(sorted(self._following), self.run.plan.job):
             try:
                 slot = self._sums.open_slot(self.run.id, members)
@@ -284,42 +328,18 @@ class SecureCollection(Collection):
         if counts:
             self.counts = {"": total(counts)}
 
-    def _trip(
-        self,
-        kind: str,
-        group: Aggregator,
-        request: bytes,
-        take: Callable[[Aggregator, str, bytes], None],
-    ) -> None:
-        self._send(kind, dict.fromkeys(group.slot.cohort, (group, request)), take)
 
-    def _send(
-        self,
-        kind: str,
-        asks: Mapping[str, tuple[Aggregator, bytes]],
-        take: Callable[[Aggregator, str, bytes], None],
-    ) -> None:
-        """One short trip: each client's request, and what to do with its reply."""
-        if not asks:
-            return
-        names, nodes = self.run.names, self.run.nodes
+def _asked(group: Aggregator, which: Trip) -> list[str]:
+    """Who takes the trip that ends with this list."""
+    if which == "members":
+        return list(group.slot.cohort)
+    return group.members if which == "survivors" else group.survivors
 
-        def check(reply: Message) -> None:
-            name = names[reply.metadata.src_node_id]
-            take(asks[name][0], name, bytes_of(reply.content, "reply"))
 
-        messages = [
-            Message(
-                RecordDict({SECAGG: to_bytes_record(request=request)}),
-                dst_node_id=nodes[name],
-                message_type=kind,
-            )
-            for name, (_, request) in asks.items()
-        ]
-        if kind in _STAGES:
-            self.run.listener.started(f"{_STAGES[kind]} {self.stage.round}", len(asks))
-        deadline = self.run.plan.job.encryption.deadline
-        exchange = ask(self.run, messages, names, self.stage, check, deadline)
-        for _ in exchange:
-            pass
-        self.absorb(exchange)
+def _the_same(message: Message) -> Message:
+    """A new envelope for the same content: one is sent once."""
+    return Message(
+        message.content,
+        dst_node_id=message.metadata.dst_node_id,
+        message_type=message.metadata.message_type,
+    )

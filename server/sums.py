@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.messages import Slot
+from ..privacy.secagg.parameters import fewest, thresholds
 from ..privacy.secagg.roster import Roster
+from .run_folder import RunFolder
+from .slots import OpenRound
 
 
 @dataclass
@@ -20,6 +23,8 @@ class SecureSums:
     """The highest slot that any member ever entered."""
     upcoming: dict[tuple[str, ...], Aggregator] = field(default_factory=dict)
     """Slots whose prekeys came with the last reveal, by their members."""
+    stopped: OpenRound | None = None
+    """Where an earlier process stopped, until it is gone on with."""
     excluded: set[str] = field(default_factory=set)
     """Members whose secret could not be had back: they would spoil the next slot too."""
 
@@ -32,6 +37,30 @@ class SecureSums:
         liars = math.ceil(self.roster.limits.colluders * len(self.roster.members))
         believed = sorted(entered)[: max(1, len(entered) - liars)]
         self.used = max([self.used, *believed])
+
+    def resume(self, folder: RunFolder) -> None:
+        """Learn where an earlier process stopped in the middle of a slot."""
+        self.stopped = OpenRound.read(folder)
+        if self.stopped:
+            slots = [*self.stopped.slots, *self.stopped.following]
+            self.used = max([self.used, *(slot.number for slot in slots)])
+
+    def stopped_in(self, kind: str, round_: int) -> OpenRound | None:
+        """The slots that an earlier process left, if it was in this round or test. Told once."""
+        stopped, self.stopped = self.stopped, None
+        here = stopped is not None and (stopped.kind, stopped.round) == (kind, round_)
+        return stopped if here else None
+
+    def reopen(self, run: str, number: int, members: Iterable[str], minimum: int = 0) -> Aggregator:
+        """The slot of this number again, as another process opened it."""
+        slot = Slot(run, number, self.roster.hash, tuple(sorted(members)))
+        return Aggregator(self.roster, slot, minimum=minimum)
+
+    def can_open(self, members: Sequence[str]) -> bool:
+        """Whether a sum of these, and no more, may be opened."""
+        limits, consortium = self.roster.limits, len(self.roster.members)
+        numbers = thresholds(len(members), limits.colluders, limits.confirm, consortium)
+        return fewest(numbers, limits) <= len(members)
 
     def open_slot(self, run: str, members: Iterable[str], minimum: int = 0) -> Aggregator:
         """A new slot. Raises ``TooFewMembers`` for a cohort that no sum can be opened of."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client.agent import Agent
+from ..client.kept import KeptUpdates
 from ..client.policy import Policy
 from ..client.work import LocalData, Workplace
 from ..job import Job
@@ -150,6 +151,7 @@ class Site:
             log=owner_log(settings.owners, share.name),
             secrets=self._secrets,
             replayable=settings.reproducible,
+            kept=KeptUpdates(settings.owners / share.name / "kept"),
         )
 
     def _data(self, node: int) -> LocalData:

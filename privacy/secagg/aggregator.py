@@ -226,6 +226,11 @@ class Aggregator:
             np.add(part, piece, out=part)
             at += piece.size
 
+    @property
+    def may_close(self) -> bool:
+        """Whether enough uploaded for a sum."""
+        return len(self._uploads) >= self._fewest
+
     def close_uploads(self) -> None:
         """Fix U2. Raises ``TooFewMembers`` where it may not be opened."""
         self._enough(self._uploads, "uploaded")
@@ -267,6 +272,11 @@ class Aggregator:
         self._require(right, "confirm", name, "it confirmed another set")
         self._new(self._confirmations, name)
         self._confirmations[name] = signed
+
+    @property
+    def may_reveal(self) -> bool:
+        """Whether enough confirmed."""
+        return len(self._confirmations) >= self._numbers.quorum
 
     def close_confirmations(self) -> None:
         count, quorum = len(self._confirmations), self._numbers.quorum
@@ -325,6 +335,12 @@ class Aggregator:
         for owner, value in values.items():
             self._shares.setdefault((owner, kinds[owner]), {})[self._points[name]] = value
         return answer.following[0] if answer.following else None
+
+    @property
+    def may_open(self) -> bool:
+        """Whether there are shares enough of every secret that the sum needs."""
+        needed = self._numbers.shares
+        return all(len(self._shares.get(key, ())) >= needed for key in self._wanted())
 
     def open(self) -> Total:
         """Unmask the sum and read it. Members that sent wrong shares are in `faults`.

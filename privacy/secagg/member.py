@@ -228,6 +228,8 @@ class Member:
             keys=tuple(keys.values()),
             vector=vector,
             kept=kept,
+            before=(),
+            revealed=b"",
         )
         return _with_reply(following, request, reply)
 
@@ -270,6 +272,7 @@ class Member:
         replies: tuple[PrekeyReply, ...] = ()
         if asked.following:
             following, prekey = self.prekey(following, asked.following[0].to_bytes())
+            following = replace(following, before=state.replies, revealed=state.vector)
             replies = (PrekeyReply.from_bytes(prekey),)
         return _with_reply(following, request, RevealReply(signed, replies).to_bytes())
 

@@ -61,7 +61,7 @@ class Participant:
             known = turn.state.reply_to(request)
             if known is None:
                 return self.member.check_upload(turn.state, request, context)
-            vector = self._journal.vector(turn.state.vector)
+            vector = self._journal.vector(turn.state.vector or turn.state.revealed)
             if vector is None:
                 raise ProtocolError(
                     "vector", SERVER, "this slot's vector was sent before and is no longer here"

@@ -71,6 +71,11 @@ class State(Encoded):
     """Digest of the masked vector that was uploaded."""
     survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
     replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
+    before: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
+    """Replies of the slot that was revealed as this one was entered, until the next upload: a server
+    that died then asks the very same again."""
+    revealed: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of that slot's masked vector."""
     unrevealed: int = 0
     """In no slot from this number on did this member reveal anything; 0 where it does not know."""
     unconfirmed: int = 0
@@ -84,9 +89,10 @@ class State(Encoded):
         return self.slot[0].number if self.slot else self.floor
 
     def reply_to(self, request: bytes) -> bytes | None:
-        """The reply that an identical request got in the slot in progress."""
+        """The reply that an identical request got in the slot in progress, or in the one before."""
         wanted = hashlib.sha256(request).digest()
-        return next((r.reply for r in self.replies if r.request == wanted), None)
+        known = (*self.replies, *self.before)
+        return next((r.reply for r in known if r.request == wanted), None)
 
     def recorded(self, request: bytes, reply: bytes) -> State:
         """The same state, with a reply to give again."""

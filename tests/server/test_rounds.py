@@ -685,14 +685,33 @@ def test_an_attempt_that_was_given_up_does_not_hold_up_the_next(start_run, quick
     assert trained[-4:] == [1, 1, 1, 1]
 
 
-def test_repeated_rounds_beyond_the_spare_ones_are_refused_by_the_owners(start_run, private):
-    """Not reproducible: each attempt draws new noise, so each is charged."""
+@pytest.mark.parametrize("kept", [True, False])
+def test_updates_that_are_still_there_are_sent_again_and_lost_ones_drawn_anew(
+    kept, start_run, private
+):
+    """Not reproducible: who trains again draws new noise, and is charged, within the spare rounds."""
     job = private(
         privacy={"delta": 1e-3, "spare_rounds": 1, "epsilon": 2.0},
         cohort={"retries": 5},
         evaluation={"counts": "off"},
     )
-    run = start_run(job, instead(only(TRAIN, 3), broken), reproducible=False)
+    owners = []
+
+    def fails(request, reply):
+        for file in () if kept else owners[0].glob("*/kept/*"):
+            file.unlink()
+        return broken(request, reply)
+
+    run = start_run(job, instead(only(TRAIN, 3), fails), reproducible=False)
+    owners.append(run.folder.path / "owners")
+    if kept:
+        with pytest.raises(RoundFailed, match="the disk is full"):
+            run_rounds(run)
+        assert [event["attempt"] for event in events(run, "round")] == [1, 2, 3, 4, 5, 6]
+        for name in SITES:
+            with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
+                assert len(ledger.entries()) == 1
+        return
     with pytest.raises(RoundFailed, match="repeated too often"):
         run_rounds(run)
     for name in SITES:

@@ -325,27 +325,37 @@ def test_another_job_than_the_runs_is_not_resumed(quick, start, tmp_path):
     resume(tmp_path / "run", 1, expected=quick())
 
 
-def test_a_private_run_that_was_killed_pays_for_the_repeated_round_and_stays_within_epsilon(
-    quick, start, tmp_path, forked
+@pytest.mark.parametrize("moment", ["train 2", "open 2", "round 2 written"])
+def test_a_private_run_that_was_killed_goes_on_and_pays_for_no_round_twice(
+    moment, quick, start, tmp_path, forked
 ):
     job = quick("example", privacy={"epsilon": 2.0, "spare_rounds": 1})
-    killed = At("round 2 written", kill_this_process)
+    killed = At(moment, kill_this_process)
     assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
     folder = resume(tmp_path / "run", 1)
     for name, epsilon in spent(folder).items():
         assert result(folder)["privacy"]["clients"][name] == epsilon <= 2.0
         with Ledger(folder.path / "ledgers" / f"{name}.sqlite") as ledger:
-            assert len(ledger.entries_of(folder.read_json("run.json")["id"])) == 4
+            assert len(ledger.entries_of(folder.read_json("run.json")["id"])) == 3
+
+
+def lose_what_is_kept(folder):
+    """As an owner's broken disk would: the journals are gone, and with them every update's key."""
+    for path in [*folder.glob("owners/*/journals/*/*"), *folder.glob("owners/*/kept/*")]:
+        path.unlink()
 
 
 def test_when_the_spare_rounds_are_used_up_a_private_run_says_so_and_spends_no_more(
     quick, start, tmp_path, forked
 ):
+    """Spare rounds are for updates that were really lost."""
     job = quick("example", privacy={"epsilon": 2.0, "spare_rounds": 1})
     killed = At("round 1 written", kill_this_process)
     assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
+    lose_what_is_kept(tmp_path / "run")
     killed = At("round 1 written", kill_this_process)
     assert forked(lambda: resume(tmp_path / "run", 1, killed)) == -signal.SIGKILL
+    lose_what_is_kept(tmp_path / "run")
     with pytest.raises(RoundFailed, match="at most 2, and its rounds were repeated too often"):
         resume(tmp_path / "run", 1)
     assert all(epsilon <= 2.0 for epsilon in spent(RunFolder(tmp_path / "run")).values())

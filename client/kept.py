@@ -1,0 +1,216 @@
+"""A round's trained, noised update: on the owner's disk until the round is closed, so that it is sent
+again for nothing.
+
+Training again would draw new noise and cost privacy again. What was trained once is a release once,
+however often the same bytes leave, as long as nothing else comes of it: in the clear it is the very
+same update, and in secure sums ``privacy.secagg.repeats`` says where it may be masked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..durable import write_durably
+from ..errors import ConsortiumError, ProtocolError
+from ..messages import Arrays
+from ..privacy.secagg.keys import derive, seal, unseal
+from ..privacy.secagg.participant import Participant
+from .secure import SecureUpload
+
+_CHUNK = 1 << 24
+"""Bytes that are sealed together."""
+_TAG = 16
+_OLD_SECONDS = 7 * 24 * 3600.0
+"""Files of runs that were heard of no more are deleted after so long."""
+
+_log = logging.getLogger(__name__)
+
+
+class KeptUpdates:
+    """One owner's folder of sealed updates, one a run at most.
+
+    Guarantee: what ``keep`` returned is read back whole or not at all, also after a power cut, and by
+    nobody without its key. A key comes from the operating system and seals one update. Of encrypted
+    jobs it is in the journal of secure aggregation alone, with whose loss the update is lost too; of
+    others in `keys`, which belongs where no backup reaches (default: beside the updates).
+    """
+
+    def __init__(self, folder: Path, keys: Path | None = None) -> None:
+        self._folder, self._keys = folder, keys or folder
+
+    def keep(self, run: str, what: bytes, update: Arrays) -> bytes:
+        """Write an update through to the disk, in the place of the run's last; the key that opens it.
+
+        Raises ``ConsortiumError`` where it cannot be written.
+        """
+        self._tidy()
+        key = os.urandom(32)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._file(run), _sealed(key, what, update), secret=True)
+        return key
+
+    def read(
+        self, run: str, what: bytes, key: bytes, shapes: Mapping[str, tuple[int, ...]]
+    ) -> Arrays | None:
+        """The update that was kept for `what`; None where it is not there, whole and under this key."""
+        sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
+        flat = np.empty(sum(sizes.values()), dtype="<f4")
+        if not self._open(run, what, key, flat):
+            return None
+        found, at = {}, 0
+        for name, shape in shapes.items():
+            found[name] = flat[at : at + sizes[name]].reshape(shape)
+            at += sizes[name]
+        return found
+
+    def close(self, run: str) -> None:
+        """Delete what is kept of a run."""
+        for path in (self._file(run), self._key_file(run)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def remember(self, run: str, what: bytes, key: bytes) -> None:
+        """Put a key where a job without encryption finds it again."""
+        self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._key_file(run), what + key, secret=True)
+
+    def recall(self, run: str, what: bytes) -> bytes | None:
+        """The key that was remembered for `what`."""
+        try:
+            found = self._key_file(run).read_bytes()
+        except OSError:
+            return None
+        return found[32:] if found[:32] == what and len(found) == 64 else None
+
+    def _open(self, run: str, what: bytes, key: bytes, flat: np.ndarray) -> bool:
+        data = flat.data.cast("B")
+        try:
+            with self._file(run).open("rb") as file:
+                for number, start in enumerate(range(0, max(1, len(data)), _CHUNK)):
+                    part = data[start : start + _CHUNK]
+                    box = file.read(len(part) + _TAG)
+                    plain = unseal(_chunk_key(key, what, number), box, what)
+                    if plain is None or len(plain) != len(part):
+                        return False
+                    part[:] = plain
+                return not file.read(1)
+        except OSError:
+            return False
+
+    def _tidy(self) -> None:
+        """Delete what runs left behind that nobody closed."""
+        now = time.time()
+        for folder in {self._folder, self._keys}:
+            for path in folder.glob("*.update*"):
+                with contextlib.suppress(OSError):
+                    if now - path.stat().st_mtime > _OLD_SECONDS:
+                        path.unlink()
+
+    def _file(self, run: str) -> Path:
+        return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.update"
+
+    def _key_file(self, run: str) -> Path:
+        return self._keys / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.update-key"
+
+
+@dataclass(frozen=True)
+class KeptRound:
+    """What an owner has kept of one round of a run, or will. `what` is ``messages.update_digest``."""
+
+    store: KeptUpdates
+    run: str
+    what: bytes
+    participant: Participant | None
+    """Who masks it; None in a job without encryption."""
+
+    def find(self, request: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+        """The update, if it was trained before and may be sent in answer to this `request` to upload.
+
+        What was kept of another round is let go of: its round is closed.
+        """
+        key = self._key(request)
+        if key is None:
+            return None
+        update = self.store.read(self.run, self.what, key, shapes)
+        if update is not None:
+            _log.info("run %s: an update that was trained before is sent again", self.run)
+        return update
+
+    def keep(self, update: Arrays) -> bytes:
+        """Keep a new update, before it leaves; `what`, or nothing where the disk would not take it."""
+        try:
+            key = self.store.keep(self.run, self.what, update)
+            if self.participant is None:
+                self.store.remember(self.run, self.what, key)
+            else:
+                self.participant.keep(self.what, key)
+        except ConsortiumError as error:
+            _log.error("the update is not kept, so a repetition would be charged: %s", error)
+            if self.participant is not None:
+                self.participant.close()
+            return b""
+        return self.what
+
+    def _key(self, request: bytes) -> bytes | None:
+        if self.participant is None:
+            return self.store.recall(self.run, self.what)
+        if self.participant.close(self.what):
+            self.store.close(self.run)
+        key = self.participant.kept(self.what)
+        if key is None:
+            return None
+        try:
+            self.participant.check_repeat(request, self.what)
+        except ProtocolError as error:
+            if error.rule != "repeat":
+                raise
+            _log.warning("run %s: trained anew, and charged: %s", self.run, error)
+            return None
+        return key
+
+
+def close_round(store: KeptUpdates, run: str, participant: Participant | None, but: bytes) -> None:
+    """Let go of the update that is kept of a run: its training is over. Not of the test of `but`."""
+    if participant is not None:
+        participant.close(but)
+    store.close(run)
+
+
+def told_once(upload: SecureUpload, what: bytes, kept: KeptRound | None) -> bytes:
+    """Refuse (``ProtocolError``) exact counts of a model in a second slot, but by the rule of repeats.
+
+    They have no noise: of two sums that differ in one member the difference is that member's counts.
+    Gives what the journal knows them by.
+    """
+    participant = upload.participant
+    if participant.kept(what) is not None:
+        participant.check_repeat(upload.request, what)
+    elif kept is None:
+        participant.keep(what, os.urandom(32))
+    return what if kept is None else b""
+
+
+def _sealed(key: bytes, what: bytes, update: Arrays) -> Iterator[bytes]:
+    """The update's numbers, chunk by chunk; a chunk that is missing or out of place does not open."""
+    waiting, number = bytearray(), 0
+    for array in update.values():
+        waiting += np.ascontiguousarray(array, dtype="<f4").tobytes()
+        while len(waiting) >= _CHUNK:
+            yield seal(_chunk_key(key, what, number), bytes(waiting[:_CHUNK]), what)
+            del waiting[:_CHUNK]
+            number += 1
+    if waiting or not number:
+        yield seal(_chunk_key(key, what, number), bytes(waiting), what)
+
+
+def _chunk_key(key: bytes, what: bytes, number: int) -> bytes:
+    return derive(key, 32, "kept update", what, number.to_bytes(8, "big"))

@@ -1,0 +1,74 @@
+"""Who is asked in each attempt at a round or a test, and in which slots.
+
+First the very same slots, where an earlier process left some: members give the very same answers. Then
+a new slot of the same groups, in which owners send what they trained before where the rules let them
+(``privacy.secagg.repeats``). Only then the lot falls on others, who train anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .exchange import connected
+from .run import Run
+from .slots import OpenRound
+
+_SAME = 2
+"""Attempts at a round with the same clients, before the lot falls on others."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt. `groups` are those to ask again; none where the cohort is drawn."""
+
+    number: int
+    again: OpenRound | None
+    groups: list[list[str]]
+
+    @property
+    def cohort(self) -> list[str]:
+        return sorted(name for group in self.groups for name in group)
+
+
+class Attempts:
+    """The attempts at one round. Tell it the groups of each, before the next is asked for."""
+
+    def __init__(self, run: Run, kind: str, round_: int, most: int) -> None:
+        self._run, self._most = run, most
+        stopped = run.sums.stopped_in(kind, round_) if run.sums else None
+        self._again = stopped
+        self.groups: list[list[str]] = [slot.cohort for slot in stopped.slots] if stopped else []
+        self.first = stopped.attempt if stopped else 0
+        if stopped and not set(stopped.asked) <= set(run.candidates):
+            self._again, self.first = None, stopped.attempt + 1
+
+    def __iter__(self) -> Iterator[Attempt]:
+        for number in range(self.first, self.first + self._most):
+            again, self._again = self._again, None
+            same = again is not None or self._may_be_the_same(number)
+            groups = self.groups if again else self._still_here() if same else []
+            yield Attempt(number, again, groups)
+
+    def _may_be_the_same(self, number: int) -> bool:
+        job = self._run.plan.job
+        return job.noised_locally and (number - self.first < _SAME or job.cohort.size is None)
+
+    def _still_here(self) -> list[list[str]]:
+        """The groups without those who are away; none where these cannot be summed."""
+        run = self._run
+        if run.sums is None or not self.groups:
+            return []
+        here = set(present(run, run.plan.minimum))
+        groups = [[name for name in group if name in here] for group in self.groups]
+        enough = sum(map(len, groups)) >= run.plan.minimum
+        return groups if enough and all(map(run.sums.can_open, groups)) else []
+
+
+def present(run: Run, least: int) -> list[str]:
+    """The clients that are connected; while they are fewer than `least`, others are waited for.
+
+    Whoever is away costs nobody time then, and comes back in a later round.
+    """
+    nodes = {name: run.nodes[name] for name in run.candidates}
+    return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)
