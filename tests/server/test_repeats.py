@@ -46,7 +46,7 @@ def charged(run):
     found = {}
     for name in SITES:
         with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
-            found[name] = [entry.what for entry in ledger.entries()]
+            found[name] = [entry.what for entry in ledger.entries_of(run.id)]
     return found
 
 
@@ -301,7 +301,7 @@ def test_in_groups_each_group_stays_as_it_was_dealt(start_run, job_of):
     assert not away
     for name in run.plan.by_name:
         with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
-            assert len(ledger.entries()) == 1
+            assert len(ledger.entries_of(run.id)) == 1
 
 
 def test_lots_count_what_was_charged_and_not_what_was_asked(start_run, job_of):

@@ -710,7 +710,7 @@ def test_updates_that_are_still_there_are_sent_again_and_lost_ones_drawn_anew(
         assert [event["attempt"] for event in events(run, "round")] == [1, 2, 3, 4, 5, 6]
         for name in SITES:
             with Ledger(run.folder.path / "ledgers" / f"{name}.sqlite") as ledger:
-                assert len(ledger.entries()) == 1
+                assert len(ledger.entries_of(run.id)) == 1
         return
     with pytest.raises(RoundFailed, match="repeated too often"):
         run_rounds(run)
