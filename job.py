@@ -219,8 +219,10 @@ class PrivacySpec(_Section):
     spare_rounds: int = Field(
         1,
         ge=0,
-        description="Repeated rounds (after a crash, or when too few answered) that the noise "
-        "already pays for, so that they do not pass epsilon.",
+        description="Rounds trained anew that the noise already pays for, so that they do not pass "
+        "epsilon: for updates that were really lost. A repetition (after a crash, or when too few "
+        "answered) in which owners send the update that they kept costs nothing, so 1 is enough "
+        "for nearly all runs.",
     )
     limit: PositiveFloat | None = Field(
         None,
