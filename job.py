@@ -116,8 +116,9 @@ class DataSpec(_Section):
         description="Rows that share this value (one document, patient or customer) stay on the "
         "same side of the split between training and test.",
     )
-    records_per_group: PositiveInt = Field(
+    records_per_group: int = Field(
         8,
+        ge=2,
         description="Most records of one group that a step trains on, and that a test counts, if "
         'privacy.unit is "group"; not used otherwise. Between machines each owner declares its own.',
     )
