@@ -289,6 +289,10 @@ class Rounds:
         return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
+        """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""
+        if job.per_group and (self._data.records_per_group is None or not self._data.grouped):
+            # Each record would pass for a group of its own, and the promise would be empty.
+            raise PlanRefused(f"{self._name} declares no groups, and the job protects them")
         return private_recipe(job, self._training_size(job), assignment.participations)
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:

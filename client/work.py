@@ -27,6 +27,11 @@ class LocalData:
     records_per_group: int | None = None
     """Most records of a group in a step; None if the job does not protect groups."""
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it is known which examples belong together."""
+        return self.train.groups is not None and self.test.groups is not None
+
 
 @dataclass(frozen=True)
 class Workplace:

@@ -141,6 +141,32 @@ def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job
         assert ledger.events(mary.data.account.name) == [SIZE_EVENT]
 
 
+def test_a_job_for_groups_is_refused_before_a_charge_where_data_tell_none(owner, open_job_of):
+    """Each record would be a group of its own, and the promise to patients empty."""
+    mary = owner(
+        open_job_of(
+            privacy={"unit": "group"},
+            data={"group_column": "document"},
+            evaluation={"counts": "off"},
+        )
+    )
+    assert not mary.ask(PREPARE).has_error()
+    told = mary.data
+    for data in (
+        dataclasses.replace(told, records_per_group=None),
+        dataclasses.replace(told, train=dataclasses.replace(told.train, groups=None)),
+        dataclasses.replace(told, test=dataclasses.replace(told.test, groups=None)),
+    ):
+        workplace = Workplace(mary.learner, task_for(mary.job, 2))
+        mary.agent = Agent("mary", workplace, data, mary.ledger, policy=Policy.simulated(mary.job))
+        for kind in (PREPARE, TRAIN):
+            reply = mary.ask(kind)
+            assert reply.error.code == REFUSED
+            assert "declares no groups" in reply.error.reason
+    with Ledger(mary.ledger) as ledger:
+        assert [e.event for e in ledger.entries() if e.event != SIZE_EVENT] == []
+
+
 @pytest.fixture
 def job(open_job_of):
     return open_job_of()
