@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_owner import owner_app as client_app
+
+if TYPE_CHECKING:
+    from .client.propose import Proposal
 
 __all__ = ["client_app"]
 
@@ -17,26 +21,73 @@ Folder = Annotated[
 ]
 
 
+Data = Annotated[
+    Path, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
+]
+TextColumn = Annotated[
+    str | None, typer.Option(help='Column with the text ["text", or the longest].')
+]
+LabelColumn = Annotated[str | None, typer.Option(help='Column with the class ["label", if any].')]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A class that jobs may learn; give all of them [those found]."),
+]
+GroupColumn = Annotated[
+    str | None, typer.Option(help="Column of the patient, customer or document [none].")
+]
+Unit = Annotated[
+    str | None, typer.Option(help='What is counted and protected: "record" or "group" [record].')
+]
+RecordsPerGroup = Annotated[
+    int | None, typer.Option(help="Most records of a group that are used [8].")
+]
+TrainingShare = Annotated[
+    float | None, typer.Option(help="How much of the data is trained on [0.8; 1 with --test-data].")
+]
+SmallestSize = Annotated[
+    int | None, typer.Option(help="Take part in no job below this published size [100].")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, without being asked.")]
+
+
 @client_app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the owner's name.")],
-    data: Annotated[
-        Path, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
-    ],
+    data: Data,
     consortium: Annotated[Path, typer.Option(help="consortium.json, which the operator gave out.")],
     name: Annotated[str | None, typer.Option(help="Name of this owner [the folder's].")] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text [the job's].")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the class [the job's].")
-    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    label: Labels = None,
+    group_column: GroupColumn = None,
+    unit: Unit = None,
+    records_per_group: RecordsPerGroup = None,
     test_data: Annotated[Path | None, typer.Option(help="Held-out records, if apart.")] = None,
+    training_share: TrainingShare = None,
+    smallest_size: SmallestSize = None,
+    yes: Yes = False,
 ) -> None:
-    """Make this owner's keys, settings and policy, and the request that goes to the operator."""
-    from .client.home import Home
+    """Make this owner's keys, settings and policy, and the request that goes to the operator.
 
-    home = Home.create(folder, consortium, data, name, text_column, label_column, test_data)
+    What jobs may ask of the data (columns, classes, which records are held out) is looked up in the
+    file, shown, and declared once you confirm it.
+    """
+    from .client.home import Home
+    from .client.propose import propose
+
+    given = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "labels": label,
+        "group_column": group_column,
+        "unit": unit,
+        "records_per_group": records_per_group,
+        "training_share": training_share,
+        "smallest_size": smallest_size,
+    }
+    proposal = propose(data, test_data, **given)
+    _confirm(proposal, yes or (text_column is not None and (not proposal.classes or bool(label))))
+    home = Home.create(folder, consortium, data, name, proposal.declared)
     print(
         f"Made {folder}: keys, client.toml, policy.toml. Nothing of the data left it.\n"
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
@@ -44,6 +95,96 @@ def init(
         f"  {home.request.fingerprint}\n"
         f"Then read {home.policy}, and: umbel client check {folder}; umbel client run {folder}"
     )
+
+
+@client_app.command()
+def upgrade(
+    folder: Folder = Path(),
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    label: Labels = None,
+    group_column: GroupColumn = None,
+    training_share: TrainingShare = None,
+    yes: Yes = False,
+) -> None:
+    """Declare what a folder of an earlier version lacks; its account inherits all that was spent."""
+    from .client.owning import proposed_upgrade
+    from .client.owning import upgrade as take_over
+
+    given = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "labels": label,
+        "group_column": group_column,
+        "training_share": training_share,
+    }
+    name, proposal, server = proposed_upgrade(folder, **given)
+    _confirm(proposal, yes)
+    take_over(folder, name, proposal, server)
+    print(f"{folder} declares its data now (client.toml; the old one is client.toml.before).")
+
+
+@client_app.command("publish-size")
+def publish_size(folder: Folder = Path()) -> None:
+    """Draw a new published size of the data, with new noise: it costs epsilon 0.1 once more."""
+    from .client.home import Home
+    from .client.owning import publish_size as draw
+
+    print(f"Published size from now on: {draw(Home.open(folder)):,}")
+
+
+@client_app.command("new-account")
+def new_account(
+    folder: Folder = Path(),
+    disjoint: Annotated[
+        bool,
+        typer.Option(
+            "--disjoint",
+            help="You declare that the data share no person's records with any that this folder "
+            "had before. The ledger says that you did.",
+        ),
+    ] = False,
+) -> None:
+    """Begin an account with nothing spent, for other data than before."""
+    from .client.home import Home
+    from .client.owning import new_account as begin
+    from .errors import ConsortiumError
+
+    if not disjoint:
+        raise ConsortiumError(
+            "Data that share records with earlier ones have spent what those did, so they need no new "
+            "account: a file that changed or grew goes on with the old one. If they share none: "
+            "--disjoint"
+        )
+    print(f"New account: {begin(Home.open(folder))}. What the old one spent stays in the ledger.")
+
+
+@client_app.command()
+def moved(folder: Folder = Path()) -> None:
+    """Say that this copy of the folder is the only one that goes on; the ledger notes it."""
+    from .client.home import Home
+    from .client.owning import moved as settle
+
+    settle(Home.open(folder))
+    print("This folder goes on. Delete every other copy of it: two that spend count half each.")
+
+
+def _confirm(proposal: Proposal, confirmed: bool) -> None:
+    """Show a declaration, and have it confirmed by whoever is there."""
+    from rich.console import Console
+
+    from .errors import ConsortiumError
+
+    Console(highlight=False).print(proposal.table())
+    if confirmed:
+        return
+    if not sys.stdin.isatty():
+        raise ConsortiumError(
+            "Nobody is here to confirm this declaration. Give --text-column and a --label for each "
+            "class, or declare what was found with --yes. Nothing was made."
+        )
+    if not typer.confirm("May jobs ask for this, and no more?", default=True):
+        raise ConsortiumError("Nothing was made. Give options for what is to be otherwise.")
 
 
 @client_app.command()

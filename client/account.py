@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..durable import write_durably
-from ..errors import UmbelError
+from ..errors import LedgerError, PlanRefused
 from ..facts import training_size
 from ..job import Job
 from ..privacy.randomness import SecretStream, reproducible_stream
@@ -42,10 +43,23 @@ class Account:
     holds_out: bool
     """Declared: whether there are held-out records."""
     size: Size
+    smallest: int = 1
+    """Declared: below this published size no job is taken part in."""
 
     def published(self, job: Job, budget: Budget) -> int:
-        """The size that the job's operator is told; none where whole clients are hidden."""
-        return 0 if job.per_client else self.size.published(budget)
+        """The size that the job's operator is told; none where whole clients are hidden.
+
+        ``PlanRefused`` where it is below what the owner declared; both numbers may be told.
+        """
+        if job.per_client:
+            return 0
+        size = self.size.published(budget)
+        if size < self.smallest:
+            raise PlanRefused(
+                f"{budget.owner} takes part in no job as long as its published size ({size:,}) is "
+                f"below {self.smallest:,} (client.toml: smallest_size)"
+            )
+        return size
 
     def training_size(self, job: Job, budget: Budget) -> int:
         """The public number of training units, from which noise, sampling and weight follow."""
@@ -88,9 +102,14 @@ class AccountFile:
 
     path: Path
 
-    def mint(self) -> None:
-        """Begin an account under a fresh random name."""
-        self._write({"account": secrets.token_hex(16), "sizes": 0, "size": None})
+    @staticmethod
+    def fresh_name() -> str:
+        """A random name, which says nothing."""
+        return secrets.token_hex(16)
+
+    def begin(self, name: str) -> None:
+        """Begin the account of this name, in the place of any other; no size of it is known yet."""
+        self._write({"account": name, "sizes": 0, "size": None, "place": None})
 
     @property
     def name(self) -> str:
@@ -111,24 +130,53 @@ class AccountFile:
         self._write(values | {"sizes": number, "size": size})
         return size
 
+    def check_place(self, ledger: Path, *, settle: bool = True) -> None:
+        """Refuse (``LedgerError``) to spend from a copy of the folder that first spent.
+
+        Two copies that both spend would each count its own half. A folder is known by the numbers
+        that its file system gave it and its ledger, which a copy or a restored backup does not keep
+        as a rule. Not noticed: a copy of a whole disk, and files that were written over in place.
+        """
+        place, known = self._place(ledger), self._read().get("place")
+        if known is None and place is not None:
+            if settle:
+                self.settle(ledger)
+        elif known not in (None, place):
+            raise LedgerError(
+                f"{self.path.parent} was copied, moved or restored since it last spent: if another "
+                "copy of it spends as well, neither counts everything. If this is the only one, and "
+                f"its ledger is the newest: umbel client moved {self.path.parent}"
+            )
+
+    def settle(self, ledger: Path) -> None:
+        """Take this place for the only one, from now on."""
+        self._write(self._read() | {"place": self._place(ledger)})
+
+    def _place(self, ledger: Path) -> str | None:
+        if not ledger.exists():
+            return None
+        numbers = [os.stat(path).st_ino for path in (self.path.parent, ledger)]
+        return "-".join(map(str, numbers))
+
     def _read(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             _ = found["account"], found["sizes"], found["size"]
         except FileNotFoundError:
-            raise UmbelError(
+            raise LedgerError(
                 f"{self.path} is missing: it names the account that this owner's spending stands "
-                "under. Put it back from the newest copy."
+                "under. Put the newest copy back; a folder of an earlier version gets one with: "
+                f"umbel client upgrade {self.path.parent}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError):
-            raise UmbelError(
-                f"{self.path} is damaged. Put it back from the newest copy; nothing is done with the "
-                "data without it."
+            raise LedgerError(
+                f"{self.path} is damaged. Put the newest copy back; nothing is done with the data "
+                "without it."
             ) from None
         return found
 
     def _write(self, values: dict[str, Any]) -> None:
-        write_durably(self.path, json.dumps(values, indent=1).encode(), secret=True)
+        write_durably(self.path, (json.dumps(values, indent=1) + "\n").encode(), secret=True)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,28 @@
-"""An owner's records as examples of a job: read, cleaned, split and tokenised on this machine."""
+"""An owner's records as examples of a job: read, cleaned, split and tokenised as the owner declared.
+
+Of a job only the task, the order of the classes and the tokenizer count here. Which columns, which
+records and which of them are held out follows from the declaration and the owner's secret.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DataError
-from ..job import Job
-from ..learning.data import Corpus, load_corpus, split_rows
+from ..job import DataSpec, Job, TaskName
+from ..learning.data import Corpus, load_corpus, row_marks, split_rows
 from ..learning.examples import tokens_of
-from ..learning.grouped import counted, grouped, groups_of, secret_of, units
+from ..learning.grouped import counted, grouped, groups_of, units
+from ..privacy.groups import numbered
 from .account import Account, Size
+from .marks import Marks
+from .settings import DataSettings
 
 if TYPE_CHECKING:
     from .work import LocalData
@@ -22,12 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where an owner's records lie, and what it calls its columns."""
+    """Where an owner's records lie, what it declared of them, and what keeps its accounts apart."""
 
     path: Path
-    test_path: Path | None = None
-    text_column: str | None = None
-    label_column: str | None = None
+    test_path: Path | None
+    declared: DataSettings
+    account: str
+    secret: bytes
+    marks: Marks
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Changes whenever a file is written: cheap enough to look at before every answer."""
@@ -43,32 +53,70 @@ class DataSource:
                 found.append((str(part), state.st_mtime_ns, state.st_size))
         return tuple(found)
 
-    def corpus(self, job: Job) -> Corpus:
-        """All records of a job, cleaned as any other machine would."""
-        given = {
-            "path": str(self.path),
-            "test_path": str(self.test_path) if self.test_path else None,
-            "limit": None,
-        }
-        named = {"text_column": self.text_column, "label_column": self.label_column}
-        given |= {key: value for key, value in named.items() if value is not None}
-        spec = job.data.model_copy(update=given)
-        return load_corpus(spec, job.task, grouped=job.per_group)
+    def corpus(self, labels: list[str] | None = None, *, of_all_accounts: bool = False) -> Corpus:
+        """The account's records, cleaned; the same rows whatever is asked of them.
 
-    def load(self, job: Job, size: Callable[[int], Size], name: str) -> LocalData:
-        """The examples of a job, split and tokenised as any other machine would."""
+        labels: the declared classes in a job's order. Rows that the declaration leaves out, and rows
+        of another account, are dropped, which the owner's log alone says.
+        """
+        declared = self.declared
+        spec = DataSpec(
+            path=str(self.path),
+            test_path=str(self.test_path) if self.test_path else None,
+            text_column=declared.text_column,
+            label_column=declared.label_column,
+            labels=labels or declared.labels,
+            group_column=declared.group_column,
+        )
+        task: TaskName = "causal-lm" if declared.labels is None else "text-classification"
+        corpus = load_corpus(spec, task, declared=True, grouped=declared.unit == "group")
+        if of_all_accounts:
+            return corpus
+        foreign = self.marks.foreign(row_marks(corpus, self.secret), self.account)
+        if foreign.any():
+            dropped = corpus.dropped | {"of another account": int(foreign.sum())}
+            corpus = replace(corpus.take(np.flatnonzero(~foreign)), dropped=dropped)
+        if corpus.dropped:
+            reasons = ", ".join(f"{count} ({why})" for why, count in corpus.dropped.items())
+            logging.getLogger(__name__).warning("records left out of the data: %s", reasons)
+        return corpus
+
+    def split(self, corpus: Corpus, secret: bytes | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows and held-out rows. `secret` replaces the owner's in a rehearsal."""
+        return split_rows(corpus, self.declared.share, secret or self.secret)
+
+    def count(self, corpus: Corpus) -> int:
+        """What the published size counts: records or groups, but those of a held-out file."""
+        rows = np.arange(len(corpus))
+        if corpus.held_out is not None:
+            rows = np.flatnonzero(~corpus.held_out)
+        if self.declared.unit == "record" or corpus.groups is None:
+            return len(rows)
+        return units(rows, numbered(corpus.groups))
+
+    def load(
+        self, job: Job, size: Callable[[int], Size], split_secret: bytes | None = None
+    ) -> LocalData:
+        """The examples of a job, split and tokenised; whatever they are, they are the account's."""
         # Here, because a forecast reads records and does without the agent's torch.
         from .work import LocalData
 
-        corpus = self.corpus(job)
-        train, test = split_rows(corpus, job.data.test_fraction, job.seed)
+        declared = self.declared
+        corpus = self.corpus(job.data.labels if job.task == "text-classification" else None)
+        self.marks.keep(row_marks(corpus, self.secret), self.account)
+        account = Account(
+            self.account,
+            declared.share,
+            declared.holds_out,
+            size(self.count(corpus)),
+            declared.smallest_size,
+        )
+        if job.task == "causal-lm":
+            corpus = replace(corpus, labels=None, label_names=())
+        train, test = self.split(corpus, split_secret)
         store = tokens_of(job, corpus)
         groups, most = groups_of(job, corpus), None
-        apart = corpus.held_out is not None
-        share = 1.0 if apart else 1 - job.data.test_fraction
-        count = units(train if apart else np.arange(len(corpus)), groups)
-        account = Account(name, share, apart or share < 1, size(count))
         if groups is not None:
-            most = job.data.records_per_group
-            test = counted(test, groups, corpus.texts, most, secret_of(job))
+            most = declared.records_per_group
+            test = counted(test, groups, corpus.texts, most, split_secret or self.secret)
         return LocalData(grouped(store, train, groups), grouped(store, test, groups), account, most)

@@ -11,14 +11,13 @@ import contextlib
 import fcntl
 import os
 import platform
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, UmbelError
+from ..errors import UmbelError
 from .finding import Finding, Level
 from .home import Home
 from .policy import Policy
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 _GIB = 2**30
 _FLEET, _CONTROL = "/v1/fleet/activate-node", "/v1/control/list-runs"
 _MOST_COLUMNS, _LONGEST_COLUMN = 20, 40
-# Above this many classes, on fewer than two records each, a column holds ids or scores.
-_MOST_SPARSE_CLASSES = 20
 
 
 def examine(home: Home) -> list[Finding]:
@@ -46,6 +43,7 @@ def examine(home: Home) -> list[Finding]:
         ("settings", it.settings, "Mend client.toml, or put the missing file back."),
         ("keys", it.keys, "Put the keys back, or make a new folder: umbel client init."),
         ("data", it.data, "Mend the file, or [data] in client.toml, and check again."),
+        ("account", it.account, "Put account.json, split.key and the ledger back together."),
         ("policy", it.policy, "Mend policy.toml: the agent does not start without it."),
         ("budget", it.budget, "Put the ledger back; without it no job is taken part in."),
         ("audit log", it.audit, "Put it away for whoever audits; the agent begins a new one."),
@@ -127,9 +125,9 @@ class _Examination:
         yield Finding("request", "ok", f"fingerprint, to tell the operator: {fingerprint}")
 
     def data(self) -> Iterator[Finding]:
+        from ..learning.columns import check_columns
         from ..learning.encoding import check_utf8
         from ..learning.header import column_names
-        from ..learning.tables import check_columns
 
         home, given = self.home, self.home.settings.data
         for path in (home.data, home.test_data):
@@ -139,60 +137,41 @@ class _Examination:
                 check_utf8(path)
             found = column_names(path)
             yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
-            wanted = (given.text_column, given.label_column)
+            wanted = [given.text_column, given.label_column]
+            if path == home.data:
+                wanted.append(given.group_column)
             check_columns(str(path), [name for name in wanted if name is not None], found)
-        found = column_names(home.data)
-        # As a job does that names no columns.
-        text = given.text_column or ("text" if "text" in found else None)
-        if text is None:
-            yield Finding(
-                "data", "ok", "client.toml names no text column: a job's column names decide, so "
-                "records are not counted here",
-                "Name data.text_column in client.toml, if this owner calls it otherwise than jobs.",
-            )  # fmt: skip
-            return
-        yield from self._records(
-            text, given.label_column or ("label" if "label" in found else None)
-        )
+        yield from self._records()
 
-    def _records(self, text: str, label: str | None) -> Iterator[Finding]:
+    def _records(self) -> Iterator[Finding]:
         """The records as the agent would take them."""
-        from ..job import DataSpec
-        from ..learning.data import load_corpus
+        import numpy as np
 
-        home = self.home
-        spec = DataSpec(
-            path=str(home.data),
-            test_path=str(home.test_data) if home.test_data else None,
-            text_column=text,
-        )
-        try:
-            # Labels are read as if they named clients: cleaned and left out alike, but one class,
-            # or many, are no error, because a job may name them all.
-            corpus = load_corpus(spec, "causal-lm", label)
-        except DataError as error:
-            raise DataError(_without_content(str(error))) from None
-        left_out = "".join(
-            f", {count} left out ({reason.replace('client', 'label')})"
-            for reason, count in corpus.dropped.items()
-        )
-        classes = "" if label is None else f" in {len(set(corpus.clients or ()))} classes"
+        source, declared = self.home.source, self.home.settings.data
+        corpus = source.corpus()
+        left_out = "".join(f", {count} left out ({why})" for why, count in corpus.dropped.items())
+        labels = declared.labels or []
         yield Finding(
-            "data", "warning" if left_out else "ok",
-            f"{len(corpus)} records{classes}{left_out}",
-            "Fill the empty fields, or leave the rest out." if left_out else "",
+            "data", "warning" if left_out or not len(corpus) else "ok",
+            f"{len(corpus)} records{f' in {len(labels)} classes' if labels else ''}{left_out}",
+            "Nobody is told of what is left out. Fill the empty fields, name missing classes in "
+            "client.toml, or leave it so." if left_out else "",
         )  # fmt: skip
-        kinds = len(set(corpus.clients or ()))
-        if kinds == 1:
+        held = np.bincount(
+            corpus.labels if corpus.labels is not None else [], minlength=len(labels)
+        )
+        if empty := [name for name, count in zip(labels, held, strict=False) if not count]:
             yield Finding(
-                "data", "warning", f"every record has the same value of {label!r}",
-                "Check data.label_column: with one class alone there is little to learn from.",
+                "data", "warning", f"no record has the class {', '.join(map(repr, empty))}",
+                "Check labels and label_column in client.toml, unless this is so.",
             )  # fmt: skip
-        if kinds > _MOST_SPARSE_CLASSES and 2 * kinds > len(corpus):
-            yield Finding(
-                "data", "warning", f"{label!r} has {kinds} values on {len(corpus)} records",
-                "Check data.label_column: it seems to hold ids or scores, not classes.",
-            )  # fmt: skip
+
+    def account(self) -> Iterator[Finding]:
+        account = self.home.account
+        size = account.size
+        account.check_place(self.home.ledger, settle=False)
+        text = "no size of it was published yet" if size is None else f"published size: {size:,}"
+        yield Finding("account", "ok", f"{account.name[:12]}, {text}")
 
     def policy(self) -> Iterator[Finding]:
         laxer = list(_laxer(Policy.read(self.home.policy)))
@@ -395,9 +374,3 @@ def _columns(names: list[str]) -> str:
     shown = ", ".join(repr(name[:_LONGEST_COLUMN]) for name in names[:_MOST_COLUMNS])
     more = len(names) - _MOST_COLUMNS
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _without_content(text: str) -> str:
-    """An error about data without what it quotes of a record."""
-    text = re.sub(r"holds .*, which is no text", "holds a value which is no text", text, flags=re.S)
-    return re.sub(r" The row begins .*(?= Quote a field)", "", text, flags=re.S)

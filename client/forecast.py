@@ -62,9 +62,9 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
     size, spent = account.size, _events(home, account.name)
     if size is None:
         # A size is drawn with the first job. What there is stays on this machine.
-        size = _records(home, job)
+        size = max(SMALLEST_SIZE, home.source.count(home.source.corpus()))
         spent = [*spent, SIZE_EVENT]
-    share = 1.0 if home.test_data else 1 - job.data.test_fraction
+    share = home.settings.data.share
     recipe = private_recipe(job, training_size(size, share), job.training.rounds)
     rounds, tests = job.training.rounds, planned_tests(job)
 
@@ -140,8 +140,3 @@ def _events(home: Home, dataset: str) -> list[MechanismEvent]:
         return []
     with Ledger(home.ledger) as ledger:
         return ledger.events(dataset)
-
-
-def _records(home: Home, job: Job) -> int:
-    """How many records would be published, but for the noise."""
-    return max(SMALLEST_SIZE, len(home.source.corpus(job)))

@@ -7,19 +7,23 @@ import os
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..consortium import Card, Request, public_pem
 from ..durable import new_folder, write_durably
-from ..errors import ConsortiumError
+from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
 from .kept import KeptUpdates
+from .marks import Marks
 from .secure import Membership
-from .settings import Settings, settings_text
+from .settings import DataSettings, Settings, settings_text
 
 if TYPE_CHECKING:
     from .data import DataSource
+
+
+SECRET_BYTES = 32
 
 
 class Home:
@@ -39,15 +43,16 @@ class Home:
         card_path: Path,
         data: Path,
         name: str | None = None,
-        text_column: str | None = None,
-        label_column: str | None = None,
+        declared: DataSettings | None = None,
         test_data: Path | None = None,
+        **given: Any,
     ) -> Home:
         """Make keys and settings, and beside the folder the request that goes to the operator.
 
-        `name` defaults to the folder's. The data is looked at (it must be readable, with the columns
-        that are given); nothing of it is copied. The folder is there whole, or not at all; the
-        request comes after it, and ``write_request`` makes it again.
+        `name` defaults to the folder's. `declared` is what may be asked of the data; without it that
+        is looked up in the file, beside what is `given` (``propose``). Nothing of the data is copied.
+        The folder is there whole, or not at all; the request comes after it, and ``write_request``
+        makes it again.
         """
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.hazmat.primitives.serialization import (
@@ -60,11 +65,12 @@ class Home:
 
         card = Card.read(card_path)
         name = path.resolve().name if name is None else name
-        text = settings_text(name, data, test_data, text_column, label_column)
+        if declared is None:
+            from .propose import propose
+
+            declared = propose(data, test_data, **given).declared
+        text = settings_text(name, declared)
         Settings.build(tomllib.loads(text), "umbel client init")
-        for file in (data, test_data):
-            if file is not None:
-                check_data(file, text_column, label_column)
         node_key = ec.generate_private_key(ec.SECP384R1())
         # Flower reads a node's private key in this form alone.
         secret = node_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -77,9 +83,10 @@ class Home:
             write_durably(new.ca_certificate, card.ca_certificate.encode())
             write_durably(new.identity, os.urandom(64), secret=True)
             write_durably(new.node_key, secret, secret=True)
+            write_durably(new.split_key, os.urandom(SECRET_BYTES), secret=True)
             write_durably(new.node_public_key, public_pem(node_key.public_key()).encode())
             write_durably(new.settings_file, text.encode())
-            new.account.mint()
+            new.account.begin(new.account.fresh_name())
             write_policy_template(new.policy)
         home = cls(path)
         home.write_request()
@@ -118,6 +125,12 @@ class Home:
             raise ConsortiumError(f"{file} cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise ConsortiumError(f"{file} is not valid TOML: {error}") from None
+        if isinstance(values.get("data"), dict) and "text_column" not in values["data"]:
+            raise ConsortiumError(
+                f"{file} does not say yet what may be asked of the data: [data] needs text_column, "
+                "label_column and labels (all classes), and a group_column if records belong to "
+                f"groups. Look it up in the data and add it with: umbel client upgrade {self.path}"
+            )
         return Settings.build(values, str(file))
 
     @cached_property
@@ -144,11 +157,34 @@ class Home:
 
     @property
     def source(self) -> DataSource:
-        """The data, under the names that client.toml gives its columns."""
+        """The data, as client.toml declares it."""
         from .data import DataSource
 
-        columns = self.settings.data
-        return DataSource(self.data, self.test_data, columns.text_column, columns.label_column)
+        declared, name = self.settings.data, self.account.name
+        return DataSource(self.data, self.test_data, declared, name, self.split_secret, self.marks)
+
+    @property
+    def split_secret(self) -> bytes:
+        """What only this owner knows: it decides which records are held out, and hashes them."""
+        try:
+            secret = self.split_key.read_bytes()
+        except OSError:
+            secret = b""
+        if len(secret) != SECRET_BYTES:
+            raise LedgerError(
+                f"{self.split_key} is missing or damaged: it says which records are held out, and "
+                "which an account has had. Put the newest copy back; a folder of an earlier version "
+                f"gets one with: umbel client upgrade {self.path}"
+            )
+        return secret
+
+    @property
+    def split_key(self) -> Path:
+        return self.path / "split.key"
+
+    @property
+    def marks(self) -> Marks:
+        return Marks(self.path / "marks")
 
     @property
     def account(self) -> AccountFile:
@@ -264,13 +300,3 @@ class Home:
 
     def _from_here(self, path: str) -> Path:
         return (self.path / Path(path).expanduser()).resolve()
-
-
-def check_data(path: Path, text_column: str | None, label_column: str | None) -> None:
-    """Refuse (``DataError``) data that cannot be read, or has not the columns that are given."""
-    from ..learning.header import column_names
-    from ..learning.tables import check_columns
-
-    found = column_names(path)
-    wanted = [name for name in (text_column, label_column) if name is not None]
-    check_columns(str(path), wanted, found)

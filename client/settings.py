@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ..consortium import MemberName
 from ..documents import Document
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.sizes import SMALLEST_SIZE
+
+DEFAULT_SHARE = 0.8
 
 _TEMPLATE = """\
-# This owner's settings. Nothing in this file leaves this machine but the name.
+# This owner's settings. Nothing in this file leaves this machine but the name, and of [data] what
+# is said to be told.
 
 # The name under which the operator admitted this owner. It is part of every signature: to change
 # it, make a new folder and send its request.
 name = {name}
 
 [data]
+# What may be asked of this owner's data. Jobs name what they want to learn; which records, columns
+# and classes a job sees, and which records are held out, is said here alone.
+
 # CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. A relative path starts
-# at this file's folder. A job says what to learn, this says from what: a job's own path is not used.
+# at this file's folder.
 path = {path}
 
-# Held-out records. Without them, the job's share is split off the records above.
+# Held-out records in a file of their own. Without it they are split off the file above, by a keyed
+# hash under the secret in split.key, so that nobody but this owner can choose which ones they are.
 {test_path}
 
-# Columns of the data, where this owner calls them otherwise than the jobs do.
-{text_column}
+# How much of the file above is trained on; told to the operator. The rest is held out.
+training_share = {training_share}
+
+# Column with the text; column with the class, and all classes that a job may name. Records with
+# another class, or without text, are left out, and nobody is told. The classes are told.
+text_column = {text_column}
 {label_column}
+{labels}
+
+# Column of what records have in common: patient, customer, document. Its records are on one side.
+{group_column}
+
+# What the published size counts, and what jobs must protect: "record", or "group": then jobs must
+# have privacy.unit = "group", and at most records_per_group records of a group are used.
+unit = {unit}
+records_per_group = {records_per_group}
+
+# The agent takes part in no job as long as the published size is below this.
+smallest_size = {smallest_size}
 
 [server]
 # Where the server is, as HOST:PORT, if not where consortium.json says (a proxy, say). The server's
@@ -44,12 +70,80 @@ def _check_address(address: str) -> str:
 
 
 class DataSettings(Document):
-    """[data]: what this owner's agent learns from."""
+    """[data]: what may be asked of this owner's data."""
 
     path: Annotated[str, Field(min_length=1)]
     test_path: Annotated[str, Field(min_length=1)] | None = None
-    text_column: str | None = None
-    label_column: str | None = None
+    training_share: float | None = Field(None, gt=0, le=1)
+    """Default: 0.8, or 1 if held-out records are a file of their own."""
+    text_column: Annotated[str, Field(min_length=1)]
+    label_column: Annotated[str, Field(min_length=1)] | None = None
+    labels: list[str] | None = None
+    group_column: Annotated[str, Field(min_length=1)] | None = None
+    unit: Literal["record", "group"] = "record"
+    records_per_group: int = Field(8, ge=1)
+    smallest_size: int = Field(SMALLEST_SIZE, ge=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.label_column is None) != (self.labels is None):
+            raise ValueError("label_column and labels go together: give both, or neither")
+        if self.labels is not None and len(_domain(self.labels)) < 2:
+            raise ValueError("labels must name at least two different classes")
+        if self.labels is not None and len(_domain(self.labels)) < len(self.labels):
+            raise ValueError("labels must name each class once")
+        if self.unit == "group" and self.group_column is None:
+            raise ValueError('unit = "group" needs a group_column')
+        if self.test_path is not None and self.training_share not in (None, 1.0):
+            raise ValueError("with a test_path all of path is trained on: training_share = 1.0")
+        return self
+
+    @property
+    def share(self) -> float:
+        """How much of the data is trained on, with the default filled in."""
+        default = DEFAULT_SHARE if self.test_path is None else 1.0
+        return default if self.training_share is None else self.training_share
+
+    @property
+    def holds_out(self) -> bool:
+        return self.test_path is not None or self.share < 1
+
+    def check(self, owner: str, job: Job) -> None:
+        """Refuse (``PlanRefused``) a job that asks for something else than was declared.
+
+        The answer follows from declaration and job alone, never from records.
+        """
+        reasons = list(self._reasons(job))
+        if reasons:
+            raise PlanRefused(f"{owner}'s declaration (client.toml) {' · '.join(reasons)}")
+
+    def _reasons(self, job: Job) -> Iterator[str]:
+        if job.task == "text-classification":
+            if self.labels is None:
+                yield "names no classes, the job wants to learn some"
+            elif _domain(job.data.labels or ()) != _domain(self.labels) or len(
+                job.data.labels or ()
+            ) != len(self.labels):
+                # A subset would let the job choose which records enter.
+                yield (
+                    f"names the classes {_listed(self.labels)}, the job "
+                    f"{_listed(job.data.labels or ()) or 'none'} (data.labels): they must be the "
+                    "same, in any order"
+                )
+        if job.per_group and self.unit != "group":
+            yield 'counts records, the job has privacy.unit = "group"'
+        if self.unit == "group" and job.privacy.unit == "example":
+            yield 'protects groups of records, the job has privacy.unit = "example", not "group"'
+
+
+def _domain(labels: Iterable[str]) -> set[str]:
+    from ..learning.data import label_name
+
+    return set(map(label_name, labels))
+
+
+def _listed(labels: Iterable[str]) -> str:
+    return ", ".join(repr(label) for label in labels)
 
 
 class ServerSettings(Document):
@@ -66,25 +160,28 @@ class Settings(Document):
     server: ServerSettings = ServerSettings()
 
 
-def settings_text(
-    name: str,
-    data: Path,
-    test_data: Path | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-) -> str:
+def settings_text(name: str, data: DataSettings) -> str:
     """A client.toml with comments; what is not given stands in it as a comment."""
-    given = {"text_column": text_column, "label_column": label_column}
-    given["test_path"] = None if test_data is None else str(test_data.resolve())
-    examples = {"text_column": "text", "label_column": "label", "test_path": "held-out.csv"}
-    lines = {
-        key: f"# {key} = {_toml(examples[key])}" if value is None else f"{key} = {_toml(value)}"
-        for key, value in given.items()
+    values = data.model_dump() | {"training_share": data.share}
+    examples = {
+        "test_path": "held-out.csv",
+        "label_column": "label",
+        "labels": ["no", "yes"],
+        "group_column": "patient",
     }
-    return _TEMPLATE.format(name=_toml(name), path=_toml(str(data.resolve())), **lines)
+    lines = {
+        key: f"# {key} = {_toml(example)}"
+        if values[key] is None
+        else f"{key} = {_toml(values[key])}"
+        for key, example in examples.items()
+    }
+    plain = {key: _toml(value) for key, value in values.items() if key not in examples}
+    return _TEMPLATE.format(name=_toml(name), **plain, **lines)
 
 
-def _toml(text: str) -> str:
+def _toml(value: Any) -> str:
     import tomli_w
 
-    return tomli_w.dumps({"value": text}).strip().removeprefix("value = ")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")

@@ -1,4 +1,4 @@
-"""What an owner's data sets have spent: the ledger as its owner reads it."""
+"""What an owner's accounts have spent: the ledger as its owner reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_POINTS = 200
 
 @dataclass(frozen=True)
 class RunSpending:
-    """What one run of one job has spent on a data set."""
+    """What one run of one job has spent of an account."""
 
     run: str
     job: str
@@ -39,10 +39,10 @@ class RunSpending:
 
 @dataclass(frozen=True)
 class DataSpending:
-    """What one data set has spent over all its jobs, and what the policy leaves it."""
+    """What one account has spent over all its jobs, and what the policy leaves it."""
 
     dataset: str
-    """Fingerprint of the content."""
+    """The account's name; in an earlier ledger a fingerprint of the content."""
     epsilon: float
     delta: float
     """The policy's delta_limit: no job is accepted with a larger one."""
@@ -60,7 +60,7 @@ class DataSpending:
 
 
 def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
-    """One item a data set, in the order of their first spending; none where there is no ledger yet.
+    """One item an account, in the order of their first spending; none where there is no ledger yet.
 
     Raises ``LedgerError`` where the ledger was changed.
     """
@@ -69,7 +69,6 @@ def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
     with Ledger(ledger) as opened:
         entries = opened.entries()
     rules = policy.privacy
-    charged = [entry for entry in entries if entry.dataset]
     return [
         DataSpending(
             dataset=dataset,
@@ -81,16 +80,16 @@ def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
                 for run, of_run in _grouped(of_data, _run).items()
             ),
         )
-        for dataset, of_data in _grouped(charged, lambda entry: entry.dataset).items()
+        for dataset, of_data in _by_account(entries).items()
     ]
 
 
 def spending_curves(ledger: Path, delta: float) -> list[tuple[str, list[tuple[str, float]]]]:
-    """For each data set, its epsilon after some of its rows, the last among them, with their times."""
+    """For each account, its epsilon after some of its rows, the last among them, with their times."""
     with Ledger(ledger) as opened:
-        entries = [entry for entry in opened.entries() if entry.dataset]
+        entries = opened.entries()
     curves = []
-    for dataset, of_data in _grouped(entries, lambda entry: entry.dataset).items():
+    for dataset, of_data in _by_account(entries).items():
         stride = max(1, math.ceil(len(of_data) / _MOST_POINTS))
         places = sorted({*range(0, len(of_data), stride), len(of_data) - 1})
         points = [
@@ -101,7 +100,7 @@ def spending_curves(ledger: Path, delta: float) -> list[tuple[str, list[tuple[st
 
 
 def spending_table(items: list[DataSpending]) -> Table:
-    """A table of at least one data set: spent is rounded up, left is rounded down."""
+    """A table of at least one account: spent is rounded up, left is rounded down."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -109,7 +108,7 @@ def spending_table(items: list[DataSpending]) -> Table:
     from ..reports.quantities import epsilon_text
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
-    table.add_column("Data set", no_wrap=True)
+    table.add_column("Account", no_wrap=True)
     table.add_column("Run", overflow="fold")
     table.add_column("Job", no_wrap=True)
     table.add_column("Rounds", justify="right", no_wrap=True)
@@ -132,6 +131,19 @@ def _grouped(entries: list[Entry], key: Callable[[Entry], K]) -> dict[K, list[En
     for entry in entries:
         groups.setdefault(key(entry), []).append(entry)
     return groups
+
+
+def _by_account(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """What was charged, under the account that took it over in the end."""
+    taken = {e.taken_over: e.dataset for e in entries if e.taken_over is not None}
+
+    def account(entry: Entry) -> str:
+        name = entry.dataset
+        while name in taken:
+            name = taken[name]
+        return name
+
+    return _grouped([entry for entry in entries if entry.event.steps], account)
 
 
 def _run(entry: Entry) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from ..durable import write_durably
 from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
+from ..learning.data import split_secret
 from ..learning.loading import load_learner
 from ..learning.probe import probed
 from ..learning.tasks import task_for
@@ -111,6 +112,7 @@ class Station:
         home, kind = self.home, message.metadata.message_type
         operator = self._signer(assignment)
         self._policy.check(home.name, job)
+        home.settings.data.check(home.name, job)
         if kind == PREPARE and SECAGG in message.content:
             home.membership.learn(bytes_of(message.content, "roster"))
         if self._policy.jobs.approval == "manual":
@@ -139,6 +141,7 @@ class Station:
         raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
 
     def _agent(self, assignment: Assignment, job: Job) -> Agent:
+        self.home.account.check_place(self.home.ledger)
         stamp = self._source.stamp()
         desk = self._desk
         if desk is None or (desk.job, desk.stamp) != (assignment.job, stamp):
@@ -158,7 +161,7 @@ class Station:
         agent = Agent(
             home.name,
             workplace,
-            self._source.load(job, self._size(job), home.account.name),
+            self._source.load(job, self._size(job), self._split_secret(job)),
             home.ledger,
             policy=self._policy,
             membership=home.membership,
@@ -191,6 +194,10 @@ class Station:
         """The job on this owner's device."""
         training = job.training.model_copy(update={"device": self._policy.resources.device})
         return job.model_copy(update={"training": training})
+
+    def _split_secret(self, job: Job) -> bytes | None:
+        """A rehearsal splits records as a simulation of the same job does."""
+        return None if self._secrets is None else split_secret(job.seed)
 
     def _size(self, job: Job) -> Callable[[int], Size]:
         """How a size comes about: kept in the folder, or, in a rehearsal, drawn from the job's seed."""

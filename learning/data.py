@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -56,13 +56,37 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, rows: np.ndarray) -> Corpus:
+        """The given rows alone."""
+
+        def some(values: list[str] | None) -> list[str] | None:
+            return None if values is None else [values[row] for row in rows]
+
+        return replace(
+            self,
+            texts=[self.texts[row] for row in rows],
+            labels=None if self.labels is None else self.labels[rows],
+            groups=some(self.groups),
+            clients=some(self.clients),
+            held_out=None if self.held_out is None else self.held_out[rows],
+        )
+
 
 def load_corpus(
-    spec: DataSpec, task: TaskName, client_column: str | None = None, *, grouped: bool = False
+    spec: DataSpec,
+    task: TaskName,
+    client_column: str | None = None,
+    *,
+    grouped: bool = False,
+    declared: bool = False,
 ) -> Corpus:
     """Read, clean and check the data that `spec` describes; raises ``DataError``.
 
     grouped: the groups are what is protected, so that test rows must tell theirs as well.
+
+    declared: what is wrong with single records leaves them out, and is never an error; nor is it
+    that none remain. Then what comes of this tells of each record no more than that record's own
+    part: as an owner's agent reads its data.
 
     The path's rows come first, then those of `spec.test_path`, or of the "test" split when the
     path is a saved DatasetDict that has one. Rows without text, label or client are dropped and
@@ -70,7 +94,8 @@ def load_corpus(
     often sorted by class.
     """
     label_column = spec.label_column if task == "text-classification" else None
-    sources = _read_sources(spec, label_column, client_column, grouped)
+    sources = _read_sources(spec, label_column, client_column, grouped, declared)
+    domain = {label_name(name) for name in spec.labels or ()} if declared else None
     rows = [row for table, held_out in sources for row in _rows_of(table, held_out)]
     dropped: Counter[str] = Counter()
     kept: list[_Row] = []
@@ -81,6 +106,7 @@ def load_corpus(
         reason = (
             ("" if text else "empty text")
             or ("" if label else "no label")
+            or ("" if not (domain and label_column) or label in domain else "undeclared label")
             or ("" if client else "no client")
         )
         if reason:
@@ -89,7 +115,7 @@ def load_corpus(
         row.text, row.label, row.client = text, label, client
         row.group = _canonical(_clean(row.value(spec.group_column))) if spec.group_column else ""
         kept.append(row)
-    if not kept:
+    if not kept and not declared:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise DataError(
             f"{spec.path} has no row that can be used: {reasons}. Check data.text_column "
@@ -112,30 +138,60 @@ def load_corpus(
     )
 
 
-def split_rows(corpus: Corpus, test_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_secret(seed: int) -> bytes:
+    """What stands for an owner's own secret in a simulation or rehearsal: the same for all owners."""
+    return hashlib.sha256(f"umbel split {seed}".encode()).digest()
+
+
+def split_rows(
+    corpus: Corpus, training_share: float, secret: bytes
+) -> tuple[np.ndarray, np.ndarray]:
     """Training rows and held-out rows, each int64 and ascending; together all rows, once each.
 
-    A row is held out when SHA-256 over the seed and the row's group (its text, where it has no
-    group), read as a fraction of 2^64, lies below `test_fraction`. Guarantee: the side depends on
-    seed, fraction and group or text alone. So rows of one group, and equal texts without a group,
-    are never separated, also not between two owners. Rows that came as test rows stay test rows.
+    A row is trained on when BLAKE2b of its unit (its group, or its text where it has no group) under
+    the key `secret`, read as a fraction of 2^64, lies below `training_share`. Guarantee: the side
+    depends on secret, share and group or text alone. So rows of one group, and equal texts without a
+    group, are never separated, also not between two owners with one secret; and who does not know
+    the secret cannot choose which records are held out. Rows that came as test rows stay test rows.
     """
     if corpus.held_out is not None:
         held_out = corpus.held_out
     else:
-        limit = int(test_fraction * 2**64)
+        limit = int(training_share * 2**64)
         sides: dict[bytes, bool] = {}
         held_out = np.zeros(len(corpus), dtype=bool)
-        for row, text in enumerate(corpus.texts):
-            group = corpus.groups[row] if corpus.groups is not None else ""
-            # The prefix keeps a group apart from a text that reads the same.
-            key = f"group {group}".encode() if group else f"text {text}".encode()
+        for row, key in enumerate(units_of(corpus)):
             side = sides.get(key)
             if side is None:
-                digest = hashlib.sha256(f"umbel split {seed} ".encode() + key).digest()
-                side = sides[key] = int.from_bytes(digest[:8], "big") < limit
+                side = sides[key] = _keyed(secret, b"split", key, 8) >= limit
             held_out[row] = side
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def units_of(corpus: Corpus) -> list[bytes]:
+    """What each row belongs to: its group, or, where it has none, its text.
+
+    The prefix keeps a group apart from a text that reads the same.
+    """
+    groups = corpus.groups or [""] * len(corpus)
+    return [
+        f"group {group}".encode() if group else f"text {text}".encode()
+        for group, text in zip(groups, corpus.texts, strict=True)
+    ]
+
+
+def row_marks(corpus: Corpus, secret: bytes) -> np.ndarray:
+    """uint64[rows]: keyed hashes of the texts, by which the holder of `secret` knows them again.
+
+    Without the secret they tell nothing but which rows are equal (BLAKE2b as a keyed hash: RFC 7693).
+    """
+    marks = [_keyed(secret, b"row", text.encode(), 8) for text in corpus.texts]
+    return np.array(marks, dtype=np.uint64)
+
+
+def _keyed(secret: bytes, purpose: bytes, content: bytes, size: int) -> int:
+    digest = hashlib.blake2b(content, digest_size=size, key=secret, person=purpose).digest()
+    return int.from_bytes(digest, "big")
 
 
 def fingerprint(texts: Iterable[str], labels: Iterable[object] | None) -> str:
@@ -188,7 +244,11 @@ def _rows_of(table: Table, held_out: bool) -> list[_Row]:
 
 
 def _read_sources(
-    spec: DataSpec, label_column: str | None, client_column: str | None, grouped: bool
+    spec: DataSpec,
+    label_column: str | None,
+    client_column: str | None,
+    grouped: bool,
+    lenient: bool,
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
@@ -196,7 +256,7 @@ def _read_sources(
     path = Path(spec.path)
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []
-    tables = [(read_table(path, spec.text_column, needed + grouping), False)]
+    tables = [(read_table(path, spec.text_column, needed + grouping, lenient=lenient), False)]
     test_path = Path(spec.test_path) if spec.test_path else path
     splits = split_names(test_path)
     if spec.test_path or (splits and len(splits) > 1 and "test" in splits):
@@ -208,7 +268,7 @@ def _read_sources(
         split = "test" if splits and "test" in splits else None
         # Which side test rows are on is settled, so for the split they need no group.
         must, may = (needed + grouping, []) if grouped else (needed, grouping)
-        test = read_table(test_path, spec.text_column, must, may, split)
+        test = read_table(test_path, spec.text_column, must, may, split, lenient=lenient)
         tables.append((test, True))
     return [(_limited(table, spec.limit), held_out) for table, held_out in tables]
 
@@ -225,6 +285,11 @@ def _clean(text: str | None) -> str:
         return ""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return unicodedata.normalize("NFC", text).strip()
+
+
+def label_name(name: str) -> str:
+    """A class as it is compared: cleaned, and a whole number without its decimal point."""
+    return _canonical(_clean(name))
 
 
 def _canonical(label: str) -> str:

@@ -36,11 +36,6 @@ def units(rows: np.ndarray, groups: np.ndarray | None) -> int:
     return len(rows) if groups is None else len(np.unique(groups[rows]))
 
 
-def secret_of(job: Job) -> bytes:
-    """What stands in for an owner's secret where the job says how records are split."""
-    return hashlib.sha256(f"umbel held-out records\n{job.seed}".encode()).digest()
-
-
 def grouped(store: TokenStore, rows: np.ndarray, groups: np.ndarray | None) -> Examples:
     """These rows but those without tokens, and their groups, if `groups` has one for each row of all."""
     return Examples(store, rows, groups=None if groups is None else groups[rows]).readable()

@@ -8,29 +8,26 @@ write it), ``.jsonl`` or ``.ndjson``, ``.parquet``, and a folder that ``datasets
 from __future__ import annotations
 
 import codecs
-import csv
 import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
 from ..errors import DataError
+from .columns import check_columns
+from .delimited import read_delimited
 from .encoding import check_utf8
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _FORMATS = "a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder of datasets.save_to_disk"
-
-# One block must hold a whole row, however long its text; Arrow's offsets are 32 bits wide.
-_LARGEST_BLOCK = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -65,27 +62,31 @@ def read_table(
     others: Sequence[str] = (),
     optional: Sequence[str] = (),
     split: str | None = None,
+    *,
+    lenient: bool = False,
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
     Columns in `optional` are read where they exist. `split` picks a split of a dataset folder;
-    None takes "train", or the only one there is.
+    None takes "train", or the only one there is. `lenient`: a record that cannot be read stands
+    without values, and a table may be empty, so that no single record makes this fail.
     """
     required = list(dict.fromkeys([text, *others]))
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     if not path.exists():
         raise DataError(f"There is no data file {path}.{_near_file(path)}")
     if path.is_dir():
-        return _read_folder(path, text, required, extra, split)
-    if path.stat().st_size == 0:
+        return _filled(_read_folder(path, text, required, extra, split, lenient), lenient)
+    if path.stat().st_size == 0 and not lenient:
         raise DataError(f"{path} is empty: it has no bytes at all. Write the data again.")
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
-        return _read_delimited(path, _DELIMITERS[suffix], required, extra)
+        rows = read_delimited(path, _DELIMITERS[suffix], required, extra, lenient)
+        return _filled(Table(str(path), "row", *rows), lenient)
     if suffix in _JSON_LINES:
-        return _read_json_lines(path, text, required, extra)
+        return _filled(_read_json_lines(path, text, required, extra, lenient), lenient)
     if suffix == ".parquet":
-        return _read_parquet(path, text, required, extra)
+        return _filled(_read_parquet(path, text, required, extra, lenient), lenient)
     raise DataError(f"{path} has a format that is not known here. Give {_FORMATS}.")
 
 
@@ -115,72 +116,11 @@ def as_name(value: object) -> str | None:
     return str(value)
 
 
-def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> None:
-    """Refuse a missing column, and one that stands twice; name what is near and what there is."""
-    for name in wanted:
-        if found.count(name) > 1:
-            raise DataError(
-                f"{source} has {found.count(name)} columns named {name!r}. Rename all but one."
-            )
-        if name not in found:
-            by_folded = {column.strip().casefold(): column for column in found}
-            near = difflib.get_close_matches(name.strip().casefold(), list(by_folded), n=2)
-            names = " or ".join(repr(by_folded[one]) for one in near)
-            hint = f" Did you mean {names}?" if near else ""
-            columns = ", ".join(map(repr, found)) or "none"
-            raise DataError(
-                f"{source} has no column {name!r}.{hint} Its columns: {columns}. Set "
-                "data.text_column, data.label_column, data.group_column or "
-                "simulation.partition to a column that exists."
-            )
-
-
-def _read_delimited(path: Path, delimiter: str, required: list[str], extra: list[str]) -> Table:
-    check_utf8(path)
-    # pyarrow tells of neither duplicate nor absent columns in a way that helps, so look first.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            header = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
-        except csv.Error as error:
-            raise DataError(f"{path} has no header that can be read: {error}.") from None
-    check_columns(str(path), required, header)
-    columns = required + [name for name in extra if name in header]
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            # Rows are numbered only when one thread reads.
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK)
-            ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=columns, column_types={name: pa.string() for name in columns}
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        # Only a header without a line end is "empty" to pyarrow.
-        if "Empty CSV" not in str(error):
-            raise DataError(_explain_csv(path, str(error))) from None
-        table = pa.table({name: pa.array([], pa.string()) for name in columns})
-    values = {name: table[name].to_pylist() for name in columns}
-    return _filled(Table(str(path), "row", range(1, table.num_rows + 1), values))
-
-
-def _explain_csv(path: Path, message: str) -> str:
-    message = message.removeprefix("CSV parse error: ")
-    if message.startswith("Row #") and "Expected" in message:
-        row, _, rest = message.removeprefix("Row #").partition(": ")
-        expected, _, content = rest.partition(": ")
-        return (
-            f"{path}, row {int(row) - 1} after the header: {expected[0].lower()}{expected[1:]}. "
-            f"The row begins {content[:60]!r}. Quote a field that holds the delimiter, a quote or "
-            'a line end ("..."), and close every quote.'
-        )
-    return f"{path} is not a table that can be read: {message[:200]}. Write it again as CSV."
-
-
-def _read_json_lines(path: Path, text: str, required: list[str], extra: list[str]) -> Table:
-    check_utf8(path)
+def _read_json_lines(
+    path: Path, text: str, required: list[str], extra: list[str], lenient: bool
+) -> Table:
+    if not lenient:
+        check_utf8(path)
     wanted = required + extra
     values: dict[str, list[str | None]] = {name: [] for name in wanted}
     numbers: list[int] = []
@@ -191,21 +131,25 @@ def _read_json_lines(path: Path, text: str, required: list[str], extra: list[str
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
-            record = _parse_json_line(f"{path}, line {number}", line)
+            try:
+                record = _parse_json_line(f"{path}, line {number}", line)
+            except DataError:
+                if not lenient:
+                    raise
+                record = {}
             seen.update(dict.fromkeys(record))
             numbers.append(number)
             for name in wanted:
-                value = _cell(f"{path}, line {number}", name, record.get(name), name == text)
+                place = f"{path}, line {number}"
+                value = _cell(place, name, record.get(name), name == text, lenient)
                 values[name].append(value)
-    if numbers:
+    if numbers and not lenient:
         check_columns(str(path), required, list(seen))
-    return _filled(
-        Table(
-            str(path),
-            "line",
-            numbers,
-            {name: column for name, column in values.items() if name in required or name in seen},
-        )
+    return Table(
+        str(path),
+        "line",
+        numbers,
+        {name: column for name, column in values.items() if name in required or name in seen},
     )
 
 
@@ -225,7 +169,16 @@ def _parse_json_line(place: str, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _cell(place: str, name: str, value: object, is_text: bool) -> str | None:
+def _cell(place: str, name: str, value: object, is_text: bool, lenient: bool = False) -> str | None:
+    try:
+        return _strict_cell(place, name, value, is_text)
+    except DataError:
+        if lenient:
+            return None
+        raise
+
+
+def _strict_cell(place: str, name: str, value: object, is_text: bool) -> str | None:
     if is_text and not isinstance(value, str | None):
         raise DataError(
             f"{place}: {name!r} holds {value!r:.60}, which is no text. Point data.text_column to "
@@ -248,7 +201,9 @@ def _cell(place: str, name: str, value: object, is_text: bool) -> str | None:
     return text
 
 
-def _read_parquet(path: Path, text: str, required: list[str], extra: list[str]) -> Table:
+def _read_parquet(
+    path: Path, text: str, required: list[str], extra: list[str], lenient: bool
+) -> Table:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             found = file.schema_arrow.names
@@ -258,11 +213,11 @@ def _read_parquet(path: Path, text: str, required: list[str], extra: list[str]) 
         raise DataError(
             f"{path} cannot be read as Parquet: {str(error)[:200]}. Write it again."
         ) from None
-    return _from_arrow(str(path), table, text, _features(table.schema))
+    return _from_arrow(str(path), table, text, _features(table.schema), lenient)
 
 
 def _read_folder(
-    path: Path, text: str, required: list[str], extra: list[str], split: str | None
+    path: Path, text: str, required: list[str], extra: list[str], split: str | None, lenient: bool
 ) -> Table:
     names = split_names(path)
     if names is not None:
@@ -302,10 +257,12 @@ def _read_folder(
     if (path / "dataset_info.json").is_file():
         features = _read_description(path / "dataset_info.json").get("features") or features
     columns = required + [name for name in extra if name in table.schema.names]
-    return _from_arrow(str(path), table.select(columns), text, features)
+    return _from_arrow(str(path), table.select(columns), text, features, lenient)
 
 
-def _from_arrow(source: str, table: pa.Table, text: str, features: dict[str, Any]) -> Table:
+def _from_arrow(
+    source: str, table: pa.Table, text: str, features: dict[str, Any], lenient: bool
+) -> Table:
     columns: dict[str, list[str | None]] = {}
     for name in table.schema.names:
         values = table[name].to_pylist()
@@ -317,10 +274,10 @@ def _from_arrow(source: str, table: pa.Table, text: str, features: dict[str, Any
                 for v in values
             ]
         columns[name] = [
-            _cell(f"{source}, row {row}", name, value, name == text)
+            _cell(f"{source}, row {row}", name, value, name == text, lenient)
             for row, value in enumerate(values, start=1)
         ]
-    return _filled(Table(source, "row", range(1, table.num_rows + 1), columns))
+    return Table(source, "row", range(1, table.num_rows + 1), columns)
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -342,8 +299,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     return value
 
 
-def _filled(table: Table) -> Table:
-    if len(table) == 0:
+def _filled(table: Table, lenient: bool) -> Table:
+    if len(table) == 0 and not lenient:
         raise DataError(f"{table.source} has no rows after its header. Add rows, or fix the path.")
     return table
 

@@ -23,6 +23,10 @@ _KIND = COLUMNS.index("kind")
 
 SIZE_RUN = "published size"
 """What stands for the run in the key of a published size, which belongs to no run."""
+TAKES_OVER = "takes over"
+DISJOINT = "declared disjoint"
+MOVED = "moved"
+"""What stands for the run in the key of an owner's note: what it said of its account."""
 TEST = "test "
 """What the key of a test of the model says before the number of its round."""
 
@@ -32,8 +36,8 @@ class Entry:
     """One row: `event` was reserved for `dataset` by request `key` of `job`.
 
     `delta` and `limit` are those of the decision, `recorded` is UTC in ISO 8601, `hash` is SHA-256
-    over all of it and the hash of the row before. A row without a data set is a note: its key says
-    that the owner accepted the ledger as it was.
+    over all of it and the hash of the row before. A row of no steps is a note: its key says what the
+    owner declared of the account (takes over/NAME/0), or, of no account, that it accepted the ledger.
     """
 
     number: int
@@ -52,6 +56,11 @@ class Entry:
     def run(self) -> str:
         """Of a key that is run/what/attempt."""
         return self.key.rsplit("/", 2)[0]
+
+    @property
+    def taken_over(self) -> str | None:
+        """The data set, or account, whose spending this note adds to the account's."""
+        return self.what if self.key.startswith(f"{TAKES_OVER}/") else None
 
     @property
     def what(self) -> str:

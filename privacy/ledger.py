@@ -7,12 +7,12 @@ the rows are kept, and a change to them noticed, is the affair of ``ledger_file`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..errors import BudgetExceeded, LedgerError
 from .accounting import MechanismEvent, epsilon
-from .chain import Entry
+from .chain import TAKES_OVER, Entry
 from .ledger_file import ROW, LedgerFile
 
 __all__ = ["Entry", "Ledger"]
@@ -77,6 +77,21 @@ class Ledger(LedgerFile):
         self._witness_rows()
         return after
 
+    def note(self, account: str, what: str, of: str = "") -> None:
+        """Record what an owner declares of an account: a row that charges nothing.
+
+        ``TAKES_OVER`` adds to the account all that `of`, another account or data set, has spent or
+        taken over; nothing is ever given back.
+        """
+        if "/" in of:
+            raise ValueError(f"no name of an account: {of!r}")
+        with self._turn():
+            self._check()
+            note = Entry(0, account, MechanismEvent(0.0, 0.0, 0), "", f"{what}/{of}/0", 0.0, 0.0,
+                         False, self._now(), "")  # fmt: skip
+            self._append(note)
+        self._witness_rows()
+
     def ensure_affordable(
         self, dataset: str, *events: MechanismEvent, delta: float, limit: float
     ) -> float:
@@ -93,8 +108,10 @@ class Ledger(LedgerFile):
             return epsilon(self._totals(dataset), delta)
 
     def events(self, dataset: str) -> list[MechanismEvent]:
-        """Every event reserved for the data set, oldest first."""
-        return [entry.event for entry in self.entries() if entry.dataset == dataset]
+        """Every event reserved for the account, or for what it took over, oldest first."""
+        entries = self.entries()
+        names = inherited(entries, dataset)
+        return [entry.event for entry in entries if entry.dataset in names]
 
     def _is_replayed(self, dataset: str, event: MechanismEvent, job: str, key: str) -> bool:
         found = self._connection.execute(
@@ -114,11 +131,16 @@ class Ledger(LedgerFile):
         return True
 
     def _totals(self, dataset: str) -> list[MechanismEvent]:
-        """The data set's events, those of one mechanism added up."""
+        """The account's events and those of all that it took over, of one mechanism added up."""
+        notes = self._connection.execute(
+            f"SELECT {ROW}, hash FROM entries WHERE key LIKE ?", (f"{TAKES_OVER}/%",)
+        )
+        names = inherited([Entry.of(row[:-1], row[-1]) for row in notes], dataset)
         found = self._connection.execute(
             "SELECT noise_multiplier, sampling_rate, sum(steps), kind FROM entries "
-            "WHERE dataset = ? GROUP BY kind, noise_multiplier, sampling_rate",
-            (dataset,),
+            f"WHERE dataset IN ({', '.join('?' * len(names))}) "
+            "GROUP BY kind, noise_multiplier, sampling_rate",
+            sorted(names),
         )
         return [MechanismEvent(*row) for row in found]
 
@@ -138,6 +160,15 @@ class Ledger(LedgerFile):
                 "the limit."
             )
         return after
+
+
+def inherited(entries: Iterable[Entry], account: str) -> set[str]:
+    """The account, and whatever it took over, and whatever that did."""
+    taken = [(e.dataset, e.taken_over) for e in entries if e.taken_over is not None]
+    names = {account}
+    while more := {of for by, of in taken if by in names and of not in names}:
+        names |= more
+    return names
 
 
 def _short(dataset: str) -> str:

@@ -12,9 +12,9 @@ from ..client.account import Account, SeededSize, seeded_name
 from ..client.work import LocalData
 from ..facts import ClientFacts, training_size
 from ..job import Job
-from ..learning.data import load_corpus, split_rows
+from ..learning.data import load_corpus, split_rows, split_secret
 from ..learning.examples import TokenStore, tokens_of
-from ..learning.grouped import counted, grouped, groups_of, secret_of, units
+from ..learning.grouped import counted, grouped, groups_of, units
 from .partition import Share, parse_scheme, partition
 
 
@@ -100,12 +100,14 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     scheme = parse_scheme(job.simulation.partition)
     progress("reading data")
     corpus = load_corpus(job.data, job.task, scheme.column, grouped=job.per_group)
-    groups = groups_of(job, corpus)
-    train, test = split_rows(corpus, job.data.test_fraction, job.seed)
+    groups, secret = groups_of(job, corpus), split_secret(job.seed)
+    apart = corpus.held_out is not None
+    trained = 1.0 if apart else 1 - job.data.test_fraction
+    train, test = split_rows(corpus, trained, secret)
     shares = partition(corpus, train, test, job.simulation, job.seed, groups)
     tested = {share.name: share.test for share in shares}
     if groups is not None:
-        most, secret = job.data.records_per_group, secret_of(job)
+        most = job.data.records_per_group
         tested = {
             name: counted(rows, groups, corpus.texts, most, secret) for name, rows in tested.items()
         }
@@ -113,14 +115,13 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
         data = job.data.model_copy(update={"labels": list(corpus.label_names)})
         job = job.model_copy(update={"data": data})
     progress("tokenising")
-    share = 1.0 if corpus.held_out is not None else 1 - job.data.test_fraction
     return Federation(
         job=job,
         store=tokens_of(job, corpus),
         groups=groups,
         shares=tuple(shares),
         tested=tested,
-        training_share=share,
-        holds_out=share < 1 or corpus.held_out is not None,
+        training_share=trained,
+        holds_out=apart or trained < 1,
         dropped=dict(corpus.dropped),
     )

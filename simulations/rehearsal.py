@@ -20,6 +20,7 @@ import numpy as np
 
 from ..client.home import Home
 from ..client.policy import Policy
+from ..client.settings import DataSettings
 from ..encryption import secure_limits
 from ..errors import DeploymentError
 from ..job import Job
@@ -143,18 +144,34 @@ def _owner(
         _write(data, job, corpus, np.concatenate(rows))
     else:
         _write(data, job, corpus, rows[0])
-        if len(rows[1]):
-            test = files / f"{share.name}-test.parquet"
-            _write(test, job, corpus, rows[1])
+        test = files / f"{share.name}-test.parquet"
+        _write(test, job, corpus, rows[1])
     home = Home.create(
         folder / "owners" / share.name,
         consortium.path / "consortium.json",
         data.resolve(),
-        test_data=test.resolve() if test else None,
+        declared=_declared(federation, data, test),
     )
     _write_policy(home.policy, job)
     consortium.admit(home.request)
     return home
+
+
+def _declared(federation: Federation, data: Path, test: Path | None) -> DataSettings:
+    """What a simulation of the job takes for declared: its own keys."""
+    job = federation.job
+    return DataSettings(
+        path=str(data.resolve()),
+        test_path=str(test.resolve()) if test else None,
+        training_share=federation.training_share,
+        text_column=job.data.text_column,
+        label_column=job.data.label_column if job.data.labels else None,
+        labels=list(job.data.labels) if job.data.labels else None,
+        group_column=job.data.group_column,
+        unit="group" if job.per_group else "record",
+        records_per_group=job.data.records_per_group,
+        smallest_size=1,
+    )
 
 
 def _write(path: Path, job: Job, corpus: Corpus, rows: np.ndarray) -> None:

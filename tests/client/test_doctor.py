@@ -187,16 +187,14 @@ def test_damaged_and_exchanged_keys_are_bad(home, consortium, data, tmp_path):
 # Data
 
 
-def test_without_a_text_column_a_jobs_names_decide(home, data):
+def test_settings_of_an_earlier_version_are_told_what_they_lack(home, data):
     lines = home.settings_file.read_text().splitlines()
     kept = [line for line in lines if "_column =" not in line]
     home.settings_file.write_text("\n".join(kept) + "\n")
-    levels, text = found(Home(home.path), "data")
-    assert levels == ["ok", "ok"]
-    assert "'note', 'class'" in text
-    assert "a job's column names decide" in text
-    written(data, ROWS, ("text", "label"))
-    assert "6 records in 2 classes" in found(Home(home.path), "data")[1]
+    levels, text = found(Home(home.path), "settings")
+    assert levels == ["bad"]
+    assert "[data] needs text_column, label_column and labels" in text
+    assert "umbel client upgrade" in text
 
 
 def test_a_column_that_is_not_there_is_bad(home, data):
@@ -210,21 +208,21 @@ def test_one_class_is_a_warning_and_no_record_is_bad(home, data):
     written(data, [(text, "fine") for text, _ in ROWS])
     levels, text = found(home, "data")
     assert levels == ["ok", "ok", "warning"]
-    assert "the same value of 'class'" in text
+    assert "no record has the class 'ill'" in text
     written(data, [])
-    assert "has no rows" in found(home, "data")[1]
+    assert "0 records" in found(home, "data")[1]
     data.write_bytes(b"")
     assert found(home, "data")[0] == ["bad"]
     data.unlink()
     assert "There is no data file" in found(home, "data")[1]
 
 
-def test_ids_in_place_of_classes_and_empty_fields_are_warnings(home, data):
+def test_records_that_are_left_out_are_told_to_their_owner_alone(home, data):
     written(data, [(f"text {number}", number) for number in range(30)] + [("", 1), ("no", "")])
     levels, text = found(home, "data")
     assert levels == ["ok", "warning", "warning"]
+    assert "0 records in 2 classes, 30 left out (undeclared label)" in text
     assert "1 left out (empty text), 1 left out (no label)" in text
-    assert "30 values on 30 records" in text
 
 
 def test_another_encoding_is_named(home, data):
@@ -246,7 +244,7 @@ def test_nothing_of_a_record_is_printed(home, data, tmp_path, file, content):
     text = home.settings_file.read_text().replace(str(data), str(tmp_path / file))
     home.settings_file.write_text(text)
     findings = examine(Home(home.path))
-    assert any(finding.bad for finding in findings if finding.name == "data")
+    assert any(finding.level != "ok" for finding in findings if finding.name == "data")
     assert "Mary" not in "".join(map(str, findings))
 
 

@@ -32,7 +32,7 @@ def consortium(tmp_path):
 def data(tmp_path):
     path = tmp_path / "notes.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["note", "class"], ["all is well", "fine"]])
+        csv.writer(file).writerows([["note", "class"], ["all is well", "fine"], ["oh", "ill"]])
     return path
 
 
@@ -85,9 +85,13 @@ def test_the_settings_are_what_was_given_and_the_rest_is_explained(make, data):
     assert (settings.data.text_column, settings.data.label_column) == ("note", "class")
     assert (home.data, home.test_data) == (data, data)
     assert home.address == "localhost:9443"
+    assert settings.data.labels == ["fine", "ill"]
+    assert (settings.data.share, settings.data.holds_out) == (1.0, True)
     bare = make(name="bare")
     assert bare.test_data is None
-    assert "# text_column" in bare.settings_file.read_text()
+    assert (bare.settings.data.share, bare.settings.data.holds_out) == (0.8, True)
+    assert bare.settings.data.text_column == "note"
+    assert "# label_column" in bare.settings_file.read_text()
     commented = bare.settings_file.read_text()
     bare.settings_file.write_text(commented.replace("# address", "address"))
     assert Home.open(bare.path).address == "umbel.example.org:9443"
@@ -126,7 +130,8 @@ def test_a_relative_path_starts_at_the_folder(make, data):
 )
 def test_wrong_settings_are_refused_with_file_key_and_remedy(make, line, words):
     home = make()
-    home.settings_file.write_text(f"name = 'st-mary'\n[data]\npath = 'x.csv'\n{line}\n")
+    declared = "path = 'x.csv'\ntext_column = 'text'"
+    home.settings_file.write_text(f"name = 'st-mary'\n[data]\n{declared}\n{line}\n")
     with pytest.raises(ConsortiumError) as refused:
         Home.open(home.path)
     assert words in str(refused.value)
@@ -179,7 +184,7 @@ def written(path, rows):
 
 @pytest.mark.parametrize("file", ["notes.jsonl", "notes.parquet", "dataset"])
 def test_columns_are_found_in_every_format(make, tmp_path, file):
-    path = written(tmp_path / file, [{"note": "all is well", "class": 1}])
+    path = written(tmp_path / file, [{"note": "all is well", "class": n} for n in (1, 2)])
     with pytest.raises(DataError, match="has no column 'label'"):
         make(data=path, text_column="note", label_column="label")
     assert make(data=path, text_column="note", label_column="class").data == path

@@ -25,6 +25,7 @@ EVENT = MechanismEvent(2.0, 0.1, 4)
 COUNTS = MechanismEvent(20.0, 1.0, 1, "concentrated")
 ROWS = [f"a record of {number} words, more or less" for number in range(400)]
 DATASET = "5eed" * 8
+DECLARED = 'text_column = "text"\nlabel_column = "label"\nlabels = ["a", "b"]\n'
 JOB = """
 name = "again"
 task = "text-classification"
@@ -52,7 +53,7 @@ def home(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([text, "ab"[n % 2]] for n, text in enumerate(ROWS))
-    (folder / "client.toml").write_text('name = "mary"\n[data]\npath = "../notes.csv"\n')
+    (folder / "client.toml").write_text('name = "mary"\n[data]\npath = "../notes.csv"\n' + DECLARED)
     write_policy_template(folder / "policy.toml")
     (folder / "account.json").write_text(json.dumps({"account": DATASET, "sizes": 1, "size": 410}))
     with Ledger(folder / "ledger.sqlite") as ledger:

@@ -1,0 +1,114 @@
+"""What an owner could declare of a file: looked up in it, for the owner to confirm or to change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from ..learning.columns import check_columns
+from ..learning.data import label_name, sort_names
+from ..learning.header import column_names
+from ..learning.tables import read_table
+from .settings import DataSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MOST_CLASSES = 50
+"""A column with more different values holds ids or scores, unless its classes are named."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A declaration, and what its owner should see of the file before it stands."""
+
+    declared: DataSettings
+    columns: tuple[str, ...]
+    records: int
+    classes: dict[str, int]
+    """Records of each value of the label column, also of those that are not declared."""
+
+    def table(self) -> Table:
+        """For the owner's eyes: nothing of it leaves this machine but what is declared."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        declared = self.declared
+        table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+        table.add_column("Declaration")
+        table.add_column("", overflow="fold")
+        labels = ", ".join(
+            f"{label} ({self.classes.get(label_name(label), 0):,})"
+            for label in declared.labels or ()
+        )
+        rows = {
+            "file": f"{declared.path} ({self.records:,} records)",
+            "its columns": ", ".join(self.columns),
+            "text_column": declared.text_column,
+            "label_column": declared.label_column or "none: no job may learn classes",
+            "labels": labels or "none",
+            "group_column": declared.group_column or "none: each record stands for itself",
+            "unit": declared.unit,
+            "training_share": f"{declared.share:g}",
+            "held out": declared.test_path or ("the rest" if declared.holds_out else "nothing"),
+            "smallest_size": f"{declared.smallest_size:,}",
+        }
+        for name, value in rows.items():
+            table.add_row(Text(name), Text(value))
+        return table
+
+
+def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal:
+    """Fill in what `given` (keys of ``DataSettings``) leaves out, from the file.
+
+    Raises ``DataError`` where the file cannot be read, has no such column, or does not say what its
+    classes are.
+    """
+    given = {key: value for key, value in given.items() if value not in (None, [])}
+    columns = column_names(data)
+    wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
+    for file in (data, test_data):
+        if file is not None:
+            check_columns(str(file), wanted[:2], column_names(file))
+    check_columns(str(data), wanted, columns)
+    text = given.get("text_column") or _text_column(data, columns)
+    label = given.get("label_column") or ("label" if "label" in columns else None)
+    if label is None and "labels" in given:
+        raise DataError(f"{data} has no column 'label'. Say which one holds the class.")
+    others = [label] if label else []
+    found = read_table(data, text, others, lenient=True)
+    values = [label_name(v) for v in found.columns[label] if v] if label else []
+    classes = dict(Counter(value for value in values if value))
+    if label and "labels" not in given:
+        given["labels"] = _classes(data, label, classes)
+    paths = {"path": str(data.resolve())}
+    if test_data is not None:
+        paths["test_path"] = str(test_data.resolve())
+    values_ = {**given, **paths, "text_column": text, "label_column": label}
+    declared = DataSettings.build(values_, "What is declared of the data")
+    return Proposal(declared, tuple(columns), len(found), classes)
+
+
+def _text_column(data: Path, columns: list[str]) -> str:
+    """The column called "text", or the one with the longest values."""
+    if "text" in columns:
+        return "text"
+
+    def length(name: str) -> int:
+        return sum(len(value or "") for value in read_table(data, name, lenient=True).columns[name])
+
+    return max(columns, key=length)
+
+
+def _classes(data: Path, column: str, found: dict[str, int]) -> list[str]:
+    if not 2 <= len(found) <= _MOST_CLASSES:
+        raise DataError(
+            f"{data}: column {column!r} has {len(found)} different values, so they cannot be taken "
+            "for the classes. Name each class that jobs may learn with --label, or another column "
+            "with --label-column."
+        )
+    return sort_names(found)
