@@ -111,7 +111,7 @@ class Ledger(LedgerFile):
         """Every event reserved for the account, or for what it took over, oldest first."""
         entries = self.entries()
         names = inherited(entries, dataset)
-        return [entry.event for entry in entries if entry.dataset in names]
+        return [e.event for e in entries if e.dataset in names and e.event.steps]
 
     def _is_replayed(self, dataset: str, event: MechanismEvent, job: str, key: str) -> bool:
         found = self._connection.execute(

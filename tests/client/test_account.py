@@ -1,0 +1,257 @@
+"""An owner's account: one size, charged before it is drawn; one budget, whatever files become."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import stat
+
+import numpy as np
+import pytest
+
+from umbel.client.account import AccountFile, KeptSize
+from umbel.client.budget import Budget
+from umbel.client.home import Home
+from umbel.client.marks import Marks
+from umbel.client.owning import moved, new_account, publish_size
+from umbel.client.policy import Policy
+from umbel.client.propose import propose
+from umbel.client.spending import spending
+from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError
+from umbel.learning.data import row_marks
+from umbel.privacy.accounting import MechanismEvent, epsilon
+from umbel.privacy.ledger import Ledger
+from umbel.privacy.secagg.roster import Limits
+from umbel.privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
+from umbel.server.consortium import Consortium
+
+ROWS = [(f"note {number}", ("fine", "ill")[number % 2]) for number in range(300)]
+
+
+def written(path, rows, header=("text", "label")):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def card(tmp_path):
+    made = Consortium.create(tmp_path / "operator", "localhost", 9443, Limits())
+    return made.path / "consortium.json"
+
+
+@pytest.fixture
+def home(card, tmp_path):
+    data = written(tmp_path / "notes.csv", ROWS)
+    return Home.create(tmp_path / "st-mary", card, data)
+
+
+def budget(home, **rules):
+    policy = Policy.model_validate({"privacy": rules})
+    return Budget(home.name, home.ledger, home.account.name, policy, False)
+
+
+def charged(home):
+    with Ledger(home.ledger) as ledger:
+        return ledger.events(home.account.name)
+
+
+def kept(home, count=300):
+    return KeptSize(home.account, lambda: count)
+
+
+def test_a_size_is_drawn_once_and_told_ever_after(home):
+    told = {kept(home, count).published(budget(home)) for count in (300, 301, 99, 100_000)}
+    assert len(told) == 1
+    assert abs(told.pop() - 300) < 300
+    assert charged(home) == [SIZE_EVENT]
+    assert stat.S_IMODE(home.account.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("count", [0, 1, 60])
+def test_no_size_below_the_smallest_is_published(home, count):
+    assert kept(home, count).published(budget(home)) >= SMALLEST_SIZE
+
+
+def test_its_owner_alone_has_another_size_drawn_and_pays_for_it(home):
+    sizes = {publish_size(home) for _ in range(6)}
+    assert len(sizes) > 1
+    assert charged(home) == [SIZE_EVENT] * 6
+    assert kept(home).published(budget(home)) == home.account.size
+
+
+def test_a_limit_that_leaves_no_room_keeps_the_size_secret(home):
+    with pytest.raises(BudgetExceeded):
+        kept(home).published(budget(home, epsilon_limit=0.05))
+    assert home.account.size is None
+
+
+def test_a_crash_between_charge_and_draw_costs_a_charge_and_draws_nothing_unpaid(home, forked):
+    def die():
+        Budget.charge_size(paying, "size 1")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    paying = budget(home)
+    assert forked(die) == -signal.SIGKILL
+    assert home.account.size is None
+    kept(home).published(paying)
+    assert charged(home) == [SIZE_EVENT] * 2
+
+
+def test_a_changed_file_goes_on_with_the_account_and_a_new_one_must_be_disjoint(home):
+    home.marks.keep(row_marks(home.source.corpus(), home.split_secret), home.account.name)
+    publish_size(home)
+    before = home.account.name
+    written(home.data, [*ROWS, ("one more", "ill")])
+    assert home.account.name == before
+    with pytest.raises(DataError, match=r"300 of 301 records .* not disjoint"):
+        new_account(home)
+    written(home.data, [("one more", "ill"), ("another", "fine")])
+    fresh = new_account(home)
+    assert home.account.name == fresh != before
+    assert home.account.size is None
+    with Ledger(home.ledger) as ledger:
+        note = ledger.entries()[-1]
+        assert (note.dataset, note.key) == (fresh, f"declared disjoint/{before}/0")
+        assert ledger.spent(fresh, 1e-5) == 0
+        assert ledger.spent(before, 1e-5) == pytest.approx(0.1)
+
+
+def test_records_that_another_account_had_are_left_out_of_the_new_one_one_by_one(home, caplog):
+    home.marks.keep(row_marks(home.source.corpus(), home.split_secret), home.account.name)
+    written(home.data, [("of before no more", "ill")])
+    with Ledger(home.ledger):
+        new_account(home)
+    written(home.data, [("of before no more", "ill"), *ROWS[:50], ("new", "fine")])
+    corpus = home.source.corpus()
+    assert corpus.texts == ["of before no more", "new"]
+    assert corpus.dropped == {"of another account": 50}
+    assert "50 (of another account)" in caplog.text
+
+
+def test_hashes_of_records_tell_nothing_without_the_owners_secret(home, tmp_path):
+    corpus = home.source.corpus()
+    mine, other = (row_marks(corpus, secret) for secret in (home.split_secret, bytes(32)))
+    assert len(np.intersect1d(mine, other)) == 0
+    home.marks.keep(mine, home.account.name)
+    [file] = home.marks.folder.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert b"note" not in file.read_bytes()
+    assert Marks(home.marks.folder).foreign(mine, home.account.name).sum() == 0
+    assert Marks(home.marks.folder).foreign(mine, "another").all()
+
+
+@pytest.mark.parametrize("how", ["copied", "restored"])
+def test_a_copy_of_a_folder_that_spent_may_not_spend_until_its_owner_says_it_is_the_only_one(
+    home, tmp_path, how
+):
+    publish_size(home)
+    home.account.check_place(home.ledger)
+    copy = tmp_path / "copy"
+    shutil.copytree(home.path, copy)
+    if how == "restored":
+        shutil.rmtree(home.path)
+        shutil.copytree(copy, home.path)
+    other = Home.open(home.path if how == "restored" else copy)
+    with pytest.raises(LedgerError, match="umbel client moved"):
+        publish_size(other)
+    if how == "copied":
+        home.account.check_place(home.ledger)  # the first one goes on
+    moved(other)
+    publish_size(other)
+    with Ledger(other.ledger) as ledger:
+        assert [e.run for e in ledger.entries()] == ["published size", "moved", "published size"]
+
+
+def test_a_folder_of_an_earlier_version_is_taken_over_with_all_that_it_spent(home, umbel):
+    event = MechanismEvent(1.0, 0.1, 50)
+    with Ledger(home.ledger) as ledger:
+        for data_set in ("a" * 64, "b" * 64):
+            ledger.reserve(data_set, event, job="j", key="run/1/0", delta=1e-5, limit=100)
+    for file in (home.account.path, home.split_key):
+        file.unlink()
+    home.settings_file.write_text(
+        f'name = "st-mary"\n[data]\npath = "{home.data}"\n[server]\naddress = "here:1"\n'
+    )
+    with pytest.raises(ConsortiumError, match=r"needs text_column.*umbel client upgrade"):
+        _ = Home(home.path).settings
+    status, _, err = umbel("client", "upgrade", home.path)
+    assert (status, "Nobody is here to confirm" in err) == (2, True)
+    for _ in range(2):  # repeated after a crash, say
+        status, out, err = umbel("client", "upgrade", home.path, "--yes")
+        assert status == 0, err
+        assert "fine (150), ill (150)" in out
+    taken = Home.open(home.path)
+    assert taken.settings.data.labels == ["fine", "ill"]
+    assert taken.address == "here:1"
+    with Ledger(taken.ledger) as ledger:
+        assert ledger.events(taken.account.name) == [event] * 2
+        assert ledger.spent(taken.account.name, 1e-5) == epsilon([event] * 2, 1e-5)
+        with pytest.raises(BudgetExceeded):
+            ledger.reserve(taken.account.name, event, job="j", key="r/1/0", delta=1e-5, limit=6.0)
+        assert ledger.verify() == 4
+    [item] = spending(taken.ledger, Policy())
+    assert item.dataset == taken.account.name
+    assert item.epsilon == epsilon([event] * 2, 1e-5)
+
+
+def test_an_account_that_is_lost_or_damaged_is_one_sentence(home):
+    home.account.path.write_text("{")
+    with pytest.raises(LedgerError, match="is damaged"):
+        _ = home.account.name
+    home.account.path.unlink()
+    with pytest.raises(LedgerError, match="is missing"):
+        _ = AccountFile(home.account.path).size
+    home.split_key.write_bytes(b"short")
+    with pytest.raises(LedgerError, match=r"split.key is missing or damaged"):
+        _ = home.split_secret
+
+
+def test_a_declaration_is_proposed_from_the_file_and_stands_as_its_owner_confirms_it(
+    card, tmp_path, umbel
+):
+    data = written(tmp_path / "a.csv", [(*row, "7") for row in ROWS], ("text", "label", "patient"))
+    make = ("client", "init", tmp_path / "north", "--data", data, "--consortium", card)
+    status, out, err = umbel(*make)
+    assert status == 2
+    assert "Nobody is here to confirm this declaration" in err
+    assert "fine (150), ill (150)" in out
+    assert not (tmp_path / "north").exists()
+    flags = ("--text-column", "text", "--label", "ill", "--label", "fine", "--label", "unknown")
+    grouped = ("--group-column", "patient", "--unit", "group", "--training-share", "0.9")
+    status, out, err = umbel(*make, *flags, *grouped)
+    assert status == 0, err
+    declared = Home.open(tmp_path / "north").settings.data
+    assert declared.labels == ["ill", "fine", "unknown"]
+    assert (declared.unit, declared.group_column, declared.share) == ("group", "patient", 0.9)
+    source = Home.open(tmp_path / "north").source
+    assert source.count(source.corpus()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"label_column": "text"}, "300 different values"),
+        ({"text_column": "txt"}, "Did you mean 'text'"),
+        ({"labels": ["fine"]}, "at least two different classes"),
+        ({"labels": ["fine", "fine ", "ill"]}, "name each class once"),
+        ({"unit": "group"}, "needs a group_column"),
+        ({"unit": "person"}, "unit = 'person'"),
+        ({"training_share": 1.5}, "training_share"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_with_what_is_wrong(tmp_path, given, words):
+    data = written(tmp_path / "a.csv", ROWS)
+    with pytest.raises((DataError, ConsortiumError), match=words):
+        propose(data, **given)
+
+
+def test_settings_read_back_as_they_were_declared(home, card, tmp_path):
+    rows = [("a  b", 'say "x"'), ("c", "back\\slash"), ("d", "ü")]
+    data = written(tmp_path / "odd  name.csv", rows)
+    other = Home.create(tmp_path / "odd", card, data)
+    again = Home.open(other.path)
+    assert again.settings.data.labels == propose(data).declared.labels
+    assert again.data == data
+    assert json.loads(home.account.path.read_text())["size"] is None
