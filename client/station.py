@@ -33,6 +33,7 @@ from .agent import Agent
 from .answers import answered, job_of
 from .approvals import Approvals
 from .audit import AuditLog, Event
+from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
 from .work import Workplace
@@ -72,7 +73,6 @@ class Station:
         self._desk: _Desk | None = None
         self._loads = 0
         self._decisions: dict[str, tuple[Event, str]] = {}
-        self._source = home.source
 
     def handle(self, message: Message) -> Message:
         """The reply, or the reason why there is none."""
@@ -142,13 +142,14 @@ class Station:
 
     def _agent(self, assignment: Assignment, job: Job) -> Agent:
         self.home.account.check_place(self.home.ledger)
-        stamp = self._source.stamp()
+        source = self.home.source
+        stamp = source.stamp()
         desk = self._desk
         if desk is None or (desk.job, desk.stamp) != (assignment.job, stamp):
-            desk = self._desk = self._opened(assignment, job, stamp)
+            desk = self._desk = self._opened(assignment, job, source, stamp)
         return desk.agent
 
-    def _opened(self, assignment: Assignment, job: Job, stamp: Stamp) -> _Desk:
+    def _opened(self, assignment: Assignment, job: Job, source: DataSource, stamp: Stamp) -> _Desk:
         """Load the data, and the model unless the last job had the very same."""
         home, secrets = self.home, self._secrets
         workplace = self._desk.workplace if self._desk else None
@@ -161,7 +162,7 @@ class Station:
         agent = Agent(
             home.name,
             workplace,
-            self._source.load(job, self._size(job), self._split_secret(job)),
+            source.load(job, self._size(job), self._split_secret(job)),
             home.ledger,
             policy=self._policy,
             membership=home.membership,
