@@ -26,7 +26,7 @@ from .privacy.client_noise import (
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
 from .privacy.secagg.scale import Scale
-from .recipe import most_participations, private_recipe, tests_event
+from .recipe import event_of_test, most_participations, private_recipe
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -101,10 +101,11 @@ def client_refusals(
     model: ModelShape,
     consortium: int,
     participations: Mapping[str, int],
+    tests: int,
 ) -> list[str]:
     """Why a job cannot have client-level privacy as it stands.
 
-    participations: rounds in which each client is asked, by the plan.
+    participations: rounds in which each client is asked, by the plan. tests: how many are planned.
     """
     reasons = sum_refusals(job)
     most = max(participations.values(), default=0)
@@ -133,7 +134,7 @@ def client_refusals(
         )
     except (ValueError, PlanRefused):
         return reasons  # said elsewhere: of encryption.clip, or of the noise
-    reasons += _count_refusals(job, consortium, cohort)
+    reasons += _count_refusals(job, consortium, cohort, tests)
     if not low <= job.privacy.clipping_norm <= high:
         fits = job.encryption.clip * job.privacy.clipping_norm / high
         reasons.append(
@@ -144,14 +145,14 @@ def client_refusals(
     return reasons
 
 
-def _count_refusals(job: Job, consortium: int, cohort: int) -> list[str]:
+def _count_refusals(job: Job, consortium: int, cohort: int, tests: int) -> list[str]:
     """Whether noised numbers have room in the words of a sum of so many clients."""
     shares = noise_shares(job, consortium)
     _, count = _noise(job)
     widest = COUNT_STEPS * (1 + TAIL * count / math.sqrt(shares)) if math.isfinite(count) else 0.0
-    tests = tests_event(job)
-    if tests is not None:
-        deviation = math.sqrt(2 / shares) * tests.noise_multiplier
+    test = event_of_test(job, tests)
+    if test is not None:
+        deviation = math.sqrt(2 / shares) * test.noise_multiplier
         widest = max(widest, CLIENT.loss * (1 + TAIL * deviation))
     if widest <= OFFSET_PER_CLIENT and 2 * OFFSET_PER_CLIENT * cohort < 2**32:
         return []

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
-from .privacy.counts_noise import LOSS_STEPS
+from .privacy.client_noise import TAIL
+from .privacy.counts_noise import LOSS_STEPS, RECORD
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
 from .privacy.secagg.scale import Scale
-from .vector import Content
+from .recipe import event_of_test
+from .vector import OFFSET, Content
 
 if TYPE_CHECKING:
     from .learning.model import ModelShape
@@ -114,7 +118,7 @@ def group_thresholds(job: Job, cohort: int, consortium: int) -> list[Thresholds]
 
 
 def encryption_refusals(
-    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
     from .strategies import sees
@@ -162,9 +166,18 @@ def encryption_refusals(
         )
     # A language model counts tokens, of which a record has at most max_length.
     longest = 1 if job.task == "text-classification" else job.model.max_length
-    if job.tests_privately:
+    noised = 0.0
+    if job.private:
         longest = LOSS_STEPS
-    large = [c.name for c in facts if c.test_size * longest > scale.most]
+    with contextlib.suppress(PlanRefused):  # of noise that is not enough: said elsewhere
+        test = None if job.per_client else event_of_test(job, tests)
+        noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * RECORD.loss if test else 0.0
+        if noised > 2 * OFFSET:
+            reasons.append(
+                f"noise of {tests} tests does not fit the words of a sum: raise evaluation.epsilon, or "
+                "test less often (evaluation.every)"
+            )
+    large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
     weight_cap = max((c.training_size for c in facts), default=1)

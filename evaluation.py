@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from .encryption import noise_shares
+from .errors import PlanRefused
 from .facts import ClientFacts
 from .job import Job
-from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS
-from .recipe import change_of, tests_event
+from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from .recipe import change_of, event_of_test
+from .schedule import most_tests, rounds_tested
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
 
 _DECIDING = {"text-classification": ("accuracy", True), "causal-lm": ("loss", False)}
 
-_TELLING = 0.02
-"""Noise of a test's accuracy that is worth a warning."""
+_BLUR = {"accuracy": 0.02, "loss": 0.1}
+"""Standard deviation of a test's main figure that noise should stay below; the loss is in nats."""
 
 
 def grounds(job: Job) -> Grounds | None:
@@ -38,11 +40,78 @@ def deciding_metric(job: Job) -> tuple[str, bool]:
     return _DECIDING[job.task]
 
 
-def evaluation_facts(job: Job) -> dict[str, Any]:
-    """How the model is tested, as JSON values."""
+def chosen_tests(job: Job, facts: Sequence[ClientFacts], consortium: int) -> int:
+    """How many tests a run has: as the job says, or as many as noise leaves sharp; 0 if nobody can test.
+
+    From public numbers alone: published sizes, cohort, classes, epsilon.
+    """
+    most = most_tests(job) if any(client.holds_out for client in facts) else 0
+    if job.evaluation.every is not None or not job.tests_privately or not most:
+        return most
+    found, beyond = 1, most + 1  # the last test there is, however blurred
+    while beyond - found > 1:
+        middle = (found + beyond) // 2
+        if _is_sharp(job, facts, consortium, middle):
+            found = middle
+        else:
+            beyond = middle
+    return found
+
+
+def _is_sharp(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: int) -> bool:
+    try:
+        blur = deviation(job, facts, consortium, tests)
+    except PlanRefused:
+        return False
+    return blur is not None and blur < _BLUR[deciding_metric(job)[0]]
+
+
+def deviation(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: int) -> float | None:
+    """Standard deviation that noise gives the main figure of one test; None if there is no noise.
+
+    Nor where nobody publishes how many records are held out, because they are files of their own. Of
+    the accuracy, or the loss of a language model in nats, over a cohort of average size. Right
+    answers over all: if all are right, the noise of the cells that are wrong ones moves the ratio; if
+    none is, that of the diagonal. The larger of the two bounds every accuracy between.
+    """
+    event, labels = event_of_test(job, tests), len(job.data.labels or ())
+    cohort = min(job.cohort.size or len(facts), len(facts))
+    # Records, groups or clients that the counts of one test are of, and what each adds to them.
+    units = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
+    of_cells = of_loss = 1
+    if job.per_client:
+        units, of_cells, of_loss = cohort, CLIENT_COUNTS, CLIENT_COUNTS
+    elif job.per_group:
+        of_cells = GROUP_COUNTS
+    if event is None or not units or (labels == 0 and job.task == "text-classification"):
+        return None
+    change, shares = change_of(job), counts_shares(job, consortium)
+    one = math.sqrt(2 * cohort / shares) * event.noise_multiplier / units
+    cell = one * math.sqrt(change.cells_squared) / of_cells
+    if job.task == "causal-lm":
+        # A ratio of two noised sums, at the largest loss.
+        return loss_cap(1) * math.hypot(one * change.loss / LOSS_STEPS / of_loss, cell)
+    return cell * math.sqrt(max(labels, labels * (labels - 1)))
+
+
+def counts_shares(job: Job, consortium: int) -> int:
+    """How many clients share the noise of a test: 1 if every owner adds the whole.
+
+    Noise that is shared rests on honest members; under example-level privacy an owner relies on
+    nobody, so that a server with made-up members around it reads nothing without noise.
+    """
+    return max(1, noise_shares(job, consortium)) if job.per_client and job.encrypted else 1
+
+
+def evaluation_facts(job: Job, tests: int, blur: float | None) -> dict[str, Any]:
+    """How the model is tested, as JSON values; `blur` is the ``deviation`` of one test."""
     spec = job.evaluation
     return {
         "every": spec.every,
+        "tests": tests,
+        "rounds": list(rounds_tested(job, tests)),
+        "deviation": blur,
+        "deviation_of": deciding_metric(job)[0] if blur is not None else None,
         "counts": job.counts,
         "public": spec.public_path is not None,
         "keep": spec.keep,
@@ -53,7 +122,7 @@ def evaluation_facts(job: Job) -> dict[str, Any]:
 
 def release_refusals(job: Job) -> list[str]:
     """What would tell more of private held-out records than the guarantee says: no owner takes part."""
-    if job.tests_privately and job.encrypted and not job.encryption.confirm:
+    if job.tests_privately and job.per_client and job.encrypted and not job.encryption.confirm:
         return [
             'evaluation.counts = "private" with encryption.confirm = false: a server that breaks the '
             "protocol could open counts of fewer clients, with less of their noise; leave it on"
@@ -81,7 +150,7 @@ def release_refusals(job: Job) -> list[str]:
     return reasons
 
 
-def evaluation_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
+def evaluation_refusals(job: Job, facts: Sequence[ClientFacts], tests: int) -> list[str]:
     """Why the tests of this job cannot be right."""
     spec, reasons = job.evaluation, release_refusals(job)
     if spec.public_path is not None and spec.public_path in (job.data.path, job.data.test_path):
@@ -96,38 +165,57 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             f"{_deciding_keys(job)} without any test: name a public hold-out "
             '(evaluation.public_path), or hold records out with evaluation.counts = "private"'
         )
-    if spec.patience is not None and spec.every == 0:
+    elif spec.patience is not None and spec.every == 0:
         reasons.append(
             "evaluation.patience with evaluation.every = 0: nothing is tested between rounds; test "
             "more often"
         )
+    elif grounds(job) == "private counts" and tests < 3 <= most_tests(job):
+        reasons.append(
+            f"{_deciding_keys(job)} on private counts: noise leaves {tests} sharp enough (the last "
+            "one among them), which leaves nothing to decide on. Raise evaluation.epsilon, name public "
+            "records (evaluation.public_path), or say how often noisy tests are made (evaluation.every)"
+        )
     return reasons
 
 
-def evaluation_warnings(job: Job, facts: Sequence[ClientFacts], consortium: int) -> list[str]:
-    """Where noise of tests drowns their figures."""
-    event = tests_event(job)
-    labels = len(job.data.labels or ())
-    cohort = min(job.cohort.size or len(facts), len(facts))
-    counted = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
-    if event is None or not labels or not counted:
-        return []
-    # Of right answers over all, where most are right: the noise of all cells that are not.
-    change = change_of(job)
-    cells = max(labels, labels * (labels - 1))
-    noise = math.sqrt(2 * cells * change.cells_squared) * event.noise_multiplier
-    noise *= (
-        math.sqrt(cohort / noise_shares(job, consortium)) if job.encrypted else math.sqrt(cohort)
+def evaluation_warnings(
+    job: Job, facts: Sequence[ClientFacts], tests: int, blur: float | None
+) -> list[str]:
+    """What tests tell beyond the guarantee, and where noise drowns their figures."""
+    warnings = []
+    if job.private and job.counts == "exact" and tests:
+        warnings.append(
+            'evaluation.counts = "exact": a dishonest server can read held-out records, which the '
+            "guarantee does not cover. Each owner's policy must allow it (privacy.exact_counts)."
+        )
+    if blur is None and tests and job.tests_privately and job.evaluation.every is None:
+        warnings.append(
+            "Private tests: how many records are held out is not published (they are files of their "
+            "own), so the last model alone is tested. To test more often set evaluation.every."
+        )
+    if blur is None:
+        return warnings
+    metric = deciding_metric(job)[0]
+    asked = (
+        "" if job.evaluation.every is not None else f", of {most_tests(job)} that fit the rounds"
     )
-    whole = GROUP_COUNTS if job.per_group else 1
-    error = noise / (CLIENT_COUNTS * cohort if job.per_client else whole * counted)
-    if error < _TELLING:
-        return []
-    return [
-        f"Private tests: noise moves accuracy by {error:.1%} (one standard deviation). For sharper "
-        "figures test less often (evaluation.every), raise evaluation.epsilon, or name public records "
-        "(evaluation.public_path)."
-    ]
+    times = f"{tests} test{'s' if tests > 1 else ''} of the model{asked}"
+    amount = f"{blur:.1%}" if metric == "accuracy" else f"{blur:.2f}"
+    if blur >= _BLUR[metric]:
+        return [
+            *warnings,
+            f"Private tests: noise moves {metric} by {amount} (one standard deviation) in {times}. For "
+            "sharper figures test less often (evaluation.every), raise evaluation.epsilon, or name "
+            "public records (evaluation.public_path).",
+        ]
+    if job.evaluation.every is None and tests < most_tests(job):
+        warnings.append(
+            f"Private tests: {times}, so that noise moves {metric} by {amount} only (one standard "
+            "deviation). For more of them raise evaluation.epsilon, or say how often "
+            "(evaluation.every)."
+        )
+    return warnings
 
 
 def _deciding_keys(job: Job) -> str:

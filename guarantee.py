@@ -10,7 +10,7 @@ from typing import Any
 
 from .encryption import noise_shares, secure_limits
 from .job import Job
-from .recipe import most_spent, planned_tests
+from .recipe import most_spent
 
 _DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
 _ONE_GROUP = (
@@ -49,7 +49,7 @@ def _of_records(job: Job, consortium: int) -> dict[str, Any]:
         + (" of whole groups, which weigh as much as one record each" if job.per_group else ""),
         "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
         "amplified_by": f"Poisson sampling of {'groups' if job.per_group else 'records'} at each client",
-        "assumes": _few_collude(job, consortium) if job.tests_privately and job.encrypted else [],
+        "assumes": [],
         "not_covered": ([exact] if job.counts == "exact" else []) + _DECLARED,
     }
 
@@ -92,8 +92,8 @@ def _colluders(job: Job, consortium: int) -> int:
     return math.ceil(secure_limits(job.encryption).colluders * consortium)
 
 
-def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
-    """The guarantee for people, without what the server can read."""
+def sentence(job: Job, epsilon: float | None, consortium: int, tests: int) -> str:
+    """The guarantee for people, without what the server can read; `tests` are planned."""
     facts = guarantee_facts(job, epsilon, consortium)
     if epsilon is None:
         if job.encrypted:
@@ -112,7 +112,7 @@ def sentence(job: Job, epsilon: float | None, consortium: int) -> str:
         f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
         f"by {facts['mechanism']}{_clipped(job)}, composed over "
         f"{'at most ' if job.evaluation.patience or job.cohort.size else ''}{facts['rounds']} rounds by "
-        f"the {facts['accountant']} accountant{_sampled(job)}{_tested(job, consortium)}; "
+        f"the {facts['accountant']} accountant{_sampled(job)}{_tested(job, consortium, tests)}; "
         f"{most_spent(job)}; not "
         f"covered are {', '.join(others)} and {last}."
     )
@@ -137,16 +137,17 @@ def _sampled(job: Job) -> str:
     return "" if job.noised_locally else " without amplification by sampling"
 
 
-def _tested(job: Job, consortium: int) -> str:
-    if not job.tests_privately:
+def _tested(job: Job, consortium: int, tests: int) -> str:
+    if not job.tests_privately or not tests:
         return ""
-    shared = ""
-    if job.encrypted and not job.noised_by_clients:
-        shared = f", shared among clients, so while at most {_colluders(job, consortium)} collude"
+    shared = " that each client adds whole to its own"
+    if job.per_client:
+        few = f", so while at most {_colluders(job, consortium)} collude"
+        shared = f", shared among clients{'' if job.noised_by_clients else few}"
     return (
         "; the same holds for held-out records, whose counts carry discrete Gaussian noise"
-        f"{shared} ({planned_tests(job)} tests planned, together at most epsilon "
-        f"{job.evaluation.epsilon:g}, within the above)"
+        f"{shared} ({tests} test{'s' if tests > 1 else ''} planned, together at most epsilon "
+        f"{job.tests_epsilon:g}, within the above)"
     )
 
 

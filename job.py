@@ -26,6 +26,9 @@ UnitName = Literal["example", "group", "client", "none"]
 
 _LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
 
+_MOST_FOR_TESTS = 0.5
+"""Epsilon."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -317,18 +320,26 @@ class CohortSpec(_Section):
 class EvaluationSpec(_Section):
     """Testing of the model between rounds, on held-out records."""
 
-    every: int = Field(1, ge=0, description="Rounds between two evaluations; 0: only at the end.")
+    every: int | None = Field(
+        None,
+        ge=0,
+        description="Rounds between two tests; 0: before and after training. Default: after every "
+        'round, and if counts are "private" as often as keeps the noise small: the plan takes the '
+        "largest number of tests at which noise moves accuracy by less than 2 points (a standard "
+        "deviation; of a language model the loss by 0.1), and at least the last one.",
+    )
     counts: Literal["exact", "private", "off"] | None = Field(
         None,
-        description='What leaves of the held-out records: "exact", their counts (under '
-        'secure aggregation those of all clients together); "private", few counts with discrete '
-        'Gaussian noise, charged to each owner\'s ledger; "off", nothing. Default: "exact" where '
-        'the updates are encrypted or nothing is private, "private" where the server would read each '
-        'client\'s own, or would decide on them, "off" where privacy.unit is "client".',
+        description='What leaves of the held-out records: "private", their counts with discrete '
+        "Gaussian noise, charged to each owner's ledger (every owner adds the whole noise; where "
+        'privacy.unit is "client", its share); "exact", the counts of all clients together, which '
+        'the guarantee does not cover and each owner\'s policy must allow; "off", nothing. Default: '
+        '"private"; "off" where privacy.unit is "client", "exact" where nothing is private.',
     )
-    epsilon: PositiveFloat = Field(
-        0.5,
-        description='Of privacy.epsilon, what all evaluations together may cost where counts are "private".',
+    epsilon: PositiveFloat | None = Field(
+        None,
+        description="Of privacy.epsilon, what all tests together may cost where counts are "
+        '"private". Default: a quarter of it, and at most 0.5.',
     )
     public_path: str | None = Field(
         None,
@@ -421,15 +432,20 @@ class Job(_Section):
         return self.counts == "private"
 
     @property
+    def tests_epsilon(self) -> float:
+        """What all tests with private counts may cost, with the default filled in."""
+        return self.evaluation.epsilon or min(_MOST_FOR_TESTS, self.privacy.epsilon / 4)
+
+    @property
     def counts(self) -> Literal["exact", "private", "off"]:
         """What leaves of the held-out records, with the default filled in."""
         spec = self.evaluation
         if spec.counts is not None:
             return spec.counts
+        if not self.private:
+            return "exact"
         released = spec.decides and spec.public_path is None
-        if self.private and (released or not self.encrypted):
-            return "private"
-        return "off" if self.per_client else "exact"
+        return "off" if self.per_client and not released else "private"
 
     @property
     def adapter(self) -> AdapterName:

@@ -115,6 +115,8 @@ class Assignment(_Record):
     """The operator's, over consortium, run and job, in hexadecimal; none in a simulation."""
     clipping_norm: float = 0.0
     """Of this round's updates, where it adapts; 0: the job's."""
+    tests: int = 0
+    """Tests planned in the whole run, a public number; noise of counts is made for as many."""
 
 
 @dataclass(frozen=True)

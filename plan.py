@@ -23,7 +23,13 @@ from .encryption import (
     server_sees,
 )
 from .errors import PlanRefused
-from .evaluation import evaluation_facts, evaluation_refusals, evaluation_warnings
+from .evaluation import (
+    chosen_tests,
+    deviation,
+    evaluation_facts,
+    evaluation_refusals,
+    evaluation_warnings,
+)
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
 from .job import Job
@@ -84,6 +90,10 @@ class Plan:
     warnings: tuple[str, ...]
     consortium: int
     """Members of the roster, whether they take part in this job or not."""
+    tests: int
+    """How often the owners test the model (``schedule.rounds_tested``)."""
+    blur: float | None
+    """Standard deviation that noise gives the main figure of a test."""
 
     @classmethod
     def compile(
@@ -100,7 +110,8 @@ class Plan:
         `padding_cost` how many times the texts' own tokens are computed, where that is known.
         """
         consortium = len(facts) if consortium is None else consortium
-        reasons = _refusals(job, facts, model, consortium)
+        tests = chosen_tests(job, facts, consortium)
+        reasons = _refusals(job, facts, model, consortium, tests)
         if reasons:
             raise PlanRefused(
                 "This job is refused: " + " · ".join(reasons)
@@ -108,7 +119,7 @@ class Plan:
                 else f"This job is refused: {reasons[0]}"
             )
         rounds = _participations(job, [client.name for client in facts])
-        clients = tuple(_plan_client(job, client, rounds[client.name]) for client in facts)
+        clients = tuple(_plan_client(job, client, rounds[client.name], tests) for client in facts)
         planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
         if job.private and planned > job.privacy.owner_limit:
             raise PlanRefused(
@@ -116,11 +127,12 @@ class Plan:
                 f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
                 "privacy.epsilon"
             )
-        warnings = _warnings(job, facts) + evaluation_warnings(job, facts, consortium)
+        blur = deviation(job, facts, consortium, tests)
+        warnings = _warnings(job, facts) + evaluation_warnings(job, facts, tests, blur)
         warnings += padding_warnings(job, model.verdict, padding_cost)
         if job.per_client:
             warnings += client_warnings(job, facts, consortium)
-        return cls(job, model, clients, tuple(warnings), consortium)
+        return cls(job, model, clients, tuple(warnings), consortium, tests, blur)
 
     @property
     def minimum(self) -> int:
@@ -168,8 +180,9 @@ class Plan:
     def guarantee(self) -> str:
         """What is promised, to whom, and what is not, in one sentence."""
         if self.epsilon is None and not self.job.encrypted:
-            return sentence(self.job, None, self.consortium)
-        return f"{sentence(self.job, self.epsilon, self.consortium)} {self.server_sees}"
+            return sentence(self.job, None, self.consortium, self.tests)
+        promised = sentence(self.job, self.epsilon, self.consortium, self.tests)
+        return f"{promised} {self.server_sees}"
 
     @property
     def server_sees(self) -> str:
@@ -199,7 +212,7 @@ class Plan:
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
             "encryption": encryption_facts(job, self._thresholds, self.consortium),
-            "evaluation": evaluation_facts(job),
+            "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
             "proof": guarantee_facts(job, self.epsilon, self.consortium),
             "warnings": list(self.warnings),
@@ -223,10 +236,10 @@ def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
     return counts
 
 
-def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPlan:
+def _plan_client(job: Job, client: ClientFacts, participations: int, tests: int) -> ClientPlan:
     recipe = None
     if job.private:
-        recipe = private_recipe(job, client.training_size, participations)
+        recipe = private_recipe(job, client.training_size, participations, tests)
     return ClientPlan(
         name=client.name,
         size=client.size,
@@ -244,7 +257,7 @@ def _plan_client(job: Job, client: ClientFacts, participations: int) -> ClientPl
 
 
 def _refusals(
-    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int
+    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
 ) -> list[str]:
     """Every reason why this job cannot be right; empty when it can."""
     reasons = []
@@ -260,7 +273,7 @@ def _refusals(
         reasons += _private_refusals(job, facts)
         if job.per_client:
             asked = _participations(job, [client.name for client in facts])
-            reasons += client_refusals(job, facts, model, consortium, asked)
+            reasons += client_refusals(job, facts, model, consortium, asked, tests)
         elif job.cohort.participations is not None:
             reasons.append(
                 'cohort.participations applies only to privacy.unit = "client"; under '
@@ -279,8 +292,8 @@ def _refusals(
             'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
         )
     reasons += padding_refusals(job, model.verdict)
-    reasons += evaluation_refusals(job, facts)
-    return reasons + encryption_refusals(job, facts, model, consortium)
+    reasons += evaluation_refusals(job, facts, tests)
+    return reasons + encryption_refusals(job, facts, model, consortium, tests)
 
 
 def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
@@ -312,10 +325,10 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             f"noise and sampling are chosen, cost {SIZE_EPSILON:g} of it; raise it"
         )
     elif job.tests_privately and (
-        job.evaluation.epsilon + (SIZE_EPSILON if job.noised_locally else 0) >= job.privacy.epsilon
+        job.tests_epsilon + (SIZE_EPSILON if job.noised_locally else 0) >= job.privacy.epsilon
     ):
         reasons.append(
-            f"evaluation.epsilon = {job.evaluation.epsilon:g} leaves nothing of privacy.epsilon = "
+            f"evaluation.epsilon = {job.tests_epsilon:g} leaves nothing of privacy.epsilon = "
             f"{job.privacy.epsilon:g} for training: lower it"
         )
     small = [

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 
 from .job import Job
 from .privacy.accounting import Kind, MechanismEvent, epsilon
-from .privacy.counts_noise import CLIENT, GROUP, RECORD, Change, counts_event, noise_beside
+from .privacy.counts_noise import (
+    CLIENT,
+    GROUP,
+    RECORD,
+    Change,
+    budget_of_tests,
+    counts_event,
+    noise_beside,
+)
 from .privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 
 _ROUNDING = 1 - 1e-12
@@ -42,18 +50,23 @@ class PrivateRecipe:
     spare rounds."""
     epsilon: float
     """Epsilon after what is planned."""
+    tests: int = 0
+    """Tests that are planned."""
 
     def spending(self, rounds: int, tests: int) -> dict[str, MechanismEvent]:
         """What so many rounds and tests spend, by what for; the published size is charged once."""
         return spending(self.round_event, self.test_event, rounds, tests)
 
 
-def private_recipe(job: Job, training_size: int, participations: int) -> PrivateRecipe:
+def private_recipe(
+    job: Job, training_size: int, participations: int, tests: int = 0
+) -> PrivateRecipe:
     """Noise and sampling of a client with the public number `training_size` of training units.
 
-    Noise and sampling are chosen from the published size, so what that cost is part of the job's
-    epsilon (basic composition), and training keeps to what remains. Raises ``PlanRefused`` where no
-    noise meets the target.
+    tests: how many are planned. The noise of training does not depend on them: they share what
+    evaluation.epsilon gives them. Noise and sampling are chosen from the published size, so what that
+    cost is part of the job's epsilon (basic composition), and training keeps to what remains. Raises
+    ``PlanRefused`` where no noise meets the target.
     """
     privacy = job.privacy
     steps, rate, kind = _released(job, training_size)
@@ -62,11 +75,13 @@ def private_recipe(job: Job, training_size: int, participations: int) -> Private
     # Clients that share noise must agree on it, however often each of them takes part.
     most = participations if job.per_example else most_participations(job)
     paid_rounds = max(1, most + privacy.spare_rounds)
-    tests = tests_event(job)
-    sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, tests, kind)
+    # Without tests first: what no noise can meet is then not laid at their door.
+    noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
+    budget = budget_of_tests(job.tests_epsilon, privacy.delta) if job.tests_privately else None
+    sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, budget, kind)
     one = MechanismEvent(sigma, rate, steps, kind)
-    test = replace(tests, steps=1) if tests else None
-    planned = spending(one, test, participations, planned_tests(job)) | size
+    test = event_of_test(job, tests)
+    planned = spending(one, test, participations, tests) | size
     return PrivateRecipe(
         sampling_rate=rate,
         expected_batch_size=rate * training_size if job.per_example else 0.0,
@@ -75,6 +90,7 @@ def private_recipe(job: Job, training_size: int, participations: int) -> Private
         test_event=test,
         planned=planned,
         epsilon=epsilon(planned.values(), privacy.delta),
+        tests=tests,
     )
 
 
@@ -117,17 +133,6 @@ def _released(job: Job, training_size: int) -> tuple[int, float, Kind]:
     return 1, 1.0, "concentrated" if job.noised_by_clients else "gaussian"
 
 
-def is_due(job: Job, round_: int) -> bool:
-    """Whether the model after so many rounds is to be tested, the last one apart: that always is."""
-    every = job.evaluation.every
-    return round_ == 0 or (every > 0 and round_ % every == 0)
-
-
-def is_tested(job: Job, round_: int) -> bool:
-    """Whether the owners test it."""
-    return is_due(job, round_) and job.counts != "off"
-
-
 def change_of(job: Job) -> Change:
     """The most by which neighbours differ in the counts of a test."""
     if job.per_client:
@@ -135,18 +140,13 @@ def change_of(job: Job) -> Change:
     return GROUP if job.per_group else RECORD
 
 
-def planned_tests(job: Job) -> int:
-    """How often the model is tested in the whole job."""
-    between = sum(is_tested(job, round_) for round_ in range(job.training.rounds))
-    return between + (job.counts != "off")
+def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
+    """One of so many planned tests that leave private counts; spare ones are paid for as well.
 
-
-def tests_event(job: Job) -> MechanismEvent | None:
-    """All tests of a job that leave private counts, at the least noise that keeps their epsilon.
-
-    None where counts are exact or off. Raises ``PlanRefused`` where no noise is enough.
+    None where counts are exact or off, or nothing is tested. Raises ``PlanRefused`` where no noise is
+    enough.
     """
-    if not job.tests_privately:
+    if not job.tests_privately or not tests:
         return None
-    paid = planned_tests(job) + job.privacy.spare_rounds
-    return counts_event(job.evaluation.epsilon, job.privacy.delta, paid)
+    paid = tests + job.privacy.spare_rounds
+    return replace(counts_event(job.tests_epsilon, job.privacy.delta, paid), steps=1)

@@ -21,7 +21,7 @@ from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_mag
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_OFFSET = 2**20
+OFFSET = 2**20
 OFFSET_PER_CLIENT = 2**21
 """Added to each noised number by every client: noise so far below zero never comes."""
 
@@ -38,7 +38,7 @@ class Content:
     @property
     def layout(self) -> Layout:
         parameters = sum(math.prod(shape) for shape in self.shapes.values())
-        wide = self.test and not self.job.tests_privately
+        wide = self.test and not self.job.private
         counted = len(self._zero.to_list()) - int(wide) if self.test else 0
         told = int(self._counts_within) if self.job.per_client else 1 + int(self.train)
         return Layout(
@@ -53,7 +53,7 @@ class Content:
 
     @property
     def _offset(self) -> int:
-        return OFFSET_PER_CLIENT if self.job.per_client else _OFFSET
+        return OFFSET_PER_CLIENT if self.job.per_client else OFFSET
 
     @property
     def _tells_loss(self) -> bool:
@@ -97,6 +97,8 @@ class Content:
             # Noise may be negative, and the words of a sum are not.
             counted = (counts or self._zero).to_list()
             integers += [int(number) + self._offset for number in counted]
+        elif self.test and self.job.private:
+            integers += [int(number) for number in (counts or self._zero).to_list()]
         elif self.test:
             *whole, test_loss = (counts or self._zero).to_list()
             integers += [int(number) for number in whole]

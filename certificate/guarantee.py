@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ..errors import UmbelError
 from ..job import Job
 from ..privacy.accounting import MechanismEvent, epsilon
-from ..recipe import planned_tests
+from ..recipe import event_of_test
+from ..schedule import rounds_tested
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 
@@ -22,21 +23,41 @@ def as_asked(certificate: Certificate) -> Finding:
     except UmbelError as error:
         return Finding("guarantee", False, str(error))
     stated = certificate.guarantee
-    tests, sizes = (
-        sorted({sum(m.steps for m in a.mechanisms if m.what == what) for a in stated.spending})
-        for what in ("tests", "size")
+    sizes = sorted(
+        {sum(m.steps for m in a.mechanisms if m.what == "size") for a in stated.spending}
     )
     wanted = {
         "unit": job.privacy.unit,
         "delta": job.privacy.delta if job.private else None,
         "epsilon_limit": job.privacy.owner_limit if job.private else None,
-        "tests": [planned_tests(job) if job.tests_privately else 0],
         "sizes": [int(job.noised_locally)],
     }
     found = {name: getattr(stated, name) for name in ("unit", "delta", "epsilon_limit")}
-    differ = list(differences(found | {"tests": tests, "sizes": sizes}, wanted))
+    differ = [*differences(found | {"sizes": sizes}, wanted), *_odd_tests(certificate, job)]
     text = f"by the job, {some(differ)}" if differ else "is what the job asks for"
     return Finding("guarantee", not differ, text)
+
+
+def _odd_tests(certificate: Certificate, job: Job) -> list[str]:
+    """What no plan of the job says of its tests: as many at every owner, at the noise that they need."""
+    found = {
+        tuple((m.steps, m.noise_multiplier) for m in alike.mechanisms if m.what == "tests")
+        for alike in certificate.guarantee.spending
+    }
+    if len(found) > 1:
+        return ["owners are tested differently often"]
+    of_tests = found.pop() if found else ()
+    if len(of_tests) > 1:
+        return ["its tests have more than one noise"]
+    steps, noise = of_tests[0] if of_tests else (0, None)
+    if steps and not job.tests_privately:
+        return [f"it has {steps} noised tests, and the job none"]
+    try:
+        event = event_of_test(job, len(rounds_tested(job, steps)))
+    except UmbelError as error:
+        return [str(error)]
+    wanted = event.noise_multiplier if event else None
+    return [] if noise == wanted else [f"{steps} tests have noise {noise}, and need {wanted}"]
 
 
 def composed(certificate: Certificate) -> Iterator[Finding]:

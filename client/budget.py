@@ -14,10 +14,13 @@ from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.chain import SIZE_RUN, TEST, Entry
 from ..privacy.ledger import Ledger
 from ..privacy.sizes import SIZE_EVENT
-from ..recipe import PrivateRecipe, planned_tests
+from ..recipe import PrivateRecipe
+from ..schedule import rounds_tested
 from .policy import Policy
 
 _MORE = "Start a new run with a larger privacy.spare_rounds."
+_NOTHING = MechanismEvent(0.0, 1.0, 0, "concentrated")
+"""What a test with exact counts is charged: no number could be, so the owner's policy decides on it."""
 
 
 class RunSpent(BudgetExceeded):
@@ -45,7 +48,7 @@ class Budget:
             trained = len({entry.what for entry in mine if not entry.is_test})
             tested = len({entry.what for entry in mine if entry.is_test})
             rounds = max(0, assignment.participations - trained)
-            tests = max(0, planned_tests(job) - tested)
+            tests = max(0, recipe.tests - tested)
             ledger.ensure_affordable(
                 self.account,
                 *recipe.spending(rounds, tests).values(),
@@ -111,6 +114,48 @@ class Budget:
                 replay=replay,
             )
 
+    def note_exact(self, job: Job, assignment: Assignment, model: str, last: bool) -> None:
+        """Write a test with exact counts to disk before any record is read: it costs nothing here.
+
+        model: SHA-256 of the arrays to be tested. last: the request says that training is over.
+        Raises ``PlanRefused`` for a round without a test in the plan, a second model in one round, or
+        another plan than the run's first; and ``RunSpent`` beyond the planned tests and spare rounds.
+        """
+        round_ = assignment.round - assignment.test
+        planned = f" of {assignment.tests}, exact: "
+        what = f"{TEST}{round_}{planned}{model}"
+        key = f"{assignment.run}/{what}/{0 if self.replayable else assignment.attempt}"
+        rounds = rounds_tested(job, assignment.tests)
+        with Ledger(self.ledger) as ledger:
+            mine = [entry for entry in ledger.entries_of(assignment.run) if entry.is_test]
+            if self.replayable and any(entry.key == key for entry in mine):
+                return
+            others = {entry.what for entry in mine}
+            early = last and job.evaluation.patience is not None
+            unplanned = {w for w in others if int(w.split()[1]) not in rounds} - {what}
+            if round_ not in rounds and (not early or unplanned):
+                raise PlanRefused(f"{self.owner}: no test of round {round_} is planned")
+            if any(planned not in other for other in others):
+                raise PlanRefused(f"{self.owner}: this run had another number of tests before")
+            if any(other.startswith(f"{TEST}{round_} ") for other in others - {what}):
+                raise PlanRefused(
+                    f"{self.owner} has tested another model of round {round_} exactly"
+                )
+            if len(mine) >= assignment.tests + job.privacy.spare_rounds:
+                raise RunSpent(
+                    f"{self.owner} has answered all {assignment.tests} planned tests and "
+                    f"{job.privacy.spare_rounds} spare ones (privacy.spare_rounds)"
+                )
+            ledger.reserve(
+                self.account,
+                _NOTHING,
+                job=job.digest(),
+                key=key,
+                delta=job.privacy.delta,
+                limit=self.policy.epsilon_limit_for(job),
+                replay=self.replayable,
+            )
+
     def head(self, run: str) -> str | None:
         """What the run's certificate binds this ledger by: the run's own last row, sealed.
 
@@ -137,7 +182,7 @@ class Budget:
                 f"repeated too often. {_MORE}"
             )
         tests = sum(entry.is_test for entry in mine)
-        most = planned_tests(job) + spare
+        most = assignment.tests + spare
         if what.startswith(TEST) and tests >= most:
             raise RunSpent(
                 f"{self.owner} has tested this run's models {tests} times, and the noise of its tests "
@@ -151,7 +196,7 @@ class Budget:
             if entry.is_test == tested and entry.event != event:
                 raise PlanRefused(
                     f"{self.owner}: this run's rounds had other noise before: a run keeps to one job, "
-                    "one version, and the rounds that the client was planned for"
+                    "one version, and the rounds and tests that the client was planned for"
                 )
 
 

@@ -11,7 +11,8 @@ from ..job import Job
 from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
 from ..privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
-from ..recipe import planned_tests, private_recipe
+from ..recipe import private_recipe
+from ..schedule import most_tests
 from .home import Home
 from .policy import Policy
 
@@ -65,8 +66,9 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
         size = max(SMALLEST_SIZE, home.source.count(home.source.corpus()))
         spent = [*spent, SIZE_EVENT]
     share = home.settings.data.share
-    recipe = private_recipe(job, training_size(size, share), job.training.rounds)
-    rounds, tests = job.training.rounds, planned_tests(job)
+    # The plan may choose fewer tests, of more noise each: they cost as much together, or less.
+    rounds, tests = job.training.rounds, most_tests(job) if job.tests_privately else 0
+    recipe = private_recipe(job, training_size(size, share), rounds, tests)
 
     def after(jobs: int) -> float:
         asked = recipe.spending(rounds * jobs, tests * jobs).values()

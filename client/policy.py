@@ -61,6 +61,7 @@ class Policy(Section):
                 delta_limit=job.privacy.delta,
                 units=["example", "group", "client", "none"],
                 central_noise=True,
+                exact_counts=True,
             ),
             encryption=EncryptionRules(
                 required=job.simulation.encryption_required, confirm_required=False
@@ -155,6 +156,11 @@ class Policy(Section):
             yield (
                 "does not trust the server with sums without noise (privacy.central_noise), the job "
                 'has privacy.mechanism = "central"'
+            )
+        if job.counts == "exact" and not rules.exact_counts:
+            yield (
+                "does not give away exact counts of held-out records (privacy.exact_counts), the job "
+                'has evaluation.counts = "exact"'
             )
         most = min(rules.epsilon_per_job, rules.epsilon_limit)
         wanted = max(asked.epsilon, asked.owner_limit)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client_level import client_part
-from ..encryption import noise_shares
 from ..errors import MessageError, PlanRefused, UmbelError
+from ..evaluation import counts_shares
 from ..job import Job
-from ..learning.counts import own_figures, zero_counts
+from ..learning.counts import own_counts, own_figures, zero_counts
 from ..learning.metrics import Counts
+from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.trainer import Outcome, PrivateSteps
 from ..messages import (
@@ -38,6 +39,7 @@ from ..privacy.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
 from ..recipe import PrivateRecipe, change_of, private_recipe
+from ..schedule import rounds_tested
 from ..vector import Content
 from .answers import job_of, log_error
 from .budget import Budget
@@ -95,7 +97,7 @@ class Rounds:
     ) -> RecordDict:
         """Test the model that came, train it further, and send what came of it, masked or not."""
         job = job_of(assignment)
-        if test and job.counts == "off":
+        if test and not rounds_tested(job, assignment.tests):
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays = self._global_model(message)
         mu = _proximal_mu(message)
@@ -118,6 +120,8 @@ class Rounds:
         noise = part = private = None
         if test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
+        elif test and job.private:
+            self._budget.note_exact(job, assignment, arrays_digest(arrays), last=not train)
         if train and job.private and repeated is None:
             event = self.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
@@ -133,8 +137,9 @@ class Rounds:
         if found.error is not None and not job.encrypted:
             raise found.error
         counts = found.counts or zero_counts(job) if test else None
-        if noise is not None:
-            counts = self._hidden(job, counts, noise)
+        if isinstance(counts, PrivateCounts):
+            counts = counts.bounded(job)
+            counts = counts.plus(noise) if noise is not None else counts
         # Keep durably, before anything leaves.
         if kept and repeated is None:
             what = kept.keep(found.outcome.update)
@@ -199,16 +204,14 @@ class Rounds:
         if not job.private:
             found.error = error
 
-    def _hidden(self, job: Job, counts: Counts | None, noise: list[int]) -> PrivateCounts:
-        """Counts with their noise; also those of nothing, for the others may rely on its share."""
-        assert isinstance(counts, PrivateCounts)
-        return counts.bounded(job).plus(noise)
-
     def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
         """A line in the owner's own log of figures, which never leave."""
         if self._log is not None:
             line = {"run": assignment.run, "round": assignment.round - assignment.test}
-            line["metrics"] = own_figures(job, counts)
+            kept = own_counts(job, counts)
+            line["metrics"] = own_figures(job, kept)
+            if job.private:
+                line["counts"] = kept.to_list()
             append_line(self._log, line)
 
     def _kept_round(
@@ -248,7 +251,7 @@ class Rounds:
         return self._data.account.training_size(job, self._budget)
 
     def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
-        """Reserve a test's budget; this client's share of the noise that hides its records."""
+        """Reserve a test's budget; this client's noise, the whole or its share, that hides its records."""
         event = self.recipe(job, assignment).test_event
         assert event is not None
         # By the model, not by the request: a train request tests what the last round came to.
@@ -256,7 +259,8 @@ class Rounds:
         metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self._name}/{what}")
-        shares = noise_shares(job, self._consortium(assignment)) if job.encrypted else 1
+        consortium = self._consortium(assignment) if job.encrypted else 1
+        shares = counts_shares(job, consortium)
         return counts_noise(cells, event, shares, stream, change_of(job))
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
@@ -293,7 +297,9 @@ class Rounds:
         if job.per_group and (self._data.records_per_group is None or not self._data.grouped):
             # Each record would pass for a group of its own, and the promise would be empty.
             raise PlanRefused(f"{self._name} declares no groups, and the job protects them")
-        return private_recipe(job, self._training_size(job), assignment.participations)
+        rounds_tested(job, assignment.tests)  # refuses a number that no plan has
+        size = self._training_size(job)
+        return private_recipe(job, size, assignment.participations, assignment.tests)
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
         recipe = self.recipe(job, assignment)

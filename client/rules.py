@@ -52,6 +52,13 @@ class PrivacyRules(Section):
         'collude with the server. "none" means no differential privacy: models may reveal records, '
         "and nothing is charged.",
     )
+    exact_counts: bool = Field(
+        False,
+        description="Accept private jobs that count right and wrong answers on held-out records without "
+        'noise (evaluation.counts = "exact"). A dishonest server can then read held-out records: it '
+        "chooses the models that are tested and, with members that it made up, who else is in a sum. "
+        "Only planned tests are answered, one model in each round.",
+    )
     central_noise: bool = Field(
         False,
         description='Accept jobs in which the server adds the noise (privacy.mechanism = "central"), '

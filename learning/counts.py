@@ -1,4 +1,8 @@
-"""Which counts of its held-out records a client sends: those that the job says."""
+"""Which counts of its held-out records a client sends: those that the job says.
+
+In a private job they are the few that noise can hide, cells and a loss in steps, also if it sends them
+exactly: no histogram of scores leaves then.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,12 @@ if TYPE_CHECKING:
 def counting(job: Job, task: Task) -> Task:
     """The task, with counts of the kind that leaves."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, classes, job.per_group) if job.tests_privately else task
+    return PrivateTask(task, classes, job.per_group) if job.private else task
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:
     """Counts as they came off the wire; ``MessageError`` for what no client can have sent."""
-    if job.tests_privately:
+    if job.private:
         return PrivateCounts.from_list(numbers)
     return exact_counts_from_list(job.task, numbers)
 
@@ -41,16 +45,23 @@ def figures(job: Job, counts: Counts) -> dict[str, Any]:
     return found | {"examples": None} if job.per_client else found
 
 
-def own_figures(job: Job, counts: Counts) -> dict[str, Any]:
-    """What an owner's own counts say to itself, before they are bounded and noised."""
+def own_counts(job: Job, counts: Counts) -> Counts:
+    """What an owner keeps of its own counts, for itself: without noise, and added up they are all's."""
     if job.per_group and isinstance(counts, PrivateCounts):
-        return figures(job, counts.bounded(job))
+        return counts.bounded(job)
+    return counts
+
+
+def own_figures(job: Job, counts: Counts) -> dict[str, Any]:
+    """What ``own_counts`` of one or more owners say: every record counts, or every group alike."""
+    if job.per_group:
+        return figures(job, counts)
     return counts.metrics(job.data.labels or [])
 
 
 def zero_counts(job: Job) -> Counts:
     """Counts of no examples."""
     classes = len(job.data.labels or ())
-    if job.tests_privately:
+    if job.private:
         return PrivateCounts.zero(classes)
     return LanguageCounts.zero() if job.task == "causal-lm" else ClassificationCounts.zero(classes)

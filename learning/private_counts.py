@@ -1,4 +1,4 @@
-"""Counts that noise can hide: few, whole, and each record adds a bounded amount to them.
+"""Counts that noise can hide, of a private job: few, whole, and each record adds a bounded amount.
 
 A record adds one to one cell (true by predicted class; for a language model there is one cell) and
 at most ``LOSS_STEPS`` to the loss. So unit noise on each cell and ``LOSS_STEPS`` times as much on the
@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import MessageError
 from ..job import Job
-from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS
+from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from .metrics import BINS, ClassificationCounts
 
 if TYPE_CHECKING:
@@ -31,21 +31,14 @@ if TYPE_CHECKING:
     from .network import Batch
     from .tasks import Task
 
-_LANGUAGE_CAP = 12.0
-_LEAST_CAP = 4.0
 _LARGEST = 2**53
-
-
-def loss_cap(classes: int) -> float:
-    """Largest loss of one record, in nats; beyond, it counts as this. `classes` is 1 for language."""
-    return _LANGUAGE_CAP if classes == 1 else max(_LEAST_CAP, 2 * math.log(classes))
 
 
 @dataclass(frozen=True)
 class PrivateCounts:
     """`cells` is int64[K, K], by true and predicted class (K = 1 for language); `loss` in steps.
 
-    After noise any of them may be negative.
+    After noise any of them may be negative. A job whose counts are "exact" sends them without.
     """
 
     cells: np.ndarray

@@ -29,6 +29,8 @@ from .randomness import SecretStream
 LOSS_STEPS = 64
 """A held-out record's loss is rounded to so many steps: what one record can change of their sum."""
 LEAST_NOISE = 3.0
+"""Of one test: below, it is no discrete Gaussian with the variance that was asked for."""
+_LEAST_BUDGET = 0.1
 MOST_COUNTS_NOISE = 1000.0
 
 
@@ -38,6 +40,15 @@ GROUP_COUNTS = 64
 """What the counts of each group of records sum to, however many records it has."""
 _LEAST_VARIANCE = 4
 """Of a share: below, shares no longer add up to one discrete Gaussian."""
+
+
+_LANGUAGE_CAP = 12.0
+_LEAST_CAP = 4.0
+
+
+def loss_cap(classes: int) -> float:
+    """Largest loss of one record, in nats; beyond, it counts as this. `classes` is 1 for language."""
+    return _LANGUAGE_CAP if classes == 1 else max(_LEAST_CAP, 2 * math.log(classes))
 
 
 @dataclass(frozen=True)
@@ -58,26 +69,45 @@ CLIENT = Change(2 * CLIENT_COUNTS**2, CLIENT_COUNTS * LOSS_STEPS)
 """All data exchanged: counts that sum to ``CLIENT_COUNTS`` may lie in one cell, and then in another."""
 
 
-def counts_event(target: float, delta: float, tests: int) -> MechanismEvent:
-    """`tests` tests at the least noise (to 0.1 %) that keeps them within epsilon `target`.
-
-    Raises ``PlanRefused`` where no noise up to ``MOST_COUNTS_NOISE`` is enough.
-    """
-    return MechanismEvent(_counts_noise(target, delta, tests), 1.0, tests, "concentrated")
-
-
 @lru_cache(maxsize=256)
-def _counts_noise(target: float, delta: float, tests: int) -> float:
-    def cost(noise: float) -> float:
-        return epsilon([MechanismEvent(noise, 1.0, tests, "concentrated")], delta)
+def budget_of_tests(target: float, delta: float) -> MechanismEvent:
+    """All tests of a job as one release that costs epsilon `target`, at the least noise (to 0.1 %).
 
-    found = _least(cost, target, LEAST_NOISE, 2.0, MOST_COUNTS_NOISE)
+    However many tests share it (``counts_event``), they never cost more: rho of concentrated
+    releases adds up. So the noise of training does not hang on how often a model is tested.
+    Raises ``PlanRefused`` if no noise up to ``MOST_COUNTS_NOISE`` is enough.
+    """
+
+    def cost(noise: float) -> float:
+        return epsilon([MechanismEvent(noise, 1.0, 1, "concentrated")], delta)
+
+    found = _least(cost, target, _LEAST_BUDGET, 2.0, MOST_COUNTS_NOISE)
     if found is None:
+        raise PlanRefused(
+            f"No sensible noise keeps one test within evaluation.epsilon = {target:g}: raise it."
+        )
+    return MechanismEvent(found, 1.0, 1, "concentrated")
+
+
+def counts_event(target: float, delta: float, tests: int) -> MechanismEvent:
+    """`tests` tests, each with an equal part of ``budget_of_tests``: rho / tests, so sqrt(tests) its noise.
+
+    Raises ``PlanRefused`` if that needs more noise than ``MOST_COUNTS_NOISE``.
+    """
+    noise = budget_of_tests(target, delta).noise_multiplier * math.sqrt(tests)
+    if noise > MOST_COUNTS_NOISE:
         raise PlanRefused(
             f"No sensible noise keeps {tests} tests within evaluation.epsilon = {target:g}: raise "
             "it, or test less often (evaluation.every)."
         )
-    return found
+    return MechanismEvent(max(LEAST_NOISE, _rounded_up(noise)), 1.0, tests, "concentrated")
+
+
+def _rounded_up(noise: float) -> float:
+    """Five significant digits, more than `noise` by what floating point may lose, at least."""
+    noise *= 1 + 1e-9
+    found = tidy(noise)
+    return found if found >= noise else tidy(noise * (1 + 1e-4))
 
 
 @lru_cache(maxsize=1024)

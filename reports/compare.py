@@ -107,7 +107,10 @@ def _outcome(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
         spent = epsilon_text(max(record.epsilon.values(), default=None))
         table.add_row(
             name,
-            Text(metric_text(metric.key, score), style="bold cyan" if leads else ""),
+            Text(
+                metric_text(metric.key, score) + (" (exact)" if record.exact else ""),
+                style="bold cyan" if leads else "",
+            ),
             Text(spent if record.private else "no privacy"),
             Text(size_text(record.traffic("up_total"))),
             Text(duration_text(record.seconds)),

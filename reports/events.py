@@ -56,11 +56,16 @@ class Round:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics on held-out examples after a round; round 0 is before training."""
+    """Metrics on held-out examples after a round; round 0 is before training.
+
+    `metrics` are exact where a simulation could read them; `seen` are what a deployment's server sees,
+    with the noise of private counts.
+    """
 
     round: int
     metrics: Json
     clients: dict[str, Json]
+    seen: Json
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,12 @@ class Events:
 
 
 def _evaluation(line: Json) -> Evaluation:
+    seen = dict(line.get("metrics") or {})
     return Evaluation(
         int(line.get("round") or 0),
-        dict(line.get("metrics") or {}),
+        dict(line.get("exact") or {}) or seen,
         dict(line.get("clients") or {}),
+        seen,
     )
 
 

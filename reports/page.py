@@ -23,7 +23,7 @@ from .quantities import (
     size_text,
 )
 from .run import RunRecord
-from .standings import alone_median, standings
+from .standings import EXACT, alone_median, noised_text, standings
 from .stylesheet import CSS
 from .tables import encryption_line, is_encrypted
 
@@ -90,6 +90,9 @@ def _head(record: RunRecord) -> str:
     tiles = []
     if final is not None:
         more = "" if before is None else f"{metric_text(metric.key, before)} before training"
+        if record.exact:
+            seen = f"exact; a server sees {noised_text(record)}"
+            more = f"{seen} · {more}" if more else seen
         tiles.append(tile(f"{metric.label}, federated", metric_text(metric.key, final), more))
     if alone is not None:
         text = metric_text(metric.key, alone)
@@ -191,6 +194,7 @@ def _results(record: RunRecord) -> str:
         f"<h2>Alone, federated, pooled</h2>{listed}"
         '<p class="note">Own records: the held-out records of one site; for the federated model, '
         f"median and range over sites.{direction}</p>"
+        + (f'<p class="note">{escape(EXACT)}</p>' if record.exact else "")
     )
 
 
@@ -276,7 +280,8 @@ def _classes(record: RunRecord, images: dict[str, str]) -> str:
     listed = table(("Class", "Precision", "Recall", "F1", "Records"), rows)
     return (
         f"<h2>Classes</h2>{listed}"
-        f'<p class="note">Federated model on all held-out records. {", ".join(others)}.</p>'
+        f'<p class="note">Federated model on all held-out records'
+        f"{' (exact figures)' if record.exact else ''}. {', '.join(others)}.</p>"
         f"{picture}"
     )
 

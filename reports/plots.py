@@ -93,6 +93,7 @@ def _learning_curve(record: RunRecord) -> Figure | None:
     sheet = canvas.figure(
         f"{metric.label} over the rounds",
         f"{short(record.name, 22)} · bold: {whose}"
+        + (" (exact, from the owners' logs)" if record.exact else "")
         + (f"; {other}: on each client's own" if curves else "")
         + (
             "; upright: the model that was kept"

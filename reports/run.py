@@ -119,8 +119,32 @@ class RunRecord:
         return list(named or (self.partition.labels if self.partition else []))
 
     @property
+    def exact(self) -> bool:
+        """Whether figures are without the noise that a deployment's server sees them with.
+
+        A simulation reads them from the owners' logs on its machine.
+        """
+        if self.result:
+            return bool(self.result.get("exact"))
+        return any(test.metrics != test.seen for test in self.evaluations)
+
+    @property
+    def seen(self) -> Json:
+        """``final`` as a deployment's server sees it."""
+        if self.result:
+            return dict(self.result.get("metrics") or {})
+        return self.evaluations[-1].seen if self.evaluations else {}
+
+    @property
+    def blur(self) -> float | None:
+        """Standard deviation that noise gives the main figure of a test, by the plan."""
+        return number(_section(self.plan, "evaluation"), "deviation")
+
+    @property
     def final(self) -> Json:
         """Metrics of the federated model on everybody's held-out examples, as of the last test."""
+        if self.exact and self.result:
+            return dict(self.result["exact"]["metrics"])
         if self.result and self.result.get("metrics"):
             return dict(self.result["metrics"])
         return self.evaluations[-1].metrics if self.evaluations else {}
@@ -128,6 +152,8 @@ class RunRecord:
     @property
     def before(self) -> Json:
         """The same metrics before training."""
+        if self.exact and self.result:
+            return dict(self.result["exact"]["initial"])
         if self.result and self.result.get("initial"):
             return dict(self.result["initial"])
         first = self.evaluations[0] if self.evaluations else None

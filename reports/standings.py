@@ -22,7 +22,7 @@ class Standing:
     """
 
     label: str
-    kind: Literal["before", "alone", "federated", "site", "pooled"]
+    kind: Literal["before", "alone", "federated", "seen", "site", "pooled"]
     overall: float | None
     overall_text: str
     own_text: str
@@ -47,6 +47,11 @@ def standings(record: RunRecord) -> list[Standing]:
         own = spread_text((number(m, key) for m in record.client_final.values()), text)
         spent = _largest_epsilon(record)
         rows.append(Standing("federated", "federated", final, text(final), own, spent))
+        seen = number(record.seen, key)
+        if record.exact and seen is not None:
+            rows.append(
+                Standing("  as a server sees it", "seen", seen, noised_text(record), "–", "")
+            )
     if not record.local_only and len(record.client_final) <= INDIVIDUAL:
         rows += [
             Standing(
@@ -65,6 +70,21 @@ def standings(record: RunRecord) -> list[Standing]:
             Standing("pooled (yardstick)", "pooled", pooled, text(pooled), "–", "no privacy")
         )
     return rows
+
+
+EXACT = (
+    "Exact figures, read on this machine from the owners' own logs. Between machines they stay there, "
+    "and the server sees noised ones."
+)
+
+
+def noised_text(record: RunRecord) -> str:
+    """The main figure as a server sees it, with its noise as one standard deviation."""
+    key = record.metric.key
+    text = metric_text(key, number(record.seen, key))
+    if key != "accuracy" or record.blur is None:
+        return text
+    return f"{text} ± {metric_text(key, record.blur)}"
 
 
 def _alone(record: RunRecord) -> list[Standing]:

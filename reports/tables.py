@@ -30,10 +30,17 @@ from .quantities import (
     spread_text,
 )
 from .run import RunRecord
-from .standings import INDIVIDUAL, Standing, own_metrics, standings
+from .standings import EXACT, INDIVIDUAL, Standing, noised_text, own_metrics, standings
 
 _BAR_CELLS = 12
-_STYLES = {"before": "dim", "alone": "", "federated": "bold cyan", "site": "", "pooled": "dim"}
+_STYLES = {
+    "before": "dim",
+    "alone": "",
+    "federated": "bold cyan",
+    "seen": "dim",
+    "site": "",
+    "pooled": "dim",
+}
 
 
 def result_table(record: RunRecord) -> RenderableType:
@@ -45,7 +52,8 @@ def result_table(record: RunRecord) -> RenderableType:
     )
     language = record.metric.key == "perplexity"
     table = _perplexity_table(record) if language else _accuracy_table(record)
-    parts: list[RenderableType] = [Text(), title, table, _facts(_costs(record))]
+    exact = [Text(f"{EXACT}\n", style="dim")] if record.exact else []
+    parts: list[RenderableType] = [Text(), title, table, *exact, _facts(_costs(record))]
     if record.private and record.reproducible:
         parts.append(
             Text(
@@ -137,6 +145,8 @@ def _perplexity_table(record: RunRecord) -> Table:
         epsilon_text(largest) if record.private else "no privacy",
         "bold cyan",
     )
+    if record.exact:
+        add("  as a server sees it", "", noised_text(record), "", "", "dim")
     pooled = number(record.pooled, "perplexity")
     if pooled is not None:
         start = text(number(record.before, "perplexity"))
@@ -285,11 +295,13 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
 
 def _tests_line(tests: dict[str, Any]) -> str:
     """How often the model is tested, on what, and what is decided on it."""
-    every = {0: "before and after training", 1: "after every round"}
-    parts = [every.get(tests["every"], f"every {tests['every']} rounds")]
+    parts = [_times(tests)]
     parts.append(
         "no counts of the owners" if tests["counts"] == "off" else f"{tests['counts']} counts"
     )
+    if tests["deviation"] is not None:
+        blur = metric_text(tests["deviation_of"], tests["deviation"])
+        parts.append(f"noise moves {tests['deviation_of']} by {blur} (one standard deviation)")
     parts += ["a public hold-out"] if tests["public"] else []
     if tests["patience"] is not None:
         parts.append(f"ends after {tests['patience']} tests without a better one")
@@ -297,6 +309,21 @@ def _tests_line(tests: dict[str, Any]) -> str:
         parts.append("the best model is kept")
     decides = f" (decided on: {tests['decides_on']})" if tests["decides_on"] else ""
     return ", ".join(parts) + decides
+
+
+def _times(tests: dict[str, Any]) -> str:
+    """How many tests there are, and after which rounds."""
+    rounds = tests["rounds"]
+    if not rounds:
+        return "none by the owners"
+    if len(rounds) == rounds[-1] + 1 > 2:
+        return "before training and after every round"
+    named = {0: "before training", rounds[-1]: "after the last round"}
+    if len(rounds) <= 2:
+        return " and ".join(named.get(r, f"after round {r}") for r in rounds)
+    between = ", ".join(str(r) for r in rounds if r)
+    start = "before training and after" if rounds[0] == 0 else "after"
+    return f"{len(rounds)} times, {start} rounds {between}"
 
 
 def _plan_clients(clients: list[dict[str, Any]]) -> Table:

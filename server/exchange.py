@@ -138,6 +138,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         test=stage.test,
         signature=run.signature,
         clipping_norm=run.clipping_norm if run.plan.job.privacy.clipping == "adaptive" else 0.0,
+        tests=run.plan.tests,
     )
 
 

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..job import Job
 from ..learning.data import Corpus, fingerprint, load_corpus
 from ..learning.examples import Examples, tokens_of
-from ..recipe import is_due
+from ..schedule import is_due_publicly
 
 if TYPE_CHECKING:
     from ..learning.model import Learner
@@ -95,7 +95,7 @@ def measure_publicly(run: Run, last: bool = False) -> None:
     """Test the current model where that is due, and was not done before a crash."""
     from ..learning.model import arrays_digest
 
-    if run.public_test is None or not (last or is_due(run.plan.job, run.round)):
+    if run.public_test is None or not (last or is_due_publicly(run.plan.job, run.round)):
         return
     model = arrays_digest(run.arrays)
     if run.choice.heard("holdout", run.round, model):

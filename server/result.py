@@ -60,6 +60,7 @@ def summarise(
         "initial": first.get("metrics", {}),
         "client_metrics": last.get("clients", {}),
         "client_initial": first.get("clients", {}),
+        "exact": _exact(first, last),
         "public": _public(events, kept.round),
         "local_only": {
             name: {
@@ -91,6 +92,16 @@ def summarise(
         "roster": roster.model_dump() if roster else None,
         "sealed_heads": _newest_heads(events),
     }
+
+
+def _exact(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The same figures without the noise of private counts, which only a simulation can read.
+
+    From the owners' own logs on this machine; between machines they stay where they are. None there.
+    """
+    if not last.get("exact"):
+        return None
+    return {"metrics": last["exact"], "initial": first.get("exact", {})}
 
 
 def _public(events: list[dict[str, Any]], kept: int) -> dict[str, Any] | None:

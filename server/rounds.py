@@ -31,7 +31,8 @@ from ..messages import (
     to_bytes_record,
 )
 from ..plan import sample_cohort
-from ..recipe import is_tested, most_participations
+from ..recipe import most_participations
+from ..schedule import rounds_tested
 from .attempts import Attempt, Attempts, present
 from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
@@ -261,6 +262,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             "failed": collection.failed,
             "metrics": figures(job, total(counts)) if counts else {},
             "clients": by_client or run.owners_metrics(run.round),
+            "exact": run.exact_metrics(run.round),
             "epsilon": collection.epsilons,
             "heads": collection.heads,
         }
@@ -315,12 +317,11 @@ def _next_cohort(run: Run, round_: int) -> list[str]:
 
 def _is_tested(run: Run) -> bool:
     """Whether the job wants to know how good the current model is."""
-    return is_tested(run.plan.job, run.round) and _has_tests(run)
+    return run.round in rounds_tested(run.plan.job, run.plan.tests)
 
 
 def _has_tests(run: Run) -> bool:
-    off = run.plan.job.counts == "off"
-    return not off and any(client.holds_out for client in run.plan.clients)
+    return run.plan.tests > 0
 
 
 def _reasons(failed: Mapping[str, str]) -> str:

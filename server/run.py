@@ -77,6 +77,8 @@ class Run:
     """What came of the choice; known when the rounds are over, and `arrays` is that model then."""
     owners_metrics: Callable[[int], dict[str, dict[str, Any]]] = lambda _: {}
     """Each client's own figures of a round's model, for who can see them: a simulation."""
+    exact_metrics: Callable[[int], dict[str, Any]] = lambda _: {}
+    """Of all clients together, without the noise of private counts; likewise a simulation's alone."""
 
     def __post_init__(self) -> None:
         self.clipping_norm = self.plan.job.privacy.clipping_norm

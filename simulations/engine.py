@@ -24,8 +24,9 @@ from .. import __version__
 from ..errors import JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
-from ..learning.metrics import Counts, exact_counts_from_list
+from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
+from ..learning.private_counts import PrivateCounts
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..server.conclusion import conclude
@@ -175,7 +176,11 @@ def _simulate(
             if job.encrypted:
                 names = [share.name for share in federation.shares]
                 run.sums = SecureSums(found(owners, names, job.encryption))
-                run.owners_metrics = lambda round_: _owners_metrics(owners, names, run.id, round_)
+                run.owners_metrics = lambda round_: {
+                    name: line["metrics"] for name, line in _own_lines(run, owners, round_)
+                }
+            if job.tests_privately:
+                run.exact_metrics = lambda round_: _exact_metrics(run, owners, round_)
             if again:
                 run.restore()
             folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
@@ -186,19 +191,23 @@ def _simulate(
     return folder
 
 
-def _owners_metrics(
-    owners: Path, names: list[str], run: str, round_: int
-) -> dict[str, dict[str, Any]]:
+def _own_lines(run: Run, owners: Path, round_: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """What each owner noted of its own test: a simulation may look, a server never sees it."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
+    for name in run.plan.by_name:
         log = owner_log(owners, name)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         for line in map(json.loads, reversed(lines)):
-            if (line["run"], line["round"]) == (run, round_):
-                found[name] = line["metrics"]
+            if (line["run"], line["round"]) == (run.id, round_):
+                yield name, line
                 break
-    return found
+
+
+def _exact_metrics(run: Run, owners: Path, round_: int) -> dict[str, Any]:
+    """Figures of all owners' records without the noise, from their own logs."""
+    found = {
+        n: PrivateCounts.from_list(line["counts"]) for n, line in _own_lines(run, owners, round_)
+    }
+    return total(found).metrics(run.plan.job.data.labels or []) if found else {}
 
 
 GridOpener = Callable[[SiteSettings, int, Workers], AbstractContextManager[Grid]]

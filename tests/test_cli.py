@@ -109,7 +109,8 @@ def test_a_plan_says_what_is_tested_and_decided_on(simulate, umbel, reviews_csv,
     )  # fmt: skip
     assert status == 0, err
     shown = " ".join(out.split())
-    assert "every 2 rounds, private counts, ends after 3 tests without a better one" in shown
+    assert "6 times, before training and after rounds 2, 4, 6, 8, 10, private counts" in shown
+    assert "ends after 3 tests without a better one" in shown
     assert "(decided on: private counts)" in shown
 
 

@@ -115,6 +115,7 @@ ALONE = {
         {
             "encryption": {"confirm": False},
             "evaluation": {"counts": "private"},
+            "privacy": {"unit": "client", "delta": 1e-3, "mechanism": "central"},
         },
         facts(500, 500, 500, 500, 500, 500),
         MODEL,
@@ -225,7 +226,7 @@ def test_the_choice_of_clients_amplifies_nothing():
 
 def test_a_client_that_only_tests_has_spent_what_its_tests_cost():
     job = job_of(evaluation={"counts": "private", "epsilon": 2.0})
-    recipe = private_recipe(job, 3700, participations=0)
+    recipe = private_recipe(job, 3700, participations=0, tests=4)
     tests = epsilon([recipe.planned["tests"]], job.privacy.delta)
     assert recipe.epsilon == SIZE_EPSILON + tests > SIZE_EPSILON
 
@@ -308,15 +309,17 @@ def test_exact_counts_are_named_as_not_covered_and_private_ones_as_covered():
         job = job_of(encryption={"mode": "secure-sum"}, evaluation=evaluation)
         return plan(job, facts(500, 500, 500)).guarantee.partition("not covered are")
 
-    covered, _, uncovered = words()
+    covered, _, uncovered = words(counts="exact")
     assert "held-out records (their exact counts are summed over the cohort)" in uncovered
-    covered, _, uncovered = words(counts="private")
+    covered, _, uncovered = words()
+    assert "that each client adds whole to its own" in covered
+    assert "collude" not in covered
     assert "the same holds for held-out records" in covered
     assert "held-out records" not in uncovered
 
 
 def test_training_that_may_end_early_is_promised_for_at_most_all_rounds():
-    job = job_of(evaluation={"counts": "private", "patience": 2})
+    job = job_of(evaluation={"counts": "private", "every": 1, "patience": 2})
     assert "composed over at most 10 rounds" in plan(job).guarantee
 
 

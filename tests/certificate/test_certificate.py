@@ -33,7 +33,7 @@ def finished(job_of, tmp_path_factory):
     job = job_of(
         "bert",
         training={"rounds": 2, "batch_size": 64},
-        evaluation={"counts": "private", "epsilon": 4.0},
+        evaluation={"epsilon": 4.0, "every": 1},
     )
     return simulate(job, Options(tmp_path_factory.mktemp("runs") / "run", workers=1)).path
 
@@ -330,7 +330,7 @@ def test_a_test_fewer_than_the_job_asks_for_is_refused_from_the_certificate_alon
     resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"][1].update(steps=2))
     found = wrong(verify(run / FILE, adapter=run / "adapter"))
     assert list(found) == ["guarantee"]
-    assert "by the job, tests" in found["guarantee"]
+    assert "2 tests are planned, and the job has at most 3" in found["guarantee"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ from umbel.privacy.chain import SIZE_RUN
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
-from umbel.recipe import planned_tests, private_recipe
+from umbel.recipe import private_recipe
+from umbel.schedule import most_tests
 from umbel.simulations.federation import federate
 
 DELTA = 1e-3
@@ -79,6 +80,7 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
                 round=round_,
                 attempt=attempt,
                 participations=self.job.training.rounds,
+                tests=most_tests(self.job),
             )
             assignment = dataclasses.replace(assignment, **changes)
             content = RecordDict({ASSIGNMENT: assignment.to_record()})
@@ -376,8 +378,8 @@ def test_no_server_burns_a_budget_with_one_round_or_with_tests(owner, open_job_o
     assert [reply.has_error() for reply in replies] == [False] * 3 + [True] * 2
     assert "repeated too often" in replies[-1].error.reason
     assert not mary.ask(TRAIN, 2).has_error()
-    tests = [mary.ask(EVALUATE, n % 4, n) for n in range(planned_tests(job) + 3)]
-    assert sum(not reply.has_error() for reply in tests) == planned_tests(job) + 1
+    tests = [mary.ask(EVALUATE, n % 4, n) for n in range(most_tests(job) + 3)]
+    assert sum(not reply.has_error() for reply in tests) == most_tests(job) + 1
     assert "noise of its tests" in tests[-1].error.reason
 
 

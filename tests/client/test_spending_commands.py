@@ -151,18 +151,16 @@ def test_a_forecast_is_what_the_ledger_would_charge(home, job):
     loaded = Job.load(job)
     assert told["dataset"] == DATASET
     # The published size of the account and the declared share: 410 and 0.8.
-    recipe = private_recipe(loaded, 328, 5)
+    recipe = private_recipe(loaded, 328, 5, tests=6)
+    asked = [recipe.planned[what] for what in ("training", "tests")]
     with Ledger(home / "ledger.sqlite") as ledger:
-        events = [EVENT, EVENT, COUNTS, *[recipe.round_event] * 5]
+        events = [EVENT, EVENT, COUNTS, *asked]
         assert epsilon(events, 1e-5) == told["after"][0]
         assert told["spent"] == ledger.spent(DATASET, 1e-5)
-        for n in range(told["fits_job"] * 5):
-            ledger.reserve(
-                DATASET, recipe.round_event, job="j", key=f"new/{n}/0", delta=1e-5, limit=5.0
-            )
+        for n, event in enumerate(asked * told["fits_job"]):
+            ledger.reserve(DATASET, event, job="j", key=f"new/{n}/0", delta=1e-5, limit=5.0)
         assert ledger.spent(DATASET, 1e-5) == told["after"][told["fits_job"] - 1]
-        after = recipe.round_event
-        assert epsilon([*ledger.events(DATASET), *[after] * 5], 1e-5) > 5.0
+        assert epsilon([*ledger.events(DATASET), *asked], 1e-5) > 5.0
     assert 0 < told["fits_job"] < told["fits"] < MOST_JOBS
     assert told["limit"] == 10.0
 

@@ -1,13 +1,22 @@
 """What the tests of a job cost, against the mechanism's own privacy loss."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from umbel.errors import PlanRefused
 from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.counts_noise import LOSS_STEPS, counts_event, counts_noise, noise_beside
+from umbel.privacy.counts_noise import (
+    LOSS_STEPS,
+    budget_of_tests,
+    counts_event,
+    counts_noise,
+    noise_beside,
+)
 from umbel.privacy.randomness import SecretStream
 
 DELTA = 1e-5
@@ -30,13 +39,25 @@ def test_tests_keep_to_their_epsilon_with_no_more_noise_than_needed(target, test
     event = counts_event(target, DELTA, tests)
     assert (event.steps, event.kind) == (tests, "concentrated")
     assert exact_epsilon(event.noise_multiplier, tests) <= epsilon([event], DELTA) <= target
-    less = MechanismEvent(event.noise_multiplier / 1.005, 1.0, tests, "concentrated")
+    less = MechanismEvent(event.noise_multiplier / 1.01, 1.0, tests, "concentrated")
     assert epsilon([less], DELTA) > target
 
 
 def test_a_target_that_no_noise_meets_is_refused():
     with pytest.raises(PlanRefused, match="evaluation.epsilon"):
         counts_event(1e-4, DELTA, 100)
+
+
+@given(
+    target=st.floats(0.1, 20), delta=st.sampled_from([1e-7, 1e-5, 1e-3]), tests=st.integers(1, 400)
+)
+def test_however_many_tests_there_are_they_cost_no_more_than_the_one_release(target, delta, tests):
+    """So noise of training, made beside that release, holds for any number that a server names."""
+    one, event = budget_of_tests(target, delta), counts_event(target, delta, tests)
+    together = replace(event, steps=tests)
+    assert epsilon([together], delta) <= epsilon([one], delta) <= target
+    steps = MechanismEvent(1.1, 0.1, 80)
+    assert epsilon([together, steps], delta) <= epsilon([one, steps], delta)
 
 
 @pytest.mark.parametrize("target", [1.0, 8.0])

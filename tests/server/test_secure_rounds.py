@@ -329,7 +329,7 @@ def test_the_newest_head_of_each_owner_is_certified_over_all_sittings(start_run,
     """Press is away from the second sitting on: what it said in the first one still holds."""
     job = quick(
         privacy={"unit": "example", "delta": 1e-3, "epsilon": 20.0},
-        evaluation={"counts": "private", "epsilon": 10.0},
+        evaluation={"counts": "private", "epsilon": 10.0, "every": 1},
         training={"rounds": 2, "batch_size": 64},
     )
     first = start_run(job)

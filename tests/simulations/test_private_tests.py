@@ -4,7 +4,7 @@ import pytest
 
 from umbel.errors import PlanRefused
 from umbel.privacy.ledger import Ledger
-from umbel.recipe import planned_tests
+from umbel.schedule import most_tests
 from umbel.simulations.engine import Options, plan_job, simulate
 
 
@@ -16,7 +16,7 @@ def private(job_of):
         plain = {
             "training": {"batch_size": 64, "rounds": 2},
             "privacy": {"delta": 1e-3, "epsilon": 20.0},
-            "evaluation": {"counts": "private", "epsilon": 10.0},
+            "evaluation": {"counts": "private", "epsilon": 10.0, "every": 1},
         }
         for name, section in plain.items():
             sections[name] = {**section, **sections.get(name, {})}
@@ -43,13 +43,16 @@ def test_every_test_is_charged_and_all_together_keep_to_the_jobs_epsilon(private
         found = entries(folder, client["name"])
         tests = [entry for entry in found if entry.event.kind == "concentrated"]
         assert [entry.key.split("/")[1] for entry in tests] == ["test 0", "test 1", "test 2"]
-        assert len(tests) == planned_tests(job)
+        assert len(tests) == plan["evaluation"]["tests"] == most_tests(job)
         assert len(found) == 1 + len(tests) + job.training.rounds
         with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
             spent = ledger.spent(found[0].dataset, job.privacy.delta)
         assert spent == pytest.approx(client["epsilon"], rel=1e-3)
         assert spent <= job.privacy.epsilon
-    assert "whose counts carry discrete Gaussian noise, shared among clients" in plan["guarantee"]
+    assert (
+        "whose counts carry discrete Gaussian noise that each client adds whole"
+        in plan["guarantee"]
+    )
     assert "exact counts" not in plan["guarantee"]
 
 
