@@ -119,7 +119,7 @@ class Content:
             clipped = integers.pop(0) if self.train else 0
         elif self._counts_within:
             inside = (integers.pop(0) - self._offset * total.members) / COUNT_STEPS
-            within = (inside + (noise.of_count() if noise else 0.0)) / total.members
+            within = (noise.hide_count(inside) if noise else inside) / total.members
         loss = wides.pop(0) / total.members if self._tells_loss else None
         if self.job.tests_privately:
             integers = [number - self._offset * total.members for number in integers]
@@ -130,7 +130,7 @@ class Content:
             size = math.prod(shape)
             part = total.part(at, size)
             if noise:
-                part += noise.of_mean(size, total.members)
+                noise.hide_mean(part, total.members)
             mean[name] = part.astype(np.float32).reshape(shape)
             at += size
         return Reading(mean, total.weight, loss, clipped, counts, total.members, unable, within)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..errors import ProtocolError
 from .discrete import discrete_gaussian
+from .grid import grid_step, snap
 from .randomness import SecretStream
 from .secagg.scale import Scale
 
@@ -124,8 +125,9 @@ class ClientPart:
 class ServerNoise:
     """What a trusted server adds to a sum before anything else is done with it.
 
-    Guarantee: as ``UpdateNoise``, but with Gaussian noise on the sum, and
-    against those who see models, not against the server. Assumptions: those of ``SecretStream``.
+    Guarantee: as ``UpdateNoise``, but with Gaussian noise on the sum, rounded to a public grid
+    afterwards, and against those who see models, not against the server. Assumptions: those of
+    ``SecretStream`` and ``grid``.
     """
 
     clipping_norm: float
@@ -133,14 +135,19 @@ class ServerNoise:
     count_multiplier: float
     stream: SecretStream
 
-    def of_mean(self, size: int, members: int) -> npt.NDArray[np.float64]:
-        """(size,) float64: noise for entries of the mean of so many clients' updates."""
-        deviation = 2 * self.clipping_norm * self.update_multiplier / members
-        return self.stream.normal(size) * deviation
+    def hide_mean(self, mean: npt.NDArray[np.float64], members: int) -> None:
+        """Noise on entries of the mean of so many clients' updates, in place."""
+        self._hide(mean, 2 * self.clipping_norm * self.update_multiplier / members)
 
-    def of_count(self) -> float:
-        """Noise for the count of clients within the norm, in clients."""
-        return float(self.stream.normal(1)[0]) * self.count_multiplier
+    def hide_count(self, count: float) -> float:
+        """The number of clients within the norm, with noise."""
+        found = np.array([count])
+        self._hide(found, self.count_multiplier)
+        return float(found[0])
+
+    def _hide(self, numbers: npt.NDArray[np.float64], deviation: float) -> None:
+        numbers += self.stream.normal(len(numbers)) * deviation
+        snap(numbers, grid_step(deviation))
 
 
 def clipping_range(

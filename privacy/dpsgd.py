@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .bookkeeping import BookKeeping, has_rules
 from .gradients import ExampleGradients, HookedGradients, check_layers
+from .grid import grid_step, snap
 from .randomness import SecretStream
 
 GradientsOf = Callable[[nn.Module, dict[str, nn.Parameter]], ExampleGradients]
@@ -40,7 +41,8 @@ class PrivateOptimizer:
     """One DP-SGD optimizer over all trainable tensors of a module together.
 
     Guarantee: each ``step`` is one release of the Gaussian mechanism with standard deviation
-    ``noise_multiplier * clipping_norm`` on a sum whose L2 sensitivity is `clipping_norm`
+    ``noise_multiplier * clipping_norm``, rounded to a public grid (``grid``), on a sum whose L2
+    sensitivity is `clipping_norm`
     (to 1e-5 relative, the rounding of float32) when one example is added or removed. With batches
     drawn by ``randomness.poisson_sample`` it is ``accounting.MechanismEvent(noise_multiplier,
     rate, steps=1)``. What the inner optimizer does with the result is post-processing. With batches
@@ -56,7 +58,7 @@ class PrivateOptimizer:
     Assumptions: each example has one entry in one of the `losses`, which depends on no other
     example; `expected_batch_size` and the number of steps do not depend on the data; the stream is
     secret; nothing else that is computed from the examples leaves the client, the sum of losses and
-    the log included. Floating-point attacks: see ``SecretStream``.
+    the log included. Floating-point attacks: see ``grid``.
 
     Gradients are taken by ``BookKeeping`` where it has a rule for every layer with trained tensors,
     and by ``HookedGradients``, which cost more time and memory, in any other model.
@@ -144,10 +146,14 @@ class PrivateOptimizer:
         batch must not show. Raises ``ModelError`` where the weights are then too large to go on with,
         which says nothing beyond the released steps.
         """
+        deviation = self._noise_multiplier * self._clipping_norm
+        step = grid_step(deviation)
         for part in torch.split(self._sum, _NOISE_AT_A_TIME):
-            noise = torch.from_numpy(self._stream.normal(len(part)))
-            noise *= self._noise_multiplier * self._clipping_norm
-            part += noise.to(torch.float32).to(part.device)
+            # On the CPU: not every accelerator has float64.
+            noised = self._stream.normal(len(part)) * deviation
+            noised += part.cpu().numpy()
+            snap(noised, step)
+            part.copy_(torch.from_numpy(noised))
         self._sum /= self._expected_batch_size
         for parameter, gradient in zip(self._parameters.values(), self._parts(), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)

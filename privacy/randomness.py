@@ -34,10 +34,10 @@ class SecretStream:
     system's generator and does not keep it. A stream can be neither copied nor pickled, and it
     refuses to work in a forked child, because two streams under one key give the same noise twice.
 
-    Not hardened: a normal is a float64, so its lowest bits tell something about the number that it
-    was added to (Mironov 2012, "On significance of the least significant bits for differential
-    privacy"). An adversary who evaluates sums bit by bit may learn more than epsilon says. Nor is
-    the running time independent of the values. A normal is never beyond 8.6 standard deviations
+    Not hardened: a normal is a float64, so the lowest bits of a sum tell something about the number
+    that it was added to (Mironov 2012, "On significance of the least significant bits for
+    differential privacy"): whoever adds one rounds the sum to a public grid (``grid``). Nor is the
+    running time independent of the values. A normal is never beyond 8.6 standard deviations
     (53-bit uniforms), which changes its distribution by less than 1e-15 in total variation.
     """
 

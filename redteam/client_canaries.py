@@ -83,7 +83,9 @@ def _noise(job: Job, members: int, consortium: int, size: int) -> npt.NDArray[np
     """(size,) noise of entries of a sum: as little as any sum has that may be opened."""
     norm = job.privacy.clipping_norm
     if not job.noised_by_clients:
-        return server_noise(job, norm, SecretStream.from_os()).of_mean(size, 1)
+        alone = np.zeros(size)
+        server_noise(job, norm, SecretStream.from_os()).hide_mean(alone, 1)
+        return alone
     honest = range(noise_shares(job, consortium))
     shares = [client_part(job, norm, consortium, SecretStream.from_os()).noise for _ in honest]
     return _sum(job, members, [np.zeros(size, np.float32)] * len(shares), shares)
