@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import MessageError
 from .job import Job
 from .learning.counts import counts_from_list, zero_counts
 from .learning.metrics import Counts
@@ -117,6 +118,11 @@ class Content:
         if not self.job.per_client:
             unable = integers.pop(0)
             clipped = integers.pop(0) if self.train else 0
+            if max(unable, clipped) > total.members:
+                raise MessageError(
+                    f"of {total.members} members {unable} were unable and {clipped} clipped: one of "
+                    "them sent words that it cannot have counted"
+                )
         elif self._counts_within:
             inside = (integers.pop(0) - self._offset * total.members) / COUNT_STEPS
             within = (noise.hide_count(inside) if noise else inside) / total.members

@@ -147,8 +147,12 @@ def encode(
 def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members: int) -> Total:
     """The numbers in the sum of `members` vectors.
 
-    Raises ``ProtocolError`` (rule "sum") where the check word or the count of members is not right:
-    somebody masked under another manifest, or sent a vector that is none.
+    Guarantee: every number is one that `members` vectors of ``encode`` can add up to, so no mean is
+    beyond the clip, but for ``members`` steps of the grid, whatever words members sent. Within that bound a
+    member that does not encode has its way: it alone may take an entry of the mean anywhere.
+
+    Raises ``ProtocolError`` (rule "sum") for any other: the check word or the count of members is not
+    right, because somebody masked under another manifest, or a vector is none.
     """
     if words[-1] != _check_word(words) or words[-2] != members:
         raise ProtocolError(
@@ -160,16 +164,43 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
     weight = int(words[-3])
     if weight < members:
         raise ProtocolError("sum", "the cohort", f"{members} members weigh only {weight}")
+    if weight > members * weight_cap:
+        raise _impossible(f"{members} members weigh {weight}", members * weight_cap)
+    largest, most = (
+        _largest(words[: layout.parameters]),
+        scale.farthest(weight, weight_cap, members),
+    )
+    if largest > most:
+        raise _impossible(f"an entry of the update is {largest} steps of the grid", most)
     step = math.ldexp(weight_cap / weight, -scale.bits)
     at = layout.parameters + layout.integers
     integers = words[layout.parameters : at].tolist()
     wides = []
     for _ in range(layout.wides):
         limbs = words[at : at + _LIMBS].tolist()
+        if max(limbs) > members * (2**_LIMB_BITS - 1):
+            raise _impossible(f"a limb is {max(limbs)}", members * (2**_LIMB_BITS - 1))
         total = sum(limb << (_LIMB_BITS * place) for place, limb in enumerate(limbs))
         wides.append(math.ldexp(total, -WIDE_BITS))
         at += _LIMBS
     return Total(words[: layout.parameters], step, integers, wides, weight, members)
+
+
+def _largest(words: Words) -> int:
+    """The largest magnitude of a sum's entries, 0 of none."""
+    if not words.size:
+        return 0
+    signed = words.view("<i4")
+    return max(-int(signed.min()), int(signed.max()))
+
+
+def _impossible(found: str, most: int) -> ProtocolError:
+    return ProtocolError(
+        "sum",
+        "the cohort",
+        f"in the opened sum {found}, and its members can reach at most {most}: one of them sent words "
+        "that are no update's",
+    )
 
 
 def _quantise(values: Floats32, factor: float, scale: Scale, dither: Dither, out: Words) -> None:

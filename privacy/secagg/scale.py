@@ -33,6 +33,16 @@ class Scale:
         """Q."""
         return self._largest(self.bits)
 
+    def farthest(self, weight: int, weight_cap: int, members: int) -> int:
+        """The largest magnitude, on the grid, of an entry in the sum of `members` with so much weight.
+
+        Each entry is within clip x weight / weight_cap (its product a float32, which errs by 2^-23 at
+        most), then rounded up or down by less than one; and none is beyond Q.
+        """
+        share = weight / weight_cap
+        rounded = math.ceil(math.ldexp(self.clip, self.bits) * share * (1 + 2.0**-22)) + members
+        return min(rounded, members * self.largest)
+
     @property
     def limit(self) -> np.float32:
         """The largest float32 that is not beyond the clip."""

@@ -224,6 +224,7 @@ def test_a_number_that_is_none_is_never_masked(value, monkeypatch):
     assert (caught.value.rule, caught.value.peer) == ("range", "this client")
     # Unchecked, it is an integer like any other, and the sum opens as if nothing had happened.
     monkeypatch.setattr(fixed_point, "largest_magnitude", lambda update: 0.0)
+    monkeypatch.setattr(Scale, "farthest", lambda *_: 2**31)
     with np.errstate(invalid="ignore"):
         total = words_of(contribution(1.0, value, 2.0), scale)
     for _ in range(3):
