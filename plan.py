@@ -223,7 +223,8 @@ class Plan:
         """Bytes of one client's update; masked, the counts of a test travel in it as well."""
         if not self.job.encrypted:
             return self.model.trained_parameters * _FLOAT32
-        return _WORD * Content(self.job, self.model.trained, True, True).layout.length
+        rides = self.tests > 1  # the last test travels alone
+        return _WORD * Content(self.job, self.model.trained, True, rides).layout.length
 
 
 def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:

@@ -133,7 +133,7 @@ def test_training_ends_when_patience_does_and_what_is_unspent_stays_so(quick, st
 
 
 def test_noised_counts_may_decide_where_nothing_is_public(quick, start):
-    evaluation = {"keep": "best", "patience": 1, "epsilon": 4.0}
+    evaluation = {"keep": "best", "patience": 1, "epsilon": 4.0, "every": 1}
     job = quick("example", privacy={"epsilon": 8.0}, evaluation=evaluation)
     assert job.counts == "private"
     folder = start(job)
@@ -221,7 +221,7 @@ def test_a_run_that_is_killed_chooses_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("moment", ["evaluation 0 written", "round 2 written", "evaluate 5"])
 def test_a_choice_on_noised_counts_survives_a_kill(moment, quick, start, tmp_path, forked):
-    evaluation = {"keep": "best", "epsilon": 4.0}
+    evaluation = {"keep": "best", "epsilon": 4.0, "every": 1}
     job = quick("example", evaluation=evaluation)
     undisturbed = result(start(job, "undisturbed"))
     assert forked(lambda: start(job, listener=At(moment))) == -signal.SIGKILL
@@ -261,13 +261,15 @@ def test_what_would_release_more_than_is_promised_is_refused(sections, words, qu
 @pytest.mark.parametrize(
     ("unit", "sections", "counts"),
     [
-        ("example", {}, "exact"),
+        ("example", {}, "private"),
         ("example", OPEN, "private"),
         ("example", {"evaluation": {"keep": "best"}}, "private"),
-        ("example", {"evaluation": {"keep": "best", "public_path": "p.csv"}}, "exact"),
+        ("example", {"evaluation": {"keep": "best", "public_path": "p.csv"}}, "private"),
+        ("client", {}, "off"),
+        ("client", {"evaluation": {"keep": "best"}}, "private"),
         ("none", {**OPEN, "evaluation": {"patience": 1}}, "exact"),
         ("example", {**OPEN, "evaluation": {"counts": "off"}}, "off"),
     ],
 )
-def test_counts_are_exact_by_default_only_where_they_may_be(unit, sections, counts, quick):
+def test_counts_are_exact_by_default_only_where_nothing_is_private(unit, sections, counts, quick):
     assert quick(unit, **sections).counts == counts

@@ -88,14 +88,15 @@ def kill_this_process():
 
 
 def test_a_result_holds_what_people_and_scripts_look_for(quick, start):
-    job = quick("example", simulation={"alone": True, "pooled": True})
+    job = quick("example", simulation={"alone": True, "pooled": True}, evaluation={"every": 1})
     folder = start(job)
     found = result(folder)
     assert found["umbel_version"] == "0.1.0"
     assert found["status"] == "finished"
     assert found["rounds"] == 3
-    assert 0 <= found["metrics"]["accuracy"] <= 1
-    assert found["metrics"]["examples"] == sum(
+    assert found["metrics"]["confusion"] != found["exact"]["metrics"]["confusion"]
+    assert 0 <= found["exact"]["metrics"]["accuracy"] <= 1
+    assert found["exact"]["metrics"]["examples"] == sum(
         c["examples"] for c in found["client_metrics"].values()
     )
     assert list(found["local_only"]) == SITES
@@ -248,7 +249,10 @@ MOMENTS = [
 def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_model(
     moment, quick, start, undisturbed, tmp_path, forked
 ):
-    job = quick("example", strategy={"name": "fedadam"}, simulation={"alone": True})
+    often = {"every": 1}
+    job = quick(
+        "example", strategy={"name": "fedadam"}, simulation={"alone": True}, evaluation=often
+    )
     code = forked(lambda: start(job, listener=At(moment, kill_this_process)))
     assert code == -signal.SIGKILL
     folder = resume(tmp_path / "run", 1)
