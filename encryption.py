@@ -12,11 +12,11 @@ from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import EncryptionSpec, Job
 from .privacy.client_noise import TAIL
-from .privacy.counts_noise import LOSS_STEPS, RECORD
+from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from .privacy.secagg.roster import Limits
 from .privacy.secagg.scale import Scale
-from .recipe import event_of_test
+from .recipe import change_of, event_of_test
 from .vector import OFFSET, Content
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def encryption_refusals(
         longest = LOSS_STEPS
     with contextlib.suppress(PlanRefused):  # of noise that is not enough: said elsewhere
         test = None if job.per_client else event_of_test(job, tests)
-        noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * RECORD.loss if test else 0.0
+        widest = max(change_of(job).loss, math.sqrt(change_of(job).cells_squared))
+        noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * widest if test else 0.0
         if noised > 2 * OFFSET:
             reasons.append(
                 f"noise of {tests} tests does not fit the words of a sum: raise evaluation.epsilon, or "

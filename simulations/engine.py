@@ -24,6 +24,7 @@ from .. import __version__
 from ..errors import JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
+from ..learning.counts import own_figures
 from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
@@ -204,10 +205,9 @@ def _own_lines(run: Run, owners: Path, round_: int) -> Iterator[tuple[str, dict[
 
 def _exact_metrics(run: Run, owners: Path, round_: int) -> dict[str, Any]:
     """Figures of all owners' records without the noise, from their own logs."""
-    found = {
-        n: PrivateCounts.from_list(line["counts"]) for n, line in _own_lines(run, owners, round_)
-    }
-    return total(found).metrics(run.plan.job.data.labels or []) if found else {}
+    lines = _own_lines(run, owners, round_)
+    found = {name: PrivateCounts.from_list(line["counts"]) for name, line in lines}
+    return own_figures(run.plan.job, total(found)) if found else {}
 
 
 GridOpener = Callable[[SiteSettings, int, Workers], AbstractContextManager[Grid]]
