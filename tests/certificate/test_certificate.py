@@ -93,7 +93,7 @@ def test_it_binds_what_the_run_says_of_itself(finished):
     assert certificate.guarantee.sentence == plan["guarantee"]
     assert certificate.guarantee.epsilon_spent == result["privacy"]["epsilon"]
     assert certificate.guarantee.epsilon_planned == max(c["epsilon"] for c in plan["clients"])
-    assert certificate.figures["accuracy"] == result["metrics"]["accuracy"]
+    assert certificate.figures["examples"] == result["metrics"]["examples"]
     assert certificate.rounds.cohort_sizes == [4, 4]
     job = Job.build(certificate.job.canonical)
     assert hashlib.sha256(job.to_json().encode()).hexdigest() == certificate.job.sha256
