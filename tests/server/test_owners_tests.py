@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
+from umbel.client.budget import Budget, RunSpent
+from umbel.client.policy import Policy
 from umbel.errors import RoundFailed
-from umbel.messages import EVALUATE, SECAGG, only_arrays, to_array_record, to_arrays
+from umbel.messages import EVALUATE, SECAGG, Assignment, only_arrays, to_array_record, to_arrays
+from umbel.privacy.accounting import epsilon
 from umbel.privacy.counts_noise import LOSS_STEPS
+from umbel.privacy.ledger import Ledger
 from umbel.recipe import event_of_test
 from umbel.schedule import most_tests, rounds_tested
 from umbel.server.rounds import evaluate, prepare, run_rounds
@@ -101,11 +105,35 @@ def test_an_owner_who_is_shown_another_model_than_the_rest_takes_no_part(start_r
     assert all("of another model, round or job" in failed[shown[0]] for failed in told)
 
 
-def test_exact_tests_end_where_the_plan_and_spare_rounds_do(start_run, job):
+def test_an_exact_count_is_told_once(start_run, job):
     run = asked(start_run, job(counts="exact"), reproducible=False)
-    spare = run.plan.job.privacy.spare_rounds
-    answers = [opened(run, 3) is not None for _ in range(run.plan.tests + spare + 2)]
-    assert answers == [True] * (run.plan.tests + spare) + [False] * 2
+    assert opened(run, 3) is not None
+    assert opened(run, 3) is None
+
+
+def test_exact_tests_end_where_the_plan_and_spare_rounds_do(job, tmp_path):
+    asking = job(counts="exact", every=2)
+    budget = Budget("mary", tmp_path / "ledger.sqlite", "account", Policy.simulated(asking), False)
+
+    def note(round_, attempt):
+        asked = Assignment(
+            "0.1.0",
+            "run",
+            asking.to_json(),
+            round=round_,
+            attempt=attempt,
+            participations=3,
+            tests=3,
+        )
+        budget.note_exact(asking, asked, f"{round_:064x}", last=True)
+
+    for round_, attempt in ((0, 0), (2, 0), (2, 1), (3, 0)):
+        note(round_, attempt)
+    with pytest.raises(RunSpent, match="all 3 planned tests and 1 spare ones"):
+        note(3, 1)
+    with Ledger(budget.ledger) as ledger:
+        assert ledger.spent("account", asking.privacy.delta) == 0.0
+        assert len(ledger.entries()) == 4
 
 
 @pytest.mark.parametrize("counts", ["exact", "private"])
@@ -121,9 +149,6 @@ def test_a_server_that_plans_other_tests_in_mid_run_is_refused(counts, start_run
 
 def test_however_many_tests_a_server_names_they_cost_what_the_job_gives_them(start_run, job):
     """It lies from the first request on, and asks for as many as it can get."""
-    from umbel.privacy.accounting import epsilon
-    from umbel.privacy.ledger import Ledger
-
     asking = type(job()).build({**job().model_dump(mode="json"), "evaluation": {"epsilon": 1.0}})
     for tests in range(1, most_tests(asking) + 1):
         run = start_run(asking, name=f"run-{tests}", reproducible=False)
