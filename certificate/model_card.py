@@ -135,7 +135,9 @@ def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -
 
 
 def _measured(job: Job, result: Json) -> str:
-    parts = [_table("on held-out records", result["metrics"], result["initial"])]
+    by_groups = job.per_group and job.tests_privately
+    title = "on held-out groups, each counted as one" if by_groups else "on held-out records"
+    parts = [_table(title, result["metrics"], result["initial"])]
     public = result["public"]
     if public:
         title = f"on {public['examples']:,} public records"

@@ -226,9 +226,10 @@ def draw_confusion(record: RunRecord) -> Figure | None:
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     small = classes <= _WRITTEN_CLASSES
     side = min(max(2.6, 0.62 * classes), 5.6) if small else 6.6
+    units = "groups, each counted as one" if record.protects_groups else "records"
     sheet = canvas.figure(
         "What is mistaken for what",
-        f"{short(record.name, 28)} · {count_text(counts.sum())} held-out records; "
+        f"{short(record.name, 28)} · {count_text(counts.sum())} held-out {units}; "
         "each row is a true class",
         width=8.4,
         height=side + 1.9,

@@ -1,6 +1,7 @@
 """A federation that protects all records of one patient together."""
 
 import csv
+import json
 from collections import Counter
 from functools import partial
 
@@ -49,7 +50,7 @@ def start(job, folder, **options):
     return simulate(job, Options(folder, reproducible=True, **options))
 
 
-def test_what_is_drawn_planned_charged_and_promised_is_groups(job, tmp_path):
+def test_what_is_drawn_planned_charged_and_promised_is_groups(job, umbel, tmp_path):
     folder = start(job, tmp_path / "run", workers=1)
     plan, result = folder.read_json("plan.json"), folder.read_json("result.json")
     assert "any one patient's records" in plan["guarantee"]
@@ -65,6 +66,15 @@ def test_what_is_drawn_planned_charged_and_promised_is_groups(job, tmp_path):
         assert {(e.noise_multiplier, e.sampling_rate) for e in charged} == {
             (client["noise_multiplier"], client["sampling_rate"])
         }
+
+    status, words, _ = umbel("verify", folder.path)
+    assert status == 0, words
+    assert (
+        json.loads((folder.path / "certificate.json").read_text())["guarantee"]["unit"] == "group"
+    )
+    status, *_ = umbel("report", folder.path)
+    assert status == 0
+    assert "as if all records of one given group" in (folder.path / "report.html").read_text()
 
 
 @pytest.mark.slow
