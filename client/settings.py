@@ -81,7 +81,7 @@ class DataSettings(Document):
     labels: list[str] | None = None
     group_column: Annotated[str, Field(min_length=1)] | None = None
     unit: Literal["record", "group"] = "record"
-    records_per_group: int = Field(8, ge=1)
+    records_per_group: int = Field(8, ge=2)
     smallest_size: int = Field(SMALLEST_SIZE, ge=1)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import pytest
 
 from umbel.client.account import SeededSize
 from umbel.errors import DataError
-from umbel.learning.data import load_corpus
+from umbel.learning.data import load_corpus, split_secret
 from umbel.privacy.ledger import Ledger
 from umbel.redteam.audit import audit_run
 from umbel.simulations.engine import Options, simulate
@@ -90,7 +90,8 @@ def test_owners_have_the_same_groups_between_machines(job, tmp_path):
     stage = set_up(job, tmp_path)
     for share, home in zip(federation.shares, stage.owners, strict=True):
         here = federation.data(share)
-        there = home.source.load(stage.job, partial(SeededSize, job.seed, share.name), share.name)
+        size, secret = partial(SeededSize, job.seed, share.name), split_secret(job.seed)
+        there = home.source.load(stage.job, size, secret)
         assert here.account.size == there.account.size
         assert here.records_per_group == there.records_per_group == 2
         for one, other in ((here.train, there.train), (here.test, there.test)):
