@@ -30,13 +30,14 @@ from ..messages import (
 )
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
+from .account import Account
 from .answers import answered, job_of
 from .budget import Budget
 from .kept import KeptUpdates
 from .policy import Policy
 from .round import Rounds
 from .secure import Membership, participant_of
-from .work import LocalData, Work, Workplace
+from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -65,8 +66,8 @@ class Agent:
     def __init__(
         self,
         name: str,
-        workplace: Workplace,
-        data: LocalData,
+        work: Work,
+        account: Account,
         ledger: Path,
         *,
         policy: Policy = _STRICT,
@@ -79,13 +80,10 @@ class Agent:
         self.name = name
         self._policy = policy
         self._membership = membership
-        self._workplace = workplace
-        self._data = data
-        self._budget = Budget(name, ledger, data.account.name, policy, replayable)
-        self._work = Work(name, workplace, data)
-        self._rounds = Rounds(
-            name, workplace, data, self._work, self._budget, membership, secrets, log, kept
-        )
+        self._work = work
+        self._account = account
+        self._budget = Budget(name, ledger, account.name, policy, replayable)
+        self._rounds = Rounds(name, work, account, self._budget, membership, secrets, log, kept)
 
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
@@ -104,14 +102,14 @@ class Agent:
     def _prepare(self, assignment: Assignment, message: Message) -> RecordDict:
         from flwr.app import RecordDict
 
-        job, account = job_of(assignment), self._data.account
+        job, account = job_of(assignment), self._account
         if job.private:
             self._budget.check(job, assignment, self._rounds.recipe(job, assignment))
         self._work.prepare()
         readiness = Readiness(
             version=__version__,
             name=self.name,
-            base_model=self._workplace.learner.shape().base_digest,
+            base_model=self._work.base_model,
             size=account.published(job, self._budget),
             training_share=account.training_share,
             holds_out=account.holds_out,

@@ -7,7 +7,6 @@ records and which of them are held out follows from the declaration and the owne
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec, Job, TaskName
 from ..learning.data import Corpus, load_corpus, row_marks, split_rows
-from ..learning.examples import tokens_of
+from ..learning.examples import Examples, tokens_of
+from ..learning.failures import Touch
 from ..learning.grouped import counted, grouped, groups_of, units
 from ..privacy.groups import numbered
 from .account import Account, Size
@@ -94,29 +94,55 @@ class DataSource:
             return len(rows)
         return units(rows, numbered(corpus.groups))
 
+    def check(self) -> None:
+        """Refuse (``DataError``) files or columns that are not there, without a look at a record."""
+        from ..learning.header import column_names
+        from ..learning.tables import check_columns
+
+        declared = self.declared
+        columns = (declared.text_column, declared.label_column, declared.group_column)
+        wanted = [name for name in columns if name is not None]
+        for path in filter(None, (self.path, self.test_path)):
+            check_columns(str(path), wanted, column_names(path))
+
     def load(
-        self, job: Job, size: Callable[[int], Size], split_secret: bytes | None = None
+        self,
+        job: Job,
+        split_secret: bytes | None = None,
+        left_out: frozenset[int] = frozenset(),
+        touch: Touch | None = None,
     ) -> LocalData:
-        """The examples of a job, split and tokenised; whatever they are, they are the account's."""
+        """The examples of a job, split and tokenised; whatever they are, they are the account's.
+
+        left_out, touch: as in ``learning.examples.tokenise``.
+        """
         # Here, because a forecast reads records and does without the agent's torch.
         from .work import LocalData
 
-        declared = self.declared
         corpus = self.corpus(job.data.labels if job.task == "text-classification" else None)
         self.marks.keep(row_marks(corpus, self.secret), self.account)
-        account = Account(
-            self.account,
-            declared.share,
-            declared.holds_out,
-            size(self.count(corpus)),
-            declared.smallest_size,
-        )
+        count = self.count(corpus)
         if job.task == "causal-lm":
             corpus = replace(corpus, labels=None, label_names=())
         train, test = self.split(corpus, split_secret)
-        store = tokens_of(job, corpus)
+        store = tokens_of(job, corpus, left_out=left_out, touch=touch)
         groups, most = groups_of(job, corpus), None
         if groups is not None:
-            most = declared.records_per_group
+            most = self.declared.records_per_group
             test = counted(test, groups, corpus.texts, most, split_secret or self.secret)
-        return LocalData(grouped(store, train, groups), grouped(store, test, groups), account, most)
+        return LocalData(grouped(store, train, groups), grouped(store, test, groups), count, most)
+
+    def nothing(self, job: Job) -> LocalData:
+        """What an owner without a single record would have."""
+        from .work import LocalData
+
+        store = tokens_of(job, Corpus([], None, (), None, None, None, {}))
+        nobody = np.zeros(0, np.int64)
+        none = Examples(store, nobody, groups=nobody if job.per_group else None)
+        return LocalData(none, none, 0, self.declared.records_per_group if job.per_group else None)
+
+    def account_of(self, size: Size) -> Account:
+        """The account of these records."""
+        declared = self.declared
+        smallest = declared.smallest_size
+        return Account(self.account, declared.share, declared.holds_out, size, smallest)

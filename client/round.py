@@ -41,12 +41,13 @@ from ..privacy.secagg.participant import Participant
 from ..recipe import PrivateRecipe, change_of, private_recipe
 from ..schedule import rounds_tested
 from ..vector import Content
+from .account import Account
 from .answers import job_of, log_error
 from .budget import Budget
 from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .secure import Membership, SecureUpload, participant_of
-from .work import LocalData, Work, Workplace
+from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -73,9 +74,8 @@ class Rounds:
     def __init__(
         self,
         name: str,
-        workplace: Workplace,
-        data: LocalData,
         work: Work,
+        account: Account,
         budget: Budget,
         membership: Membership | None,
         secrets: Callable[[str], SecretStream],
@@ -83,9 +83,8 @@ class Rounds:
         kept: KeptUpdates | None = None,
     ) -> None:
         self._name = name
-        self._workplace = workplace
-        self._data = data
         self._work = work
+        self._account = account
         self._budget = budget
         self._membership = membership
         self._secrets = secrets
@@ -103,7 +102,7 @@ class Rounds:
         mu = _proximal_mu(message)
         upload = None
         if job.encrypted:
-            content = Content(job, self._workplace.shapes, train, test)
+            content = Content(job, self._work.shapes, train, test)
             upload = self._secure_upload(assignment, message, arrays, content)
             if upload.known:
                 known = masked(*upload.known, self._public(job, assignment))
@@ -248,7 +247,7 @@ class Rounds:
         return self._training_size(job) if job.weighting == "examples" else 1
 
     def _training_size(self, job: Job) -> int:
-        return self._data.account.training_size(job, self._budget)
+        return self._account.training_size(job, self._budget)
 
     def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
         """Reserve a test's budget; this client's noise, the whole or its share, that hides its records."""
@@ -290,7 +289,7 @@ class Rounds:
         return SecureUpload(self._participant(assignment), request, context, content, weight)
 
     def _global_model(self, message: Message) -> Arrays:
-        return to_arrays(only_arrays(message.content), like=self._workplace.shapes)
+        return to_arrays(only_arrays(message.content), like=self._work.shapes)
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
         """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""
@@ -309,7 +308,7 @@ class Rounds:
             noise_multiplier=recipe.noise_multiplier,
             clipping_norm=job.privacy.clipping_norm,
             key=self._secrets(f"{self._name}/{assignment.round}").key(),
-            records_per_group=self._data.records_per_group if job.per_group else None,
+            records_per_group=self._work.records_per_group if job.per_group else None,
         )
 
 

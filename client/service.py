@@ -53,7 +53,8 @@ class Service:
             f"Another agent serves {self.home.path} already. Stop that one first; two at once would "
             "answer with the same keys."
         )
-        with alone(self.home.path / "lock", refusal):
+        with alone(self.home.path / "lock", refusal), contextlib.closing(self._station):
+            self._station.warm()
             self._station.audit.write("agent started", pid=os.getpid())
             wait = 1.0
             while not self._stopping:

@@ -22,9 +22,6 @@ from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
 from ..learning.data import split_secret
-from ..learning.loading import load_learner
-from ..learning.probe import probed
-from ..learning.tasks import task_for
 from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..padding import padding_refusals
 from ..privacy.randomness import SecretStream
@@ -33,10 +30,11 @@ from .agent import Agent
 from .answers import answered, job_of
 from .approvals import Approvals
 from .audit import AuditLog, Event
+from .child import Bench, WorkInChild
 from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
-from .work import Workplace
+from .worker import Setup
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -51,21 +49,26 @@ class _Desk:
 
     job: str
     agent: Agent
-    workplace: Workplace
     stamp: Stamp
 
 
 class Station:
-    """Answers one owner's messages. Holds one loaded model: a job's, until another job needs another.
+    """Answers one owner's messages. Its child holds one loaded model, until another job needs another.
 
     `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals
-    alone, because whoever knows the seed removes the noise.
+    alone, because whoever knows the seed removes the noise. `bench` is the child process in which
+    records are worked on; after ``close`` there is none.
     """
 
     def __init__(
-        self, home: Home, secrets: Callable[[int, str], SecretStream] | None = None
+        self,
+        home: Home,
+        secrets: Callable[[int, str], SecretStream] | None = None,
+        *,
+        bench: Bench | None = None,
     ) -> None:
         self.home = home
+        self._bench = bench or Bench()
         self.audit = AuditLog(home.audit)
         self._policy = Policy.read(home.policy)
         self._approvals = Approvals(home.jobs)
@@ -150,19 +153,34 @@ class Station:
         return desk.agent
 
     def _opened(self, assignment: Assignment, job: Job, source: DataSource, stamp: Stamp) -> _Desk:
-        """Load the data, and the model unless the last job had the very same."""
+        """Have the worker load the data, and the model unless the last job had the very same."""
         home, secrets = self.home, self._secrets
-        workplace = self._desk.workplace if self._desk else None
-        if workplace is None or workplace.learner.job != self._here(job):
-            self._desk = workplace = None  # lets go of the old model before a new one is loaded
-            workplace = self._workplace(job)
+        self._policy.check_model(home.name, base_digest(base_folder(job.model.base)))
+        rules = self._policy.resources
+        setup = Setup(
+            home.name,
+            self._here(job),
+            source,
+            self._split_secret(job),
+            rules.threads or os.cpu_count() or 1,
+            rules.gpu_memory_share,
+        )
+        self._desk = None
+        work = WorkInChild(self._bench, setup)
+        if reasons := padding_refusals(setup.job, work.model.verdict):
+            raise PlanRefused(f"{home.name}: {reasons[0]}")
+        if work.model.fresh:
+            self._loads += 1
+            base = work.base_model
+            self.audit.write("model loaded", job=job.digest(), base=base, number=self._loads)
         named: dict[str, Any] = {}
         if secrets is not None:
             named = {"secrets": lambda what: secrets(job.seed, what), "replayable": True}
+        data = work.open()
         agent = Agent(
             home.name,
-            workplace,
-            source.load(job, self._size(job), self._split_secret(job)),
+            work,
+            source.account_of(self._size(job)(data.count)),
             home.ledger,
             policy=self._policy,
             membership=home.membership,
@@ -170,26 +188,15 @@ class Station:
             kept=home.kept,
             **named,
         )
-        return _Desk(assignment.job, agent, workplace, stamp)
+        return _Desk(assignment.job, agent, stamp)
 
-    def _workplace(self, job: Job) -> Workplace:
-        import torch
+    def warm(self) -> None:
+        """Start the process that will hold model and records: it takes seconds to be there."""
+        self._bench.warm()
 
-        rules = self._policy.resources
-        torch.set_num_threads(rules.threads or os.cpu_count() or 1)
-        if torch.cuda.is_available() and rules.gpu_memory_share < 1:
-            torch.cuda.set_per_process_memory_fraction(rules.gpu_memory_share)
-        here = self._here(job)
-        self._policy.check_model(self.home.name, base_digest(base_folder(job.model.base)))
-        classes = len(job.data.labels or ())
-        learner = probed(load_learner(here, classes))
-        reasons = padding_refusals(here, learner.verdict)
-        if reasons:
-            raise PlanRefused(f"{self.home.name}: {reasons[0]}")
-        self._loads += 1
-        base = learner.shape().base_digest
-        self.audit.write("model loaded", job=job.digest(), base=base, number=self._loads)
-        return Workplace(learner, task_for(here, classes))
+    def close(self) -> None:
+        """End it."""
+        self._bench.close()
 
     def _here(self, job: Job) -> Job:
         """The job on this owner's device."""

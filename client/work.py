@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ..job import Job
 from ..learning.counts import counting
 from ..learning.examples import Examples
+from ..learning.failures import Touch
 from ..learning.features import with_features
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
 from ..messages import Arrays
-from .account import Account
 
 
 @dataclass(frozen=True)
 class LocalData:
-    """One owner's examples, and the account that they belong to."""
+    """One owner's examples, and what its account is about."""
 
     train: Examples
     test: Examples
-    account: Account
+    count: int
+    """What the owner's size is drawn around. A secret."""
     records_per_group: int | None = None
     """Most records of a group in a step; None if the job does not protect groups."""
 
@@ -31,6 +32,55 @@ class LocalData:
     def grouped(self) -> bool:
         """Whether it is known which examples belong together."""
         return self.train.groups is not None and self.test.groups is not None
+
+
+class Work(Protocol):
+    """What an owner's machine computes from its records.
+
+    Under privacy no record decides whether there is a result: the model fails on a record, and the
+    record is left out (``learning.trainer``). What is raised all the same has no record to blame.
+    """
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the tensors that travel."""
+        ...
+
+    @property
+    def base_model(self) -> str:
+        """SHA-256 of the base model's files."""
+        ...
+
+    @property
+    def grouped(self) -> bool:
+        """Likewise, whether it is known which examples belong together."""
+        ...
+
+    @property
+    def records_per_group(self) -> int | None:
+        """As the owner's data say."""
+        ...
+
+    def prepare(self) -> None:
+        """Compute what does not change from round to round."""
+        ...
+
+    def tested(self, job: Job, arrays: Arrays) -> Counts:
+        """Counts of the model on the held-out records, of the kind that the job says."""
+        ...
+
+    def trained(
+        self,
+        job: Job,
+        round_: int,
+        arrays: Arrays,
+        private: PrivateSteps | None = None,
+        proximal_mu: float = 0.0,
+        *,
+        records: bool = True,
+    ) -> Outcome:
+        """Take a round's steps. Without `records`: what an owner of no record would come to."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,27 +95,42 @@ class Workplace:
         return {name: array.shape for name, array in self.learner.initial.items()}
 
 
-class Work:
-    """What one owner's machine computes from its records.
+class WorkHere:
+    """The work in this process. `touch`: as in ``learning.trainer.train``."""
 
-    Under privacy no record decides whether there is a result: the model fails on a record, and the
-    record is left out (``learning.trainer``). What is raised all the same has no record to blame.
-    """
-
-    def __init__(self, name: str, workplace: Workplace, data: LocalData) -> None:
+    def __init__(
+        self, name: str, workplace: Workplace, data: LocalData, touch: Touch | None = None
+    ) -> None:
         self._name, self._workplace, self._data = name, workplace, data
+        self.touch = touch
         self._featured: dict[str, Examples] = {}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._workplace.shapes
+
+    @property
+    def base_model(self) -> str:
+        return self._workplace.learner.shape().base_digest
+
+    @property
+    def grouped(self) -> bool:
+        return self._data.grouped
+
+    @property
+    def records_per_group(self) -> int | None:
+        return self._data.records_per_group
+
     def prepare(self) -> None:
-        """Compute what does not change from round to round."""
         self._examples("train"), self._examples("test")
 
     def tested(self, job: Job, arrays: Arrays) -> Counts:
-        """Counts of the model on the held-out records, of the kind that the job says."""
         workplace = self._workplace
         task = counting(job, workplace.task)
         examples = self._examples("test")
-        return test(workplace.learner, task, arrays, examples, forgiving=job.private)
+        return test(
+            workplace.learner, task, arrays, examples, forgiving=job.private, touch=self.touch
+        )
 
     def trained(
         self,
@@ -77,7 +142,6 @@ class Work:
         *,
         records: bool = True,
     ) -> Outcome:
-        """Take a round's steps. Without `records`: what an owner of no record would come to."""
         steps = StepRange(
             first=(round_ - 1) * job.training.local_steps,
             count=job.training.local_steps,
@@ -93,11 +157,12 @@ class Work:
             who=self._name,
             private=private,
             proximal_mu=proximal_mu,
+            touch=self.touch,
         )
 
     def _examples(self, side: Literal["train", "test"]) -> Examples:
         """This owner's examples, with their features where only a head trains; found once."""
         if side not in self._featured:
             examples = self._data.train if side == "train" else self._data.test
-            self._featured[side] = with_features(self._workplace.learner, examples)
+            self._featured[side] = with_features(self._workplace.learner, examples, self.touch)
         return self._featured[side]

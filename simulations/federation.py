@@ -53,7 +53,7 @@ class Federation:
         return LocalData(
             grouped(self.store, share.train, self.groups),
             grouped(self.store, self.tested[share.name], self.groups),
-            self._account(share),
+            self._account_size(share).count,
             self.job.data.records_per_group if self.job.per_group else None,
         )
 
@@ -66,7 +66,7 @@ class Federation:
         size = 0 if self.job.per_client else self._account_size(share).value
         return ClientFacts(share.name, size, self.training_share, strict, self.holds_out)
 
-    def _account(self, share: Share) -> Account:
+    def account(self, share: Share) -> Account:
         size = self._account_size(share)
         return Account(seeded_name(share.name), self.training_share, self.holds_out, size)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.agent import Agent
 from ..client.kept import KeptUpdates
 from ..client.policy import Policy
-from ..client.work import LocalData, Workplace
+from ..client.work import WorkHere, Workplace
 from ..job import Job
 from ..learning.alone import train_alone
 from ..learning.examples import Examples
@@ -143,8 +143,8 @@ class Site:
         settings, job = self._settings, self._federation.job
         return Agent(
             share.name,
-            self.workplace,
-            self._data(node),
+            WorkHere(share.name, self.workplace, self._federation.data(share)),
+            self._federation.account(share),
             settings.ledgers / f"{share.name}.sqlite",
             policy=Policy.simulated(job),
             membership=membership(settings.owners, share.name) if job.encrypted else None,
@@ -153,9 +153,6 @@ class Site:
             replayable=settings.reproducible,
             kept=KeptUpdates(settings.owners / share.name / "kept"),
         )
-
-    def _data(self, node: int) -> LocalData:
-        return self._federation.data(self._federation.shares[node - FIRST_NODE])
 
     def _featured(self, name: str, side: str) -> Examples:
         share = next(share for share in self._federation.shares if share.name == name)

@@ -14,7 +14,7 @@ from umbel.client.agent import Agent
 from umbel.client.kept import KeptUpdates
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
-from umbel.client.work import Workplace
+from umbel.client.work import WorkHere, Workplace
 from umbel.facts import training_size
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
@@ -47,11 +47,12 @@ DELTA = 1e-3
 
 @pytest.fixture(scope="session")
 def data_of():
-    """The data of the first of the job's virtual owners."""
+    """The data of the first of the job's virtual owners, and its account."""
 
     def build(job):
         federation = federate(job)
-        return federation.data(federation.shares[0])
+        share = federation.shares[0]
+        return federation.data(share), federation.account(share)
 
     return build
 
@@ -63,11 +64,12 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
     class Owner:
         def __init__(self, job, **options):
             self.job, self.learner = job, learner_of(job)
-            self.data = data_of(job)
+            self.data, self.account = data_of(job)
             self.ledger = tmp_path / "ledger.sqlite"
             workplace = Workplace(self.learner, task_for(job, 2))
             options = {"policy": Policy.simulated(job), **options}
-            self.agent = Agent("mary", workplace, self.data, self.ledger, **options)
+            work = WorkHere("mary", workplace, self.data)
+            self.agent = Agent("mary", work, self.account, self.ledger, **options)
 
         def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
             from flwr.app import ConfigRecord, Message, RecordDict
@@ -134,13 +136,13 @@ def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job
         version="0.1.0",
         name="mary",
         base_model=mary.learner.shape().base_digest,
-        size=mary.data.account.size.value,
+        size=mary.account.size.value,
         training_share=0.8,
         holds_out=True,
     )
     assert mary.entries() == []
     with Ledger(mary.ledger) as ledger:
-        assert ledger.events(mary.data.account.name) == [SIZE_EVENT]
+        assert ledger.events(mary.account.name) == [SIZE_EVENT]
 
 
 def test_a_job_for_groups_is_refused_before_a_charge_where_data_tell_none(owner, open_job_of):
@@ -182,7 +184,7 @@ def plain(open_job_of):
 def test_an_update_is_charged_with_exactly_what_it_cost(owner, job):
     mary = owner(job)
     epsilons = [mary.ask(TRAIN, round_).content["metrics"]["epsilon"] for round_ in (1, 2, 3)]
-    recipe = private_recipe(job, training_size(mary.data.account.size.value, 0.8), 3)
+    recipe = private_recipe(job, training_size(mary.account.size.value, 0.8), 3)
     assert [entry.event for entry in mary.entries()] == [recipe.round_event] * 3
     assert recipe.round_event.steps == 2
     assert recipe.round_event.noise_multiplier > 0.3
@@ -221,7 +223,7 @@ def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, f
         assert forked(lambda: mary.ask(TRAIN, 1)) == -signal.SIGKILL
     [entry] = mary.entries()
     assert entry.key == "run/1/0"
-    assert entry.dataset == mary.data.account.name
+    assert entry.dataset == mary.account.name
     # The repeated request is charged again: what ran before the crash may have left the machine.
     update_of(owner(job).ask(TRAIN, 1))
     assert len(mary.entries()) == 2
@@ -265,7 +267,7 @@ def test_a_reply_tells_what_its_run_has_spent_and_not_what_others_have(owner, op
     assert told["one"] == told["two"]
     assert told["one"][0] < told["one"][2] <= 2.0
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.account.name, 1e-3) > told["two"][2]
+        assert ledger.spent(mary.account.name, 1e-3) > told["two"][2]
 
 
 def test_rounds_that_are_repeated_too_often_end_a_run_though_the_owner_would_pay(
@@ -283,7 +285,7 @@ def test_rounds_that_are_repeated_too_often_end_a_run_though_the_owner_would_pay
     assert refused
     assert "repeated too often" in refused[0].error.reason
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.account.name, 1e-3) <= 2.0
+        assert ledger.spent(mary.account.name, 1e-3) <= 2.0
 
 
 def test_the_owners_limit_holds_over_jobs(owner, open_job_of):
@@ -295,7 +297,7 @@ def test_the_owners_limit_holds_over_jobs(owner, open_job_of):
             answered += not mary.ask(TRAIN, round_, run=str(run)).has_error()
     assert 3 <= answered < 18
     with Ledger(mary.ledger) as ledger:
-        assert ledger.spent(mary.data.account.name, DELTA) <= 3.0
+        assert ledger.spent(mary.account.name, DELTA) <= 3.0
 
 
 def test_a_reproducible_agent_repeats_a_round_byte_for_byte_and_is_charged_once(owner, job):
@@ -414,7 +416,7 @@ def test_a_reply_binds_the_last_row_of_its_run_and_tells_nothing_of_other_jobs(o
         hashes = [seal_head(ledger.identity, entry.hash) for entry in ledger.entries()]
         assert [first, second] == hashes[1:]
         ledger.reserve(
-            mary.data.account.name, MechanismEvent(9.0, 0.1, 1),
+            mary.account.name, MechanismEvent(9.0, 0.1, 1),
             job="another", key="another run/1/0", delta=DELTA, limit=100.0,
         )  # fmt: skip
     third = head_of(mary.ask(TRAIN, 3))

@@ -1,0 +1,230 @@
+"""The work in a child process, so that a record that kills it does not take the agent along.
+
+A long text can be one too many for the memory, and the kernel then kills who asked for it; a native
+library can fall over a character. Were the agent to die, whether it answers would tell of one record.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from typing import Any
+
+from ..errors import UmbelError
+from ..job import Job
+from ..learning.failures import NOBODY
+from ..learning.metrics import Counts
+from ..learning.trainer import Outcome, PrivateSteps
+from ..messages import Arrays
+from .work import LocalData
+from .worker import ROW, Model, Setup, without_records
+
+_MOST_UNEXPLAINED = 3
+"""Deaths in a row that no record is to blame for."""
+_log = logging.getLogger(__name__)
+
+
+class Died(Exception):
+    """The child's process ended in the midst of a request."""
+
+    def __init__(self, status: int, row: int) -> None:
+        super().__init__(f"the worker ended with status {status}")
+        self.row = row
+        """The row of the record in use, or ``NOBODY``."""
+
+
+class WorkLost(UmbelError):
+    """The child dies again and again, and no record is to blame."""
+
+
+class Child:
+    """One worker process. It ends with this one, however that happens."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._mark = tempfile.TemporaryFile()  # noqa: SIM115
+        self._pipe, theirs = Pipe()
+        mark = self._mark.fileno()
+        os.pwrite(mark, ROW.pack(NOBODY), 0)
+        self.process = subprocess.Popen(
+            [*command, str(theirs.fileno()), str(mark)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno(), mark],
+            env=os.environ | {"UMBEL_PARENT": str(os.getpid())},
+        )
+        theirs.close()
+
+    def ask(self, what: str, *arguments: Any, careful: bool = False, **named: Any) -> Any:
+        """Ask, and wait. Raises what was raised there, or ``Died``."""
+        try:
+            self._pipe.send((what, arguments, named, careful))
+            worked, found = self._pipe.recv()
+        except (EOFError, OSError):
+            row = ROW.unpack(os.pread(self._mark.fileno(), ROW.size, 0))[0]
+            self.close()
+            raise Died(self.process.returncode, row) from None
+        if not worked:
+            raise found
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        self._pipe.close()
+        self.process.kill()
+        self.process.wait()
+        self._mark.close()
+
+
+def command() -> list[str]:
+    """What starts a worker: this Python, without the folder that it happens to be in."""
+    return [sys.executable, "-P", "-c", "from umbel.client.worker import main; main()"]
+
+
+class Bench:
+    """The child, started again whenever it has died. `start`: its command."""
+
+    def __init__(self, start: Sequence[str] | None = None) -> None:
+        self._start = start or command()
+        self._child: Child | None = None
+        self.holder: WorkInChild | None = None
+        """Whose model and records the child holds."""
+
+    def warm(self) -> None:
+        """Start it, so that it is there when it is asked."""
+        if self._child is None:
+            self._child = Child(self._start)
+
+    def ask(self, what: str, *arguments: Any, careful: bool = False, **named: Any) -> Any:
+        """Ask the child; ``Died`` if it dies of it."""
+        self.warm()
+        assert self._child is not None
+        try:
+            return self._child.ask(what, *arguments, careful=careful, **named)
+        except Died:
+            self._child = self.holder = None
+            raise
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = self.holder = None
+
+
+class WorkInChild:
+    """An owner's work, done by a child that may die of a record.
+
+    Guarantee: a record that kills the child counts as zero, in this answer and in all later ones of
+    this work, and others count as they would without it, to the rounding of ``learning.trainer``. So
+    it moves a sum by no more than any other record. The answer leaves.
+
+    How: a child that died is started again, and goes through the same request record by record, noting
+    in a shared file which one is next. If it dies again, that is the one, and is left out from then on.
+    Each such death takes a record away, so they come to an end. Deaths at no record are counted, and
+    after a few the work is lost: no record decides about those. (A record that is wrongly suspected,
+    because the system killed the child for something else, is left out, too: that is within the bound.)
+
+    The second try draws the same batches and the same noise, because its request holds the same key.
+    That is one draw of the mechanism: nothing that was computed with the first one has left the child.
+    """
+
+    def __init__(self, bench: Bench, setup: Setup) -> None:
+        self._bench, self._setup = bench, setup
+        self._left_out: set[int] = set()
+        self._unexplained = 0
+        self._data: LocalData | None = None
+        self.model: Model = self._persistently("load")
+        """What was loaded, before any record is read."""
+
+    def open(self) -> LocalData:
+        """Have the records read; what there is to know of them, without them.
+
+        Guarantee under privacy: no record decides whether that works. What cannot be read at all is
+        as good as none.
+        """
+        try:
+            data: LocalData = self._persistently("open")
+        except WorkLost as error:
+            if not self._setup.job.private:
+                raise
+            _log.error("%s takes part as an owner of no record: %s", self._setup.owner, error)
+            self._setup = without_records(self._setup)
+            data = self._persistently("open")
+        self._data = data
+        return data
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.model.shapes
+
+    @property
+    def base_model(self) -> str:
+        return self.model.base_model
+
+    @property
+    def grouped(self) -> bool:
+        assert self._data is not None
+        return self._data.grouped
+
+    @property
+    def records_per_group(self) -> int | None:
+        assert self._data is not None
+        return self._data.records_per_group
+
+    def prepare(self) -> None:
+        self._persistently("prepare")
+
+    def tested(self, job: Job, arrays: Arrays) -> Counts:
+        found: Counts = self._persistently("tested", job, arrays)
+        return found
+
+    def trained(
+        self,
+        job: Job,
+        round_: int,
+        arrays: Arrays,
+        private: PrivateSteps | None = None,
+        proximal_mu: float = 0.0,
+        *,
+        records: bool = True,
+    ) -> Outcome:
+        found: Outcome = self._persistently(
+            "trained", job, round_, arrays, private, proximal_mu, records=records
+        )
+        return found
+
+    def _persistently(self, what: str, *arguments: Any, **named: Any) -> Any:
+        """Ask until there is an answer; from the first death on, record by record."""
+        careful = False
+        while True:
+            try:
+                left_out = frozenset(self._left_out)
+                found = None
+                if what == "load" or self._bench.holder is not self:
+                    found = self._bench.ask("load", self._setup)
+                    self._bench.holder = None
+                if what == "open" or (what != "load" and self._bench.holder is not self):
+                    found = self._bench.ask("open", self._setup, left_out, careful=careful)
+                    self._bench.holder = self
+                if what not in ("load", "open"):
+                    found = self._bench.ask(what, *arguments, careful=careful, **named)
+            except Died as death:
+                careful = True
+                self._blame(death)
+            else:
+                self._unexplained = 0
+                return found
+
+    def _blame(self, death: Died) -> None:
+        if death.row != NOBODY and death.row not in self._left_out:
+            self._left_out.add(death.row)
+            _log.error("%s: record %d is left out: %s", self._setup.owner, death.row + 1, death)
+            return
+        self._unexplained += 1
+        _log.error("%s: %s and is started again", self._setup.owner, death)
+        if self._unexplained >= _MOST_UNEXPLAINED:
+            self._unexplained = 0
+            raise WorkLost(f"{self._setup.owner}: {death}, {_MOST_UNEXPLAINED} times in a row")

@@ -1,0 +1,234 @@
+"""Records that kill the process that works on them: the child dies, and the answer leaves."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from umbel.client.child import Bench, WorkInChild, WorkLost
+from umbel.client.data import DataSource
+from umbel.client.work import WorkHere
+from umbel.client.worker import Setup, records_of, workplace_of
+from umbel.learning.trainer import PrivateSteps
+
+DEADLY = """
+import json, os, signal, sys
+import numpy as np, torch
+from transformers import PreTrainedTokenizerFast as Tokenizer
+from umbel.client import worker
+from umbel.privacy.dpsgd import PrivateOptimizer
+
+found = json.load(open(sys.argv.pop(1)))
+look_up, tokenise, step = torch.nn.Embedding.forward, Tokenizer.__call__, PrivateOptimizer.step
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def forward(layer, ids):
+    for row in ids:
+        if any(row[: len(tokens)].tolist() == tokens for tokens in found["tokens"]):
+            die()
+    return look_up(layer, ids)
+
+def call(tokenizer, texts, **named):
+    if any(text in texts for text in found["texts"]):
+        die()
+    return tokenise(tokenizer, texts, **named)
+
+torch.nn.Embedding.forward, Tokenizer.__call__ = forward, call
+if found["step"]:
+    PrivateOptimizer.step = lambda optimizer: die()
+worker.main()
+"""
+"""A worker that some records kill, or every step."""
+
+
+@pytest.fixture(scope="module")
+def setup(job_of, reviews_csv):
+    def build(adapter="lora", **sections):
+        model = {**job_of().model.model_dump(exclude={"lora"}), "adapter": adapter}
+        job = job_of(model=model, **sections)
+        return Setup("mary", job, DataSource(reviews_csv), threads=1, gpu_memory_share=1.0)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """A bench whose child lives."""
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Starts benches; `deadly` names what kills their children. They end with the test."""
+    benches = []
+
+    def start(**deadly):
+        command = None
+        if deadly:
+            (tmp_path / "deadly.py").write_text(DEADLY)
+            what = {"tokens": [], "texts": [], "step": False, **deadly}
+            (tmp_path / "deadly.json").write_text(json.dumps(what))
+            script = [str(tmp_path / "deadly.py"), str(tmp_path / "deadly.json")]
+            command = [sys.executable, "-P", *script]
+        benches.append(Bench(command))
+        return benches[-1]
+
+    yield start
+    for one in benches:
+        one.close()
+
+
+def in_child(bench, setup):
+    child = WorkInChild(bench, setup)
+    child.open()
+    return child
+
+
+def steps(rate=0.5):
+    return PrivateSteps(rate, 20.0, 0.3, 1.0, bytes(range(32)))
+
+
+def here(setup, without=frozenset()):
+    """The same work in this process, on records but for some rows."""
+    data = records_of(setup)
+
+    def kept(examples):
+        return dataclasses.replace(
+            examples, rows=np.array([row for row in examples.rows if row not in without])
+        )
+
+    data = dataclasses.replace(data, train=kept(data.train), test=kept(data.test))
+    return WorkHere("mary", workplace_of(setup.job), data)
+
+
+def as_bytes(outcome):
+    return b"".join(array.tobytes() for array in outcome.update.values())
+
+
+def close(outcome, other):
+    """The same to the rounding of texts that stand in other microbatches."""
+    names = outcome.update.keys()
+    assert names == other.update.keys()
+    return all(np.allclose(outcome.update[n], other.update[n], atol=2e-5) for n in names)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "head"])
+def test_the_child_computes_what_this_process_would_bit_for_bit(adapter, setup, sound):
+    made = setup(adapter)
+    child, own = in_child(sound, made), here(made)
+    child.prepare()
+    arrays = own._workplace.learner.initial
+    assert (child.shapes, child.base_model) == (own.shapes, own.base_model)
+    assert as_bytes(child.trained(made.job, 1, arrays, steps())) == as_bytes(
+        own.trained(made.job, 1, arrays, steps())
+    )
+    assert child.tested(made.job, arrays).to_list() == own.tested(made.job, arrays).to_list()
+
+
+@pytest.mark.parametrize("chosen", [[3], pytest.param([3, 11], marks=pytest.mark.slow)])
+def test_records_that_kill_the_child_in_a_step_count_as_if_they_were_not_there(
+    chosen, setup, bench
+):
+    made = setup()
+    data = records_of(made)
+    killers = [int(data.train.rows[at]) for at in chosen]
+    deadly = bench(tokens=[data.train.store.tokens(row).tolist() for row in killers])
+    child, own = in_child(deadly, made), here(made, set(killers))
+    arrays = own._workplace.learner.initial
+    sure = steps(rate=1.0)
+    first = child.trained(made.job, 1, arrays, sure)
+    assert child._left_out == set(killers)
+    assert close(first, own.trained(made.job, 1, arrays, sure))
+    # Once they are known nobody dies, and the bits are those of an owner without them.
+    assert as_bytes(child.trained(made.job, 2, arrays, sure)) == as_bytes(
+        own.trained(made.job, 2, arrays, sure)
+    )
+
+
+@pytest.mark.slow
+def test_a_record_that_kills_the_child_in_a_test_is_not_counted(setup, bench):
+    made = setup()
+    data = records_of(made)
+    killer = int(data.test.rows[2])
+    child = in_child(bench(tokens=[data.test.store.tokens(killer).tolist()]), made)
+    own = here(made, {killer})
+    arrays = own._workplace.learner.initial
+    found, expected = child.tested(made.job, arrays), own.tested(made.job, arrays)
+    assert found.to_list()[:-1] == expected.to_list()[:-1]
+    assert child._left_out == {killer}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["texts", "tokens"])
+def test_a_record_that_kills_the_tokenizer_or_the_base_model_is_left_out(
+    where, setup, bench, texts, monkeypatch, tmp_path
+):
+    made = setup("head")
+    data = records_of(made)
+    killer = int(data.train.rows[5])
+    what = {"texts": texts[killer], "tokens": data.train.store.tokens(killer).tolist()}
+    monkeypatch.setenv("UMBEL_CACHE", str(tmp_path / "cache"))  # where nothing is known yet
+    child = in_child(bench(**{where: [what[where]]}), made)
+    child.prepare()
+    assert child._left_out == {killer}
+    own = here(made, {killer})
+    arrays = own._workplace.learner.initial
+    assert close(
+        child.trained(made.job, 1, arrays, steps()), own.trained(made.job, 1, arrays, steps())
+    )
+
+
+@pytest.mark.slow
+def test_deaths_that_no_record_is_to_blame_for_come_to_an_end(setup, bench):
+    made = setup()
+    deadly = bench(step=True)
+    child = in_child(deadly, made)
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in child.shapes.items()}
+    with pytest.raises(WorkLost):
+        child.trained(made.job, 1, arrays, steps())
+    assert child._left_out == set()
+    # What a step does not take part in goes on.
+    assert child.tested(made.job, arrays).examples > 0
+
+
+def test_an_error_in_the_child_is_raised_here_and_it_lives_on(setup, sound):
+    made = setup()
+    child = in_child(sound, made)
+    with pytest.raises(KeyError):
+        child.trained(made.job, 1, {}, steps())
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in child.shapes.items()}
+    assert child.trained(made.job, 1, arrays, steps()).update.keys() == child.shapes.keys()
+
+
+def test_the_child_ends_with_its_parent_however_that_ends():
+    """The agent is killed: nobody may go on holding the records."""
+    program = (
+        "from umbel.client.child import Child, command; import sys, time\n"
+        "child = Child(command()); print(child.process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 240
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")
+
+
+def test_a_child_that_was_killed_from_outside_is_started_again(setup, sound):
+    child = in_child(sound, setup())
+    os.kill(sound._child.process.pid, signal.SIGKILL)
+    sound._child.process.wait()
+    child.prepare()
+    assert child._left_out == set()
