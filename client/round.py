@@ -110,7 +110,7 @@ class Rounds:
         # What was computed before is sent again, where nothing new comes of it.
         kept = self._kept_round(assignment, message, arrays, train)
         request = upload.request if upload else b""
-        repeated = kept.find(request, self._workplace.shapes) if kept else None
+        repeated = kept.find(request, self._work.shapes) if kept else None
         what = kept.what if kept and repeated is not None else b""
         if upload and test and not job.tests_privately and not what:
             what = told_once(upload, update_digest(message.content, arrays), kept)
