@@ -293,7 +293,7 @@ class Rounds:
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
         """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""
-        if job.per_group and (self._data.records_per_group is None or not self._data.grouped):
+        if job.per_group and (self._work.records_per_group is None or not self._work.grouped):
             # Each record would pass for a group of its own, and the promise would be empty.
             raise PlanRefused(f"{self._name} declares no groups, and the job protects them")
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has

@@ -161,8 +161,9 @@ def test_a_job_for_groups_is_refused_before_a_charge_where_data_tell_none(owner,
         dataclasses.replace(told, train=dataclasses.replace(told.train, groups=None)),
         dataclasses.replace(told, test=dataclasses.replace(told.test, groups=None)),
     ):
-        workplace = Workplace(mary.learner, task_for(mary.job, 2))
-        mary.agent = Agent("mary", workplace, data, mary.ledger, policy=Policy.simulated(mary.job))
+        work = WorkHere("mary", Workplace(mary.learner, task_for(mary.job, 2)), data)
+        policy = Policy.simulated(mary.job)
+        mary.agent = Agent("mary", work, mary.account, mary.ledger, policy=policy)
         for kind in (PREPARE, TRAIN):
             reply = mary.ask(kind)
             assert reply.error.code == REFUSED
