@@ -13,6 +13,8 @@ import pytest
 
 from umbel.client.child import Bench, WorkInChild, WorkLost
 from umbel.client.data import DataSource
+from umbel.client.marks import Marks
+from umbel.client.settings import DataSettings
 from umbel.client.work import WorkHere
 from umbel.client.worker import Setup, records_of, workplace_of
 from umbel.learning.trainer import PrivateSteps
@@ -50,11 +52,20 @@ worker.main()
 
 
 @pytest.fixture(scope="module")
-def setup(job_of, reviews_csv):
+def setup(job_of, reviews_csv, tmp_path_factory):
+    marks = Marks(tmp_path_factory.mktemp("marks"))
+
     def build(adapter="lora", **sections):
         model = {**job_of().model.model_dump(exclude={"lora"}), "adapter": adapter}
         job = job_of(model=model, **sections)
-        return Setup("mary", job, DataSource(reviews_csv), threads=1, gpu_memory_share=1.0)
+        declared = DataSettings(
+            path=str(reviews_csv),
+            text_column="text",
+            label_column="label",
+            labels=["negative", "positive"],
+        )
+        source = DataSource(reviews_csv, None, declared, "account", bytes(32), marks)
+        return Setup("mary", job, source, None, threads=1, gpu_memory_share=1.0)
 
     return build
 

@@ -39,7 +39,9 @@ def owner(open_job_of, tmp_path):
             stamp(message)
             return self.station.handle(message)
 
-    return Owner()
+    owner = Owner()
+    yield owner
+    owner.station.close()
 
 
 def test_a_run_goes_on_with_data_that_changed_under_the_same_account_and_published_size(owner):
