@@ -96,7 +96,8 @@ class DataSource:
 
     def check(self) -> None:
         """Refuse (``DataError``) files or columns that are not there, without a look at a record."""
-        from ..learning.columns import check_columns, column_names
+        from ..learning.columns import check_columns
+        from ..learning.header import column_names
 
         declared = self.declared
         columns = (declared.text_column, declared.label_column, declared.group_column)
