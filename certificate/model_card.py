@@ -34,7 +34,7 @@ def model_card(job: Job, plan: Json, result: Json, certificate: Certificate | No
         f"# {job.name}",
         _summary(job, result, certificate),
         "## How to load it",
-        usage(job).rstrip(),
+        usage(job, plan["loader"]).rstrip(),
         "## What it is for",
         _purpose(job),
         "## What it was trained on",

@@ -6,8 +6,8 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
-from .hugging_face import quiet
-from .network import EXPLICIT_POSITIONS
+from .hugging_face import one_sentence
+from .network import EXPLICIT_POSITIONS, own_head
 
 
 def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[str]) -> nn.Module:
@@ -30,35 +30,35 @@ def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[st
         lora_dropout=lora.dropout,
         # A head alone is a PEFT adapter without any low-rank module.
         target_modules=lora.target if job.adapter == "lora" else DUMMY_TARGET_MODULES,
-        modules_to_save=_random_modules(job, missing) or None,
+        modules_to_save=_modules_to_save(job, backbone, missing) or None,
     )
-    try:
-        with quiet():
-            return peft.get_peft_model(backbone, config)
-    except ValueError as error:
-        raise ModelError(
-            f"model.lora.target fits no module: {str(error).splitlines()[0]}"
-        ) from None
+    with one_sentence("model.lora.target fits no module"):
+        adapted: nn.Module = peft.get_peft_model(backbone, config)
+        return adapted
 
 
-def _random_modules(job: Job, missing: list[str]) -> list[str]:
-    """Modules before an architecture's own head that the folder has no weights for.
+def _modules_to_save(job: Job, backbone: nn.Module, missing: list[str]) -> list[str]:
+    """The architecture's own head, and modules before it that the folder has no weights for.
 
-    They are trained and exported whole, as the head is: frozen, they would be noise that nobody
+    These are trained and exported whole, as the head is: frozen, they would be noise that nobody
     could load again. Anywhere else, missing weights mean that this is no model for the task.
     """
-    before_head = [name for name in missing if not name.startswith(("classifier.", "score."))]
-    if before_head and (job.task == "causal-lm" or job.model.pooling != "own"):
+    own = job.task == "text-classification" and job.model.pooling == "own"
+    head = own_head(backbone) if own else ""
+    before_head = [name for name in missing if not (own and name.startswith(f"{head}."))]
+    if before_head and not own:
         raise ModelError(
             f"{job.model.base} does not fit {job.task}: its folder has no weights for "
             f"{before_head[0]} ({len(before_head)} tensors are missing)."
         )
-    return sorted({name.rpartition(".")[0] for name in before_head})
+    # PEFT adds these two by itself.
+    heads = {head} - {"", "classifier", "score"}
+    return sorted(heads | {name.rpartition(".")[0] for name in before_head})
 
 
 def _freeze_shared_positions(backbone: nn.Module, job: Job) -> None:
     """Freeze position embeddings whose gradients Opacus cannot tell apart by example."""
-    if not job.per_example or backbone.config.model_type in EXPLICIT_POSITIONS:
+    if not job.noised_locally or backbone.config.model_type in EXPLICIT_POSITIONS:
         return
     for name, parameter in backbone.named_parameters():
         if "position" in name:

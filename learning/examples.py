@@ -8,7 +8,6 @@ tokenises only its own rows gets the same tokens.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from ..privacy.groups import Groups, shared
 from .base import base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
+from .tokenizer import load_tokenizer, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -155,8 +155,6 @@ def tokens_of(
     touch: Touch | None = None,
 ) -> TokenStore:
     """The rows of a corpus as the job's model reads them; those `left_out` have no token."""
-    from .tokenizer import load_tokenizer
-
     return tokenise(
         corpus.texts,
         corpus.labels,
@@ -186,7 +184,7 @@ def tokenise(
     a process that may die of it.
     """
     key = hashlib.sha256()
-    key.update(_state_of(tokenizer).encode())
+    key.update(state_of(tokenizer).encode())
     key.update(f"{max_length} {end_with_eos} {tokenizer.eos_token_id}".encode())
     for text in texts:
         key.update(len(text).to_bytes(8, "little") + text.encode())
@@ -206,13 +204,6 @@ def tokenise(
         ),
     )
     return TokenStore(folder)
-
-
-def _state_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides about tokens, without the settings that the last call left behind."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state |= {"truncation": tokenizer.truncation_side, "padding": None}
-    return json.dumps(state, sort_keys=True)
 
 
 def _write_store(

@@ -46,7 +46,7 @@ def _write(learner: Learner, folder: Path) -> None:
         }
         save_file(tensors, folder / "head.safetensors")
     (folder / CARD).write_text(json.dumps(_card(learner), indent=2) + "\n", encoding="utf-8")
-    readme = f"# {job.name}: tuned with Umbel\n\n{usage(job)}"
+    readme = f"# {job.name}: tuned with Umbel\n\n{usage(job, learner.loader)}"
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
@@ -63,38 +63,51 @@ def _card(learner: Learner) -> dict[str, Any]:
     }
 
 
-def usage(job: Job) -> str:
-    """Markdown: the Python that loads the folder with plain ``peft`` and ``transformers``."""
-    kind = {
-        "causal-lm": "AutoModelForCausalLM",
-        "text-classification": "AutoModelForSequenceClassification"
-        if job.model.pooling == "own"
-        else "AutoModel",
-    }[job.task]
+def usage(job: Job, loader: str) -> str:
+    """Markdown: the Python that loads the folder with plain ``peft`` and ``transformers``.
+
+    loader: as in ``Learner``.
+    """
+    kind = loader.partition(".")[0]
     lines = ["```python", "import torch"]
     labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
     lines.append(f"from transformers import AutoTokenizer, {kind}")
     if job.adapter == "full":
-        lines += ["", f'model = {kind}.from_pretrained("adapter")']
+        lines += ["", f"model = {loader.format(_quoted('adapter'))}"]
     else:
+        base = loader.format(f"{_quoted(job.model.base)}{labels}")
         lines += [
             "from peft import PeftModel",
             "",
-            f'base = {kind}.from_pretrained("{job.model.base}"{labels})  # or its local folder',
+            f"base = {base}  # or its local folder",
             'model = PeftModel.from_pretrained(base, "adapter").eval()',
         ]
     lines.append('tokenizer = AutoTokenizer.from_pretrained("adapter")')
-    if kind == "AutoModel":
+    if job.task == "text-classification" and job.model.pooling != "own":
         lines += [
             "from safetensors.torch import load_file",
             'head = load_file("adapter/head.safetensors")',
-            'inputs = tokenizer(["a text"], return_tensors="pt")',
+            f'inputs = tokenizer(["a text"], return_tensors="pt"{_padding(job)})',
             'inputs.pop("token_type_ids", None)',
             *_features(job),
             'logits = features @ head["weight"].T + head["bias"]',
             f"labels = {list(job.data.labels or ())!r}",
         ]
+    elif job.model.padding == "max_length":
+        lines.append(f'inputs = tokenizer(["a text"], return_tensors="pt"{_padding(job)})')
     return "\n".join([*lines, "```", ""])
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _padding(job: Job) -> str:
+    """As the texts were padded in training, where the model needs that."""
+    if job.model.padding == "longest":
+        return ""
+    size = job.model.max_length
+    return f', padding="max_length", max_length={size}, truncation=True, padding_side="right"'
 
 
 def _features(job: Job) -> list[str]:

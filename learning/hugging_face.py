@@ -1,10 +1,16 @@
-"""Calls into transformers and peft."""
+"""Calls into transformers, tokenizers, safetensors and peft: quiet, and every failure one sentence."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Iterator
+
+import torch
+
+from ..errors import ModelError, UmbelError
+
+_LONGEST = 300
 
 
 @contextlib.contextmanager
@@ -13,3 +19,30 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def one_sentence(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is a ``ModelError`` that begins with `what`.
+
+    These libraries raise every kind of exception, bare ones too, for a file that they cannot use.
+    """
+    try:
+        with quiet():
+            yield
+    except UmbelError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError):
+        raise ModelError(f"{what}: there is not enough memory") from None
+    except Exception as error:
+        raise ModelError(f"{what}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first, with its kind where that is all it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # "KeyError: 'x'" says more than "'x'".
+    said = lines[0] if len(lines[0]) > 20 else f"{type(error).__name__}: {lines[0]}"
+    return said[:_LONGEST]

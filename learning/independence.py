@@ -65,7 +65,7 @@ class Independence:
     def _output(self, one: Pass) -> list[Tensor]:
         """Each text's logits, or what its head sees, flat float32."""
         batch, network = self._company.batch(one), self._network
-        with _one_sentence(self._learner, len(one.texts)):
+        with _run_or_say(self._learner, len(one.texts)):
             if self._on_features:
                 return list(network.features(batch).flatten(1))
             rows = self._rows(network(batch), one)
@@ -75,7 +75,7 @@ class Independence:
         return rows
 
     def _logits(self, one: Pass) -> list[Tensor]:
-        with _one_sentence(self._learner, len(one.texts)):
+        with _run_or_say(self._learner, len(one.texts)):
             return self._rows(self._network(self._company.batch(one)), one)
 
     def _rows(self, logits: Tensor, one: Pass) -> list[Tensor]:
@@ -141,7 +141,7 @@ class Independence:
 
     def _plain_training(self) -> None:
         one = self._company.beside_long()[0]
-        with _one_sentence(self._learner, len(one.texts)):
+        with _run_or_say(self._learner, len(one.texts)):
             self._backward(self._network.train(), self._company.batch(one))
         self._network.zero_grad(set_to_none=True)
 
@@ -202,7 +202,7 @@ class Independence:
             for where, passes in groups:
                 found = [torch.zeros_like(total) for total in expected]
                 for one, batch in passes:
-                    with _one_sentence(self._learner, len(one.texts)):
+                    with _run_or_say(self._learner, len(one.texts)):
                         logits = gradients.module(batch)
                         losses = self._task.losses(logits, batch)
                         with torch.autocast(losses.device.type, enabled=False):
@@ -245,7 +245,7 @@ class Independence:
         norms: list[float] = []
         totals = [torch.zeros_like(p, dtype=torch.float32).flatten() for p in parameters.values()]
         for weight, (_, batch) in zip(_WEIGHTS, alone, strict=False):
-            with _one_sentence(self._learner, 1):
+            with _run_or_say(self._learner, 1):
                 self._backward(module, batch)
             gradients = [p.grad for p in parameters.values()]
             parts = [torch.linalg.vector_norm(g.float()) for g in gradients if g is not None]
@@ -284,7 +284,7 @@ def _check_buffers(network: nn.Module, before: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _one_sentence(learner: Learner, count: int) -> Iterator[None]:
+def _run_or_say(learner: Learner, count: int) -> Iterator[None]:
     """What a pass through the model fails with, as one sentence."""
     try:
         yield

@@ -1,11 +1,17 @@
-"""From a job to a loaded model: base, tokenizer, adapter and head."""
+"""From a job to a loaded model: base, tokenizer, adapter and head.
+
+Whatever does not load, or cannot do what the job asks of it, is a ``ModelError`` of one sentence. What
+can be found out by trying is tried, and not read from a configuration: every architecture has names of
+its own for its sizes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,15 +19,19 @@ from ..errors import ModelError
 from ..job import Job
 from .adapters import add_adapter, zero_linear
 from .base import base_folder
+from .batches import pad_rows
 from .device import choose_device
 from .dropout import remove_dropout
-from .hugging_face import quiet
+from .hugging_face import one_sentence
+from .invented import invented_texts
 from .model import Learner
-from .network import POOLED_LAYERS, Network
+from .network import Batch, Network
 from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LOOK = 6
 
 
 def load_learner(job: Job, classes: int) -> Learner:
@@ -31,56 +41,132 @@ def load_learner(job: Job, classes: int) -> Learner:
     """
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
-    backbone, missing = _load_backbone(job, folder, classes)
-    tokenizer = load_tokenizer(folder)
+    found = _load_backbone(job, folder, classes)
+    backbone, tokenizer = found.model, load_tokenizer(folder)
     _set_padding(backbone, tokenizer)
+    _check(job, backbone, tokenizer)
     device = choose_device(job.training.device)
     # Placed before the adapter is added: an optimizer must never hold tensors that stay behind.
-    backbone.to(device)
+    with one_sentence(f"{job.model.base} does not fit on {device}"):
+        backbone.to(device)
     torch.manual_seed(job.seed)
     mean_head = job.task == "text-classification" and job.model.pooling != "own"
-    backbone = add_adapter(job, backbone, mean_head, missing)
-    inputs = backbone.config.hidden_size * (POOLED_LAYERS if job.model.pooling == "layers" else 1)
-    head = zero_linear(inputs, classes) if mean_head else None
+    backbone = add_adapter(job, backbone, mean_head, found.missing)
     # One mode for all modules: the trainer changes it only where the network says another.
-    network = Network(backbone, head, job).to(device).eval()
-    if job.per_example:
+    network = Network(backbone, None, job).eval()
+    if job.task == "text-classification":
+        with one_sentence(f"{job.model.base} cannot run as the job says"):
+            batch = _some_text(job, network, tokenizer)
+            if mean_head:
+                network.mean_head = zero_linear(network.pooled_width(batch), classes).to(device)
+            else:
+                network.look_at_head(batch)
+        network.eval()
+    if job.noised_locally:
         remove_dropout(network)
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise ModelError(
                 f"Trained tensor {name} is {parameter.dtype}; Umbel trains in float32."
             )
-    return Learner(job, network, tokenizer, folder, network.arrays())
+    return Learner(job, network, tokenizer, folder, network.arrays(), loader=found.loader)
 
 
-def _load_backbone(job: Job, folder: Path, classes: int) -> tuple[nn.Module, list[str]]:
-    """The model without adapter, and the names of its tensors that the folder lacks: random ones."""
+@dataclass(frozen=True)
+class _Found:
+    model: nn.Module
+    missing: list[str]
+    """Names of the model's tensors that the folder lacks: random ones."""
+    loader: str
+    """Python that loads the same model, with {} for what goes into the brackets."""
+
+
+def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
+    """The model without adapter."""
     import transformers
-    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    arguments: dict[str, Any] = {"dtype": torch.float32}
+    arguments: dict[str, Any] = {
+        "dtype": torch.float32,
+        # Code that comes with a model would run with all that this process may do.
+        "trust_remote_code": False,
+    }
+    mean = job.task == "text-classification" and job.model.pooling != "own"
+    with one_sentence(f"{job.model.base} does not load for {job.task}"):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        name = _auto_class(job, config)
+        if name == "AutoModelForSequenceClassification":
+            arguments["num_labels"] = classes
+        factory: Any = getattr(transformers, name)
+        model, info = factory.from_pretrained(folder, output_loading_info=True, **arguments)
+    loader = f"{name}.from_pretrained({{}})"
+    missing = set(info["missing_keys"])
+    if mean and name == "AutoModel" and getattr(model.config, "is_encoder_decoder", False):
+        with one_sentence(f"{job.model.base} has no encoder that could be tuned alone"):
+            encoder = model.get_encoder()
+            (prefix,) = [n for n, part in model.named_modules() if part is encoder]
+        if job.adapter == "full":
+            raise ModelError(
+                f'{job.model.base}: model.adapter = "full" would train the encoder of an encoder-decoder '
+                'alone, and there is no such model to save it as. Use "lora" or "head".'
+            )
+        model, loader = encoder, f"{loader}.get_encoder()"
+        missing = {n.removeprefix(f"{prefix}.") for n in missing if n.startswith(f"{prefix}.")}
+    if mean and getattr(model, "pooler", None) is not None:
+        # Unused before a pooled head, where adapters in it would only add noise; but some call it.
+        model.pooler = nn.Identity()
+    return _Found(model, sorted(missing & {n for n, _ in model.named_parameters()}), loader)
+
+
+def _auto_class(job: Job, config: Any) -> str:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        MODEL_MAPPING,
+    )
+
     if job.task == "causal-lm":
-        factory: Any = transformers.AutoModelForCausalLM
-    elif job.model.pooling != "own":
-        factory = transformers.AutoModel
-    else:
-        factory, arguments["num_labels"] = transformers.AutoModelForSequenceClassification, classes
-    try:
-        with quiet():
-            model, found = factory.from_pretrained(folder, output_loading_info=True, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{job.model.base} does not load for {job.task}: {first}") from None
-    if factory is transformers.AutoModel and getattr(model, "pooler", None) is not None:
-        model.pooler = None  # unused before a mean-pool head; adapters in it would only add noise
-    missing = sorted(found["missing_keys"] & {name for name, _ in model.named_parameters()})
-    return model, missing
+        return "AutoModelForCausalLM"
+    if job.model.pooling == "own":
+        return "AutoModelForSequenceClassification"
+    kind = type(config)
+    if kind in MODEL_FOR_TEXT_ENCODING_MAPPING and (
+        kind not in MODEL_MAPPING or MODEL_FOR_TEXT_ENCODING_MAPPING[kind] != MODEL_MAPPING[kind]
+    ):
+        return "AutoModelForTextEncoding"
+    return "AutoModel"
 
 
 def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    backbone.config.pad_token_id = tokenizer.pad_token_id
+    """Of the whole configuration and of its part for text, where there is one."""
+    config: Any = backbone.config
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        part.pad_token_id = tokenizer.pad_token_id
+
+
+def _check(job: Job, backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """That the weights are numbers, and that every token has an embedding."""
+    for name, parameter in backbone.named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            raise ModelError(
+                f"{job.model.base} is damaged: its tensor {name} has entries that are NaN or infinite."
+            )
+    try:
+        table = backbone.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = None
+    if not isinstance(table, nn.Embedding):
+        return  # such as hashed characters; the probe looks at every table that is read
+    highest = max(tokenizer.get_vocab().values())
+    if max(highest, int(tokenizer.pad_token_id)) >= table.num_embeddings:
+        which = "token" if highest >= table.num_embeddings else "padding token"
+        number = highest if which == "token" else tokenizer.pad_token_id
+        raise ModelError(
+            f"{job.model.base} has {table.num_embeddings} token embeddings, and its tokenizer a {which} "
+            f"with the number {number}: they do not belong together."
+        )
+
+
+def _some_text(job: Job, network: Network, tokenizer: PreTrainedTokenizerBase) -> Batch:
+    (text,) = invented_texts(tokenizer, [min(_LOOK, job.model.max_length)])
+    return pad_rows([np.asarray(text)], int(tokenizer.pad_token_id), network.device, None)

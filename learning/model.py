@@ -38,6 +38,8 @@ class ModelShape:
     base_folder: str
     verdict: Verdict | None
     """Of a probe, where there was one."""
+    loader: str = "AutoModel.from_pretrained({})"
+    """As in ``Learner``."""
 
     @property
     def trained_parameters(self) -> int:
@@ -55,6 +57,8 @@ class Learner:
     initial: Arrays
     verdict: Verdict | None = None
     """Of a probe: no private step is taken without one."""
+    loader: str = "AutoModel.from_pretrained({})"
+    """Python that loads the base model with transformers alone; {} is for its name."""
 
     def check_independent(self) -> None:
         """Raise ``ModelError`` unless a probe found that texts are independent, padded as the job says."""
@@ -90,6 +94,7 @@ class Learner:
             base_digest=base_digest(self.folder),
             base_folder=str(self.folder),
             verdict=self.verdict,
+            loader=self.loader,
         )
 
 

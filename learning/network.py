@@ -41,11 +41,17 @@ class Network(nn.Module):
         self.pools_layers = job.model.pooling == "layers"
         device = next(backbone.parameters()).device
         self.autocast = use_bfloat16(job.training.precision, device)
-        self.head_alone = job.adapter == "head" and self._trains_head_alone()
+        self._adapter = job.adapter
+        # Some heads read a whole sequence, of which they take the first token.
+        self._reads_sequence = False
         model_type = getattr(backbone.config, "model_type", "")
         self.explicit_positions = job.adapter == "full" and model_type in EXPLICIT_POSITIONS
 
-    def _trains_head_alone(self) -> bool:
+    @cached_property
+    def head_alone(self) -> bool:
+        """Whether nothing but the head is trained."""
+        if self._adapter != "head":
+            return False
         head = {id(parameter) for parameter in self.head.parameters()}
         return all(id(parameter) in head for _, parameter in self.trained_parameters())
 
@@ -63,18 +69,19 @@ class Network(nn.Module):
         """The module behind the features: ours, or the one that the architecture brings."""
         if self.mean_head is not None:
             return self.mean_head
-        named = dict(self.backbone.named_modules())
-        return next(m for n, m in named.items() if n.endswith((".classifier", ".score")))
+        bare = self.backbone.get_base_model() if self._adapter != "full" else self.backbone
+        head: nn.Module = getattr(bare, own_head(bare))
+        return head
 
     def trained_part(self, on_features: bool) -> nn.Module:
         """The smallest module with all trained tensors; it takes the same batch."""
-        return HeadOnly(self.head) if on_features else self
+        return HeadOnly(self.head, self._reads_sequence) if on_features else self
 
     def forward(self, batch: Batch) -> Tensor:
         if "features" in batch:
-            return apply_head(self.head, batch["features"])
+            return _apply(self.head, batch["features"], self._reads_sequence)
         if self.mean_head is not None:
-            return apply_head(self.mean_head, self.features(batch))
+            return self.mean_head(self.features(batch))
         return self._backbone_output(batch).logits.float()
 
     def features(self, batch: Batch) -> Tensor:
@@ -93,17 +100,31 @@ class Network(nn.Module):
             # Each as long as the others: the last layer's means are shorter, and would count for less.
             directions = [nn.functional.normalize(mean, dim=-1) for mean in means]
             return torch.cat(directions, dim=-1) * (self.feature_scale / len(means) ** 0.5)
+        inputs = self._inputs_of_head(batch)
+        if inputs.dim() == 2:
+            return inputs
+        rows = torch.arange(len(inputs), device=inputs.device)
+        return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
+
+    def _inputs_of_head(self, batch: Batch) -> Tensor:
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             self._backbone_output(batch)
         finally:
             hook.remove()
-        inputs = seen[0].float()
-        if inputs.dim() == 2:
-            return inputs
-        rows = torch.arange(len(inputs), device=inputs.device)
-        return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
+        return seen[0].float()
+
+    @torch.no_grad()
+    def pooled_width(self, batch: Batch) -> int:
+        """How many numbers a pooled head sees of a text: the widths of the states that it reads."""
+        return sum(states.shape[-1] for states in self._pooled_states(batch))
+
+    @torch.no_grad()
+    def look_at_head(self, batch: Batch) -> None:
+        """Find out what the architecture's own head reads."""
+        sequence = self._inputs_of_head(batch).dim() == 3
+        self._reads_sequence = sequence and not _is_linear(self.head)
 
     def _pooled_states(self, batch: Batch) -> list[Tensor]:
         """Hidden states of the layers that our head reads, each [B, T, hidden]."""
@@ -139,20 +160,31 @@ class Network(nn.Module):
             parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
 
 
+def own_head(model: nn.Module) -> str:
+    """The name of the head that an architecture brings: its last part that has weights."""
+    parts = [name for name, part in model.named_children() if any(True for _ in part.parameters())]
+    if len(parts) < 2:
+        raise ModelError(
+            f"{type(model).__name__} brings no head of its own: use another model.pooling."
+        )
+    return parts[-1]
+
+
 class HeadOnly(nn.Module):
     """A head that reads features from the batch."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, reads_sequence: bool) -> None:
         super().__init__()
-        self.head = head
+        self.head, self._reads_sequence = head, reads_sequence
 
     def forward(self, batch: Batch) -> Tensor:
-        return apply_head(self.head, batch["features"])
+        return _apply(self.head, batch["features"], self._reads_sequence)
 
 
-def apply_head(head: nn.Module, features: Tensor) -> Tensor:
+def _apply(head: nn.Module, features: Tensor, reads_sequence: bool) -> Tensor:
     """Logits from features; a head that reads a sequence gets a sequence of one."""
-    return head(features if _is_linear(head) else features.unsqueeze(1))
+    logits: Tensor = head(features.unsqueeze(1) if reads_sequence else features)
+    return logits
 
 
 def _is_linear(head: nn.Module) -> bool:

@@ -1,25 +1,70 @@
-"""The tokenizer of a base model."""
+"""The tokenizer of a base model, and what it must be able to do whatever the records say."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from .hugging_face import one_sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Letters and signs of many scripts: a vocabulary that knows all of these knows everything.
+_RARE = "☃漢語ꙮ𝄞ℵⴰ한ղღअไЖλأ😀𐍈ʘɮ∰"
+
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, with a padding token; a ``ModelError`` for one that cannot be used.
+
+    Without an unknown token, a text in letters that the vocabulary lacks would make the tokenizer fail,
+    or would come out empty: that is found here with letters of our own, not with a record.
+    """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder} has no usable tokenizer: {first}") from None
-    # Without its files, some kinds of tokenizer load with special tokens and nothing else.
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(f"{folder} has no usable tokenizer: it has no vocabulary.")
+    with one_sentence(f"{folder} has no usable tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Without its files, some kinds of tokenizer load with special tokens and nothing else.
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            raise ModelError(f"{folder} has no usable tokenizer: it has no vocabulary.")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise ModelError(
+                f"{folder} has no usable tokenizer: it has no padding, end or unknown token. Name one as "
+                '"pad_token" in tokenizer_config.json.'
+            )
+        _check_unknown_words(tokenizer, folder)
     return tokenizer
+
+
+def _check_unknown_words(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    for letter in _RARE:
+        try:
+            found = tokenizer(letter, add_special_tokens=False)["input_ids"]
+        except Exception:
+            found = None
+        if not found:
+            raise ModelError(
+                f"{folder} has no usable tokenizer: it does not know every letter ({letter!r} is one that "
+                "it makes nothing of) and has no token for unknown words. Give it an unknown token, in "
+                'tokenizer.json\'s model and as "unk_token" in tokenizer_config.json.'
+            )
+
+
+def state_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides about tokens, without the settings that the last call left behind."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state |= {"truncation": tokenizer.truncation_side, "padding": None}
+    else:
+        # Written in Python: its class, its vocabulary and what it was made with.
+        state = {
+            "class": type(tokenizer).__qualname__,
+            "vocabulary": tokenizer.get_vocab(),
+            "settings": {name: str(value) for name, value in tokenizer.init_kwargs.items()},
+            "truncation": tokenizer.truncation_side,
+        }
+    return json.dumps(state, sort_keys=True)
