@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ModelError, UmbelError
 
-_LONGEST = 300
+_LONGEST, _SHORT = 300, 20
 
 
 @contextlib.contextmanager
@@ -43,6 +43,10 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    said = lines[0]
+    if said.endswith(":") and len(lines) > 1:
+        said = f"{said} {lines[1]}"
     # "KeyError: 'x'" says more than "'x'".
-    said = lines[0] if len(lines[0]) > 20 else f"{type(error).__name__}: {lines[0]}"
-    return said[:_LONGEST]
+    if len(said) < _SHORT:
+        said = f"{type(error).__name__}: {said}"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."

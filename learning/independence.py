@@ -13,8 +13,9 @@ from ..errors import ModelError
 from ..privacy.dpsgd import backward, example_gradients
 from .batches import forward_batch, microbatch
 from .company import COUNTS, Company, Pass
+from .hugging_face import first_line
 from .invented import invented_texts
-from .lookups import checked_lookups
+from .lookups import CheckedLookups
 from .model import Learner
 from .network import Batch
 from .randomness import draws_nothing
@@ -32,6 +33,10 @@ class Coupled(Exception):
     """Texts change each other's numbers; the text says where that was seen."""
 
 
+class CannotRun(ModelError):
+    """A pass through the model failed, and not for lack of memory."""
+
+
 class Independence:
     """One run of all checks in one precision; `fewer` leaves the largest passes to another run."""
 
@@ -47,7 +52,7 @@ class Independence:
         self._company = Company(learner, min(size, COUNTS[0] + 1) if fewer else size)
 
     def run(self) -> None:
-        with checked_lookups(self._network, self._limit):
+        with CheckedLookups():
             through_base = self._private and not self._on_features
             if not through_base or self._network.head_alone:
                 self._outputs()
@@ -119,6 +124,22 @@ class Independence:
                 "cannot be trained. Its weights may be damaged."
             )
         return alone
+
+    @torch.no_grad()
+    def longest_that_runs(self) -> int:
+        """The longest text, of up to ``max_length`` tokens, that goes through the network; by halving."""
+        self._network.eval()
+        runs, fails = 0, self._limit + 1
+        while fails - runs > 1:
+            middle = (runs + fails) // 2
+            (text,) = invented_texts(self._learner.tokenizer, [middle])
+            try:
+                with CheckedLookups():
+                    self._logits(Pass([text], [0]))
+                runs = middle
+            except CannotRun:
+                fails = middle
+        return runs
 
     @torch.no_grad()
     def _sees_no_later_token(self) -> None:
@@ -196,13 +217,14 @@ class Independence:
         """
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         norms, expected = self._one_by_one(module, alone, parameters)
-        gradients = example_gradients(module, parameters)
+        with self._refused():
+            gradients = example_gradients(module, parameters)
         buffers: dict[str, Tensor] | None = None
         try:
             for where, passes in groups:
                 found = [torch.zeros_like(total) for total in expected]
                 for one, batch in passes:
-                    with _run_or_say(self._learner, len(one.texts)):
+                    with self._refused(), _run_or_say(self._learner, len(one.texts)):
                         logits = gradients.module(batch)
                         losses = self._task.losses(logits, batch)
                         with torch.autocast(losses.device.type, enabled=False):
@@ -267,6 +289,19 @@ class Independence:
         module.zero_grad(set_to_none=True)
         self._task.losses(module(batch), batch).sum().backward()
 
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Gradients that cannot be taken text by text: the model runs, but not under privacy."""
+        try:
+            yield
+        except CannotRun:
+            raise
+        except ModelError as error:
+            raise ModelError(
+                f"{self._base} cannot be trained under per-record privacy as model.adapter = "
+                f'"{self._learner.job.adapter}": {error} Another model.adapter or base model may do.'
+            ) from None
+
     @property
     def _base(self) -> str:
         return self._learner.job.model.base
@@ -296,8 +331,4 @@ def _run_or_say(learner: Learner, count: int) -> Iterator[None]:
             f"{learner.job.model.max_length} tokens at once. Lower training.microbatch or model.max_length."
         ) from None
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ModelError(
-            f"{learner.job.model.base} cannot run as the job says, with texts of up to model.max_length = "
-            f"{learner.job.model.max_length} tokens: {type(error).__name__}: {first}"
-        ) from None
+        raise CannotRun(f"{learner.job.model.base} cannot run: {first_line(error)}") from None

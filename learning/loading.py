@@ -31,7 +31,8 @@ from .tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LOOK = 6
+# Tokens of the text that is tried when a head is put on.
+_LOOK = 16
 
 
 def load_learner(job: Job, classes: int) -> Learner:
@@ -97,6 +98,7 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = _auto_class(job, config)
         if name == "AutoModelForSequenceClassification":
+            _check_labels(job, config, classes)
             arguments["num_labels"] = classes
         factory: Any = getattr(transformers, name)
         model, info = factory.from_pretrained(folder, output_loading_info=True, **arguments)
@@ -117,6 +119,18 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         # Unused before a pooled head, where adapters in it would only add noise; but some call it.
         model.pooler = nn.Identity()
     return _Found(model, sorted(missing & {n for n, _ in model.named_parameters()}), loader)
+
+
+def _check_labels(job: Job, config: Any, classes: int) -> None:
+    """A folder that holds a head must hold one for the job's labels."""
+    held = [
+        name for name in config.architectures or () if name.endswith("ForSequenceClassification")
+    ]
+    if held and config.num_labels != classes:
+        raise ModelError(
+            f"{job.model.base} has a head of its own for {config.num_labels} labels, and the job names "
+            f'{classes}. Name its labels in data.labels, or use model.pooling = "mean".'
+        )
 
 
 def _auto_class(job: Job, config: Any) -> str:

@@ -1,37 +1,41 @@
-"""Tables that are asked for rows they do not have: one sentence, before a GPU gives up for good."""
+"""Tables that are asked for rows they do not have: an error before a GPU gives up for good."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from ..errors import ModelError
+_EMBEDDINGS = (torch.nn.functional.embedding, torch.embedding)
 
 
-@contextlib.contextmanager
-def checked_lookups(network: nn.Module, max_length: int) -> Iterator[None]:
-    """Raise ``ModelError`` instead of reading beyond a table: token ids, or positions of long texts.
+class CheckedLookups(TorchFunctionMode):
+    """Raises ``IndexError`` instead of reading beyond a table: token ids, or positions of long texts.
 
     On a GPU such a read ends the process's use of the device, so it is looked at before it is made.
     """
 
-    def check(table: nn.Embedding, inputs: tuple[Any, ...]) -> None:
-        asked = int(inputs[0].max()) if inputs and inputs[0].numel() else 0
-        if asked >= table.num_embeddings:
-            raise ModelError(
-                f"model.max_length = {max_length}: a table of the base model ({names[table]}) has "
-                f"{table.num_embeddings} rows, and row {asked} is needed. Positions beyond the last need "
-                "a smaller model.max_length (some models have a few fewer than their configuration "
-                "says); token ids beyond it, the tokenizer that belongs to the model."
-            )
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in _EMBEDDINGS:
+            first, second = (*args, named.get("input"), named.get("weight"))[:2]
+            ids, table = (second, first) if func is torch.embedding else (first, second)
+            if isinstance(ids, Tensor) and isinstance(table, Tensor) and ids.numel():
+                _check(ids, table)
+        return func(*args, **named)
 
-    names = {m: name for name, m in network.named_modules() if isinstance(m, nn.Embedding)}
-    hooks = [table.register_forward_pre_hook(check) for table in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+def _check(ids: Tensor, table: Tensor) -> None:
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= len(table):
+        wrong = least if least < 0 else most
+        raise IndexError(f"row {wrong} of a table of {len(table)} rows is needed")

@@ -37,11 +37,12 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..errors import ModelError
 from ..job import Job
 from .base import base_digest, base_folder
 from .cache import cache_folder, write_once
 from .device import choose_device, use_bfloat16
-from .independence import Coupled, Independence
+from .independence import CannotRun, Coupled, Independence
 from .loading import load_learner
 from .model import Learner
 from .tasks import Task, task_for
@@ -81,12 +82,18 @@ def probe(learner: Learner, task: Task) -> Verdict:
                 return INDEPENDENT
             except Coupled as error:
                 reason = str(error)
+            except CannotRun:
+                # Some cannot read a short text alone.
+                reason = "a short text does not go through it"
         else:
             reason = "the job says so"
         try:
             _check(replace(learner, job=learner.job.padded()), task)
         except Coupled as error:
             return Verdict(None, str(error))
+        except CannotRun:
+            _check_length(learner, task)
+            raise
         return Verdict("max_length", reason)
 
 
@@ -112,6 +119,17 @@ def _away_from_start(learner: Learner) -> Iterator[None]:
 
 def _devices(device: torch.device) -> list[int]:
     return [torch.cuda.current_device()] if device.type == "cuda" else []
+
+
+def _check_length(learner: Learner, task: Task) -> None:
+    """Say how long a text may be, if length alone is what a model cannot do."""
+    asked = learner.job.model.max_length
+    longest = Independence(learner, task).longest_that_runs()
+    if 4 <= longest < asked:
+        raise ModelError(
+            f"model.max_length = {asked}: {learner.job.model.base} has room for {longest} tokens in a "
+            f"text. Set model.max_length to {longest} or less."
+        )
 
 
 def _check(learner: Learner, task: Task) -> None:

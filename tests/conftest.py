@@ -190,6 +190,16 @@ def albert(tmp_path_factory, texts):
 
 
 @pytest.fixture(scope="session")
+def architectures():
+    """The builder of small models of every kind that transformers knows."""
+    path = Path(__file__).with_name("architectures.py")
+    spec = importlib.util.spec_from_file_location("architectures", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def job_of(tiny, reviews_csv):
     """A job over the reviews: sections by name override those of a quick private job."""
     from umbel.job import Job
