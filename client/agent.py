@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import MessageError
+from ..errors import MessageError, UmbelError
+from ..job import Job
 from ..messages import (
     COMMIT,
     CONFIRM,
@@ -31,12 +32,13 @@ from ..messages import (
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant, Trip
 from .account import Account
-from .answers import answered, job_of
+from .answers import answered, job_of, log_error
 from .budget import Budget
 from .kept import KeptUpdates
 from .policy import Policy
 from .round import Rounds
 from .secure import Membership, participant_of
+from .timing import Timing
 from .work import Work
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ class Agent:
     of a request are drawn from; only a reproducible simulation or rehearsal passes another than the
     operating system's, and `replayable` then says that a repeated request draws the very same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
-    trained anew and charged.
+    trained anew and charged. `timing` says when answers leave; without it, as soon as they are there.
+    `loaded` is when, by its clock, the model was there and nothing of the data had been read.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class Agent:
         secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os(),
         replayable: bool = False,
         kept: KeptUpdates | None = None,
+        timing: Timing | None = None,
+        loaded: float | None = None,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -83,7 +88,11 @@ class Agent:
         self._work = work
         self._account = account
         self._budget = Budget(name, ledger, account.name, policy, replayable)
-        self._rounds = Rounds(name, work, account, self._budget, membership, secrets, log, kept)
+        self._timing = timing or Timing(None, None, name)
+        self._loaded = loaded
+        self._rounds = Rounds(
+            name, work, account, self._budget, membership, secrets, log, kept, self._timing
+        )
 
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
@@ -105,7 +114,7 @@ class Agent:
         job, account = job_of(assignment), self._account
         if job.private:
             self._budget.check(job, assignment, self._rounds.recipe(job, assignment))
-        self._work.prepare()
+        self._make_ready(job, assignment)
         readiness = Readiness(
             version=__version__,
             name=self.name,
@@ -117,10 +126,27 @@ class Agent:
         )
         return RecordDict({"readiness": readiness.to_record()})
 
+    def _make_ready(self, job: Job, assignment: Assignment) -> None:
+        """Compute what stays from round to round; the first time, until a time that is public."""
+        try:
+            self._work.prepare()
+        except UmbelError as error:
+            if not job.private:
+                raise
+            log_error(self.name, error)  # each round says what comes of it
+        if self._loaded is not None and job.private:
+            numbers = self._rounds.numbers(job, assignment)
+            self._timing.leave(self._loaded, self._timing.preparing(numbers))
+        self._loaded = None
+
     def _train(self, assignment: Assignment, message: Message) -> RecordDict:
+        if self._loaded is not None:
+            self._make_ready(job_of(assignment), assignment)
         return self._rounds.answer(assignment, message, train=True, test=assignment.test)
 
     def _evaluate(self, assignment: Assignment, message: Message) -> RecordDict:
+        if self._loaded is not None:
+            self._make_ready(job_of(assignment), assignment)
         return self._rounds.answer(assignment, message, train=False, test=True)
 
     def _short_trip(self, assignment: Assignment, message: Message) -> RecordDict:

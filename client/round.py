@@ -47,6 +47,7 @@ from .budget import Budget
 from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .secure import Membership, SecureUpload, participant_of
+from .timing import Numbers, Timing
 from .work import Work
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Rounds:
         membership: Membership | None,
         secrets: Callable[[str], SecretStream],
         log: Path | None,
-        kept: KeptUpdates | None = None,
+        kept: KeptUpdates | None,
+        timing: Timing,
     ) -> None:
         self._name = name
         self._work = work
@@ -90,6 +92,7 @@ class Rounds:
         self._secrets = secrets
         self._log = log
         self._kept = kept
+        self._timing = timing
 
     def answer(
         self, assignment: Assignment, message: Message, *, train: bool, test: bool
@@ -130,7 +133,11 @@ class Rounds:
         if train and job.noised_locally and repeated is None:
             private = self._private_steps(job, assignment)
         trains = train and repeated is None
-        found = self._computed(job, assignment, arrays, private, mu, train=trains, test=test)
+        begun, span = self._timing.now(), self._span(job, assignment, train=trains, test=test)
+        try:
+            found = self._computed(job, assignment, arrays, private, mu, train=trains, test=test)
+        finally:
+            self._timing.leave(begun, span)
         if repeated is not None:
             found.outcome = Outcome(repeated, 0.0)
         if found.error is not None and not job.encrypted:
@@ -158,6 +165,24 @@ class Rounds:
             return self._with_head(job, assignment, sent)
         clear = in_the_clear(job, found.outcome if train else None, counts, metrics)
         return self._with_head(job, assignment, clear)
+
+    def _span(self, job: Job, assignment: Assignment, *, train: bool, test: bool) -> float:
+        """Seconds, from public numbers alone, after which an answer leaves; 0: at once."""
+        if not job.private or not (train or test):
+            return 0.0
+        return self._timing.answering(job, self.numbers(job, assignment), train=train, test=test)
+
+    def numbers(self, job: Job, assignment: Assignment) -> Numbers:
+        """What the time of an answer is computed from."""
+        account, rate = self._account, 0.0
+        size = account.published(job, self._budget)
+        training = account.training_size(job, self._budget) if size else 0
+        if job.noised_locally:
+            rate = self.recipe(job, assignment).sampling_rate
+        # A file of held-out records has no published size: it is taken for no longer than the data.
+        held = (size - training) or (size if account.holds_out else 0)
+        per_unit = (self._work.records_per_group or 1) if job.per_group else 1
+        return Numbers(training, held, rate, per_unit)
 
     def _computed(
         self,

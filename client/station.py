@@ -34,6 +34,7 @@ from .child import Bench, WorkInChild
 from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
+from .timing import Clock, SystemClock, Timing
 from .worker import Setup
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Station:
 
     `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals
     alone, because whoever knows the seed removes the noise. `bench` is the child process in which
-    records are worked on; after ``close`` there is none.
+    records are worked on; after ``close`` there is none. `clock` is what answers wait by
+    (``timing``); in a rehearsal none does.
     """
 
     def __init__(
@@ -66,9 +68,12 @@ class Station:
         secrets: Callable[[int, str], SecretStream] | None = None,
         *,
         bench: Bench | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.home = home
         self._bench = bench or Bench()
+        # A rehearsal's noise is no secret, so its times need not be.
+        self._clock = clock or (SystemClock() if secrets is None else None)
         self.audit = AuditLog(home.audit)
         self._policy = Policy.read(home.policy)
         self._approvals = Approvals(home.jobs)
@@ -164,6 +169,7 @@ class Station:
             self._split_secret(job),
             rules.threads or os.cpu_count() or 1,
             rules.gpu_memory_share,
+            waits=self._clock is not None and job.private,
         )
         self._desk = None
         work = WorkInChild(self._bench, setup)
@@ -176,6 +182,8 @@ class Station:
         named: dict[str, Any] = {}
         if secrets is not None:
             named = {"secrets": lambda what: secrets(job.seed, what), "replayable": True}
+        timing = Timing(self._clock, work.model.pace, home.name)
+        loaded = timing.now()
         data = work.open()
         agent = Agent(
             home.name,
@@ -186,6 +194,8 @@ class Station:
             membership=home.membership,
             log=home.metrics,
             kept=home.kept,
+            timing=timing,
+            loaded=loaded,
             **named,
         )
         return _Desk(assignment.job, agent, stamp)

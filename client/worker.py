@@ -21,6 +21,7 @@ from ..errors import UmbelError
 from ..flower import end_with_parent
 from ..job import Job
 from ..learning.failures import NOBODY, Touch
+from ..learning.pace import Pace, measured
 from ..learning.verdict import Verdict
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
@@ -42,6 +43,8 @@ class Setup:
     """In the place of the owner's, in a rehearsal."""
     threads: int
     gpu_memory_share: float
+    waits: bool = False
+    """Whether answers leave at public times, for which the model's pace is measured."""
     records: bool = True
     """Whether to read any; without them it works for an owner that has none."""
 
@@ -56,6 +59,8 @@ class Model:
     """What the probe of it found."""
     fresh: bool
     """Whether it was not there already."""
+    pace: Pace | None
+    """How fast this machine is with it; None where nobody waits."""
 
 
 class Worker:
@@ -63,6 +68,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._workplace: Workplace | None = None
+        self._pace: Pace | None = None
         self.work: WorkHere | None = None
 
     def load(self, setup: Setup) -> Model:
@@ -76,10 +82,13 @@ class Worker:
         if fresh:
             self.work = self._workplace = None  # lets go of the old model first
             self._workplace = workplace_of(setup.job)
+            self._pace = None
         assert self._workplace is not None
         learner = self._workplace.learner
         base = learner.shape().base_digest
-        return Model(self._workplace.shapes, base, learner.verdict, fresh)
+        if setup.waits and self._pace is None:
+            self._pace = measured(learner, self._workplace.task)
+        return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace)
 
     def open(self, setup: Setup, left_out: frozenset[int], touch: Touch | None) -> LocalData:
         """Read the records but for the rows `left_out`; what came of it, without the records."""

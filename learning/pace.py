@@ -1,0 +1,103 @@
+"""How fast this machine is with a model, measured on invented texts of the greatest length.
+
+Nothing here depends on a record, so what is computed from it may be told: when an answer leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .batches import forward_batch, microbatch
+from .examples import Examples, TokenStore
+from .invented import invented_texts
+from .model import Learner
+from .tasks.base import Task
+from .trainer import PrivateSteps, StepRange, test, train
+
+_REPEATS = 3
+_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds, each the longest of a few: an answer that leaves too early would tell something."""
+
+    start: float
+    """Of a request to train that uses no record: weights in, one step of noise, update out."""
+    step: float
+    """Of each further step without records."""
+    record: float
+    """Of each record in a full microbatch."""
+    alone: float
+    """What a single record takes beyond that."""
+    tested: float
+    """Of each held-out record."""
+    prepared: float
+    """Of each record before the first round: its features, where a head is trained on them."""
+
+
+def measured(learner: Learner, task: Task) -> Pace:
+    """The pace of a model's training and testing here and now."""
+    with tempfile.TemporaryDirectory() as folder:
+        examples = _invented(learner, Path(folder))
+        prepared = 0.0
+        if learner.network.head_alone:
+            everything = np.arange(len(examples))
+
+            def features() -> np.ndarray:
+                learner.network.eval()
+                with torch.inference_mode():
+                    found = learner.network.features(learner.batch(examples, everything))
+                return np.asarray(found.cpu().numpy())
+
+            prepared = _longest(features) / len(examples)
+            examples = replace(examples, features=features())
+
+        def trained(count: int, steps: int = 1) -> float:
+            some = examples.take(np.arange(count))
+            return _longest(lambda: _train(learner, task, some, steps))
+
+        full = min(len(examples), microbatch(learner.job.training, learner.network.device))
+        start = trained(0)
+        step = max(0.0, (trained(0, _STEPS) - start) / (_STEPS - 1))
+        record = max(0.0, trained(full) - start) / full
+        alone = max(0.0, trained(1) - start - record)
+        tested = _longest(lambda: test(learner, task, learner.initial, examples)) / len(examples)
+    return Pace(start, step, record, alone, tested, prepared)
+
+
+def _train(learner: Learner, task: Task, examples: Examples, steps: int) -> None:
+    size = max(1, len(examples))
+    private = PrivateSteps(1.0, float(size), 1.0, 1.0, os.urandom(32))
+    span = StepRange(0, steps, steps)
+    train(learner, task, learner.initial, examples, span, seed=0, who="pace", private=private)
+
+
+def _invented(learner: Learner, folder: Path) -> Examples:
+    """As many texts of the greatest length as go through the base model at once."""
+    count = forward_batch(learner.job.training, learner.network.device)
+    texts = invented_texts(learner.tokenizer, [learner.job.model.max_length] * count)
+    np.save(folder / "ids.npy", np.concatenate(texts).astype(np.int32))
+    lengths = [len(text) for text in texts]
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    np.save(folder / "labels.npy", np.zeros(count, np.int64))
+    return Examples(TokenStore(folder), np.arange(count))
+
+
+def _longest(act: Callable[[], object]) -> float:
+    """Seconds of the longest of a few times; the first, in which memory is found, does not count."""
+    act()
+    found = []
+    for _ in range(_REPEATS):
+        begun = time.perf_counter()
+        act()
+        found.append(time.perf_counter() - begun)
+    return max(found)

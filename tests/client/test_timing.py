@@ -1,0 +1,171 @@
+"""When answers leave: at times that follow from public numbers, whatever the records are."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from umbel.client.agent import Agent
+from umbel.client.policy import Policy
+from umbel.client.timing import Numbers, Timing, most_drawn, most_held
+from umbel.client.work import WorkHere, Workplace
+from umbel.flower import stamp, take_server_identity
+from umbel.learning.pace import Pace, measured
+from umbel.learning.tasks import task_for
+from umbel.messages import ASSIGNMENT, EVALUATE, PREPARE, TRAIN, Assignment, to_array_record
+from umbel.simulations.federation import federate
+
+PACE = Pace(start=0.5, step=0.1, record=0.01, alone=0.02, tested=0.003, prepared=0.004)
+
+
+class Clock:
+    """A clock that tests move: by what work takes, and by waiting."""
+
+    def __init__(self):
+        self.time, self.waits = 1000.0, []
+
+    def now(self):
+        return self.time
+
+    def wait_until(self, moment):
+        self.waits.append(moment)
+        self.time = max(self.time, moment)
+
+
+@pytest.fixture
+def owner(open_job_of, learner_of, tmp_path):
+    """An owner whose work takes as long as its records say."""
+
+    def build(seconds, name="ledger", fails=False, clock=None, timing=True, **sections):
+        job = open_job_of(**sections)
+        clock = clock or Clock()
+
+        class Slow(WorkHere):
+            def prepare(self):
+                clock.time += seconds
+                super().prepare()
+
+            def tested(self, *arguments):
+                clock.time += seconds
+                return super().tested(*arguments)
+
+            def trained(self, *arguments, records=True):
+                clock.time += seconds
+                if fails and records:
+                    raise MemoryError
+                return super().trained(*arguments, records=records)
+
+        federation = federate(job)
+        share = federation.shares[0]
+        work = Slow("mary", Workplace(learner_of(job), task_for(job, 2)), federation.data(share))
+        agent = Agent(
+            "mary",
+            work,
+            federation.account(share),
+            tmp_path / f"{name}.sqlite",
+            policy=Policy.simulated(job),
+            timing=Timing(clock, PACE, "mary") if timing else None,
+            loaded=clock.now() if timing else None,
+        )
+
+        def ask(kind, round_=1, **changes):
+            take_server_identity(1)
+            assignment = Assignment(
+                "0.1.0", "run", job.to_json(), round_, 0, job.training.rounds, tests=3
+            )
+            from flwr.app import Message, RecordDict
+
+            content = RecordDict(
+                {ASSIGNMENT: dataclasses.replace(assignment, **changes).to_record()}
+            )
+            if kind != PREPARE:
+                content["arrays"] = to_array_record(learner_of(job).initial)
+            message = Message(content, dst_node_id=2, message_type=kind)
+            stamp(message)
+            reply = agent.handle(message)
+            assert not reply.has_error(), reply.error.reason
+            return clock.time
+
+        return ask
+
+    return build
+
+
+def asked(ask):
+    return [ask(PREPARE), ask(TRAIN, 1, test=True), ask(TRAIN, 2), ask(EVALUATE, 3)]
+
+
+def test_every_answer_leaves_at_the_same_time_however_long_its_records_took(owner):
+    counts = {"evaluation": {"counts": "private", "every": 1}}
+    quick = asked(owner(0.0, "quick", **counts))
+    assert asked(owner(0.31, "slow", **counts)) == quick
+    assert len(set(quick)) == 4
+
+
+def test_an_answer_that_failed_leaves_when_it_would_have_left(owner):
+    assert owner(0.1, "sound")(TRAIN) == owner(0.25, "failing", fails=True)(TRAIN)
+
+
+def test_what_takes_too_long_leaves_after_whole_spans_and_the_owner_is_told(owner, caplog):
+    with caplog.at_level(logging.WARNING):
+        usual = owner(0.0, "usual")
+        usual(PREPARE)
+        begun = usual(PREPARE)
+        span = usual(TRAIN) - begun
+        assert not [r for r in caplog.records if "should take" in r.message]
+        clock = Clock()
+        late = owner(2.5 * span, "late", clock=clock)
+        late(PREPARE)
+        begun = late(PREPARE)
+        assert late(TRAIN) - 2.5 * span <= begun + 3 * span
+        assert (clock.waits[-1] - begun) / span == pytest.approx(3)
+    assert [r for r in caplog.records if "should take" in r.message]
+
+
+def test_a_simulation_and_a_job_without_privacy_do_not_wait(owner):
+    clock = Clock()
+    owner(1.0, "simulated", clock=clock, timing=False)(TRAIN)
+    owner(1.0, "open", clock=clock, privacy={"unit": "none"})(TRAIN)
+    assert clock.waits == []
+
+
+def test_no_more_are_drawn_than_there_is_time_for_but_once_in_a_billion():
+    for size, rate, steps in ((100, 0.3, 2), (1300, 0.0246, 24), (5000, 0.1, 8), (1000, 1.0, 1)):
+        most = most_drawn(size, rate, steps)
+        noise = np.arange(-1000, 1001)
+        weights = np.tanh(0.05) * np.exp(-0.1 * np.abs(noise))
+        trials = steps * np.maximum(0, size + noise)
+        assert weights @ binom.sf(most, trials, rate) < 2**-30
+        assert weights @ binom.sf(most - 1, trials, rate) >= 2**-30 * 0.99
+        assert most_held(size) > size + 200
+
+
+def test_time_follows_from_the_public_numbers_and_grows_with_each(open_job_of):
+    job = open_job_of()
+    timing = Timing(Clock(), PACE, "mary")
+    numbers = Numbers(1000, 200, 0.05, 1)
+    usual = timing.answering(job, numbers, train=True, test=True)
+    for more in (
+        dataclasses.replace(numbers, training_size=1200),
+        dataclasses.replace(numbers, test_size=300),
+        dataclasses.replace(numbers, sampling_rate=0.06),
+        dataclasses.replace(numbers, records_per_unit=2),
+    ):
+        assert timing.answering(job, more, train=True, test=True) > usual
+    parts = [timing.answering(job, numbers, train=train, test=not train) for train in (True, False)]
+    assert sum(parts) == pytest.approx(usual)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "head"])
+def test_the_pace_is_measured_without_a_record_and_leaves_the_model_as_it_was(
+    adapter, job_of, learner_of
+):
+    job = job_of(model={**job_of().model.model_dump(exclude={"lora"}), "adapter": adapter})
+    learner = learner_of(job)
+    pace = measured(learner, task_for(job, 2))
+    assert pace.start > 0
+    assert pace.tested > 0
+    assert (pace.prepared > 0) == (adapter == "head")
+    assert all(value >= 0 for value in dataclasses.astuple(pace))
