@@ -72,9 +72,7 @@ def owner(open_job_of, learner_of, tmp_path):
 
         def ask(kind, round_=1, **changes):
             take_server_identity(1)
-            assignment = Assignment(
-                "0.1.0", "run", job.to_json(), round_, 0, job.training.rounds, tests=3
-            )
+            assignment = Assignment("0.1.0", "run", job.to_json(), round_, 0, job.training.rounds)
             from flwr.app import Message, RecordDict
 
             content = RecordDict(
@@ -94,7 +92,13 @@ def owner(open_job_of, learner_of, tmp_path):
 
 
 def asked(ask):
-    return [ask(PREPARE), ask(TRAIN, 1, test=True), ask(TRAIN, 2), ask(EVALUATE, 3)]
+    planned = {"tests": 4}
+    return [
+        ask(PREPARE, **planned),
+        ask(TRAIN, 1, test=True, **planned),
+        ask(TRAIN, 2, **planned),
+        ask(EVALUATE, 3, **planned),
+    ]
 
 
 def test_every_answer_leaves_at_the_same_time_however_long_its_records_took(owner):
