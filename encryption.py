@@ -88,6 +88,11 @@ def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str
     return (
         f"The server sees only sums of updates, counts and losses over {over}, and can open none "
         f"of fewer than {fewest_in_one}, {server}{alone}."
+        + (
+            " Where a sum was spoiled, it sees those of groups of its members, too, of which one is named."
+            if job.encryption.name_spoilers
+            else ""
+        )
     )
 
 

@@ -268,6 +268,13 @@ class EncryptionSpec(_Section):
         description="Open one sum for each group of at least so many clients, for strategies that "
         "compare updates. Default: one sum over the whole cohort.",
     )
+    name_spoilers: bool = Field(
+        False,
+        description="Where an opened sum is refused because no honest members can have made it, open the "
+        "same updates once more in disjoint groups, and leave out the group that spoiled it. The "
+        "server then reads sums of as few clients as any sum may have. Every owner's policy must "
+        "allow it (encryption.name_spoilers).",
+    )
     clip: PositiveFloat = Field(
         8.0,
         description="Largest magnitude of an entry of an update; a larger update is scaled down.",
@@ -419,6 +426,14 @@ class Job(_Section):
             raise ValueError(
                 'model.adapter = "head": a causal language model has no head of its own to train; '
                 'use "lora"'
+            )
+        spec = self.encryption
+        if spec.name_spoilers and not (
+            self.encrypted and spec.confirm and not spec.group_size and self.noised_locally
+        ):
+            raise ValueError(
+                'encryption.name_spoilers applies only with privacy.unit = "example" or "group", '
+                "encryption.confirm and no encryption.group_size"
             )
         if self.cohort.size and self.cohort.minimum and self.cohort.minimum > self.cohort.size:
             raise ValueError(

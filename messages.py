@@ -117,6 +117,25 @@ class Assignment(_Record):
     """Of this round's updates, where it adapts; 0: the job's."""
     tests: int = 0
     """Tests planned in the whole run, a public number; noise of counts is made for as many."""
+    naming: str = ""
+    """Public: the groups of which one spoiled this round's sum, as JSON; none where nothing is named."""
+
+    @property
+    def groups_to_name(self) -> list[list[str]]:
+        """``naming``, parsed; a ``MessageError`` for what are no groups of names."""
+        if not self.naming:
+            return []
+        try:
+            found = json.loads(self.naming)
+        except ValueError:
+            found = None
+        texts = isinstance(found, list) and all(
+            isinstance(group, list) and group and all(isinstance(name, str) for name in group)
+            for group in found
+        )
+        if not texts or not found:
+            raise MessageError("A request names groups that are none")
+        return cast(list[list[str]], found)
 
 
 @dataclass(frozen=True)

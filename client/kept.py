@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _CHUNK = 1 << 24
 _TAG = 16
 _OLD_SECONDS = 7 * 24 * 3600.0
 """Files of runs that were heard of no more are deleted after so long."""
+
+Groups = Sequence[Sequence[str]]
 
 _log = logging.getLogger(__name__)
 
@@ -132,12 +134,15 @@ class KeptRound:
     participant: Participant | None
     """Who masks it; None in a job without encryption."""
 
-    def find(self, request: bytes, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+    def find(
+        self, request: bytes, shapes: Mapping[str, tuple[int, ...]], groups: Groups = ()
+    ) -> Arrays | None:
         """The update, if it was trained before and may be sent in answer to this `request` to upload.
 
-        What was kept of another round is let go of: its round is closed.
+        What was kept of another round is let go of: its round is closed. `groups`: the sum with it was
+        refused, and one of these is to be named; where it may not, ``ProtocolError``.
         """
-        key = self._key(request)
+        key = self._key(request, groups)
         if key is None:
             return None
         update = self.store.read(self.run, self.what, key, shapes)
@@ -160,7 +165,10 @@ class KeptRound:
             return b""
         return self.what
 
-    def _key(self, request: bytes) -> bytes | None:
+    def _key(self, request: bytes, groups: Groups) -> bytes | None:
+        if groups and self.participant is not None:
+            self.participant.check_repeat(request, self.what, groups)
+            return self.participant.kept(self.what)
         if self.participant is None:
             return self.store.recall(self.run, self.what)
         if self.participant.close(self.what):

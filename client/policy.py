@@ -64,7 +64,9 @@ class Policy(Section):
                 exact_counts=True,
             ),
             encryption=EncryptionRules(
-                required=job.simulation.encryption_required, confirm_required=False
+                required=job.simulation.encryption_required,
+                confirm_required=False,
+                name_spoilers=job.encryption.name_spoilers,
             ),
             jobs=JobRules(max_rounds=sys.maxsize, max_hours=most),
         )
@@ -190,6 +192,11 @@ class Policy(Section):
             yield (
                 f"requires sums over at least {rules.smallest_cohort} clients "
                 f"(encryption.smallest_cohort), the job opens those over {fewest}"
+            )
+        if job.encryption.name_spoilers and not rules.name_spoilers:
+            yield (
+                "lets no group be named by sums of fewer members (encryption.name_spoilers), the job "
+                "has encryption.name_spoilers = true"
             )
         if rules.confirm_required and not job.encryption.confirm:
             yield (

@@ -113,7 +113,10 @@ class Rounds:
         # What was computed before is sent again, where nothing new comes of it.
         kept = self._kept_round(assignment, message, arrays, train)
         request = upload.request if upload else b""
-        repeated = kept.find(request, self._work.shapes) if kept else None
+        groups = self._groups_to_name(job, assignment, train=train, test=test)
+        repeated = kept.find(request, self._work.shapes, groups) if kept else None
+        if groups and repeated is None:
+            raise PlanRefused(f"{self._name} has no update that could name a group")
         what = kept.what if kept and repeated is not None else b""
         if upload and test and not job.tests_privately and not what:
             what = told_once(upload, update_digest(message.content, arrays), kept)
@@ -161,7 +164,7 @@ class Rounds:
                 part=part,
             )
             dither = self._secrets(f"{self._name}/{assignment.round}/dither")
-            sent = masked(*upload.send(whole, dither, what), metrics)
+            sent = masked(*upload.send(whole, dither, what, groups), metrics)
             return self._with_head(job, assignment, sent)
         clear = in_the_clear(job, found.outcome if train else None, counts, metrics)
         return self._with_head(job, assignment, clear)
@@ -251,6 +254,17 @@ class Rounds:
             close_round(self._kept, assignment.run, participant, what)
             return None
         return KeptRound(self._kept, assignment.run, what, participant)
+
+    def _groups_to_name(
+        self, job: Job, assignment: Assignment, *, train: bool, test: bool
+    ) -> list[list[str]]:
+        """The groups of which one spoiled a sum; none where the request is for no such thing."""
+        groups = assignment.groups_to_name
+        if groups and not (job.encryption.name_spoilers and job.noised_locally and train):
+            raise PlanRefused(f"{self._name}: this job names no groups")
+        if groups and test:
+            raise PlanRefused(f"{self._name}: to name a group, updates are sent and nothing else")
+        return groups
 
     def _public(self, job: Job, assignment: Assignment) -> Metrics:
         """What stands beside every answer: the planned weight, and what the run has spent so far."""

@@ -77,6 +77,13 @@ class EncryptionRules(Section):
     smallest_cohort: int = Field(
         3, ge=3, description="Fewest members in any sum that the server may open."
     )
+    name_spoilers: bool = Field(
+        False,
+        description="Accept jobs that find out who spoiled a sum (encryption.name_spoilers): where an "
+        "opened sum is refused, this owner's noised update is summed once more, in one group of "
+        "at least as many members as any sum of the consortium has. The server then reads that "
+        "group's sum beside the whole one; noise and ledger stay as they are.",
+    )
     confirm_required: bool = Field(
         True,
         description="Refuse jobs without the confirmation trip (encryption.confirm = false), which "

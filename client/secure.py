@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,15 +119,20 @@ class SecureUpload:
             self.known = found[0], found[1].tobytes()
 
     def send(
-        self, part: Contribution, dither: SecretStream, what: bytes = b""
+        self,
+        part: Contribution,
+        dither: SecretStream,
+        what: bytes = b"",
+        groups: Sequence[Sequence[str]] = (),
     ) -> tuple[bytes, bytes]:
         """Mask the owner's part; the signed upload and the vector's bytes, journalled.
 
-        `what` names the kept update that is in it, if any.
+        `what` names the kept update that is in it, if any, and `groups` those of which it is to name
+        one.
         """
         manifest = self._manifest
         scale = Scale(len(manifest.slot.cohort), manifest.clip)
         words = encode(part, manifest.layout, scale, manifest.weight_cap, dither.words)
-        reply, _ = self.participant.upload(self.request, self._context, words, what)
+        reply, _ = self.participant.upload(self.request, self._context, words, what, groups)
         del words, _  # a vector can be as large as a model: hold it once
         return reply, self.participant.sent()

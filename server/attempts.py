@@ -7,9 +7,13 @@ a new slot of the same groups, in which owners send what they trained before whe
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..privacy.secagg.messages import Slot
+from ..privacy.secagg.parameters import smallest_sum
 from .exchange import connected
 from .run import Run
 from .slots import OpenRound
@@ -25,6 +29,13 @@ class Attempt:
     number: int
     again: OpenRound | None
     groups: list[list[str]]
+    refused: Slot | None = None
+    """The slot whose sum was opened and refused, if one of the groups is to be named for it."""
+
+    @property
+    def naming(self) -> str:
+        """The groups as an assignment says them; nothing where none is named."""
+        return json.dumps(self.groups) if self.refused else ""
 
     @property
     def cohort(self) -> list[str]:
@@ -40,12 +51,19 @@ class Attempts:
         self._again = stopped
         self.groups: list[list[str]] = [slot.cohort for slot in stopped.slots] if stopped else []
         self.first = stopped.attempt if stopped else 0
+        self.refused: tuple[Slot, list[str]] | None = None
+        """A slot whose opened sum was refused, and of whom it was."""
         if stopped and not set(stopped.asked) <= set(run.candidates):
             self._again, self.first = None, stopped.attempt + 1
 
     def __iter__(self) -> Iterator[Attempt]:
         for number in range(self.first, self.first + self._most):
             again, self._again = self._again, None
+            if self.refused:
+                (slot, members), self.refused = self.refused, None
+                if dealt := self._dealt(slot, members):
+                    yield Attempt(number, None, dealt, slot)
+                    continue
             same = again is not None or self._may_be_the_same(number)
             groups = self.groups if again else self._still_here() if same else []
             yield Attempt(number, again, groups)
@@ -53,6 +71,23 @@ class Attempts:
     def _may_be_the_same(self, number: int) -> bool:
         job = self._run.plan.job
         return job.noised_locally and (number - self.first < _SAME or job.cohort.size is None)
+
+    def _dealt(self, slot: Slot, members: list[str]) -> list[list[str]]:
+        """As many groups of a refused sum's members as may be opened, by lot; none if not two.
+
+        The lot is another one in each slot, so that rounds together may name one member.
+        """
+        run = self._run
+        if run.sums is None or not run.plan.job.encryption.name_spoilers:
+            return []
+        least = smallest_sum(len(run.sums.roster.members), run.sums.roster.limits)
+        count = len(members) // least
+
+        def lot(name: str) -> bytes:
+            return hashlib.sha256(f"{run.plan.job.seed}\n{slot.number}\n{name}".encode()).digest()
+
+        dealt = sorted(members, key=lot)
+        return [sorted(dealt[place::count]) for place in range(count)] if count > 1 else []
 
     def _still_here(self) -> list[list[str]]:
         """The groups without those who are away; none where these cannot be summed."""

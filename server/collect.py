@@ -15,6 +15,7 @@ from flwr.app import Message
 
 from ..learning.metrics import Counts
 from ..messages import TRAIN, only_metrics
+from ..privacy.secagg.messages import Slot
 from .exchange import Exchange, Stage, ask
 from .replies import counts_check, counts_of, head_of, scalars_check, update_check
 from .run import Run
@@ -50,6 +51,10 @@ class Collection:
     """Noised share of clients within the clipping norm, where it adapts."""
     unable: int = 0
     """Clients that took part without being able to train or test; who they are is not known."""
+    spoiled: tuple[Slot, list[str]] | None = None
+    """A slot whose opened sum cannot be of honest members, and of whom it was."""
+    named: list[list[str]] = field(default_factory=list)
+    """Groups that spoiled such a sum, or would not be summed again."""
     counts: dict[str, Counts] = field(default_factory=dict)
     """Counts of the test by client, or under "" of all together, where only those can be seen."""
 
@@ -71,8 +76,12 @@ class Collection:
         self.run.listener.started(f"{doing} {self.stage.round}", clients)
 
     def absorb(self, exchange: Exchange) -> None:
-        """Add up what a trip cost, and who failed in it; the first reason of a client counts."""
-        self.failed = exchange.failed | self.failed
+        """Add up what a trip cost, and who failed in it; the first reason of a client counts.
+
+        Who answers when it is asked again has not failed.
+        """
+        failed = exchange.failed | self.failed
+        self.failed = {n: reason for n, reason in failed.items() if n not in exchange.answered}
         self.refused += exchange.refused
         self.bytes_up += exchange.bytes_up
         self.bytes_down += exchange.bytes_down

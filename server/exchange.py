@@ -103,6 +103,8 @@ class Stage:
     attempt: int = 0
     test: bool = False
     """Whether a train request also asks for a test of the model that it brings."""
+    naming: str = ""
+    """The groups of which one is to be named, as the assignment says them."""
 
 
 def ask(
@@ -139,6 +141,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         signature=run.signature,
         clipping_norm=run.clipping_norm if run.plan.job.privacy.clipping == "adaptive" else 0.0,
         tests=run.plan.tests,
+        naming=stage.naming,
     )
 
 

@@ -153,21 +153,25 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             here = _with_rounds_left(run, present(run, run.plan.minimum))
             cohort = sample_cohort(here, job, round_, attempt.number)
         minimum = run.plan.minimum if job.encrypted else job.cohort.minimum or len(cohort)
+        if attempt.naming:  # some groups may be enough, though one sum of so few would not be
+            minimum = job.cohort.minimum or minimum
         view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
         requests = run.strategy.configure_train(
             round_, to_array_record(run.arrays), ConfigRecord(), view
         )
-        stage = Stage(round_, attempt.number, _with_test(job, attempt, test))
+        tests = _with_test(job, attempt, test)
+        stage = Stage(round_, attempt.number, tests, attempt.naming)
         collection = _collection(run, TRAIN, stage, minimum, requests, attempt)
         attempts.groups = collection.groups
         try:
             record, _ = run.strategy.aggregate_train(round_, collection)
         except TooFew:
             record = None
+        attempts.refused = collection.spoiled
         if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
         clipping = _clipping(run, collection)
-        event = {
+        event: dict[str, Any] = {
             "event": "round",
             "round": round_,
             "attempt": attempt.number + 1,
@@ -186,6 +190,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "heads": collection.heads,
             "aggregated": record is not None,
         }
+        if collection.named:
+            event["named"] = collection.named
         run.tell(event)
         if record is not None:
             run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
@@ -203,6 +209,8 @@ def _with_test(job: Job, attempt: Attempt, test: bool) -> bool:
     """Whether an attempt tests the model as well. Exact counts are asked for in one slot only."""
     if attempt.again:
         return attempt.again.test
+    if attempt.naming:
+        return False
     return test and (attempt.number == 0 or job.counts != "exact" or not job.encrypted)
 
 

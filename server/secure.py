@@ -9,7 +9,7 @@ several, each with a slot of its own, and all groups take each trip together:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -37,7 +37,8 @@ from ..messages import (
 )
 from ..privacy.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
-from ..privacy.secagg.messages import PrekeyReply
+from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
+from ..privacy.secagg.repeats import digest_of_groups
 from ..vector import Content, Reading
 from .attempts import Attempt
 from .collect import TooFew
@@ -70,13 +71,16 @@ class SecureCollection(SecureTrips):
         self._sums = run.sums
         self._requests = {run.names[m.metadata.dst_node_id]: m for m in requests}
         self._following, self._again = following, attempt.again
+        self._signed: dict[Slot, tuple[Signed, ...]] = {}
+        self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
         job, shapes = run.plan.job, {name: array.shape for name, array in run.arrays.items()}
         self._content = Content(job, shapes, kind == TRAIN, self.tests)
 
     def __iter__(self) -> Iterator[Message]:
+        groups: list[Aggregator] = []
         try:
-            groups = self._groups()
+            groups += self._groups()
             self._prekeys(groups)
             self._uploads(groups)
             if groups[0].confirms:
@@ -86,6 +90,8 @@ class SecureCollection(SecureTrips):
             peer = error.peer if isinstance(error, ProtocolError) else "the cohort"
             self.failed.setdefault(peer, str(error))
             self._sums.upcoming.clear()
+            if len(groups) == 1 and isinstance(error, ProtocolError) and error.rule == "sum":
+                self.spoiled = groups[0].slot, groups[0].survivors
             raise TooFew from None
         self._add_up(readings)
         first = [group.survivors[0] for group in groups]
@@ -106,9 +112,35 @@ class SecureCollection(SecureTrips):
         if self._again:
             return [self._reopened(slot) for slot in self._again.slots]
         for members in self._groups_of:
-            known = ready.get(tuple(members))
-            groups.append(known or self._sums.open_slot(self.run.id, members, self._least(members)))
+            known = None if self._naming else ready.get(tuple(members))
+            groups.append(known or self._open_slot(members))
         return groups
+
+    def _open_slot(self, members: list[str]) -> Aggregator:
+        naming = None
+        if self._naming:
+            naming = Naming(self._naming.digest(), digest_of_groups(self._groups_of))
+        return self._sums.open_slot(self.run.id, members, self._least(members), naming)
+
+    def _each(self, groups: list[Aggregator], close: Callable[[Aggregator], None]) -> None:
+        """Close a trip of every group. Where one is to be named, a group that fails is left out."""
+        for group in list(groups):
+            try:
+                close(group)
+            except ProtocolError as error:
+                if not self._naming:
+                    raise
+                groups.remove(group)
+                self._name(group, error)
+        if not groups:
+            raise TooFew
+
+    def _name(self, group: Aggregator, error: ProtocolError) -> None:
+        """A group spoiled the sum, or would not be summed once more."""
+        members = list(group.slot.cohort)
+        self.named.append(members)
+        self.failed.setdefault(" or ".join(members), str(error))
+        self._sums.suspect(members)
 
     def _reopened(self, slot: OpenSlot) -> Aggregator:
         return self._sums.reopen(self.run.id, slot.number, slot.cohort, self._least(slot.cohort))
@@ -128,6 +160,8 @@ class SecureCollection(SecureTrips):
 
     def _write_down(self, groups: list[Aggregator], following: Sequence[Aggregator] = ()) -> None:
         """Onto the disk, before what follows from it is sent."""
+        if self._naming:
+            return  # another process begins with the refused sum
         stage, again = self.stage, self._again
         slots = [as_it_stands(group) for group in groups]
         if again:  # the earlier process had come further
@@ -137,7 +171,12 @@ class SecureCollection(SecureTrips):
         now.write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:
-        """A group alone must have the round's minimum; of several, all together."""
+        """A group alone must have the round's minimum; of several, all together.
+
+        Where one is named each is summed whole, or what is missing in it could be worked out.
+        """
+        if self._naming:
+            return len(members)
         return self.minimum if len(members) == len(self._requests) else 0
 
     def _prekeys(self, groups: list[Aggregator]) -> None:
@@ -165,15 +204,10 @@ class SecureCollection(SecureTrips):
         if sum(len(group.members) for group in groups) < self.minimum:
             raise TooFew  # before anybody trains and is charged for it
         context = self._context()
-        for group in groups:
-            group.close_prekeys(
-                Purpose(
-                    context,
-                    self._content.layout,
-                    self.run.plan.weight_cap,
-                    self.run.plan.job.encryption.clip,
-                )
-            )
+        job, layout = self.run.plan.job, self._content.layout
+        purpose = Purpose(context, layout, self.run.plan.weight_cap, job.encryption.clip)
+        self._signed = {group.slot: group.prekeys for group in groups}
+        self._each(groups, lambda group: group.close_prekeys(purpose))
         self.seconds["prekey"] = round(time.monotonic() - begun, 3)
 
     def _context(self) -> bytes:
@@ -187,9 +221,18 @@ class SecureCollection(SecureTrips):
         self._write_down(groups)
         group_of = self._left(groups, "survivors")
         repeat = self.stage.attempt > 0 and self.run.plan.job.noised_locally
+        # Who signed for the groups is for each of them to see.
+        of_others = {
+            slot: [s for other, many in self._signed.items() if other != slot for s in many]
+            if self._naming
+            else []
+            for slot in self._signed
+        }
         for name, group in group_of.items():
             message = self._requests[name]
-            record = to_bytes_record(request=group.upload_request(name, repeat))
+            record = to_bytes_record(
+                request=group.upload_request(name, repeat, of_others[group.slot])
+            )
             message.content = RecordDict({**message.content, SECAGG: record})
         names, check = self.run.names, scalars_check(self.run)
 
@@ -214,11 +257,12 @@ class SecureCollection(SecureTrips):
             wanted = [] if self._summed(groups, group_of) else self.may_answer_yet(exchange, wanted)
             if not wanted:
                 break
-        self.answered = self._uploaded(groups)
-        if not self._summed(groups, group_of):
+        if not self._naming and not self._summed(groups, group_of):
             raise TooFew
-        for group in groups:
-            group.close_uploads()
+        self._each(groups, Aggregator.close_uploads)
+        self.answered = self._uploaded(groups)
+        if len(self.answered) < self.minimum:
+            raise TooFew
 
     def _summed(self, groups: list[Aggregator], asked: Iterable[str]) -> bool:
         """Whether enough uploaded; all of them, where somebody may have confirmed just these."""
@@ -241,8 +285,7 @@ class SecureCollection(SecureTrips):
             Aggregator.add_confirmation,
             lambda: all(group.may_reveal for group in groups),
         )
-        for group in groups:
-            group.close_confirmations()
+        self._each(groups, Aggregator.close_confirmations)
         self.seconds["confirm"] = round(time.monotonic() - begun, 3)
 
     def _open(self, groups: list[Aggregator]) -> list[Reading]:
@@ -264,12 +307,18 @@ class SecureCollection(SecureTrips):
 
         self.send(REVEAL, asks, take, lambda: all(group.may_open for group in groups))
         readings = []
-        for group in groups:
+
+        def read(group: Aggregator) -> None:
             try:
                 readings.append(self._read(group))
             finally:
                 self.failed |= group.faults
                 self._sums.excluded |= group.spoilers
+
+        self._each(groups, read)
+        self.answered = self._uploaded(groups)
+        if len(self.answered) < self.minimum:
+            raise TooFew
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
         return readings

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..privacy.secagg.aggregator import Aggregator
-from ..privacy.secagg.messages import Slot
+from ..privacy.secagg.messages import Naming, Slot
 from ..privacy.secagg.parameters import fewest, thresholds
 from ..privacy.secagg.roster import Roster
 from .run_folder import RunFolder
@@ -25,6 +25,8 @@ class SecureSums:
     """Slots whose prekeys came with the last reveal, by their members."""
     stopped: OpenRound | None = None
     """Where an earlier process stopped, until it is gone on with."""
+    suspects: set[str] = field(default_factory=set)
+    """Members of every group that was named for a spoiled sum."""
     excluded: set[str] = field(default_factory=set)
     """Members whose secret could not be had back: they would spoil the next slot too."""
 
@@ -62,8 +64,17 @@ class SecureSums:
         numbers = thresholds(len(members), limits.colluders, limits.confirm, consortium)
         return fewest(numbers, limits) <= len(members)
 
-    def open_slot(self, run: str, members: Iterable[str], minimum: int = 0) -> Aggregator:
+    def suspect(self, group: Iterable[str]) -> None:
+        """Who is in every group that was named; a single one is left out from now on."""
+        named = set(group)
+        self.suspects = self.suspects & named or named
+        if len(self.suspects) == 1:
+            self.excluded |= self.suspects
+
+    def open_slot(
+        self, run: str, members: Iterable[str], minimum: int = 0, naming: Naming | None = None
+    ) -> Aggregator:
         """A new slot. Raises ``TooFewMembers`` for a cohort that no sum can be opened of."""
         self.used += 1
         slot = Slot(run, self.used, self.roster.hash, tuple(sorted(members)))
-        return Aggregator(self.roster, slot, minimum=minimum)
+        return Aggregator(self.roster, slot, minimum=minimum, naming=naming)

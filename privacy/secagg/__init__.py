@@ -14,7 +14,8 @@ shares of its key, and never of both.
 
 Reading order: ``encoding`` and ``messages`` (what travels), ``keys``, ``roster``, ``parameters``
 (who, and how many), ``fixed_point``, ``masks`` and ``shamir`` (the arithmetic), ``member`` and
-``aggregator`` (the two state machines), ``journal`` and ``participant`` (a member that may be killed).
+``aggregator`` (the two state machines), ``journal`` and ``participant`` (a member that may be killed),
+``repeats`` (when the same content is masked again).
 
 Guarantee. Let n be the members of a cohort, n_C how many of the whole roster at most collude with each
 other and with the server, and t = floor((n + n_C) / 2) + 1 the quorum. Whatever the server sends, it and the
@@ -45,8 +46,8 @@ Ed25519, AES and SHA-256 are what they are taken for; members' random numbers ar
 system's; colluders are at most n_C, and chosen before the nonces where there is a circle. Static
 corruption; no post-quantum security: who records a slot today and breaks X25519 later reads it.
 
-Not covered: what the sum itself tells, or two sums over overlapping sets of members (that is what
-differential privacy is for); poisoned inputs, also beyond the limits (there are
+Not covered: what the sum itself tells, or two sums of different contents over overlapping sets of
+members (that is what differential privacy is for; one content is in one opened sum, see ``repeats``); poisoned inputs, also beyond the limits (there are
 no range proofs); denial of service; who took part and when; timing inside the process.
 
 In two-trip mode (``Limits.confirm`` is False) nobody confirms and the quorum is at least 0.8 n. It is

@@ -8,7 +8,7 @@ nothing here: it checks only so that one odd member cannot spoil a sum unnoticed
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
@@ -29,6 +29,7 @@ from .messages import (
     Confirmation,
     ConfirmRequest,
     Manifest,
+    Naming,
     Nonce,
     NonceRequest,
     Prekey,
@@ -68,10 +69,19 @@ class Aggregator:
     for more. `faults` says who broke which rule; `spoilers` dealt shares that no slot can use.
     """
 
-    def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        slot: Slot,
+        *,
+        minimum: int = 0,
+        threads: int = 1,
+        naming: Naming | None = None,
+    ) -> None:
         limits = roster.limits
         self.slot = slot
         self.faults: dict[str, str] = {}
+        self._naming = (naming,) if naming else ()
         self._roster = roster
         self._threads = threads
         self._numbers = thresholds(
@@ -145,12 +155,13 @@ class Aggregator:
         """Opens the slot at the members; the same for all, so that it can ride on a reveal."""
         if self.needs_nonces:
             self._all_of(self._nonces, "nonce")
-        return PrekeyRequest(self.slot, self._evidence(self._nonces))
+        return PrekeyRequest(self.slot, self._evidence(self._nonces), self._naming)
 
     def add_prekey(self, name: str, reply: PrekeyReply) -> None:
         prekey = reply.prekey.open(Prekey, self._roster, name)
         self._expect(name, still=not self._prekeys_closed)
         right = prekey.slot == self.slot.digest() and prekey.request == self._opening
+        right = right and prekey.naming == self._naming
         self._require(right, "slot", name, "its prekey is of another slot")
         self._require(
             prekey.sealed == reply.sealed.digest()
@@ -192,17 +203,25 @@ class Aggregator:
         """U1, ascending."""
         return sorted(self._prekeys)
 
-    def upload_request(self, name: str, repeat: bool = False) -> bytes:
+    @property
+    def prekeys(self) -> tuple[Signed, ...]:
+        """Everybody's signed prekey, ascending by name."""
+        return tuple(self._prekeys[name][0] for name in self.members)
+
+    def upload_request(
+        self, name: str, repeat: bool = False, others: Sequence[Signed] = ()
+    ) -> bytes:
         """The manifest, and the prekeys of this member's neighbours.
 
-        For a `repeat` also everybody else's, which state what became of the slots before.
+        For a `repeat` also everybody else's, which state what became of the slots before; `others` are
+        those of other groups, where one is to be named.
         """
         near = set(self._near[name])
-        others = [n for n in self.members if repeat and n != name and n not in near]
+        far = [n for n in self.members if repeat and n != name and n not in near]
         return UploadRequest(
             self._manifest,
             tuple(self._prekeys[n][0] for n in self.members if n in near),
-            tuple(self._prekeys[n][0] for n in others),
+            (*(self._prekeys[n][0] for n in far), *others),
         ).to_bytes()
 
     def add_upload(self, name: str, reply: bytes, *pieces: Words) -> None:

@@ -48,7 +48,7 @@ from .messages import (
     UploadRequest,
 )
 from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
-from .repeats import check_repeat
+from .repeats import check_naming, check_repeat, names_a_group, with_naming
 from .roster import Roster
 from .scale import Scale
 from .state import (
@@ -144,6 +144,7 @@ class Member:
             state = self._enter(state, slot)
             if asked.nonces:
                 raise self._refuse("nonce", "a cohort of this size orders no circle")
+        state = with_naming(state, asked)
         numbers = self._thresholds(slot)
         near = neighbours(slot.cohort, numbers.degree, circle_seed(asked, numbers))[self.name]
         key = new_private_key(self._entropy(32))
@@ -173,6 +174,7 @@ class Member:
             sealed.digest(),
             state.unrevealed,
             state.unconfirmed,
+            asked.naming,
         )
         signed = Signed.by(self.identity, body)
         secrets = Secrets(key, seed, key_shares[self.name], seed_shares[self.name])
@@ -192,19 +194,33 @@ class Member:
         self._checked = (self._question(state, request, context), keys)
         return asked.manifest
 
-    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+    def check_repeat(
+        self, state: State, request: bytes, what: bytes, groups: Sequence[Sequence[str]] = ()
+    ) -> None:
         """Whether the kept content of `what` may be masked in this slot; refuses if not.
 
-        Its request passed ``check_upload`` before.
+        Its request passed ``check_upload`` before. `groups` are those in which its sum is opened once
+        more to name one of them, where the owner allows that.
         """
-        check_repeat(self.name, self.roster, state, UploadRequest.from_bytes(request), what)
+        asked = UploadRequest.from_bytes(request)
+        if groups:
+            check_naming(self.name, self.roster, state, asked, what, groups)
+        else:
+            check_repeat(self.name, self.roster, state, asked, what)
 
     def upload(
-        self, state: State, request: bytes, context: bytes, words: Words, what: bytes = b""
+        self,
+        state: State,
+        request: bytes,
+        context: bytes,
+        words: Words,
+        what: bytes = b"",
+        groups: Sequence[Sequence[str]] = (),
     ) -> tuple[State, bytes]:
         """Mask `words`, uint32[layout.length], in place, and sign for the masked vector.
 
-        `what` says that the kept content is among them, which is refused where it must not be.
+        `what` says that the kept content is among them, which is refused where it must not be, and
+        `groups` that it is to name one of them (``check_repeat``).
         """
         asked = UploadRequest.from_bytes(request)
         question, keys = self._checked
@@ -213,8 +229,9 @@ class Member:
         manifest = asked.manifest
         kept = state.kept
         if what:
-            self.check_repeat(state, request, what)
-            kept = (replace(kept[0], slots=(*kept[0].slots, manifest.slot)),)
+            self.check_repeat(state, request, what, groups)
+            slots = (*kept[0].slots, manifest.slot)
+            kept = (replace(kept[0], slots=slots, summed=(), named=bool(groups)),)
         if words.shape != (manifest.layout.length,):
             raise self._refuse("vector", f"it should have {manifest.layout.length} words")
         hash_ = manifest.digest()
@@ -242,10 +259,18 @@ class Member:
             raise self._refuse("manifest", "the uploads are of another manifest")
         names = self._survivors(state, asked.uploads)
         survivors = Survivors(asked.manifest, names)
+        kept = tuple(
+            replace(each, summed=names) if manifest.slot in each.slots else each
+            for each in state.kept
+        )
         body = Confirmation(self.name, asked.manifest, survivors.digest())
         reply = Signed.by(self.identity, body).to_bytes()
         following = replace(
-            state, phase=CONFIRMED, survivors=(survivors,), unconfirmed=state.number + 1
+            state,
+            phase=CONFIRMED,
+            survivors=(survivors,),
+            unconfirmed=state.number + 1,
+            kept=kept,
         )
         return _with_reply(following, request, reply)
 
@@ -492,6 +517,8 @@ class Member:
         slot, request = state.slot[0], state.request[0]
         if self.name not in names:
             raise self._refuse("survivors", "this member uploaded and is left out")
+        if names_a_group(state) and list(names) != list(slot.cohort):
+            raise self._refuse("survivors", "a group is summed whole, or not at all")
         self._check_size(len(names), slot, "set of survivors")
         numbers = self._thresholds(slot)
         if self._needs_circle(slot):

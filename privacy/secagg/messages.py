@@ -127,11 +127,23 @@ class Nonce(SentBy):
 
 
 @dataclass(frozen=True)
+class Naming(Encoded):
+    """A sum that was opened and is to be opened once more in groups, to name one (``repeats``)."""
+
+    slot: Digest
+    """Of the sum."""
+    groups: Digest
+    """Of who is in which group (``repeats.digest_of_groups``)."""
+
+
+@dataclass(frozen=True)
 class PrekeyRequest(Encoded):
     """Opens a slot. `nonces`, one of each member of a large cohort, order the circle."""
 
+    version: ClassVar[int] = 2
     slot: Slot
     nonces: SignedList
+    naming: Annotated[tuple[Naming, ...], Size(0, 1)] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,8 @@ class Prekey(SentBy):
     for good, the member revealed nothing. The present slot's own number states nothing."""
     unconfirmed: int
     """The same of confirming."""
+    naming: Annotated[tuple[Naming, ...], Size(0, 1)] = ()
+    """The one partition that its member takes part in, if this slot is one of its groups."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +219,8 @@ class Manifest(Encoded):
 class UploadRequest(Encoded):
     """The manifest, and the signed prekeys of the recipient's neighbours.
 
-    `others` are the prekeys of those that are no neighbours, for what they state of earlier slots;
-    only a repeat needs them (``repeats``), and only where there is a circle.
+    `others` are further prekeys for what they state, of which only repeats have need (``repeats``): of
+    those on the circle that are no neighbours, or of the other groups.
     """
 
     version: ClassVar[int] = 2

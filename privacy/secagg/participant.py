@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -69,14 +69,20 @@ class Participant:
             return known, vector
 
     def upload(
-        self, request: bytes, context: bytes, words: Words, what: bytes = b""
+        self,
+        request: bytes,
+        context: bytes,
+        words: Words,
+        what: bytes = b"",
+        groups: Sequence[Sequence[str]] = (),
     ) -> tuple[bytes, Words]:
         """Mask `words` in place; the signed upload and the masked words, once both are on disk.
 
         `what` names the kept content that is among them, if any; refused where it must not be.
+        `groups`: it is there to name one of these (``repeats.check_naming``).
         """
         with self._journal.turn() as turn:
-            state, reply = self.member.upload(turn.state, request, context, words, what)
+            state, reply = self.member.upload(turn.state, request, context, words, what, groups)
             turn.store(state, words)
             return reply, words
 
@@ -100,10 +106,12 @@ class Participant:
             turn.store(replace(turn.state, kept=()))
             return True
 
-    def check_repeat(self, request: bytes, what: bytes) -> None:
+    def check_repeat(
+        self, request: bytes, what: bytes, groups: Sequence[Sequence[str]] = ()
+    ) -> None:
         """Refuse (``ProtocolError``, rule "repeat") a slot in which the kept content has no place."""
         with self._journal.turn() as turn:
-            self.member.check_repeat(turn.state, request, what)
+            self.member.check_repeat(turn.state, request, what, groups)
 
     def sent(self) -> bytes:
         """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""

@@ -31,12 +31,14 @@ that lost its journal states nothing of slots before, and the key of its kept co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ...errors import ProtocolError
-from .messages import Prekey, Slot, UploadRequest
-from .parameters import Thresholds, thresholds
+from .keys import hash_of
+from .messages import Naming, Prekey, PrekeyRequest, Slot, UploadRequest
+from .parameters import Thresholds, smallest_sum, thresholds
 from .roster import Roster
 from .state import MOST_REPEATS, State
 
@@ -61,6 +63,8 @@ def check_repeat(
     """Refuse (``ProtocolError``, rule "repeat") to mask the kept content of `what` in this slot."""
     if not state.kept or state.kept[0].what != what:
         raise _refuse("nothing is kept of what this request asks for")
+    if state.kept[0].named:
+        raise _refuse("it was masked to name a group, and is in no sum after that")
     earlier = state.kept[0].slots
     if len(earlier) >= MOST_REPEATS:
         raise _refuse(f"the same was masked in {len(earlier)} slots, and is in no more")
@@ -68,6 +72,83 @@ def check_repeat(
         stated = _statements(name, roster, state, asked)
         for slot in earlier:
             _check_closed(roster, slot, asked.manifest.slot, stated)
+
+
+def with_naming(state: State, asked: PrekeyRequest) -> State:
+    """The state of a member that signs for a partition of the sum that its content is in.
+
+    Refuses another partition than the one it signed for before, and of another sum.
+    """
+    if not asked.naming:
+        return state
+    if not state.kept or not state.kept[0].slots:
+        raise _refuse("nothing was summed that groups could be made of")
+    kept, [naming] = state.kept[0], asked.naming
+    if kept.naming not in ((), asked.naming):
+        raise _refuse("this member signed for other groups before")
+    if not kept.naming and naming.slot != kept.slots[-1].digest():
+        raise _refuse("these are groups of another sum")
+    return replace(state, kept=(replace(kept, naming=asked.naming),))
+
+
+def check_naming(
+    name: str,
+    roster: Roster,
+    state: State,
+    asked: UploadRequest,
+    what: bytes,
+    groups: Sequence[Sequence[str]],
+) -> None:
+    """Refuse to mask the kept content in a group that is to show whether it spoiled the sum.
+
+    Here the first sum *was* opened. What the server learns beyond it are the sums of `groups`, and of
+    no set that is not made of whole groups: they are disjoint and together the members of that sum;
+    each holds as many as any sum that the roster ever lets a server open, and is opened whole or not
+    at all (``names_a_group``); a content goes into one such group and no sum after it; and a quorum of
+    the sum's cohort signed for this very partition. No honest member signs for two, so there is none
+    beside it.
+    """
+    if not state.kept or state.kept[0].what != what or not state.kept[0].slots:
+        raise _refuse("nothing was summed of what this request asks for")
+    kept, slot, limits = state.kept[0], asked.manifest.slot, roster.limits
+    earlier, consortium = kept.slots[-1], len(roster.members)
+    if kept.named:
+        raise _refuse("it was masked to name a group before")
+    if not limits.confirm or earlier.roster != slot.roster:
+        raise _refuse("a group is named under one roster, and where survivors are confirmed")
+    everybody = sorted(each for group in groups for each in group)
+    if not kept.summed or everybody != list(kept.summed):
+        raise _refuse("the groups are not made of the members of the sum, each in one of them")
+    least = smallest_sum(consortium, limits)
+    if len(groups) < 2 or min(map(len, groups)) < least:
+        raise _refuse(f"there are not two groups or more, each of at least {least} members")
+    if list(slot.cohort) not in [sorted(group) for group in groups]:
+        raise _refuse("the cohort is none of the groups")
+    naming = Naming(earlier.digest(), digest_of_groups(groups))
+    if kept.naming != (naming,):
+        raise _refuse("this member did not sign for these groups")
+    signed = {name}
+    for one in (*asked.prekeys, *asked.others):
+        prekey = one.open(Prekey, roster)
+        if prekey.naming == (naming,) and prekey.sender in earlier.cohort:
+            signed.add(prekey.sender)
+    numbers = thresholds(len(earlier.cohort), limits.colluders, limits.confirm, consortium)
+    if len(signed) < numbers.quorum:
+        raise _refuse(
+            f"{len(signed)} members signed for these groups; {numbers.quorum} are needed, or there "
+            "could be others"
+        )
+
+
+def digest_of_groups(groups: Sequence[Sequence[str]]) -> bytes:
+    """Of who is in which group, in whatever order they come."""
+    names = [[name.encode() for name in sorted(group)] for group in groups]
+    return hash_of(*sorted(hash_of(*group) for group in names))
+
+
+def names_a_group(state: State) -> bool:
+    """Whether what was masked in the slot in progress is there to name a group."""
+    return bool(state.kept and state.kept[0].named and state.kept[0].slots[-1:] == state.slot)
 
 
 def _check_closed(

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-from .encoding import MOST_MEMBERS, Digest, Encoded, Point, Size
-from .messages import Manifest, NonceRequest, PrekeyRequest, Share, Slot, Survivors
+from .encoding import MOST_MEMBERS, Digest, Encoded, Names, Point, Size
+from .messages import Manifest, Naming, NonceRequest, PrekeyRequest, Share, Slot, Survivors
 
 IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
 MOST_REPEATS = 8
@@ -46,6 +46,12 @@ class Kept(Encoded):
     """Seals the content. It is lost with the journal, and the content with it."""
     slots: Annotated[tuple[Slot, ...], Size(0, MOST_REPEATS)] = ()
     """Every slot in which it was masked."""
+    summed: Names = ()
+    """The survivors that this member confirmed in the last of them: of whom its sum may be open."""
+    naming: Annotated[tuple[Naming, ...], Size(0, 1)] = ()
+    """The partition that this member signed for, the only one for this content."""
+    named: bool = False
+    """Whether the last slot is one of its groups: all of its cohort, or nobody, is summed."""
 
 
 @dataclass(frozen=True)

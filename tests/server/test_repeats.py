@@ -77,7 +77,7 @@ def test_a_lost_answer_is_asked_for_again_in_the_same_slot(kind, start_run, priv
     run = start_run(job, at(kind), reproducible=False)
     run_rounds(run)
     assert [(e["round"], e["attempt"]) for e in events(run)] == [(1, 1), (2, 1)]
-    assert all(event["clients"] == SITES for event in events(run))
+    assert all(event["clients"] == SITES and not event["failed"] for event in events(run))
     assert charged(run) == everybody(["1", "2"])
     assert run.grid.asked(kind)[PRESS] == 1 + run.grid.asked(kind)[2]
     vectors = {

@@ -415,8 +415,8 @@ def test_a_sum_that_does_not_weigh_what_the_plan_says_is_no_model(start_run, qui
 
     upload = secure.SecureUpload.send
 
-    def heavier(self, part, dither, what):
-        return upload(self, dataclasses.replace(part, weight=1), dither, what)
+    def heavier(self, part, dither, what, groups):
+        return upload(self, dataclasses.replace(part, weight=1), dither, what, groups)
 
     job = quick(strategy={"weighting": "examples"}, cohort={"retries": 0})
     run = start_run(job)

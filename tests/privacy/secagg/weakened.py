@@ -121,14 +121,18 @@ class RepeatedKeys(Member):
 class HandsOver(Member):
     """Masks what it keeps in any slot, whatever became of those before."""
 
-    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+    def check_repeat(
+        self, state: State, request: bytes, what: bytes, groups: Sequence[Sequence[str]] = ()
+    ) -> None:
         pass
 
 
 class BelievesStatements(Member):
     """Takes statements of earlier slots for true, as if nobody colluded."""
 
-    def check_repeat(self, state: State, request: bytes, what: bytes) -> None:
+    def check_repeat(
+        self, state: State, request: bytes, what: bytes, groups: Sequence[Sequence[str]] = ()
+    ) -> None:
         asked = UploadRequest.from_bytes(request)
         prekeys = [Prekey.from_bytes(signed.body) for signed in asked.prekeys]
         stated = {p.sender: p.unrevealed for p in prekeys} | {self.name: state.unrevealed}
@@ -137,6 +141,21 @@ class BelievesStatements(Member):
             silent = sum(stated.get(name, slot.number + 1) <= slot.number for name in slot.cohort)
             if silent < numbers.members - numbers.quorum + 1:
                 raise ProtocolError("repeat", "the server", "too few statements")
+
+
+class AnyPart(HandsOver):
+    """Confirms any part of a group that is to be named, not only the whole."""
+
+    def upload(
+        self,
+        state: State,
+        request: bytes,
+        context: bytes,
+        words: Words,
+        what: bytes = b"",
+        groups: Sequence[Sequence[str]] = (),
+    ) -> tuple[State, bytes]:
+        return super().upload(state, request, context, words, what)
 
 
 class AnyCohort(Member):
