@@ -47,8 +47,9 @@ system's; colluders are at most n_C, and chosen before the nonces where there is
 corruption; no post-quantum security: who records a slot today and breaks X25519 later reads it.
 
 Not covered: what the sum itself tells, or two sums of different contents over overlapping sets of
-members (that is what differential privacy is for; one content is in one opened sum, see ``repeats``); poisoned inputs, also beyond the limits (there are
-no range proofs); denial of service; who took part and when; timing inside the process.
+members (that is what differential privacy is for; one content is in one opened sum, see ``repeats``);
+poisoned inputs, also beyond the limits (there are no range proofs); denial of service; who took part
+and when; timing inside the process.
 
 In two-trip mode (``Limits.confirm`` is False) nobody confirms and the quorum is at least 0.8 n. It is
 meant for a server that follows the protocol. One that does not can still get one kind of share only
