@@ -19,6 +19,7 @@ from ..durable import write_durably
 from ..errors import LedgerError, PlanRefused
 from ..facts import training_size
 from ..job import Job
+from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..privacy.sizes import published_size
 
@@ -146,6 +147,31 @@ class AccountFile:
                 f"{self.path.parent} was copied, moved or restored since it last spent: if another "
                 "copy of it spends as well, neither counts everything. If this is the only one, and "
                 f"its ledger is the newest: umbel client moved {self.path.parent}"
+            )
+
+    def check_ledger(self, ledger: Path, seen: Path | None) -> None:
+        """Refuse (``LedgerError``) a ledger that holds more spending than the account counts, or less.
+
+        `seen`: where this machine's memory keeps the newest head, which no backup holds. So a ledger
+        that was put back in place is noticed until the machine starts anew.
+        """
+        if not Ledger.begun(ledger):
+            return
+        with Ledger(ledger) as opened:
+            strangers = opened.strangers(self.name)
+            last = seen.read_text().split() if seen and seen.exists() else []
+            if last[:1] == [opened.identity] and not opened.has(last[-1]):
+                raise LedgerError(
+                    f"{ledger} is older than what this machine has seen spent: it was put back from "
+                    "a copy. What came after counts: bring the newest copy of ledger and witness. If "
+                    f"there is none: umbel client moved {self.path.parent}"
+                )
+        if strangers:
+            raise LedgerError(
+                f"{ledger} holds what {len(strangers)} other accounts or data sets spent, and "
+                f"{self.path} counts none of it. Put the account.json back that belongs to this "
+                f"ledger, or have its account take all of it over: umbel client moved "
+                f"{self.path.parent}"
             )
 
     def settle(self, ledger: Path) -> None:

@@ -179,6 +179,11 @@ class Home:
         return secret
 
     @property
+    def seen_head(self) -> Path | None:
+        """In memory: the hash that the ledger ended with when an answer last left."""
+        return None if self.witness is None else self.witness / "ledger-head"
+
+    @property
     def split_key(self) -> Path:
         return self.path / "split.key"
 

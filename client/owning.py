@@ -29,6 +29,7 @@ def publish_size(home: Home) -> int:
     """
     account, source = home.account, home.source
     account.check_place(home.ledger)
+    account.check_ledger(home.ledger, home.seen_head)
     budget = Budget(home.name, home.ledger, account.name, Policy.read(home.policy), False)
     return account.publish(source.count(source.corpus()), budget)
 
@@ -58,10 +59,18 @@ def new_account(home: Home) -> str:
 
 
 def moved(home: Home) -> None:
-    """Take this copy of the folder for the only one that goes on; its ledger must verify."""
+    """Take this copy of the folder for the only one that goes on; its ledger must verify.
+
+    Whatever stands in the ledger and was not declared disjoint is the account's from now on.
+    """
+    name = home.account.name
     with Ledger(home.ledger) as ledger:
         ledger.verify()
-        ledger.note(home.account.name, MOVED)
+        for stranger in sorted(ledger.strangers(name)):
+            ledger.note(name, TAKES_OVER, stranger)
+        ledger.note(name, MOVED)
+    if home.seen_head is not None:
+        home.seen_head.unlink(missing_ok=True)
     home.account.settle(home.ledger)
 
 

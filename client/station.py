@@ -22,8 +22,9 @@ from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
 from ..learning.data import split_secret
-from ..messages import PREPARE, SECAGG, TRAIN, Assignment, bytes_of
+from ..messages import EVALUATE, PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..padding import padding_refusals
+from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
 _MOST_DECISIONS = 1000
+_SPENDING = (PREPARE, TRAIN, EVALUATE)
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -90,9 +92,15 @@ class Station:
         job, kind = job_of(assignment), message.metadata.message_type
         try:
             self._admit(assignment, job, message)
+            if kind in _SPENDING:
+                self._check_account()
             agent = self._agent(assignment, job)
             begun = time.monotonic()
-            content = agent.act(assignment, message)
+            try:
+                content = agent.act(assignment, message)
+            finally:
+                if kind in _SPENDING:
+                    self._remember()
         except NotYet as error:
             self._decided(assignment, "job waits", str(error))
             raise
@@ -148,8 +156,21 @@ class Station:
                 return key
         raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
 
+    def _check_account(self) -> None:
+        """Refuse (``LedgerError``) to spend where another copy may, or where spending is missing."""
+        home = self.home
+        home.account.check_place(home.ledger)
+        home.account.check_ledger(home.ledger, home.seen_head)
+
+    def _remember(self) -> None:
+        """Note in memory how far the ledger has come, before the answer leaves."""
+        home = self.home
+        if home.seen_head is not None and Ledger.begun(home.ledger):
+            home.seen_head.parent.mkdir(mode=0o700, exist_ok=True)
+            with Ledger(home.ledger) as ledger:
+                home.seen_head.write_text(f"{ledger.identity} {ledger.head()}")
+
     def _agent(self, assignment: Assignment, job: Job) -> Agent:
-        self.home.account.check_place(self.home.ledger)
         source = self.home.source
         stamp = source.stamp()
         desk = self._desk

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..errors import BudgetExceeded, LedgerError
 from .accounting import MechanismEvent, epsilon
-from .chain import TAKES_OVER, Entry
+from .chain import DISJOINT, GENESIS, TAKES_OVER, Entry
 from .ledger_file import ROW, LedgerFile
 
 __all__ = ["Entry", "Ledger"]
@@ -92,6 +92,24 @@ class Ledger(LedgerFile):
             self._append(note)
         self._witness_rows()
 
+    def strangers(self, account: str) -> set[str]:
+        """Accounts and data sets that have spent, and that `account` has neither taken over nor been
+        declared disjoint from: a new name must not begin with nothing spent by itself.
+        """
+        with self._view():
+            rows = self._connection.execute(f"SELECT {ROW}, hash FROM entries WHERE steps = 0")
+            notes = [Entry.of(row[:-1], row[-1]) for row in rows]
+            spent = self._connection.execute("SELECT DISTINCT dataset FROM entries WHERE steps > 0")
+            named = {name for (name,) in spent}
+        links = [(e.dataset, e.what) for e in notes if e.run in (TAKES_OVER, DISJOINT)]
+        return named - _closure(account, links)
+
+    def has(self, head: str) -> bool:
+        """Whether the ledger once ended with this hash."""
+        with self._view():
+            found = self._connection.execute("SELECT 1 FROM entries WHERE hash = ?", (head,))
+            return head == GENESIS or found.fetchone() is not None
+
     def ensure_affordable(
         self, dataset: str, *events: MechanismEvent, delta: float, limit: float
     ) -> float:
@@ -164,9 +182,13 @@ class Ledger(LedgerFile):
 
 def inherited(entries: Iterable[Entry], account: str) -> set[str]:
     """The account, and whatever it took over, and whatever that did."""
-    taken = [(e.dataset, e.taken_over) for e in entries if e.taken_over is not None]
+    return _closure(account, [(e.dataset, e.what) for e in entries if e.taken_over is not None])
+
+
+def _closure(account: str, links: Sequence[tuple[str, str]]) -> set[str]:
+    """The account, and whatever links lead to from it."""
     names = {account}
-    while more := {of for by, of in taken if by in names and of not in names}:
+    while more := {of for by, of in links if by in names and of not in names}:
         names |= more
     return names
 

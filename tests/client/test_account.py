@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,35 @@ def test_a_folder_of_an_earlier_version_is_taken_over_with_all_that_it_spent(hom
     [item] = spending(taken.ledger, Policy())
     assert item.dataset == taken.account.name
     assert item.epsilon == epsilon([event] * 2, 1e-5)
+
+
+def test_a_new_account_over_an_old_ledger_begins_with_nothing_only_if_that_is_declared(home):
+    publish_size(home)
+    home.account.begin(home.account.fresh_name())
+    with pytest.raises(LedgerError, match="holds what 1 other accounts or data sets spent"):
+        publish_size(home)
+    moved(home)
+    with Ledger(home.ledger) as ledger:
+        assert ledger.spent(home.account.name, 1e-5) == pytest.approx(0.1)
+    publish_size(home)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="memory has no files here")
+def test_a_ledger_put_back_in_place_is_noticed_by_what_the_machine_has_seen(home, tmp_path):
+    publish_size(home)
+    files = (home.ledger, home.ledger.with_suffix(".witness"))
+    copies = [shutil.copy(file, tmp_path) for file in files]
+    publish_size(home)
+    with Ledger(home.ledger) as ledger:
+        home.seen_head.parent.mkdir(exist_ok=True)
+        home.seen_head.write_text(f"{ledger.identity} {ledger.head()}")
+    for file, copy in zip(files, copies, strict=True):
+        file.write_bytes(Path(copy).read_bytes())  # the same file to the file system
+    with pytest.raises(LedgerError, match="older than what this machine has seen spent"):
+        publish_size(home)
+    moved(home)
+    publish_size(home)
+    shutil.rmtree(home.seen_head.parent)
 
 
 def test_an_account_that_is_lost_or_damaged_is_one_sentence(home):
