@@ -89,7 +89,8 @@ class ModelSpec(_Section):
 
 
 class DataSpec(_Section):
-    """Where the examples are and which columns hold what."""
+    """Where the examples are and which columns hold what, in a simulation. Between machines each owner
+    declares that of its own data, and of these keys only `labels` and `end_of_text` count."""
 
     path: str | None = Field(
         None,
@@ -112,7 +113,7 @@ class DataSpec(_Section):
     labels: list[str] | None = Field(
         None,
         description="All classes, in order. Default: those found, sorted (numbers by value). A "
-        "deployment must name them, so that owners agree.",
+        "deployment must name them: all classes that the owners declared, and no others.",
     )
     group_column: str | None = Field(
         None,

@@ -12,8 +12,9 @@ from ..privacy.secagg.keys import derive
 def seal_head(ledger: str, head: str) -> str:
     """A row's hash under the random name of its ledger, in hexadecimal: HKDF-SHA256 (RFC 5869).
 
-    A row commits to a fingerprint of all of an owner's records, and who knows every record but one
-    could test guesses at that one. Guarantees, with SHA-256 as a random oracle: without the name
+    A row follows from all rows before it, of other jobs too; and those of an earlier version commit to
+    a fingerprint of all of an owner's records, so that who knows every record but one could test
+    guesses at that one. Guarantees, with SHA-256 as a random oracle: without the name
     (128 random bits, which leave the owner's machine in an export alone) it tells nothing of the
     row; with the name no other row fits.
     """
