@@ -95,15 +95,23 @@ class DataSource:
         return units(rows, numbered(corpus.groups))
 
     def check(self) -> None:
-        """Refuse (``DataError``) files or columns that are not there, without a look at a record."""
+        """Refuse (``DataError``) files or columns that are not there, without a look at a record.
+
+        Lines of JSON name their columns themselves, so there is nothing to look at beforehand.
+        """
         from ..learning.columns import check_columns
         from ..learning.header import column_names
 
         declared = self.declared
-        columns = (declared.text_column, declared.label_column, declared.group_column)
-        wanted = [name for name in columns if name is not None]
+        columns = [declared.text_column, declared.label_column, declared.group_column]
         for path in filter(None, (self.path, self.test_path)):
-            check_columns(str(path), wanted, column_names(path))
+            if path == self.test_path and declared.unit == "record":
+                columns = columns[:2]  # which side these records are on is settled
+            if not path.exists():
+                raise DataError(f"There is no data file {path}. Check client.toml.")
+            if path.suffix.lower() not in (".jsonl", ".ndjson"):
+                wanted = [name for name in columns if name is not None]
+                check_columns(str(path), wanted, column_names(path))
 
     def load(
         self,

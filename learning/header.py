@@ -41,19 +41,29 @@ def _names(path: Path) -> list[str]:
         return _folder_names(path)
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        # What stands after the header must not decide whether the header can be read.
+        with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
             rows = csv.reader(file, delimiter="," if suffix == ".csv" else "\t")
             return next((row for row in rows if row), [])
     if suffix in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8-sig") as file:
-            records = (json.loads(line) for line in file if line.strip())
-            return list(dict.fromkeys(key for r in itertools.islice(records, _LINES) for key in r))
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            records = map(_record, itertools.islice(file, _LINES))
+            return list(dict.fromkeys(key for record in records for key in record))
     if suffix == ".parquet":
         return list(pyarrow.parquet.read_schema(path).names)
     raise DataError(
         f"{path} has a format that is not known here. Give a .csv, .tsv, .jsonl, .ndjson or "
         ".parquet file, or a folder of datasets.save_to_disk."
     )
+
+
+def _record(line: str) -> dict[str, object]:
+    """A line's object; one that cannot be read names no columns."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _folder_names(path: Path) -> list[str]:
