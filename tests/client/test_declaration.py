@@ -38,7 +38,6 @@ def owner(open_job_of, tmp_path):
         def __init__(self):
             self.home, self.station = home, Station(home)
             self.rows = parquet.read_table(home.data).to_pylist()
-            self.ask()  # the size is drawn, and stays
 
         def hold(self, rows):
             parquet.write_table(pa.Table.from_pylist(rows), home.data)
@@ -88,6 +87,7 @@ def neighbours(rows):
     }
 
 
+@pytest.mark.slow
 def test_neighbours_give_the_same_answer_to_whatever_is_asked(owner):
     jobs = [
         {},
@@ -102,6 +102,7 @@ def test_neighbours_give_the_same_answer_to_whatever_is_asked(owner):
         assert [owner.told(**job) for job in jobs] == before, name
 
 
+@pytest.mark.slow
 def test_a_record_is_not_found_by_a_split_that_the_job_chooses(owner):
     """The rule of before: job's seed and fraction say what is held out, and exact counts are told."""
     with_it = [*owner.rows, {**owner.rows[0], "text": TARGET}]
