@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def note(notes: Path, folder: str) -> None:
     """The agent as it is, with clocks around training, testing, and all that a message takes."""
     from umbel import cli
-    from umbel.client import station, work
+    from umbel.client import child, station
 
     learning = 0.0
 
@@ -42,8 +42,8 @@ def note(notes: Path, folder: str) -> None:
 
         return call
 
-    work.train = clocked(work.train)  # type: ignore[assignment]
-    work.test = clocked(work.test)  # type: ignore[assignment]
+    for what in ("trained", "tested"):
+        setattr(child.WorkInChild, what, clocked(getattr(child.WorkInChild, what)))
     handle = station.Station.handle
 
     def handled(self: station.Station, message: Message) -> Message:

@@ -9,6 +9,18 @@ from umbel.messages import ASSIGNMENT, PREPARE, Assignment
 from umbel.simulations.rehearsal import set_up
 
 
+class Clock:
+    """A clock that waiting moves."""
+
+    time = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait_until(self, moment):
+        self.time = moment
+
+
 @pytest.fixture
 def owner(open_job_of, tmp_path):
     """An owner with data of its own, and a way to send it the operator's requests."""
@@ -18,7 +30,7 @@ def owner(open_job_of, tmp_path):
     class Owner:
         def __init__(self):
             self.home = stage.owners[0]
-            self.station = Station(self.home)
+            self.station = Station(self.home, clock=Clock())
 
         def ask(self, run):
             from flwr.app import Message, RecordDict
