@@ -1,7 +1,11 @@
 """When answers leave: at times that follow from public numbers, whatever the records are."""
 
 import dataclasses
+import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +177,15 @@ def test_the_pace_is_measured_without_a_record_and_leaves_the_model_as_it_was(
     assert pace.tested > 0
     assert (pace.prepared > 0) == (adapter == "head")
     assert all(value >= 0 for value in dataclasses.astuple(pace))
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs():
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(root / "benchmarks" / "timing.py"), "--smoke", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["bars"]) == {"auc", "correlation", "overhead"}
