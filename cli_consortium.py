@@ -44,8 +44,8 @@ def create(
     Give its consortium.json to every data owner, over a way that nobody else can change. Keep the
     rest to yourself, and a backup of it: whoever has these keys is the operator.
     """
-    from .encryption import secure_limits
     from .job import Job
+    from .limits import secure_limits
     from .privacy.secagg.roster import Limits
     from .server.consortium import Consortium
 

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .encryption import group_thresholds, noise_shares
+from .encryption import group_thresholds
 from .errors import PlanRefused
 from .facts import ClientFacts
 from .job import Job
+from .limits import clip_of, noise_shares
 from .privacy.client_noise import (
     COUNT_STEPS,
     TAIL,
@@ -68,7 +69,7 @@ def clipping_room(job: Job, parameters: int, members: int, consortium: int) -> t
     """Least and largest clipping norm that fit the sums of a cohort of so many members."""
     update, _ = _noise(job)
     noise = update if job.noised_by_clients else 0.0
-    scale = Scale(members, job.encryption.clip)
+    scale = Scale(members, clip_of(job, parameters, consortium))
     return clipping_range(noise, noise_shares(job, consortium), parameters, scale)
 
 
@@ -136,10 +137,11 @@ def client_refusals(
         return reasons  # said elsewhere: of encryption.clip, or of the noise
     reasons += _count_refusals(job, consortium, cohort, tests)
     if not low <= job.privacy.clipping_norm <= high:
-        fits = job.encryption.clip * job.privacy.clipping_norm / high
+        clip = clip_of(job, model.trained_parameters, consortium)
+        fits = clip * job.privacy.clipping_norm / high
         reasons.append(
             f"privacy.clipping_norm = {job.privacy.clipping_norm:g} does not fit the sum, which has "
-            f"room for {low:.2g} to {high:.2g} with encryption.clip = {job.encryption.clip:g}: "
+            f"room for {low:.2g} to {high:.2g} with encryption.clip = {clip:g}: "
             + (f"set it to {2 * fits:.2g}" if job.privacy.clipping_norm > high else "lower it")
         )
     return reasons

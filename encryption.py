@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PlanRefused
 from .facts import ClientFacts, some
-from .job import EncryptionSpec, Job
+from .job import Job
+from .limits import clip_of, secure_limits
 from .privacy.client_noise import TAIL
 from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
-from .privacy.secagg.roster import Limits
 from .privacy.secagg.scale import Scale
 from .recipe import change_of, event_of_test
 from .vector import OFFSET, Content
@@ -24,24 +24,6 @@ if TYPE_CHECKING:
 
 _FEWEST_BITS = 10
 """Binary places that an update must keep: a resolution of a thousandth."""
-
-
-def secure_limits(spec: EncryptionSpec) -> Limits:
-    """What the roster of a consortium that runs such jobs binds every member to."""
-    minimum = max(spec.minimum, spec.group_size or 0)
-    return Limits(minimum, spec.colluders, spec.clip, confirm=spec.confirm)
-
-
-def noise_shares(job: Job, consortium: int) -> int:
-    """Honest clients in any sum that may be opened, at least: so many share its noise.
-
-    Every member sees to it, whichever cohort the server picks of the `consortium` members: no sum is
-    opened of fewer than ``smallest_sum``, and no more members collude than are tolerated.
-    """
-    if not job.encrypted:
-        return 1
-    limits = secure_limits(job.encryption)
-    return smallest_sum(consortium, limits) - math.ceil(limits.colluders * consortium)
 
 
 def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
@@ -96,12 +78,15 @@ def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str
     )
 
 
-def encryption_facts(job: Job, numbers: Sequence[Thresholds], consortium: int) -> dict[str, Any]:
-    """How the sums of a job are protected, as JSON values."""
+def encryption_facts(
+    job: Job, numbers: Sequence[Thresholds], consortium: int, parameters: int
+) -> dict[str, Any]:
+    """How the sums of a job's updates of so many parameters are protected, as JSON values."""
     if not job.encrypted:
         return {"mode": "none", "server_sees": server_sees(job, numbers, consortium)}
     limits = secure_limits(job.encryption)
-    scale = Scale(max(group.members for group in numbers), job.encryption.clip)
+    clip = clip_of(job, parameters, consortium)
+    scale = Scale(max(group.members for group in numbers), clip)
     return {
         "mode": job.encryption.mode,
         "groups": [group.members for group in numbers],
@@ -109,7 +94,7 @@ def encryption_facts(job: Job, numbers: Sequence[Thresholds], consortium: int) -
         "fewest": [fewest(group, limits) for group in numbers],
         "colluders": [group.colluders for group in numbers],
         "trips": 3 if job.encryption.confirm else 2,
-        "clip": job.encryption.clip,
+        "clip": clip,
         "resolution": 2.0**-scale.bits,
         "server_sees": server_sees(job, numbers, consortium),
     }
@@ -161,12 +146,15 @@ def encryption_refusals(
             "least two groups), so that it compares the means of groups"
         )
     try:
-        scale = Scale(max((group.members for group in groups), default=1), spec.clip)
+        clip = clip_of(job, model.trained_parameters, consortium)
+        scale = Scale(max((group.members for group in groups), default=1), clip)
     except ValueError as error:
         return [*reasons, f"encryption.clip: {error}"]
+    except PlanRefused:
+        return reasons  # of noise that is not enough: said elsewhere
     if scale.bits < _FEWEST_BITS:
         reasons.append(
-            f"encryption.clip = {spec.clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
+            f"encryption.clip = {clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
             "their entries are far smaller: lower it"
         )
     # A language model counts tokens, of which a record has at most max_length.
@@ -189,6 +177,6 @@ def encryption_refusals(
     weight_cap = max((c.training_size for c in facts), default=1)
     if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
         reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
-    if Content(job, model.trained, True, True).layout.length > limits.longest:
+    if Content(job, model.trained, True, True, consortium).layout.length > limits.longest:
         reasons.append("the update is longer than a secure sum can be")
     return reasons

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from .encryption import noise_shares
 from .errors import PlanRefused
 from .facts import ClientFacts
 from .job import Job
+from .limits import noise_shares
 from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from .recipe import change_of, event_of_test
 from .schedule import most_tests, rounds_tested

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .encryption import noise_shares, secure_limits
 from .job import Job
+from .limits import noise_shares, secure_limits
 from .recipe import most_spent
 
 _DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]

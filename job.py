@@ -276,9 +276,11 @@ class EncryptionSpec(_Section):
         "server then reads sums of as few clients as any sum may have. Every owner's policy must "
         "allow it (encryption.name_spoilers).",
     )
-    clip: PositiveFloat = Field(
-        8.0,
-        description="Largest magnitude of an entry of an update; a larger update is scaled down.",
+    clip: PositiveFloat | None = Field(
+        None,
+        description="Largest magnitude of an entry of an update; a larger update is scaled down, and no "
+        "member moves a mean farther. Default: a multiple of what an update comes to by the job's "
+        "optimizer, learning rate, steps and noise, as the plan shows it.",
     )
     deadline: PositiveFloat = Field(
         120.0,

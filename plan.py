@@ -15,13 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .client_level import client_refusals, client_warnings
-from .encryption import (
-    encryption_facts,
-    encryption_refusals,
-    group_thresholds,
-    secure_limits,
-    server_sees,
-)
+from .encryption import encryption_facts, encryption_refusals, group_thresholds, server_sees
 from .errors import PlanRefused
 from .evaluation import (
     chosen_tests,
@@ -33,6 +27,7 @@ from .evaluation import (
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
 from .job import Job
+from .limits import clip_of, secure_limits
 from .padding import padding_refusals, padding_warnings
 from .privacy.accounting import MechanismEvent
 from .privacy.secagg.parameters import Thresholds, fewest
@@ -148,6 +143,11 @@ class Plan:
         return secure_limits(self.job.encryption)
 
     @property
+    def clip(self) -> float:
+        """Largest magnitude of an entry of an update under secure aggregation."""
+        return clip_of(self.job, self.model.trained_parameters, self.consortium)
+
+    @property
     def weight_cap(self) -> int:
         """No client may weigh more in a sum."""
         return max(client.weight for client in self.clients)
@@ -212,7 +212,7 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(job, self._thresholds, self.consortium),
+            "encryption": encryption_facts(job, self._thresholds, self.consortium, parameters),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
             "proof": guarantee_facts(job, self.epsilon, self.consortium),
@@ -225,7 +225,10 @@ class Plan:
         if not self.job.encrypted:
             return self.model.trained_parameters * _FLOAT32
         rides = self.tests > 1  # the last test travels alone
-        return _WORD * Content(self.job, self.model.trained, True, rides).layout.length
+        return (
+            _WORD
+            * Content(self.job, self.model.trained, True, rides, self.consortium).layout.length
+        )
 
 
 def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:

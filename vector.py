@@ -16,6 +16,7 @@ from .errors import MessageError
 from .job import Job
 from .learning.counts import counts_from_list, zero_counts
 from .learning.metrics import Counts
+from .limits import clip_of
 from .messages import Arrays
 from .privacy.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from .privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
@@ -35,15 +36,25 @@ class Content:
     shapes: Shapes
     train: bool
     test: bool
+    consortium: int
+    """Members of the roster."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def clip(self) -> float:
+        """Largest magnitude of an entry of an update."""
+        return clip_of(self.job, self.parameters, self.consortium)
 
     @property
     def layout(self) -> Layout:
-        parameters = sum(math.prod(shape) for shape in self.shapes.values())
         wide = self.test and not self.job.private
         counted = len(self._zero.to_list()) - int(wide) if self.test else 0
         told = int(self._counts_within) if self.job.per_client else 1 + int(self.train)
         return Layout(
-            parameters=parameters if self.train else 0,
+            parameters=self.parameters if self.train else 0,
             integers=told + counted,
             wides=int(self._tells_loss) + int(wide),
         )
@@ -88,7 +99,7 @@ class Content:
         if not self.job.per_client:
             integers.append(int(unable))
             if self.train:
-                integers.append(int(largest_magnitude(arrays) > self.job.encryption.clip))
+                integers.append(int(largest_magnitude(arrays) > self.clip))
         elif self._counts_within:
             assert part is not None
             integers.append(part.within(arrays) + self._offset)

@@ -19,8 +19,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from umbel.encryption import noise_shares
 from umbel.job import Job
+from umbel.limits import noise_shares
 from umbel.privacy.client_noise import UpdateNoise
 from umbel.privacy.discrete import discrete_gaussian
 from umbel.privacy.randomness import SecretStream

@@ -114,6 +114,8 @@ class Agent:
         job, account = job_of(assignment), self._account
         if job.private:
             self._budget.check(job, assignment, self._rounds.recipe(job, assignment))
+        if job.encrypted:
+            self._rounds.content(assignment, train=True, test=False)
         self._make_ready(job, assignment)
         readiness = Readiness(
             version=__version__,

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from ..client_level import sum_refusals
 from ..documents import explain
-from ..encryption import secure_limits
 from ..errors import PlanRefused, UmbelError
 from ..evaluation import release_refusals
 from ..job import Job
+from ..limits import secure_limits
 from .rules import (
     EncryptionRules,
     JobRules,

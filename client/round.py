@@ -105,7 +105,7 @@ class Rounds:
         mu = _proximal_mu(message)
         upload = None
         if job.encrypted:
-            content = Content(job, self._work.shapes, train, test)
+            content = self.content(assignment, train, test)
             upload = self._secure_upload(assignment, message, arrays, content)
             if upload.known:
                 known = masked(*upload.known, self._public(job, assignment))
@@ -310,6 +310,17 @@ class Rounds:
             raise MessageError("the job's clipping norm is fixed, and the server asks for another")
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")
         return client_part(job, norm, self._consortium(assignment), stream)
+
+    def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
+        """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
+        job, roster = job_of(assignment), self._participant(assignment).member.roster
+        content = Content(job, self._work.shapes, train, test, len(roster.members))
+        if content.clip > roster.limits.clip:
+            raise PlanRefused(
+                f"{self._name}: updates of this job may have entries up to {content.clip:g}, and the "
+                f"consortium's roster allows {roster.limits.clip:g} (encryption.clip)"
+            )
+        return content
 
     def _consortium(self, assignment: Assignment) -> int:
         """Members of the roster that this client holds."""

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..durable import write_durably
-from ..encryption import secure_limits
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
+from ..limits import keeps_to
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
@@ -54,7 +54,7 @@ class Membership:
 
     def check(self, spec: EncryptionSpec) -> None:
         """Refuse (``PlanRefused``) a job whose encryption is not what the roster's members agreed on."""
-        if secure_limits(spec) != _member(self).roster.limits:
+        if not keeps_to(spec, _member(self).roster.limits):
             raise PlanRefused(
                 f"{self.name}: the job's [encryption] is not what the consortium's roster says"
             )
@@ -107,7 +107,7 @@ class SecureUpload:
         """The answer that this very request got before."""
         if isinstance(found, Manifest):
             self._manifest = found
-            if found.layout != content.layout or found.clip != content.job.encryption.clip:
+            if found.layout != content.layout or found.clip != content.clip:
                 raise PlanRefused(
                     f"{participant.member.name}: the server wants another vector than the job says"
                 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
 from .metrics import Counts
 from .model import Learner
 from .network import Network
+from .rate import learning_rate
 from .tasks.base import Task
 
 # Examples with features in one pass of a test.
@@ -77,21 +77,6 @@ class Outcome:
     loss: float
     diverged: bool = False
     """Whether zeros stand for an update that is not finite. Under privacy noised steps alone say so."""
-
-
-def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
-    """Learning rate of step 0 <= `step` < `total`: a linear rise, then the schedule."""
-    peak = spec.learning_rate or 0.0
-    warmup = math.ceil(spec.warmup * total)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    factor = {
-        "constant": 1.0,
-        "linear": 1.0 - done,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
-    }[spec.schedule]
-    return peak * factor
 
 
 def train(

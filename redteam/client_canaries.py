@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..client_level import client_part, server_noise
-from ..encryption import noise_shares
 from ..job import Job
+from ..limits import clip_of, noise_shares
 from ..privacy.client_noise import UpdateNoise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, Layout, decode, encode
@@ -68,15 +68,16 @@ def replay_clients(job: Job, members: int, consortium: int, rounds: int, count: 
     norm = job.privacy.clipping_norm
     coins = (SecretStream.from_os().words(count) & 1).astype(bool)
     noise = _noise(job, members, consortium, rounds * count).reshape(rounds, count)
-    ends = [_clipped(job, members, sign) for sign in (-1, 1)]
+    ends = [_clipped(job, members, consortium, sign) for sign in (-1, 1)]
     return Observation(coins, (noise + np.where(coins, ends[1], ends[0])) / (2 * norm))
 
 
-def _clipped(job: Job, members: int, sign: int) -> float:
+def _clipped(job: Job, members: int, consortium: int, sign: int) -> float:
     """What a canary's long update adds to the sum, without noise."""
     norm = job.privacy.clipping_norm
     bare = UpdateNoise(norm, 0.0, 1, SecretStream.from_os())
-    return float(_sum(job, members, [np.array([sign * _FAR * norm], np.float32)], [bare])[0])
+    update = np.array([sign * _FAR * norm], np.float32)
+    return float(_sum(job, members, consortium, [update], [bare])[0])
 
 
 def _noise(job: Job, members: int, consortium: int, size: int) -> npt.NDArray[np.float64]:
@@ -88,14 +89,20 @@ def _noise(job: Job, members: int, consortium: int, size: int) -> npt.NDArray[np
         return alone
     honest = range(noise_shares(job, consortium))
     shares = [client_part(job, norm, consortium, SecretStream.from_os()).noise for _ in honest]
-    return _sum(job, members, [np.zeros(size, np.float32)] * len(shares), shares)
+    nothing = [np.zeros(size, np.float32)] * len(shares)
+    return _sum(job, members, consortium, nothing, shares)
 
 
 def _sum(
-    job: Job, members: int, updates: list[npt.NDArray[np.float32]], noises: list[UpdateNoise]
+    job: Job,
+    members: int,
+    consortium: int,
+    updates: list[npt.NDArray[np.float32]],
+    noises: list[UpdateNoise],
 ) -> npt.NDArray[np.float64]:
     """The sum of these clients' parts, as it is opened."""
-    layout, scale = Layout(len(updates[0]), 0, 0), Scale(members, job.encryption.clip)
+    layout = Layout(len(updates[0]), 0, 0)
+    scale = Scale(members, clip_of(job, layout.parameters, consortium))
     total = np.zeros(layout.length, np.uint32)
     for update, noise in zip(updates, noises, strict=True):
         part = Contribution([update], [], [], 1, noise)

@@ -17,7 +17,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..certificate.form import CertifiedRoster
-from ..errors import ConsortiumError, Interrupted, UmbelError
+from ..errors import ConsortiumError, Interrupted, PlanRefused, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
@@ -137,6 +137,12 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
         raise Interrupted("Stopped before the first round.")
     members = len(consortium.members())
     plan = Plan.compile(job, clients.facts, shape, members)
+    if job.encrypted and plan.clip > consortium.limits.clip:
+        raise PlanRefused(
+            f"Updates of this job may have entries up to {plan.clip:g}, and the consortium's roster "
+            f"allows {consortium.limits.clip:g}: lower encryption.clip, or make a consortium for such "
+            "jobs with: umbel consortium create FOLDER --job JOB"
+        )
     if not (folder.path / "plan.json").exists():
         folder.write_json("plan.json", plan.to_dict())
     run = Run(

@@ -10,9 +10,9 @@ import uuid
 
 from .. import __version__
 from ..consortium import sign_job
-from ..encryption import secure_limits
 from ..errors import JobError, PlanRefused, RunFolderError
 from ..job import Job
+from ..limits import keeps_to
 from .consortium import Consortium
 from .holdout import public_corpus
 from .run_folder import RunFolder
@@ -36,7 +36,7 @@ def place(
             "data.labels is missing: between machines nobody sees all data, so the job has to name "
             'the classes, in order, such as data.labels = ["negative", "positive"]'
         )
-    if job.encrypted and secure_limits(job.encryption) != consortium.limits:
+    if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(
             "The job's [encryption] is not what this consortium's members insist on "
             f"({consortium.limits}). Change the job, or make a consortium with: umbel consortium "

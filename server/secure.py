@@ -75,7 +75,7 @@ class SecureCollection(SecureTrips):
         self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
         job, shapes = run.plan.job, {name: array.shape for name, array in run.arrays.items()}
-        self._content = Content(job, shapes, kind == TRAIN, self.tests)
+        self._content = Content(job, shapes, kind == TRAIN, self.tests, run.plan.consortium)
 
     def __iter__(self) -> Iterator[Message]:
         groups: list[Aggregator] = []
@@ -204,8 +204,9 @@ class SecureCollection(SecureTrips):
         if sum(len(group.members) for group in groups) < self.minimum:
             raise TooFew  # before anybody trains and is charged for it
         context = self._context()
-        job, layout = self.run.plan.job, self._content.layout
-        purpose = Purpose(context, layout, self.run.plan.weight_cap, job.encryption.clip)
+        purpose = Purpose(
+            context, self._content.layout, self.run.plan.weight_cap, self._content.clip
+        )
         self._signed = {group.slot: group.prekeys for group in groups}
         self._each(groups, lambda group: group.close_prekeys(purpose))
         self.seconds["prekey"] = round(time.monotonic() - begun, 3)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..client.secure import Membership
-from ..encryption import secure_limits
 from ..job import EncryptionSpec
+from ..limits import secure_limits
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Entry, Roster, SignedRoster, open_roster
 

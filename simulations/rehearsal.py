@@ -21,10 +21,10 @@ import numpy as np
 from ..client.home import Home
 from ..client.policy import Policy
 from ..client.settings import DataSettings
-from ..encryption import secure_limits
 from ..errors import DeploymentError
 from ..job import Job
 from ..learning.data import Corpus, load_corpus
+from ..limits import secure_limits
 from ..privacy.secagg.roster import Limits
 from ..processes import end, free_port
 from ..server.consortium import Consortium

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import MessageError
 from ..messages import Arrays
+from ..privacy.secagg.roster import MOST_CLIP
 
-LARGEST = 1024.0
+LARGEST = MOST_CLIP
 """No entry of an update may be larger than this; a sane one is thousands of times smaller."""
 
 

@@ -14,6 +14,10 @@ FLOOR = 3
 """No sum of fewer members is ever opened: of two, each knows the other's part."""
 
 
+MOST_CLIP = 1024.0
+"""No entry of an update is larger; a sane one is thousands of times smaller."""
+
+
 @dataclass(frozen=True)
 class Limits(Encoded):
     """What every member insists on, whatever the server asks."""
@@ -22,8 +26,8 @@ class Limits(Encoded):
     """Fewest members in a sum (n_min); at least 3."""
     colluders: float = 0.1
     """Share of a cohort that may collude with the server (gamma)."""
-    clip: float = 8.0
-    """Largest magnitude of an entry of an update."""
+    clip: float = MOST_CLIP
+    """The most that a job's clip may be: the largest magnitude of an entry of an update."""
     longest: int = 2**33
     """Most words in a vector (L_max)."""
     confirm: bool = True

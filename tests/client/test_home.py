@@ -51,7 +51,7 @@ def test_an_owner_is_admitted_and_its_membership_holds_in_the_first_roster(make,
     home.roster.write_bytes(consortium.roster())
     home.membership.check(EncryptionSpec())
     with pytest.raises(PlanRefused):
-        home.membership.check(EncryptionSpec(clip=1.0))
+        home.membership.check(EncryptionSpec(minimum=4))
     assert home.membership.participant("run").member.name == "st-mary"
 
 

@@ -50,7 +50,9 @@ def test_a_coordinator_that_is_killed_keeps_the_best_on_its_public_records(
 
 
 def test_noised_counts_decide_alike_between_machines(deployed_job, deploy, tmp_path):
-    job = deployed_job(evaluation={"keep": "best", "epsilon": 4.0}, training={"rounds": 2})
+    job = deployed_job(
+        evaluation={"keep": "best", "epsilon": 4.0, "every": 1}, training={"rounds": 2}
+    )
     assert job.tests_privately
     deployment = deploy(job)
     run = deployment.start().place(name="noised")

@@ -85,7 +85,7 @@ def test_an_encrypted_run_learns_what_an_open_one_does(start_run, quick):
     )
     closed, clear = start_run(job), start_run(opened, name="open")
     hidden, seen = run_rounds(closed), run_rounds(clear)
-    scale = Scale(4, job.encryption.clip)
+    scale = Scale(4, closed.plan.clip)
     for name, array in closed.arrays.items():
         # Each round rounds to the grid, and later rounds start from a slightly other model.
         assert array == pytest.approx(clear.arrays[name], abs=100 * 2.0**-scale.bits)

@@ -191,9 +191,12 @@ REFUSALS = {
     "exact counts": ({"evaluation": {"counts": "exact"}}, 'evaluation.counts = "exact" tells'),
     "weights": ({"strategy": {"weighting": "examples"}}, "under client-level privacy a client's"),
     "delta": ({"privacy": {"delta": 0.2}}, "not below 1 / clients"),
-    "a norm beyond the grid": ({"privacy": {"clipping_norm": 7.0}}, "does not fit the sum"),
+    "a norm beyond the grid": (
+        {"privacy": {"clipping_norm": 7.0}, "encryption": {"clip": 8.0}},
+        "does not fit the sum",
+    ),
     "a norm below the grid": (
-        {"privacy": {"clipping_norm": 1e-7}},
+        {"privacy": {"clipping_norm": 1e-7}, "encryption": {"clip": 8.0}},
         "encryption.clip = 8: lower it",
     ),
     "groups of a trusting job": (

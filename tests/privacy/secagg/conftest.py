@@ -38,7 +38,7 @@ class Cohort:
 
     folder: Path
     size: int = 5
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = field(default_factory=lambda: Limits(clip=8.0))
     member: type[Member] = Member
     aggregator: type[Aggregator] = Aggregator
     clip: float = 8.0

@@ -1,0 +1,155 @@
+"""The numbers of a job's secure sums: what binds every member, who shares noise, how far an entry goes.
+
+Server and agents compute all of it from the job, the model's shape and the size of the consortium, so
+none has to take a number on trust.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+from .job import EncryptionSpec, Job, TrainingSpec
+from .learning.rate import learning_rate
+from .privacy.accounting import MOST_NOISE
+from .privacy.client_noise import TAIL, split_noise
+from .privacy.secagg.parameters import smallest_sum
+from .privacy.secagg.roster import MOST_CLIP, Limits
+from .recipe import private_recipe
+
+_BETA_1, _BETA_2 = 0.9, 0.999
+"""Of Adam, as torch has them."""
+_ROOM = 1.25
+"""Room beyond a bound, for what float32 rounds and for weights of decay."""
+_UNEVEN = 4.0
+"""The largest entry of a gradient over the root mean square of all, at most, in practice."""
+_DEVIATIONS = 8.0
+_UNCLIPPED = 8.0
+"""L2 norm of a gradient that nothing clips, at most, in practice."""
+_HEAVIEST = 32.0
+"""The largest weight that decay pulls at, in practice."""
+_ADAPTIVE = 16.0
+"""How far a clipping norm may rise that adapts."""
+
+
+def secure_limits(spec: EncryptionSpec) -> Limits:
+    """What the roster of a consortium that runs such jobs binds every member to.
+
+    The clip there is an upper bound on that of jobs: a member that does not keep to the rules can take a
+    mean so far, and no farther. A job that leaves its clip to the plan gets the largest bound.
+    """
+    minimum = max(spec.minimum, spec.group_size or 0)
+    clip = MOST_CLIP if spec.clip is None else spec.clip
+    return Limits(minimum, spec.colluders, clip, confirm=spec.confirm)
+
+
+def keeps_to(spec: EncryptionSpec, limits: Limits) -> bool:
+    """Whether a job's encryption is what a roster says, with a clip of its own within the roster's."""
+    asked = secure_limits(spec)
+    return replace(asked, clip=limits.clip) == limits and (spec.clip or 0.0) <= limits.clip
+
+
+def noise_shares(job: Job, consortium: int) -> int:
+    """Honest clients in any sum that may be opened, at least: so many share its noise.
+
+    Every member sees to it, whichever cohort the server picks of the `consortium` members: no sum is
+    opened of fewer than ``smallest_sum``, and no more members collude than are tolerated.
+    """
+    if not job.encrypted:
+        return 1
+    limits = secure_limits(job.encryption)
+    return smallest_sum(consortium, limits) - math.ceil(limits.colluders * consortium)
+
+
+def clip_of(job: Job, parameters: int, consortium: int) -> float:
+    """Largest magnitude of an entry of an update of so many numbers, as all sides compute it.
+
+    An update beyond it is scaled down as a whole, so it should never bite; a malicious member takes a
+    mean as far as the clip, so it should not be larger than updates may need. It is a multiple of what
+    an update comes to by the job's own numbers (``expected_update``); under client-level privacy of the
+    clipping norm, with room for its noise. Raises ``PlanRefused`` where no noise meets the target.
+    """
+    if job.encryption.clip is not None:
+        return job.encryption.clip
+    found = _ROOM * (
+        _hidden_client(job, consortium) if job.per_client else expected_update(job, parameters)
+    )
+    return min(MOST_CLIP, _rounded_up(found))
+
+
+def expected_update(job: Job, parameters: int) -> float:
+    """How far one round's steps may move any one weight.
+
+    AdamW: each step's entry is at most the learning rate times a bound that follows from the weights
+    of the two running means (``_adam_reach``), whatever the gradients are, noise or not: proven, but for
+    weight decay. SGD: the mean gradient has an L2 norm of about the clipping norm C at most, and its
+    entries are no more than 4 times as large as their root mean square C / sqrt(d), and never beyond C;
+    noise of the largest multiplier that any data set needs adds 8 deviations. Without a norm that
+    clips, 8 stands for it.
+    """
+    spec = job.training
+    rates = _largest_round(spec)
+    total = math.fsum(rates)
+    decay = total * spec.weight_decay * _HEAVIEST
+    if spec.optimizer == "adamw":
+        reach = math.fsum(r * _adam_reach(i) for i, r in enumerate(rates, start=1))
+        return reach + decay
+    norm = job.privacy.clipping_norm if job.noised_locally else spec.gradient_clipping or _UNCLIPPED
+    step = min(norm, _UNEVEN * norm / math.sqrt(max(1, parameters)))
+    noise = math.sqrt(math.fsum(r * r for r in rates)) * _DEVIATIONS * _noise_of_a_step(job)
+    return (total * step + noise + decay) / (1 - spec.momentum)
+
+
+def _noise_of_a_step(job: Job) -> float:
+    """Deviation of the noise in each entry of a mean gradient, at most: of data that are drawn whole."""
+    if not job.noised_locally:
+        return 0.0
+    size = job.training.batch_size
+    sigma = private_recipe(job, size, job.training.rounds).noise_multiplier
+    return min(sigma, MOST_NOISE) * job.privacy.clipping_norm / size
+
+
+@lru_cache(maxsize=64)
+def _largest_round(spec: TrainingSpec) -> tuple[float, ...]:
+    """The learning rates of the round that moves weights farthest."""
+    steps, total = spec.local_steps, spec.rounds * spec.local_steps
+    if spec.schedule == "constant" and not spec.warmup:
+        return (learning_rate(0, total, spec),) * steps
+    rounds = (
+        tuple(learning_rate(step, total, spec) for step in range(first, first + steps))
+        for first in range(0, total, steps)
+    )
+    return max(rounds, key=math.fsum)
+
+
+def _adam_reach(step: int) -> float:
+    """The largest |m| / sqrt(v) of Adam's corrected means at its step 1, 2, ...: 1, then about 1.
+
+    With gradients g_j of age j the ratio is sum(a_j g_j) / sqrt(sum(b_j g_j^2)), where a_j and b_j are the
+    weights of the two means; by Cauchy and Schwarz it is at most sqrt(sum(a_j^2 / b_j)), a geometric
+    sum. Grows to 7.3 in the limit (Kingma and Ba 2015, section 2.1, say (1 - beta_1) / sqrt(1 - beta_2)
+    for a single gradient).
+    """
+    ratio = _BETA_1**2 / _BETA_2
+    ages = (1 - ratio**step) / (1 - ratio)
+    first = (1 - _BETA_1) / (1 - _BETA_1**step)
+    second = (1 - _BETA_2) / (1 - _BETA_2**step)
+    return first * math.sqrt(ages / second)
+
+
+def _hidden_client(job: Job, consortium: int) -> float:
+    """What one client's part comes to where its whole update is clipped and hidden."""
+    sigma = private_recipe(job, 1, job.training.rounds).noise_multiplier
+    update, _ = split_noise(sigma, job.privacy.clipping == "adaptive")
+    norm = job.privacy.clipping_norm * (_ADAPTIVE if job.privacy.clipping == "adaptive" else 1.0)
+    if not job.noised_by_clients:
+        return norm
+    shares = max(1, noise_shares(job, consortium))
+    return norm * (1 + TAIL * 2 * update / math.sqrt(shares))
+
+
+def _rounded_up(value: float) -> float:
+    """Two significant digits, never less: a figure that people read and compare."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
+    return float(f"{max(1, math.ceil(value / unit - 1e-9)) * unit:.2g}")
