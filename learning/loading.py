@@ -108,6 +108,7 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         with one_sentence(f"{job.model.base} has no encoder that could be tuned alone"):
             encoder = model.get_encoder()
             (prefix,) = [n for n, part in model.named_modules() if part is encoder]
+            encoder.config  # noqa: B018  # adapters and exports need one
         if job.adapter == "full":
             raise ModelError(
                 f'{job.model.base}: model.adapter = "full" would train the encoder of an encoder-decoder '
