@@ -29,6 +29,7 @@ _SMALL = [
     (r"(num|n)_(.*_)?heads?(_kv)?$|attention_heads$|num_key_value_heads|n_head$|num_kv_heads", 2),
     (r"(head_dim|d_kv|head_size|d_head|qk_nope_head_dim|qk_rope_head_dim|v_head_dim)$", 16),
     (r"(kv_lora_rank|q_lora_rank|rank)$", 16),
+    (r"bottleneck_size$", 32),
     (r"(intermediate|ffn|d_ff|d_inner|inner_dim|ff_dim|hidden_dim|n_inner)", 64),
     (
         r"(hidden_size|d_model|n_embd|embedding_size|d_embed|emb_dim|embed_dim|^dim$|word_embed_proj_dim)",
