@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ class Pass:
 
     texts: list[np.ndarray]
     places: list[int]
+    padded_otherwise: bool = False
+    """Whether other tokens than the padding token stand where the mask says that nothing does."""
 
 
 COUNTS = (3, 5, 7)
@@ -50,15 +52,26 @@ class Company:
         return [Pass([text], [place]) for place, text in enumerate(self.texts)]
 
     def groups(self) -> Groups:
-        """Beside texts of ``max_length``, then beside each other and moved, then alone again."""
+        """Beside texts of ``max_length``, then beside each other and moved, then alone again.
+
+        And with other padding: where only the padding token's own row of zeros kept it from others, one
+        step of training, or another token, would let it through. Heads of an architecture's own may look
+        for the padding token itself, and in texts of one length the padding is always the same.
+        """
         order = list(range(len(self.texts)))
         parts = [p for o in (order[::-1][:2], order[::-1][2:]) for p in self.passes(o)]
-        return [
+        groups = [
             (f"beside a text of {self._limit} tokens", self.beside_long()),
             ("beside others", self.passes(order)),
             ("moved into another microbatch", parts),
             (f"after a text of {self._limit} tokens", self.alone()),
         ]
+        spec = self._learner.job.model
+        own_head = spec.pooling == "own" and self._learner.job.task == "text-classification"
+        if spec.padding == "longest" and not own_head:
+            others = [replace(one, padded_otherwise=True) for one in self.passes(order)]
+            groups.append(("with what stands where there is no text", others))
+        return groups
 
     def beside_long(self) -> list[Pass]:
         """Every text once beside texts of ``max_length``; the first pass has as many as training."""
@@ -85,6 +98,13 @@ class Company:
 
     def batch(self, one: Pass) -> Batch:
         batch = self._learner.batch_of(one.texts)
+        if one.padded_otherwise:
+            ids, (other,) = (
+                batch["input_ids"],
+                invented_texts(self._learner.tokenizer, [64], seed=3),
+            )
+            drawn = torch.from_numpy(np.resize(other, ids.shape)).to(ids.device)
+            batch["input_ids"] = torch.where(batch["attention_mask"] == 0, drawn, ids)
         classes = max(2, len(self._learner.job.data.labels or ()))
         labels = [place % classes for place in one.places]
         return batch | {"labels": torch.tensor(labels, device=self._learner.network.device)}

@@ -155,6 +155,8 @@ def _keeps_the_bound(folder, task, adapter, store):
 EXPECTED = {
     ("fnet", "lora"): "max_length",
     ("fnet", "head"): "max_length",
+    ("mobilebert", "head"): "max_length",
+    ("mobilebert", "lora"): "max_length",
     ("xlnet", "lora"): "refused",
     ("longformer", "lora"): "refused",
     ("bert", "lora"): "longest",
