@@ -3,12 +3,10 @@
 import csv
 import json
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import pytest
 
-from umbel.client.account import SeededSize
 from umbel.errors import DataError
 from umbel.learning.data import load_corpus, split_secret
 from umbel.privacy.ledger import Ledger
@@ -58,8 +56,9 @@ def test_what_is_drawn_planned_charged_and_promised_is_groups(job, umbel, tmp_pa
     federation = federate(job)
     for client, share in zip(plan["clients"], federation.shares, strict=True):
         rows = np.concatenate([share.train, share.test])
-        size = federation.data(share).account.size
-        assert size.count == len(set(federation.groups[rows].tolist())) < len(rows)
+        assert (
+            federation.data(share).count == len(set(federation.groups[rows].tolist())) < len(rows)
+        )
         assert client["sampling_rate"] == job.training.batch_size / federation.training_size(share)
         with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
             charged = [e.event for e in ledger.entries() if e.event.kind == "gaussian"]
@@ -90,9 +89,8 @@ def test_owners_have_the_same_groups_between_machines(job, tmp_path):
     stage = set_up(job, tmp_path)
     for share, home in zip(federation.shares, stage.owners, strict=True):
         here = federation.data(share)
-        size, secret = partial(SeededSize, job.seed, share.name), split_secret(job.seed)
-        there = home.source.load(stage.job, size, secret)
-        assert here.account.size == there.account.size
+        there = home.source.load(stage.job, split_secret(job.seed))
+        assert here.count == there.count
         assert here.records_per_group == there.records_per_group == 2
         for one, other in ((here.train, there.train), (here.test, there.test)):
             assert one.digest() == other.digest()
