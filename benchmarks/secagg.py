@@ -33,6 +33,22 @@ LARGE_MEMBERS, LARGE_DROPOUTS, LARGE_PARAMETERS = 8, 1, 42_000_000
 """42M: an adapter of rank 16 for a model of 8B parameters."""
 ROSTERS, SHARES, LENGTHS = (3, 10, 50, 100), (0.0, 0.1, 0.3), (100_000, 1_000_000, 10_000_000)
 MEASURED = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the vectors and cohorts are that are measured."""
+
+    members: int = MEMBERS
+    dropouts: int = DROPOUTS
+    parameters: int = PARAMETERS
+    large_parameters: int = LARGE_PARAMETERS
+    turns: int = secagg_stages.TURNS
+    cells: tuple[tuple[int, int, int], ...] = ()
+    """Of the table; none: all of them."""
+
+
+SMOKE = Sizes(5, 1, 2_000, 5_000, 1, ((3, 0, 1_000), (5, 1, 1_000), (3, 3, 1_000)))
 OURS_THEIRS = ("umbel", "flower")
 
 ABOUT = f"""\
@@ -84,17 +100,17 @@ class Bar:
         return f"  {self.name:<52}{self.value:>8.3f}   (bar {sign} {self.bound:g}){verdict}"
 
 
-def compare(repeats: int, folder: Path) -> dict[str, Any]:
+def compare(repeats: int, size: Sizes, folder: Path) -> dict[str, Any]:
     """Umbel's slots and Flower's rounds in turn; medians of figures and of ratios."""
-    update = random_update(PARAMETERS)
-    slots = Slots(MEMBERS, folder / "compare", measured=MEMBERS)
-    threshold = MEMBERS // 2 + 1
+    update = random_update(size.parameters)
+    slots = Slots(size.members, folder / "compare", measured=size.members)
+    threshold = size.members // 2 + 1
 
     def ours() -> dict[str, Any]:
-        return slots.run(DROPOUTS, update)
+        return slots.run(size.dropouts, update)
 
     def theirs() -> dict[str, Any]:
-        return secagg_flower.run(MEMBERS, DROPOUTS, threshold, update)
+        return secagg_flower.run(size.members, size.dropouts, threshold, update)
 
     # The second of two each: a client runs one of them, and finds its own memory mapped and cached.
     pairs = [((ours(), ours())[1], (theirs(), theirs())[1]) for _ in range(repeats)]
@@ -147,9 +163,9 @@ def measure_cell(members: int, dropouts: int, parameters: int, folder: Path) -> 
     return cell
 
 
-def measure_large(repeats: int, folder: Path) -> dict[str, Any]:
+def measure_large(repeats: int, size: Sizes, folder: Path) -> dict[str, Any]:
     """The client with a large adapter: medians of seconds; memory from one run."""
-    update = random_update(LARGE_PARAMETERS)
+    update = random_update(size.large_parameters)
     slots = Slots(LARGE_MEMBERS, folder / "large")
     figures = _medians([slots.run(LARGE_DROPOUTS, update) for _ in range(repeats)])
     figures |= slots.run(LARGE_DROPOUTS, update, memory=True)
@@ -196,9 +212,9 @@ def report_stages(stages: dict[str, float]) -> str:
     )
 
 
-def report_flower(figures: dict[str, Any]) -> str:
+def report_flower(figures: dict[str, Any], size: Sizes) -> str:
     rows = [
-        f"{MEMBERS} members, {DROPOUTS} dropouts, {PARAMETERS:,} parameters; flwr "
+        f"{size.members} members, {size.dropouts} dropouts, {size.parameters:,} parameters; flwr "
         f"{secagg_flower.VERSION}\n  {'':10}{'client':>12}{'server':>12}{'sent by a client':>22}"
     ]
     for name in OURS_THEIRS:
@@ -233,10 +249,10 @@ def report_cell(cell: dict[str, Any]) -> str:
     )
 
 
-def report_large(figures: dict[str, Any]) -> str:
+def report_large(figures: dict[str, Any], size: Sizes) -> str:
     stages = "  ".join(f"{key} {s:.3f}" for key, s in figures["stages"].items())
     return (
-        f"{LARGE_MEMBERS} members, {LARGE_DROPOUTS} dropout, {LARGE_PARAMETERS:,} parameters\n"
+        f"{LARGE_MEMBERS} members, {LARGE_DROPOUTS} dropout, {size.large_parameters:,} parameters\n"
         f"  client {figures['client_cpu_s']:.3f} s of CPU, {figures['client_peak_vectors']:.2f} "
         f"vectors beyond the update; {figures['bytes_up']:,.0f} bytes sent\n"
         f"  of which the journal's files {figures['journal_share']:.0%} of the CPU time "
@@ -254,6 +270,11 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="table: up to 10 members, 1M parameters; no large"
     )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="everything but the demo once, with few parameters: no figures, only whether it works",
+    )
     parser.add_argument("--demo", action="store_true", help="run the demo job and nothing else")
     parser.add_argument("--folder", type=Path, help="for journals, on a real disk [system's]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -270,28 +291,32 @@ def main() -> int:
         say(secagg_demo.report(figures["demo"]))
     else:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="umbel-secagg-") as name:
-            _measure(figures, arguments.repeats, arguments.quick, Path(name), say)
-    judged = bars(figures)
+            repeats = 1 if arguments.smoke else arguments.repeats
+            size = SMOKE if arguments.smoke else Sizes()
+            _measure(figures, repeats, arguments.quick, size, Path(name), say)
+    judged = [] if arguments.smoke else bars(figures)
     say("bars\n" + "\n".join(str(bar) for bar in judged))
     if arguments.json:
         print(json.dumps(figures | {"bars": [asdict(bar) | {"held": bar.held} for bar in judged]}))
     return int(arguments.check and not all(bar.held for bar in judged))
 
 
-def _measure(figures: dict[str, Any], repeats: int, quick: bool, folder: Path, say: Any) -> None:
+def _measure(
+    figures: dict[str, Any], repeats: int, quick: bool, size: Sizes, folder: Path, say: Any
+) -> None:
     """Everything but the demo; each part is printed when it is done."""
-    figures["stages"] = secagg_stages.measure(repeats)
+    figures["stages"] = secagg_stages.measure(repeats, size.parameters, size.turns)
     say(report_stages(figures["stages"]))
-    figures["flower"] = compare(repeats, folder)
-    say(report_flower(figures["flower"]))
+    figures["flower"] = compare(repeats, size, folder)
+    say(report_flower(figures["flower"], size))
     say(HEAD)
     figures["table"] = []
-    for case in cells(quick):
+    for case in size.cells or cells(quick):
         figures["table"].append(measure_cell(*case, folder))
         say(report_cell(figures["table"][-1]))
     if not quick:
-        figures["large"] = measure_large(repeats, folder)
-        say(report_large(figures["large"]))
+        figures["large"] = measure_large(repeats, size, folder)
+        say(report_large(figures["large"], size))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.app import RecordDict
 from secagg_meter import Meter, stages
 
-from umbel.messages import to_bytes_record
+from umbel.messages import SECAGG, pieces_of, to_bytes_record
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import aggregator, journal, member, shamir
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
@@ -205,11 +206,13 @@ class Slots:
                 np.add(plain, shared, out=plain)
                 reply, _ = person.upload(request, CONTEXT, shared)
                 record = to_bytes_record(reply=reply, vector=shared.tobytes())
-            vector = record["vector"].data
-            sent[name] += len(reply) + len(vector)
-            with meter.of("server", received=len(vector)):
-                server.add_upload(name, reply, np.frombuffer(vector, dtype="<u4"))
-            del record, vector
+            pieces = pieces_of(RecordDict({SECAGG: record}), "vector")
+            length = sum(map(len, pieces))
+            sent[name] += len(reply) + length
+            with meter.of("server", received=length):
+                words = [np.frombuffer(piece, dtype="<u4") for piece in pieces]
+                server.add_upload(name, reply, *words)
+            del record, pieces, words
         return plain, shared is not None
 
     def _balance(self, server: Aggregator, plain: Words) -> None:

@@ -17,19 +17,19 @@ from umbel.privacy.secagg.scale import Scale
 
 PARAMETERS = 1_000_000
 MEMBERS = 10
-_TURNS = 20
+TURNS = 20
 _CHUNK = 1 << 18
 """Bytes of a chunk that stays in the cache, as masks are made."""
 
 
-def measure(repeats: int) -> dict[str, float]:
-    """CPU milliseconds for a million parameters: the fastest of `repeats` x 20 turns.
+def measure(repeats: int, parameters: int = PARAMETERS, turns: int = TURNS) -> dict[str, float]:
+    """CPU milliseconds for so many parameters: the fastest of `repeats` x `turns` turns.
 
     All stages take turns, so that other load on the machine meets them alike.
     """
     update, layout, scale = (
-        random_update(PARAMETERS),
-        Layout(PARAMETERS, 0, 0),
+        random_update(parameters),
+        Layout(parameters, 0, 0),
         Scale(MEMBERS, CLIP),
     )
     part, stream = Contribution([update], [], [], WEIGHT), SecretStream.from_os()
@@ -48,7 +48,7 @@ def measure(repeats: int) -> dict[str, float]:
         for start in range(0, len(zeros), _CHUNK):
             cipher.update_into(view[start : start + _CHUNK], chunk)
 
-    turns: dict[str, tuple[Callable[[], object], int]] = {
+    stages: dict[str, tuple[Callable[[], object], int]] = {
         "aes": (lambda: cipher.update_into(zeros, buffer), 1),
         "keystream": (keystream, 1),
         "mask_add": (lambda: add_masks(words, masks), MEMBERS),
@@ -57,9 +57,9 @@ def measure(repeats: int) -> dict[str, float]:
         "hash": (lambda: digest_of(words), 1),
         "decode": (lambda: decode(total, layout, scale, CAP, MEMBERS), 1),
     }
-    fastest = dict.fromkeys(turns, float("inf"))
-    for _ in range(_TURNS * repeats):
-        for name, (work, times) in turns.items():
+    fastest = dict.fromkeys(stages, float("inf"))
+    for _ in range(turns * repeats):
+        for name, (work, times) in stages.items():
             begun = time.process_time()
             work()
             fastest[name] = min(fastest[name], 1e3 * (time.process_time() - begun) / times)
