@@ -456,7 +456,7 @@ def test_an_operator_whose_key_was_elsewhere_certifies_later(run, operator, umbe
 def owner(run, operator, tmp_path):
     """The folder of one of a deployed run's owners, with the ledger that the run charged."""
     consortium, card = operator
-    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\n")
+    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\nill,negative\n")
     home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
     for part in ("sqlite", "witness"):
         shutil.copy(run / "ledgers" / f"film.{part}", home.path / f"ledger.{part}")
