@@ -29,6 +29,8 @@ RestartSec=5
 # The message in progress is finished first.
 TimeoutStopSec=300
 KillMode=mixed
+# If memory runs out, the worker dies of it alone: the agent starts it again, and answers.
+OOMPolicy=continue
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=read-only

@@ -6,6 +6,7 @@ no server, so when a record kills it, the agent lives on and starts it again (``
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from ..errors import UmbelError
@@ -177,6 +179,9 @@ def main(run: Callable[[Connection, int], None] = serve) -> None:
     """A worker in this process, which ends with the agent's."""
     from ..processes import log_to_stderr
 
+    with contextlib.suppress(OSError):
+        # When memory runs out, the system ends this process, and not the agent's.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides when it is over
     end_with_parent()
     log_to_stderr()

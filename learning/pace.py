@@ -44,8 +44,19 @@ class Pace:
     """Of each record before the first round: its features, where a head is trained on them."""
 
 
-def measured(learner: Learner, task: Task) -> Pace:
-    """The pace of a model's training and testing here and now."""
+def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.perf_counter) -> Pace:
+    """The pace of a model's training and testing here and now, in seconds of `clock`."""
+
+    def longest(act: Callable[[], object]) -> float:
+        """Of a few times; the first, in which memory is found, does not count."""
+        act()
+        found = []
+        for _ in range(_REPEATS):
+            begun = clock()
+            act()
+            found.append(clock() - begun)
+        return max(found)
+
     with tempfile.TemporaryDirectory() as folder:
         examples = _invented(learner, Path(folder))
         prepared = 0.0
@@ -58,19 +69,19 @@ def measured(learner: Learner, task: Task) -> Pace:
                     found = learner.network.features(learner.batch(examples, everything))
                 return np.asarray(found.cpu().numpy())
 
-            prepared = _longest(features) / len(examples)
+            prepared = longest(features) / len(examples)
             examples = replace(examples, features=features())
 
         def trained(count: int, steps: int = 1) -> float:
             some = examples.take(np.arange(count))
-            return _longest(lambda: _train(learner, task, some, steps))
+            return longest(lambda: _train(learner, task, some, steps))
 
         full = min(len(examples), microbatch(learner.job.training, learner.network.device))
         start = trained(0)
         step = max(0.0, (trained(0, _STEPS) - start) / (_STEPS - 1))
         record = max(0.0, trained(full) - start) / full
         alone = max(0.0, trained(1) - start - record)
-        tested = _longest(lambda: test(learner, task, learner.initial, examples)) / len(examples)
+        tested = longest(lambda: test(learner, task, learner.initial, examples)) / len(examples)
     return Pace(start, step, record, alone, tested, prepared)
 
 
@@ -90,14 +101,3 @@ def _invented(learner: Learner, folder: Path) -> Examples:
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     np.save(folder / "labels.npy", np.zeros(count, np.int64))
     return Examples(TokenStore(folder), np.arange(count))
-
-
-def _longest(act: Callable[[], object]) -> float:
-    """Seconds of the longest of a few times; the first, in which memory is found, does not count."""
-    act()
-    found = []
-    for _ in range(_REPEATS):
-        begun = time.perf_counter()
-        act()
-        found.append(time.perf_counter() - begun)
-    return max(found)

@@ -1,5 +1,6 @@
 """Records that kill the process that works on them: the child dies, and the answer leaves."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,9 +16,14 @@ from umbel.client.child import Bench, WorkInChild, WorkLost
 from umbel.client.data import DataSource
 from umbel.client.marks import Marks
 from umbel.client.settings import DataSettings
+from umbel.client.station import Station
 from umbel.client.work import WorkHere
 from umbel.client.worker import Setup, records_of, workplace_of
+from umbel.consortium import sign_job
+from umbel.flower import stamp, take_server_identity
 from umbel.learning.trainer import PrivateSteps
+from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
+from umbel.simulations.rehearsal import set_up
 
 DEADLY = """
 import json, os, signal, sys
@@ -49,6 +55,16 @@ if found["step"]:
 worker.main()
 """
 """A worker that some records kill, or every step."""
+
+
+class Skipped:
+    """A clock by which nobody waits."""
+
+    def now(self):
+        return 0.0
+
+    def wait_until(self, moment):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +259,50 @@ def test_a_child_that_was_killed_from_outside_is_started_again(setup, sound):
     sound._child.process.wait()
     child.prepare()
     assert child._left_out == set()
+
+
+@pytest.mark.slow
+def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
+    open_job_of, bench, tmp_path
+):
+    """Over real files and a real ledger: charge, fields and sizes of the answer are the usual ones."""
+    from flwr.app import Message, RecordDict
+
+    model = {**open_job_of().model.model_dump(exclude={"lora"}), "adapter": "lora"}
+    # Everybody is drawn in every step.
+    stage = set_up(open_job_of(model=model, training={"batch_size": 1000}), tmp_path)
+    home, job = stage.owners[0], stage.job
+    take_server_identity(1)
+
+    def ask(station, run, kind):
+        signature = sign_job(
+            stage.consortium.operator, stage.consortium.card.id, run, job.to_json()
+        )
+        assignment = Assignment(
+            "0.1.0", run, job.to_json(), 1, 0, job.training.rounds, signature=signature
+        )
+        content = RecordDict({ASSIGNMENT: assignment.to_record()})
+        if kind == TRAIN:
+            shapes = station._desk.agent._work.shapes
+            zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+            content["arrays"] = to_array_record(zeros)
+        message = Message(content, dst_node_id=2, message_type=kind)
+        stamp(message)
+        reply = station.handle(message)
+        assert not reply.has_error(), reply.error.reason
+        return reply.content
+
+    def form(content):
+        arrays = [(n, a.dtype, a.shape) for n, a in content["arrays"].items()]
+        return arrays, dict(content["metrics"]), list(content)
+
+    data = home.source.load(job)
+    killer = data.train.store.tokens(int(data.train.rows[0])).tolist()
+    forms = []
+    for number, started in enumerate((bench(), bench(tokens=[killer]))):
+        with contextlib.closing(Station(home, bench=started, clock=Skipped())) as station:
+            ask(station, f"run {number}", PREPARE)
+            forms.append(form(ask(station, f"run {number}", TRAIN)))
+            left_out = station._desk.agent._work._left_out
+    assert len(left_out) == 1
+    assert forms[0] == forms[1]
