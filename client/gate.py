@@ -61,7 +61,11 @@ ANSWERS: dict[str, dict[str, GateClass]] = {
         "key": "public",
         "seed": "public",
         "sealed": "public",
+        "unrevealed": "public",  # what the server asked for in earlier slots
+        "unconfirmed": "public",  # likewise
+        "naming": "public",  # as the server asked
     },
+    "Naming": {"slot": "public", "groups": "public"},
     "SealedShares": {"recipients": "public", "shares": "public"},
     "PrekeyReply": {"prekey": "public", "sealed": "public"},
     "Upload": {"sender": "public", "manifest": "public", "vector": "masked"},
