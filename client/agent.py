@@ -136,7 +136,7 @@ class Agent:
             if not job.private:
                 raise
             log_error(self.name, error)  # each round says what comes of it
-        if self._loaded is not None and job.private:
+        if self._loaded is not None and self._timing.waits and job.private:
             numbers = self._rounds.numbers(job, assignment)
             self._timing.leave(self._loaded, self._timing.preparing(numbers))
         self._loaded = None

@@ -171,7 +171,7 @@ class Rounds:
 
     def _span(self, job: Job, assignment: Assignment, *, train: bool, test: bool) -> float:
         """Seconds, from public numbers alone, after which an answer leaves; 0: at once."""
-        if not job.private or not (train or test):
+        if not self._timing.waits or not job.private or not (train or test):
             return 0.0
         return self._timing.answering(job, self.numbers(job, assignment), train=train, test=test)
 

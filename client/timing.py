@@ -81,6 +81,10 @@ class Timing:
     def __init__(self, clock: Clock | None, pace: Pace | None, name: str) -> None:
         self._clock, self._pace, self._name = clock, pace, name
 
+    @property
+    def waits(self) -> bool:
+        return self._clock is not None and self._pace is not None
+
     def now(self) -> float:
         return self._clock.now() if self._clock else 0.0
 
