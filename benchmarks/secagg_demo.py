@@ -72,7 +72,7 @@ def _simulate(settings: list[str], cache: str) -> dict[str, float]:
         "rounds_s": sum(event["seconds"] for event in rounds),
         "trips_s": sum(sum(event.get("trips", {}).values()) for event in rounds),
         "rounds": len(rounds),
-        "accuracy": result["metrics"]["accuracy"],
+        "accuracy": (result["exact"] or result)["metrics"]["accuracy"],
     }
 
 

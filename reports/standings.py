@@ -50,7 +50,7 @@ def standings(record: RunRecord) -> list[Standing]:
         seen = number(record.seen, key)
         if record.exact and seen is not None:
             rows.append(
-                Standing("  as a server sees it", "seen", seen, noised_text(record), "–", "")
+                Standing("  as a server sees it", "seen", None, noised_text(record), "–", "")
             )
     if not record.local_only and len(record.client_final) <= INDIVIDUAL:
         rows += [
