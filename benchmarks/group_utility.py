@@ -23,7 +23,8 @@ ABOUT = f"""\
 Runs examples/reviews.toml (four sites, a head on frozen features, encrypted) on the same records,
 dealt out at random to persons of 1 to {LARGEST} records within each site: at epsilon 8 for one record, at
 epsilon 8 for one person (privacy.unit = "group"), and without privacy. Accuracy is that of exact counts
-on all held-out records, which a simulation reads on this machine; means over --seeds seeds.
+on all held-out records, which a simulation reads on this machine (for persons the mean over persons);
+means over --seeds seeds.
 
 Bar: {BAR} for persons. Two to ten minutes on two cores, most of it for features that are kept.
 """
