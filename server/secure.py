@@ -258,6 +258,7 @@ class SecureCollection(SecureTrips):
             wanted = [] if self._summed(groups, group_of) else self.may_answer_yet(exchange, wanted)
             if not wanted:
                 break
+        self.answered = self._uploaded(groups)
         if not self._naming and not self._summed(groups, group_of):
             raise TooFew
         self._each(groups, Aggregator.close_uploads)

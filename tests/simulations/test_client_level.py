@@ -162,7 +162,7 @@ def test_a_next_norm_keeps_to_the_room_of_the_grid(hidden):
 def test_tests_hide_clients_too(hidden, tmp_path):
     job = hidden(
         privacy={"epsilon": 200.0},
-        evaluation={"counts": "private", "epsilon": 150.0},
+        evaluation={"counts": "private", "epsilon": 150.0, "every": 1},
         training={"rounds": 1},
     )
     folder = run(job, tmp_path / "run")
@@ -214,7 +214,7 @@ REFUSALS = {
     "epsilon out of reach": ({"privacy": {"epsilon": 1e-4, "delta": 1e-9}}, "No noise keeps"),
     "central without clients": (
         {"privacy": {"unit": "example", "mechanism": "central", "delta": 1e-3}},
-        'are of privacy.unit = "client"',
+        'apply only to privacy.unit = "client"',
     ),
 }
 

@@ -149,7 +149,7 @@ def test_unbound_members_train_different_models_and_nobody_notices(cohort, weake
 )
 def test_a_manifest_beyond_the_limits_is_refused(edits, cohort, refused):
     # No variant: the limits are what the other defences count on; see overflow below.
-    members, server = manifested(cohort, limits=Limits(longest=100))
+    members, server = manifested(cohort, limits=Limits(longest=100, clip=8.0))
     with refused(members, VICTIM, "limits"):
         upload_other(members, server, edits)
 
