@@ -6,8 +6,10 @@ mechanism can be replayed: records and their losses stay with their owners.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ from ..server.conclusion import certify
 from ..server.run_folder import RunFolder
 from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key
-from .canaries import CANARIES, CanaryAudit, Mechanism, Records, Tell, audit_mechanism
+from .base_canaries import CANARIES as CANARIES_THROUGH_BASE
+from .base_canaries import replay_through_base
+from .canaries import CANARIES, CanaryAudit, Mechanism, Observation, Records, Tell, audit_mechanism
 from .client_canaries import audit_clients
 from .inversion import MOST_CLIENTS, Inverter, View, attack_of
 from .membership import Losses, attack, losses_of
@@ -53,8 +57,9 @@ _LIMITS = (
     "It misses small faults: a mechanism must leak about twice what is claimed before 10,000 "
     "canaries refute it, and no number m of canaries proves more than about ln(m / 3). That the "
     "measured noise is the planned one narrows this for noise, and for nothing else.",
-    "Canaries are replayed with the noise, sampling and steps of one client, over features and a "
-    "linear head. What a larger adapter does before the clipping is tested elsewhere.",
+    "Canaries are replayed with the noise, sampling and steps of one client. Where more than a head is "
+    "trained, they go through the base model of a simulation; of a deployment, and where a head is "
+    "trained, over features and a linear head.",
     "Membership inference by the loss alone is weak; attackers with shadow models do better.",
     "Inversion attacks one step over a single record, the attacker's best case, with simple "
     "methods; a failure here is no proof that nothing can be read.",
@@ -177,7 +182,13 @@ def _attack_simulation(subject: _Subject, canaries: int, tell: Tell) -> dict[str
     task = task_for(federation.job, federation.classes)
     final = _final(subject, learner)
     return {
-        "canaries": _canaries(subject, _records(subject, federation, learner), canaries, tell),
+        "canaries": _canaries(
+            subject,
+            _records(subject, federation, learner),
+            canaries,
+            tell,
+            _through_base(subject, federation, learner, task, final),
+        ),
         "mislabelled": _mislabelled(subject, federation, learner, task, tell),
         "membership": _membership(federation, learner, task, final, tell),
         "inversion": _inversion(subject, federation, learner, task, final, tell),
@@ -199,7 +210,28 @@ def _final(subject: _Subject, learner: Learner) -> Arrays:
     return kept
 
 
-def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) -> dict[str, Any]:
+Through = Callable[[int], Observation]
+"""Replays so many canaries through the base model."""
+
+
+def _through_base(
+    subject: _Subject, federation: Federation, learner: Learner, task: Task, final: Arrays
+) -> Through | None:
+    """How canaries go through the base model; None if nothing but a head on features is trained."""
+    if not subject.job.noised_locally or learner.network.head_alone:
+        return None
+    share = next(s for s in federation.shares if s.name == subject.client["name"])
+    real = _some(federation.data(share).train, _RECORDS_BESIDE)
+    return partial(replay_through_base, learner, task, final, real, subject.mechanism)
+
+
+def _canaries(
+    subject: _Subject,
+    records: Records,
+    canaries: int,
+    tell: Tell,
+    through: Through | None = None,
+) -> dict[str, Any]:
     job, mechanism = subject.job, subject.mechanism
     if not job.private:
         return {"skipped": _no_claim(job)}
@@ -223,10 +255,12 @@ def _canaries(subject: _Subject, records: Records, canaries: int, tell: Tell) ->
             records,
             claim=subject.claim,
             delta=job.privacy.delta,
-            canaries=canaries,
+            canaries=canaries if through is None else min(canaries, CANARIES_THROUGH_BASE),
+            through=through,
             tell=tell,
         )
     return {
+        "through_base": through is not None,
         **_bound(seen, subject.claim),
         "client": subject.client["name"],
         **asdict(mechanism),

@@ -199,19 +199,23 @@ def audit_mechanism(
     canaries: int = CANARIES,
     secrets: Callable[[], SecretStream] = SecretStream.from_os,
     train: Train = train,
+    through: Callable[[int], Observation] | None = None,
     tell: Tell = lambda *_: None,
 ) -> tuple[CanaryAudit, Measured]:
     """Replay the training with `canaries` canaries in blocks, and judge by the summed updates.
 
-    `claim` is the epsilon that might be refuted: it decides how many canaries are guessed.
-
+    `claim` is the epsilon that might be refuted: it decides how many canaries are guessed. `through`
+    replays so many canaries otherwise, through a base model.
     """
     blocks = math.ceil(canaries / BLOCK)
     parts = []
     for block in range(blocks):
         tell("canaries", block, blocks)
         count = min(BLOCK, canaries - block * BLOCK)
-        parts.append(replay(job, mechanism, records, count, secrets=secrets, train=train))
+        if through is not None:
+            parts.append(through(count))
+        else:
+            parts.append(replay(job, mechanism, records, count, secrets=secrets, train=train))
     seen = Observation(
         np.concatenate([part.coins for part in parts]),
         np.concatenate([part.releases for part in parts], axis=1),
