@@ -19,7 +19,8 @@ from ..errors import UmbelError
 from ..job import Job
 from ..learning.failures import NOBODY
 from ..learning.metrics import Counts
-from ..learning.trainer import Outcome, PrivateSteps
+from ..learning.steps import PrivateSteps
+from ..learning.trainer import Outcome
 from ..messages import Arrays
 from .work import LocalData
 from .worker import ROW, Model, Setup, without_records

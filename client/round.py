@@ -21,7 +21,8 @@ from ..learning.counts import own_counts, own_figures, zero_counts
 from ..learning.metrics import Counts
 from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
-from ..learning.trainer import Outcome, PrivateSteps
+from ..learning.steps import PrivateSteps
+from ..learning.trainer import Outcome
 from ..messages import (
     LEDGER,
     WEIGHT,

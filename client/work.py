@@ -12,8 +12,9 @@ from ..learning.failures import Touch
 from ..learning.features import with_features
 from ..learning.metrics import Counts
 from ..learning.model import Learner
+from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
-from ..learning.trainer import Outcome, PrivateSteps, StepRange, test, train
+from ..learning.trainer import Outcome, StepRange, test, train
 from ..messages import Arrays
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from ..messages import Arrays
 from .examples import Examples
 from .model import Learner
+from .steps import PrivateSteps
 from .tasks.base import Task
-from .trainer import Outcome, PrivateSteps, StepRange, train
+from .trainer import Outcome, StepRange, train
 
 
 def train_alone(

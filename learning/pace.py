@@ -19,8 +19,9 @@ from .batches import forward_batch, microbatch
 from .examples import Examples, TokenStore
 from .invented import invented_texts
 from .model import Learner
+from .steps import PrivateSteps
 from .tasks.base import Task
-from .trainer import PrivateSteps, StepRange, test, train
+from .trainer import StepRange, test, train
 
 _REPEATS = 3
 _STEPS = 3

@@ -27,8 +27,9 @@ from ..learning.device import choose_device
 from ..learning.examples import Examples, TokenStore
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
+from ..learning.steps import PrivateSteps
 from ..learning.tasks.text_classification import TextClassification
-from ..learning.trainer import Outcome, PrivateSteps, train
+from ..learning.trainer import Outcome, train
 from ..learning.verdict import INDEPENDENT
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream

@@ -23,8 +23,9 @@ import torch
 from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.model import Learner
+from ..learning.steps import PrivateSteps
 from ..learning.tasks.base import Task
-from ..learning.trainer import PrivateSteps, StepRange, train
+from ..learning.trainer import StepRange, train
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream
 from .plain_sgd import with_plain_sgd

@@ -20,8 +20,9 @@ from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import ModelShape
 from ..learning.probe import probed
+from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
-from ..learning.trainer import PrivateSteps, test
+from ..learning.trainer import test
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..recipe import private_recipe

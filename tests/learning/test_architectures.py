@@ -23,8 +23,9 @@ from umbel.learning.examples import Examples, tokenise
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.probe import probe, probed
+from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
-from umbel.learning.trainer import PrivateSteps, StepRange, train
+from umbel.learning.trainer import StepRange, train
 from umbel.learning.verdict import INDEPENDENT
 from umbel.privacy.counts_noise import LOSS_STEPS
 

@@ -8,8 +8,9 @@ import torch
 
 from umbel.errors import ModelError, PlanRefused
 from umbel.learning.examples import Examples
+from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
-from umbel.learning.trainer import PrivateSteps, StepRange, train
+from umbel.learning.trainer import StepRange, train
 from umbel.simulations.engine import plan_job
 
 COUNT, CLIP = 20, 0.05

@@ -11,8 +11,9 @@ from umbel.learning import trainer
 from umbel.learning.counts import counting
 from umbel.learning.failures import NOBODY
 from umbel.learning.features import with_features
+from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
-from umbel.learning.trainer import PrivateSteps, StepRange, train
+from umbel.learning.trainer import StepRange, train
 from umbel.privacy.bookkeeping import BookKeeping
 from umbel.privacy.gradients import HookedGradients
 

@@ -13,8 +13,9 @@ from umbel.learning.counts import counting, figures
 from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.grouped import counted, grouped
+from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
-from umbel.learning.trainer import PrivateSteps, StepRange, train
+from umbel.learning.trainer import StepRange, train
 from umbel.privacy.counts_noise import GROUP_COUNTS
 from umbel.privacy.randomness import SecretStream
 from umbel.recipe import change_of

@@ -13,9 +13,10 @@ from umbel.job import Job
 from umbel.learning.hugging_face import one_sentence
 from umbel.learning.loading import load_learner
 from umbel.learning.probe import probed
+from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.tokenizer import load_tokenizer
-from umbel.learning.trainer import PrivateSteps, StepRange, train
+from umbel.learning.trainer import StepRange, train
 
 SIZE = {
     "hidden_size": 32,
