@@ -94,7 +94,7 @@ def forecast_table(found: Forecast) -> Table:
     from rich import box
     from rich.table import Table
 
-    from ..reports.quantities import delta_text, epsilon_text
+    from ..quantities import delta_text, epsilon_text
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
     table.add_column("More such jobs", justify="right")

@@ -105,7 +105,7 @@ def spending_table(items: list[DataSpending]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ..reports.quantities import epsilon_text
+    from ..quantities import epsilon_text
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
     table.add_column("Account", no_wrap=True)

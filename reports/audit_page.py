@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ..errors import RunFolderError
+from ..quantities import delta_text, epsilon_text
 from . import canvas
 from .canvas import ACCENT, GREY, INK, WARM
 from .fragments import image, table, tile
-from .quantities import delta_text, epsilon_text
 from .stylesheet import CSS
 
 _SHOWN = 6

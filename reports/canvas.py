@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..errors import RunFolderError
-from .quantities import short
+from ..quantities import short
 
 DPI = 160
 INK = "#1b1f27"

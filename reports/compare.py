@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UmbelError
+from ..quantities import duration_text, epsilon_text, metric_text, short, size_text
 from .events import number
-from .quantities import duration_text, epsilon_text, metric_text, short, size_text
 from .run import RunRecord
 
 if TYPE_CHECKING:

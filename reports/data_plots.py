@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from ..quantities import count_text, short
 from . import canvas
 from .canvas import ACCENT, GREY, INK, PALETTE
 from .events import Partition
-from .quantities import count_text, short
 from .run import RunRecord
 
 _FEW_CLIENTS = 24

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..quantities import metric_text
 from .events import Json, number
-from .quantities import metric_text
 
 
 def ended_line(event: Json) -> str:

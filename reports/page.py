@@ -12,9 +12,7 @@ from html import escape
 from pathlib import Path
 
 from ..errors import RunFolderError
-from .events import Json, number
-from .fragments import bar, image, table, tile
-from .quantities import (
+from ..quantities import (
     count_text,
     delta_text,
     duration_text,
@@ -22,6 +20,8 @@ from .quantities import (
     metric_text,
     size_text,
 )
+from .events import Json, number
+from .fragments import bar, image, table, tile
 from .run import RunRecord
 from .standings import EXACT, alone_median, noised_text, standings
 from .stylesheet import CSS

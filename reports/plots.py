@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from ..quantities import delta_text, epsilon_text, metric_text, short
 from . import canvas
 from .canvas import ACCENT, GREY, INK, WARM, End
 from .data_plots import draw_confusion, draw_partition
 from .events import number
-from .quantities import delta_text, epsilon_text, metric_text, short
 from .run import MainMetric, RunRecord
 
 INDIVIDUAL = 12

@@ -12,9 +12,9 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import RunFolderError
+from ..quantities import delta_text, epsilon_text, short
 from . import canvas
 from .canvas import WARM, End
-from .quantities import delta_text, epsilon_text, short
 
 Curve = tuple[str, Sequence[tuple[str, float]]]
 """Name of a data set, and its epsilon from each time (UTC, ISO 8601) on."""

@@ -6,8 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..quantities import epsilon_text, metric_text, spread_text
 from .events import Json, number
-from .quantities import epsilon_text, metric_text, spread_text
 from .run import RunRecord
 
 INDIVIDUAL = 12

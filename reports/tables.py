@@ -18,8 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .events import number
-from .quantities import (
+from ..quantities import (
     count_text,
     delta_text,
     duration_text,
@@ -29,6 +28,7 @@ from .quantities import (
     size_text,
     spread_text,
 )
+from .events import number
 from .run import RunRecord
 from .standings import EXACT, INDIVIDUAL, Standing, noised_text, own_metrics, standings
 

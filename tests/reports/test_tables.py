@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from umbel.reports.quantities import epsilon_text, size_text
+from umbel.quantities import epsilon_text, size_text
 from umbel.reports.run import RunRecord
 from umbel.reports.tables import bar, plan_table, result_table
 
