@@ -128,8 +128,10 @@ class WorkInChild:
     after a few the work is lost: no record decides about those. (A record that is wrongly suspected,
     because the system killed the child for something else, is left out, too: that is within the bound.)
 
-    The second try draws the same batches and the same noise, because its request holds the same key.
-    That is one draw of the mechanism: nothing that was computed with the first one has left the child.
+    Training without the record draws batches and noise anew. Under the old key it would not be the
+    mechanism: that the record was drawn is why there is a second try, and with one record fewer its
+    uniform number, known to be small, would decide about another one, which would be drawn up to twice
+    as often as it is charged. A fresh draw is independent of that, and the first one has left nothing.
     """
 
     def __init__(self, bench: Bench, setup: Setup) -> None:
@@ -198,7 +200,10 @@ class WorkInChild:
         return found
 
     def _persistently(self, what: str, *arguments: Any, **named: Any) -> Any:
-        """Ask until there is an answer; from the first death on, record by record."""
+        """Ask until there is an answer; from the first death on, record by record.
+
+        As long as nobody is blamed, it is the same request, with the same key: the same draws.
+        """
         careful = False
         while True:
             try:
@@ -214,18 +219,25 @@ class WorkInChild:
                     found = self._bench.ask(what, *arguments, careful=careful, **named)
             except Died as death:
                 careful = True
-                self._blame(death)
+                if self._blame(death):
+                    arguments = tuple(map(_drawn_anew, arguments))
             else:
                 self._unexplained = 0
                 return found
 
-    def _blame(self, death: Died) -> None:
+    def _blame(self, death: Died) -> bool:
+        """Whether a record is left out because of it."""
         if death.row != NOBODY and death.row not in self._left_out:
             self._left_out.add(death.row)
             _log.error("%s: record %d is left out: %s", self._setup.owner, death.row + 1, death)
-            return
+            return True
         self._unexplained += 1
         _log.error("%s: %s and is started again", self._setup.owner, death)
         if self._unexplained >= _MOST_UNEXPLAINED:
             self._unexplained = 0
             raise WorkLost(f"{self._setup.owner}: {death}, {_MOST_UNEXPLAINED} times in a row")
+        return False
+
+
+def _drawn_anew(argument: Any) -> Any:
+    return argument.drawn_anew() if isinstance(argument, PrivateSteps) else argument

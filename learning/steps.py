@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,10 @@ class PrivateSteps:
     """Of the secret stream that batches and noise are drawn from, and of no other stream."""
     records_per_group: int | None = None
     """Most records of a group in a step, if whole groups are drawn; None if single records are."""
+
+    def drawn_anew(self) -> PrivateSteps:
+        """The same under another key that follows from this one: independent batches and noise."""
+        return replace(self, key=hashlib.sha256(b"umbel steps drawn anew\n" + self.key).digest())
 
 
 class PlainRule:
