@@ -159,12 +159,9 @@ def test_a_record_that_cannot_be_tested_is_not_counted(counts, job_of, learner_o
         with around(learner, examples) if around else contextlib.nullcontext():
             return trainer.test(learner, task, learner.initial, examples, **named)
 
-    def cells(found):
-        return getattr(found, "cells", None) if counts == "private" else found.confusion
-
     without = count(OTHERS)
     found = count(ROWS, failing_on(BAD, RuntimeError), forgiving=True)
-    assert np.array_equal(cells(found), cells(without))
+    assert np.array_equal(found.cells, without.cells)
     assert found.to_list()[-1] == pytest.approx(without.to_list()[-1], rel=1e-4)
     with pytest.raises(RuntimeError):
         count(ROWS, failing_on(BAD, RuntimeError))
