@@ -20,9 +20,11 @@ from .batches import forward_batch
 from .cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
+from .invented import invented_texts
 from .model import Learner
 
 _TOLERANCE = 1e-3
+_LENGTHS = (5, 7, 9, 12)
 
 
 def with_features(learner: Learner, examples: Examples, touch: Touch | None = None) -> Examples:
@@ -36,7 +38,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
         return examples
     path = cache_folder("features") / f"{_key(learner, examples)}.npy"
     if not path.exists():
-        if not _head_reads_features(learner, examples):
+        if not _head_reads_features(learner):
             return examples
         if touch is not None:
             return replace(examples, features=_filled(learner, examples, np.empty, touch))
@@ -74,11 +76,16 @@ def _blocks(examples: Examples, size: int) -> Iterator[np.ndarray]:
         yield order[start : start + size]
 
 
-def _head_reads_features(learner: Learner, examples: Examples) -> bool:
-    """Whether head(features) gives the network's logits, for an architecture's own head."""
+def _head_reads_features(learner: Learner) -> bool:
+    """Whether head(features) gives the network's logits, for an architecture's own head.
+
+    Tried on invented texts: no record may decide how all the others are trained on, or fail here.
+    """
     if learner.network.mean_head is not None:
         return True
-    batch = learner.batch(examples, next(_blocks(examples, 4)))
+    longest = learner.job.model.max_length
+    texts = invented_texts(learner.tokenizer, [min(length, longest) for length in _LENGTHS])
+    batch = learner.batch_of(texts)
     learner.network.eval()
     with torch.inference_mode():
         whole = learner.network(batch)
