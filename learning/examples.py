@@ -123,17 +123,6 @@ class Examples:
             digest.update(self.labels[index].tobytes())
         return digest.hexdigest()
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the content, whatever its order: what the privacy ledger charges."""
-        rows = sorted(
-            hashlib.sha256(
-                np.ascontiguousarray(self.store.tokens(int(row))).tobytes()
-                + self.labels[index].tobytes()
-            ).digest()
-            for index, row in enumerate(self.rows)
-        )
-        return hashlib.sha256(b"".join(rows)).hexdigest()
-
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
         """All parts as one, with their features and groups where all of them have some."""
