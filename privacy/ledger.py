@@ -1,6 +1,6 @@
-"""An owner's ledger of privacy: what was spent on each data set, over all jobs and servers.
+"""An owner's ledger of privacy: what each of its accounts has spent, over all jobs and servers.
 
-Before an agent touches data it reserves the noisy steps here. What a data set has spent is the
+Before an agent touches data it reserves the noisy steps here. What an account has spent is the
 composition of all its rows (``accounting.epsilon``), so a job cannot be cut into cheap pieces. How
 the rows are kept, and a change to them noticed, is the affair of ``ledger_file``.
 """
@@ -39,12 +39,13 @@ class Ledger(LedgerFile):
         limit: float,
         replay: bool = False,
     ) -> float:
-        """Charge `event` to the data set and return its epsilon afterwards, at `delta`.
+        """Charge `event` to the account and return its epsilon afterwards, at `delta`.
 
-        dataset: the owner's account. key: names the request (run, round, attempt).
+        dataset: the account's name, under the word that earlier ledgers have for it. key: names the
+        request (run, round, attempt).
 
         Raises ``BudgetExceeded``, and charges nothing, where the composition of all events of the
-        data set with this one would pass `limit`. With ``replay=False`` a key that was seen before
+        account with this one would pass `limit`. With ``replay=False`` a key that was seen before
         is charged again: what ran before a crash counts as spent. With ``replay=True`` the same key
         with the same event and job is charged once. That is right only for reproducible runs,
         where noise and samples are a function of the key, so that a repetition releases the very
