@@ -134,7 +134,7 @@ class Assignment(_Record):
             for group in found
         )
         if not texts or not found:
-            raise MessageError("A request names groups that are none")
+            raise MessageError("A request names malformed groups")
         return cast(list[list[str]], found)
 
 

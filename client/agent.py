@@ -2,7 +2,7 @@
 
 ``Agent.handle`` answers one request at a time, in a simulation by a function call, in a deployment
 through a service. Every request carries the whole job, so the agent remembers nothing but its
-ledger. It derives its own noise from the job and its own data; the server cannot ask for less.
+ledger. It derives its noise from the job and its published size; the server cannot ask for less.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ class Rounds:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
         norm = assignment.clipping_norm or job.privacy.clipping_norm
         if not 0 < norm < math.inf:
-            raise MessageError(f"a clipping norm of {norm!r} is none")
+            raise MessageError(f"a clipping norm must be finite and above 0, not {norm!r}")
         if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
             raise MessageError("the job's clipping norm is fixed, and the server asks for another")
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")

@@ -99,7 +99,7 @@ class PrivateCounts:
         classes = isqrt(max(0, len(numbers) - 1))
         values = np.asarray(numbers)
         if classes < 1 or classes * classes + 1 != len(numbers):
-            raise MessageError(f"{len(numbers)} numbers are no private counts.")
+            raise MessageError(f"{len(numbers)} numbers cannot be private counts.")
         sound = values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
         if not sound or (values != np.floor(values)).any() or (np.abs(values) >= _LARGEST).any():
             raise MessageError("Private counts must be whole numbers within 2^53.")

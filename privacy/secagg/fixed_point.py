@@ -159,7 +159,7 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
             "sum",
             "the cohort",
             "the check word or the member count of the opened sum is wrong: one of them used "
-            "another manifest or sent a vector that is none",
+            "another manifest or sent a malformed vector",
         )
     weight = int(words[-3])
     if weight < members:

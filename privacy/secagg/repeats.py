@@ -123,7 +123,7 @@ def check_naming(
     if len(groups) < 2 or min(map(len, groups)) < least:
         raise _refuse(f"there are not two groups or more, each of at least {least} members")
     if list(slot.cohort) not in [sorted(group) for group in groups]:
-        raise _refuse("the cohort is none of the groups")
+        raise _refuse("the cohort is not one of the groups")
     naming = Naming(earlier.digest(), digest_of_groups(groups))
     if kept.naming != (naming,):
         raise _refuse("this member did not sign for these groups")
