@@ -199,3 +199,15 @@ def test_a_record_without_features_has_no_gradient_and_is_not_counted(
     assert counts[:-1] == again[:-1]
     whole = with_features(learner, examples_of(learner, rows=ROWS))
     assert np.isfinite(whole.features).all()
+
+
+def test_a_record_does_not_decide_whether_a_head_trains_on_features(
+    job_of, learner_of, examples_of
+):
+    """Were it tried on records, one that fails would make the whole answer noise."""
+    job = job_of(model={**job_of().model.model_dump(), "adapter": "head", "pooling": "own"})
+    learner = learner_of(job)
+    examples = examples_of(learner, rows=[BAD, *OTHERS[:3]])
+    with failing_on(BAD, RuntimeError)(learner, examples):
+        features = with_features(learner, examples).features
+    assert np.array_equal(np.isfinite(features).all(axis=1), examples.rows != BAD)
