@@ -1,9 +1,17 @@
 """Tests of a model whose counts are noised, charged, or not made at all."""
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from umbel.certificate.form import FILE, Certificate
 from umbel.errors import PlanRefused
 from umbel.privacy.ledger import Ledger
+from umbel.reports.page import write_page
+from umbel.reports.run import RunRecord
+from umbel.reports.standings import EXACT
+from umbel.reports.tables import result_table
 from umbel.schedule import most_tests
 from umbel.simulations.engine import Options, plan_job, simulate
 
@@ -92,3 +100,26 @@ def test_tests_leave_less_for_training(private):
 def test_what_cannot_be_is_refused(sections, words, private):
     with pytest.raises(PlanRefused, match=words):
         plan_job(private(**sections))
+
+
+def test_exact_figures_of_a_simulation_stand_beside_what_a_server_sees_and_say_so(
+    private, tmp_path
+):
+    folder = run(private(), tmp_path / "run")
+    found = folder.read_json("result.json")
+    exact = run(private(evaluation={"counts": "exact"}), tmp_path / "exact")
+    # The same records, another model: of the untrained one the exact figures are the same.
+    initial = exact.read_json("result.json")["initial"]
+    assert found["exact"]["initial"]["confusion"] == initial["confusion"]
+    assert found["initial"]["confusion"] != initial["confusion"]
+    assert exact.read_json("result.json")["exact"] is None
+    record = RunRecord.read(folder.path)
+    assert record.final == found["exact"]["metrics"]
+    assert record.seen == found["metrics"]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(result_table(record))
+    shown = console.export_text()
+    assert "as a server sees it" in shown
+    assert "Exact figures, read on this machine" in shown
+    assert EXACT.split(",")[0] in write_page(folder.path, []).read_text(encoding="utf-8")
+    assert Certificate.read(folder.path / FILE).figures["examples"] == found["metrics"]["examples"]
