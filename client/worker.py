@@ -25,6 +25,7 @@ from ..job import Job
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.verdict import Verdict
+from ..padding import padding_refusals
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
 
@@ -88,7 +89,9 @@ class Worker:
         assert self._workplace is not None
         learner = self._workplace.learner
         base = learner.shape().base_digest
-        if setup.waits and self._pace is None:
+        # A model that the agent refuses takes no private step, not even to see how fast it is.
+        refused = padding_refusals(setup.job, learner.verdict)
+        if setup.waits and self._pace is None and not refused:
             self._pace = measured(learner, self._workplace.task)
         return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace)
 

@@ -299,7 +299,8 @@ class Independence:
         except ModelError as error:
             raise ModelError(
                 f"{self._base} cannot be trained under per-record privacy as model.adapter = "
-                f'"{self._learner.job.adapter}": {error} Another model.adapter or base model may do.'
+                f'"{self._learner.job.adapter}": {first_line(error)} Another model.adapter or base model '
+                "may do."
             ) from None
 
     @property

@@ -58,7 +58,7 @@ def probed(learner: Learner) -> Learner:
     Raises ``ModelError`` for a model that cannot run as the job says, whatever its padding.
     """
     job = learner.job
-    verdict = _remembered(job)
+    verdict = _remembered(job) or _found_unpadded(job)
     if verdict is None:
         verdict = probe(learner, task_for(job, len(job.data.labels or ())))
         _remember(job, verdict)
@@ -86,7 +86,7 @@ def probe(learner: Learner, task: Task) -> Verdict:
                 # Some cannot read a short text alone.
                 reason = "a short text does not go through it"
         else:
-            reason = "the job says so"
+            reason = ""
         try:
             _check(replace(learner, job=learner.job.padded()), task)
         except Coupled as error:
@@ -150,6 +150,15 @@ def _remembered(job: Job) -> Verdict | None:
         return Verdict(**json.loads(_place(job).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def _found_unpadded(job: Job) -> Verdict | None:
+    """What a probe found that began with natural padding and ended with that of `job`."""
+    if job.model.padding == "longest":
+        return None
+    model = job.model.model_copy(update={"padding": "longest"})
+    verdict = _remembered(job.model_copy(update={"model": model}))
+    return verdict if verdict and verdict.padding == "max_length" else None
 
 
 def _remember(job: Job, verdict: Verdict) -> None:

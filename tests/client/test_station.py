@@ -22,20 +22,23 @@ class Clock:
 
 
 @pytest.fixture
-def owner(open_job_of, tmp_path):
+def owner_of(tmp_path):
     """An owner with data of its own, and a way to send it the operator's requests."""
-    stage = set_up(open_job_of(), tmp_path)
-    job = stage.job.to_json()
+    made = []
 
     class Owner:
-        def __init__(self):
-            self.home = stage.owners[0]
+        def __init__(self, job):
+            self.stage = set_up(job, tmp_path)
+            self.home = self.stage.owners[0]
             self.station = Station(self.home, clock=Clock())
+            made.append(self)
 
-        def ask(self, run):
+        def ask(self, run, job=None):
             from flwr.app import Message, RecordDict
 
             take_server_identity(1)
+            stage = self.stage
+            job = (job or stage.job).to_json()
             signature = sign_job(stage.consortium.operator, stage.consortium.card.id, run, job)
             assignment = Assignment(
                 version="0.1.0",
@@ -51,9 +54,30 @@ def owner(open_job_of, tmp_path):
             stamp(message)
             return self.station.handle(message)
 
-    owner = Owner()
-    yield owner
-    owner.station.close()
+    yield Owner
+    for owner in made:
+        owner.station.close()
+
+
+@pytest.fixture
+def owner(owner_of, open_job_of):
+    return owner_of(open_job_of())
+
+
+def test_a_job_that_pads_less_than_the_owners_own_probe_demands_is_refused_uncharged(
+    owner_of, open_job_of, architectures, tmp_path
+):
+    """Whatever the operator's probe said: between machines nobody takes another's word for it."""
+    folder = tmp_path / "fnet"
+    architectures.build("text-classification", "fnet", folder, architectures.word_tokenizer())
+    owner = owner_of(open_job_of(str(folder)))
+    assert owner.stage.job.model.padding == "longest"
+    refused = owner.ask("first")
+    assert refused.has_error()
+    assert 'model.padding = "max_length"' in refused.error.reason
+    assert not owner.home.ledger.exists()
+    answered = owner.ask("second", owner.stage.job.padded())
+    assert not answered.has_error(), answered.error.reason
 
 
 def test_a_run_goes_on_with_data_that_changed_under_the_same_account_and_published_size(owner):
