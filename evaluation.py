@@ -28,7 +28,7 @@ _BLUR = {"accuracy": 0.02, "loss": 0.1}
 
 
 def grounds(job: Job) -> Grounds | None:
-    """The figures to decide on; None where there are none."""
+    """The figures to decide on; None if there are none."""
     if job.evaluation.public_path is not None:
         return "public hold-out"
     found: dict[str, Grounds] = {"exact": "exact counts", "private": "private counts"}

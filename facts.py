@@ -27,7 +27,7 @@ class ClientFacts:
 
     @property
     def test_size(self) -> int:
-        """About how many units are held out; 0 where none are, or where they are a file apart."""
+        """About how many units are held out; 0 if none are, or if they are a file of their own."""
         return max(0, self.size - self.training_size) if self.holds_out else 0
 
 

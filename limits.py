@@ -68,7 +68,7 @@ def clip_of(job: Job, parameters: int, consortium: int) -> float:
     An update beyond it is scaled down as a whole, so it should never bite; a malicious member takes a
     mean as far as the clip, so it should not be larger than updates may need. It is a multiple of what
     an update comes to by the job's own numbers (``expected_update``); under client-level privacy of the
-    clipping norm, with room for its noise. Raises ``PlanRefused`` where no noise meets the target.
+    clipping norm, with room for its noise. Raises ``PlanRefused`` if no noise meets the target.
     """
     if job.encryption.clip is not None:
         return job.encryption.clip

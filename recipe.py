@@ -44,7 +44,7 @@ class PrivateRecipe:
     """The noise's deviation over the most that one record, group, or client can change."""
     round_event: MechanismEvent
     test_event: MechanismEvent | None
-    """One test with private counts; None where the job has none."""
+    """One test with private counts; None if the job has none."""
     planned: dict[str, MechanismEvent]
     """All that the job spends, by what for: the planned rounds, the tests and the published size, no
     spare rounds."""
@@ -66,7 +66,7 @@ def private_recipe(
     tests: how many are planned. The noise of training does not depend on them: they share what
     evaluation.epsilon gives them. Noise and sampling are chosen from the published size, so what that
     cost is part of the job's epsilon (basic composition), and training keeps to what remains. Raises
-    ``PlanRefused`` where no noise meets the target.
+    ``PlanRefused`` if no noise meets the target.
     """
     privacy = job.privacy
     steps, rate, kind = _released(job, training_size)
@@ -143,7 +143,7 @@ def change_of(job: Job) -> Change:
 def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
     """One of so many planned tests that leave private counts; spare ones are paid for as well.
 
-    None where counts are exact or off, or nothing is tested. Raises ``PlanRefused`` where no noise is
+    None if counts are exact or off, or nothing is tested. Raises ``PlanRefused`` if no noise is
     enough.
     """
     if not job.tests_privately or not tests:

@@ -48,9 +48,9 @@ class Account:
     """Declared: below this published size no job is taken part in."""
 
     def published(self, job: Job, budget: Budget) -> int:
-        """The size that the job's operator is told; none where whole clients are hidden.
+        """The size that the job's operator is told; none if whole clients are hidden.
 
-        ``PlanRefused`` where it is below what the owner declared; both numbers may be told.
+        ``PlanRefused`` if it is below what the owner declared; both numbers may be told.
         """
         if job.per_client:
             return 0

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeptUpdates:
-    """One owner's folder of sealed updates, one a run at most.
+    """One owner's folder of sealed updates, at most one per run.
 
     Guarantee: what ``keep`` returned is read back whole or not at all, also after a power cut, and by
     nobody without its key. A key comes from the operating system and seals one update. Of encrypted
@@ -52,7 +52,7 @@ class KeptUpdates:
     def keep(self, run: str, what: bytes, update: Arrays) -> bytes:
         """Write an update through to the disk, in the place of the run's last; the key that opens it.
 
-        Raises ``ConsortiumError`` where it cannot be written.
+        Raises ``ConsortiumError`` if it cannot be written.
         """
         self._tidy()
         key = os.urandom(32)
@@ -63,7 +63,7 @@ class KeptUpdates:
     def read(
         self, run: str, what: bytes, key: bytes, shapes: Mapping[str, tuple[int, ...]]
     ) -> Arrays | None:
-        """The update that was kept for `what`; None where it is not there, whole and under this key."""
+        """The update that was kept for `what`; None if it is not there, whole and under this key."""
         sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
         flat = np.empty(sum(sizes.values()), dtype="<f4")
         if not self._open(run, what, key, flat):
@@ -151,7 +151,7 @@ class KeptRound:
         return update
 
     def keep(self, update: Arrays) -> bytes:
-        """Keep a new update, before it leaves; `what`, or nothing where the disk would not take it."""
+        """Keep a new update, before it leaves; `what`, or nothing if the disk would not take it."""
         try:
             key = self.store.keep(self.run, self.what, update)
             if self.participant is None:

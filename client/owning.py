@@ -37,7 +37,7 @@ def publish_size(home: Home) -> int:
 def new_account(home: Home) -> str:
     """Begin an account with nothing spent, for data that share no record with any before; its name.
 
-    Raises ``DataError`` where hashes show records that another account has had. What is found there
+    Raises ``DataError`` if hashes show records that another account has had. What is found there
     later is left out of the new account, record by record.
     """
     old, source = home.account, home.source

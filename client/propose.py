@@ -65,7 +65,7 @@ class Proposal:
 def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal:
     """Fill in what `given` (keys of ``DataSettings``) leaves out, from the file.
 
-    Raises ``DataError`` where the file cannot be read, has no such column, or does not say what its
+    Raises ``DataError`` if the file cannot be read, has no such column, or does not say what its
     classes are.
     """
     given = {key: value for key, value in given.items() if value not in (None, [])}

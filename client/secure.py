@@ -28,7 +28,7 @@ class Membership:
     """Where an owner keeps what secure sums need. Its files are the owner's alone.
 
     `identity` holds 64 secret bytes, `consortium` the 32 bytes of the pinned public key that signs
-    rosters, `roster` the newest one. `journals` is a folder for one journal a run, `witness` one
+    rosters, `roster` the newest one. `journals` is a folder for one journal per run, `witness` one
     that a backup never holds (default: the same).
     """
 
@@ -61,7 +61,7 @@ class Membership:
 
 
 def participant_of(membership: Membership | None, name: str, job: Job, run: str) -> Participant:
-    """A client's part in the secure sums of a run; ``PlanRefused`` where it can have none."""
+    """A client's part in the secure sums of a run; ``PlanRefused`` if it can have none."""
     if membership is None:
         raise PlanRefused(f"{name} has no keys for secure aggregation")
     membership.check(job.encryption)
@@ -100,7 +100,7 @@ class SecureUpload:
         content: Content,
         weight: int,
     ) -> None:
-        """Check the request before any data is touched; ``ProtocolError`` where a rule is broken."""
+        """Check the request before any data is touched; ``ProtocolError`` if a rule is broken."""
         self.participant, self.request, self._context = participant, request, context
         found = participant.check_upload(request, context)
         self.known: tuple[bytes, bytes] | None = None

@@ -60,7 +60,7 @@ class DataSpending:
 
 
 def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
-    """One item an account, in the order of their first spending; none where there is no ledger yet.
+    """One item per account, in the order of their first spending; none where there is no ledger yet.
 
     Raises ``LedgerError`` where the ledger was changed.
     """

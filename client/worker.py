@@ -63,7 +63,7 @@ class Model:
     fresh: bool
     """Whether it was not there already."""
     pace: Pace | None
-    """How fast this machine is with it; None where nobody waits."""
+    """How fast this machine is with it; None if nobody waits."""
 
 
 class Worker:

@@ -18,7 +18,7 @@ from .examples import Examples, TokenStore
 def groups_of(job: Job, corpus: Corpus) -> np.ndarray | None:
     """Each row's group as a number; None unless the job protects groups.
 
-    A row without a group is one of its own, which no named group can be. Raises ``DataError`` where
+    A row without a group is one of its own, which no named group can be. Raises ``DataError`` if
     no column says which rows belong together.
     """
     if not job.per_group:

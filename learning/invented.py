@@ -16,7 +16,7 @@ _WORD = "a"
 def invented_texts(
     tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int], seed: int = 0
 ) -> list[np.ndarray]:
-    """Token ids, one array a length, the same for the same seed; with the tokenizer's first and last
+    """Token ids, one array per length, the same for the same seed; with the tokenizer's first and last
     tokens, which some architectures look for."""
     generator = np.random.default_rng(seed)
     special = set(tokenizer.all_special_ids)

@@ -86,7 +86,7 @@ class PlainRule:
 
 
 class PrivateRule:
-    """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw a step.
+    """Steps of DP-SGD: Poisson samples, clipped per-example gradients, one noise draw per step.
 
     Samples are of records, or of whole groups if `private` says how many records one may bring.
 

@@ -62,7 +62,7 @@ class BookKeeping:
                 seen = (factored.batches - {batch}).pop()
                 raise ModelError(
                     f"The layer of {self._names[parameter]} saw {seen} examples, and there are "
-                    f"{batch} losses: its input must have one row an example in the first "
+                    f"{batch} losses: its input must have one row per example in the first "
                     "dimension."
                 )
         if not self._found:

@@ -116,7 +116,7 @@ class PrivateOptimizer:
     def accumulate(self, losses: Tensor, weights: Tensor | None = None) -> None:
         """Add the clipped gradients of one microbatch to the step's sum.
 
-        losses: (B,), one loss an example, from the latest forward pass; B may be zero. Each
+        losses: (B,), one loss per example, from the latest forward pass; B may be zero. Each
         example's gradient, over all trainable tensors jointly and in float32, is scaled down to
         `clipping_norm`; then they are summed, each times its weight, if there are `weights`: (B,),
         in [0, 1], which ``groups.Groups.sample`` gives.
@@ -195,7 +195,7 @@ class PrivateOptimizer:
         self.close()
 
     def _parts(self) -> Sequence[Tensor]:
-        """The flat sum as one view a trainable tensor."""
+        """The flat sum as one view per trainable tensor."""
         return torch.split(self._sum, self._sizes)
 
     @torch.no_grad()

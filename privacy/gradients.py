@@ -221,7 +221,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
         if len(sample) != batch:
             raise ModelError(
                 f"The layer of {name} saw {len(sample)} examples, and there are {batch} losses: "
-                "its input must have one row an example in the first dimension."
+                "its input must have one row per example in the first dimension."
             )
         return sample.reshape(batch, -1)
 

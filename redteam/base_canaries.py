@@ -132,7 +132,7 @@ class _Marked(nn.Module):
 
 
 def _said(logits: Tensor, batch: Batch) -> Tensor:
-    """One number a text, float32[B], in which every trained tensor has a part."""
+    """One number per text, float32[B], in which every trained tensor has a part."""
     if logits.dim() == 2:
         return logits[:, 0]
     mask = batch["attention_mask"].to(logits.dtype)

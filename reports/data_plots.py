@@ -42,7 +42,7 @@ def draw_partition(record: RunRecord) -> Figure | None:
 
 
 def _counts(partition: Partition) -> np.ndarray:
-    """Training records, one row a client and one column a label."""
+    """Training records, one row per client and one column per label."""
     return np.array(
         [
             [share.labels.get(label, 0) for label in partition.labels]

@@ -24,7 +24,7 @@ _SAME = 2
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt. `groups` are those to ask again; none where the cohort is drawn."""
+    """One attempt. `groups` are those to ask again; none if the cohort is drawn."""
 
     number: int
     again: OpenRound | None
@@ -90,7 +90,7 @@ class Attempts:
         return [sorted(dealt[place::count]) for place in range(count)] if count > 1 else []
 
     def _still_here(self) -> list[list[str]]:
-        """The groups without those who are away; none where these cannot be summed."""
+        """The groups without those who are away; none if these cannot be summed."""
         run = self._run
         if run.sums is None or not self.groups:
             return []

@@ -326,7 +326,7 @@ class SecureCollection(SecureTrips):
         return readings
 
     def _read(self, group: Aggregator) -> Reading:
-        """The opened sum of a group; a ``ProtocolError`` where it cannot be of these members."""
+        """The opened sum of a group; a ``ProtocolError`` if it cannot be of these members."""
         reading = self._content.read(group.open(), self._noise())
         planned = sum(self.run.plan.by_name[name].weight for name in group.survivors)
         if reading.weight != planned:

@@ -61,7 +61,7 @@ class OpenRound:
 
     @classmethod
     def read(cls, folder: RunFolder) -> OpenRound | None:
-        """What was written last; None where there is nothing that can be gone on with."""
+        """What was written last; None if there is nothing that can be gone on with."""
         try:
             values: dict[str, Any] = folder.read_json(_FILE)
             slots, following = (

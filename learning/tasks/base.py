@@ -11,7 +11,7 @@ from ..network import Batch
 
 
 class Task(Protocol):
-    """One loss an example, whatever the batch: examples never couple."""
+    """One loss per example, whatever the batch: examples never couple."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss of each example, float32[B]; it depends on that example alone."""

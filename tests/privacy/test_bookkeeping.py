@@ -295,6 +295,6 @@ def test_position_ids_that_all_examples_share_are_refused_by_name():
     module = BertModel(BertConfig(**SMALL, hidden_dropout_prob=0.0)).train()
     gradients = BookKeeping(module, dict(module.named_parameters()))
     module(input_ids=tokens_of()).last_hidden_state.sum().backward()
-    with pytest.raises(ModelError, match=r"position_embeddings.*one row an example"):
+    with pytest.raises(ModelError, match=r"position_embeddings.*one row per example"):
         gradients.norms(EXAMPLES)
     gradients.close()
