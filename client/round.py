@@ -111,7 +111,7 @@ class Rounds:
             if upload.known:
                 known = masked(*upload.known, self._public(job, assignment))
                 return self._with_head(job, assignment, known)
-        # What was computed before is sent again, where nothing new comes of it.
+        # What was computed before is sent again, if nothing new comes of it.
         kept = self._kept_round(assignment, message, arrays, train)
         request = upload.request if upload else b""
         groups = self._groups_to_name(job, assignment, train=train, test=test)
@@ -202,8 +202,8 @@ class Rounds:
         """What comes of the records; under privacy something always does.
 
         What cannot be computed at all is then what an owner of no record would send: counts of
-        nothing, zeros, or noise where noise is added step by step, under the same key, because
-        nothing of the first try has left.
+        nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
+        independent of why the first try failed; nothing of that try has left.
         """
         found = Computed()
         if test:
@@ -218,8 +218,9 @@ class Rounds:
             except Exception as error:
                 self._failed(job, found, error)
                 if private is not None:
+                    anew = private.drawn_anew()
                     found.outcome = self._work.trained(
-                        job, assignment.round, arrays, private, mu, records=False
+                        job, assignment.round, arrays, anew, mu, records=False
                     )
         return found
 
@@ -245,7 +246,7 @@ class Rounds:
     def _kept_round(
         self, assignment: Assignment, message: Message, arrays: Arrays, train: bool
     ) -> KeptRound | None:
-        """Where this round's update lies, or will; None where each answer is drawn anew."""
+        """Where this round's update lies, or will; None if each answer is drawn anew."""
         job = job_of(assignment)
         if self._kept is None or not job.noised_locally:
             return None
@@ -259,7 +260,7 @@ class Rounds:
     def _groups_to_name(
         self, job: Job, assignment: Assignment, *, train: bool, test: bool
     ) -> list[list[str]]:
-        """The groups of which one spoiled a sum; none where the request is for no such thing."""
+        """The groups of which one spoiled a sum; none if the request is for no such thing."""
         groups = assignment.groups_to_name
         if groups and not (job.encryption.name_spoilers and job.noised_locally and train):
             raise PlanRefused(f"{self._name}: this job names no groups")
@@ -364,7 +365,7 @@ class Rounds:
 
 
 def _proximal_mu(message: Message) -> float:
-    """How strongly a strategy wants steps pulled to the global model; 0 where it does not say."""
+    """How strongly a strategy wants steps pulled to the global model; 0 if it does not say."""
     for record in message.content.config_records.values():
         mu = record.get("proximal-mu", 0.0)
         if not isinstance(mu, int | float) or not 0 <= mu < math.inf:

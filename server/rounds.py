@@ -201,7 +201,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     raise RoundFailed(
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
         f"are needed, after {attempt.number - attempts.first + 1} attempts. {_reasons(collection.failed)} "
-        f"Round {run.round} is saved; go on with --resume once the cause is mended."
+        f"Round {run.round} is saved; fix the cause, then resume with --resume."
     )
 
 
