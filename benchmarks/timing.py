@@ -240,10 +240,10 @@ def bars(figures: dict[str, Any]) -> dict[str, bool]:
 
 def main(print_line: Callable[[str], None] = print) -> int:
     parser = argparse.ArgumentParser(
-        description=ABOUT.format(200, 4096), formatter_class=argparse.RawDescriptionHelpFormatter
+        description=ABOUT.format(200, 8192), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=200, help="rounds of each (default: 200)")
-    parser.add_argument("--draws", type=int, default=4096, help="in a round (default: 4096)")
+    parser.add_argument("--draws", type=int, default=8192, help="in a round (default: 8192)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless all bars are kept")
     parser.add_argument("--smoke", action="store_true", help="few rounds, no bars: does it run?")

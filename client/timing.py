@@ -32,7 +32,7 @@ from ..privacy.sizes import SIZE_EPSILON
 
 _OVERRUN = 2.0**-30
 """Probability that more records are drawn than an answer has time for."""
-_MARGIN = 1.05
+_MARGIN = 1.03
 _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
