@@ -14,6 +14,7 @@ import torch
 from ..errors import ModelError
 from ..job import Job
 from .base import base_digest
+from .examples import beginning
 from .export import CARD
 from .loading import load_learner
 from .model import Learner
@@ -67,7 +68,9 @@ class Predictor:
         network = self._learner.network.eval()
         # Padded by us, as in training: a tokenizer may pad on the other side.
         limit = self._learner.job.model.max_length
-        tokens = self._learner.tokenizer(list(texts), truncation=True, max_length=limit)
+        tokenizer = self._learner.tokenizer
+        read = [beginning(text, tokenizer, limit) for text in texts]
+        tokens = tokenizer(read, truncation=True, max_length=limit)
         batch = self._learner.batch_of([np.asarray(row) for row in tokens["input_ids"]])
         for text, row in zip(texts, network(batch).softmax(-1).tolist(), strict=True):
             ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])

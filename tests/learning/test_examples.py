@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from umbel.learning import examples as module
-from umbel.learning.examples import Examples, tokenise
+from umbel.learning.examples import Examples, beginning, tokenise
 from umbel.learning.tokenizer import load_tokenizer
 
 LENGTH = 24
@@ -160,3 +160,24 @@ def test_parts_join_in_order_and_keep_features_only_where_all_have_some(texts, l
     assert joined.rows.tolist() == [1, 2, 5]
     assert joined.features.tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3]
     assert Examples.concatenate([one, Examples(store, np.array([5]))]).features is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_of_a_text_of_any_length_only_so_much_is_read_and_others_are_read_whole(side, texts, tiny):
+    tokenizer = load_tokenizer(tiny("bert"))
+    tokenizer.truncation_side = side
+    whole = " ".join(texts)
+    whole = whole * (8192 // len(whole) + 1)
+    store = tokenise([whole, whole * 100, texts[0]], None, tokenizer, LENGTH)
+    end = slice(-4096, None) if side == "left" else slice(4096)
+    read = [whole[end], (whole * 100)[end], texts[0]]
+    assert rows_of(store) == tokenizer(read, truncation=True, max_length=LENGTH)["input_ids"]
+    assert [beginning(text, tokenizer, LENGTH) for text in read] == read
+    # Cut where it cannot matter: the tokens are those of the whole text.
+    assert (
+        rows_of(store)
+        == tokenizer([whole, whole * 100, texts[0]], truncation=True, max_length=LENGTH)[
+            "input_ids"
+        ]
+    )
+    assert len(beginning(whole * 100, tokenizer, 512)) == 64 * 512

@@ -147,6 +147,16 @@ def test_a_prediction_is_that_of_the_exported_model(kind, exported, texts):
         assert prediction.probabilities["positive"] == pytest.approx(chances[1], abs=1e-4)
 
 
+def test_a_prediction_reads_as_much_of_a_text_as_training_does(exported, texts):
+    _, folder = exported(("bert", "mean", "lora"))
+    # Blanks are no tokens: without the cut, what comes after them would decide.
+    long = " " * 4096 + texts[0]
+    found = Predictor.load(folder, "cpu").predict([long, long[:4096], texts[0]])
+    cut, blank, text = (prediction.probabilities for prediction in found)
+    assert cut == blank
+    assert text != blank
+
+
 def test_an_adapter_folder_holds_the_adapter_and_not_the_base(exported):
     _, folder = exported(("bert", "mean", "lora"))
     names = {path.name for path in folder.iterdir()}
