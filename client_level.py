@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .encryption import group_thresholds
 from .errors import PlanRefused
 from .facts import ClientFacts
-from .job import Job
+from .job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from .limits import clip_of, noise_shares
 from .privacy.client_noise import (
     COUNT_STEPS,
@@ -59,10 +59,12 @@ def next_clipping_norm(job: Job, norm: float, within: float, room: tuple[float, 
     """The clipping norm after a round in which a noised share `within` of clients kept to `norm`.
 
     Geometric steps towards the quantile (Andrew et al. 2021, "Differentially Private Learning with
-    Adaptive Clipping", section 3.1), within the `room` that the grid has.
+    Adaptive Clipping", section 3.1), within the `room` that the grid has and the bounds that every
+    client holds it to.
     """
     moved = norm * math.exp(-_RATE * (within - job.privacy.clipping_quantile))
-    return min(max(moved, room[0]), room[1])
+    low, high = max(room[0], LEAST_CLIPPING_NORM), min(room[1], MOST_CLIPPING_NORM)
+    return min(max(moved, low), high)
 
 
 def clipping_room(job: Job, parameters: int, members: int, consortium: int) -> tuple[float, float]:

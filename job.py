@@ -26,6 +26,9 @@ UnitName = Literal["example", "group", "client", "none"]
 
 _LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
 
+LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM = 1e-3, 1e3
+"""Far from where float32 loses squares, so that no gradient's norm can hide (``privacy.dpsgd``)."""
+
 _MOST_FOR_TESTS = 0.5
 """Epsilon."""
 
@@ -204,10 +207,12 @@ class PrivacySpec(_Section):
         lt=1,
         description='Delta; below 1 / number of records (of groups if privacy.unit is "group").',
     )
-    clipping_norm: PositiveFloat = Field(
+    clipping_norm: float = Field(
         1.0,
+        ge=LEAST_CLIPPING_NORM,
+        le=MOST_CLIPPING_NORM,
         description="L2 norm to which each example's gradient, over all trained weights, is clipped; "
-        'where privacy.unit is "client", each client\'s whole update.',
+        'where privacy.unit is "client", each client\'s whole update. From 0.001 to 1000.',
     )
     clipping: Literal["fixed", "adaptive"] = Field(
         "fixed",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..client_level import client_part
 from ..errors import MessageError, PlanRefused, UmbelError
 from ..evaluation import counts_shares
-from ..job import Job
+from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..learning.counts import own_counts, own_figures, zero_counts
 from ..learning.metrics import Counts
 from ..learning.model import arrays_digest
@@ -306,8 +306,11 @@ class Rounds:
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
         norm = assignment.clipping_norm or job.privacy.clipping_norm
-        if not 0 < norm < math.inf:
-            raise MessageError(f"a clipping norm must be finite and above 0, not {norm!r}")
+        if not LEAST_CLIPPING_NORM <= norm <= MOST_CLIPPING_NORM:
+            raise MessageError(
+                f"a clipping norm must lie from {LEAST_CLIPPING_NORM:g} to {MOST_CLIPPING_NORM:g}, "
+                f"and the server asks for {norm!r}"
+            )
         if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
             raise MessageError("the job's clipping norm is fixed, and the server asks for another")
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")

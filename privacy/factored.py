@@ -41,12 +41,20 @@ class Product:
         return torch.bmm(self.right.mT, self.left).mT
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
-        left, right = self.left, self.right
-        if left.shape[2] <= right.shape[2]:
-            left = left * weights[:, None, None]
-        else:
-            right = right * weights[:, None, None]
-        total.addmm_(left.flatten(0, 1).float().T, right.flatten(0, 1).float())
+        balanced = self.balanced()
+        left = balanced.left * weights[:, None, None]
+        total.addmm_(left.flatten(0, 1).T, balanced.right.flatten(0, 1))
+
+    def balanced(self) -> Product:
+        """The same product in float32, with the size of each place in `right`.
+
+        The largest number of a place of `left` is then about 1. Were `left` 1e-25 and `right` 1e20,
+        the squares of one would be lost and those of the other infinite, while the gradient is
+        neither. By powers of two, so nothing is rounded.
+        """
+        left, right = self.left.float(), self.right.float()
+        size = _power_of_two(left.abs().amax(dim=2, keepdim=True))
+        return Product(left / size, right * size)
 
     def part(self, examples: slice) -> Product:
         return Product(self.left[examples], self.right[examples])
@@ -77,6 +85,10 @@ class Lookup:
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         right = self.right.float() * weights[:, None, None]
         total.index_add_(0, self.ids.flatten(), right.flatten(0, 1))
+
+    def balanced(self) -> Lookup:
+        """As for ``Product``; its left factor is zeros and ones."""
+        return Lookup(self.ids, self.right.float())
 
     def part(self, examples: slice) -> Lookup:
         return Lookup(self.ids[examples], self.right[examples])
@@ -115,8 +127,12 @@ class Factored:
     def squared_norms(self) -> Tensor:
         """(B,) float32, of the whole sum: cross terms between uses are in it.
 
-        From factors they are rounded up by what float32 can lose where places cancel, so that no
-        norm is ever too small by more than rounding.
+        Guarantee: a norm is too small by no more than rounding (1e-6 of it) plus sqrt(numel) * 2^-63,
+        whatever the gradients; where it is longer than float32 can square, it is infinite or NaN.
+
+        Why: a square below 2^-126 is lost, and there is one for each number. From factors, squares are
+        taken of numbers that were brought near 1 by powers of two, and they are rounded up by what
+        float32 can lose where places cancel, which is far more than what is lost below 2^-126.
         """
         if self._samples is not None:
             return self._samples.flatten(1).square().sum(dim=1)
@@ -142,19 +158,28 @@ class Factored:
 
 def _squared_norms(factors: list[Product | Lookup]) -> Tensor:
     """Sums of (left_s . left_t) (right_s . right_t) over places s and t, whatever the factor."""
-    products = [factor for factor in factors if isinstance(factor, Product)]
-    lookups = [factor for factor in factors if isinstance(factor, Lookup)]
+    balanced = [factor.balanced() for factor in factors]
+    products = [factor for factor in balanced if isinstance(factor, Product)]
+    lookups = [factor for factor in balanced if isinstance(factor, Lookup)]
     ordered: list[Product | Lookup] = [*products, *lookups]
-    rights = _joined([factor.right.float() for factor in ordered])
+    rights = _joined([factor.right for factor in ordered])
+    size = _power_of_two(rights.abs().amax(dim=(1, 2), keepdim=True))
+    rights = rights / size
     terms = (_left_products(products, lookups) * (rights @ rights.mT)).flatten(1)
     diagonal = terms[:, :: rights.shape[1] + 1].clamp_min(0)
-    return terms.sum(dim=1).clamp_min(0) + _ROUNDING * diagonal.sqrt().sum(dim=1).square()
+    squares = terms.sum(dim=1).clamp_min(0) + _ROUNDING * diagonal.sqrt().sum(dim=1).square()
+    return squares * size.flatten() * size.flatten()
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """A power of two near each of `values` >= 0, whose inverse float32 holds too; 1 for zero."""
+    return torch.exp2(torch.frexp(values).exponent.clamp(-126, 126).float())
 
 
 def _left_products(products: list[Product], lookups: list[Lookup]) -> Tensor:
     """(B, T, T) inner products; a lookup's left factor is the row of the identity at its id."""
     if products:
-        left = _joined([product.left.float() for product in products])
+        left = _joined([product.left for product in products])
         of_products = left @ left.mT
         if not lookups:
             return of_products

@@ -107,6 +107,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_place(sections, words):
         {"privacy": {"delta": 0}},
         {"privacy": {"delta": float("nan")}},
         {"privacy": {"clipping_norm": 0}},
+        {"privacy": {"clipping_norm": 1e-27}},
+        {"privacy": {"clipping_norm": 1e4}},
         {"privacy": {"spare_rounds": -1}},
         {"privacy": {"limit": 0}},
         {"privacy": {"unit": "user"}},

@@ -196,8 +196,8 @@ REFUSALS = {
         "does not fit the sum",
     ),
     "a norm below the grid": (
-        {"privacy": {"clipping_norm": 1e-7}, "encryption": {"clip": 8.0}},
-        "encryption.clip = 8: lower it",
+        {"privacy": {"clipping_norm": 1e-3}, "encryption": {"clip": 80000.0}},
+        "encryption.clip = 80000: lower it",
     ),
     "groups of a trusting job": (
         {"privacy": {"mechanism": "central"}, "encryption": {"minimum": 4, "group_size": 4}},
