@@ -100,20 +100,22 @@ def load_corpus(
     dropped: Counter[str] = Counter()
     kept: list[_Row] = []
     for row in rows:
-        text = _clean(row.value(spec.text_column))
-        label = _canonical(_clean(row.value(label_column))) if label_column else "-"
-        client = _clean(row.value(client_column)) if client_column else "-"
+        try:
+            _fill(row, spec, label_column, client_column)
+        except Exception:
+            if not declared:
+                raise
+            dropped["unreadable"] += 1
+            continue
         reason = (
-            ("" if text else "empty text")
-            or ("" if label else "no label")
-            or ("" if not (domain and label_column) or label in domain else "undeclared label")
-            or ("" if client else "no client")
+            ("" if row.text else "empty text")
+            or ("" if row.label else "no label")
+            or ("" if not (domain and label_column) or row.label in domain else "undeclared label")
+            or ("" if row.client else "no client")
         )
         if reason:
             dropped[reason] += 1
             continue
-        row.text, row.label, row.client = text, label, client
-        row.group = _canonical(_clean(row.value(spec.group_column))) if spec.group_column else ""
         kept.append(row)
     if not kept and not declared:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
@@ -237,6 +239,14 @@ class _Row:
     @property
     def place(self) -> str:
         return self.table.place(self.row)
+
+
+def _fill(row: _Row, spec: DataSpec, label_column: str | None, client_column: str | None) -> None:
+    """Clean what the row holds; it may fail only in a way that no other row has to do with."""
+    row.text = _clean(row.value(spec.text_column))
+    row.label = _canonical(_clean(row.value(label_column))) if label_column else "-"
+    row.client = _clean(row.value(client_column)) if client_column else "-"
+    row.group = _canonical(_clean(row.value(spec.group_column))) if spec.group_column else ""
 
 
 def _rows_of(table: Table, held_out: bool) -> list[_Row]:

@@ -1,10 +1,24 @@
-"""Read columns of a CSV or TSV file, as strings."""
+"""Read columns of a CSV or TSV file, as strings.
+
+What a record is, where one that cannot be read is to be left out alone (``lenient``): it begins at
+the beginning of a line, has as many fields as the header, and ends at the end of a line. A field that
+begins with a quote ends at the next quote that is not doubled, behind which the delimiter or the line's
+end stands; it may hold line ends, but the record spans at most ``MOST_LINES`` lines, and
+``MOST_CHARACTERS`` characters if it is more than one. A line at which no such record begins is left
+out, and reading goes on at the next line. So a quote that is not closed costs its own line, and not all
+that follow.
+
+Guarantee: where records are lines, one that is damaged affects none but itself and, if a quote that it
+leaves open meets one that looks like its end, the next ``MOST_LINES`` - 1. Where records span several
+lines, the lines of a damaged one may be read as records of their own. Formats that mark a record's end
+(lines of JSON, Parquet, saved datasets) have no such neighbours.
+"""
 
 from __future__ import annotations
 
 import csv
-import itertools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +30,12 @@ from .encoding import check_utf8
 
 Rows = tuple[Sequence[int], dict[str, list[str | None]]]
 """Numbers of the rows, counted after the header, and the columns."""
+
+MOST_LINES = 256
+"""Of one record in a file that is read leniently, with the line ends in its fields."""
+
+MOST_CHARACTERS = 1 << 20
+"""Of one record that spans several lines; a single line may be of any length."""
 
 # One block must hold a whole row, however long its text; Arrow's offsets are 32 bits wide.
 _LARGEST_BLOCK = 1 << 30
@@ -63,31 +83,92 @@ def read_delimited(
 
 
 def _read_row_by_row(path: Path, delimiter: str, header: list[str], columns: list[str]) -> Rows:
-    """All rows; one that has not as many fields as the header, or not UTF-8 alone, has no values."""
+    """All records; a line at which none begins, and one that is not UTF-8 alone, has no values."""
     places = {name: header.index(name) for name in columns}
     values: dict[str, list[str | None]] = {name: [] for name in columns}
-    numbers: list[int] = []
-    csv.field_size_limit(_LARGEST_BLOCK)
     with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        rows = csv.reader(file, delimiter=delimiter)
-        begun = False
-        for number in itertools.count():
-            try:
-                row = next(rows)
-            except StopIteration:
+        # The header is what the strict reader takes for it.
+        for row in csv.reader(file, delimiter=delimiter):
+            if row:
                 break
-            except csv.Error:
-                row = [""]
-            if not begun:
-                begun = bool(row)
-                continue
-            if not row:
-                continue
-            sound = len(row) == len(header) and all(map(_is_text, row))
-            numbers.append(number)
+        count = 0
+        for row in _records(file, delimiter, len(header)):
+            count += 1
+            sound = row is not None and all(map(_is_text, row))
             for name, place in places.items():
-                values[name].append(row[place] if sound else None)
-    return numbers, values
+                values[name].append(row[place] if row is not None and sound else None)
+    return range(1, count + 1), values
+
+
+def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[list[str] | None]:
+    """The fields of each record, and None for each line at which none of `width` fields begins."""
+    ahead: deque[str] = deque()
+    while True:
+        if not ahead:
+            line = next(lines, None)
+            if line is None:
+                return
+            ahead.append(line)
+        if not ahead[0].rstrip("\r\n"):
+            ahead.popleft()
+            continue
+        found = _record(ahead, lines, delimiter)
+        if found is None or len(found[0]) != width:
+            ahead.popleft()
+            yield None
+            continue
+        fields, used = found
+        for _ in range(used):
+            ahead.popleft()
+        yield fields
+
+
+def _record(
+    ahead: deque[str], lines: Iterator[str], delimiter: str
+) -> tuple[list[str], int] | None:
+    """The record that begins at the first line `ahead`, and how many lines it is; None if none does.
+
+    `ahead` is filled from `lines` as far as the look at it goes.
+    """
+    line, at, used, size = ahead[0], 0, 1, len(ahead[0])
+    fields: list[str] = []
+    while True:
+        if line.startswith('"', at):
+            at += 1
+            parts: list[str] = []
+            while True:
+                quote = line.find('"', at)
+                if quote < 0:  # the field goes on in the next line
+                    parts.append(line[at:])
+                    if used == len(ahead):
+                        more = next(lines, None)
+                        if more is None:
+                            return None
+                        ahead.append(more)
+                    line, at, used = ahead[used], 0, used + 1
+                    size += len(line)
+                    if used > MOST_LINES or size > MOST_CHARACTERS:
+                        return None
+                elif line.startswith('"', quote + 1):
+                    parts.append(line[at : quote + 1])
+                    at = quote + 2
+                else:
+                    parts.append(line[at:quote])
+                    at = quote + 1
+                    break
+            fields.append("".join(parts))
+        else:
+            end = line.find(delimiter, at)
+            if end < 0:
+                end = len(line.rstrip("\r\n"))
+            fields.append(line[at:end])
+            at = end
+        if line.startswith(delimiter, at):
+            at += len(delimiter)
+        elif not line[at:].rstrip("\r\n"):
+            return fields, used
+        else:
+            return None
 
 
 def _is_text(value: str) -> bool:

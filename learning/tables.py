@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ..errors import DataError
+from .cells import arrow_cells, cell
 from .columns import check_columns
 from .delimited import read_delimited
 from .encoding import check_utf8
@@ -68,8 +68,13 @@ def read_table(
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
     Columns in `optional` are read where they exist. `split` picks a split of a dataset folder;
-    None takes "train", or the only one there is. `lenient`: a record that cannot be read stands
-    without values, and a table may be empty, so that no single record makes this fail.
+    None takes "train", or the only one there is.
+
+    `lenient`: a record that cannot be read stands without values, and a table may be empty, so that
+    no single record makes this fail. A record is a row of Parquet or of a saved dataset, a line of
+    JSON, and of CSV and TSV what ``delimited`` says. Guarantee: none but the record itself is
+    affected by what it holds (in CSV and TSV, by an open quote, lines near it may be). Assumption:
+    the file as such is whole: what Parquet and Arrow keep beside the values can be read.
     """
     required = list(dict.fromkeys([text, *others]))
     extra = [name for name in dict.fromkeys(optional) if name not in required]
@@ -101,21 +106,6 @@ def split_names(path: Path) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def as_name(value: object) -> str | None:
-    """A label, group or client as a string: 1.0 and 1 are "1", True is "true", NaN is missing."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, dict | list | tuple | bytes):
-        raise TypeError(type(value).__name__)
-    return str(value)
-
-
 def _read_json_lines(
     path: Path, text: str, required: list[str], extra: list[str], lenient: bool
 ) -> Table:
@@ -131,18 +121,20 @@ def _read_json_lines(
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
+            place = f"{path}, line {number}"
+            cells: dict[str, str | None] = dict.fromkeys(wanted)
             try:
-                record = _parse_json_line(f"{path}, line {number}", line)
-            except DataError:
+                record = _parse_json_line(place, line)
+                cells = {one: cell(place, one, record.get(one), one == text) for one in wanted}
+            except Exception:
+                # Not DataError alone: deep nests and huge numbers fail in ways of their own.
                 if not lenient:
                     raise
-                record = {}
-            seen.update(dict.fromkeys(record))
+            else:
+                seen.update(dict.fromkeys(record))
             numbers.append(number)
             for name in wanted:
-                place = f"{path}, line {number}"
-                value = _cell(place, name, record.get(name), name == text, lenient)
-                values[name].append(value)
+                values[name].append(cells[name])
     if numbers and not lenient:
         check_columns(str(path), required, list(seen))
     return Table(
@@ -167,38 +159,6 @@ def _parse_json_line(place: str, line: bytes) -> dict[str, Any]:
             'line, such as {"text": "...", "label": "..."}.'
         )
     return record
-
-
-def _cell(place: str, name: str, value: object, is_text: bool, lenient: bool = False) -> str | None:
-    try:
-        return _strict_cell(place, name, value, is_text)
-    except DataError:
-        if lenient:
-            return None
-        raise
-
-
-def _strict_cell(place: str, name: str, value: object, is_text: bool) -> str | None:
-    if is_text and not isinstance(value, str | None):
-        raise DataError(
-            f"{place}: {name!r} holds {value!r:.60}, which is no text. Point data.text_column to "
-            "a column of strings."
-        )
-    try:
-        text = as_name(value)
-    except TypeError as error:
-        raise DataError(
-            f"{place}: {name!r} holds a {error}; a string, a number or a truth value is needed."
-        ) from None
-    if text is not None and not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{place}: {name!r} holds half of a surrogate pair (such as \\ud83d alone), which "
-                "is no character. Write the data again with whole characters."
-            ) from None
-    return text
 
 
 def _read_parquet(
@@ -264,19 +224,17 @@ def _from_arrow(
     source: str, table: pa.Table, text: str, features: dict[str, Any], lenient: bool
 ) -> Table:
     columns: dict[str, list[str | None]] = {}
+    unreadable: set[int] | None = set() if lenient else None
     for name in table.schema.names:
-        values = table[name].to_pylist()
-        class_names = (features.get(name) or {}).get("names")
-        if class_names:
-            # -1 is what datasets writes where a label is unknown.
-            values = [
-                class_names[v] if v is not None and 0 <= v < len(class_names) else None
-                for v in values
-            ]
-        columns[name] = [
-            _cell(f"{source}, row {row}", name, value, name == text, lenient)
-            for row, value in enumerate(values, start=1)
-        ]
+        feature = features.get(name)
+        classes = feature.get("names") if isinstance(feature, dict) else None
+        if not isinstance(classes, list):
+            classes = None
+        is_text = name == text
+        columns[name] = arrow_cells(source, name, table[name], classes, is_text, unreadable)
+    for row in unreadable or ():
+        for values in columns.values():
+            values[row] = None
     return Table(source, "row", range(1, table.num_rows + 1), columns)
 
 
