@@ -28,7 +28,7 @@ from umbel.learning.loading import load_learner
 from umbel.learning.pace import Pace, measured
 from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
-from umbel.messages import ASSIGNMENT, TRAIN, Assignment, to_array_record
+from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.privacy.randomness import SecretStream
 from umbel.simulations.federation import federate
 
@@ -83,6 +83,7 @@ class Published:
     """A size that was published before."""
 
     size: int
+    known: bool = True
 
     def published(self, budget: Budget) -> int:
         return self.size
@@ -153,6 +154,7 @@ class Owner:
             if self._measured(base)
         }
         self._round = 0
+        self._ask(PREPARE, waits=True)  # what the first answer waits for is not what is measured
 
     def _measured(self, base: Path) -> Pace:
         """One pace for all owners: it is the machine's, and tells nothing of any."""
@@ -165,21 +167,23 @@ class Owner:
 
     def seconds(self, waits: bool) -> float:
         """Of one answer; `tokens` are then those that went through the model."""
+        self.tokens, self._round = 0, self._round + 1
+        begun = CLOCK.now()
+        self._ask(TRAIN, waits)
+        return CLOCK.now() - begun
+
+    def _ask(self, kind: str, waits: bool) -> None:
         from flwr.app import Message, RecordDict
 
         take_server_identity(1)
-        self.tokens, self._round = 0, self._round + 1
         assignment = Assignment("0.1.0", "run", self.job.to_json(), self._round, 0, 1000)
         content = RecordDict({ASSIGNMENT: assignment.to_record()})
         content["arrays"] = to_array_record(self.learner.initial)
-        message = Message(content, dst_node_id=2, message_type=TRAIN)
+        message = Message(content, dst_node_id=2, message_type=kind)
         stamp(message)
-        begun = CLOCK.now()
         reply = self._agents[waits].handle(message)
-        spent = CLOCK.now() - begun
         if reply.has_error():
             sys.exit(reply.error.reason)
-        return spent
 
 
 def neighbours(folder: Path, base: Path, rounds: int, records: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 class Size(Protocol):
     """A size that is published once, and charged before."""
 
+    @property
+    def known(self) -> bool:
+        """Whether it is there without a look at records."""
+        ...
+
     def published(self, budget: Budget) -> int: ...
 
 
@@ -46,6 +51,11 @@ class Account:
     size: Size
     smallest: int = 1
     """Declared: below this published size no job is taken part in."""
+
+    @property
+    def known(self) -> bool:
+        """Whether its size was published, so that what follows from it needs no record."""
+        return self.size.known
 
     def published(self, job: Job, budget: Budget) -> int:
         """The size that the job's operator is told; none if whole clients are hidden.
@@ -77,6 +87,7 @@ class SeededSize:
     seed: int
     owner: str
     count: int
+    known: bool = field(default=True, init=False)
 
     @property
     def value(self) -> int:
@@ -211,6 +222,10 @@ class KeptSize:
 
     file: AccountFile
     count: Callable[[], int]
+
+    @property
+    def known(self) -> bool:
+        return self.file.size is not None
 
     def published(self, budget: Budget) -> int:
         known = self.file.size

@@ -14,44 +14,22 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import MessageError, UmbelError
 from ..job import Job
-from ..messages import (
-    COMMIT,
-    CONFIRM,
-    EVALUATE,
-    NONCE,
-    PREKEY,
-    PREPARE,
-    REVEAL,
-    SECAGG,
-    TRAIN,
-    Assignment,
-    Readiness,
-    bytes_of,
-    to_bytes_record,
-)
+from ..messages import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.participant import Participant, Trip
 from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget
 from .kept import KeptUpdates
 from .policy import Policy
 from .round import Rounds
-from .secure import Membership, participant_of
-from .timing import Timing
+from .secure import TRIPS, Membership, participant_of, short_trip
+from .timing import NOTHING_KNOWN, Timing
 from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
 _STRICT = Policy()
-_TRIPS: dict[str, Trip] = {
-    COMMIT: "commit",
-    NONCE: "nonce",
-    PREKEY: "prekey",
-    CONFIRM: "confirm",
-    REVEAL: "reveal",
-}
 
 
 class Agent:
@@ -63,7 +41,10 @@ class Agent:
     operating system's, and `replayable` then says that a repeated request draws the very same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
     trained anew and charged. `timing` says when answers leave; without it, as soon as they are there.
-    `loaded` is when, by its clock, the model was there and nothing of the data had been read.
+
+    Guarantee under privacy: what public numbers forbid is refused before a record is read, and short
+    trips read none. The request for which records are read first is answered at a public time,
+    whatever comes of it (``timing``).
     """
 
     def __init__(
@@ -80,7 +61,6 @@ class Agent:
         replayable: bool = False,
         kept: KeptUpdates | None = None,
         timing: Timing | None = None,
-        loaded: float | None = None,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -89,7 +69,7 @@ class Agent:
         self._account = account
         self._budget = Budget(name, ledger, account.name, policy, replayable)
         self._timing = timing or Timing(None, None, name)
-        self._loaded = loaded
+        self._ready = False
         self._rounds = Rounds(
             name, work, account, self._budget, membership, secrets, log, kept, self._timing
         )
@@ -100,23 +80,29 @@ class Agent:
 
     def act(self, assignment: Assignment, message: Message) -> RecordDict:
         """The content of the reply to a request that may be answered."""
-        actions = {PREPARE: self._prepare, TRAIN: self._train, EVALUATE: self._evaluate}
-        actions |= dict.fromkeys(_TRIPS, self._short_trip)
-        action = actions.get(message.metadata.message_type)
-        if action is None:
-            raise MessageError(f"Unknown request {message.metadata.message_type!r}")
-        self._policy.check(self.name, job_of(assignment))
-        return action(assignment, message)
+        kind, job = message.metadata.message_type, job_of(assignment)
+        if kind not in (PREPARE, TRAIN, EVALUATE, *TRIPS):
+            raise MessageError(f"Unknown request {kind!r}")
+        self._policy.check(self.name, job)
+        if kind in TRIPS:
+            return short_trip(self._membership, self.name, assignment, message)
+        self._rounds.check(assignment, prepares=kind == PREPARE)
+        if kind == PREPARE:
+            return self._prepare(assignment)
+        if self._timing.waits and not self._ready:
+            self._make_ready(job, assignment)
+        train = kind == TRAIN
+        test = assignment.test or not train
+        return self._rounds.answer(assignment, message, train=train, test=test)
 
-    def _prepare(self, assignment: Assignment, message: Message) -> RecordDict:
+    def _prepare(self, assignment: Assignment) -> RecordDict:
         from flwr.app import RecordDict
 
         job, account = job_of(assignment), self._account
-        if job.private:
-            self._budget.check(job, assignment, self._rounds.recipe(job, assignment))
-        if job.encrypted:
-            self._rounds.content(assignment, train=True, test=False)
+        known = account.known
         self._make_ready(job, assignment)
+        if not known:
+            self._rounds.check(assignment, prepares=True)
         readiness = Readiness(
             version=__version__,
             name=self.name,
@@ -124,41 +110,35 @@ class Agent:
             size=account.published(job, self._budget),
             training_share=account.training_share,
             holds_out=account.holds_out,
-            slot=self._participant(assignment).slot if job.encrypted else 0,
+            slot=self._slot(assignment) if job.encrypted else 0,
         )
         return RecordDict({"readiness": readiness.to_record()})
 
     def _make_ready(self, job: Job, assignment: Assignment) -> None:
-        """Compute what stays from round to round; the first time, until a time that is public."""
+        """Have the records read, and compute what stays from round to round.
+
+        The first time until a time that is public, whatever is raised.
+        """
+        waits = not self._ready and self._timing.waits and job.private
+        known = NOTHING_KNOWN
+        if waits and self._account.known:
+            known = self._rounds.numbers(job, assignment)
+        begun = self._timing.now()
         try:
-            self._work.prepare()
-        except UmbelError as error:
-            if not job.private:
-                raise
-            log_error(self.name, error)  # each round says what comes of it
-        if self._loaded is not None and self._timing.waits and job.private:
-            numbers = self._rounds.numbers(job, assignment)
-            self._timing.leave(self._loaded, self._timing.preparing(numbers))
-        self._loaded = None
+            self._work.open()
+            if waits:
+                known = self._rounds.numbers(job, assignment)
+            try:
+                self._work.prepare()
+            except UmbelError as error:
+                if not job.private:
+                    raise
+                log_error(self.name, error)  # each round says what comes of it
+        finally:
+            if waits:
+                self._timing.leave(begun, self._timing.preparing(known))
+        self._ready = True
 
-    def _train(self, assignment: Assignment, message: Message) -> RecordDict:
-        if self._loaded is not None:
-            self._make_ready(job_of(assignment), assignment)
-        return self._rounds.answer(assignment, message, train=True, test=assignment.test)
-
-    def _evaluate(self, assignment: Assignment, message: Message) -> RecordDict:
-        if self._loaded is not None:
-            self._make_ready(job_of(assignment), assignment)
-        return self._rounds.answer(assignment, message, train=False, test=True)
-
-    def _short_trip(self, assignment: Assignment, message: Message) -> RecordDict:
-        """A trip of secure aggregation that needs no data."""
-        from flwr.app import RecordDict
-
-        trip = _TRIPS[message.metadata.message_type]
-        request = bytes_of(message.content, "request")
-        reply = self._participant(assignment).answer(trip, request)
-        return RecordDict({SECAGG: to_bytes_record(reply=reply)})
-
-    def _participant(self, assignment: Assignment) -> Participant:
-        return participant_of(self._membership, self.name, job_of(assignment), assignment.run)
+    def _slot(self, assignment: Assignment) -> int:
+        job = job_of(assignment)
+        return participant_of(self._membership, self.name, job, assignment.run).slot

@@ -168,14 +168,17 @@ class WorkInChild:
         return self.model.base_model
 
     @property
+    def count(self) -> int:
+        """What the owner's size is drawn around: for it, records are read if none were."""
+        return (self._data or self.open()).count
+
+    @property
     def grouped(self) -> bool:
-        assert self._data is not None
-        return self._data.grouped
+        return self._setup.job.per_group and self._setup.source.declared.unit == "group"
 
     @property
     def records_per_group(self) -> int | None:
-        assert self._data is not None
-        return self._data.records_per_group
+        return self._setup.source.declared.records_per_group if self.grouped else None
 
     def prepare(self) -> None:
         self._persistently("prepare")

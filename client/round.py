@@ -95,6 +95,23 @@ class Rounds:
         self._kept = kept
         self._timing = timing
 
+    def check(self, assignment: Assignment, *, prepares: bool) -> None:
+        """Refuse what public numbers forbid; it reads no record.
+
+        The published size is one of them from the first time on. prepares: whether the budget has to
+        last for the whole job.
+        """
+        job = job_of(assignment)
+        rounds_tested(job, assignment.tests)  # refuses a number that no plan has
+        if assignment.participations < 0:
+            raise MessageError(f"{assignment.participations} rounds are planned, which cannot be")
+        if prepares and job.encrypted:
+            self.content(assignment, train=True, test=False)
+        if job.private and self._account.known:
+            recipe = self.recipe(job, assignment)
+            if prepares:
+                self._budget.check(job, assignment, recipe)
+
     def answer(
         self, assignment: Assignment, message: Message, *, train: bool, test: bool
     ) -> RecordDict:

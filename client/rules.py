@@ -118,7 +118,9 @@ class JobRules(Section):
     )
     max_rounds: int = Field(1000, ge=1, description="Most rounds of one job.")
     max_hours: PositiveFloat = Field(
-        24.0, description="Longest time that one run may train at this owner, in hours."
+        24.0,
+        description="Longest time that one run may train at this owner, in hours: counted is what "
+        "its private answers should take by public numbers.",
     )
     hours: list[str] = Field(
         [],

@@ -7,20 +7,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..durable import write_durably
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
 from ..limits import keeps_to
+from ..messages import (
+    COMMIT,
+    CONFIRM,
+    NONCE,
+    PREKEY,
+    REVEAL,
+    SECAGG,
+    Assignment,
+    bytes_of,
+    to_bytes_record,
+)
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
-from ..privacy.secagg.participant import Participant
+from ..privacy.secagg.participant import Participant, Trip
 from ..privacy.secagg.roster import open_roster
 from ..privacy.secagg.scale import Scale
 from ..vector import Content
+from .answers import job_of
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+TRIPS: dict[str, Trip] = {
+    COMMIT: "commit",
+    NONCE: "nonce",
+    PREKEY: "prekey",
+    CONFIRM: "confirm",
+    REVEAL: "reveal",
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,19 @@ def participant_of(membership: Membership | None, name: str, job: Job, run: str)
         raise PlanRefused(f"{name} has no keys for secure aggregation")
     membership.check(job.encryption)
     return membership.participant(run)
+
+
+def short_trip(
+    membership: Membership | None, name: str, assignment: Assignment, message: Message
+) -> RecordDict:
+    """The answer to a trip of secure aggregation that needs no data: neither model nor records."""
+    from flwr.app import RecordDict
+
+    participant = participant_of(membership, name, job_of(assignment), assignment.run)
+    reply = participant.answer(
+        TRIPS[message.metadata.message_type], bytes_of(message.content, "request")
+    )
+    return RecordDict({SECAGG: to_bytes_record(reply=reply)})
 
 
 def _member(membership: Membership) -> Member:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..consortium import check_job_signature
 from ..durable import write_durably
-from ..errors import BudgetExceeded, PlanRefused
+from ..errors import BudgetExceeded, MessageError, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, base_folder
 from ..learning.data import split_secret
@@ -35,6 +35,7 @@ from .child import Bench, WorkInChild
 from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
+from .secure import TRIPS, short_trip
 from .timing import Clock, SystemClock, Timing
 from .worker import Setup
 
@@ -52,6 +53,7 @@ class _Desk:
 
     job: str
     agent: Agent
+    timing: Timing
     stamp: Stamp
 
 
@@ -92,15 +94,12 @@ class Station:
         job, kind = job_of(assignment), message.metadata.message_type
         try:
             self._admit(assignment, job, message)
-            if kind in _SPENDING:
-                self._check_account()
-            agent = self._agent(assignment, job)
-            begun = time.monotonic()
-            try:
-                content = agent.act(assignment, message)
-            finally:
-                if kind in _SPENDING:
-                    self._remember()
+            if kind in TRIPS:
+                content = short_trip(self.home.membership, self.home.name, assignment, message)
+            elif kind in _SPENDING:
+                content = self._answer(assignment, job, message)
+            else:
+                raise MessageError(f"Unknown request {kind!r}")
         except NotYet as error:
             self._decided(assignment, "job waits", str(error))
             raise
@@ -108,10 +107,23 @@ class Station:
             self._decided(assignment, "job refused", str(error))
             raise
         self._decided(assignment, "job accepted", job.name)
-        if kind == TRAIN:
-            self._note(
-                assignment.run, seconds=self._spent(assignment.run) + time.monotonic() - begun
-            )
+        return content
+
+    def _answer(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
+        """From model and records, where the account may spend."""
+        self._check_account()
+        desk = self._desk_for(assignment, job)
+        begun, counted = time.monotonic(), desk.timing.counted
+        try:
+            content = desk.agent.act(assignment, message)
+        finally:
+            self._remember()
+        if message.metadata.message_type == TRAIN:
+            took = time.monotonic() - begun
+            if desk.timing.waits and job.private:
+                # What it took follows from records, and jobs.max_hours must not tell of them.
+                took = desk.timing.counted - counted
+            self._note(assignment.run, seconds=self._spent(assignment.run) + took)
         return content
 
     def _decided(self, assignment: Assignment, event: Event, why: str) -> None:
@@ -170,16 +182,16 @@ class Station:
             with Ledger(home.ledger) as ledger:
                 home.seen_head.write_text(f"{ledger.identity} {ledger.head()}")
 
-    def _agent(self, assignment: Assignment, job: Job) -> Agent:
+    def _desk_for(self, assignment: Assignment, job: Job) -> _Desk:
         source = self.home.source
         stamp = source.stamp()
         desk = self._desk
         if desk is None or (desk.job, desk.stamp) != (assignment.job, stamp):
             desk = self._desk = self._opened(assignment, job, source, stamp)
-        return desk.agent
+        return desk
 
     def _opened(self, assignment: Assignment, job: Job, source: DataSource, stamp: Stamp) -> _Desk:
-        """Have the worker load the data, and the model unless the last job had the very same."""
+        """Have the worker load the model, unless the last job had the very same; no record yet."""
         home, secrets = self.home, self._secrets
         self._policy.check_model(home.name, base_digest(base_folder(job.model.base)))
         rules = self._policy.resources
@@ -204,22 +216,19 @@ class Station:
         if secrets is not None:
             named = {"secrets": lambda what: secrets(job.seed, what), "replayable": True}
         timing = Timing(self._clock, work.model.pace, home.name)
-        loaded = timing.now()
-        data = work.open()
         agent = Agent(
             home.name,
             work,
-            source.account_of(self._size(job)(data.count)),
+            source.account_of(self._size(job, work)),
             home.ledger,
             policy=self._policy,
             membership=home.membership,
             log=home.metrics,
             kept=home.kept,
             timing=timing,
-            loaded=loaded,
             **named,
         )
-        return _Desk(assignment.job, agent, stamp)
+        return _Desk(assignment.job, agent, timing, stamp)
 
     def warm(self) -> None:
         """Start the process that will hold model and records: it takes seconds to be there."""
@@ -238,14 +247,14 @@ class Station:
         """A rehearsal splits records as a simulation of the same job does."""
         return None if self._secrets is None else split_secret(job.seed)
 
-    def _size(self, job: Job) -> Callable[[int], Size]:
+    def _size(self, job: Job, work: WorkInChild) -> Size:
         """How a size comes about: kept in the folder, or, in a rehearsal, drawn from the job's seed."""
         if self._secrets is not None:
-            return lambda count: SeededSize(job.seed, self.home.name, count)
-        return lambda count: KeptSize(self.home.account, lambda: count)
+            return SeededSize(job.seed, self.home.name, work.count)
+        return KeptSize(self.home.account, lambda: work.count)
 
     def _spent(self, run: str) -> float:
-        """Seconds of training that a run has taken at this owner."""
+        """Seconds of training that count for a run at this owner: where answers wait, public ones."""
         return float(self._notes(run).get("seconds", 0.0))
 
     def _notes(self, run: str) -> dict[str, Any]:

@@ -75,11 +75,17 @@ class Numbers:
     """Most records that one drawn unit brings."""
 
 
+NOTHING_KNOWN = Numbers(0, 0, 0.0, 1)
+"""Of an owner whose size was not published yet, and could not be."""
+
+
 class Timing:
     """The times at which an owner's answers leave. Without a clock nothing waits: a simulation."""
 
     def __init__(self, clock: Clock | None, pace: Pace | None, name: str) -> None:
         self._clock, self._pace, self._name = clock, pace, name
+        self.counted = 0.0
+        """Seconds that all answers should have taken: public, whatever they took."""
 
     @property
     def waits(self) -> bool:
@@ -92,6 +98,7 @@ class Timing:
         """Wait until the first whole span of `seconds` since `begun` that is not over yet."""
         if self._clock is None or not seconds > 0:
             return
+        self.counted += seconds
         spent = self._clock.now() - begun
         spans = max(1, math.ceil(spent / seconds))
         if spans > 1:

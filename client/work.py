@@ -54,12 +54,16 @@ class Work(Protocol):
 
     @property
     def grouped(self) -> bool:
-        """Likewise, whether it is known which examples belong together."""
+        """Whether it is declared which examples belong together."""
         ...
 
     @property
     def records_per_group(self) -> int | None:
-        """As the owner's data say."""
+        """As the owner declared."""
+        ...
+
+    def open(self) -> object:
+        """Have the records read. All of the above is known without."""
         ...
 
     def prepare(self) -> None:
@@ -121,6 +125,9 @@ class WorkHere:
     @property
     def records_per_group(self) -> int | None:
         return self._data.records_per_group
+
+    def open(self) -> None:
+        """They are."""
 
     def prepare(self) -> None:
         self._examples("train"), self._examples("test")

@@ -1,11 +1,24 @@
 """An owner's station over real data files: what stands between a request and the data."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from umbel.client.station import Station
 from umbel.consortium import sign_job
 from umbel.flower import stamp, take_server_identity
-from umbel.messages import ASSIGNMENT, PREPARE, Assignment
+from umbel.messages import (
+    ASSIGNMENT,
+    COMMIT,
+    EVALUATE,
+    PREPARE,
+    SECAGG,
+    TRAIN,
+    Assignment,
+    to_array_record,
+    to_bytes_record,
+)
 from umbel.simulations.rehearsal import set_up
 
 
@@ -30,10 +43,17 @@ def owner_of(tmp_path):
         def __init__(self, job):
             self.stage = set_up(job, tmp_path)
             self.home = self.stage.owners[0]
-            self.station = Station(self.home, clock=Clock())
+            self.clock = Clock()
+            self.station = Station(self.home, clock=self.clock)
             made.append(self)
 
-        def ask(self, run, job=None):
+        @property
+        def has_read(self):
+            """Whoever reads records keeps their marks, beside the account."""
+            folder = self.home.source.marks.folder
+            return folder.exists() and any(folder.iterdir())
+
+        def ask(self, run, job=None, kind=PREPARE, **changes):
             from flwr.app import Message, RecordDict
 
             take_server_identity(1)
@@ -49,8 +69,16 @@ def owner_of(tmp_path):
                 participations=stage.job.training.rounds,
                 signature=signature,
             )
+            assignment = dataclasses.replace(assignment, **changes)
             content = RecordDict({ASSIGNMENT: assignment.to_record()})
-            message = Message(content, dst_node_id=2, message_type=PREPARE)
+            if kind == COMMIT:
+                content[SECAGG] = to_bytes_record(request=b"commit")
+            if kind in (TRAIN, EVALUATE):
+                desk = self.station._desk
+                shapes = desk.agent._work.shapes if desk else {"weight": (1,)}
+                zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+                content["arrays"] = to_array_record(zeros)
+            message = Message(content, dst_node_id=2, message_type=kind)
             stamp(message)
             return self.station.handle(message)
 
@@ -90,3 +118,33 @@ def test_a_run_goes_on_with_data_that_changed_under_the_same_account_and_publish
         again = owner.ask(run)
         assert not again.has_error(), again.error.reason
         assert again.content["readiness"] == first.content["readiness"]
+
+
+def test_what_public_numbers_forbid_is_refused_before_a_record_is_read(owner):
+    """Otherwise the time of the refusal would tell how many there are, and how long."""
+    asked = [(COMMIT, {}), ("query.unknown", {})]
+    for kind in (PREPARE, TRAIN, EVALUATE):
+        asked += [(kind, {"tests": -1}), (kind, {"participations": -1})]
+    for kind, changes in asked:
+        assert owner.ask("first", kind=kind, **changes).has_error()
+        assert not owner.has_read, (kind, changes)
+    assert owner.clock.time == 0
+    # The hours of a run count what answers should have taken. This clock moves by waiting alone.
+    reply = owner.ask("first", kind=TRAIN, round=1)
+    assert not reply.has_error(), reply.error.reason
+    assert owner.has_read
+    assert owner.station._spent("first") == pytest.approx(owner.clock.time) != 0
+
+
+def test_an_answer_for_which_records_are_read_first_leaves_at_its_time_also_as_a_refusal(owner):
+    home = owner.home
+    data = home.settings.data.model_copy(update={"smallest_size": 10**6})
+    home.__dict__["settings"] = home.settings.model_copy(update={"data": data})
+    refused = owner.ask("first")
+    assert "smallest_size" in refused.error.reason
+    assert owner.has_read
+    waited = owner.clock.time
+    assert waited > 0
+    # From now on the size is known, and the refusal needs no record.
+    assert owner.ask("first").error.reason == refused.error.reason
+    assert owner.clock.time == waited

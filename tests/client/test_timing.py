@@ -71,7 +71,6 @@ def owner(open_job_of, learner_of, tmp_path):
             tmp_path / f"{name}.sqlite",
             policy=Policy.simulated(job),
             timing=Timing(clock, PACE, "mary") if timing else None,
-            loaded=clock.now() if timing else None,
         )
 
         def ask(kind, round_=1, **changes):
