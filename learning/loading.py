@@ -135,21 +135,19 @@ def _check_labels(job: Job, config: Any, classes: int) -> None:
 
 
 def _auto_class(job: Job, config: Any) -> str:
+    # By name: looking classes up imports them.
     from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_TEXT_ENCODING_MAPPING,
-        MODEL_MAPPING,
+        MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
     )
 
     if job.task == "causal-lm":
         return "AutoModelForCausalLM"
     if job.model.pooling == "own":
         return "AutoModelForSequenceClassification"
-    kind = type(config)
-    if kind in MODEL_FOR_TEXT_ENCODING_MAPPING and (
-        kind not in MODEL_MAPPING or MODEL_FOR_TEXT_ENCODING_MAPPING[kind] != MODEL_MAPPING[kind]
-    ):
-        return "AutoModelForTextEncoding"
-    return "AutoModel"
+    usual = MODEL_MAPPING_NAMES.get(config.model_type)
+    encoder = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, usual)
+    return "AutoModel" if encoder == usual else "AutoModelForTextEncoding"
 
 
 def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
