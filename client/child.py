@@ -183,6 +183,9 @@ class WorkInChild:
     def prepare(self) -> None:
         self._persistently("prepare")
 
+    def checked(self, arrays: Arrays) -> None:
+        self._persistently("checked", arrays)
+
     def tested(self, job: Job, arrays: Arrays) -> Counts:
         found: Counts = self._persistently("tested", job, arrays)
         return found

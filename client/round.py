@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client_level import client_part
-from ..errors import MessageError, PlanRefused, UmbelError
+from ..errors import MessageError, ModelError, PlanRefused, UmbelError
 from ..evaluation import counts_shares
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..learning.counts import own_counts, own_figures, zero_counts
@@ -138,6 +138,8 @@ class Rounds:
         what = kept.what if kept and repeated is not None else b""
         if upload and test and not job.tests_privately and not what:
             what = told_once(upload, update_digest(message.content, arrays), kept)
+        if job.noised_locally and (test or repeated is None):
+            self._check_weights(arrays)
         # Reserve: whatever comes of it, so that the server cannot tell by the charge.
         metrics = self._public(job, assignment)
         noise = part = private = None
@@ -362,6 +364,13 @@ class Rounds:
 
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._work.shapes)
+
+    def _check_weights(self, arrays: Arrays) -> None:
+        """Refuse weights that would let a record move what others add; nothing is charged."""
+        try:
+            self._work.checked(arrays)
+        except ModelError as error:
+            raise PlanRefused(f"{self._name}: {error}") from error
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
         """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""

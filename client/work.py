@@ -12,6 +12,7 @@ from ..learning.failures import Touch
 from ..learning.features import with_features
 from ..learning.metrics import Counts
 from ..learning.model import Learner
+from ..learning.received import ReceivedWeights
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
@@ -70,6 +71,10 @@ class Work(Protocol):
         """Compute what does not change from round to round."""
         ...
 
+    def checked(self, arrays: Arrays) -> None:
+        """Raise ``ModelError`` for weights that no private step is taken from; no record takes part."""
+        ...
+
     def tested(self, job: Job, arrays: Arrays) -> Counts:
         """Counts of the model on the held-out records, of the kind that the job says."""
         ...
@@ -109,6 +114,7 @@ class WorkHere:
         self._name, self._workplace, self._data = name, workplace, data
         self.touch = touch
         self._featured: dict[str, Examples] = {}
+        self._received: ReceivedWeights | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -131,6 +137,12 @@ class WorkHere:
 
     def prepare(self) -> None:
         self._examples("train"), self._examples("test")
+
+    def checked(self, arrays: Arrays) -> None:
+        if self._received is None:
+            workplace = self._workplace
+            self._received = ReceivedWeights(workplace.learner, workplace.task)
+        self._received.check(arrays)
 
     def tested(self, job: Job, arrays: Arrays) -> Counts:
         workplace = self._workplace

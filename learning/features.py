@@ -38,7 +38,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
         return examples
     path = cache_folder("features") / f"{_key(learner, examples)}.npy"
     if not path.exists():
-        if not _head_reads_features(learner):
+        if not head_reads_features(learner):
             return examples
         if touch is not None:
             return replace(examples, features=_filled(learner, examples, np.empty, touch))
@@ -76,7 +76,7 @@ def _blocks(examples: Examples, size: int) -> Iterator[np.ndarray]:
         yield order[start : start + size]
 
 
-def _head_reads_features(learner: Learner) -> bool:
+def head_reads_features(learner: Learner) -> bool:
     """Whether head(features) gives the network's logits, for an architecture's own head.
 
     Tried on invented texts: no record may decide how all the others are trained on, or fail here.

@@ -502,6 +502,17 @@ def test_a_global_model_that_does_not_fit_is_refused_before_anything_is_spent(
     assert mary.entries() == []
 
 
+def test_weights_that_make_rounding_matter_are_refused_before_anything_is_spent(owner, job):
+    mary = owner(job)
+    arrays = {name: array.copy() for name, array in mary.learner.initial.items()}
+    next(iter(arrays.values())).flat[0] = 1e5
+    for kind in (TRAIN, EVALUATE):
+        reply = mary.ask(kind, arrays=arrays)
+        assert reply.error.code == REFUSED
+        assert "none may be above 10000" in reply.error.reason
+    assert mary.entries() == []
+
+
 def test_a_job_that_is_no_job_is_answered_with_an_error(owner, job):
     mary = owner(job)
     for text in ("{}", json.dumps({**json.loads(job.to_json()), "more": 1}), "not json", "[1]"):

@@ -1,0 +1,150 @@
+"""A check of the weights that came: with them, does rounding leave each record's gradient alone?
+
+A server chooses the weights that a round begins with. Large ones can make a gradient hang on the last
+bit of a float32 number: a LayerNorm's outputs sum to zero, so a head of +M and -M reads nothing but
+rounding, M times as large. What is rounded how depends on the shape of a batch, so one record more or
+less would move what all others add. (With M = 1e8 the sum was measured to move by 6 clipping norms.)
+
+Guarantee: weights with an entry above ``MOST_WEIGHT`` are refused, and so are those with which the
+clipped gradients of a few invented texts move by more than 1e-5 of the clipping norm each (root mean
+square) from one batch to another; under bfloat16, by more than a tenth. Only weights, job and model
+decide, never a record.
+
+Not guaranteed: that real texts are rounded like invented ones. Weights made to tell them apart could
+pass. Where every batch has one shape, rounding cannot carry anything from record to record:
+``training.microbatch = 1`` with ``model.padding = "max_length"``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..messages import Arrays
+from ..privacy.dpsgd import backward, example_gradients
+from .features import head_reads_features
+from .invented import invented_texts
+from .model import Learner
+from .network import Batch
+from .tasks import Task
+
+MOST_WEIGHT = 1e4
+"""Largest magnitude of a weight that is trained on under privacy; real ones are below 100."""
+_TOLERANCE, _TOLERANCE_BFLOAT16 = 1e-5, 0.1
+"""Shares of the clipping norm."""
+_LENGTHS = (11, 3, 7, 5)
+_NEIGHBOUR = 29
+# Of texts in a sum: so that nothing that moves from one to another cancels.
+_WEIGHTS = (1.0, -0.7, 1.3, -1.1)
+_LENGTH = math.hypot(*_WEIGHTS)
+_TOGETHER, _APART = [[0, 1, 2, 3]], [[-1, 3, 2], [1], [0]]
+"""Two arrangements of the texts in passes; -1 is a longer neighbour."""
+_MORE_NEIGHBOURS = 33
+"""Before a head alone, whose batches are large: another size is another order of adding."""
+
+_Passes = list[tuple[list[int], Batch]]
+
+
+class ReceivedWeights:
+    """The check of one loaded model, for every round's weights; what stays the same is kept."""
+
+    def __init__(self, learner: Learner, task: Task) -> None:
+        self._learner, self._task = learner, task
+        limit = learner.job.model.max_length
+        lengths = [min(length, limit) for length in (*_LENGTHS, _NEIGHBOUR)]
+        self._texts = invented_texts(learner.tokenizer, lengths, seed=4)
+        self._passes: dict[bool, tuple[_Passes, _Passes]] = {}
+
+    def check(self, arrays: Arrays) -> None:
+        """Raise ``ModelError`` for weights with which records would be rounded by their company."""
+        for name, array in arrays.items():
+            largest = float(np.abs(array).max(initial=0.0))
+            if not largest <= MOST_WEIGHT:
+                raise ModelError(
+                    f"The weights that came are not trained on under privacy: {name} has an entry of "
+                    f"{largest:g}, and none may be above {MOST_WEIGHT:g}."
+                )
+        network = self._learner.network
+        network.load(arrays)
+        autocast = network.autocast
+        try:
+            network.autocast = False
+            self._compare(_TOLERANCE)
+            network.autocast = autocast
+            if autocast:
+                self._compare(_TOLERANCE_BFLOAT16)
+        finally:
+            network.autocast = autocast
+            network.zero_grad(set_to_none=True)
+
+    def _compare(self, tolerance: float) -> None:
+        network, clip = self._learner.network, self._learner.job.privacy.clipping_norm
+        together, apart = self._arrangements(network.autocast)
+        module = network.trained_part("features" in together[0][1]).train()
+        first, second = self._sum(module, together, clip), self._sum(module, apart, clip)
+        moved = float(torch.linalg.vector_norm(first - second)) / clip / _LENGTH
+        if not moved <= tolerance:
+            raise ModelError(
+                "The weights that came are not trained on under privacy: with them rounding moves what "
+                f"a text adds by {moved:.2g} of the clipping norm, depending on the texts beside it, and "
+                f"{tolerance:g} is allowed. Lower training.learning_rate if this run is honest."
+            )
+
+    def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:
+        """Both, as tokens or as features, which no trained weight changes where a head alone trains."""
+        if autocast not in self._passes:
+            learner = self._learner
+            featured = learner.network.head_alone and head_reads_features(learner)
+            if featured:
+                learner.network.eval()
+            first, second = (
+                [(places, self._batch(places, featured)) for places in arrangement]
+                for arrangement in (_TOGETHER, _APART)
+            )
+            self._passes[autocast] = first, second
+        return self._passes[autocast]
+
+    @torch.no_grad()
+    def _batch(self, places: list[int], featured: bool) -> Batch:
+        learner = self._learner
+        batch = learner.batch_of([self._texts[place] for place in places])
+        classes = max(2, len(learner.job.data.labels or ()))
+        device = learner.network.device
+        labels = {"labels": torch.tensor([p % classes for p in places], device=device)}
+        if featured:
+            found = {"features": learner.network.features(batch), **labels}
+            more = _MORE_NEIGHBOURS if -1 in places else 1
+            return {
+                n: torch.cat([v[:1].repeat_interleave(more, 0), v[1:]]) for n, v in found.items()
+            }
+        return batch | labels
+
+    def _sum(self, module: nn.Module, passes: _Passes, clip: float) -> Tensor:
+        """The weighted sum of the texts' clipped gradients, as training takes them."""
+        parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        gradients = example_gradients(module, parameters, strict=False)
+        sizes = [p.numel() for p in parameters.values()]
+        total = torch.zeros(sum(sizes), device=self._learner.network.device)
+        try:
+            for places, batch in passes:
+                losses = self._task.losses(gradients.module(batch), batch)
+                with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
+                    with torch.enable_grad():
+                        backward(losses, parameters)
+                    norms = gradients.norms(len(losses))
+                    factors = (clip / norms.clamp_min(1e-30)).clamp(max=1)
+                    signs = [_WEIGHTS[p] if p >= 0 else 0.0 for p in places]
+                    signs = [0.0] * (len(losses) - len(signs)) + signs
+                    counted = norms.isfinite()
+                    weights = (factors * torch.tensor(signs, device=norms.device)).where(counted, 0)
+                    gradients.add_weighted(weights, counted, torch.split(total, sizes))
+                gradients.forget()
+        finally:
+            gradients.forget()
+            gradients.close()
+            module.zero_grad(set_to_none=True)
+        return total

@@ -1,0 +1,97 @@
+"""Weights that make rounding matter are refused; those that training comes to are not."""
+
+import numpy as np
+import pytest
+
+from umbel.errors import ModelError
+from umbel.learning.features import with_features
+from umbel.learning.received import MOST_WEIGHT, ReceivedWeights
+from umbel.learning.steps import PrivateSteps
+from umbel.learning.tasks import task_for
+from umbel.learning.trainer import StepRange, train
+
+
+def coupling(learner, weight):
+    """A head that reads the sum of a LayerNorm's outputs, which is zero but for rounding."""
+    arrays = {name: array.copy() for name, array in learner.initial.items()}
+    (head,) = (name for name in arrays if name.endswith("mean_head.weight"))
+    arrays[head][0], arrays[head][1] = weight, -weight
+    return arrays
+
+
+@pytest.fixture
+def loaded(job_of, learner_of):
+    def load(kind, base="bert", clip=1.0, **training):
+        training = {"optimizer": "sgd", "learning_rate": 1.0, **training}
+        model, privacy = {"adapter": kind, "max_length": 64}, {"clipping_norm": clip}
+        job = job_of(base, model=model, training=training, privacy=privacy)
+        learner = learner_of(job)
+        return learner, task_for(job, 2)
+
+    return load
+
+
+def trained(learner, task, examples, arrays, steps=1, noise=1e-6):
+    private = PrivateSteps(1.0, 1.0, noise, 1.0, bytes(32))
+    found = train(
+        learner,
+        task,
+        arrays,
+        examples,
+        StepRange(0, steps, steps),
+        seed=0,
+        who="a",
+        private=private,
+    )
+    return found.update
+
+
+def flat(update):
+    return np.concatenate([array.ravel() for array in update.values()]).astype(np.float64)
+
+
+def test_weights_that_couple_records_by_rounding_work_unless_refused(loaded, examples_of):
+    learner, task = loaded("lora")
+    arrays = coupling(learner, 1e8)
+    examples = examples_of(learner, rows=np.arange(64))
+    whole = flat(trained(learner, task, examples, arrays))
+    moved = []
+    for place in np.argsort(examples.lengths, kind="stable")[[0, 3, 30]]:
+        fewer = examples.take(np.array([i for i in range(64) if i != place]))
+        moved.append(np.linalg.norm(whole - flat(trained(learner, task, fewer, arrays))))
+    assert max(moved) > 1.5
+    with pytest.raises(ModelError, match="none may be above"):
+        ReceivedWeights(learner, task).check(arrays)
+
+
+@pytest.mark.parametrize(("kind", "clip"), [("head", 100.0), ("lora", 1.0)])
+def test_rounding_is_seen_where_entries_are_within_bounds(loaded, kind, clip):
+    learner, task = loaded(kind, clip=clip)
+    check = ReceivedWeights(learner, task)
+    check.check(learner.initial)
+    with pytest.raises(ModelError, match="rounding moves what a text adds"):
+        check.check(coupling(learner, MOST_WEIGHT))
+
+
+@pytest.mark.parametrize("value", [1.01 * MOST_WEIGHT, -1e20, float("inf"), float("nan")])
+def test_no_entry_may_be_large_or_not_finite(loaded, value):
+    learner, task = loaded("head")
+    arrays = {name: array.copy() for name, array in learner.initial.items()}
+    list(arrays.values())[-1].flat[0] = value
+    with pytest.raises(ModelError, match="none may be above"):
+        ReceivedWeights(learner, task).check(arrays)
+
+
+@pytest.mark.parametrize("base", ["bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["head", "lora", "full"])
+def test_weights_that_private_training_comes_to_are_taken(loaded, examples_of, kind, base):
+    learner, task = loaded(kind, base, learning_rate=0.02, optimizer="adamw")
+    examples = with_features(learner, examples_of(learner, count=24))
+    check, arrays = ReceivedWeights(learner, task), learner.initial
+    for _ in range(4):
+        update = trained(learner, task, examples, arrays, steps=4, noise=1.0)
+        arrays = {name: array + update[name] for name, array in arrays.items()}
+        check.check(arrays)
+    again = trained(learner, task, examples, arrays)
+    check.check(arrays)
+    assert np.array_equal(flat(again), flat(trained(learner, task, examples, arrays)))
