@@ -33,7 +33,7 @@ from .privacy.accounting import MechanismEvent
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
 from .privacy.sizes import SIZE_EPSILON
-from .recipe import private_recipe
+from .recipe import delta_fits, delta_refusal, private_recipe, step_refusals
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -308,22 +308,7 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             'privacy.unit = "group" without data.group_column: nothing says which records belong to '
             "one person; name the column that does"
         )
-    if job.weighting == "examples":
-        reasons.append(
-            f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
-            'weight would tell the size of its data set; use "equal"'
-        )
-    if job.per_example and job.training.gradient_clipping is not None:
-        reasons.append(
-            "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
-            "remove it: privacy.clipping_norm clips each example's"
-        )
-    if job.per_example and job.adapter == "lora" and job.model.lora.dropout:
-        reasons.append(
-            f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
-            "one record would change what the others add; remove it (a base model's own dropout is off "
-            f"under {job.privacy.unit}-level privacy)"
-        )
+    reasons += step_refusals(job)
     if job.noised_locally and job.privacy.epsilon <= SIZE_EPSILON:
         reasons.append(
             f"privacy.epsilon = {job.privacy.epsilon:g}: the published sizes of the data, from which "
@@ -336,17 +321,9 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
             f"evaluation.epsilon = {job.tests_epsilon:g} leaves nothing of privacy.epsilon = "
             f"{job.privacy.epsilon:g} for training: lower it"
         )
-    small = [
-        client.name
-        for client in facts
-        if job.per_example and client.size and job.privacy.delta >= 1 / client.size
-    ]
+    small = [client.name for client in facts if not delta_fits(job, client.size)]
     if small:
-        unit = "group" if job.per_group else "record"
-        reasons.append(
-            f"privacy.delta = {job.privacy.delta:g} is not below 1 / published size at {some(small)}: it "
-            f"would allow giving away one whole {unit}"
-        )
+        reasons.append(delta_refusal(job, some(small)))
     return reasons
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .errors import PlanRefused
 from .job import Job
 from .privacy.accounting import Kind, MechanismEvent, epsilon
 from .privacy.counts_noise import (
@@ -92,6 +93,50 @@ def private_recipe(
         epsilon=epsilon(planned.values(), privacy.delta),
         tests=tests,
     )
+
+
+def delta_fits(job: Job, size: int) -> bool:
+    """Whether the job's delta is below 1 / `size`, an owner's published one; 0 where none is."""
+    return not (job.per_example and size and job.privacy.delta >= 1 / size)
+
+
+def delta_refusal(job: Job, where: str) -> str:
+    """What plan and agent say where it does not fit."""
+    unit = "group" if job.per_group else "record"
+    return (
+        f"privacy.delta = {job.privacy.delta:g} is not below 1 / published size at {where}: it "
+        f"would allow giving away one whole {unit}"
+    )
+
+
+def check_delta(job: Job, size: int, where: str) -> None:
+    """Raise ``PlanRefused`` where the delta does not fit."""
+    if not delta_fits(job, size):
+        raise PlanRefused(delta_refusal(job, where))
+
+
+def step_refusals(job: Job) -> list[str]:
+    """What would tell of a record beside the noise: no plan has it, and no owner takes part."""
+    if not job.private:
+        return []
+    reasons = []
+    if job.weighting == "examples":
+        reasons.append(
+            f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
+            'weight would tell the size of its data set; use "equal"'
+        )
+    if job.per_example and job.training.gradient_clipping is not None:
+        reasons.append(
+            "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
+            "remove it: privacy.clipping_norm clips each example's"
+        )
+    if job.per_example and job.adapter == "lora" and job.model.lora.dropout:
+        reasons.append(
+            f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
+            "one record would change what the others add; remove it (a base model's own dropout is off "
+            f"under {job.privacy.unit}-level privacy)"
+        )
+    return reasons
 
 
 def spending(

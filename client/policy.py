@@ -25,6 +25,7 @@ from ..errors import PlanRefused, UmbelError
 from ..evaluation import release_refusals
 from ..job import Job
 from ..limits import secure_limits
+from ..recipe import step_refusals
 from .rules import (
     EncryptionRules,
     JobRules,
@@ -94,7 +95,7 @@ class Policy(Section):
         reasons = [
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
-            *(f"refuses {reason}" for reason in [*release_refusals(job), *sum_refusals(job)]),
+            *(f"refuses {reason}" for reason in _of_any_plan(job)),
             *self._job_reasons(job),
         ]
         if reasons:
@@ -244,6 +245,11 @@ def _template() -> Iterator[str]:
             yield from ("", *(f"# {line}" for line in text))
             # What a policy holds (texts, numbers, truth values, lists of texts) is written alike in both.
             yield f"{key} = {json.dumps(getattr(rules, key))}"
+
+
+def _of_any_plan(job: Job) -> list[str]:
+    """What every plan refuses too, by the same functions: an owner takes no plan on trust."""
+    return [*release_refusals(job), *sum_refusals(job), *step_refusals(job)]
 
 
 def _listed(values: list[Any]) -> str:

@@ -39,7 +39,7 @@ from ..privacy.client_noise import ClientPart
 from ..privacy.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
-from ..recipe import PrivateRecipe, change_of, private_recipe
+from ..recipe import PrivateRecipe, change_of, check_delta, private_recipe
 from ..schedule import rounds_tested
 from ..vector import Content
 from .account import Account
@@ -96,11 +96,7 @@ class Rounds:
         self._timing = timing
 
     def check(self, assignment: Assignment, *, prepares: bool) -> None:
-        """Refuse what public numbers forbid; it reads no record.
-
-        The published size is one of them from the first time on. prepares: whether the budget has to
-        last for the whole job.
-        """
+        """Refuse what public numbers forbid, also the budget if it `prepares`; it reads no record."""
         job = job_of(assignment)
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
         if assignment.participations < 0:
@@ -378,6 +374,7 @@ class Rounds:
             # Each record would pass for a group of its own, and the promise would be empty.
             raise PlanRefused(f"{self._name} declares no groups, and the job protects them")
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
+        check_delta(job, self._account.published(job, self._budget), self._name)
         size = self._training_size(job)
         return private_recipe(job, size, assignment.participations, assignment.tests)
 

@@ -582,3 +582,18 @@ def test_a_training_that_diverges_is_answered_like_any_other(owner, open_job_of,
     assert len(mary.entries()) == 1
     calm = open_job_of(model=model, training={"local_steps": 4})
     assert form(reply) == form(owner(calm).ask(TRAIN))
+
+
+def test_what_a_plan_refuses_for_one_owner_its_agent_refuses_uncharged(owner, open_job_of):
+    """A dishonest server makes no plan, or another one."""
+    for sections, key in (
+        ({"privacy": {"delta": 0.02}}, "privacy.delta"),
+        ({"strategy": {"weighting": "examples"}}, "strategy.weighting"),
+        ({"training": {"gradient_clipping": 1.0}}, "training.gradient_clipping"),
+    ):
+        mary = owner(open_job_of(**sections))
+        for kind in (PREPARE, TRAIN):
+            reply = mary.ask(kind)
+            assert reply.error.code == REFUSED
+            assert key in reply.error.reason
+        assert mary.entries() == []
