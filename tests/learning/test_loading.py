@@ -322,6 +322,7 @@ def test_tokenizers_without_a_fast_backend_are_used(save):
     assert _trains(_load(save(t.T5ForConditionalGeneration(config), t.ByT5Tokenizer()), "lora"))
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_read_a_short_text_alone_gets_it_padded(save):
     """CANINE reads characters in groups, and fails on a text of fewer."""
     import transformers as t

@@ -151,8 +151,9 @@ def test_random_numbers_that_are_drawn_and_ignored_do_no_harm(learner):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("adapter", ["head", "lora", "full"])
-@pytest.mark.parametrize("base", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("base", "adapter"), [("bert", "head"), ("bert", "lora"), ("bert", "full"), ("gpt2", "full")]
+)
 def test_a_sound_model_passes_and_is_left_as_it_was(base, adapter, precision, learner):
     sound = learner(base, adapter, training={"precision": precision})
     before = arrays_digest(sound.network.arrays())
