@@ -133,6 +133,12 @@ class DataSource:
         if job.task == "causal-lm":
             corpus = replace(corpus, labels=None, label_names=())
         train, test = self.split(corpus, split_secret)
+        if corpus.held_out is not None and len(test) > len(train):
+            logging.getLogger(__name__).warning(
+                "%s holds more records than %s: tests have time for as many as those, and how much "
+                "longer they take tells how large the file is. Make it smaller.",
+                self.test_path, self.path,
+            )  # fmt: skip
         store = tokens_of(job, corpus, left_out=left_out, touch=touch)
         groups, most = groups_of(job, corpus), None
         if groups is not None:
