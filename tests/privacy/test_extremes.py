@@ -111,3 +111,28 @@ def test_norms_and_noise_near_the_ends_of_float32_are_refused(clip, noise):
             expected_batch_size=1.0,
             stream=SecretStream.from_key(bytes(32)),
         )
+
+
+@pytest.mark.parametrize("how", [BookKeeping, HookedGradients])
+def test_a_long_sum_loses_no_record_to_rounding(how):
+    """A record beside 2^24 others of its size: float32 would round it away."""
+    module = nn.Linear(1, 1, bias=False)
+    recorder = Recorder(module.parameters(), lr=0.0)
+    with PrivateOptimizer(
+        module,
+        recorder,
+        noise_multiplier=0.0,
+        clipping_norm=1e9,
+        expected_batch_size=1.0,
+        stream=SecretStream.from_key(bytes(32)),
+        gradients=how,
+    ) as private:
+        for size in (1e8, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, -1e8):
+            private.accumulate(private.module(torch.tensor([[size]])).flatten())
+        private.step()
+    assert recorder.released.item() == 3.0
+
+
+class Recorder(torch.optim.SGD):
+    def step(self, closure=None):
+        self.released = self.param_groups[0]["params"][0].grad.clone()
