@@ -22,7 +22,7 @@ def quick(job_of):
     """A head on features at four sites; without privacy, so that more rounds change no earlier one."""
 
     def build(unit="none", **sections):
-        steps = {"batch_size": 16, "rounds": 5, "local_steps": 6, "learning_rate": 0.1}
+        steps = {"batch_size": 16, "rounds": 5, "local_steps": 12, "learning_rate": 0.05}
         sections["training"] = {**steps, **sections.get("training", {})}
         sections["privacy"] = {"unit": unit, "delta": 1e-3, **sections.get("privacy", {})}
         return job_of("bert", seed=1, **sections)
