@@ -132,6 +132,7 @@ def test_a_record_is_not_found_by_a_split_that_the_job_chooses(owner):
     assert sides[0] == sides[1] != []
 
 
+@pytest.mark.slow
 def test_the_same_records_have_one_budget_whatever_columns_and_labels_a_job_names(owner):
     charge = MechanismEvent(1.0, 0.5, 40)
     rows = [{**row, "note": row["text"] + "."} for row in owner.rows]
@@ -157,6 +158,7 @@ def test_the_same_records_have_one_budget_whatever_columns_and_labels_a_job_name
         assert size.dataset == name
 
 
+@pytest.mark.slow
 def test_no_refusal_tells_whether_a_record_has_a_label(owner):
     asked = ["negative", "positive", "unheard of"]
     with_it = [*owner.rows, {**owner.rows[0], "label": "unheard of"}]
@@ -208,6 +210,7 @@ def test_a_job_protects_what_its_owner_says_it_must(owner):
         silent.check("st-mary", owner.job)
 
 
+@pytest.mark.slow
 def test_a_published_size_below_what_the_owner_declared_takes_part_in_no_job(owner):
     told = Readiness.from_record(owner.ask().content["readiness"])
     text = owner.home.settings_file.read_text()

@@ -29,6 +29,7 @@ def simulated(job, folder):
     return chosen(simulate(job, Options(folder, reproducible=True)).read_json("result.json"))
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_killed_keeps_the_best_on_its_public_records(
     deployed_job, deploy, public, tmp_path
 ):
@@ -49,6 +50,7 @@ def test_a_coordinator_that_is_killed_keeps_the_best_on_its_public_records(
     assert result["kept"]["on"] == "public hold-out"
 
 
+@pytest.mark.slow
 def test_noised_counts_decide_alike_between_machines(deployed_job, deploy, tmp_path):
     job = deployed_job(
         evaluation={"keep": "best", "epsilon": 4.0, "every": 1}, training={"rounds": 2}

@@ -23,7 +23,7 @@ def sweep():
             if phase == "upload" and kind not in ("agent", "node"):
                 continue  # between journal and reply: a moment of the owner's side alone
             quick = (kind, phase) == ("coordinator", "train")
-            yield pytest.param(kind, phase, marks=[] if quick else pytest.mark.faults)
+            yield pytest.param(kind, phase, marks=pytest.mark.slow if quick else pytest.mark.faults)
 
 
 def kill_in(deployment, run, kind, phase):
