@@ -492,11 +492,6 @@ class Job(_Section):
         return self.privacy.unit in ("example", "group")
 
     @property
-    def per_example(self) -> bool:
-        """The same as ``noised_locally``: gradients are clipped example by example in both."""
-        return self.noised_locally
-
-    @property
     def per_group(self) -> bool:
         """Whether all records of one group are protected together."""
         return self.privacy.unit == "group"

@@ -74,7 +74,7 @@ def private_recipe(
     size = {"size": SIZE_EVENT} if job.noised_locally else {}
     target = (privacy.epsilon - SIZE_EPSILON) * _ROUNDING if size else privacy.epsilon
     # Clients that share noise must agree on it, however often each of them takes part.
-    most = participations if job.per_example else most_participations(job)
+    most = participations if job.noised_locally else most_participations(job)
     paid_rounds = max(1, most + privacy.spare_rounds)
     # Without tests first: what no noise can meet is then not laid at their door.
     noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
@@ -85,7 +85,7 @@ def private_recipe(
     planned = spending(one, test, participations, tests) | size
     return PrivateRecipe(
         sampling_rate=rate,
-        expected_batch_size=rate * training_size if job.per_example else 0.0,
+        expected_batch_size=rate * training_size if job.noised_locally else 0.0,
         noise_multiplier=sigma,
         round_event=one,
         test_event=test,
@@ -97,7 +97,7 @@ def private_recipe(
 
 def delta_fits(job: Job, size: int) -> bool:
     """Whether the job's delta is below 1 / `size`, an owner's published one; 0 where none is."""
-    return not (job.per_example and size and job.privacy.delta >= 1 / size)
+    return not (job.noised_locally and size and job.privacy.delta >= 1 / size)
 
 
 def delta_refusal(job: Job, where: str) -> str:
@@ -125,12 +125,12 @@ def step_refusals(job: Job) -> list[str]:
             f'strategy.weighting = "examples": under {job.privacy.unit}-level privacy a client\'s '
             'weight would tell the size of its data set; use "equal"'
         )
-    if job.per_example and job.training.gradient_clipping is not None:
+    if job.noised_locally and job.training.gradient_clipping is not None:
         reasons.append(
             "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
             "remove it: privacy.clipping_norm clips each example's"
         )
-    if job.per_example and job.adapter == "lora" and job.model.lora.dropout:
+    if job.noised_locally and job.adapter == "lora" and job.model.lora.dropout:
         reasons.append(
             f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
             "one record would change what the others add; remove it (a base model's own dropout is off "
@@ -168,7 +168,7 @@ def most_spent(job: Job) -> str:
 
 def _released(job: Job, training_size: int) -> tuple[int, float, Kind]:
     """Noisy releases of one round, the sampling rate in each, and the kind of their noise."""
-    if job.per_example:
+    if job.noised_locally:
         return (
             job.training.local_steps,
             min(1.0, job.training.batch_size / training_size),

@@ -66,7 +66,7 @@ def summarise(
             name: {
                 **_figures(found, labels),
                 "own": found[name].metrics(labels) if name in found else {},
-                "privacy": plan.by_name[name].epsilon if job.per_example else None,
+                "privacy": plan.by_name[name].epsilon if job.noised_locally else None,
             }
             for name, found in apart.items()
             if name

@@ -309,7 +309,7 @@ def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
                 charged[name].add(told.get(name, f"line {place}"))
 
     def most(name: str) -> int:
-        planned = plan.by_name[name].rounds if job.per_example else most_participations(job)
+        planned = plan.by_name[name].rounds if job.noised_locally else most_participations(job)
         return planned + job.privacy.spare_rounds
 
     left = [name for name in names if len(charged[name]) < most(name)]

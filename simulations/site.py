@@ -106,7 +106,7 @@ class Site:
         examples = Examples.concatenate([self._featured(share.name, "train") for share in chosen])
 
         def private(round_: int) -> PrivateSteps | None:
-            if not job.per_example:
+            if not job.noised_locally:
                 return None
             sizes = sum(self._federation.training_size(share) for share in chosen)
             return self._private_steps(job, sizes, f"apart/{names}/{round_}", noise)
