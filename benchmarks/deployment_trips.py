@@ -15,7 +15,8 @@ from deployment_jobs import AGENT, LONGEST
 
 from umbel.errors import DeploymentError
 from umbel.flower import quiet_logs
-from umbel.flower.link import Control, Link
+from umbel.flower.control import Control
+from umbel.flower.link import Link
 from umbel.flower.tasks import Runtime, grid_of
 from umbel.messages import to_bytes_record
 from umbel.processes import free_port

@@ -15,7 +15,8 @@ import sys
 import time
 
 from ..errors import DeploymentError
-from ..flower.link import Control, Link
+from ..flower.control import Control
+from ..flower.link import Link
 from ..processes import alone, child_environment, end, free_port, new_secret
 from .consortium import Consortium
 from .coordinator import Task
