@@ -16,7 +16,6 @@ from .errors import ConsortiumError
 if TYPE_CHECKING:
     from .server.consortium import Consortium
 
-_SHOWN = ("accuracy", "perplexity", "loss")
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -105,6 +104,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
+    from .quantities import tested_texts
     from .reports.decisions import decision_line
     from .server.store import Store
 
@@ -126,9 +126,8 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
         tested = next((e for e in reversed(events) if e["event"] == kind and e["metrics"]), None)
         if tested:
-            found = tested["metrics"]
-            figures = [f"{n} {v:.4g}" for n in _SHOWN if (v := found.get(n)) is not None]
-            print(f"The model after round {tested['round']}{where}: {', '.join(figures)}")
+            figures = ", ".join(tested_texts(tested["metrics"], ".4g"))
+            print(f"The model after round {tested['round']}{where}: {figures}")
     for kind in ("ended", "kept"):
         said = next((e for e in reversed(events) if e["event"] == kind), None)
         if said:

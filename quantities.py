@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 _SHARES = {"accuracy", "precision", "recall", "f1"}
 _DASH = "–"
+_TESTED = ("accuracy", "perplexity", "loss")
+
+NOT_DEFINED = "not defined"
+WHY_NOT_DEFINED = (
+    "Not defined: noise outweighs the private counts that this would be the ratio of. Sharper figures "
+    "take more held-out records, fewer tests (evaluation.every), a larger evaluation.epsilon, or public "
+    "records (evaluation.public_path)."
+)
 
 
 def metric_text(key: str, value: float | None) -> str:
@@ -25,6 +34,20 @@ def metric_text(key: str, value: float | None) -> str:
             f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
         )
     return f"{value:.3f}"
+
+
+def undefined(metrics: Mapping[str, Any] | None, key: str) -> bool:
+    """Whether a test was made and told no such figure: noise can leave counts that nothing divides."""
+    return bool(metrics) and key in (metrics or {}) and (metrics or {})[key] is None
+
+
+def tested_texts(metrics: Mapping[str, Any], form: str) -> list[str]:
+    """The main figures of a test in words, in the format `form`; if none is defined, that and why."""
+    found = [f"{key} {metrics[key]:{form}}" for key in _TESTED if metrics.get(key) is not None]
+    absent = [key for key in _TESTED if undefined(metrics, key)]
+    if not found and absent:
+        return [f"{absent[0]} {NOT_DEFINED} (noise outweighs the counts)"]
+    return found
 
 
 def epsilon_text(value: float | None) -> str:

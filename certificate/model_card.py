@@ -14,6 +14,7 @@ from typing import Any
 
 from ..job import Job
 from ..learning.export import usage
+from ..quantities import NOT_DEFINED, WHY_NOT_DEFINED, undefined
 from .form import Certificate
 from .issue import figures_of
 
@@ -21,6 +22,7 @@ Json = Mapping[str, Any]
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _PIPELINES = {"text-classification": "text-classification", "causal-lm": "text-generation"}
+_MAIN = ("accuracy", "perplexity")
 _NAMED = ("accuracy", "f1", "precision", "recall", "roc_auc", "perplexity", "loss")
 
 
@@ -156,14 +158,20 @@ def _measured(job: Job, result: Json) -> str:
 
 
 def _table(title: str, metrics: Json, initial: Json) -> str:
-    figures, before = figures_of(metrics), figures_of(initial)
-    shown = [name for name in (*_NAMED, "examples", "tokens") if name in figures]
+    figures = figures_of(metrics)
+    drowned = [name for name in _MAIN if undefined(metrics, name) or undefined(initial, name)]
+    listed = (*_NAMED, "examples", "tokens")
+    shown = [name for name in listed if name in figures or name in drowned]
     if not shown:
         return ""
-    rows = [
-        f"| {name} | {_number(before.get(name))} | {_number(figures[name])} |" for name in shown
-    ]
-    return "\n".join([f"| {title} | before training | after |", "|---|---|---|", *rows])
+    rows = [f"| {name} | {_cell(initial, name)} | {_cell(metrics, name)} |" for name in shown]
+    notes = ["", WHY_NOT_DEFINED] if drowned else []
+    return "\n".join([f"| {title} | before training | after |", "|---|---|---|", *rows, *notes])
+
+
+def _cell(metrics: Json, name: str) -> str:
+    value = figures_of(metrics).get(name)
+    return NOT_DEFINED if undefined(metrics, name) else _number(value)
 
 
 def _privacy(job: Job, result: Json) -> str:

@@ -120,9 +120,11 @@ class PrivateCounts:
         loss = max(0, self.loss) * loss_cap(classes) / LOSS_STEPS
         if classes == 1:
             mean = loss / examples if examples else None
+            # Noise can leave few of many examples, and so a mean beyond any.
+            usable = mean is not None and mean < math.log(np.finfo(np.float64).max)
             return {
                 "loss": mean,
-                "perplexity": math.exp(mean) if mean is not None else None,
+                "perplexity": math.exp(mean) if mean is not None and usable else None,
                 "tokens": None,
                 "examples": round(examples),
             }

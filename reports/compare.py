@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..errors import UmbelError
 from ..quantities import duration_text, epsilon_text, metric_text, short, size_text
-from .events import number
+from .events import figure_text, number
 from .run import RunRecord
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _outcome(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
         table.add_row(
             name,
             Text(
-                metric_text(metric.key, score) + (" (exact)" if record.exact else ""),
+                figure_text(record.final, metric.key) + (" (exact)" if record.exact else ""),
                 style="bold cyan" if leads else "",
             ),
             Text(spent if record.private else "no privacy"),
@@ -155,7 +155,10 @@ def _curves(records: Sequence[RunRecord], titles: Sequence[str]) -> Figure:
         text = f"{short(title, 26)} {metric_text(metric.key, known[-1])}"
         ends.append(canvas.End(float(known[-1]), text, colour))
     if not seen:
-        raise UmbelError("None of these runs has been tested yet, so there is nothing to draw.")
+        raise UmbelError(
+            f"None of these runs has a figure to draw ({metric.label.lower()}): they have not been "
+            "tested yet, or noise outweighs their counts."
+        )
     canvas.dress(axes)
     round_axis(axes, last)
     metric_axis(axes, metric, seen)

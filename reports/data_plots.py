@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from ..quantities import count_text, short
+from ..quantities import count_text, short, undefined
 from . import canvas
 from .canvas import ACCENT, GREY, INK, PALETTE
 from .events import Partition
@@ -212,6 +212,8 @@ def _heat(partition: Partition, subtitle: str) -> Figure:
 
 def draw_confusion(record: RunRecord) -> Figure | None:
     """Rows are true classes and sum to 100 %."""
+    if undefined(record.final, record.metric.key):
+        return None
     try:
         counts = np.array(record.final.get("confusion") or [], dtype=float)
     except ValueError:

@@ -14,7 +14,9 @@ def kept_line(kept: Json) -> str:
     """`kept` as in result.json and in the event of this name."""
     value = number(kept, "value")
     if value is None:
-        return f"The last model, after round {kept['round']}, is the result."
+        asked = kept.get("metric")
+        why = f": {asked} was not defined in any test ({kept['on']})" if asked else ""
+        return f"The last model, after round {kept['round']}, is the result{why}."
     figure = f"{kept['metric']} {metric_text(str(kept['metric']), value)}"
     return (
         f"The model after round {kept['round']} is the result, the best by {figure} ({kept['on']})."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFolderError
+from ..quantities import NOT_DEFINED, metric_text, undefined
 
 Json = dict[str, Any]
 
@@ -20,6 +21,11 @@ def number(values: Mapping[str, Any] | None, key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
     return float(value)
+
+
+def figure_text(values: Mapping[str, Any] | None, key: str) -> str:
+    """`values[key]` as people read it; of a test whose counts leave it undefined, that it is."""
+    return NOT_DEFINED if undefined(values, key) else metric_text(key, number(values, key))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from ..quantities import (
     epsilon_text,
     metric_text,
     size_text,
+    undefined,
 )
-from .events import Json, number
+from .events import Json, figure_text, number
 from .fragments import bar, image, table, tile
 from .run import RunRecord
-from .standings import EXACT, alone_median, noised_text, standings
+from .standings import EXACT, alone_median, noised_text, standings, undefined_line
 from .stylesheet import CSS
 from .tables import encryption_line, is_encrypted
 
@@ -85,15 +86,16 @@ def _page(record: RunRecord, images: dict[str, str]) -> str:
 
 def _head(record: RunRecord) -> str:
     metric = record.metric
-    final, before = number(record.final, metric.key), number(record.before, metric.key)
     alone, pooled = alone_median(record), number(record.pooled, metric.key)
     tiles = []
-    if final is not None:
-        more = "" if before is None else f"{metric_text(metric.key, before)} before training"
+    if record.final:
+        before = figure_text(record.before, metric.key)
+        more = f"{before} before training" if record.before else ""
         if record.exact:
             seen = f"exact; a server sees {noised_text(record)}"
             more = f"{seen} · {more}" if more else seen
-        tiles.append(tile(f"{metric.label}, federated", metric_text(metric.key, final), more))
+        text = figure_text(record.final, metric.key)
+        tiles.append(tile(f"{metric.label}, federated", text, more))
     if alone is not None:
         text = metric_text(metric.key, alone)
         tiles.append(tile("Each site alone", text, f"median of {len(record.local_only):,}"))
@@ -190,11 +192,12 @@ def _results(record: RunRecord) -> str:
     headings = ("Model", f"{metric.label} on all held-out records", "On own records", "ε")
     listed = table(headings, cells, words=2, classes=[row.kind for row in rows])
     direction = "" if metric.higher_is_better else " Lower is better."
+    notes = [EXACT if record.exact else "", undefined_line(record)]
     return (
         f"<h2>Alone, federated, pooled</h2>{listed}"
         '<p class="note">Own records: the held-out records of one site; for the federated model, '
         f"median and range over sites.{direction}</p>"
-        + (f'<p class="note">{escape(EXACT)}</p>' if record.exact else "")
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
@@ -265,6 +268,8 @@ def _data(record: RunRecord, images: dict[str, str]) -> str:
 def _classes(record: RunRecord, images: dict[str, str]) -> str:
     per_class = record.final.get("per_class")
     picture = images.get("confusion", "")
+    if undefined(record.final, record.metric.key):
+        return ""
     if not isinstance(per_class, dict) or not per_class:
         return picture and f"<h2>Classes</h2>{picture}"
     keys = ("precision", "recall", "f1", "support")
@@ -278,10 +283,11 @@ def _classes(record: RunRecord, images: dict[str, str]) -> str:
         if (value := number(record.final, key)) is not None
     ]
     listed = table(("Class", "Precision", "Recall", "F1", "Records"), rows)
+    more = f" {', '.join(others)}." if others else ""
     return (
         f"<h2>Classes</h2>{listed}"
         f'<p class="note">Federated model on all held-out records'
-        f"{' (exact figures)' if record.exact else ''}. {', '.join(others)}.</p>"
+        f"{' (exact figures)' if record.exact else ''}.{more}</p>"
         f"{picture}"
     )
 
@@ -319,14 +325,14 @@ def _rounds(record: RunRecord) -> str:
     if not record.rounds:
         return ""
     metric = record.metric
-    tested = {test.round: number(test.metrics, metric.key) for test in record.evaluations}
+    tested = {test.round: test.metrics for test in record.evaluations}
     rows = [
         (
             f"{entry.number}" + (f" (attempt {entry.attempt})" if entry.attempt > 1 else ""),
             count_text(len(entry.clients)),
             count_text(len(entry.failed)),
             _decimal(entry.loss, 3),
-            metric_text(metric.key, tested.get(entry.number)),
+            figure_text(tested.get(entry.number), metric.key),
             epsilon_text(max(entry.epsilon.values(), default=None)),
             size_text(entry.bytes_up),
             size_text(entry.bytes_down),

@@ -19,6 +19,7 @@ from rich.progress import (
     Progress as Bar,
 )
 
+from ..quantities import tested_texts
 from .decisions import decision_line
 
 _STAGES = {
@@ -92,13 +93,14 @@ class Progress:
         elif event["event"] == "evaluation":
             self._say(" · ".join(self._figures(event)))
         elif event["event"] == "holdout":
-            named = [f"round {event['round']:>3}", "public hold-out", *_metrics(event)]
+            figures = tested_texts(event["metrics"], ".3f")
+            named = [f"round {event['round']:>3}", "public hold-out", *figures]
             self._say(" · ".join(named))
         elif event["event"] in ("ended", "kept"):
             self._say(decision_line(event))
 
     def _figures(self, event: dict[str, Any]) -> list[str]:
-        figures = [f"round {event['round']:>3}", *_metrics(event)]
+        figures = [f"round {event['round']:>3}", *tested_texts(event["metrics"], ".3f")]
         if self._round.get("epsilon"):
             figures.append(f"epsilon {max(self._round['epsilon'].values()):.2f}")
         if self._round:
@@ -108,8 +110,3 @@ class Progress:
     def _say(self, text: str) -> None:
         stamp = f"{time.monotonic() - self._begun:6.1f} s  " if self._bar.disable else ""
         self._console.print(f"{stamp}{text}", soft_wrap=True, markup=False)
-
-
-def _metrics(event: dict[str, Any]) -> list[str]:
-    found = ((name, event["metrics"].get(name)) for name in ("accuracy", "perplexity", "loss"))
-    return [f"{name} {value:.3f}" for name, value in found if value is not None]

@@ -6,8 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..quantities import epsilon_text, metric_text, spread_text
-from .events import Json, number
+from ..quantities import WHY_NOT_DEFINED, epsilon_text, metric_text, spread_text, undefined
+from .events import Json, figure_text, number
 from .run import RunRecord
 
 INDIVIDUAL = 12
@@ -38,17 +38,18 @@ def standings(record: RunRecord) -> list[Standing]:
 
     rows = []
     before = number(record.before, key)
-    if before is not None:
+    if record.before:
         own = spread_text((number(m, key) for m in record.client_before.values()), text)
-        rows.append(Standing("before training", "before", before, text(before), own, "–"))
+        shown = figure_text(record.before, key)
+        rows.append(Standing("before training", "before", before, shown, own, "–"))
     rows += _alone(record)
     final = number(record.final, key)
-    if final is not None or record.client_final:
+    if record.final or record.client_final:
         own = spread_text((number(m, key) for m in record.client_final.values()), text)
         spent = _largest_epsilon(record)
-        rows.append(Standing("federated", "federated", final, text(final), own, spent))
-        seen = number(record.seen, key)
-        if record.exact and seen is not None:
+        shown = figure_text(record.final, key)
+        rows.append(Standing("federated", "federated", final, shown, own, spent))
+        if record.exact and record.seen:
             rows.append(
                 Standing("  as a server sees it", "seen", None, noised_text(record), "–", "")
             )
@@ -78,11 +79,18 @@ EXACT = (
 )
 
 
+def undefined_line(record: RunRecord) -> str:
+    """Why a main figure that is shown is not defined; empty if all are."""
+    shown = [record.before, record.final, *([record.seen] if record.exact else [])]
+    drowned = record.private and any(undefined(found, record.metric.key) for found in shown)
+    return WHY_NOT_DEFINED if drowned else ""
+
+
 def noised_text(record: RunRecord) -> str:
     """The main figure as a server sees it, with its noise as one standard deviation."""
     key = record.metric.key
-    text = metric_text(key, number(record.seen, key))
-    if key != "accuracy" or record.blur is None:
+    text = figure_text(record.seen, key)
+    if key != "accuracy" or record.blur is None or undefined(record.seen, key):
         return text
     return f"{text} ± {metric_text(key, record.blur)}"
 

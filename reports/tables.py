@@ -28,9 +28,17 @@ from ..quantities import (
     size_text,
     spread_text,
 )
-from .events import number
+from .events import figure_text, number
 from .run import RunRecord
-from .standings import EXACT, INDIVIDUAL, Standing, noised_text, own_metrics, standings
+from .standings import (
+    EXACT,
+    INDIVIDUAL,
+    Standing,
+    noised_text,
+    own_metrics,
+    standings,
+    undefined_line,
+)
 
 _BAR_CELLS = 12
 _STYLES = {
@@ -52,8 +60,9 @@ def result_table(record: RunRecord) -> RenderableType:
     )
     language = record.metric.key == "perplexity"
     table = _perplexity_table(record) if language else _accuracy_table(record)
-    exact = [Text(f"{EXACT}\n", style="dim")] if record.exact else []
-    parts: list[RenderableType] = [Text(), title, table, *exact, _facts(_costs(record))]
+    said = [EXACT if record.exact else "", undefined_line(record)]
+    notes = [Text(f"{note}\n", style="dim") for note in said if note]
+    parts: list[RenderableType] = [Text(), title, table, *notes, _facts(_costs(record))]
     if record.private and record.reproducible:
         parts.append(
             Text(
@@ -139,8 +148,8 @@ def _perplexity_table(record: RunRecord) -> Table:
     lone = spread_text((number(m, "perplexity") for m in alone.values()), text)
     add(
         "all sites together",
-        text(number(record.before, "perplexity")),
-        text(number(record.final, "perplexity")),
+        figure_text(record.before, "perplexity"),
+        figure_text(record.final, "perplexity"),
         lone,
         epsilon_text(largest) if record.private else "no privacy",
         "bold cyan",
@@ -149,7 +158,7 @@ def _perplexity_table(record: RunRecord) -> Table:
         add("  as a server sees it", "", noised_text(record), "", "", "dim")
     pooled = number(record.pooled, "perplexity")
     if pooled is not None:
-        start = text(number(record.before, "perplexity"))
+        start = figure_text(record.before, "perplexity")
         add("pooled (yardstick)", start, text(pooled), "", "no privacy", "dim")
     return table
 

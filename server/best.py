@@ -69,7 +69,9 @@ def settle(run: Run) -> None:
             run.arrays = kept
         run.kept = Kept(best.round, early, choice.on, choice.metric, best.value)
     else:
-        run.kept = Kept(run.round, early, choice.on)
+        # A metric without a value: the best was asked for, and no test told which it is.
+        metric = choice.metric if job.evaluation.keep == "best" else None
+        run.kept = Kept(run.round, early, choice.on, metric)
     run.tell({"event": "kept", **vars(run.kept)})
 
 

@@ -83,7 +83,8 @@ class Choice:
         return len(self._worse)
 
     def _weigh(self, round_: int, model: str, value: float | None) -> None:
-        # A figure that is missing or no number is that of a model gone wrong: it is never the best.
+        # A figure that is missing or no number is that of a model gone wrong, or of counts that noise
+        # outweighs: such a model is never the best.
         if value is not None and math.isfinite(value) and self._beats(value):
             self.best = Candidate(round_, model, float(value))
             self._worse = set()

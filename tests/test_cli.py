@@ -41,6 +41,11 @@ def tiny_bert(tiny):
     return tiny("bert")
 
 
+def shown(out):
+    """What stands on a terminal, in one line."""
+    return " ".join(out.split())
+
+
 def write(path, text, encoding="utf-8"):
     path.write_bytes(text.encode(encoding))
     return path
@@ -51,7 +56,9 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert status == 0, err
     result = json.loads((tmp_path / "first" / "result.json").read_text())
     assert result["privacy"]["epsilon"] <= 8
-    assert f"{result['metrics']['accuracy']:.1%}" in out
+    # Noise may outweigh the counts of so few records: then no accuracy is seen, and that is shown.
+    seen = result["metrics"]["accuracy"]
+    assert f"as a server sees it {'not defined' if seen is None else f'{seen:.1%}'}" in shown(out)
     assert (tmp_path / "first" / "report.html").stat().st_size > 10_000
     assert {p.name for p in (tmp_path / "first" / "plots").iterdir()} == {
         "confusion.png", "epsilon.png", "learning-curve.png", "partition.png",

@@ -3,12 +3,15 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
 from umbel.certificate.form import FILE, Certificate
 from umbel.certificate.model_card import model_card
 from umbel.job import Job
+from umbel.learning.private_counts import PrivateCounts
+from umbel.quantities import WHY_NOT_DEFINED
 from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
 
@@ -110,6 +113,17 @@ def test_without_a_certificate_or_a_test_it_says_so(run, parts):
     assert card.data.eval_results is None
     assert "It was not tested" in card.text
     assert "There is none" in card.text
+
+
+def test_a_figure_that_noise_left_undefined_is_called_so(run, parts):
+    plan, result, _ = parts
+    result["initial"] = PrivateCounts(np.array([[1, -9], [2, 4]]), -7).metrics(run.job.data.labels)
+    result["metrics"] = result["initial"] | {"examples": None}  # as if clients were hidden whole
+    card = ModelCard(model_card(run.job, plan, result, None))
+    assert "| accuracy | not defined | not defined |" in card.text
+    assert WHY_NOT_DEFINED in card.text
+    assert "It was not tested" not in card.text
+    assert "accuracy" not in {found.metric_type for found in card.data.eval_results or []}
 
 
 def test_labels_cannot_break_out_of_the_card(run, parts):
