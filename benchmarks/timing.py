@@ -20,8 +20,9 @@ from umbel.client.account import Account
 from umbel.client.agent import Agent
 from umbel.client.budget import Budget
 from umbel.client.policy import Policy
-from umbel.client.timing import Clock, SystemClock, Timing
+from umbel.client.timing import Timing
 from umbel.client.work import WorkHere, Workplace
+from umbel.clock import Clock, SystemClock
 from umbel.flower import stamp, take_server_identity
 from umbel.job import Job
 from umbel.learning.loading import load_learner

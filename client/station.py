@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..clock import Clock, SystemClock
 from ..consortium import check_job_signature
 from ..durable import write_durably
 from ..errors import BudgetExceeded, MessageError, PlanRefused
@@ -36,7 +37,7 @@ from .data import DataSource
 from .home import Home
 from .policy import NotYet, Policy
 from .secure import TRIPS, short_trip
-from .timing import Clock, SystemClock, Timing
+from .timing import Timing
 from .worker import Setup
 
 if TYPE_CHECKING:

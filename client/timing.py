@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
+from ..clock import Clock
 from ..job import Job
 from ..learning.pace import Pace
 from ..privacy.sizes import SIZE_EPSILON
@@ -40,26 +39,6 @@ _READ = 0.002
 _UNKNOWN = 1000
 """Held-out records where no size is published: a span is as long as so many take."""
 _log = logging.getLogger(__name__)
-
-
-class Clock(Protocol):
-    """A clock to wait by; a test moves its own."""
-
-    def now(self) -> float:
-        """Seconds since any moment in the past; never less than before."""
-        ...
-
-    def wait_until(self, moment: float) -> None: ...
-
-
-class SystemClock:
-    """This machine's."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def wait_until(self, moment: float) -> None:
-        time.sleep(max(0.0, moment - self.now()))
 
 
 @dataclass(frozen=True)
