@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 
 from .. import __version__
+from ..clock import Clock, SystemClock
 from ..errors import UmbelError
 from ..messages import ASSIGNMENT, REFUSED, SECAGG, Assignment, packed, payload_bytes
 
@@ -40,6 +41,7 @@ class Exchange:
         deadline: float,
         check: Check = lambda _: None,
         on_reply: Callable[[int, int], None] = lambda done, total: None,
+        clock: Clock | None = None,
     ) -> None:
         self.answered: list[str] = []
         self.failed: dict[str, str] = {}
@@ -48,7 +50,8 @@ class Exchange:
         self.refused = 0
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
-        self._end = time.monotonic() + deadline
+        self._clock = clock or SystemClock()
+        self._end = self._clock.now() + deadline
         outgoing = list(messages)
         self.bytes_down = sum(payload_bytes(message.content) for message in outgoing)
         ids = list(grid.push_messages(outgoing))
@@ -59,7 +62,7 @@ class Exchange:
         self._total = len(ids)
 
     def __iter__(self) -> Iterator[Message]:
-        while self._waiting and time.monotonic() < self._end:
+        while self._waiting and self._clock.now() < self._end:
             nothing = True
             # One at a time where the grid can: a reply may be as large as the model.
             for reply in self._grid.pull_messages(list(self._waiting)):
@@ -70,7 +73,7 @@ class Exchange:
                     yield reply
                 del reply
             if nothing and self._waiting:
-                time.sleep(_POLL_SECONDS)
+                self._clock.wait_until(self._clock.now() + _POLL_SECONDS)
         for name in self._waiting.values():
             self.failed[name] = "no answer before the deadline"
 
@@ -124,6 +127,7 @@ def ask(
         deadline or run.plan.job.cohort.deadline,
         check,
         lambda done, _: run.listener.advanced(done),
+        run.clock,
     )
 
 

@@ -84,7 +84,8 @@ def prepare(run: Run) -> None:
     While too few are ready, those that did not answer are asked again, as long as the run has
     patience: after a fault a node may seem connected for a while before it really is.
     """
-    begun = time.monotonic()
+    begun, clock = time.monotonic(), run.clock
+    until = clock.now() + run.patience
     known = run.names
     waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
     labels = dict(waiting)
@@ -97,11 +98,11 @@ def prepare(run: Run) -> None:
         # Who refuses would do so again.
         again = [n for n in exchange.failed if exchange.codes.get(n) != REFUSED]
         waiting = {node: label for node, label in waiting.items() if label in again}
-        left = begun + run.patience - time.monotonic()
+        left = until - clock.now()
         needed = run.plan.minimum - len(run.nodes)
         if needed <= 0 or needed > len(waiting) or left <= 0 or run.should_stop():
             break
-        time.sleep(min(left, _AGAIN_SECONDS))
+        clock.wait_until(clock.now() + min(left, _AGAIN_SECONDS))
         nodes = {label: node for node, label in waiting.items()}
         connected(run.grid, nodes, needed, left, run.should_stop)
     ready = {labels[node] for node in run.nodes.values()}

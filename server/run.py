@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..clock import Clock, SystemClock
 from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan import Plan
@@ -57,6 +58,8 @@ class Run:
     round: int = 0
     listener: Listener = field(default_factory=Silent)
     should_stop: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=SystemClock)
+    """What answers, and clients that are not connected, are waited for by."""
     patience: float = 0.0
     """Seconds to wait for clients that are not connected, where too few are."""
     signature: str = ""

@@ -1,6 +1,5 @@
 """A whole federation in this process, and a network between that a test can disturb."""
 
-import time
 from collections import Counter
 
 import pytest
@@ -84,6 +83,18 @@ def federation_of():
     return lambda job: build(job.to_json())
 
 
+class Clock:
+    """A clock that nothing but waiting moves: deadlines pass where nothing arrives any more."""
+
+    time = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait_until(self, moment):
+        self.time = max(self.time, moment)
+
+
 @pytest.fixture
 def start_run(federation_of, faulty_grid, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
@@ -112,25 +123,10 @@ def start_run(federation_of, faulty_grid, tmp_path):
             folder = RunFolder.open(path)
         else:
             folder = RunFolder.create(path, federation.job)
-        run = Run(identity, plan, grid, strategy, folder, initial)
+        run = Run(identity, plan, grid, strategy, folder, initial, clock=Clock())
         if job.encrypted:
             names = [share.name for share in federation.shares]
             run.sums = SecureSums(found(owners, names, job.encryption))
         return run
 
     return start
-
-
-@pytest.fixture
-def seconds():
-    """How long a block took."""
-
-    class Stopwatch:
-        def __enter__(self):
-            self.begun = time.monotonic()
-            return self
-
-        def __exit__(self, *error):
-            self.taken = time.monotonic() - self.begun
-
-    return Stopwatch

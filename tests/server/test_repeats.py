@@ -74,7 +74,7 @@ def at(kind, times=1, node=PRESS, lose=True):
 def test_a_lost_answer_is_asked_for_again_in_the_same_slot(kind, start_run, private):
     """Three of four would do for the sum; this job wants all."""
     job = private(
-        cohort={"minimum": 4, "deadline": 2.0}, encryption={"deadline": 2.0, "colluders": 0.45}
+        cohort={"minimum": 4, "deadline": 20.0}, encryption={"deadline": 20.0, "colluders": 0.45}
     )
     run = start_run(job, at(kind), reproducible=False)
     run_rounds(run)
