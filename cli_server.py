@@ -15,6 +15,7 @@ from .errors import ConsortiumError
 
 if TYPE_CHECKING:
     from .server.consortium import Consortium
+    from .server.store import Store
 
 Folder = Annotated[
     Path | None,
@@ -88,10 +89,12 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
 
     from .server.store import Store
 
-    rows = Store(_consortium(consortium).database).runs()
+    store = Store(_consortium(consortium).database)
+    rows = store.runs()
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
+    _print_notes(store)
     for row in rows:
         print(
             f"{row.name:<40} {row.status:<9} round {row.round} of {row.rounds}  {row.created[:19]}"
@@ -112,8 +115,10 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     row = store.run(name)
     events = [event for _, _, event in store.events(row.name)]
     if as_json:
-        print(json.dumps({**asdict(row), "events": events}, indent=2))
+        notes = {what: text for what, (_, text) in store.notes().items()}
+        print(json.dumps({**asdict(row), "server": notes, "events": events}, indent=2))
         return
+    _print_notes(store)
     print(f"{row.name}: {row.status}, round {row.round} of {row.rounds}")
     if row.reason:
         print(row.reason)
@@ -174,6 +179,12 @@ def resume(name: RunName, consortium: Folder = None) -> None:
     print(
         f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it."
     )
+
+
+def _print_notes(store: Store) -> None:
+    """What is wrong with the server at the moment."""
+    for what, (when, text) in store.notes().items():
+        print(f"Server, {what} (since {when[:19]}): {text}")
 
 
 def _consortium(path: Path | None) -> Consortium:

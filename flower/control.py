@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,15 @@ if TYPE_CHECKING:
     from .link import Link
 
 
+@dataclass(frozen=True)
+class Registered:
+    """A node that may connect, by its public key (PEM), under the name that it was registered with."""
+
+    public_key: bytes
+    node_id: int
+    name: str
+
+
 class Control:
     """What the operator's processes ask of the SuperLink. Raises ``DeploymentError``."""
 
@@ -20,6 +32,7 @@ class Control:
         from flwr.supercore.control.control_http_client import ControlHttpClient
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+        self._database = link.database
         self._client = ControlHttpClient.from_server_address(
             server_address=link.local_address,
             insecure=False,
@@ -51,9 +64,11 @@ class Control:
         from flwr.proto.control_pb2 import RegisterNodeRequest
 
         if public_key not in self.nodes():
+            self._forget(public_key)
             self._call("RegisterNode", RegisterNodeRequest(public_key=public_key, name=name))
 
     def unregister(self, public_key: bytes) -> None:
+        """Let it connect no longer; one that does not anyway stays so."""
         from flwr.proto.control_pb2 import UnregisterNodeRequest
 
         node = self.nodes().get(public_key)
@@ -61,11 +76,34 @@ class Control:
             self._call("UnregisterNode", UnregisterNodeRequest(node_id=node))
 
     def nodes(self) -> dict[bytes, int]:
-        """Registered public keys and their node ids."""
+        """Public keys that are let in, and their node ids."""
+        return {node.public_key: node.node_id for node in self.registered()}
+
+    def registered(self) -> list[Registered]:
+        """The nodes that are let in; Flower lists those that were removed, too."""
         from flwr.proto.control_pb2 import ListNodesRequest
+        from flwr.supercore.constant import NodeStatus
 
         found = self._call("ListNodes", ListNodesRequest()).nodes_info
-        return {bytes(node.public_key): int(node.node_id) for node in found}
+        return [
+            Registered(bytes(node.public_key), int(node.node_id), str(node.name))
+            for node in found
+            if node.status != NodeStatus.UNREGISTERED
+        ]
+
+    def _forget(self, public_key: bytes) -> None:
+        """Delete the row of a node that was removed: Flower never takes its key again while it is there."""
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self._database, timeout=30)) as database,
+                database,
+            ):
+                database.execute(
+                    "DELETE FROM node WHERE public_key = ? AND status = 'unregistered'",
+                    (public_key,),
+                )
+        except sqlite3.Error as error:
+            raise DeploymentError(f"{self._database} cannot be used: {error}") from None
 
     def _call(self, name: str, request: Any) -> Any:
         import httpx

@@ -196,6 +196,22 @@ class Consortium:
         roster = self.current_roster()
         return [self._member(entry.name) for entry in roster.members] if roster else []
 
+    def node_keys(self) -> tuple[dict[bytes, str], dict[str, str]]:
+        """The members' names by the keys of their nodes; and by name why a key cannot be read."""
+        roster = self.current_roster()
+        keys, unreadable = {}, {}
+        for entry in roster.members if roster else ():
+            try:
+                keys[self._member(entry.name).node_key.encode()] = entry.name
+            except ConsortiumError as error:
+                unreadable[entry.name] = str(error)
+        return keys, unreadable
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest roster; 0 before the first admission."""
+        return max(self._epochs(), default=0)
+
     def roster(self) -> bytes | None:
         """The newest ``SignedRoster``; None before the first admission."""
         epochs = self._epochs()

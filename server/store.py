@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs(name),
     time TEXT NOT NULL, event TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS notes (what TEXT PRIMARY KEY, time TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_run ON events(run, number);
 """
 
@@ -127,6 +128,19 @@ class Store:
                 (name, after),
             ).fetchall()
         return [(number, when, json.loads(event)) for number, when, event in rows]
+
+    def note(self, what: str, text: str) -> None:
+        """Say what is wrong with the server at the moment; an empty text takes it back."""
+        with self._open() as database:
+            database.execute("DELETE FROM notes WHERE what = ?", (what,))
+            if text:
+                database.execute("INSERT INTO notes VALUES (?, ?, ?)", (what, _now(), text))
+
+    def notes(self) -> dict[str, tuple[str, str]]:
+        """What is wrong with the server, by what it is about: since when, and the text."""
+        with self._open() as database:
+            rows = database.execute("SELECT what, time, text FROM notes ORDER BY what").fetchall()
+        return {what: (when, text) for what, when, text in rows}
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 
-from ..errors import DeploymentError
+from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
 from ..processes import alone, child_environment, end, free_port, new_secret
 from .consortium import Consortium
 from .coordinator import Task
+from .registry import Registry
 from .store import RunRow, Store
 
 _TICK_SECONDS = 0.3
@@ -55,7 +56,9 @@ class Supervisor:
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._coordinator: tuple[str, int, subprocess.Popen[bytes]] | None = None
-        self._registered: frozenset[str] = frozenset()
+        self._registry = Registry(
+            consortium, lambda: Control(self._link), lambda text: self._note("members", text)
+        )
         self._crashes: dict[str, int] = {}
 
     def stop(self) -> None:
@@ -71,18 +74,21 @@ class Supervisor:
             new_secret(self._link.secret)
             _check_port(self._link.host, self._link.port)
             told = ""
+            for what in self._store.notes():
+                self._store.note(what, "")
             try:
                 while not self._stopping:
                     if self._process is None or self._process.poll() is not None:
                         self._start_link()
+                    self._registry.settle()
                     try:
-                        self._register()
                         self._lead()
-                        told = ""
-                    except DeploymentError as error:
-                        if told != str(error):
-                            told = str(error)
-                            _log.warning("%s", told)
+                        trouble = ""
+                    except UmbelError as error:
+                        trouble = str(error)
+                    if told != trouble:
+                        told = trouble
+                        self._note("runs", told)
                     time.sleep(_TICK_SECONDS)
             finally:
                 self._end()
@@ -122,7 +128,7 @@ class Supervisor:
                     f"The SuperLink does not start. See {self._consortium.path / 'link.log'}"
                 )
             time.sleep(0.1)
-        self._registered = frozenset()
+        self._registry.forget()
         card = self._consortium.card
         _log.info(
             "%s serves on port %d; data owners need: %s",
@@ -131,19 +137,11 @@ class Supervisor:
             self._consortium.path / "consortium.json",
         )
 
-    def _register(self) -> None:
-        """Let the members' nodes in, and those of removed members no longer."""
-        members = {member.node_key: member.name for member in self._consortium.members()}
-        if frozenset(members) == self._registered:
-            return
-        with contextlib.closing(Control(self._link)) as control:
-            for key in control.nodes():
-                if key.decode() not in members:
-                    control.unregister(key)
-            for pem, name in members.items():
-                control.register(pem.encode(), name)
-        self._registered = frozenset(members)
-        _log.info("members: %s", ", ".join(sorted(members.values())) or "none yet")
+    def _note(self, what: str, text: str) -> None:
+        """For the log and for `umbel status`; an empty text: nothing is wrong any more."""
+        self._store.note(what, text)
+        if text:
+            _log.warning("%s: %s", what, text)
 
     def _lead(self) -> None:
         """One run at a time: an owner's machine trains for one job at once anyway."""
@@ -167,7 +165,7 @@ class Supervisor:
         with contextlib.closing(Control(self._link)) as control:
             flower_run = control.start_run()
             known = control.nodes()
-        names = {member.node_key.encode(): member.name for member in self._consortium.members()}
+        names, _ = self._consortium.node_keys()
         nodes = {names[key]: node for key, node in known.items() if key in names}
         task = Task(
             str(self._consortium.path.resolve()),
