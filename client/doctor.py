@@ -126,14 +126,16 @@ class _Examination:
 
     def data(self) -> Iterator[Finding]:
         from ..learning.columns import check_columns
-        from ..learning.encoding import check_utf8
+        from ..learning.encoding import UTF8_FILES, check_utf8
         from ..learning.header import column_names
+        from ..learning.signatures import refuse_other_kinds
 
         home, given = self.home, self.home.settings.data
         for path in (home.data, home.test_data):
             if path is None:
                 continue
-            if path.is_file() and path.suffix.lower() != ".parquet":
+            refuse_other_kinds(path)
+            if path.is_file() and path.suffix.lower() in UTF8_FILES:
                 check_utf8(path)
             found = column_names(path)
             yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")

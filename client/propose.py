@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from ..learning.columns import check_columns
 from ..learning.data import label_name, sort_names
+from ..learning.encoding import UTF8_FILES, check_utf8
 from ..learning.header import column_names
+from ..learning.signatures import refuse_other_kinds
 from ..learning.tables import read_table
 from .settings import DataSettings
 
@@ -30,6 +32,8 @@ class Proposal:
     records: int
     classes: dict[str, int]
     """Records of each value of the label column, also of those that are not declared."""
+    left_out: dict[str, int]
+    """Records that no job would get, by reason; one may have two reasons."""
 
     def table(self) -> Table:
         """For the owner's eyes: nothing of it leaves this machine but what is declared."""
@@ -47,9 +51,12 @@ class Proposal:
         )
         rows = {
             "file": f"{declared.path} ({self.records:,} records)",
+            "left out": ", ".join(f"{n:,} ({why})" for why, n in self.left_out.items() if n)
+            or "none of them",
             "its columns": ", ".join(self.columns),
             "text_column": declared.text_column,
-            "label_column": declared.label_column or "none: no job may learn classes",
+            "label_column": declared.label_column
+            or "none: no job may learn classes (--label-column names one)",
             "labels": labels or "none",
             "group_column": declared.group_column or "none: each record stands for itself",
             "unit": declared.unit,
@@ -69,34 +76,52 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     classes are.
     """
     given = {key: value for key, value in given.items() if value not in (None, [])}
+    for file in filter(None, (data, test_data)):
+        if not file.exists():
+            raise DataError(f"There is no data file {file}. Check the path.")
+        # An agent leaves out what it cannot read, in silence: so its owner is told now.
+        refuse_other_kinds(file)
+        if file.suffix.lower() in UTF8_FILES:
+            check_utf8(file)
     columns = column_names(data)
     wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
     for file in (data, test_data):
         if file is not None:
             check_columns(str(file), wanted[:2], column_names(file))
     check_columns(str(data), wanted, columns)
-    text = given.get("text_column") or _text_column(data, columns)
-    label = given.get("label_column") or ("label" if "label" in columns else None)
+    label = given.get("label_column") or _called("label", columns)
+    text = given.get("text_column") or _text_column(data, [c for c in columns if c != label])
     if label is None and "labels" in given:
         raise DataError(f"{data} has no column 'label'. Say which one holds the class.")
     others = [label] if label else []
     found = read_table(data, text, others, lenient=True)
-    values = [label_name(v) for v in found.columns[label] if v] if label else []
-    classes = dict(Counter(value for value in values if value))
+    if not len(found):
+        raise DataError(f"{data} has no rows. Name the file that holds the records.")
+    names = [label_name(value or "") for value in found.columns[label]] if label else []
+    classes = dict(Counter(name for name in names if name))
     if label and "labels" not in given:
         given["labels"] = _classes(data, label, classes)
+    left_out = {
+        "empty or unreadable text": sum(not (t or "").strip() for t in found.columns[text]),
+        "no class": sum(not name for name in names),
+        "another class": sum(
+            bool(name) and name not in {label_name(one) for one in given.get("labels", [])}
+            for name in names
+        ),
+    }
     paths = {"path": str(data.resolve())}
     if test_data is not None:
         paths["test_path"] = str(test_data.resolve())
     values_ = {**given, **paths, "text_column": text, "label_column": label}
     declared = DataSettings.build(values_, "What is declared of the data")
-    return Proposal(declared, tuple(columns), len(found), classes)
+    return Proposal(declared, tuple(columns), len(found), classes, left_out)
 
 
 def _text_column(data: Path, columns: list[str]) -> str:
-    """The column called "text", or the one with the longest values."""
-    if "text" in columns:
-        return "text"
+    """The column called "text", in any case, or the one with the longest values."""
+    named = _called("text", columns)
+    if named is not None:
+        return named
 
     def length(name: str) -> int:
         return sum(len(value or "") for value in read_table(data, name, lenient=True).columns[name])
@@ -104,11 +129,20 @@ def _text_column(data: Path, columns: list[str]) -> str:
     return max(columns, key=length)
 
 
+def _called(name: str, columns: list[str]) -> str | None:
+    """The column of that name, else the only one that has it but for case and blanks."""
+    if name in columns:
+        return name
+    alike = [column for column in columns if column.strip().casefold() == name]
+    return alike[0] if len(alike) == 1 else None
+
+
 def _classes(data: Path, column: str, found: dict[str, int]) -> list[str]:
     if not 2 <= len(found) <= _MOST_CLASSES:
+        values = {0: "no value at all", 1: f"one value only ({next(iter(found), '')!r:.60})"}
+        many = values.get(len(found), f"{len(found)} different values")
         raise DataError(
-            f"{data}: column {column!r} has {len(found)} different values, so they cannot be taken "
-            "for the classes. Name each class that jobs may learn with --label, or another column "
-            "with --label-column."
+            f"{data}: column {column!r} has {many}, so they cannot be taken for the classes. Name "
+            "each class that jobs may learn with --label, or another column with --label-column."
         )
     return sort_names(found)

@@ -22,7 +22,7 @@ def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> N
             hint = f" Did you mean {names}?" if near else ""
             columns = ", ".join(map(repr, found)) or "none"
             raise DataError(
-                f"{source} has no column {name!r}.{hint} Its columns: {columns}. Set "
-                "data.text_column, data.label_column, data.group_column or "
-                "simulation.partition to a column that exists."
+                f"{source} has no column {name!r}.{hint} Its columns: {columns}. Name one that "
+                "exists: --text-column, --label-column, --partition column:NAME; in a file of "
+                "settings text_column, label_column, group_column or simulation.partition."
             )

@@ -16,6 +16,7 @@ lines, the lines of a damaged one may be read as records of their own. Formats t
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,11 @@ from .encoding import check_utf8
 Rows = tuple[Sequence[int], dict[str, list[str | None]]]
 """Numbers of the rows, counted after the header, and the columns."""
 
+DELIMITED = {".csv": ",", ".tsv": "\t"}
+"""Endings of names, and what separates columns unless the header says otherwise."""
+
+_OTHERS = (",", ";", "\t", "|")
+
 MOST_LINES = 256
 """Of one record in a file that is read leniently, with the line ends in its fields."""
 
@@ -41,9 +47,37 @@ MOST_CHARACTERS = 1 << 20
 _LARGEST_BLOCK = 1 << 30
 
 
-def read_delimited(
-    path: Path, delimiter: str, required: list[str], extra: list[str], lenient: bool
-) -> Rows:
+def header_of(path: Path) -> tuple[str, list[str]]:
+    """What separates the columns of a file, and their names. No record has a part in it.
+
+    That is a comma in CSV and a tab in TSV if it stands in the header; else a comma, semicolon (as
+    spreadsheets write where the comma is decimal), tab or bar, whichever makes most columns of it.
+    """
+    usual = DELIMITED[path.suffix.lower()]
+    delimiter, names = usual, _header(path, usual)
+    if len(names) == 1:
+        for other in _OTHERS:
+            with contextlib.suppress(DataError):
+                found = _header(path, other)
+                if len(found) > len(names):
+                    delimiter, names = other, found
+    if len(names) > 1 and names[0] == "sep=":
+        raise DataError(
+            f"{path} begins with the line 'sep={delimiter}' of Excel. Remove that line."
+        )
+    return delimiter, names
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    # What stands after the header must not decide whether the header can be read.
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        try:
+            return next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
+        except csv.Error as error:
+            raise DataError(f"{path} has no header that can be read: {error}.") from None
+
+
+def read_delimited(path: Path, required: list[str], extra: list[str], lenient: bool) -> Rows:
     """Columns `required`, and those of `extra` that there are; ``DataError`` for what cannot be read.
 
     `lenient`: a row that cannot be read is left out.
@@ -51,12 +85,7 @@ def read_delimited(
     if not lenient:
         check_utf8(path)
     # pyarrow tells of neither duplicate nor absent columns in a way that helps, so look first.
-    errors = "replace" if lenient else "strict"
-    with path.open(encoding="utf-8-sig", newline="", errors=errors) as file:
-        try:
-            header = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
-        except csv.Error as error:
-            raise DataError(f"{path} has no header that can be read: {error}.") from None
+    delimiter, header = header_of(path)
     check_columns(str(path), required, header)
     columns = required + [name for name in extra if name in header]
     if lenient:

@@ -12,6 +12,8 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ..errors import DataError
+from .delimited import DELIMITED, header_of
+from .signatures import no_dataset, unknown_format
 from .tables import split_names
 
 _LINES = 1000
@@ -29,7 +31,7 @@ def column_names(path: Path) -> list[str]:
         names = _names(path)
     except (OSError, ValueError, KeyError, TypeError, csv.Error, pa.ArrowException) as error:
         raise DataError(
-            f"{path} cannot be read: {str(error)[:200]}. Write the data again."
+            f"{path} cannot be read: {str(error)[:200].rstrip('.')}. Write the data again."
         ) from None
     if not names:
         raise DataError(f"{path} has no columns: it is empty. Write the data again.")
@@ -40,21 +42,15 @@ def _names(path: Path) -> list[str]:
     if path.is_dir():
         return _folder_names(path)
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        # What stands after the header must not decide whether the header can be read.
-        with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-            rows = csv.reader(file, delimiter="," if suffix == ".csv" else "\t")
-            return next((row for row in rows if row), [])
+    if suffix in DELIMITED:
+        return header_of(path)[1]
     if suffix in (".jsonl", ".ndjson"):
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             records = map(_record, itertools.islice(file, _LINES))
             return list(dict.fromkeys(key for record in records for key in record))
     if suffix == ".parquet":
         return list(pyarrow.parquet.read_schema(path).names)
-    raise DataError(
-        f"{path} has a format that is not known here. Give a .csv, .tsv, .jsonl, .ndjson or "
-        ".parquet file, or a folder of datasets.save_to_disk."
-    )
+    raise unknown_format(path)
 
 
 def _record(line: str) -> dict[str, object]:
@@ -70,6 +66,8 @@ def _folder_names(path: Path) -> list[str]:
     splits = split_names(path)
     if splits is not None:
         path = path / (splits[0] if len(splits) == 1 else "train")
+    if not (path / "state.json").is_file():
+        raise DataError(no_dataset(path))
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     first = path / state["_data_files"][0]["filename"]
     with pa.OSFile(str(first)) as file:

@@ -1,8 +1,9 @@
 """Read named columns of a data file, or of a saved Hugging Face dataset, as strings.
 
 The format follows from the name: ``.csv``, ``.tsv`` (quoted like CSV, as spreadsheets and pandas
-write it), ``.jsonl`` or ``.ndjson``, ``.parquet``, and a folder that ``datasets`` wrote with
-``save_to_disk``. Every failure is a ``DataError`` that says what is wrong, where, and what to do.
+write it; the header says what separates the columns), ``.jsonl`` or ``.ndjson``, ``.parquet``, and a
+folder that ``datasets`` wrote with ``save_to_disk``. Every failure is a ``DataError`` that says what
+is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ import pyarrow.parquet
 from ..errors import DataError
 from .cells import arrow_cells, cell
 from .columns import check_columns
-from .delimited import read_delimited
+from .delimited import DELIMITED, read_delimited
 from .encoding import check_utf8
+from .signatures import no_dataset, refuse_other_kinds, unknown_format
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
-_FORMATS = "a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder of datasets.save_to_disk"
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,17 @@ def read_table(
         return _filled(_read_folder(path, text, required, extra, split, lenient), lenient)
     if path.stat().st_size == 0 and not lenient:
         raise DataError(f"{path} is empty: it has no bytes at all. Write the data again.")
+    if not lenient:
+        refuse_other_kinds(path)
     suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        rows = read_delimited(path, _DELIMITERS[suffix], required, extra, lenient)
+    if suffix in DELIMITED:
+        rows = read_delimited(path, required, extra, lenient)
         return _filled(Table(str(path), "row", *rows), lenient)
     if suffix in _JSON_LINES:
         return _filled(_read_json_lines(path, text, required, extra, lenient), lenient)
     if suffix == ".parquet":
         return _filled(_read_parquet(path, text, required, extra, lenient), lenient)
-    raise DataError(f"{path} has a format that is not known here. Give {_FORMATS}.")
+    raise unknown_format(path)
 
 
 def split_names(path: Path) -> list[str] | None:
@@ -171,7 +173,7 @@ def _read_parquet(
             table = file.read(required + [name for name in extra if name in found])
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as Parquet: {str(error)[:200]}. Write it again."
+            f"{path} cannot be read as Parquet: {str(error)[:200].rstrip('.')}. Write it again."
         ) from None
     return _from_arrow(str(path), table, text, _features(table.schema), lenient)
 
@@ -190,10 +192,7 @@ def _read_folder(
         path = path / split
     state = path / "state.json"
     if not state.is_file():
-        raise DataError(
-            f"{path} is a folder without state.json or dataset_dict.json, so it is not a saved "
-            f"dataset. Give {_FORMATS}."
-        )
+        raise DataError(no_dataset(path))
     description = _read_description(state)
     if description.get("_indices_data_files") or description.get("_indices_files"):
         raise DataError(

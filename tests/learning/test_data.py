@@ -262,7 +262,7 @@ def test_a_limit_takes_rows_from_all_over_the_file(tmp_path: Path) -> None:
         ("text,label\na,1\nb,1\n", ["every row", "'1'"]),
         (
             "text,label\ncaf\xe9,1\nb,2\n".encode("latin-1"),
-            ["line 2, byte 14", "iconv -f latin1 -t utf-8"],
+            ["line 2, byte 14", "iconv -f cp1252 -t utf-8"],
         ),
         (
             "text,label\ncafé,1\n".encode() + "café,2\n".encode("latin-1"),
@@ -314,7 +314,7 @@ def test_what_is_not_data_is_refused(tmp_path: Path) -> None:
     assert "does not exist either" in refusal(tmp_path / "none" / "rows.csv")
     assert "not a saved dataset" in refusal(tmp_path)
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    assert "format that is not known" in refusal(tmp_path / "rows.xlsx")
+    assert "is an Excel workbook" in refusal(tmp_path / "rows.xlsx")
     (tmp_path / "rows.parquet").write_bytes(b"text,label\na,1\n")
     assert "cannot be read as Parquet" in refusal(tmp_path / "rows.parquet")
     as_dataset(tmp_path / "set", ROWS)
