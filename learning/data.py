@@ -262,7 +262,11 @@ def _read_sources(
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
-        raise DataError("data.path is missing: name the file that holds the examples.")
+        raise DataError(
+            "data.path is missing: name the file that holds the examples, also with --data FILE. The "
+            "job of a deployment has none; plan or try it with a file of about the owners' size, such "
+            "as public records."
+        )
     path = Path(spec.path)
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []

@@ -47,6 +47,8 @@ class Exchange:
         self.failed: dict[str, str] = {}
         self.codes: dict[str, int] = {}
         """Error codes of those that answered with one."""
+        self.silent: set[str] = set()
+        """Those that have not answered, and failed for that alone."""
         self.refused = 0
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
@@ -74,7 +76,8 @@ class Exchange:
                 del reply
             if nothing and self._waiting:
                 self._clock.wait_until(self._clock.now() + _POLL_SECONDS)
-        for name in self._waiting.values():
+        self.silent = set(self._waiting.values())
+        for name in self.silent:
             self.failed[name] = "no answer before the deadline"
 
     def _accept(self, name: str, reply: Message) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from .. import __version__
+from ..clock import Clock, SystemClock
 from ..errors import MessageError, RoundFailed
 from ..facts import ClientFacts
 from ..job import Job
@@ -72,32 +72,39 @@ def muster(
     wait: float,
     tell: Callable[[str], None],
     should_stop: Callable[[], bool],
+    clock: Clock | None = None,
 ) -> Muster:
     """Ask all members until every one has answered, or `wait` seconds are over.
 
-    nodes: every member's node. Members that are away, and owners that have not decided yet, are asked
-    again. Raises ``RoundFailed`` where in the end there are too few for the job.
+    nodes: every member's node. Members that are away, owners that have not decided yet, and those that
+    do not answer yet are asked again. How long an owner prepares its records follows from how many
+    there are, so those that are connected and silent get as long as a round of the job has
+    (``cohort.deadline``). Raises ``RoundFailed`` if in the end there are too few.
     """
-    found = Muster(nodes)
-    end = time.monotonic() + wait
+    found, clock = Muster(nodes), clock or SystemClock()
+    begun = clock.now()
     told: dict[str, str] = {}
     while not should_stop():
         missing = [name for name in nodes if name not in found.ready and name not in found.refused]
         online = set(grid.get_node_ids())
-        reasons = _ask(grid, order, {n: nodes[n] for n in missing if nodes[n] in online}, found)
+        present = {n: nodes[n] for n in missing if nodes[n] in online}
+        reasons, silent = _ask(grid, order, present, found, clock)
         reasons |= dict.fromkeys((n for n in missing if nodes[n] not in online), "not connected")
         for name, reason in {**reasons, **found.refused}.items():
             if told.get(name) != reason:
                 tell(f"{name}: {reason}")
                 told[name] = reason
-        if not reasons or time.monotonic() >= end:
+        patience = max(wait, order.job.cohort.deadline) if silent else wait
+        if not reasons or clock.now() - begun >= patience:
             return _enough(found, order.job, reasons)
-        time.sleep(_AGAIN_SECONDS)
+        clock.wait_until(clock.now() + _AGAIN_SECONDS)
     return found
 
 
-def _ask(grid: Grid, order: Order, nodes: dict[str, int], found: Muster) -> dict[str, str]:
-    """Ask these clients; why some of them are not ready yet."""
+def _ask(
+    grid: Grid, order: Order, nodes: dict[str, int], found: Muster, clock: Clock
+) -> tuple[dict[str, str], set[str]]:
+    """Ask these clients; why some of them are not ready yet, and which of those did not answer."""
     names = {node: name for name, node in nodes.items()}
 
     def named_as_admitted(reply: Message) -> None:
@@ -113,18 +120,20 @@ def _ask(grid: Grid, order: Order, nodes: dict[str, int], found: Muster) -> dict
         request.content = RecordDict({**request.content, ASSIGNMENT: record})
         requests.append(request)
     if not requests:
-        return {}
-    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, named_as_admitted)
+        return {}, set()
+    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, named_as_admitted, clock=clock)
     for reply in exchange:
         readiness = readiness_of(reply)
         found.ready[readiness.name] = readiness
     waiting = {}
     for name, reason in exchange.failed.items():
-        if exchange.codes.get(name) == WAITING:
+        if name in exchange.silent:
+            waiting[name] = "no answer yet: it may be preparing its records; its own log says more"
+        elif exchange.codes.get(name) == WAITING:
             waiting[name] = reason
         else:
             found.refused[name] = reason
-    return waiting
+    return waiting, exchange.silent
 
 
 def _enough(found: Muster, job: Job, reasons: dict[str, str]) -> Muster:
