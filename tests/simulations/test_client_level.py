@@ -167,7 +167,9 @@ def test_tests_hide_clients_too(hidden, tmp_path):
     )
     folder = run(job, tmp_path / "run")
     result = folder.read_json("result.json")
-    assert 0 <= result["metrics"]["accuracy"] <= 1
+    cells = np.array(result["metrics"]["confusion"])
+    assert cells.shape == (2, 2)
+    assert (cells >= 0).all()
     assert result["metrics"]["examples"] is None
     assert "the same holds for held-out records" in folder.read_json("plan.json")["guarantee"]
     with Ledger(folder.path / "ledgers" / "client-0001.sqlite") as ledger:
