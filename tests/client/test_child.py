@@ -5,14 +5,13 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 
-from umbel.client.child import Bench, WorkInChild, WorkLost
+from umbel.client.child import Bench, Child, WorkInChild, WorkLost, command
 from umbel.client.data import DataSource
 from umbel.client.marks import Marks
 from umbel.client.settings import DataSettings
@@ -84,14 +83,6 @@ def setup(job_of, reviews_csv, tmp_path_factory):
         return Setup("mary", job, source, None, threads=1, gpu_memory_share=1.0)
 
     return build
-
-
-@pytest.fixture(scope="module")
-def sound():
-    """A bench whose child lives."""
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 @pytest.fixture
@@ -243,14 +234,14 @@ def test_an_error_in_the_child_is_raised_here_and_it_lives_on(setup, sound):
 
 def test_the_child_ends_with_its_parent_however_that_ends():
     """The agent is killed: nobody may go on holding the records."""
-    program = (
-        "from umbel.client.child import Child, command; import sys, time\n"
-        "child = Child(command()); print(child.process.pid, flush=True); time.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os.write(write, str(Child(command()).process.pid).encode())
+        signal.pause()
+    child = int(os.read(read, 100))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
     until = time.monotonic() + 240
     while os.path.exists(f"/proc/{child}") and time.monotonic() < until:
         time.sleep(0.05)

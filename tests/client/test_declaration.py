@@ -27,7 +27,7 @@ TARGET = "the patient in bed four has what nobody else here has"
 
 
 @pytest.fixture
-def owner(open_job_of, tmp_path):
+def owner(open_job_of, sound, moved_clock, tmp_path):
     """An owner with data of its own, and a way to send it what an operator signs."""
     stage = set_up(open_job_of(), tmp_path)
     home = stage.owners[0]
@@ -36,8 +36,12 @@ def owner(open_job_of, tmp_path):
         job = stage.job
 
         def __init__(self):
-            self.home, self.station = home, Station(home)
+            self.home = home
+            self.open()
             self.rows = parquet.read_table(home.data).to_pylist()
+
+        def open(self):
+            self.station = Station(self.home, bench=sound, clock=moved_clock)
 
         def hold(self, rows):
             parquet.write_table(pa.Table.from_pylist(rows), home.data)
@@ -216,7 +220,8 @@ def test_a_published_size_below_what_the_owner_declared_takes_part_in_no_job(own
     text = owner.home.settings_file.read_text()
     line = f"smallest_size = {told.size + 1}"
     owner.home.settings_file.write_text(text.replace("smallest_size = 1", line))
-    owner.station = Station(Home.open(owner.home.path))
+    owner.home = Home.open(owner.home.path)
+    owner.open()
     reply = owner.ask()
     assert reply.error.code == REFUSED
     assert f"its published size ({told.size:,}) is below {told.size + 1:,}" in reply.error.reason

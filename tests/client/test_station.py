@@ -22,30 +22,16 @@ from umbel.messages import (
 from umbel.simulations.rehearsal import set_up
 
 
-class Clock:
-    """A clock that waiting moves."""
-
-    time = 0.0
-
-    def now(self):
-        return self.time
-
-    def wait_until(self, moment):
-        self.time = moment
-
-
 @pytest.fixture
-def owner_of(tmp_path):
+def owner_of(sound, moved_clock, tmp_path):
     """An owner with data of its own, and a way to send it the operator's requests."""
-    made = []
 
     class Owner:
         def __init__(self, job):
             self.stage = set_up(job, tmp_path)
             self.home = self.stage.owners[0]
-            self.clock = Clock()
-            self.station = Station(self.home, clock=self.clock)
-            made.append(self)
+            self.clock = moved_clock
+            self.station = Station(self.home, bench=sound, clock=self.clock)
 
         @property
         def has_read(self):
@@ -82,9 +68,7 @@ def owner_of(tmp_path):
             stamp(message)
             return self.station.handle(message)
 
-    yield Owner
-    for owner in made:
-        owner.station.close()
+    return Owner
 
 
 @pytest.fixture
