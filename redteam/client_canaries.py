@@ -10,6 +10,8 @@ So together they are one mechanism, and the theorem of ``bound`` holds for all o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,19 +37,20 @@ def audit_clients(
     rounds: int,
     claim: float,
     canaries: int,
+    secrets: Callable[[], SecretStream] = SecretStream.from_os,
     tell: Tell = lambda *_: None,
 ) -> tuple[CanaryAudit, Measured]:
     """Replay the rounds of a job for `canaries` clients, and judge by what all sums say of each.
 
     members: of a cohort, which decides the grid of its sums; consortium: of the roster; rounds: that
-    the audited client took part in.
+    the audited client took part in. `secrets` gives fresh streams for coins and noise.
     """
     blocks = math.ceil(canaries / BLOCK)
     parts = []
     for block in range(blocks):
         tell("canaries", block, blocks)
         count = min(BLOCK, canaries - block * BLOCK)
-        parts.append(replay_clients(job, members, consortium, rounds, count))
+        parts.append(_Replay(job, members, consortium, secrets).observe(rounds, count))
     coins = np.concatenate([part.coins for part in parts])
     releases = np.concatenate([part.releases for part in parts], axis=1)
     delta = job.privacy.delta
@@ -59,52 +62,54 @@ def audit_clients(
     return found, Measured(sigma, sigma * (1 - error), sigma * (1 + error), 1.0, 1.0, 1.0)
 
 
-def replay_clients(job: Job, members: int, consortium: int, rounds: int, count: int) -> Observation:
-    """`count` canaries, each in the sums of so many rounds.
+@dataclass(frozen=True)
+class _Replay:
+    """The sums of a job's clients, as they are opened."""
 
-    Releases are in units of 2 C, the most that a client's data can change: 1/2 or -1/2, plus noise
-    whose deviation is the noise multiplier.
-    """
-    norm = job.privacy.clipping_norm
-    coins = (SecretStream.from_os().words(count) & 1).astype(bool)
-    noise = _noise(job, members, consortium, rounds * count).reshape(rounds, count)
-    ends = [_clipped(job, members, consortium, sign) for sign in (-1, 1)]
-    return Observation(coins, (noise + np.where(coins, ends[1], ends[0])) / (2 * norm))
+    job: Job
+    members: int
+    consortium: int
+    secrets: Callable[[], SecretStream]
 
+    def observe(self, rounds: int, count: int) -> Observation:
+        """`count` canaries, each in the sums of so many rounds.
 
-def _clipped(job: Job, members: int, consortium: int, sign: int) -> float:
-    """What a canary's long update adds to the sum, without noise."""
-    norm = job.privacy.clipping_norm
-    bare = UpdateNoise(norm, 0.0, 1, SecretStream.from_os())
-    update = np.array([sign * _FAR * norm], np.float32)
-    return float(_sum(job, members, consortium, [update], [bare])[0])
+        Releases are in units of 2 C, the most that a client's data can change: 1/2 or -1/2, plus noise
+        whose deviation is the noise multiplier.
+        """
+        norm = self.job.privacy.clipping_norm
+        coins = (self.secrets().words(count) & 1).astype(bool)
+        noise = self._noise(rounds * count).reshape(rounds, count)
+        ends = [self._clipped(sign) for sign in (-1, 1)]
+        return Observation(coins, (noise + np.where(coins, ends[1], ends[0])) / (2 * norm))
 
+    def _clipped(self, sign: int) -> float:
+        """What a canary's long update adds to the sum, without noise."""
+        norm = self.job.privacy.clipping_norm
+        bare = UpdateNoise(norm, 0.0, 1, self.secrets())
+        update = np.array([sign * _FAR * norm], np.float32)
+        return float(self._sum([update], [bare])[0])
 
-def _noise(job: Job, members: int, consortium: int, size: int) -> npt.NDArray[np.float64]:
-    """(size,) noise of entries of a sum: as little as any sum has that may be opened."""
-    norm = job.privacy.clipping_norm
-    if not job.noised_by_clients:
-        alone = np.zeros(size)
-        server_noise(job, norm, SecretStream.from_os()).hide_mean(alone, 1)
-        return alone
-    honest = range(noise_shares(job, consortium))
-    shares = [client_part(job, norm, consortium, SecretStream.from_os()).noise for _ in honest]
-    nothing = [np.zeros(size, np.float32)] * len(shares)
-    return _sum(job, members, consortium, nothing, shares)
+    def _noise(self, size: int) -> npt.NDArray[np.float64]:
+        """(size,) noise of entries of a sum: as little as any sum has that may be opened."""
+        norm = self.job.privacy.clipping_norm
+        if not self.job.noised_by_clients:
+            alone = np.zeros(size)
+            server_noise(self.job, norm, self.secrets()).hide_mean(alone, 1)
+            return alone
+        honest = range(noise_shares(self.job, self.consortium))
+        shares = [client_part(self.job, norm, self.consortium, self.secrets()) for _ in honest]
+        nothing = [np.zeros(size, np.float32)] * len(shares)
+        return self._sum(nothing, [share.noise for share in shares])
 
-
-def _sum(
-    job: Job,
-    members: int,
-    consortium: int,
-    updates: list[npt.NDArray[np.float32]],
-    noises: list[UpdateNoise],
-) -> npt.NDArray[np.float64]:
-    """The sum of these clients' parts, as it is opened."""
-    layout = Layout(len(updates[0]), 0, 0)
-    scale = Scale(members, clip_of(job, layout.parameters, consortium))
-    total = np.zeros(layout.length, np.uint32)
-    for update, noise in zip(updates, noises, strict=True):
-        part = Contribution([update], [], [], 1, noise)
-        total += encode(part, layout, scale, 1, SecretStream.from_os().words)
-    return decode(total, layout, scale, 1, len(updates)).mean * len(updates)
+    def _sum(
+        self, updates: list[npt.NDArray[np.float32]], noises: list[UpdateNoise]
+    ) -> npt.NDArray[np.float64]:
+        """The sum of these clients' parts, as it is opened."""
+        layout = Layout(len(updates[0]), 0, 0)
+        scale = Scale(self.members, clip_of(self.job, layout.parameters, self.consortium))
+        total = np.zeros(layout.length, np.uint32)
+        for update, noise in zip(updates, noises, strict=True):
+            part = Contribution([update], [], [], 1, noise)
+            total += encode(part, layout, scale, 1, self.secrets().words)
+        return decode(total, layout, scale, 1, len(updates)).mean * len(updates)

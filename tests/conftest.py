@@ -17,6 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Properties are tried on the same examples in every run, however busy the machine is. Others are found
+# with HYPOTHESIS_PROFILE=default.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Read when torch and the hub's library are imported, so set before any test module is.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -24,6 +24,17 @@ def finished(job_of, tmp_path_factory):
     return simulate(job, Options(folder, workers=1)).path
 
 
+@pytest.fixture(autouse=True)
+def seeded(streams, monkeypatch):
+    """The attacks' own coins and noise are the same in every run of the tests."""
+    attacks = (
+        audits.audit_clients, audits.audit_from_outside, audits.audit_mechanism,
+        audits.replay_through_base, audits.Inverter.view,
+    )  # fmt: skip
+    for attack in attacks:
+        monkeypatch.setitem(attack.__kwdefaults__, "secrets", streams(attack.__name__))
+
+
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy that a test may damage."""

@@ -32,16 +32,26 @@ def job_of(**privacy):
     )
 
 
-def audited(job):
-    recipe = private_recipe(job, 1, job.training.rounds)
-    found, measured = audit_clients(
-        job, MEMBERS, MEMBERS, rounds=4, claim=recipe.epsilon, canaries=CANARIES
-    )
-    return found.lower_bound, recipe.epsilon, measured, recipe.noise_multiplier
+@pytest.fixture
+def audited(streams):
+    def audit(job):
+        recipe = private_recipe(job, 1, job.training.rounds)
+        found, measured = audit_clients(
+            job,
+            MEMBERS,
+            MEMBERS,
+            rounds=4,
+            claim=recipe.epsilon,
+            canaries=CANARIES,
+            secrets=streams("clients"),
+        )
+        return found.lower_bound, recipe.epsilon, measured, recipe.noise_multiplier
+
+    return audit
 
 
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
-def test_the_right_noise_passes_and_is_measured(mechanism):
+def test_the_right_noise_passes_and_is_measured(mechanism, audited):
     bound, claim, measured, planned = audited(job_of(mechanism=mechanism))
     assert 0.2 * claim < bound <= claim
     # Ten times the standard error of so many releases.
@@ -50,7 +60,7 @@ def test_the_right_noise_passes_and_is_measured(mechanism):
 
 
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
-def test_a_third_of_the_noise_is_caught(mechanism, monkeypatch):
+def test_a_third_of_the_noise_is_caught(mechanism, audited, monkeypatch):
     def thirds(job):
         update, count = noise(job)
         return update / 3, count
@@ -62,7 +72,7 @@ def test_a_third_of_the_noise_is_caught(mechanism, monkeypatch):
     assert measured.noise_high < planned
 
 
-def test_shares_for_a_cohort_in_which_everybody_is_honest_are_caught(monkeypatch):
+def test_shares_for_a_cohort_in_which_everybody_is_honest_are_caught(audited, monkeypatch):
     """The weakened variant: noise divided among all members, though some may drop out or collude."""
 
     def thin(job, norm, consortium, stream):
@@ -74,7 +84,7 @@ def test_shares_for_a_cohort_in_which_everybody_is_honest_are_caught(monkeypatch
     assert measured.noise_high < 0.6 * planned
 
 
-def test_an_update_that_was_not_clipped_never_leaves(monkeypatch):
+def test_an_update_that_was_not_clipped_never_leaves(audited, monkeypatch):
     monkeypatch.setattr(UpdateNoise, "factor", lambda self, norm, *_: 2.0 / max(norm, 1e-9))
     with pytest.raises(ProtocolError, match="not clipped to its norm"):
         audited(job_of())

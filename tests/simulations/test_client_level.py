@@ -106,14 +106,16 @@ def final(folder):
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
 def test_noise_of_the_model_is_what_the_plan_says(mechanism, hidden, tmp_path):
     """Of the difference of two runs over one round, which differ in their noise alone."""
-    job = hidden(training={"rounds": 1}, privacy={"mechanism": mechanism})
+    lora = {"adapter": "lora", "lora": {"rank": 8, "alpha": 8}}  # many numbers that noise moves
+    job = hidden(training={"rounds": 1}, privacy={"mechanism": mechanism}, model=lora)
     one, other = (run(job, tmp_path / name, reproducible=False) for name in ("one", "other"))
     multiplier = one.read_json("plan.json")["clients"][0]["noise_multiplier"]
     # Eight clients add what would do with five; the server adds just what is needed.
     more = math.sqrt(CLIENTS / 5) if mechanism == "distributed" else 1.0
     deviation = 2 * job.privacy.clipping_norm * multiplier * more / CLIENTS
     difference = final(one) - final(other)
-    spread = 5 * math.sqrt(1 / (2 * len(difference)))
+    spread = 7 * math.sqrt(1 / (2 * len(difference)))  # beyond it once in 10^10 runs
+    assert spread < 0.25
     assert difference.std() == pytest.approx(deviation * math.sqrt(2), rel=spread)
 
 

@@ -15,7 +15,7 @@ from umbel.privacy.secagg.fixed_point import Layout
 from umbel.privacy.secagg.masks import add_masks, digest_of
 from umbel.privacy.secagg.roster import Limits
 
-SIGNIFICANCE = 1e-6
+SIGNIFICANCE = 1e-11
 """A test that should not reject does so by chance once in a million runs."""
 CHUNK = 1 << 16
 """Words that are masked at a time."""
