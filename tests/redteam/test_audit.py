@@ -13,6 +13,8 @@ from umbel.redteam.audit import audit_run
 from umbel.reports.audit_page import write_audit_page
 from umbel.simulations.engine import Options, simulate
 
+pytestmark = pytest.mark.usefixtures("seeded_attacks")
+
 
 @pytest.fixture(scope="module")
 def finished(job_of, tmp_path_factory):
@@ -22,17 +24,6 @@ def finished(job_of, tmp_path_factory):
     # away little.
     job = job_of("bert", privacy={"delta": 1e-5}, training={"rounds": 2, "batch_size": 64})
     return simulate(job, Options(folder, workers=1)).path
-
-
-@pytest.fixture(autouse=True)
-def seeded(streams, monkeypatch):
-    """The attacks' own coins and noise are the same in every run of the tests."""
-    attacks = (
-        audits.audit_clients, audits.audit_from_outside, audits.audit_mechanism,
-        audits.replay_through_base, audits.Inverter.view,
-    )  # fmt: skip
-    for attack in attacks:
-        monkeypatch.setitem(attack.__kwdefaults__, "secrets", streams(attack.__name__))
 
 
 @pytest.fixture

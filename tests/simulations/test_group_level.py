@@ -122,7 +122,7 @@ def test_test_rows_must_tell_their_groups_too(job, reviews_csv, job_of):
         federate(job_of(data=data, privacy={"unit": "group"}, simulation={"partition": "iid"}))
 
 
-def test_an_audit_replays_groups_as_canaries_and_finds_nothing(job, tmp_path):
+def test_an_audit_replays_groups_as_canaries_and_finds_nothing(job, tmp_path, seeded_attacks):
     found = audit_run(start(job, tmp_path / "run", workers=1).path, canaries=200)
     assert not found["broken"]
     assert found["canaries"]["records_per_group"] == 2
