@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,6 +58,58 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise ConsortiumError(f"{path} cannot be made: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def private_folder(path: Path) -> Path:
+    """Make `path`, unless it is there, and see to it that it is this user's alone.
+
+    Guarantee: when it returns, `path` is a folder of this user, closed to others, and no other user can
+    have put it there, or can put another in its place: each folder on the way was opened by its name in
+    the one above, not through a link, and is this user's or root's; where others may write in it, it is
+    sticky, so that they cannot move what is not theirs. Anything else is a ``ConsortiumError``.
+
+    Assumptions: root is trusted, and changes nothing meanwhile.
+    """
+    # Links above are root's or the user's own choice, such as /var/run: what they lead to is looked at.
+    place = Path(os.path.realpath(path.parent)) / path.name
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at, so_far = os.open("/", flags), Path("/")
+    try:
+        for name in place.parts[1:]:
+            so_far = so_far / name
+            last = so_far == place
+            if last:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=at)
+            below = os.open(name, flags, dir_fd=at)
+            os.close(at)
+            at = below
+            _check_folder(at, so_far, last)
+    except OSError as error:
+        raise ConsortiumError(
+            f"{place} is not a folder that can be kept from other users ({so_far}: {error.strerror}). "
+            "If it is a link, or somebody else's, find out who made it, and remove it."
+        ) from None
+    finally:
+        os.close(at)
+    return path
+
+
+def _check_folder(descriptor: int, path: Path, last: bool) -> None:
+    found = os.fstat(descriptor)
+    mode, own = stat.S_IMODE(found.st_mode), found.st_uid == os.geteuid()
+    if not own and (last or found.st_uid != 0):
+        raise ConsortiumError(
+            f"{path} belongs to another user of this machine (number {found.st_uid}), who could read or "
+            "replace what is kept there. Find out who made it, and remove it."
+        )
+    if mode & 0o022 and (last or not mode & stat.S_ISVTX):
+        raise ConsortiumError(
+            f"{path} can be written by other users of this machine (mode {mode:04o}). Remove it, or name "
+            "another place with XDG_RUNTIME_DIR: a folder of this user alone."
+        )
+    if last and mode & 0o077:
+        os.fchmod(descriptor, 0o700)
 
 
 def flush_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UmbelError
 from .finding import Finding, Level
 from .home import Home
+from .places import cache, witness
 from .policy import Policy
 from .reach import Server, Unusable, clock
 
@@ -54,7 +55,8 @@ def examine(home: Home) -> list[Finding]:
         ("memory", it.memory, ""),
         ("server", it.server, "Ask the operator, and compare ca.crt with consortium.json."),
         ("roster", it.roster, "Remove it: the server sends it again, signed."),
-        ("witness", it.witness, ""),
+        ("cache", lambda: cache(home), "Remove it: what it holds is computed again."),
+        ("witness", lambda: witness(home), "Find out who made it, remove it, and look at the agent's log."),
     ]  # fmt: skip
     return [finding for name, check, remedy in checks for finding in _made(name, check, remedy)]
 
@@ -342,17 +344,6 @@ class _Examination:
         else:
             yield Finding("roster", "bad", f"{where}, names {home.name} with other keys",
                           "Ask the operator which keys it admitted under this name.")  # fmt: skip
-
-    def witness(self) -> Iterator[Finding]:
-        place, folder = self.home.membership.witness, self.home.path.resolve()
-        if place is not None and not place.resolve().is_relative_to(folder):
-            yield Finding("witness", "ok", f"the journals' witness lies apart, in {place}")
-        else:
-            yield Finding(
-                "witness", "warning", "journals and their witness lie in one folder, so that an old "
-                "copy of it would not be noticed",
-                f"Leave {folder} out of backups, and never restore or copy it.",
-            )  # fmt: skip
 
 
 def _laxer(policy: Policy) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..consortium import Card, Request, public_pem
-from ..durable import new_folder, write_durably
+from ..durable import new_folder, private_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
@@ -211,14 +211,29 @@ class Home:
     def witness(self) -> Path | None:
         """A folder in memory, which no backup holds and a reboot forgets; None where there is none.
 
-        What systemd gives a service comes first, then the shared memory of Linux.
+        What systemd gives a service comes first, then the shared memory of Linux, where any user may
+        make folders: ``ConsortiumError`` if this one is not, or may not stay, this user's alone.
         """
         own = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
         given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
         for place in filter(None, (given, os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm")):
             if os.access(place, os.W_OK):
-                return Path(place) / f"umbel-{own}"
+                return private_folder(Path(place) / f"umbel-{own}")
         return None
+
+    @property
+    def cache(self) -> Path:
+        """Where tokens and features of the records are kept: in this folder, unless $UMBEL_CACHE says."""
+        given = os.environ.get("UMBEL_CACHE")
+        return Path(given).expanduser() if given else self.path.resolve() / "cache"
+
+    def environment(self, *, hub: bool = False) -> dict[str, str]:
+        """What a process that works on this owner's records has in its environment.
+
+        hub: whether it may ask the model hub for anything.
+        """
+        offline = {} if hub else {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        return {"UMBEL_CACHE": str(self.cache), "HF_HUB_DISABLE_TELEMETRY": "1", **offline}
 
     @property
     def request(self) -> Request:

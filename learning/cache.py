@@ -6,21 +6,40 @@ Everything in the cache can be computed again; deleting the folder is always saf
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UmbelError
 
+_PRIVATE = 0o700
 
-def cache_folder(kind: str) -> Path:
-    """``$UMBEL_CACHE/kind``, or the same below the user's cache folder; made when missing."""
+
+def cache_root() -> Path:
+    """``$UMBEL_CACHE``, or a folder below the user's cache."""
     root = os.environ.get("UMBEL_CACHE")
     if root is None:
         root = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "umbel")
-    folder = Path(root).expanduser() / kind
+    return Path(root).expanduser()
+
+
+def cache_folder(kind: str) -> Path:
+    """A folder below ``cache_root`` that other users can neither read nor write; made when missing.
+
+    One that an earlier version left open is closed.
+    """
+    folder = cache_root() / kind
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.geteuid():
+            raise UmbelError(
+                f"The cache folder {folder} belongs to another user of this machine. "
+                "Set UMBEL_CACHE to a folder of your own."
+            )
+        if stat.S_IMODE(found.st_mode) != _PRIVATE:
+            folder.chmod(_PRIVATE)
     except OSError as error:
         raise UmbelError(
             f"The cache folder {folder} cannot be made ({error.strerror}). "
@@ -29,10 +48,11 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-def write_once(path: Path, write: Callable[[Path], None]) -> Path:
+def write_once(path: Path, write: Callable[[Path], None], *, private: bool = True) -> Path:
     """Let `write` make a file or folder under a temporary name, then move it to `path`.
 
-    Two processes may race: both write, one move wins, and what stands there is whole either way.
+    Two processes may race: both write, one move wins, and what stands there is whole either way. What is
+    `private` only this user can read, in the making too.
     """
     if path.exists():
         return path
@@ -40,6 +60,8 @@ def write_once(path: Path, write: Callable[[Path], None]) -> Path:
     made = temporary / path.name
     try:
         write(made)
+        if private:
+            _close(made)
         if not path.exists():
             os.replace(made, path)
     except OSError as error:
@@ -51,6 +73,13 @@ def write_once(path: Path, write: Callable[[Path], None]) -> Path:
     finally:
         _remove(temporary)
     return path
+
+
+def _close(made: Path) -> None:
+    """Take from other users what a umask may have given them; links have no mode of their own."""
+    for path in [made, *(made.rglob("*") if made.is_dir() else [])]:
+        if not path.is_symlink():
+            path.chmod(_PRIVATE if path.is_dir() else _PRIVATE & 0o666)
 
 
 def _remove(folder: Path) -> None:

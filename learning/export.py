@@ -11,7 +11,6 @@ from typing import Any
 
 from ..job import Job
 from ..messages import Arrays
-from .base import base_digest
 from .cache import write_once
 from .hugging_face import quiet
 from .model import Learner
@@ -23,7 +22,7 @@ CARD = "umbel.json"
 def export_adapter(learner: Learner, arrays: Arrays, folder: Path) -> None:
     """Write `arrays` as an adapter folder, whole or not at all."""
     learner.network.load(arrays)
-    write_once(folder, lambda made: _write(learner, made))
+    write_once(folder, lambda made: _write(learner, made), private=False)
 
 
 def _write(learner: Learner, folder: Path) -> None:
@@ -57,7 +56,7 @@ def _card(learner: Learner) -> dict[str, Any]:
         "task": job.task,
         "adapter": job.adapter,
         "base": job.model.base,
-        "base_sha256": base_digest(learner.folder),
+        "base_sha256": learner.base_digest,
         "labels": list(job.data.labels or ()),
         "model": job.model.model_dump(mode="json"),
     }

@@ -249,7 +249,7 @@ def _header(sealed: _Sealed) -> bytes:
 
 def _read(path: Path) -> bytes | None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             parts = [os.read(file, os.fstat(file).st_size)]
             while part := os.read(file, 1 << 20):
@@ -271,7 +271,7 @@ def _overwrite(path: Path, data: bytes | memoryview, durable: bool = False) -> N
     """
     view = memoryview(data)
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             at = 0
             while at < len(view):

@@ -412,3 +412,31 @@ def test_a_witness_within_the_folder_is_a_warning(home, monkeypatch):
     levels, text = found(home, "witness")
     assert levels == ["warning"]
     assert "backups" in text
+
+
+def test_a_cache_that_other_users_can_read_is_bad(home, monkeypatch):
+    monkeypatch.delenv("UMBEL_CACHE")
+    assert home.cache.parent == home.path.resolve()
+    tokens = home.cache / "tokens" / "abc"
+    tokens.mkdir(parents=True)
+    (tokens / "ids.npy").write_bytes(b"a record")
+    for path in (home.cache, tokens.parent, tokens):
+        path.chmod(0o755)
+    levels, text = found(home, "cache")
+    assert levels == ["bad"]
+    assert "made from records" in text
+    assert f"chmod -R go= {home.cache}" in text
+    tokens.parent.chmod(0o700)
+    assert found(home, "cache")[0] == ["ok"]
+
+
+def test_a_witness_that_another_user_may_have_made_is_bad(home, monkeypatch, tmp_path):
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    place = home.witness
+    place.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    levels, text = found(home, "witness")
+    assert levels == ["bad"]
+    assert "is a link, or somebody else's" in text

@@ -1,4 +1,6 @@
 import errno
+import os
+import stat
 import threading
 
 import pytest
@@ -61,3 +63,39 @@ def test_of_two_writers_at_once_both_succeed_and_one_result_stands(tmp_path):
         thread.join(10)
     assert (tmp_path / "a" / "file").read_text() == "content"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_no_other_user_reads_what_is_kept_whatever_the_umask(tmp_path, monkeypatch, umask):
+    monkeypatch.setenv("UMBEL_CACHE", str(tmp_path / "cache"))
+    in_the_making = []
+
+    def write(path):
+        (path / "deep").mkdir(parents=True)
+        (path / "deep" / "ids.npy").write_bytes(b"a record")
+        in_the_making.append(stat.S_IMODE(path.parent.stat().st_mode))
+
+    before = os.umask(umask)
+    try:
+        made = write_once(cache_folder("tokens") / "a", write)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [made, *made.rglob("*")]}
+    assert modes == {"a": 0o700, "deep": 0o700, "ids.npy": 0o600}
+    assert in_the_making == [0o700]
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+
+
+def test_a_cache_that_an_earlier_version_left_open_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setenv("UMBEL_CACHE", str(tmp_path))
+    (tmp_path / "tokens").mkdir(mode=0o755)
+    assert stat.S_IMODE(cache_folder("tokens").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_cache_of_another_user_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("UMBEL_CACHE", str(tmp_path))
+    (tmp_path / "tokens").mkdir()
+    os.chown(tmp_path / "tokens", 65534, 65534)
+    with pytest.raises(UmbelError, match="belongs to another user"):
+        cache_folder("tokens")
