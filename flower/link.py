@@ -1,7 +1,8 @@
 """The SuperLink: Flower's server, with one port for data owners and another for this machine.
 
 In Flower's open edition whoever reaches the port can start runs, and a run carries code. So data
-owners reach a port on which only the Fleet API answers, and everything else is served on loopback.
+owners reach a port on which only the Fleet API answers, to members (``members``, behind ``door``), and
+everything else is served on loopback.
 Run as a process of its own: ``python -m umbel.flower.link`` (see ``Link.command``).
 """
 
@@ -11,17 +12,11 @@ import argparse
 import asyncio
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from . import end_with_parent, quiet_logs
-
-_FLEET = "/v1/fleet/"
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -53,26 +48,14 @@ class Link:
         ]
 
 
-class FleetOnly:
-    """Lets requests to the public port reach the Fleet API and nothing else."""
-
-    def __init__(self, app: App, public_port: int) -> None:
-        self._app, self._public_port = app, public_port
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        outside = scope["type"] != "lifespan" and scope["server"][1] == self._public_port
-        if outside and not (scope["type"] == "http" and scope["path"].startswith(_FLEET)):
-            if scope["type"] == "http":
-                await send({"type": "http.response.start", "status": 404, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
-            return
-        await self._app(scope, receive, send)
-
-
 def serve(link: Link) -> None:
     """Run the SuperLink in this process until it is told to stop."""
     import uvicorn
     from flwr.superlink.main import create_app
+
+    from .admission import Admission
+    from .door import Door, Server
+    from .members import MembersOnly
 
     # By its name: the package has a function of the same name as the module.
     flower = import_module("flwr.superlink.cli.flower_superlink")
@@ -87,18 +70,24 @@ def serve(link: Link) -> None:
     config = flower._parse_superlink_lifespan_config()
     end_with_parent()
     quiet_logs()
-    app = FleetOnly(create_app(config, flower.SuperLinkLifespan), link.port)
-    sockets = [_listen(link.host, link.port), _listen("127.0.0.1", link.local_port)]
-    server = uvicorn.Server(
+    superlink = create_app(config, flower.SuperLinkLifespan)
+    door = Door(_listen(link.host, link.port), Admission())
+    server = Server(
         uvicorn.Config(
-            app,
-            log_level="warning",
+            MembersOnly(superlink, link.port, door),
+            # Else a stranger's garbage is a line each.
+            log_level="error",
             access_log=False,
+            # Who a connection is of follows from where it comes from, and not from what it says.
+            proxy_headers=False,
+            ws="none",
+            timeout_keep_alive=60,
             ssl_certfile=str(link.certificate),
             ssl_keyfile=str(link.key),
-        )
+        ),
+        door,
     )
-    asyncio.run(server.serve(sockets=sockets))
+    asyncio.run(server.serve(sockets=[_listen("127.0.0.1", link.local_port)]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

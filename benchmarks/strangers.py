@@ -1,0 +1,175 @@
+"""What strangers at the public port cost a server: its memory, and the time of a round beside them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import deployment_jobs as jobs
+from deployment import Bar
+from deployment_watch import Seen, Watch
+
+from umbel.privacy.secagg.roster import Limits
+from umbel.processes import free_port
+from umbel.server.consortium import Consortium
+from umbel.server.store import Store
+from umbel.simulations.rehearsal import set_up, wait_for
+
+MOST_SLOWER, MOST_GROWTH = 1.5, 64.0
+CONNECTIONS, SECONDS, ROUNDS = 1000, 300, 10
+MEGABYTE = 2**20
+CROWD = Path(__file__).with_name("strangers_crowd.py")
+_LONGEST = 900.0
+
+ABOUT = f"""\
+On this machine, over loopback: `umbel server`, and a process that holds --connections connections to its
+public port without being a member, as many of each kind: silent after TLS, silent without, a body of a
+terabyte as fast as it goes, a body of a byte a second, header fields without end. Each is begun again a
+second after the server has ended it. They come from the address that the members come from, too: the
+hardest case.
+
+  memory  What Flower's process holds (VmRSS) before they come, and at most in --seconds with them.
+  rounds  {jobs.AGENTS} agents, about 1M trained parameters, --rounds rounds of two small steps; then as many
+          of the same job beside the strangers. Medians without each first round. What the strangers'
+          own process takes of the two cores is in it.
+
+Bars: a round is at most {MOST_SLOWER:g} times slower; the memory grows by at most {MOST_GROWTH:g} MiB.
+"""
+
+
+def measure_memory(folder: Path, connections: int, seconds: int) -> dict[str, Any]:
+    """A server without members."""
+    consortium = Consortium.create(folder / "c", "127.0.0.1", free_port(), Limits(), "strangers")
+    port = consortium.card.port
+    server = [sys.executable, "-m", "umbel.cli", "server", "--consortium", str(consortium.path)]
+    with jobs.watched([[*server, "--host", "127.0.0.1"]], folder) as watch:
+        link = _link(watch)
+        begun = time.time()
+        done = subprocess.run(
+            _crowd(port, connections, seconds), capture_output=True, text=True, check=True
+        )
+        after = time.time()
+    return {**_grown(link, begun, after), "crowd": json.loads(done.stdout)}
+
+
+def measure_rounds(folder: Path, connections: int, rounds: int) -> dict[str, Any]:
+    """The same job twice by the same processes: alone, then beside strangers."""
+    stage = set_up(jobs.million(rounds), folder)
+    port = stage.consortium.card.port
+    agents = [stage.agent(owner) for owner in stage.owners]
+    with jobs.watched([stage.server(), *agents], folder) as watch:
+        alone = _rounds(stage)
+        begun = time.time()
+        with _beside(_crowd(port, connections, 0)):
+            beside = _rounds(stage)
+            after = time.time()
+        link = _link(watch)
+    cpu = {"cpu_link": link.cpu_between(begun, after), "seconds": after - begun}
+    slower = statistics.median(beside) / statistics.median(alone)
+    return {"alone": alone, "beside": beside, "slower": slower, **cpu, **_grown(link, begun, after)}
+
+
+def _rounds(stage: Any) -> list[float]:
+    """Seconds of each round but the first."""
+    row = wait_for(stage, stage.place().path.name, seconds=_LONGEST)
+    if row.status != "finished":
+        sys.exit(f"the run {row.status}: {row.reason}")
+    ends = [
+        datetime.fromisoformat(when).timestamp()
+        for _, when, event in Store(stage.consortium.database).events(row.name)
+        if event["event"] == "round" and event["aggregated"]
+    ]
+    return [later - earlier for earlier, later in itertools.pairwise(ends)]
+
+
+def _link(watch: Watch) -> Seen:
+    """Flower's process, once it answers."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for seen in watch.of("link"):
+            # It has imported everything when it has stopped growing.
+            sizes = [size for _, size in seen.resident[-40:]]
+            if len(sizes) == 40 and max(sizes) - min(sizes) < MEGABYTE:
+                return seen
+        time.sleep(0.2)
+    sys.exit("the server did not start")
+
+
+def _grown(link: Seen, begun: float, after: float) -> dict[str, float]:
+    before = [size for at, size in link.resident if at <= begun][-1]
+    most = link.peak_between(begun, after)
+    return {"before": before, "most": most, "grown_mib": (most - before) / MEGABYTE}
+
+
+def _crowd(port: int, connections: int, seconds: int) -> list[str]:
+    return [sys.executable, str(CROWD), str(port), str(connections), str(seconds)]
+
+
+@contextlib.contextmanager
+def _beside(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(3)  # they are all there
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def bars(figures: dict[str, Any]) -> list[Bar]:
+    found = []
+    for part in ("memory", "rounds"):
+        if part in figures:
+            grown = figures[part]["grown_mib"]
+            found.append(Bar(f"MiB that the server grows by ({part})", grown, MOST_GROWTH))
+    if "rounds" in figures:
+        found.append(Bar("times as slow as alone", figures["rounds"]["slower"], MOST_SLOWER))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of the part on memory")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", choices=("memory", "rounds"), action="append", help="[both]")
+    parser.add_argument("--smoke", action="store_true", help="memory, with few, for seconds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    given = parser.parse_args()
+    if given.smoke:
+        given.connections, given.seconds, given.only = 60, 4, ["memory"]
+    figures: dict[str, Any] = {"connections": given.connections}
+    with tempfile.TemporaryDirectory(prefix="umbel-strangers-") as name:
+        folder = Path(name).resolve()
+        for part in given.only or ["memory", "rounds"]:
+            if part == "memory":
+                figures[part] = measure_memory(folder / part, given.connections, given.seconds)
+            else:
+                figures[part] = measure_rounds(folder / part, given.connections, given.rounds)
+            if not given.json:
+                print(part, json.dumps(figures[part]), flush=True)
+    judged = bars(figures)
+    if given.json:
+        print(json.dumps(figures | {"bars": [asdict(bar) | {"held": bar.held} for bar in judged]}))
+    else:
+        print("bars\n" + "\n".join(str(bar) for bar in judged))
+    return int(given.check and not all(bar.held for bar in judged))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
