@@ -64,6 +64,12 @@ class ModelSpec(_Section):
         description='Hugging Face hub id, local folder, "package:NAME/FOLDER" (a folder inside an '
         "installed Python package), or a .gguf file in either of the last two.",
     )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the base model's files, as umbel plan shows it (base_sha256): another "
+        "model under this name is refused before it is loaded. umbel run fills it in; owners insist on it.",
+    )
     adapter: AdapterName | None = Field(
         None,
         description='"lora": low-rank adapters, and the head of a classifier; "head": only the '

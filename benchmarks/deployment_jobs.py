@@ -71,7 +71,7 @@ def write_large_model(folder: Path, layers: int) -> None:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(MODEL))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(MODEL), trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(

@@ -50,6 +50,7 @@ class Classifier(nn.Module):
             Path(package.submodule_search_locations[0]) / "model",
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
+            trust_remote_code=False,
         )
         base.pooler = None
         self.encoder: nn.Module = base

@@ -93,7 +93,7 @@ def write_tiny_model(folder: Path) -> None:
     """A BERT of 2 layers with random weights, and the tokenizer of all-MiniLM-L6-v2."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(MODEL))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(MODEL), trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from typing import Any
 
@@ -46,7 +46,7 @@ class WorkLost(UmbelError):
 class Child:
     """One worker process. It ends with this one, however that happens."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._mark = tempfile.TemporaryFile()  # noqa: SIM115
         self._pipe, theirs = Pipe()
         mark = self._mark.fileno()
@@ -55,7 +55,7 @@ class Child:
             [*command, str(theirs.fileno()), str(mark)],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno(), mark],
-            env=os.environ | {"UMBEL_PARENT": str(os.getpid())},
+            env={**os.environ, **environment, "UMBEL_PARENT": str(os.getpid())},
         )
         theirs.close()
 
@@ -86,10 +86,14 @@ def command() -> list[str]:
 
 
 class Bench:
-    """The child, started again whenever it has died. `start`: its command."""
+    """The child, started again whenever it has died. `start`: its command; `environment`: what it has
+    beside this process's own."""
 
-    def __init__(self, start: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, start: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._start = start or command()
+        self._environment = environment or {}
         self._child: Child | None = None
         self.holder: WorkInChild | None = None
         """Whose model and records the child holds."""
@@ -97,7 +101,7 @@ class Bench:
     def warm(self) -> None:
         """Start it, so that it is there when it is asked."""
         if self._child is None:
-            self._child = Child(self._start)
+            self._child = Child(self._start, self._environment)
 
     def ask(self, what: str, *arguments: Any, careful: bool = False, **named: Any) -> Any:
         """Ask the child; ``Died`` if it dies of it."""

@@ -101,8 +101,16 @@ class Policy(Section):
         if reasons:
             raise PlanRefused(f"{owner}'s policy {' · '.join(reasons)}")
 
-    def check_model(self, owner: str, base_digest: str) -> None:
-        """Raise ``PlanRefused`` for a base model, by its SHA-256, that the owner does not accept."""
+    def check_model(self, owner: str, base_digest: str | None) -> None:
+        """Raise ``PlanRefused`` for a base model, by its SHA-256, that the owner does not accept.
+
+        To be asked before anything is looked up, contacted or opened for the job.
+        """
+        if base_digest is None:
+            raise PlanRefused(
+                f"{owner} looks into no base model before it knows its digest: the job has to name "
+                "model.sha256, as umbel run does"
+            )
         if self.jobs.base_models and base_digest not in self.jobs.base_models:
             raise PlanRefused(
                 f"{owner}'s policy does not accept the base model with SHA-256 {base_digest} "

@@ -109,7 +109,13 @@ class JobRules(Section):
     base_models: list[Sha256] = Field(
         [],
         description="SHA-256 of the base models that are accepted, as umbel plan shows them "
-        "(base_sha256). Empty: any that is installed here.",
+        "(base_sha256). Empty: any that is here and has the SHA-256 that the job names.",
+    )
+    hub: bool = Field(
+        False,
+        description="Let a base model that is not on this machine be fetched from the model hub. A job "
+        "names it, so the hub learns which one, and that this owner trains it. false: bring it in on a "
+        "disk, or into the Hugging Face cache beforehand.",
     )
     operators: list[Sha256] = Field(
         [],

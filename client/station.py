@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ..clock import Clock, SystemClock
 from ..consortium import check_job_signature
 from ..durable import write_durably
-from ..errors import BudgetExceeded, MessageError, PlanRefused
+from ..errors import BudgetExceeded, MessageError, ModelError, PlanRefused
 from ..job import Job
-from ..learning.base import base_digest, base_folder
+from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
 from ..messages import EVALUATE, PREPARE, SECAGG, TRAIN, Assignment, bytes_of
 from ..padding import padding_refusals
@@ -29,7 +29,7 @@ from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
-from .answers import answered, job_of
+from .answers import answered, job_of, log_error
 from .approvals import Approvals
 from .audit import AuditLog, Event
 from .child import Bench, WorkInChild
@@ -76,11 +76,11 @@ class Station:
         clock: Clock | None = None,
     ) -> None:
         self.home = home
-        self._bench = bench or Bench()
         # A rehearsal's noise is no secret, so its times need not be.
         self._clock = clock or (SystemClock() if secrets is None else None)
         self.audit = AuditLog(home.audit)
         self._policy = Policy.read(home.policy)
+        self._bench = bench or Bench(environment=home.environment(hub=self._policy.jobs.hub))
         self._approvals = Approvals(home.jobs)
         self._secrets = secrets
         self._desk: _Desk | None = None
@@ -141,6 +141,7 @@ class Station:
         home, kind = self.home, message.metadata.message_type
         operator = self._signer(assignment)
         self._policy.check(home.name, job)
+        self._policy.check_model(home.name, job.model.sha256)
         home.settings.data.check(home.name, job)
         if kind == PREPARE and SECAGG in message.content:
             home.membership.learn(bytes_of(message.content, "roster"))
@@ -179,9 +180,9 @@ class Station:
         """Note in memory how far the ledger has come, before the answer leaves."""
         home = self.home
         if home.seen_head is not None and Ledger.begun(home.ledger):
-            home.seen_head.parent.mkdir(mode=0o700, exist_ok=True)
             with Ledger(home.ledger) as ledger:
-                home.seen_head.write_text(f"{ledger.identity} {ledger.head()}")
+                head = f"{ledger.identity} {ledger.head()}"
+            write_durably(home.seen_head, head.encode(), secret=True)
 
     def _desk_for(self, assignment: Assignment, job: Job) -> _Desk:
         source = self.home.source
@@ -194,7 +195,7 @@ class Station:
     def _opened(self, assignment: Assignment, job: Job, source: DataSource, stamp: Stamp) -> _Desk:
         """Have the worker load the model, unless the last job had the very same; no record yet."""
         home, secrets = self.home, self._secrets
-        self._policy.check_model(home.name, base_digest(base_folder(job.model.base)))
+        self._check_base(job)
         rules = self._policy.resources
         setup = Setup(
             home.name,
@@ -230,6 +231,19 @@ class Station:
             **named,
         )
         return _Desk(assignment.job, agent, timing, stamp)
+
+    def _check_base(self, job: Job) -> None:
+        """Refuse another base model than the one that was signed for, before it is parsed or loaded."""
+        base_digest.cache_clear()  # its files may have been put there since
+        try:
+            checked(job, hub=self._policy.jobs.hub)
+        except ModelError as error:
+            # What does lie there is nobody else's business.
+            log_error(self.home.name, error)
+            raise PlanRefused(
+                f"{self.home.name} has no base model {job.model.base!r:.80} with the SHA-256 "
+                f"{str(job.model.sha256)[:12]} that the job names; its own log says what is there"
+            ) from None
 
     def warm(self) -> None:
         """Start the process that will hold model and records: it takes seconds to be there."""

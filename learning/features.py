@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .base import base_digest
 from .batches import forward_batch
 from .cache import cache_folder, write_once
 from .examples import Examples
@@ -53,7 +52,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
 def _key(learner: Learner, examples: Examples) -> str:
     job = learner.job
     parts = (
-        base_digest(learner.folder),
+        learner.base_digest,
         job.model.pooling,
         str(job.model.feature_scale),
         f"{learner.length} {_block(learner)}",

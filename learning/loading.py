@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import ModelError
 from ..job import Job
 from .adapters import add_adapter, zero_linear
-from .base import base_folder
+from .base import base_folder, checked, sealed
 from .batches import pad_rows
 from .device import choose_device
 from .dropout import remove_dropout
@@ -40,6 +40,7 @@ def load_learner(job: Job, classes: int) -> Learner:
 
     classes: number of labels of a classifier, 0 for a language model. Raises ``ModelError``.
     """
+    checked(job)  # before anything of it is parsed
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
     found = _load_backbone(job, folder, classes)
@@ -90,18 +91,20 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
     transformers.logging.disable_progress_bar()
     arguments: dict[str, Any] = {
         "dtype": torch.float32,
-        # Code that comes with a model would run with all that this process may do.
-        "trust_remote_code": False,
     }
     mean = job.task == "text-classification" and job.model.pooling != "own"
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        alone = sealed(folder)
+        config = transformers.AutoConfig.from_pretrained(alone, trust_remote_code=False)
         name = _auto_class(job, config)
         if name == "AutoModelForSequenceClassification":
             _check_labels(job, config, classes)
             arguments["num_labels"] = classes
         factory: Any = getattr(transformers, name)
-        model, info = factory.from_pretrained(folder, output_loading_info=True, **arguments)
+        # Code that comes with a model would run with all that this process may do.
+        model, info = factory.from_pretrained(
+            alone, output_loading_info=True, trust_remote_code=False, **arguments
+        )
     loader = f"{name}.from_pretrained({{}})"
     missing = set(info["missing_keys"])
     if mean and name == "AutoModel" and getattr(model.config, "is_encoder_decoder", False):

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import ModelError
 from ..job import Job
 from ..messages import Arrays
-from .base import base_digest
+from .base import named_digest
 from .batches import make_batch, pad_rows
 from .examples import Examples
 from .network import Batch, Network
@@ -87,11 +87,16 @@ class Learner:
     def _pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
+    @property
+    def base_digest(self) -> str:
+        """SHA-256 of the base model, as a job names it."""
+        return named_digest(self.job.model.base)
+
     def shape(self) -> ModelShape:
         return ModelShape(
             trained={name: tuple(a.shape) for name, a in self.initial.items()},
             total_parameters=sum(p.numel() for p in self.network.parameters()),
-            base_digest=base_digest(self.folder),
+            base_digest=self.base_digest,
             base_folder=str(self.folder),
             verdict=self.verdict,
             loader=self.loader,

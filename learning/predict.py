@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ModelError
 from ..job import Job
-from .base import base_digest
+from .base import named_digest
 from .examples import beginning
 from .export import CARD
 from .loading import load_learner
@@ -49,8 +49,8 @@ class Predictor:
                 f"{folder} holds no adapter ({CARD} is missing or damaged). Name the folder of a "
                 "finished run, such as runs/latest."
             ) from None
+        _check_base(card)
         learner = load_learner(_job(card, folder, device), len(card["labels"]))
-        _check_base(card, learner)
         _load_weights(learner, card, folder)
         return cls(learner, card["labels"])
 
@@ -97,6 +97,7 @@ def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
     if card["adapter"] == "full":
         model["base"] = str(folder)
     model["adapter"] = card["adapter"]
+    model.pop("sha256", None)  # a job's, which the card names as base_sha256
     data = {"path": "-", "labels": card["labels"] or None}
     return Job.build(
         {"task": card["task"], "model": model, "data": data, "training": {"device": device}},
@@ -104,8 +105,8 @@ def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
     )
 
 
-def _check_base(card: dict[str, Any], learner: Learner) -> None:
-    if card["adapter"] != "full" and base_digest(learner.folder) != card["base_sha256"]:
+def _check_base(card: dict[str, Any]) -> None:
+    if card["adapter"] != "full" and named_digest(card["base"]) != card["base_sha256"]:
         raise ModelError(
             f"{card['base']} here is not the base model that was tuned (SHA-256 differs from "
             f"{card['base_sha256'][:12]}); the adapter does not fit it."

@@ -39,7 +39,7 @@ import torch
 from .. import __version__
 from ..errors import ModelError
 from ..job import Job
-from .base import base_digest, base_folder
+from .base import named_digest
 from .cache import cache_folder, write_once
 from .device import choose_device, use_bfloat16
 from .independence import CannotRun, Coupled, Independence
@@ -168,15 +168,14 @@ def _remember(job: Job, verdict: Verdict) -> None:
 
 def _place(job: Job) -> Path:
     """A verdict is filed under all that it can depend on: model, settings, device and versions."""
-    folder, device = base_folder(job.model.base), choose_device(job.training.device)
+    device = choose_device(job.training.device)
     training = job.training
     parts = [
-        base_digest(folder),
-        *(hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("*config.json"))),
+        named_digest(job.model.base),
         job.task,
         job.adapter,
         job.privacy.unit,
-        job.model.model_dump_json(),
+        job.model.model_dump_json(exclude={"sha256"}),
         str(len(job.data.labels or ())),
         f"{training.microbatch} {training.gradient_checkpointing}",
         f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from .files import sealed
 from .hugging_face import one_sentence
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with one_sentence(f"{folder} has no usable tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(sealed(folder), trust_remote_code=False)
         # Without its files, some kinds of tokenizer load with special tokens and nothing else.
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise ModelError(f"{folder} has no usable tokenizer: it has no vocabulary.")

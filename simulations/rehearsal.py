@@ -8,6 +8,7 @@ held against a simulation of the same job: it is the same adapter, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from ..client.policy import Policy
 from ..client.settings import DataSettings
 from ..errors import DeploymentError
 from ..job import Job
+from ..learning.base import pinned
+from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..limits import secure_limits
 from ..privacy.secagg.roster import Limits
@@ -70,7 +73,7 @@ def set_up(job: Job, folder: Path) -> Stage:
     owners = tuple(
         _owner(federation, corpus, share, folder, consortium) for share in federation.shares
     )
-    return Stage(federation.job, consortium, owners)
+    return Stage(pinned(federation.job), consortium, owners)
 
 
 def rehearse(
@@ -127,7 +130,13 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """A process of a rehearsal, deaf to this terminal's Ctrl-C."""
     with open(log, "ab") as file:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            # One person is every owner, so what was computed once serves all.
+            env=os.environ | {"UMBEL_CACHE": str(cache_root())},
         )
 
 

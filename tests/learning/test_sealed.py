@@ -1,0 +1,296 @@
+"""Which files of a base model decide anything: all of them are in its digest, and no other is read."""
+
+import ast
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umbel.errors import ModelError
+from umbel.job import Job
+from umbel.learning import files
+from umbel.learning.base import base_digest, base_folder, checked, named_digest, pinned
+from umbel.learning.files import model_files, sealed
+from umbel.learning.loading import load_learner
+from umbel.learning.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BEFORE = (
+    *("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt"),
+    *("vocab.json", "merges.txt", "model.safetensors"),
+)
+"""What a digest was made of before."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    base_folder.cache_clear()
+    base_digest.cache_clear()
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A model folder that a test may damage."""
+    return Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
+
+
+def digest(folder):
+    base_digest.cache_clear()
+    return base_digest(folder)
+
+
+def job_on(folder, **model):
+    return Job.build(
+        {
+            "model": {"base": str(folder), **model},
+            "data": {"path": "-", "labels": ["bad", "good"]},
+            "training": {"device": "cpu"},
+        }
+    )
+
+
+def names_of_transformers():
+    """Every name of a file that transformers can read of a model, from its own tables."""
+    root = Path(transformers.__file__).parent
+    found = set()
+    for file in [*root.glob("models/*/tokenization_*.py"), *root.glob("tokenization_*.py")]:
+        for table in re.findall(r"VOCAB_FILES_NAMES\s*=\s*\{([^}]*)\}", file.read_text()):
+            found |= set(re.findall(r":\s*\"([^\"]+\.[a-z]+)\"", table))
+    for module in (
+        transformers.utils,
+        transformers.utils.hub,
+        transformers.tokenization_utils_base,
+    ):
+        for name, value in vars(module).items():
+            if (
+                name.isupper()
+                and isinstance(value, str)
+                and re.fullmatch(r"[\w.-]+\.[a-z]+", value)
+            ):
+                found.add(value)
+    # Those of other software, and of training that goes on.
+    other = (".h5", ".msgpack", ".onnx", ".bin", ".pt", ".py")
+    return sorted(name for name in found if not name.endswith(other))
+
+
+def test_transformers_tables_name_the_files_that_were_looked_for():
+    found = names_of_transformers()
+    assert {"vocab.txt", "spiece.model", "tokenizer_config.json", "chat_template.jinja"} <= set(
+        found
+    )
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *names_of_transformers(),
+        *("additional_chat_templates/tool.jinja", "modules.json", "1_Pooling/config.json"),
+        *("sentence_bert_config.json", "adapter_model.safetensors", "2_Dense/model.safetensors"),
+        *("tokenizer.4.0.0.json", "source.spm", "tekken.json", "model-00002-of-00002.safetensors"),
+    ],
+)
+def test_a_file_that_may_be_read_is_in_the_digest(tmp_path, name):
+    place = tmp_path / "model" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"{}")
+    before = digest(tmp_path / "model")
+    place.write_bytes(b"[]")
+    after = digest(tmp_path / "model")
+    place.unlink()
+    assert len({before, after, digest(tmp_path / "model")}) == 3
+
+
+def test_folders_that_differ_in_tokenizer_config_have_other_digests_and_give_other_tokens(
+    folder, tmp_path
+):
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    settings_ = json.loads((other / "tokenizer_config.json").read_text())
+    settings_["bos_token"] = settings_["cls_token"] = "good"
+    (other / "tokenizer_config.json").write_text(json.dumps(settings_))
+    one, two = (load_tokenizer(place).cls_token_id for place in (folder, other))
+    assert one != two
+    assert digest(folder) != digest(other)
+    # On the code before, the digest was made of these, and was the same.
+    assert all(
+        (folder / n).read_bytes() == (other / n).read_bytes()
+        for n in BEFORE
+        if (folder / n).exists()
+    )
+
+
+def test_the_digest_is_blind_to_what_is_never_read(folder):
+    before = digest(folder)
+    for name in (
+        "README.md",
+        "modeling_own.py",
+        ".hidden.json",
+        ".cache/x.json",
+        "onnx/model.onnx",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "pytorch_model.bin").write_text("safetensors are taken first")
+    assert digest(folder) == before
+    seen = {str(p.relative_to(sealed(folder))) for p in sealed(folder).rglob("*") if not p.is_dir()}
+    assert seen == set(model_files(folder))
+
+
+names = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.(json|txt|py|bin|model|md|xyz)", fullmatch=True)
+
+
+@given(st.dictionaries(names, st.binary(max_size=4), max_size=6), names, st.binary(max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_whatever_lies_there_a_change_is_in_the_digest_or_out_of_sight(
+    tmp_path_factory, held, changed, content
+):
+    folder = tmp_path_factory.mktemp("model")
+
+    def seen():
+        return {name: (folder / name).read_bytes() for name in model_files(folder)}
+
+    for name, found in held.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(found)
+    before = digest(folder), seen()
+    (folder / changed).parent.mkdir(exist_ok=True)
+    (folder / changed).write_bytes(content)
+    after = digest(folder), seen()
+    assert (before[0] == after[0]) == (before[1] == after[1])
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", *(pytest.param(k, marks=pytest.mark.slow) for k in ("llama", "gpt2"))]
+)
+def test_no_file_is_opened_in_loading_but_those_of_the_digest(tiny, tmp_path, python, kind):
+    folder = Path(shutil.copytree(tiny(kind), tmp_path / "model"))
+    for name in ("pytorch_model.bin", "modeling_own.py", "vocab.odd", "README.md"):
+        (folder / name).write_text("not to be opened")
+    script = (
+        "import os, sys, json\n"
+        "from pathlib import Path\n"
+        "folder, cache, job = Path(sys.argv[1]), os.environ['UMBEL_CACHE'], sys.argv[2]\n"
+        "opened, here = set(), (str(folder), cache + '/sealed')\n"
+        "def hook(event, args):\n"
+        "    if event in ('open', 'os.open') and isinstance(args[0], str) and args[0].startswith(here):\n"
+        "        opened.add(os.path.realpath(args[0]))\n"
+        "from umbel.job import Job\n"
+        "from umbel.learning.loading import load_learner\n"
+        "from umbel.learning.files import base_digest, model_files, sealed\n"
+        "sealed(folder)\n"
+        "sys.addaudithook(hook)\n"
+        "load_learner(Job.build(json.loads(job)), 2)\n"
+        "allowed = {str(folder / name) for name in model_files(folder)}\n"
+        "allowed |= {str(p) for p in Path(cache).glob('sealed/*/tokenizer_config.json')}\n"
+        "print(json.dumps([sorted(opened - allowed), len(opened)]))\n"
+    )
+    job = job_on(folder, adapter="lora").to_json()
+    environment = {**os.environ, "UMBEL_CACHE": str(tmp_path / "cache")}
+    out, err = (process := python(script, folder, job, env=environment)).communicate()
+    assert process.returncode == 0, err
+    beside, count = json.loads(out.splitlines()[-1])
+    assert not [path for path in beside if Path(path).is_file()]
+    assert count > 2
+
+
+def test_pickled_weights_count_where_there_are_no_others(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"one")
+    before = digest(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"two")
+    assert digest(folder) != before
+
+
+def test_another_model_than_the_job_names_is_refused_before_it_is_looked_into(folder, monkeypatch):
+    job = pinned(job_on(folder))
+    assert job.model.sha256 == checked(job) == named_digest(str(folder))
+    (folder / "tokenizer_config.json").write_text("{broken")
+    base_digest.cache_clear()
+    monkeypatch.setattr(files, "sealed", None)  # nobody gets that far
+    with pytest.raises(ModelError, match=r"is not the base model that the job names"):
+        load_learner(job, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("adapter_config.json", {"base_model_name_or_path": "elsewhere/model"}, "holds an adapter"),
+        (
+            "model.safetensors.index.json",
+            {"metadata": {}, "weight_map": {"weight": "../other/model.safetensors"}},
+            "not in this folder",
+        ),
+    ],
+)
+def test_what_leads_out_of_the_folder_is_refused(folder, tmp_path, name, content, words):
+    shutil.copytree(folder, tmp_path / "other")
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        load_learner(job_on(folder), 2)
+
+
+@pytest.mark.parametrize("where", [(), ("text_config",)])
+def test_code_from_the_hub_is_refused_by_its_name(folder, where):
+    config = json.loads((folder / "config.json").read_text())
+    section = config
+    for key in where:
+        section = section.setdefault(key, {})
+    section["attn_implementation"] = "kernels-community/anything"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="asks for code from the hub"):
+        load_learner(job_on(folder), 2)
+
+
+def test_a_tokenizer_is_led_to_no_file_elsewhere(folder, tmp_path):
+    settings_ = json.loads((folder / "tokenizer_config.json").read_text())
+    settings_ |= {"vocab_file": "/etc/hostname", "tokenizer_file": "/etc/hostname"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings_))
+    kept = json.loads((sealed(folder) / "tokenizer_config.json").read_text())
+    assert not [key for key in kept if key.endswith("_file")]
+    assert len(load_tokenizer(folder)) > 10
+
+
+def test_code_that_comes_with_a_model_never_runs_and_nobody_is_asked(folder, tmp_path, python):
+    """A terminal that would say yes to everything; on the code before it was asked."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    trusting = (
+        "import sys; from transformers import AutoConfig\n"
+        "AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)"
+    )
+    python(trusting, folder).communicate()
+    assert (tmp_path / "ran").exists()  # the attack, on a weakened variant
+    (tmp_path / "ran").unlink()
+    script = (
+        "import sys, json; from umbel.job import Job\n"
+        "from umbel.learning.loading import load_learner\n"
+        "load_learner(Job.build(json.loads(sys.argv[1])), 2)"
+    )
+    process = python(script, job_on(folder).to_json(), stdin=-1)
+    _, err = process.communicate("y\n" * 20)
+    assert process.returncode != 0
+    assert "ModelError" in err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_call_that_loads_says_that_no_code_of_a_model_runs():
+    calls = [
+        (file, call)
+        for file in ROOT.rglob("*.py")
+        if "tests" not in file.parts and ".venv" not in file.parts
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained"
+    ]
+    assert len(calls) > 4
+    for file, call in calls:
+        said = {k.arg: k.value for k in call.keywords}.get("trust_remote_code")
+        assert isinstance(said, ast.Constant), f"{file}:{call.lineno}"
+        assert said.value is False, f"{file}:{call.lineno}"
