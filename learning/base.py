@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .cache import cache_folder, write_once
-from .files import SUFFIXES, base_digest, sealed
+from .model_files import SUFFIXES, base_digest, sealed
 
 if TYPE_CHECKING:
     from ..job import Job

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from .files import sealed
+from .model_files import sealed
 from .hugging_face import one_sentence
 
 if TYPE_CHECKING:

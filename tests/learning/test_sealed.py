@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from umbel.errors import ModelError
 from umbel.job import Job
-from umbel.learning import files
+from umbel.learning import model_files as files
 from umbel.learning.base import base_digest, base_folder, checked, named_digest, pinned
-from umbel.learning.files import model_files, sealed
+from umbel.learning.model_files import model_files, sealed
 from umbel.learning.loading import load_learner
 from umbel.learning.tokenizer import load_tokenizer
 
@@ -182,7 +182,7 @@ def test_no_file_is_opened_in_loading_but_those_of_the_digest(tiny, tmp_path, py
         "        opened.add(os.path.realpath(args[0]))\n"
         "from umbel.job import Job\n"
         "from umbel.learning.loading import load_learner\n"
-        "from umbel.learning.files import base_digest, model_files, sealed\n"
+        "from umbel.learning.model_files import base_digest, model_files, sealed\n"
         "sealed(folder)\n"
         "sys.addaudithook(hook)\n"
         "load_learner(Job.build(json.loads(job)), 2)\n"
