@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from .model_files import sealed
 from .hugging_face import one_sentence
+from .model_files import sealed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from umbel.errors import ModelError
 from umbel.job import Job
-from umbel.learning import model_files as files
 from umbel.learning.base import base_digest, base_folder, checked, named_digest, pinned
-from umbel.learning.model_files import model_files, sealed
 from umbel.learning.loading import load_learner
+from umbel.learning.model_files import model_files, sealed
 from umbel.learning.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -212,7 +211,7 @@ def test_another_model_than_the_job_names_is_refused_before_it_is_looked_into(fo
     assert job.model.sha256 == checked(job) == named_digest(str(folder))
     (folder / "tokenizer_config.json").write_text("{broken")
     base_digest.cache_clear()
-    monkeypatch.setattr(files, "sealed", None)  # nobody gets that far
+    monkeypatch.setattr("umbel.learning.loading.sealed", None)  # nobody gets that far
     with pytest.raises(ModelError, match=r"is not the base model that the job names"):
         load_learner(job, 2)
 
