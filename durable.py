@@ -95,6 +95,16 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def fit_for_secrets(place: Path) -> bool:
+    """Whether a ``private_folder`` can be had in `place`: it can be written, by others only if sticky."""
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return False
+    closed = not mode & 0o022 or bool(mode & stat.S_ISVTX)
+    return closed and os.access(place, os.W_OK)
+
+
 def _check_folder(descriptor: int, path: Path, last: bool) -> None:
     found = os.fstat(descriptor)
     mode, own = stat.S_IMODE(found.st_mode), found.st_uid == os.geteuid()

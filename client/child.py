@@ -46,7 +46,9 @@ class WorkLost(UmbelError):
 class Child:
     """One worker process. It ends with this one, however that happens."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         self._mark = tempfile.TemporaryFile()  # noqa: SIM115
         self._pipe, theirs = Pipe()
         mark = self._mark.fileno()
@@ -55,7 +57,7 @@ class Child:
             [*command, str(theirs.fileno()), str(mark)],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno(), mark],
-            env={**os.environ, **environment, "UMBEL_PARENT": str(os.getpid())},
+            env={**os.environ, **(environment or {}), "UMBEL_PARENT": str(os.getpid())},
         )
         theirs.close()
 

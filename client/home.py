@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..consortium import Card, Request, public_pem
-from ..durable import new_folder, private_folder, write_durably
+from ..durable import fit_for_secrets, new_folder, private_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
@@ -217,7 +217,7 @@ class Home:
         own = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
         given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
         for place in filter(None, (given, os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm")):
-            if os.access(place, os.W_OK):
+            if fit_for_secrets(Path(place)):
                 return private_folder(Path(place) / f"umbel-{own}")
         return None
 

@@ -144,5 +144,5 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ModelError(f"{file} is damaged: it is not a JSON object.")
+        raise ModelError(f"{file.parent} does not load: {file.name} is not a JSON object.")
     return found

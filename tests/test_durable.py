@@ -128,6 +128,16 @@ def test_a_folder_of_ones_own_is_made_closed_and_found_again(shared):
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
+def test_a_place_where_others_could_replace_the_witness_is_passed_by(shared, tmp_path, monkeypatch):
+    """As a volume in memory that a cluster made open to everybody."""
+    open_to_all = tmp_path / "run"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o2777)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(open_to_all))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shared))
+    assert Home(tmp_path).witness.parent == shared
+
+
 def test_an_owners_witness_is_refused_where_a_link_stands_in_its_place(
     shared, tmp_path, monkeypatch
 ):
