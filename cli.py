@@ -126,7 +126,8 @@ def plan(
     from .reports.tables import plan_table
     from .simulations.engine import plan_job
 
-    planned = plan_job(loaded)[0].to_dict()
+    found, federation = plan_job(loaded)
+    planned = found.to_dict() | {"data": federation.holdings()}
     if as_json:
         print(json.dumps(planned, indent=2))
     else:

@@ -16,6 +16,7 @@ from .facts import ClientFacts
 from .job import Job
 from .limits import noise_shares
 from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from .quantities import OUTWEIGHED
 from .recipe import change_of, event_of_test
 from .schedule import most_tests, rounds_tested
 
@@ -200,14 +201,23 @@ def evaluation_warnings(
     asked = (
         "" if job.evaluation.every is not None else f", of {most_tests(job)} that fit the rounds"
     )
+    if metric == "accuracy" and blur > OUTWEIGHED:
+        return [
+            *warnings,
+            "Private tests: noise outweighs the owners' counts, because few records are held out for "
+            "the number of classes: their accuracy will say nothing. Name public records "
+            "(evaluation.public_path), raise evaluation.epsilon, bring more records, or leave all of "
+            'epsilon to training (evaluation.counts = "off").',
+        ]
     times = f"{tests} test{'s' if tests > 1 else ''} of the model{asked}"
-    amount = f"{blur:.1%}" if metric == "accuracy" else f"{blur:.2f}"
+    amount = f"{100 * blur:.1f} points" if metric == "accuracy" else f"{blur:.2f}"
+    rarer = "test less often (evaluation.every), " if tests > 1 else ""
     if blur >= _BLUR[metric]:
         return [
             *warnings,
             f"Private tests: noise moves {metric} by {amount} (one standard deviation) in {times}. For "
-            "sharper figures test less often (evaluation.every), raise evaluation.epsilon, or name "
-            "public records (evaluation.public_path).",
+            f"sharper figures {rarer}raise evaluation.epsilon, or name public records "
+            "(evaluation.public_path).",
         ]
     if job.evaluation.every is None and tests < most_tests(job):
         warnings.append(

@@ -18,6 +18,9 @@ WHY_NOT_DEFINED = (
     "records (evaluation.public_path)."
 )
 
+OUTWEIGHED = 0.3
+"""Standard deviation of accuracy beyond which a test says nothing: two of them cover all it could be."""
+
 
 def metric_text(key: str, value: float | None) -> str:
     """A metric by its name: shares in percent, perplexity in three or four digits."""

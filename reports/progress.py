@@ -21,6 +21,7 @@ from rich.progress import (
 
 from ..quantities import tested_texts
 from .decisions import decision_line
+from .holdings import holdings_lines
 
 _STAGES = {
     "data": "reading and tokenising data",
@@ -96,6 +97,9 @@ class Progress:
             figures = tested_texts(event["metrics"], ".3f")
             named = [f"round {event['round']:>3}", "public hold-out", *figures]
             self._say(" · ".join(named))
+        elif event["event"] == "holdings":
+            for line in holdings_lines(event):
+                self._say(line)
         elif event["event"] in ("ended", "kept"):
             self._say(decision_line(event))
 

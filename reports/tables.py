@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..quantities import (
+    OUTWEIGHED,
     count_text,
     delta_text,
     duration_text,
@@ -29,6 +30,7 @@ from ..quantities import (
     spread_text,
 )
 from .events import figure_text, number
+from .holdings import holdings_lines
 from .run import RunRecord
 from .standings import (
     EXACT,
@@ -257,6 +259,12 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Table:
     return grid
 
 
+_SIZE = (
+    "Size is what a client publishes of its number of records or groups: with noise, and 100 at least. "
+    "Noise and sampling rate follow from it."
+)
+
+
 def plan_table(plan: dict[str, Any]) -> RenderableType:
     """What `plan` will run and what it guarantees."""
     clients = plan.get("clients") or []
@@ -278,7 +286,12 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
         facts.insert(0, ("Strategy", str(plan["strategy"])))
     if plan.get("evaluation"):
         facts.append(("Tests", _tests_line(plan["evaluation"])))
-    parts: list[RenderableType] = [Text(), title, _plan_clients(clients), _facts(facts)]
+    lines = holdings_lines(plan["data"]) if plan.get("data") else []
+    facts = [("Data" if not at else "", line) for at, line in enumerate(lines)] + facts
+    parts: list[RenderableType] = [Text(), title, _plan_clients(clients)]
+    if (plan.get("privacy") or {}).get("unit") in ("example", "group"):
+        parts.append(Text(f"{_SIZE}\n", style="dim"))
+    parts.append(_facts(facts))
     if plan.get("guarantee"):
         private = any(number(client, "epsilon") is not None for client in clients)
         parts.append(
@@ -309,8 +322,12 @@ def _tests_line(tests: dict[str, Any]) -> str:
         "no counts of the owners" if tests["counts"] == "off" else f"{tests['counts']} counts"
     )
     if tests["deviation"] is not None:
-        blur = metric_text(tests["deviation_of"], tests["deviation"])
-        parts.append(f"noise moves {tests['deviation_of']} by {blur} (one standard deviation)")
+        amount, metric = float(tests["deviation"]), tests["deviation_of"]
+        blur = f"{100 * amount:.1f} points" if metric == "accuracy" else metric_text(metric, amount)
+        if metric == "accuracy" and amount > OUTWEIGHED:
+            parts.append("which noise outweighs")
+        else:
+            parts.append(f"noise moves {metric} by {blur} (one standard deviation)")
     parts += ["a public hold-out"] if tests["public"] else []
     if tests["patience"] is not None:
         parts.append(f"ends after {tests['patience']} tests without a better one")

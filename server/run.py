@@ -32,7 +32,7 @@ class Listener(Protocol):
         """`done` parts of the stage are finished."""
 
     def event(self, event: dict[str, Any]) -> None:
-        """An event that was written to metrics.jsonl."""
+        """An event that was written to metrics.jsonl, or (a simulation's holdings) is only shown."""
 
 
 class Silent:

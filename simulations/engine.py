@@ -142,6 +142,7 @@ def _simulate(
     begun = time.monotonic()
     listener.started("data", 0)
     federation = federate(job)
+    listener.event({"event": "holdings", **federation.holdings()})
     owners = path.resolve() / "owners"
     public = read_public(federation.job)
     ledgers = Path(identity["ledgers"])

@@ -85,6 +85,20 @@ class Federation:
             "clients": {share.name: self._holdings(share, labels) for share in self.shares},
         }
 
+    def holdings(self) -> dict[str, Any]:
+        """What the file holds, all clients together: for whoever brought it."""
+        held = np.concatenate([np.r_[share.train, share.test] for share in self.shares])
+        labels, names = np.asarray(self.store.labels)[held], self.job.data.labels or ()
+        counts = np.bincount(labels[labels >= 0], minlength=len(names))
+        most = self.job.model.max_length
+        return {
+            "records": len(held),
+            "classes": dict(zip(names, map(int, counts), strict=True)) if len(names) else {},
+            "dropped": self.dropped,
+            "longest": float((np.diff(self.store.offsets)[held] >= most).mean()),
+            "max_length": most,
+        }
+
     def _holdings(self, share: Share, labels: list[str]) -> dict[str, Any]:
         held = np.asarray(self.store.labels)[share.train]
         counts = np.bincount(held[held >= 0], minlength=len(labels))
