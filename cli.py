@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import typer.core
 
 from . import __version__
 from .errors import Interrupted, JobError, UmbelError
 
 if TYPE_CHECKING:
     from .job import Job
+
+# Else "[required]" and "[default: ...]" stand in every --help with a backslash before them.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     help="Federated fine-tuning of Hugging Face models, private by default.",
@@ -211,19 +215,25 @@ def predict(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts to try.", show_default=False)
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="File with one text a line.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="CSV, TSV, JSONL or Parquet; or any other file, with one text per line."),
+    ] = None,
+    text_column: Annotated[
+        str, typer.Option(help="Column of --file with the text [text].", show_default=False)
+    ] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     tokens: Annotated[
         int, typer.Option(help="Tokens that a language model adds [40].", show_default=False)
     ] = 40,
 ) -> None:
     """Try the model of a finished run."""
-    from .reports.predictions import prediction_line, read_texts
+    from .reports.predictions import prediction_line, predictions, read_texts
 
-    wanted = read_texts(texts or [], file)
+    wanted = read_texts(texts or [], file, text_column)
     from .learning.predict import Predictor
 
-    for prediction in Predictor.load(run).predict(wanted, tokens):
+    for prediction in predictions(Predictor.load(run), wanted, tokens):
         print(prediction_line(prediction, as_json))
 
 

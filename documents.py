@@ -71,12 +71,23 @@ def _explain_one(detail: Any, model: type[BaseModel], longest: int | None) -> st
     if detail["type"] == "extra_forbidden":
         known = _known_keys(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        near = near or _elsewhere(model, str(detail["loc"][-1]))
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"known here: {', '.join(known)}"
+        )
         return f"unknown key {place!r} ({hint})"
     if detail["type"] == "missing":
         return f"{place} is missing"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{place} = {repr(detail['input'])[:longest]}: {message}" if place else message
+
+
+def _elsewhere(model: type[BaseModel], key: str) -> list[str]:
+    """Where a key that does not stand here is known: in sections of the same file."""
+    sections = [name for name in model.model_fields if key in _known_keys(model, [name])]
+    return [f"{section}.{key}" for section in sections]
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

@@ -29,7 +29,7 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     """
     if not folders:
         raise UmbelError("There is nothing to compare. Name at least one run folder.")
-    records = [RunRecord.read(folder) for folder in folders]
+    records, others = _read(folders)
     titles = _titles(records)
     if len({record.task for record in records}) > 1:
         listed = ", ".join(f"{t}: {r.task}" for t, r in zip(titles, records, strict=True))
@@ -40,7 +40,20 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     from .canvas import save
 
     path = out or records[0].folder.resolve().parent / "comparison.png"
-    return _tables(records, titles), save(_curves(records, titles), path)
+    tables: list[RenderableType] = [_tables(records, titles)]
+    if others:
+        names = ", ".join(map(str, others))
+        tables.append(Text(f"Left out, because no run has written them: {names}", style="dim"))
+    return Group(*tables), save(_curves(records, titles), path)
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[Path]]:
+    """Each run once, and what else stood there: ``runs/*`` names the latest run twice, and pictures."""
+    once = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    runs = [one for one in once if (one / "plan.json").is_file() or not one.exists()]
+    if not runs or len(folders) == 1:
+        runs = once  # what is wrong with them is said
+    return [RunRecord.read(folder) for folder in runs], [one for one in once if one not in runs]
 
 
 def differing_keys(jobs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -65,10 +78,10 @@ def _flatten(job: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _titles(records: Sequence[RunRecord]) -> list[str]:
-    """Job names where they tell the runs apart, else folder names too."""
+    """Job names where they tell the runs apart, else the folders' names."""
     seen = Counter(record.name for record in records)
     return [
-        record.name if seen[record.name] == 1 else f"{record.name} ({record.folder.resolve().name})"
+        record.name if seen[record.name] == 1 else record.folder.resolve().name
         for record in records
     ]
 

@@ -23,8 +23,8 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
         lines.append(f"{len(classes)} classes: {named}" + (f" and {more} more" if more else ""))
         if rare := [name for name, count in classes.items() if count < _FEW]:
             lines.append(
-                f"{len(rare)} of the classes have fewer than {_FEW} records, such as {rare[0]!r:.60}: too "
-                "few to learn. Is the label column the right one?"
+                f"classes with fewer than {_FEW} records, too few to learn: {len(rare)}, such as "
+                f"{rare[0]!r:.60}. Is the label column the right one?"
             )
     if holdings["longest"] > _MANY:
         lines.append(

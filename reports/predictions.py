@@ -10,23 +10,47 @@ from typing import TYPE_CHECKING
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..learning.predict import Prediction
+    from collections.abc import Iterator
+
+    from ..learning.predict import Prediction, Predictor
 
 
-def read_texts(texts: list[str], file: Path | None) -> list[str]:
-    """Texts of the command line, then the lines of a file; blank lines are left out."""
-    if file is not None:
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+def read_texts(texts: list[str], file: Path | None, column: str = "text") -> list[str]:
+    """Texts of the command line, then those of a file: a column of a table, else its lines.
+
+    A blank one keeps its place, so that answers can be put beside what was asked.
+    """
+    if file is not None and (file.suffix.lower() in _TABLES or file.is_dir()):
+        from ..learning.tables import read_table
+
+        texts = [*texts, *(text or "" for text in read_table(file, column).columns[column])]
+    elif file is not None:
+        from ..learning.encoding import check_utf8
+        from ..learning.signatures import refuse_other_kinds
+
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
-        texts = [*texts, *lines]
-    texts = [text for text in texts if text.strip()]
-    if not texts:
+            refuse_other_kinds(file)
+            check_utf8(file)
+            texts = [*texts, *file.read_text(encoding="utf-8-sig").splitlines()]
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    if not any(text.strip() for text in texts):
         raise DataError(
             'There is no text to try. Give some: umbel predict RUN "..." or --file FILE'
         )
     return texts
+
+
+def predictions(predictor: Predictor, texts: list[str], tokens: int) -> Iterator[Prediction]:
+    """One for each text, in order; of a blank one nothing is said."""
+    from ..learning.predict import Prediction
+
+    found = predictor.predict([text for text in texts if text.strip()], tokens)
+    for text in texts:
+        yield next(found) if text.strip() else Prediction(text, {})
 
 
 def prediction_line(prediction: Prediction, as_json: bool) -> str:
@@ -35,5 +59,7 @@ def prediction_line(prediction: Prediction, as_json: bool) -> str:
         return json.dumps(asdict(prediction), ensure_ascii=False)
     if prediction.continuation is not None:
         return prediction.text + prediction.continuation
+    if not prediction.probabilities:
+        return "-  (no text)"
     label, probability = next(iter(prediction.probabilities.items()))
     return f"{label}  {probability:.3f}  {prediction.text}"

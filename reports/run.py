@@ -63,9 +63,10 @@ class RunRecord:
         """Read `folder`; raises ``RunFolderError`` when no run was started there."""
         folder = Path(folder)
         if not (folder / "plan.json").is_file():
-            what = "has no plan.json" if folder.is_dir() else "does not exist"
+            what = "has no plan.json" if folder.is_dir() else "is a file"
             raise RunFolderError(
-                f"{folder} is no run folder: it {what}. Give a folder that a run has written."
+                f"{folder} is not a run folder: it {what if folder.exists() else 'does not exist'}. "
+                "Give a folder that a run has written."
             )
         job_text = _read_text(folder / "job.toml")
         result_path = folder / "result.json"

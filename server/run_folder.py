@@ -29,8 +29,8 @@ class RunFolder:
         path = path or runs / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunFolderError(
-                f"{path} exists already. Go on with an unfinished run by --resume {path}, choose "
-                "another folder with --run-dir, or remove it."
+                f"{path} exists already. Go on with an unfinished run by --resume --run-dir {path}, "
+                "choose another folder with --run-dir, or remove it."
             )
         return path
 

@@ -53,6 +53,8 @@ def build(**sections):
             r"clipping_quantile, delta, epsilon, limit, mechanism, spare_rounds, unit\)",
         ),
         ({"data": {"path": "a", "paths": "b"}}, "did you mean 'path'"),
+        ({"rounds": 3}, "did you mean 'training.rounds'"),
+        ({"epsilon": 3}, "did you mean '(privacy|evaluation).epsilon' or '"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_that_is_known(sections, words):

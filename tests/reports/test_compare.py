@@ -35,8 +35,8 @@ def test_a_default_that_only_one_job_writes_down_is_no_difference(tmp_path, writ
     second = write_run(tmp_path / "b", job='\n[strategy]\nname = "fedavg"\n')
     text = printed(compare([first, second], tmp_path / "both.png")[0])
     assert "strategy" not in text
-    assert "(a)" in text
-    assert "(b)" in text
+    assert "\n a " in text
+    assert "\n b " in text
 
 
 def test_the_picture_lies_beside_the_runs_by_default(tmp_path, write_run):
@@ -47,10 +47,28 @@ def test_the_picture_lies_beside_the_runs_by_default(tmp_path, write_run):
 def test_runs_of_different_tasks_are_refused_also_under_one_name(tmp_path, write_run):
     first = write_run(tmp_path / "a")
     second = write_run(tmp_path / "b", task="causal-lm")
-    with pytest.raises(UmbelError, match=r"different tasks.*\(a\).*\(b\): causal-lm"):
+    with pytest.raises(UmbelError, match=r"different tasks.* a: .* b: causal-lm"):
         compare([first, second], None)
 
 
 def test_a_key_that_one_job_lacks_is_a_difference():
     jobs = [{"name": "a", "x": {"y": 1}}, {"name": "b", "x": {}}]
     assert differing_keys(jobs) == {"x.y": [1, None]}
+
+
+def test_what_a_pattern_of_the_shell_finds_is_compared_once_and_without_pictures(
+    tmp_path, write_run
+):
+    first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b", ran=3)
+    (tmp_path / "latest").symlink_to("b")
+    for _ in range(2):
+        found = sorted(tmp_path.iterdir())
+        text = printed(compare(found)[0])
+        assert text.count("\n a ") == text.count("\n b ") == 1
+        assert "latest" not in text
+    assert "Left out" in text
+    assert "comparison.png" in text
+    with pytest.raises(UmbelError, match="is a file"):
+        compare([tmp_path / "comparison.png"])
+    with pytest.raises(UmbelError, match="does not exist"):
+        compare([first, second, tmp_path / "c"])

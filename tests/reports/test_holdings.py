@@ -42,7 +42,7 @@ def test_a_class_with_too_few_records_is_named(found):
     lines = found(many)
     assert "59 classes" in lines[1]
     assert "and 47 more" in lines[1]
-    assert "59 of the classes have fewer than 10" in lines[2]
+    assert "fewer than 10 records, too few to learn: 59" in lines[2]
 
 
 def test_texts_that_are_cut_are_counted(found):

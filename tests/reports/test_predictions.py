@@ -1,0 +1,38 @@
+"""Texts to try: those of a table's column, or lines; each keeps its place."""
+
+import pytest
+
+from umbel.errors import DataError
+from umbel.reports.predictions import read_texts
+
+
+def test_lines_and_arguments_keep_their_places(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\ufeffone\n\n  \nfour\n", encoding="utf-8")
+    assert read_texts(["zero", ""], path) == ["zero", "", "one", "", "  ", "four"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_of_a_table_the_column_is_tried_and_not_its_lines(tmp_path, delimiter):
+    path = tmp_path / "texts.csv"
+    rows = ["text,label", '"one\nand more",a', ",b", "three,"]
+    path.write_text("\n".join(rows).replace(",", delimiter) + "\n", encoding="utf-8")
+    assert read_texts([], path) == ["one\nand more", "", "three"]
+    assert read_texts([], path, "label") == ["a", "b", ""]
+    with pytest.raises(DataError, match="no column 'note'"):
+        read_texts([], path, "note")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\n \n", "no text to try"), ("grün".encode("cp1252"), "not UTF-8"), (b"PK\x03\x04", "zip")],
+)
+def test_what_holds_no_texts_is_refused(tmp_path, content, said):
+    (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_texts([], tmp_path / "texts.txt")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="no-such-file cannot be read"):
+        read_texts([], tmp_path / "no-such-file")
