@@ -21,7 +21,7 @@ from transformers import AutoModel
 
 from umbel.privacy.bookkeeping import BookKeeping
 from umbel.privacy.dpsgd import GradientsOf, PrivateOptimizer
-from umbel.privacy.gradients import HookedGradients
+from umbel.privacy.hooked import HookedGradients
 from umbel.privacy.randomness import SecretStream
 
 TIME_BARS = {"lora": 1.15, "full": 1.25}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .bookkeeping import BookKeeping, has_rules
-from .gradients import ExampleGradients, HookedGradients, check_layers
+from .gradients import ExampleGradients, check_layers
 from .grid import grid_step, snap
 from .randomness import SecretStream
 
@@ -281,9 +280,13 @@ def example_gradients(
     ``ModelError`` for layers that couple examples.
     """
     check_layers(module)
-    if how is None:
-        how = BookKeeping if has_rules(module) else partial(HookedGradients, strict=strict)
-    return how(module, parameters)
+    if how is not None:
+        return how(module, parameters)
+    if has_rules(module):
+        return BookKeeping(module, parameters)
+    from .hooked import HookedGradients  # brings Opacus: a second of imports that few models need
+
+    return HookedGradients(module, parameters, strict=strict)
 
 
 def backward(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -15,7 +15,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.gradients import HookedGradients
+from umbel.privacy.hooked import HookedGradients
 
 CLIP = 0.05
 ROUNDING = 1e-4
@@ -141,7 +141,7 @@ def test_gradients_that_do_not_add_up_are_the_owners_affair(sum_of, monkeypatch,
     """A comparison that depends on records must not decide whether there is an answer."""
     monkeypatch.setattr("umbel.privacy.dpsgd.has_rules", lambda module: False)
     whole = sum_of(KINDS[0], ROWS)
-    monkeypatch.setattr("umbel.privacy.gradients._ROUNDING", -1.0)
+    monkeypatch.setattr("umbel.privacy.hooked._ROUNDING", -1.0)
     assert np.array_equal(sum_of(KINDS[0], ROWS), whole)
     assert "do not add up" in caplog.text
 

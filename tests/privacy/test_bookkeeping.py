@@ -17,7 +17,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from umbel.errors import ModelError
 from umbel.privacy.bookkeeping import BookKeeping, has_rules
 from umbel.privacy.factored import Factored, Lookup, Product
-from umbel.privacy.gradients import HookedGradients
+from umbel.privacy.hooked import HookedGradients
 
 torch.set_num_threads(1)
 EXAMPLES, TOKENS, WORDS = 5, 6, 30

@@ -21,8 +21,8 @@ from transformers import (
 from umbel.errors import ModelError
 from umbel.privacy.bookkeeping import BookKeeping
 from umbel.privacy.dpsgd import PrivateOptimizer
-from umbel.privacy.gradients import HookedGradients
 from umbel.privacy.grid import grid_step, snap
+from umbel.privacy.hooked import HookedGradients
 from umbel.privacy.randomness import SecretStream
 
 torch.set_num_threads(1)

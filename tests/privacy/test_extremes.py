@@ -8,7 +8,7 @@ from torch import nn
 from umbel.privacy.bookkeeping import BookKeeping
 from umbel.privacy.dpsgd import PrivateOptimizer
 from umbel.privacy.factored import Factored, Lookup, Product
-from umbel.privacy.gradients import HookedGradients
+from umbel.privacy.hooked import HookedGradients
 from umbel.privacy.randomness import SecretStream
 
 LARGEST = 2.0**64
