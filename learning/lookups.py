@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +12,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _EMBEDDINGS = (torch.nn.functional.embedding, torch.embedding)
+
+
+def checked_lookups(device: torch.device) -> AbstractContextManager[object]:
+    """As ``CheckedLookups`` where that is needed: a CPU raises ``IndexError`` by itself."""
+    return contextlib.nullcontext() if device.type == "cpu" else CheckedLookups()
 
 
 class CheckedLookups(TorchFunctionMode):

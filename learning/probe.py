@@ -39,16 +39,17 @@ import torch
 from .. import __version__
 from ..errors import ModelError
 from ..job import Job
-from .base import named_digest
+from .base import base_folder, checked, named_digest
 from .cache import cache_folder, write_once
 from .device import choose_device, use_bfloat16
 from .independence import CannotRun, Coupled, Independence
 from .loading import load_learner
-from .model import Learner
+from .model import Learner, ModelShape
 from .tasks import Task, task_for
 from .verdict import INDEPENDENT, Verdict
 
 _SHIFT = 0.05
+_AMOUNTS = 1_000_003
 _LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers")
 
 
@@ -58,16 +59,41 @@ def probed(learner: Learner) -> Learner:
     Raises ``ModelError`` for a model that cannot run as the job says, whatever its padding.
     """
     job = learner.job
-    verdict = _remembered(job) or _found_unpadded(job)
+    known = shape_known(job)
+    verdict = known.verdict if known else _found_unpadded(job)
     if verdict is None:
         verdict = probe(learner, task_for(job, len(job.data.labels or ())))
-        _remember(job, verdict)
-    return replace(learner, verdict=verdict)
+    learner = replace(learner, verdict=verdict)
+    if known is None:
+        _remember(job, learner.shape())
+    return learner
+
+
+def shape_known(job: Job) -> ModelShape | None:
+    """What loading and probing the job's model here would say, if it did so before; None if not.
+
+    That is filed under the digest of the model's files, the job's settings and the versions of all that
+    loads it, so a plan need not load it again.
+    """
+    try:
+        digest = checked(job)
+        found = json.loads(_place(job).read_text(encoding="utf-8"))
+        return ModelShape(
+            {name: tuple(shape) for name, shape in found["trained"].items()},
+            found["total_parameters"],
+            digest,
+            str(base_folder(job.model.base)),
+            Verdict(**found["verdict"]),
+            found["loader"],
+        )
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def fitted(job: Job) -> Job:
     """The job, padded as its base model needs it; loads and probes the model unless it is known."""
-    verdict = _remembered(job)
+    known = shape_known(job)
+    verdict = known.verdict if known else None
     if verdict is None:
         verdict = probed(load_learner(job, len(job.data.labels or ()))).verdict
     return job.padded() if verdict and verdict.padding == "max_length" else job
@@ -102,10 +128,14 @@ def _away_from_start(learner: Learner) -> Iterator[None]:
     """Trained tensors moved by fixed random amounts, and everything as it was afterwards."""
     network = learner.network
     generator = np.random.default_rng(20)
-    moved = {}
+    # One draw of a prime length goes round and round: 22 million numbers took a quarter of a second.
+    amounts = np.tile(generator.standard_normal(_AMOUNTS, np.float32), 2)
+    moved, used = {}, 0
     for name, array in learner.initial.items():
-        size = float(array.std()) * 0.1 or _SHIFT
-        moved[name] = array + generator.normal(0, size, array.shape).astype(np.float32)
+        size = float(torch.from_numpy(array).std(correction=0)) * 0.1 or _SHIFT
+        drawn = np.resize(amounts[used : used + min(array.size, _AMOUNTS)], array.shape)
+        moved[name] = array + np.float32(size) * drawn
+        used = (used + array.size) % _AMOUNTS
     autocast = network.autocast
     network.load(moved)
     try:
@@ -145,24 +175,18 @@ def _check(learner: Learner, task: Task) -> None:
         network.autocast = autocast
 
 
-def _remembered(job: Job) -> Verdict | None:
-    try:
-        return Verdict(**json.loads(_place(job).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
 def _found_unpadded(job: Job) -> Verdict | None:
     """What a probe found that began with natural padding and ended with that of `job`."""
     if job.model.padding == "longest":
         return None
     model = job.model.model_copy(update={"padding": "longest"})
-    verdict = _remembered(job.model_copy(update={"model": model}))
+    known = shape_known(job.model_copy(update={"model": model}))
+    verdict = known.verdict if known else None
     return verdict if verdict and verdict.padding == "max_length" else None
 
 
-def _remember(job: Job, verdict: Verdict) -> None:
-    text = json.dumps(asdict(verdict))
+def _remember(job: Job, shape: ModelShape) -> None:
+    text = json.dumps(asdict(shape))
     write_once(_place(job), lambda made: made.write_text(text, encoding="utf-8"))
 
 

@@ -28,6 +28,7 @@ from ..learning.counts import own_figures
 from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
+from ..learning.probe import shape_known
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..server.conclusion import conclude
@@ -65,8 +66,10 @@ def plan_job(job: Job) -> tuple[Plan, Federation]:
     """What `umbel plan` shows: everything but the training."""
     federation = federate(job)
     read_public(federation.job)
-    with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
-        shape, _ = workers.call("model")
+    shape = shape_known(federation.job)
+    if shape is None:
+        with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
+            shape, _ = workers.call("model")
     if _needs_padding(federation.job, shape):
         return plan_job(job.padded())
     return _compiled(federation, shape), federation

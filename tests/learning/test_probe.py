@@ -1,6 +1,7 @@
 """The probe: which networks it lets through, which it has padded, and which it refuses, and why."""
 
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,16 @@ from torch import nn
 
 from umbel.errors import ModelError, PlanRefused
 from umbel.learning import probe as probing
+from umbel.learning.base import base_digest
 from umbel.learning.invented import invented_texts
 from umbel.learning.loading import load_learner
 from umbel.learning.lookups import CheckedLookups
 from umbel.learning.model import arrays_digest
-from umbel.learning.probe import fitted, probe, probed
+from umbel.learning.probe import fitted, probe, probed, shape_known
 from umbel.learning.tasks import task_for
 from umbel.learning.verdict import INDEPENDENT, Verdict
 from umbel.padding import padding_refusals, padding_warnings
+from umbel.simulations import engine
 from umbel.simulations.engine import plan_job
 
 
@@ -215,6 +218,28 @@ def test_a_verdict_is_remembered_for_the_same_model_and_settings_alone(
     ):
         probed(load_learner(job_of("bert", model=_model(job_of, "bert", "lora"), **changed), 2))
     assert len(asked) == 3
+
+
+def test_a_plan_from_what_is_known_of_a_model_equals_the_one_that_loaded_it(job_of, monkeypatch):
+    job = job_of("bert", model=_model(job_of, "bert", "lora"), training={"microbatch": 3})
+    loaded, _ = plan_job(job)
+    monkeypatch.setattr(engine, "start_workers", None)  # nothing is loaded any more
+    known, _ = plan_job(job)
+    assert known == loaded
+
+
+def test_what_is_known_of_a_model_ends_where_a_file_of_it_changes(job_of, tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("bert"), folder)
+    job = job_of(str(folder), model={"base": str(folder), "max_length": 32})
+    plan_job(job)
+    assert shape_known(job) is not None
+    base_digest.cache_clear()
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert shape_known(job) is None
 
 
 def test_a_plan_pads_what_must_be_padded_and_says_what_it_costs(
