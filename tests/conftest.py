@@ -12,6 +12,7 @@ import importlib.util
 import io
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -31,6 +32,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 # Read when torch and the hub's library are imported, so set before any test module is.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell starts what runs in its background without Ctrl-C, which processes of tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS_A_SITE = 36

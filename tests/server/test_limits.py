@@ -52,7 +52,7 @@ def test_the_bound_of_adamw_is_nearly_reached(spike):
     assert abs(float(weight.detach())) > 0.5 * expected_update(job, 1)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     schedule=st.sampled_from(["constant", "linear", "cosine"]),
     warmup=st.sampled_from([0.0, 0.1, 0.5]),
