@@ -12,6 +12,7 @@ import importlib.util
 import io
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -45,6 +46,15 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UMBEL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """What a test draws without a seed does not hang on which tests ran before in its process."""
+    random.seed(0)
+    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture(scope="session")
