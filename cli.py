@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 import typer.core
 
 from . import __version__
-from .errors import Interrupted, JobError, UmbelError
+from .errors import Interrupted, JobError, UmbelError, of_the_machine
 
 if TYPE_CHECKING:
     from .job import Job
@@ -57,10 +56,11 @@ def main() -> None:
     except UmbelError as error:
         print(f"umbel: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except Exception as error:
+        said = of_the_machine(error)
+        if said is None:
             raise
-        print(f"umbel: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"umbel: {said}", file=sys.stderr)
         sys.exit(2)
 
 

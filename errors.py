@@ -22,6 +22,10 @@ UmbelError                  a person can act on it; the command line prints it a
 A message says what is wrong, where, and what to do. It is one paragraph, without a traceback.
 """
 
+import errno
+import os
+import re
+
 
 class UmbelError(Exception):
     """Base of all errors that Umbel raises on purpose."""
@@ -101,3 +105,29 @@ class TooFewMembers(ProtocolError):
 
 class DeploymentError(UmbelError):
     """A process of a deployment cannot be started or reached."""
+
+
+_PLACE = {
+    errno.ENOSPC: "Make room, then do it again",
+    errno.EDQUOT: "Make room, then do it again",
+    errno.EACCES: "Give this user the right to it, or name another place",
+    errno.EPERM: "Give this user the right to it, or name another place",
+    errno.EROFS: "It lies on something that cannot be written: name another place",
+}
+_FOREIGN = re.compile(r"\(os error (\d+)\)")
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """What a person can do about a disk or right that is lacking, in a sentence; None for all else.
+
+    Libraries written in Rust raise bare exceptions, which name the system's error in their text.
+    """
+    if isinstance(error, OSError):
+        number, where = error.errno, error.filename
+    else:
+        found = _FOREIGN.search(str(error))
+        number, where = (int(found[1]), None) if found else (None, None)
+    if number not in _PLACE:
+        return None
+    at = f"{where}: " if where else ""
+    return f"{at}{os.strerror(number)}. {_PLACE[number]}; a run goes on with --resume."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError
 from .cache import cache_folder, write_once
 from .model_files import SUFFIXES, base_digest, sealed
+from .whole import check_whole
 
 if TYPE_CHECKING:
     from ..job import Job
@@ -78,6 +79,7 @@ def _source(base: str, *, hub: bool) -> Path:
                 "or name one .gguf file."
             )
         return ggufs[0]
+    check_whole(path)
     if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         raise ModelError(
             f"Model folder {path} has no weights (model.safetensors or pytorch_model.bin). "

@@ -29,7 +29,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(sealed(folder), trust_remote_code=False)
         # Without its files, some kinds of tokenizer load with special tokens and nothing else.
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
-            raise ModelError(f"{folder} has no usable tokenizer: it has no vocabulary.")
+            raise ModelError(
+                f"{folder} has no usable tokenizer: it has no vocabulary. Copy the files of "
+                "the model's own tokenizer into that folder (tokenizer.json, tokenizer_config.json)."
+            )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token_id is None:

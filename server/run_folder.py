@@ -32,6 +32,11 @@ class RunFolder:
                 f"{path} exists already. Go on with an unfinished run by --resume --run-dir {path}, "
                 "choose another folder with --run-dir, or remove it."
             )
+        place = next(part for part in path.absolute().parents if part.exists())
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise RunFolderError(
+                f"{path} cannot be made: {place} cannot be written. Choose another folder with --run-dir."
+            )
         return path
 
     @classmethod
