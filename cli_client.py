@@ -130,7 +130,10 @@ def publish_size(folder: Folder = Path()) -> None:
     from .client.home import Home
     from .client.owning import publish_size as draw
 
-    print(f"Published size from now on: {draw(Home.open(folder)):,}")
+    sizes = draw(Home.open(folder))
+    print(f"Published size from now on: {sizes.data:,}")
+    if sizes.held_out is not None:
+        print(f"Of the held-out file, by which tests take their time: {sizes.held_out:,}")
 
 
 @client_app.command("new-account")

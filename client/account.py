@@ -21,21 +21,21 @@ from ..facts import training_size
 from ..job import Job
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream, reproducible_stream
-from ..privacy.sizes import published_size
+from ..privacy.sizes import Sizes, published_sizes
 
 if TYPE_CHECKING:
     from .budget import Budget
 
 
 class Size(Protocol):
-    """A size that is published once, and charged before."""
+    """What is published once of how much there is, and charged before."""
 
     @property
     def known(self) -> bool:
         """Whether it is there without a look at records."""
         ...
 
-    def published(self, budget: Budget) -> int: ...
+    def published(self, budget: Budget) -> Sizes: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Account:
         """
         if job.per_client:
             return 0
-        size = self.size.published(budget)
+        size = self.size.published(budget).data
         if size < self.smallest:
             raise PlanRefused(
                 f"{budget.owner} takes part in no job as long as its published size ({size:,}) is "
@@ -76,6 +76,15 @@ class Account:
         """The public number of training units, from which noise, sampling and weight follow."""
         return training_size(self.published(job, budget), self.training_share)
 
+    def test_size(self, job: Job, budget: Budget) -> int:
+        """The public number of held-out units, by which tests take their time; 0 where there is none."""
+        if job.per_client or not self.holds_out:
+            return 0
+        size = self.size.published(budget)
+        if size.held_out is not None:
+            return size.held_out
+        return max(0, size.data - training_size(size.data, self.training_share))
+
 
 @dataclass(frozen=True)
 class SeededSize:
@@ -86,14 +95,16 @@ class SeededSize:
 
     seed: int
     owner: str
-    count: int
+    counts: Sizes
     known: bool = field(default=True, init=False)
 
     @property
-    def value(self) -> int:
-        return published_size(self.count, reproducible_stream(self.seed, f"{self.owner}/size"))
+    def value(self) -> Sizes:
+        return published_sizes(
+            self.counts, lambda what: reproducible_stream(self.seed, f"{self.owner}/{what}")
+        )
 
-    def published(self, budget: Budget) -> int:
+    def published(self, budget: Budget) -> Sizes:
         budget.charge_size(f"seed {self.seed}", replay=True)
         return self.value
 
@@ -107,8 +118,8 @@ def seeded_name(owner: str) -> str:
 class AccountFile:
     """`account.json` in an owner's folder.
 
-    Guarantee: a size is charged before it is drawn, and on disk before anybody hears of it; the same
-    one is told ever after, until its owner has another one drawn and charged. A crash in between
+    Guarantee: sizes are charged before they are drawn, and on disk before anybody hears of them; the
+    same ones hold ever after, until their owner has others drawn and charged. A crash in between
     costs a charge, never an unpaid draw.
     """
 
@@ -121,26 +132,30 @@ class AccountFile:
 
     def begin(self, name: str) -> None:
         """Begin the account of this name, in the place of any other; no size of it is known yet."""
-        self._write({"account": name, "sizes": 0, "size": None, "place": None})
+        self._write({"account": name, "sizes": 0, "size": None, "held_out": None, "place": None})
 
     @property
     def name(self) -> str:
         return str(self._read()["account"])
 
     @property
-    def size(self) -> int | None:
+    def sizes(self) -> Sizes | None:
         """What was published; None as long as nothing was."""
-        found = self._read()["size"]
-        return None if found is None else int(found)
+        found = self._read()
+        if found["size"] is None:
+            return None
+        held_out = found.get("held_out")
+        return Sizes(int(found["size"]), None if held_out is None else int(held_out))
 
-    def publish(self, count: int, budget: Budget) -> int:
-        """Charge, draw, keep and return a size with fresh noise, in the place of any earlier one."""
+    def publish(self, counts: Sizes, budget: Budget) -> Sizes:
+        """Charge, draw, keep and return sizes with fresh noise, in the place of any earlier ones."""
         values = self._read()
         number = int(values["sizes"]) + 1
         budget.charge_size(f"size {number}")
-        size = published_size(count, SecretStream.from_os())
-        self._write(values | {"sizes": number, "size": size})
-        return size
+        sizes = published_sizes(counts, lambda _: SecretStream.from_os())
+        drawn = {"sizes": number, "size": sizes.data, "held_out": sizes.held_out}
+        self._write(values | drawn)
+        return sizes
 
     def check_place(self, ledger: Path, *, settle: bool = True) -> None:
         """Refuse (``LedgerError``) to spend from a copy of the folder that first spent.
@@ -218,15 +233,26 @@ class AccountFile:
 
 @dataclass(frozen=True)
 class KeptSize:
-    """An owner's: drawn when it is first asked for, and then kept. `count` counts the data."""
+    """An owner's: drawn when it is first asked for, and then kept. `counts` counts the data.
+
+    apart: whether held-out records are declared to be a file of their own. One that was added to the
+    declaration has both sizes drawn anew, and charged: a record may have moved from file to file.
+    """
 
     file: AccountFile
-    count: Callable[[], int]
+    counts: Callable[[], Sizes]
+    apart: bool = False
 
     @property
     def known(self) -> bool:
-        return self.file.size is not None
+        return self._kept() is not None
 
-    def published(self, budget: Budget) -> int:
-        known = self.file.size
-        return self.file.publish(self.count(), budget) if known is None else known
+    def published(self, budget: Budget) -> Sizes:
+        known = self._kept()
+        return self.file.publish(self.counts(), budget) if known is None else known
+
+    def _kept(self) -> Sizes | None:
+        sizes = self.file.sizes
+        if sizes is not None and not self.apart:
+            return Sizes(sizes.data)
+        return sizes if sizes is not None and sizes.held_out is not None else None

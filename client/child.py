@@ -22,6 +22,7 @@ from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..messages import Arrays
+from ..privacy.sizes import Sizes
 from .work import LocalData
 from .worker import ROW, Model, Setup, without_records
 
@@ -174,9 +175,9 @@ class WorkInChild:
         return self.model.base_model
 
     @property
-    def count(self) -> int:
-        """What the owner's size is drawn around: for it, records are read if none were."""
-        return (self._data or self.open()).count
+    def counts(self) -> Sizes:
+        """What the owner's sizes are drawn around: for it, records are read if none were."""
+        return (self._data or self.open()).counts
 
     @property
     def grouped(self) -> bool:

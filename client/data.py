@@ -18,8 +18,9 @@ from ..job import DataSpec, Job, TaskName
 from ..learning.data import Corpus, load_corpus, row_marks, split_rows
 from ..learning.examples import Examples, tokens_of
 from ..learning.failures import Touch
-from ..learning.grouped import counted, grouped, groups_of, units
+from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..privacy.groups import numbered
+from ..privacy.sizes import Sizes
 from .account import Account, Size
 from .marks import Marks
 from .settings import DataSettings
@@ -85,14 +86,14 @@ class DataSource:
         """Training rows and held-out rows. `secret` replaces the owner's in a rehearsal."""
         return split_rows(corpus, self.declared.share, secret or self.secret)
 
-    def count(self, corpus: Corpus) -> int:
-        """What the published size counts: records or groups, but those of a held-out file."""
-        rows = np.arange(len(corpus))
-        if corpus.held_out is not None:
-            rows = np.flatnonzero(~corpus.held_out)
-        if self.declared.unit == "record" or corpus.groups is None:
-            return len(rows)
-        return units(rows, numbered(corpus.groups))
+    def counts(self, corpus: Corpus) -> Sizes:
+        """What published sizes count: records or groups, each in one file only."""
+        by_group = self.declared.unit == "group" and corpus.groups is not None
+        groups = numbered(corpus.groups or []) if by_group else None
+        if corpus.held_out is None:
+            return Sizes(units(np.arange(len(corpus)), groups))
+        train, test = np.flatnonzero(~corpus.held_out), np.flatnonzero(corpus.held_out)
+        return Sizes(units(train, groups), units(apart(test, train, groups), groups))
 
     def check(self) -> None:
         """Refuse (``DataError``) files or columns that are not there, without a look at a record.
@@ -129,22 +130,17 @@ class DataSource:
 
         corpus = self.corpus(job.data.labels if job.task == "text-classification" else None)
         self.marks.keep(row_marks(corpus, self.secret), self.account)
-        count = self.count(corpus)
+        counts = self.counts(corpus)
         if job.task == "causal-lm":
             corpus = replace(corpus, labels=None, label_names=())
         train, test = self.split(corpus, split_secret)
-        if corpus.held_out is not None and len(test) > len(train):
-            logging.getLogger(__name__).warning(
-                "%s holds more records than %s: tests have time for as many as those, and how much "
-                "longer they take tells how large the file is. Make it smaller.",
-                self.test_path, self.path,
-            )  # fmt: skip
         store = tokens_of(job, corpus, left_out=left_out, touch=touch)
         groups, most = groups_of(job, corpus), None
         if groups is not None:
             most = self.declared.records_per_group
+            test = apart(test, train, groups)
             test = counted(test, groups, corpus.texts, most, split_secret or self.secret)
-        return LocalData(grouped(store, train, groups), grouped(store, test, groups), count, most)
+        return LocalData(grouped(store, train, groups), grouped(store, test, groups), counts, most)
 
     def nothing(self, job: Job) -> LocalData:
         """What an owner without a single record would have."""
@@ -153,7 +149,9 @@ class DataSource:
         store = tokens_of(job, Corpus([], None, (), None, None, None, {}))
         nobody = np.zeros(0, np.int64)
         none = Examples(store, nobody, groups=nobody if job.per_group else None)
-        return LocalData(none, none, 0, self.declared.records_per_group if job.per_group else None)
+        counts = Sizes(0, None if self.test_path is None else 0)
+        most = self.declared.records_per_group if job.per_group else None
+        return LocalData(none, none, counts, most)
 
     def account_of(self, size: Size) -> Account:
         """The account of these records."""

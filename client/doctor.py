@@ -172,9 +172,13 @@ class _Examination:
 
     def account(self) -> Iterator[Finding]:
         account = self.home.account
-        size = account.size
+        sizes = account.sizes
         account.check_place(self.home.ledger, settle=False)
-        text = "no size of it was published yet" if size is None else f"published size: {size:,}"
+        text = "no size of it was published yet"
+        if sizes is not None:
+            text = f"published size: {sizes.data:,}"
+            if sizes.held_out is not None:
+                text += f", of the held-out file {sizes.held_out:,}"
         yield Finding("account", "ok", f"{account.name[:12]}, {text}")
 
     def policy(self) -> Iterator[Finding]:

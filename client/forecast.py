@@ -60,11 +60,13 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
             "that a ledger could count. The policy's privacy.units says whether it may run."
         )
     account = home.account
-    size, spent = account.size, _events(home, account.name)
-    if size is None:
+    known, spent = account.sizes, _events(home, account.name)
+    if known is None:
         # A size is drawn with the first job. What there is stays on this machine.
-        size = max(SMALLEST_SIZE, home.source.count(home.source.corpus()))
+        size = max(SMALLEST_SIZE, home.source.counts(home.source.corpus()).data)
         spent = [*spent, SIZE_EVENT]
+    else:
+        size = known.data
     share = home.settings.data.share
     # The plan may choose fewer tests, of more noise each: they cost as much together, or less.
     rounds, tests = job.training.rounds, most_tests(job) if job.tests_privately else 0

@@ -14,6 +14,7 @@ from ..errors import ConsortiumError, DataError
 from ..learning.data import row_marks
 from ..privacy.chain import DISJOINT, MOVED, TAKES_OVER
 from ..privacy.ledger import Ledger
+from ..privacy.sizes import Sizes
 from .account import AccountFile
 from .budget import Budget
 from .home import Home
@@ -22,8 +23,8 @@ from .propose import Proposal, propose
 from .settings import settings_text
 
 
-def publish_size(home: Home) -> int:
-    """Draw and charge a new size of the data, which is told from now on.
+def publish_size(home: Home) -> Sizes:
+    """Draw and charge new sizes of the data, which hold from now on.
 
     Raises ``BudgetExceeded``, and publishes nothing, where the policy's limit leaves no room.
     """
@@ -31,7 +32,7 @@ def publish_size(home: Home) -> int:
     account.check_place(home.ledger)
     account.check_ledger(home.ledger, home.seen_head)
     budget = Budget(home.name, home.ledger, account.name, Policy.read(home.policy), False)
-    return account.publish(source.count(source.corpus()), budget)
+    return account.publish(source.counts(source.corpus()), budget)
 
 
 def new_account(home: Home) -> str:

@@ -13,7 +13,7 @@ from ..learning.data import label_name, sort_names
 from ..learning.encoding import UTF8_FILES, check_utf8
 from ..learning.header import column_names
 from ..learning.signatures import refuse_other_kinds
-from ..learning.tables import read_table
+from ..learning.tables import read_table, split_names
 from .settings import DataSettings
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         refuse_other_kinds(file)
         if file.suffix.lower() in UTF8_FILES:
             check_utf8(file)
+    if test_data is None and "training_share" not in given and "test" in (split_names(data) or ()):
+        test_data = data  # a saved dataset with a split for tests: they are read from there
     columns = column_names(data)
     wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
     for file in (data, test_data):

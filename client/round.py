@@ -198,8 +198,7 @@ class Rounds:
         training = account.training_size(job, self._budget) if size else 0
         if job.noised_locally:
             rate = self.recipe(job, assignment).sampling_rate
-        # A file of held-out records has no published size: it is taken for no longer than the data.
-        held = (size - training) or (size if account.holds_out else 0)
+        held = account.test_size(job, self._budget)
         per_unit = (self._work.records_per_group or 1) if job.per_group else 1
         return Numbers(training, held, rate, per_unit)
 

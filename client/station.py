@@ -265,8 +265,9 @@ class Station:
     def _size(self, job: Job, work: WorkInChild) -> Size:
         """How a size comes about: kept in the folder, or, in a rehearsal, drawn from the job's seed."""
         if self._secrets is not None:
-            return SeededSize(job.seed, self.home.name, work.count)
-        return KeptSize(self.home.account, lambda: work.count)
+            return SeededSize(job.seed, self.home.name, work.counts)
+        apart = self.home.settings.data.test_path is not None
+        return KeptSize(self.home.account, lambda: work.counts, apart)
 
     def _spent(self, run: str) -> float:
         """Seconds of training that count for a run at this owner: where answers wait, public ones."""

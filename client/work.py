@@ -17,6 +17,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
 from ..messages import Arrays
+from ..privacy.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class LocalData:
 
     train: Examples
     test: Examples
-    count: int
-    """What the owner's size is drawn around. A secret."""
+    counts: Sizes
+    """What the owner's published sizes are drawn around. A secret."""
     records_per_group: int | None = None
     """Most records of a group in a step; None if the job does not protect groups."""
 

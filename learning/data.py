@@ -89,7 +89,8 @@ def load_corpus(
     part: as an owner's agent reads its data.
 
     The path's rows come first, then those of `spec.test_path`, or of the "test" split when the
-    path is a saved DatasetDict that has one. Rows without text, label or client are dropped and
+    path is a saved DatasetDict that has one (unless `declared`: then what is held out is what the
+    owner says). Rows without text, label or client are dropped and
     counted. `spec.limit` takes a fixed random choice of rows from each source, since a file is
     often sorted by class.
     """
@@ -273,7 +274,7 @@ def _read_sources(
     tables = [(read_table(path, spec.text_column, needed + grouping, lenient=lenient), False)]
     test_path = Path(spec.test_path) if spec.test_path else path
     splits = split_names(test_path)
-    if spec.test_path or (splits and len(splits) > 1 and "test" in splits):
+    if spec.test_path or (not lenient and splits and len(splits) > 1 and "test" in splits):
         if splits and len(splits) > 1 and "test" not in splits:
             raise DataError(
                 f"{test_path} has several splits ({', '.join(splits)}), but none called 'test'. "

@@ -1,10 +1,14 @@
 """How many records, or groups, an owner has: the one number about it that is ever published.
 
 Noise multiplier and sampling rate of DP-SGD are chosen from the size of the data, so that size
-would tell one record were it exact. It is published once, with noise, and charged.
+would tell one record were it exact. It is published once, with noise, and charged. Held-out records in
+a file of their own have a size of their own, by which tests take their time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from .accounting import MechanismEvent
 from .discrete import two_sided_geometric
@@ -20,6 +24,15 @@ _SCALE = 10
 assert SIZE_EVENT.noise_multiplier == _SCALE
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of an owner's data, and of its file of held-out records: what is true of both, or published."""
+
+    data: int
+    held_out: int | None = None
+    """None if no file of their own holds them."""
+
+
 def published_size(count: int, stream: SecretStream) -> int:
     """`count` with two-sided geometric noise of scale 10, and never below ``SMALLEST_SIZE``.
 
@@ -32,3 +45,19 @@ def published_size(count: int, stream: SecretStream) -> int:
     that a key fixed would show a change of the file as the difference of two published sizes.
     """
     return max(SMALLEST_SIZE, count + two_sided_geometric(_SCALE, stream))
+
+
+def published_sizes(counts: Sizes, stream: Callable[[str], SecretStream]) -> Sizes:
+    """Both sizes, each with noise of its own: together one release of ``SIZE_EVENT``.
+
+    Guarantee: (0.1, 0)-differentially private for one record, or one group, more or less. It is
+    counted in one of the two files only, so that the two costs do not add up (parallel composition:
+    McSherry 2009, "Privacy Integrated Queries", theorem 4). `stream` gives each its own: "size",
+    "held out".
+
+    Assumptions: those of ``published_size``; and that no record or group is counted twice.
+    """
+    held_out = counts.held_out
+    if held_out is not None:
+        held_out = published_size(held_out, stream("held out"))
+    return Sizes(published_size(counts.data, stream("size")), held_out)

@@ -14,7 +14,8 @@ from ..facts import ClientFacts, training_size
 from ..job import Job
 from ..learning.data import load_corpus, split_rows, split_secret
 from ..learning.examples import TokenStore, tokens_of
-from ..learning.grouped import counted, grouped, groups_of, units
+from ..learning.grouped import apart, counted, grouped, groups_of, units
+from ..privacy.sizes import Sizes
 from .partition import Share, parse_scheme, partition
 
 
@@ -53,17 +54,17 @@ class Federation:
         return LocalData(
             grouped(self.store, share.train, self.groups),
             grouped(self.store, self.tested[share.name], self.groups),
-            self._account_size(share).count,
+            self._account_size(share).counts,
             self.job.data.records_per_group if self.job.per_group else None,
         )
 
     def training_size(self, share: Share) -> int:
         """As the agent of a share computes it."""
-        return training_size(self._account_size(share).value, self.training_share)
+        return training_size(self._account_size(share).value.data, self.training_share)
 
     def _facts(self, share: Share) -> ClientFacts:
         strict = self.job.simulation.encryption_required
-        size = 0 if self.job.per_client else self._account_size(share).value
+        size = 0 if self.job.per_client else self._account_size(share).value.data
         return ClientFacts(share.name, size, self.training_share, strict, self.holds_out)
 
     def account(self, share: Share) -> Account:
@@ -71,9 +72,12 @@ class Federation:
         return Account(seeded_name(share.name), self.training_share, self.holds_out, size)
 
     def _account_size(self, share: Share) -> SeededSize:
-        apart = self.holds_out and self.training_share == 1
-        rows = share.train if apart else np.concatenate([share.train, share.test])
-        return SeededSize(self.job.seed, share.name, units(rows, self.groups))
+        if self.holds_out and self.training_share == 1:
+            held = apart(share.test, share.train, self.groups)
+            counts = Sizes(units(share.train, self.groups), units(held, self.groups))
+        else:
+            counts = Sizes(units(np.concatenate([share.train, share.test]), self.groups))
+        return SeededSize(self.job.seed, share.name, counts)
 
     def partition_event(self) -> dict[str, Any]:
         """Who holds what, for metrics.jsonl."""
@@ -115,11 +119,11 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     progress("reading data")
     corpus = load_corpus(job.data, job.task, scheme.column, grouped=job.per_group)
     groups, secret = groups_of(job, corpus), split_secret(job.seed)
-    apart = corpus.held_out is not None
-    trained = 1.0 if apart else 1 - job.data.test_fraction
+    in_a_file = corpus.held_out is not None
+    trained = 1.0 if in_a_file else 1 - job.data.test_fraction
     train, test = split_rows(corpus, trained, secret)
     shares = partition(corpus, train, test, job.simulation, job.seed, groups)
-    tested = {share.name: share.test for share in shares}
+    tested = {share.name: apart(share.test, share.train, groups) for share in shares}
     if groups is not None:
         most = job.data.records_per_group
         tested = {
@@ -136,6 +140,6 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
         shares=tuple(shares),
         tested=tested,
         training_share=trained,
-        holds_out=apart or trained < 1,
+        holds_out=in_a_file or trained < 1,
         dropped=dict(corpus.dropped),
     )

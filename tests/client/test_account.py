@@ -24,7 +24,7 @@ from umbel.learning.data import row_marks
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
-from umbel.privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
+from umbel.privacy.sizes import SIZE_EVENT, SMALLEST_SIZE, Sizes
 from umbel.server.consortium import Consortium
 
 ROWS = [(f"note {number}", ("fine", "ill")[number % 2]) for number in range(300)]
@@ -58,34 +58,68 @@ def charged(home):
         return ledger.events(home.account.name)
 
 
-def kept(home, count=300):
-    return KeptSize(home.account, lambda: count)
+def kept(home, count=300, held_out=None):
+    counts = Sizes(count, held_out)
+    return KeptSize(home.account, lambda: counts, apart=held_out is not None)
 
 
 def test_a_size_is_drawn_once_and_told_ever_after(home):
     told = {kept(home, count).published(budget(home)) for count in (300, 301, 99, 100_000)}
     assert len(told) == 1
-    assert abs(told.pop() - 300) < 300
+    assert abs(told.pop().data - 300) < 300
     assert charged(home) == [SIZE_EVENT]
     assert stat.S_IMODE(home.account.path.stat().st_mode) == 0o600
 
 
+def test_a_held_out_file_has_a_size_of_its_own_for_the_same_charge(home):
+    told = kept(home, 300, 5000).published(budget(home))
+    assert abs(told.data - 300) < 300
+    assert abs(told.held_out - 5000) < 300
+    assert kept(home, 1, 1).published(budget(home)) == told
+    assert charged(home) == [SIZE_EVENT]
+
+
+def test_a_held_out_file_that_is_declared_later_has_both_sizes_drawn_anew_and_charged(home):
+    before = kept(home).published(budget(home))
+    assert before.held_out is None
+    assert not kept(home, 300, 50).known
+    after = kept(home, 300, 50).published(budget(home))
+    assert after.held_out is not None
+    assert charged(home) == [SIZE_EVENT] * 2
+    assert kept(home).published(budget(home)) == Sizes(after.data)
+
+
+def test_a_record_is_counted_in_one_file_only_and_a_group_too(home, card, tmp_path):
+    rows = [(f"note {n}", "fine", "ill"[n % 3]) for n in range(30)]
+    held = [(f"other {n}", "ill", "ilxy"[n % 4]) for n in range(40)]
+    header = ("text", "label", "patient")
+    data, test = (
+        written(tmp_path / "a.csv", rows, header),
+        written(tmp_path / "b.csv", held, header),
+    )
+    for unit, sizes in (("record", Sizes(30, 40)), ("group", Sizes(2, 2))):
+        given = {"group_column": "patient", "unit": unit, "labels": ["fine", "ill"]}
+        declared = propose(data, test, **given).declared
+        source = Home.create(tmp_path / unit, card, data, declared=declared).source
+        assert source.counts(source.corpus()) == sizes
+
+
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_no_size_below_the_smallest_is_published(home, count):
-    assert kept(home, count).published(budget(home)) >= SMALLEST_SIZE
+    assert kept(home, count).published(budget(home)).data >= SMALLEST_SIZE
 
 
 def test_its_owner_alone_has_another_size_drawn_and_pays_for_it(home):
-    sizes = {publish_size(home) for _ in range(10)}
+    sizes = {publish_size(home).data for _ in range(10)}
     assert len(sizes) > 1  # ten alike: less often than once in 10^11 times
     assert charged(home) == [SIZE_EVENT] * 10
-    assert kept(home).published(budget(home)) == home.account.size
+    assert kept(home).published(budget(home)) == home.account.sizes
 
 
 def test_a_limit_that_leaves_no_room_keeps_the_size_secret(home):
     with pytest.raises(BudgetExceeded):
         kept(home).published(budget(home, epsilon_limit=0.05))
-    assert home.account.size is None
+    assert home.account.sizes is None
 
 
 def test_a_crash_between_charge_and_draw_costs_a_charge_and_draws_nothing_unpaid(home, forked):
@@ -95,7 +129,7 @@ def test_a_crash_between_charge_and_draw_costs_a_charge_and_draws_nothing_unpaid
 
     paying = budget(home)
     assert forked(die) == -signal.SIGKILL
-    assert home.account.size is None
+    assert home.account.sizes is None
     kept(home).published(paying)
     assert charged(home) == [SIZE_EVENT] * 2
 
@@ -111,7 +145,7 @@ def test_a_changed_file_goes_on_with_the_account_and_a_new_one_must_be_disjoint(
     written(home.data, [("one more", "ill"), ("another", "fine")])
     fresh = new_account(home)
     assert home.account.name == fresh != before
-    assert home.account.size is None
+    assert home.account.sizes is None
     with Ledger(home.ledger) as ledger:
         note = ledger.entries()[-1]
         assert (note.dataset, note.key) == (fresh, f"declared disjoint/{before}/0")
@@ -232,7 +266,7 @@ def test_an_account_that_is_lost_or_damaged_is_one_sentence(home):
         _ = home.account.name
     home.account.path.unlink()
     with pytest.raises(LedgerError, match="is missing"):
-        _ = AccountFile(home.account.path).size
+        _ = AccountFile(home.account.path).sizes
     home.split_key.write_bytes(b"short")
     with pytest.raises(LedgerError, match=r"split.key is missing or damaged"):
         _ = home.split_secret
@@ -256,7 +290,7 @@ def test_a_declaration_is_proposed_from_the_file_and_stands_as_its_owner_confirm
     assert declared.labels == ["ill", "fine", "unknown"]
     assert (declared.unit, declared.group_column, declared.share) == ("group", "patient", 0.9)
     source = Home.open(tmp_path / "north").source
-    assert source.count(source.corpus()) == 1
+    assert source.counts(source.corpus()) == Sizes(1)
 
 
 @pytest.mark.parametrize(

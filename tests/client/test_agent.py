@@ -136,7 +136,7 @@ def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job
         version="0.1.0",
         name="mary",
         base_model=mary.learner.shape().base_digest,
-        size=mary.account.size.value,
+        size=mary.account.size.value.data,
         training_share=0.8,
         holds_out=True,
     )
@@ -185,7 +185,7 @@ def plain(open_job_of):
 def test_an_update_is_charged_with_exactly_what_it_cost(owner, job):
     mary = owner(job)
     epsilons = [mary.ask(TRAIN, round_).content["metrics"]["epsilon"] for round_ in (1, 2, 3)]
-    recipe = private_recipe(job, training_size(mary.account.size.value, 0.8), 3)
+    recipe = private_recipe(job, training_size(mary.account.size.value.data, 0.8), 3)
     assert [entry.event for entry in mary.entries()] == [recipe.round_event] * 3
     assert recipe.round_event.steps == 2
     assert recipe.round_event.noise_multiplier > 0.3

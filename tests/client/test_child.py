@@ -301,16 +301,3 @@ def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
             left_out = station._desk.agent._work._left_out
     assert len(left_out) == 1
     assert forms[0] == forms[1]
-
-
-def test_a_held_out_file_larger_than_the_data_is_said_to_tell_its_size(
-    setup, reviews_csv, tmp_path, caplog
-):
-    made = setup()
-    small = tmp_path / "small.csv"
-    small.write_text("".join(reviews_csv.read_text().splitlines(keepends=True)[:9]))
-    for path, test_path, told in ((small, reviews_csv, True), (reviews_csv, small, False)):
-        caplog.clear()
-        marks = Marks(tmp_path / path.stem)
-        dataclasses.replace(made.source, path=path, test_path=test_path, marks=marks).load(made.job)
-        assert any("Make it smaller" in record.message for record in caplog.records) == told

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import binom
 
 from umbel.client.agent import Agent
+from umbel.client.budget import Budget
 from umbel.client.policy import Policy
 from umbel.client.timing import Numbers, Timing, most_drawn, most_held
 from umbel.client.work import WorkHere, Workplace
@@ -136,6 +137,31 @@ def test_a_simulation_and_a_job_without_privacy_do_not_wait(owner):
     owner(1.0, "simulated", clock=clock, timing=False)(TRAIN)
     owner(1.0, "open", clock=clock, privacy={"unit": "none"})(TRAIN)
     assert clock.waits == []
+
+
+def test_a_held_out_file_is_read_and_tested_within_the_time_of_its_own_published_size(
+    open_job_of, reviews_csv, tmp_path
+):
+    """Its owner has far fewer records to train on, whose size says nothing of it."""
+    header, *lines = reviews_csv.read_text(encoding="utf-8").splitlines(keepends=True)
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_text(header + "".join(lines[:40]), encoding="utf-8")
+    large.write_text(header + "".join(lines) * 20, encoding="utf-8")
+    data = {"path": str(small), "test_path": str(large)}
+    job = open_job_of(data=data, simulation={"partition": "iid", "clients": 1})
+    federation = federate(job)
+    (share,) = federation.shares
+    account, held = federation.account(share), len(share.test)
+    budget = Budget("mary", tmp_path / "ledger.sqlite", account.name, Policy.simulated(job), True)
+    told = account.test_size(job, budget)
+    assert abs(told - held) < 300 < held
+    numbers = Numbers(account.training_size(job, budget), told, 0.1, 1)
+    timing = Timing(Clock(), PACE, "mary")
+    assert timing.preparing(numbers) > (held + 40) * PACE.prepared
+    assert timing.answering(job, numbers, train=False, test=True) > held * PACE.tested
+    # Of the data's size alone, as before, either would have overrun.
+    before = dataclasses.replace(numbers, test_size=account.published(job, budget))
+    assert timing.answering(job, before, train=False, test=True) < held * PACE.tested
 
 
 def test_no_more_are_drawn_than_there_is_time_for_but_once_in_a_billion():

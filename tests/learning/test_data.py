@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umbel.client.propose import propose
 from umbel.errors import DataError
 from umbel.job import DataSpec
 from umbel.learning.data import Corpus, fingerprint, load_corpus, sort_names, split_rows
@@ -220,6 +221,24 @@ def test_rows_of_the_test_file_are_held_out_and_need_no_group(tmp_path: Path) ->
     assert corpus.held_out is not None
     assert corpus.held_out.tolist() == [False] * 3 + [True] * 2
     assert corpus.groups == ["7"] * 3 + [""] * 2
+
+
+def test_an_owner_holds_out_what_it_declares_and_not_what_a_folder_happens_to_have(
+    tmp_path: Path,
+) -> None:
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(12)]
+    as_datasets(tmp_path / "saved", train=rows[:8], test=rows[8:])
+    declared = propose(tmp_path / "saved").declared
+    assert declared.test_path == declared.path
+    assert declared.share == 1.0
+    spec = {"path": declared.path, "label_column": "label"}
+    alone = load_corpus(DataSpec(**spec), "text-classification", declared=True)
+    assert (len(alone), alone.held_out) == (8, None)
+    both = load_corpus(
+        DataSpec(**spec, test_path=declared.test_path), "text-classification", declared=True
+    )
+    assert both.held_out is not None
+    assert both.held_out.sum() == 4
 
 
 def test_an_unclear_split_of_a_saved_dataset_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from umbel.client.account import SeededSize
 from umbel.client.gate import FIELDS
 from umbel.messages import LEDGER, SECAGG
+from umbel.privacy.sizes import Sizes
 from umbel.server.rounds import run_rounds
 
 NODE = 2
@@ -144,7 +145,7 @@ def form(value):
 @pytest.fixture
 def constant_size(monkeypatch):
     """The published size of every owner, whatever its file holds."""
-    monkeypatch.setattr(SeededSize, "value", property(lambda self: 130))
+    monkeypatch.setattr(SeededSize, "value", property(lambda self: Sizes(130)))
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_one_group_more_is_answered_for_alike(
 
 def test_an_exact_size_would_be_heard(start_run, job, pool_of, monkeypatch):
     """The same with an agent that publishes what its file holds."""
-    monkeypatch.setattr(SeededSize, "value", property(lambda self: 130 + self.count))
+    monkeypatch.setattr(SeededSize, "value", property(lambda self: Sizes(130 + self.counts.data)))
     pool = pool_of(job)
     mine, others = neighbours(pool, 99, "one record more")
     first = heard(start_run, job, pool.with_rows(*mine), "one")

@@ -57,7 +57,9 @@ def test_what_is_drawn_planned_charged_and_promised_is_groups(job, umbel, tmp_pa
     for client, share in zip(plan["clients"], federation.shares, strict=True):
         rows = np.concatenate([share.train, share.test])
         assert (
-            federation.data(share).count == len(set(federation.groups[rows].tolist())) < len(rows)
+            federation.data(share).counts.data
+            == len(set(federation.groups[rows].tolist()))
+            < len(rows)
         )
         assert client["sampling_rate"] == job.training.batch_size / federation.training_size(share)
         with Ledger(folder.path / "ledgers" / f"{client['name']}.sqlite") as ledger:
@@ -84,13 +86,38 @@ def test_the_number_of_workers_does_not_change_a_bit(job, tmp_path):
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
-def test_owners_have_the_same_groups_between_machines(job, tmp_path):
+@pytest.fixture
+def in_two_files(job, job_of, patients_csv, tmp_path):
+    """The same, with a third of the records held out in a file, also of patients that are trained on."""
+    header, *lines = patients_csv.read_text(encoding="utf-8").splitlines(keepends=True)
+    parts = [line for n, line in enumerate(lines) if n % 3], lines[::3]
+    names = []
+    for name, part in zip(("train.csv", "test.csv"), parts, strict=True):
+        (tmp_path / name).write_text(header + "".join(part), encoding="utf-8")
+        names.append(str(tmp_path / name))
+    data = {**job.data.model_dump(), "path": names[0], "test_path": names[1]}
+    return job_of(**{**job.model_dump(exclude={"data", "model"}), "data": data})
+
+
+def test_no_held_out_file_has_a_group_that_is_trained_on(in_two_files):
+    federation = federate(in_two_files)
+    for share in federation.shares:
+        data = federation.data(share)
+        trained, tested = ({*side.groups.tolist()} for side in (data.train, data.test))
+        assert not trained & tested
+        assert tested < {*federation.groups[share.test].tolist()}
+        assert (data.counts.data, data.counts.held_out) == (len(trained), len(tested))
+
+
+@pytest.mark.parametrize("name", ["job", "in_two_files"])
+def test_owners_have_the_same_groups_between_machines(name, request, tmp_path):
+    job = request.getfixturevalue(name)
     federation = federate(job)
     stage = set_up(job, tmp_path)
     for share, home in zip(federation.shares, stage.owners, strict=True):
         here = federation.data(share)
         there = home.source.load(stage.job, split_secret(job.seed))
-        assert here.count == there.count
+        assert here.counts == there.counts
         assert here.records_per_group == there.records_per_group == 2
         for one, other in ((here.train, there.train), (here.test, there.test)):
             assert one.digest() == other.digest()
