@@ -27,7 +27,7 @@ from .privacy.client_noise import (
 from .privacy.counts_noise import CLIENT
 from .privacy.randomness import SecretStream
 from .privacy.secagg.scale import Scale
-from .recipe import event_of_test, most_participations, private_recipe
+from .recipe import event_of_test, more_for_tests, most_participations, private_recipe
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def client_refusals(
 
     participations: rounds in which each client is asked, by the plan. tests: how many are planned.
     """
-    reasons = sum_refusals(job)
+    reasons = []
     most = max(participations.values(), default=0)
     if most > most_participations(job):
         reasons.append(
@@ -128,28 +128,38 @@ def client_refusals(
     numbers = group_thresholds(job, cohort, consortium)
     if noise_shares(job, consortium) < 2:
         return reasons  # encryption_refusals says that no sum is opened
+    parameters, members = model.trained_parameters, max(group.members for group in numbers)
     try:
-        low, high = clipping_room(
-            job,
-            model.trained_parameters,
-            max(group.members for group in numbers),
-            consortium,
-        )
+        clipping_room(job, parameters, members, consortium)
     except (ValueError, PlanRefused):
         return reasons  # said elsewhere: of encryption.clip, or of the noise
-    reasons += _count_refusals(job, consortium, cohort, tests)
-    if not low <= job.privacy.clipping_norm <= high:
-        clip = clip_of(job, model.trained_parameters, consortium)
-        fits = clip * job.privacy.clipping_norm / high
-        reasons.append(
-            f"privacy.clipping_norm = {job.privacy.clipping_norm:g} does not fit the sum, which has "
-            f"room for {low:.2g} to {high:.2g} with encryption.clip = {clip:g}: "
-            + (f"set it to {2 * fits:.2g}" if job.privacy.clipping_norm > high else "lower it")
-        )
-    return reasons
+    reasons += count_refusals(job, consortium, cohort, tests)
+    norm = job.privacy.clipping_norm
+    return reasons + norm_refusals(job, norm, parameters, members, consortium)
 
 
-def _count_refusals(job: Job, consortium: int, cohort: int, tests: int) -> list[str]:
+def norm_refusals(
+    job: Job, norm: float, parameters: int, members: int, consortium: int
+) -> list[str]:
+    """Whether updates clipped to `norm`, and their noise, have room on the grid of so many members."""
+    low, high = clipping_room(job, parameters, members, consortium)
+    if low <= norm <= high:
+        return []
+    clip = clip_of(job, parameters, consortium)
+    if norm < low:
+        way_out = "raise the norm, or lower encryption.clip"
+    else:
+        way_out = f"set it to {2 * clip * norm / high:.2g}, or lower the norm"
+    set_ = (
+        "" if job.encryption.clip is not None else " (which follows from the job, as it is not set)"
+    )
+    return [
+        f"privacy.clipping_norm = {norm:g} does not fit the sum, which has room for {low:.2g} to "
+        f"{high:.2g} with encryption.clip = {clip:g}{set_}: {way_out}"
+    ]
+
+
+def count_refusals(job: Job, consortium: int, cohort: int, tests: int) -> list[str]:
     """Whether noised numbers have room in the words of a sum of so many clients."""
     shares = noise_shares(job, consortium)
     _, count = _noise(job)
@@ -161,7 +171,7 @@ def _count_refusals(job: Job, consortium: int, cohort: int, tests: int) -> list[
     if widest <= OFFSET_PER_CLIENT and 2 * OFFSET_PER_CLIENT * cohort < 2**32:
         return []
     return [
-        f"the noised counts of {cohort} clients do not fit a sum: raise evaluation.epsilon, test "
+        f"the noised counts of {cohort} clients do not fit a sum: {more_for_tests(job)}, test "
         "less often (evaluation.every), or ask fewer clients in a round (cohort.size)"
     ]
 

@@ -15,8 +15,9 @@ from .limits import clip_of, secure_limits
 from .privacy.client_noise import TAIL
 from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
+from .privacy.secagg.roster import Limits
 from .privacy.secagg.scale import Scale
-from .recipe import change_of, event_of_test
+from .recipe import change_of, event_of_test, more_for_tests
 from .vector import OFFSET, Content
 
 if TYPE_CHECKING:
@@ -145,18 +146,19 @@ def encryption_refusals(
             "take one that needs only their sum, or set encryption.group_size (4 or more, with at "
             "least two groups), so that it compares the means of groups"
         )
+    weight_cap = 1
+    if job.weighting == "examples":
+        weight_cap = max((c.training_size for c in facts), default=1)
+    most = max((group.members for group in groups), default=1)
     try:
         clip = clip_of(job, model.trained_parameters, consortium)
-        scale = Scale(max((group.members for group in groups), default=1), clip)
-    except ValueError as error:
-        return [*reasons, f"encryption.clip: {error}"]
     except PlanRefused:
         return reasons  # of noise that is not enough: said elsewhere
-    if scale.bits < _FEWEST_BITS:
-        reasons.append(
-            f"encryption.clip = {clip:g} leaves updates a resolution of {2.0**-scale.bits:g}; "
-            "their entries are far smaller: lower it"
-        )
+    reasons += grid_refusals(job, clip, most, weight_cap)
+    try:
+        scale = Scale(most, clip)
+    except ValueError:
+        return reasons
     # A language model counts tokens, of which a record has at most max_length.
     longest = 1 if job.task == "text-classification" else job.model.max_length
     noised = 0.0
@@ -168,15 +170,49 @@ def encryption_refusals(
         noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * widest if test else 0.0
         if noised > 2 * OFFSET:
             reasons.append(
-                f"noise of {tests} tests does not fit the words of a sum: raise evaluation.epsilon, or "
+                f"noise of {tests} tests does not fit the words of a sum: {more_for_tests(job)}, or "
                 "test less often (evaluation.every)"
             )
     large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    weight_cap = max((c.training_size for c in facts), default=1)
-    if job.weighting == "examples" and weight_cap * scale.members >= 2**32:
-        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
     if Content(job, model.trained, True, True, consortium).layout.length > limits.longest:
         reasons.append("the update is longer than a secure sum can be")
     return reasons
+
+
+def grid_refusals(job: Job, clip: float, members: int, weight_cap: int) -> list[str]:
+    """Why a sum of so many members has no grid for entries up to `clip`, or no room for their weights.
+
+    The plan asks for the largest sum of a full cohort, a member for the sum that it is asked into, which
+    is no larger: what the plan accepts, no member refuses.
+    """
+    said = (
+        f"encryption.clip = {clip:g}"
+        if job.encryption.clip is not None
+        else f"the clip of {clip:g}, which follows from training (encryption.clip is not set),"
+    )
+    try:
+        bits = Scale(members, clip).bits
+    except ValueError as error:
+        return [f"{said} cannot be: {error}"]
+    reasons = []
+    if bits < _FEWEST_BITS:
+        reasons.append(
+            f"{said} leaves updates a resolution of {2.0**-bits:g}; their entries are far smaller: "
+            + ("lower it" if job.encryption.clip is not None else "set a smaller one")
+        )
+    if weight_cap * members >= 2**32:
+        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
+    return reasons
+
+
+def roster_refusals(clip: float, limits: Limits) -> list[str]:
+    """Whether entries of updates may be larger than a consortium's roster allows."""
+    if clip <= limits.clip:
+        return []
+    return [
+        f"updates of this job may have entries up to {clip:g}, and the consortium's roster allows "
+        f"{limits.clip:g}: lower encryption.clip, or make a consortium for such jobs with: umbel "
+        "consortium create FOLDER --job JOB"
+    ]

@@ -123,10 +123,20 @@ def evaluation_facts(job: Job, tests: int, blur: float | None) -> dict[str, Any]
 
 def release_refusals(job: Job) -> list[str]:
     """What would tell more of private held-out records than the guarantee says: no owner takes part."""
-    if job.tests_privately and job.per_client and job.encrypted and not job.encryption.confirm:
+    if job.tests_privately and not job.private:
         return [
-            'evaluation.counts = "private" with encryption.confirm = false: a server that breaks the '
-            "protocol could open counts of fewer clients, with less of their noise; leave it on"
+            'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
+            'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
+        ]
+    if job.tests_privately and job.per_client and job.encrypted and not job.encryption.confirm:
+        said = (
+            'evaluation.counts = "private"'
+            if job.evaluation.counts
+            else f"{_deciding_keys(job)} on private counts"
+        )
+        return [
+            f"{said} with encryption.confirm = false: a server that breaks the protocol could open "
+            "counts of fewer clients, with less of their noise; leave it on"
         ]
     if not job.private or job.counts != "exact":
         return []
@@ -153,7 +163,7 @@ def release_refusals(job: Job) -> list[str]:
 
 def evaluation_refusals(job: Job, facts: Sequence[ClientFacts], tests: int) -> list[str]:
     """Why the tests of this job cannot be right."""
-    spec, reasons = job.evaluation, release_refusals(job)
+    spec, reasons = job.evaluation, []
     if spec.public_path is not None and spec.public_path in (job.data.path, job.data.test_path):
         reasons.append(
             "evaluation.public_path is the owners' own data, which is not public: name another file"

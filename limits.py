@@ -75,7 +75,8 @@ def clip_of(job: Job, parameters: int, consortium: int) -> float:
     found = _ROOM * (
         _hidden_client(job, consortium) if job.per_client else expected_update(job, parameters)
     )
-    return min(MOST_CLIP, _rounded_up(found))
+    # At most before it is rounded: a learning rate of 10^300 makes it infinite.
+    return min(MOST_CLIP, _rounded_up(min(MOST_CLIP, found)))
 
 
 def expected_update(job: Job, parameters: int) -> float:

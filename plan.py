@@ -32,8 +32,9 @@ from .padding import padding_refusals, padding_warnings
 from .privacy.accounting import MechanismEvent
 from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
-from .privacy.sizes import SIZE_EPSILON
-from .recipe import delta_fits, delta_refusal, private_recipe, step_refusals
+from .recipe import delta_fits, delta_refusal, private_recipe
+from .refusals import job_refusals, refused
+from .strategies import sees
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -108,11 +109,7 @@ class Plan:
         tests = chosen_tests(job, facts, consortium)
         reasons = _refusals(job, facts, model, consortium, tests)
         if reasons:
-            raise PlanRefused(
-                "This job is refused: " + " · ".join(reasons)
-                if len(reasons) > 1
-                else f"This job is refused: {reasons[0]}"
-            )
+            raise refused(reasons)
         rounds = _participations(job, [client.name for client in facts])
         clients = tuple(_plan_client(job, client, rounds[client.name], tests) for client in facts)
         planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
@@ -274,28 +271,13 @@ def _refusals(
         reasons.append(
             f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients"
         )
+    reasons += job_refusals(job)
     if job.private:
         reasons += _private_refusals(job, facts)
-        if job.per_client:
-            asked = _participations(job, [client.name for client in facts])
-            reasons += client_refusals(job, facts, model, consortium, asked, tests)
-        elif job.cohort.participations is not None:
-            reasons.append(
-                'cohort.participations applies only to privacy.unit = "client"; under '
-                f"{job.privacy.unit}-level privacy each client's own noise is made for the rounds that "
-                "it is planned in"
-            )
-        elif job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
-            reasons.append(
-                'privacy.mechanism = "central" and privacy.clipping = "adaptive" apply only to '
-                f'privacy.unit = "client"; under {job.privacy.unit}-level privacy every owner adds its '
-                "own noise to gradients clipped to a fixed norm"
-            )
-    elif job.tests_privately:
-        reasons.append(
-            'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
-            'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
-        )
+    if job.per_client:
+        asked = _participations(job, [client.name for client in facts])
+        reasons += client_refusals(job, facts, model, consortium, asked, tests)
+    sees(job.strategy)  # a ``StrategyError`` for one that cannot be built
     reasons += padding_refusals(job, model.verdict)
     reasons += evaluation_refusals(job, facts, tests)
     return reasons + encryption_refusals(job, facts, model, consortium, tests)
@@ -307,19 +289,6 @@ def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         reasons.append(
             'privacy.unit = "group" without data.group_column: nothing says which records belong to '
             "one person; name the column that does"
-        )
-    reasons += step_refusals(job)
-    if job.noised_locally and job.privacy.epsilon <= SIZE_EPSILON:
-        reasons.append(
-            f"privacy.epsilon = {job.privacy.epsilon:g}: the published sizes of the data, from which "
-            f"noise and sampling are chosen, cost {SIZE_EPSILON:g} of it; raise it"
-        )
-    elif job.tests_privately and (
-        job.tests_epsilon + (SIZE_EPSILON if job.noised_locally else 0) >= job.privacy.epsilon
-    ):
-        reasons.append(
-            f"evaluation.epsilon = {job.tests_epsilon:g} leaves nothing of privacy.epsilon = "
-            f"{job.privacy.epsilon:g} for training: lower it"
         )
     small = [client.name for client in facts if not delta_fits(job, client.size)]
     if small:

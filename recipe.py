@@ -185,6 +185,13 @@ def change_of(job: Job) -> Change:
     return GROUP if job.per_group else RECORD
 
 
+def more_for_tests(job: Job) -> str:
+    """What to do where tests have too little epsilon, by the key that the job has set."""
+    if job.evaluation.epsilon is not None:
+        return f"raise evaluation.epsilon (now {job.tests_epsilon:g})"
+    return f"set evaluation.epsilon (by default {job.tests_epsilon:g} of privacy.epsilon)"
+
+
 def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
     """One of so many planned tests that leave private counts; spare ones are paid for as well.
 

@@ -19,13 +19,11 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from ..client_level import sum_refusals
 from ..documents import explain
 from ..errors import PlanRefused, UmbelError
-from ..evaluation import release_refusals
 from ..job import Job
 from ..limits import secure_limits
-from ..recipe import step_refusals
+from ..refusals import job_refusals
 from .rules import (
     EncryptionRules,
     JobRules,
@@ -95,7 +93,8 @@ class Policy(Section):
         reasons = [
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
-            *(f"refuses {reason}" for reason in _of_any_plan(job)),
+            # What every plan refuses too: an owner takes no plan on trust.
+            *(f"refuses {reason}" for reason in job_refusals(job)),
             *self._job_reasons(job),
         ]
         if reasons:
@@ -253,11 +252,6 @@ def _template() -> Iterator[str]:
             yield from ("", *(f"# {line}" for line in text))
             # What a policy holds (texts, numbers, truth values, lists of texts) is written alike in both.
             yield f"{key} = {json.dumps(getattr(rules, key))}"
-
-
-def _of_any_plan(job: Job) -> list[str]:
-    """What every plan refuses too, by the same functions: an owner takes no plan on trust."""
-    return [*release_refusals(job), *sum_refusals(job), *step_refusals(job)]
 
 
 def _listed(values: list[Any]) -> str:

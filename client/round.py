@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..client_level import client_part
+from ..client_level import client_part, count_refusals, norm_refusals
+from ..encryption import roster_refusals
 from ..errors import MessageError, ModelError, PlanRefused, UmbelError
 from ..evaluation import counts_shares
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
@@ -136,6 +137,8 @@ class Rounds:
             what = told_once(upload, update_digest(message.content, arrays), kept)
         if job.noised_locally and (test or repeated is None):
             self._check_weights(arrays)
+        if job.per_client and upload:
+            self._check_room(job, assignment, content, upload.members)
         # Reserve: whatever comes of it, so that the server cannot tell by the charge.
         metrics = self._public(job, assignment)
         noise = part = private = None
@@ -319,6 +322,12 @@ class Rounds:
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
+        stream = self._secrets(f"{self._name}/{assignment.round}/noise")
+        norm = self._clipping_norm(job, assignment)
+        return client_part(job, norm, self._consortium(assignment), stream)
+
+    def _clipping_norm(self, job: Job, assignment: Assignment) -> float:
+        """Of a whole update; a ``MessageError`` for one that the job does not allow."""
         norm = assignment.clipping_norm or job.privacy.clipping_norm
         if not LEAST_CLIPPING_NORM <= norm <= MOST_CLIPPING_NORM:
             raise MessageError(
@@ -327,18 +336,25 @@ class Rounds:
             )
         if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
             raise MessageError("the job's clipping norm is fixed, and the server asks for another")
-        stream = self._secrets(f"{self._name}/{assignment.round}/noise")
-        return client_part(job, norm, self._consortium(assignment), stream)
+        return norm
+
+    def _check_room(self, job: Job, assignment: Assignment, content: Content, members: int) -> None:
+        """Refuse sums whose words are too small for a client's noise; nothing is charged."""
+        consortium, reasons = self._consortium(assignment), []
+        if content.train:
+            norm = self._clipping_norm(job, assignment)
+            reasons += norm_refusals(job, norm, content.parameters, members, consortium)
+        if content.test:
+            reasons += count_refusals(job, consortium, members, assignment.tests)
+        if reasons:
+            raise PlanRefused(f"{self._name}: {reasons[0]}")
 
     def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
         job, roster = job_of(assignment), self._participant(assignment).member.roster
         content = Content(job, self._work.shapes, train, test, len(roster.members))
-        if content.clip > roster.limits.clip:
-            raise PlanRefused(
-                f"{self._name}: updates of this job may have entries up to {content.clip:g}, and the "
-                f"consortium's roster allows {roster.limits.clip:g} (encryption.clip)"
-            )
+        if reasons := roster_refusals(content.clip, roster.limits):
+            raise PlanRefused(f"{self._name}: {reasons[0]}")
         return content
 
     def _consortium(self, assignment: Assignment) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..durable import write_durably
+from ..encryption import grid_refusals
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
 from ..limits import keeps_to
@@ -152,8 +153,16 @@ class SecureUpload:
                 raise PlanRefused(
                     f"{participant.member.name} weighs {weight}, the manifest allows {found.weight_cap}"
                 )
+            job, members = content.job, len(found.slot.cohort)
+            if reasons := grid_refusals(job, found.clip, members, found.weight_cap):
+                raise PlanRefused(f"{participant.member.name}: {reasons[0]}")
         else:
             self.known = found[0], found[1].tobytes()
+
+    @property
+    def members(self) -> int:
+        """How many are asked into the sum."""
+        return len(self._manifest.slot.cohort)
 
     def send(
         self,

@@ -17,20 +17,23 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..certificate.form import CertifiedRoster
-from ..errors import ConsortiumError, Interrupted, PlanRefused, UmbelError
+from ..encryption import roster_refusals
+from ..errors import ConsortiumError, Interrupted, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.export import export_adapter
 from ..learning.loading import load_learner
-from ..learning.model import Learner
+from ..learning.model import Learner, ModelShape
 from ..learning.probe import probed
+from ..limits import clip_of
 from ..messages import to_array_record, to_arrays
 from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import open_roster
 from ..processes import log_to_stderr
+from ..refusals import refused
 from ..strategies import build_strategy
 from .conclusion import conclude
 from .consortium import Consortium
@@ -132,17 +135,12 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     public_test = PublicTest(learner, public) if public else None
     # Without public records the base model, which may be far larger, is let go of until the end.
     del learner
+    members = len(consortium.members())
+    _check_clip(job, shape, consortium, members)
     clients = _clients(folder, grid, order, task.nodes, identity["wait"], should_stop)
     if should_stop():
         raise Interrupted("Stopped before the first round.")
-    members = len(consortium.members())
     plan = Plan.compile(job, clients.facts, shape, members)
-    if job.encrypted and plan.clip > consortium.limits.clip:
-        raise PlanRefused(
-            f"Updates of this job may have entries up to {plan.clip:g}, and the consortium's roster "
-            f"allows {consortium.limits.clip:g}: lower encryption.clip, or make a consortium for such "
-            "jobs with: umbel consortium create FOLDER --job JOB"
-        )
     if not (folder.path / "plan.json").exists():
         folder.write_json("plan.json", plan.to_dict())
     run = Run(
@@ -178,6 +176,14 @@ def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: int) -> None:
+    """Refuse what every member would, before any of them is asked, and charges its published size."""
+    if job.encrypted:
+        clip = clip_of(job, shape.trained_parameters, members)
+        if reasons := roster_refusals(clip, consortium.limits):
+            raise refused(reasons)
 
 
 def _load(job: Job) -> Learner:

@@ -13,6 +13,7 @@ from ..consortium import sign_job
 from ..errors import JobError, PlanRefused, RunFolderError
 from ..job import Job
 from ..limits import keeps_to
+from ..refusals import job_refusals, refused
 from .consortium import Consortium
 from .holdout import public_corpus
 from .run_folder import RunFolder
@@ -42,6 +43,8 @@ def place(
             f"({consortium.limits}). Change the job, or make a consortium with: umbel consortium "
             "create FOLDER --job JOB"
         )
+    if reasons := job_refusals(job):
+        raise refused(reasons)
     public_corpus(job)
     # Late: stopping a run needs no model.
     from ..learning.base import pinned

@@ -1,0 +1,74 @@
+"""What a job can ask for that no plan has and no agent takes part in.
+
+Plan and agents call the same functions, so a job that an agent would refuse for its numbers is refused
+before anybody is asked, and an owner takes no plan on trust. What depends on an owner's own policy,
+declaration or ledger is that owner's affair (``client.policy``, ``client.settings``, ``client.budget``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .client_level import sum_refusals
+from .errors import PlanRefused
+from .evaluation import release_refusals
+from .job import Job
+from .privacy.sizes import SIZE_EPSILON
+from .recipe import step_refusals
+
+
+def refused(reasons: Sequence[str]) -> PlanRefused:
+    """All reasons in one sentence."""
+    return PlanRefused(f"This job is refused: {' · '.join(reasons)}")
+
+
+def job_refusals(job: Job) -> list[str]:
+    """Every reason that follows from the job alone."""
+    return [
+        *step_refusals(job),
+        *_mechanism_refusals(job),
+        *_budget_refusals(job),
+        *release_refusals(job),
+        *sum_refusals(job),
+    ]
+
+
+def _mechanism_refusals(job: Job) -> Iterator[str]:
+    """Keys of client-level privacy in a job of another unit, which would do nothing there."""
+    if not job.private or job.per_client:
+        return
+    if job.cohort.participations is not None:
+        yield (
+            'cohort.participations applies only to privacy.unit = "client"; under '
+            f"{job.privacy.unit}-level privacy each client's own noise is made for the rounds that "
+            "it is planned in"
+        )
+    if job.privacy.mechanism == "central" or job.privacy.clipping == "adaptive":
+        yield (
+            'privacy.mechanism = "central" and privacy.clipping = "adaptive" apply only to '
+            f'privacy.unit = "client"; under {job.privacy.unit}-level privacy every owner adds its '
+            "own noise to gradients clipped to a fixed norm"
+        )
+
+
+def _budget_refusals(job: Job) -> Iterator[str]:
+    """What leaves nothing of the epsilon for training."""
+    spent = SIZE_EPSILON if job.noised_locally else 0.0
+    if job.noised_locally and job.privacy.epsilon <= spent:
+        yield (
+            f"privacy.epsilon = {job.privacy.epsilon:g}: the published sizes of the data, from which "
+            f"noise and sampling are chosen, cost {SIZE_EPSILON:g} of it; raise it"
+        )
+    elif job.tests_privately and job.tests_epsilon + spent >= job.privacy.epsilon:
+        beside = f" beside {spent:g} for the published sizes" if spent else ""
+        if job.evaluation.epsilon is not None:
+            yield (
+                f"evaluation.epsilon = {job.tests_epsilon:g} leaves nothing of privacy.epsilon = "
+                f"{job.privacy.epsilon:g} for training{beside}: lower it"
+            )
+        else:
+            yield (
+                f"privacy.epsilon = {job.privacy.epsilon:g} leaves nothing for training: tests take a "
+                f"quarter of it ({job.tests_epsilon:g}, as evaluation.epsilon is not set){beside}; raise "
+                'it, or set evaluation.counts = "off"'
+            )
