@@ -76,7 +76,7 @@ class Agent:
 
     def handle(self, message: Message) -> Message:
         """Answer a request with a reply, or with an error that tells nothing of the data."""
-        return answered(self.name, message, self.act)
+        return answered(self.name, message, self._policy, self.act)
 
     def act(self, assignment: Assignment, message: Message) -> RecordDict:
         """The content of the reply to a request that may be answered."""

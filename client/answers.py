@@ -23,27 +23,32 @@ from ..job import Job
 from ..messages import ASSIGNMENT, FAILED, REFUSED, WAITING, Assignment
 from .budget import RunSpent
 from .gate import check_leaves
-from .policy import NotYet
+from .policy import NotYet, Policy
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
 
 def answered(
-    name: str, message: Message, act: Callable[[Assignment, Message], RecordDict]
+    name: str,
+    message: Message,
+    policy: Policy,
+    act: Callable[[Assignment, Message], RecordDict],
 ) -> Message:
     """The reply with what `act` makes of a request, or with why there is none.
 
-    Nothing leaves that is not declared in ``gate``. What goes wrong with an owner's data, ledger or
-    journal goes into its own log, and the server hears only that something did.
+    Nothing leaves that is not declared in ``gate``, and agreed on by job and policy. What goes wrong
+    with an owner's data, ledger or journal goes into its own log, and the server hears only that
+    something did.
     """
     from flwr.app import Message
 
     from ..flower import refuse
 
     try:
-        content = act(_assignment(name, message), message)
-        check_leaves(content)
+        assignment = _assignment(name, message)
+        content = act(assignment, message)
+        check_leaves(content, message.metadata.message_type, job_of(assignment), policy)
         return Message(content, reply_to=message)
     except NotYet as error:
         return refuse(message, WAITING, str(error))

@@ -6,19 +6,39 @@ Guarantee: an answer holds no field that is not in this table. Each one is of on
   randomness alone. Two data sets give the same value, or values of the same distribution.
 - ``charged``: a noised release that the owner's ledger was charged for before a record was read.
 - ``masked``: words of a secure sum, uniform to whoever lacks the other members' keys.
-- ``agreed``: what only a job without privacy, or with exact counts, may carry: the job says so and the
-  owner's policy allows it (``Policy.check``).
+- ``agreed``: what the server may read only if the job says so and the owner's policy allows it: a job
+  without privacy, exact counts, an update that nothing masks, sums without noise.
+
+A field leaves only in the answers that have it, and one that is not public in every job only if
+job *and* policy agree, which is looked up here once more, for every answer (``AGREED``): that the
+policy was asked when the request came (``Policy.check``) is the first lock, this is the second.
 
 Assumptions: the code that fills a field keeps to its class; the tests of whole protocols on
-neighbouring data sets hold it to that. The table is a second lock, for fields that nobody thought of.
+neighbouring data sets hold it to that. The gate sees names, forms and the job, not where a number is from.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import MessageError
-from ..messages import LEDGER, SECAGG, WEIGHT
+from ..job import Job
+from ..learning.counts import zero_counts
+from ..messages import (
+    COMMIT,
+    CONFIRM,
+    EVALUATE,
+    LEDGER,
+    NONCE,
+    PREKEY,
+    PREPARE,
+    REVEAL,
+    SECAGG,
+    TRAIN,
+    WEIGHT,
+)
+from .policy import Policy
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -84,17 +104,109 @@ ANSWERS: dict[str, dict[str, GateClass]] = {
 an ``Upload`` names the masked vector by its digest."""
 
 
-def check_leaves(content: RecordDict) -> None:
-    """Refuse (``MessageError``) an answer with a field that nobody has declared."""
+_RECORDS = {
+    PREPARE: {"readiness"},
+    TRAIN: {"arrays", "metrics", LEDGER, SECAGG},
+    EVALUATE: {"metrics", LEDGER, SECAGG},
+    **{trip: {SECAGG} for trip in (COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)},
+}
+"""Which records an answer to each kind of request may have."""
+
+Objection = Callable[[Job, Policy, Any], str | None]
+"""Why a field, with its value, may not leave in a job at an owner with this policy; None: it may."""
+
+
+def _unprotected(job: Job, policy: Policy) -> str | None:
+    """Of what is noised in any other job."""
+    if job.private or "none" in policy.privacy.units:
+        return None
+    return "the policy accepts no job without privacy (privacy.units)"
+
+
+def _unmasked(job: Job, policy: Policy, value: object) -> str | None:
+    """Of what one owner's own is, and the server reads."""
+    if job.encrypted:
+        return "the job is encrypted, so nothing of one owner's own leaves unmasked"
+    if policy.encryption.required:
+        return "the policy requires encrypted updates (encryption.required)"
+    if job.per_client:
+        return "the job hides whole clients, and this would be one's own"
+    return _unprotected(job, policy)
+
+
+def _counts(job: Job, policy: Policy, value: Any) -> str | None:
+    if job.counts == "off":
+        return "the job has no counts"
+    if job.private and not job.tests_privately:
+        return "a private job's exact counts leave in a sum or not at all"
+    if len(value) != len(zero_counts(job).to_list()):
+        return "there are more or fewer counts than the job says"
+    return _unmasked(job, policy, value)
+
+
+def _loss(job: Job, policy: Policy, value: object) -> str | None:
+    if job.private:
+        return "the training loss of a private job tells of the records that were drawn"
+    return _unmasked(job, policy, value)
+
+
+def _masked(job: Job, policy: Policy, value: object) -> str | None:
+    """Of what a sum opens."""
+    if not job.encrypted:
+        return "the job has no sums"
+    if job.private and job.counts == "exact" and not policy.privacy.exact_counts:
+        return "the policy gives away no exact counts (privacy.exact_counts)"
+    if job.per_client and not job.noised_by_clients and not policy.privacy.central_noise:
+        return "the policy trusts no server with sums without noise (privacy.central_noise)"
+    if job.per_client and "client" not in policy.privacy.units:
+        return "the policy accepts no noise that rests on other members (privacy.units)"
+    return _unprotected(job, policy)
+
+
+def _spent(job: Job, policy: Policy, value: object) -> str | None:
+    return None if job.private else "a job without privacy charges nothing"
+
+
+def _size(job: Job, policy: Policy, value: Any) -> str | None:
+    return "a job that hides whole clients is told no size" if job.per_client and value else None
+
+
+AGREED: dict[str, dict[str, Objection]] = {
+    "readiness": {"size": _size},
+    "metrics": {"epsilon": _spent, "counts": _counts, "loss": _loss},
+    "arrays": {"*": _unmasked},
+    LEDGER: {"head": _spent},
+    SECAGG: {"vector": _masked},
+}
+"""Of the fields above, those that not every job has, or not at every owner."""
+
+
+def check_leaves(content: RecordDict, kind: str, job: Job, policy: Policy) -> None:
+    """Refuse (``MessageError``) an answer with a field that is not declared, or not agreed on.
+
+    kind: of the request that it answers.
+    """
+    for record, field, value in _fields(content, kind):
+        known = FIELDS[record]
+        if field not in known and "*" not in known:
+            raise MessageError(f"An answer must not carry {record}.{field}: client/gate.py")
+        agreed = AGREED.get(record, {})
+        objection = agreed.get(field) or agreed.get("*")
+        why = objection(job, policy, value) if objection else None
+        if why:
+            raise MessageError(f"An answer must not carry {record}.{field} here: {why}")
+
+
+def _fields(content: RecordDict, kind: str) -> Iterator[tuple[str, str, Any]]:
     for record, fields in content.items():
-        known = FIELDS.get(record)
-        if known is None:
-            raise MessageError(f"An answer must not carry a record {record!r}: client/gate.py")
-        if "*" in known:
-            continue
-        for field in fields:
-            if field.partition(".")[0] not in known:  # a long part travels in numbered pieces
-                raise MessageError(f"An answer must not carry {record}.{field}: client/gate.py")
+        if record not in _RECORDS.get(kind, ()):
+            raise MessageError(
+                f"An answer to {kind} must not carry a record {record!r}: client/gate.py"
+            )
+        plain = "*" in FIELDS[record]
+        for field, value in fields.items():
+            # A long part travels in numbered pieces; the names of tensors are their own.
+            yield record, field if plain else field.partition(".")[0], value
 
 
 def classes() -> tuple[str, ...]:

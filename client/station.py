@@ -89,7 +89,7 @@ class Station:
 
     def handle(self, message: Message) -> Message:
         """The reply, or the reason why there is none."""
-        return answered(self.home.name, message, self._act)
+        return answered(self.home.name, message, self._policy, self._act)
 
     def _act(self, assignment: Assignment, message: Message) -> RecordDict:
         job, kind = job_of(assignment), message.metadata.message_type
