@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -56,6 +56,22 @@ class Document(BaseModel):
     def write(self, path: Path) -> None:
         """Write whole and durably, as JSON that a person can read."""
         write_durably(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+def toml_value(value: Any) -> str:
+    """One value as TOML, a list on one line; nothing for None, which TOML does not have."""
+    import tomli_w
+
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return "{}" if value == {} else tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
+
+
+def listed(names: Iterable[object], between: str = ", ") -> str:
+    """Names in a sentence, each in quotation marks."""
+    return between.join(f'"{name}"' for name in names)
 
 
 def explain(error: ValidationError, model: type[BaseModel], longest: int | None = 80) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import tomli_w
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from .documents import toml_value
 from .errors import JobError
 from .job import Job, set_key
 
@@ -73,9 +73,9 @@ def _template(values: Mapping[str, Any]) -> Iterator[str]:
                 field.description or "", _WIDTH, initial_indent="# ", subsequent_indent="# "
             )
             if name in chosen:
-                yield f"{name} = {_toml(chosen[name])}"
+                yield f"{name} = {toml_value(chosen[name])}"
             else:
-                yield f"# {name} = {_toml(field.get_default(call_default_factory=True))}".rstrip()
+                yield f"# {name} = {toml_value(field.get_default(call_default_factory=True))}".rstrip()
 
 
 def _sections(
@@ -99,19 +99,10 @@ def _first_line(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().splitlines()[0]
 
 
-def _toml(value: Any) -> str:
-    """One value as TOML; nothing for None, which TOML does not have."""
-    if value is None:
-        return ""
-    if value == {}:
-        return "{}"
-    return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
-
-
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = _toml(field.get_default(call_default_factory=True))
+    value = toml_value(field.get_default(call_default_factory=True))
     return f"`{value}`" if value else ""
 
 

@@ -16,6 +16,7 @@ from .privacy.accounting import MOST_NOISE
 from .privacy.client_noise import TAIL, split_noise
 from .privacy.secagg.parameters import smallest_sum
 from .privacy.secagg.roster import MOST_CLIP, Limits
+from .quantities import rounded_up
 from .recipe import private_recipe
 
 _BETA_1, _BETA_2 = 0.9, 0.999
@@ -76,7 +77,7 @@ def clip_of(job: Job, parameters: int, consortium: int) -> float:
         _hidden_client(job, consortium) if job.per_client else expected_update(job, parameters)
     )
     # At most before it is rounded: a learning rate of 10^300 makes it infinite.
-    return min(MOST_CLIP, _rounded_up(min(MOST_CLIP, found)))
+    return min(MOST_CLIP, rounded_up(min(MOST_CLIP, found)))
 
 
 def expected_update(job: Job, parameters: int) -> float:
@@ -148,9 +149,3 @@ def _hidden_client(job: Job, consortium: int) -> float:
         return norm
     shares = max(1, noise_shares(job, consortium))
     return norm * (1 + TAIL * 2 * update / math.sqrt(shares))
-
-
-def _rounded_up(value: float) -> float:
-    """Two significant digits, never less: a figure that people read and compare."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
-    return float(f"{max(1, math.ceil(value / unit - 1e-9)) * unit:.2g}")

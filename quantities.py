@@ -68,6 +68,14 @@ def delta_text(value: float | None) -> str:
     return _DASH if value is None else f"{value:g}".replace("e-0", "e-")
 
 
+def rounded_up(value: float, digits: int = 2) -> float:
+    """The least number of so many significant digits that is not below `value`, but for 1e-9 of a digit."""
+    if not math.isfinite(value) or value <= 0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
+
+
 def size_text(count: float | None) -> str:
     """Bytes in decimal units."""
     if count is None:

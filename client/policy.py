@@ -15,11 +15,11 @@ import tomllib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import ValidationError
 
-from ..documents import explain
+from ..documents import explain, listed
 from ..errors import PlanRefused, UmbelError
 from ..job import Job
 from ..limits import secure_limits
@@ -157,7 +157,7 @@ class Policy(Section):
         accepted = {*rules.units, *(["group"] if "example" in rules.units else [])}
         if asked.unit not in accepted:
             yield (
-                f"accepts privacy.unit {_listed(rules.units)} (privacy.units), the job has "
+                f"accepts privacy.unit {listed(rules.units, ' or ')} (privacy.units), the job has "
                 f'"{asked.unit}"'
             )
         if not job.private:
@@ -220,7 +220,7 @@ class Policy(Section):
             ("strategies", rules.strategies, job.strategy.name),
         ):
             if accepted and found not in accepted:
-                yield f'accepts {_listed(accepted)} (jobs.{key}), the job has "{found}"'
+                yield f'accepts {listed(accepted, " or ")} (jobs.{key}), the job has "{found}"'
         if job.training.rounds > rules.max_rounds:
             yield (
                 f"allows at most {rules.max_rounds} rounds (jobs.max_rounds), the job has "
@@ -252,7 +252,3 @@ def _template() -> Iterator[str]:
             yield from ("", *(f"# {line}" for line in text))
             # What a policy holds (texts, numbers, truth values, lists of texts) is written alike in both.
             yield f"{key} = {json.dumps(getattr(rules, key))}"
-
-
-def _listed(values: list[Any]) -> str:
-    return " or ".join(f'"{value}"' for value in values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ..consortium import MemberName
-from ..documents import Document
+from ..documents import Document, listed, toml_value
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.sizes import SMALLEST_SIZE
@@ -126,8 +126,8 @@ class DataSettings(Document):
             ) != len(self.labels):
                 # A subset would let the job choose which records enter.
                 yield (
-                    f"names the classes {_listed(self.labels)}, the job "
-                    f"{_listed(job.data.labels or ()) or 'none'} (data.labels): they must be the "
+                    f"names the classes {listed(self.labels)}, the job "
+                    f"{listed(job.data.labels or ()) or 'none'} (data.labels): they must be the "
                     "same, in any order"
                 )
         if job.per_group and self.unit != "group":
@@ -140,10 +140,6 @@ def _domain(labels: Iterable[str]) -> set[str]:
     from ..learning.data import label_name
 
     return set(map(label_name, labels))
-
-
-def _listed(labels: Iterable[str]) -> str:
-    return ", ".join(repr(label) for label in labels)
 
 
 class ServerSettings(Document):
@@ -170,18 +166,10 @@ def settings_text(name: str, data: DataSettings) -> str:
         "group_column": "patient",
     }
     lines = {
-        key: f"# {key} = {_toml(example)}"
+        key: f"# {key} = {toml_value(example)}"
         if values[key] is None
-        else f"{key} = {_toml(values[key])}"
+        else f"{key} = {toml_value(values[key])}"
         for key, example in examples.items()
     }
-    plain = {key: _toml(value) for key, value in values.items() if key not in examples}
-    return _TEMPLATE.format(name=_toml(name), **plain, **lines)
-
-
-def _toml(value: Any) -> str:
-    import tomli_w
-
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
+    plain = {key: toml_value(value) for key, value in values.items() if key not in examples}
+    return _TEMPLATE.format(name=toml_value(name), **plain, **lines)

@@ -34,6 +34,7 @@ from functools import lru_cache
 from typing import Literal
 
 from ..errors import PlanRefused
+from ..quantities import rounded_up
 from . import losses, renyi
 
 Kind = Literal["gaussian", "concentrated", "pure"]
@@ -282,7 +283,7 @@ def _noise_multiplier(target: float, delta: float, sampling_rate: float, steps: 
         raise PlanRefused(
             f"No noise keeps {steps} steps at sampling rate {sampling_rate:g} within epsilon "
             f"{target:g} at delta {delta:g}; the least that can be met is epsilon "
-            f"{_rounded_up(cost(MOST_NOISE)):g}. Raise privacy.epsilon, or ask for fewer steps."
+            f"{rounded_up(cost(MOST_NOISE)):g}. Raise privacy.epsilon, or ask for fewer steps."
         )
     # Renyi accounting never claims too little, so its sigma is enough and not far too large.
     high = 1.0
@@ -318,11 +319,3 @@ def _between(low: float, high: float, cost_low: float, cost_high: float, target:
         share = math.log(cost_low / target) / math.log(cost_low / cost_high)
     guess = tidy(low * (high / low) ** share)
     return guess if low < guess < high else tidy(math.sqrt(low * high))
-
-
-def _rounded_up(value: float) -> float:
-    """Two significant digits, rounded up, for a message that must not promise too much."""
-    if not math.isfinite(value) or value <= 0:
-        return value
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit

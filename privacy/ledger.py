@@ -114,7 +114,7 @@ class Ledger(LedgerFile):
     def ensure_affordable(
         self, dataset: str, *events: MechanismEvent, delta: float, limit: float
     ) -> float:
-        """Epsilon that the data set would have after `events`; nothing is written.
+        """Epsilon that the account would have after `events`; nothing is written.
 
         Raises ``BudgetExceeded`` where that passes `limit`. For a whole job before its first round.
         """
@@ -122,7 +122,7 @@ class Ledger(LedgerFile):
             return self._affordable(dataset, events, delta, limit)
 
     def spent(self, dataset: str, delta: float) -> float:
-        """Epsilon at `delta` of everything that was ever reserved for the data set."""
+        """Epsilon at `delta` of everything that was ever reserved for the account."""
         with self._view():
             return epsilon(self._totals(dataset), delta)
 
@@ -142,7 +142,7 @@ class Ledger(LedgerFile):
         entry = Entry.of(found[:-1], found[-1])
         if (entry.event, entry.job) != (event, job):
             raise LedgerError(
-                f"Request {key} was reserved for data set {_short(dataset)} before, as "
+                f"Request {key} was reserved for account {_short(dataset)} before, as "
                 f"{_described(entry.event)} of job {entry.job}, and now as "
                 f"{_described(event)} of job {job}. A reproducible run cannot use one key "
                 "for two values: give the run another name."
@@ -172,7 +172,7 @@ class Ledger(LedgerFile):
         if not after <= limit:
             before = epsilon(events, delta)
             raise BudgetExceeded(
-                f"This data set has spent epsilon {before:.4g} of its limit "
+                f"This account has spent epsilon {before:.4g} of its limit "
                 f"{limit:g} at delta {delta:g} ({max(0.0, limit - before):.4g} left), and this "
                 f"request ({' and '.join(map(_described, asked))}) would make it {after:.4g}. Ask "
                 "for fewer rounds or more noise (a smaller privacy.epsilon), or let the owner raise "
