@@ -14,7 +14,7 @@ from .encryption import group_thresholds
 from .errors import PlanRefused
 from .facts import ClientFacts
 from .job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
-from .limits import clip_of, noise_shares
+from .limits import clip_of, clip_said, noise_shares
 from .privacy.client_noise import (
     COUNT_STEPS,
     TAIL,
@@ -147,15 +147,12 @@ def norm_refusals(
         return []
     clip = clip_of(job, parameters, consortium)
     if norm < low:
-        way_out = "raise the norm, or lower encryption.clip"
+        way_out = "raise the norm, or set a smaller encryption.clip"
     else:
-        way_out = f"set it to {2 * clip * norm / high:.2g}, or lower the norm"
-    set_ = (
-        "" if job.encryption.clip is not None else " (which follows from the job, as it is not set)"
-    )
+        way_out = f"set encryption.clip to {2 * clip * norm / high:.2g}, or lower the norm"
     return [
         f"privacy.clipping_norm = {norm:g} does not fit the sum, which has room for {low:.2g} to "
-        f"{high:.2g} with encryption.clip = {clip:g}{set_}: {way_out}"
+        f"{high:.2g} with {clip_said(job, clip)}: {way_out}"
     ]
 
 

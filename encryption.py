@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import PlanRefused
 from .facts import ClientFacts, some
 from .job import Job
-from .limits import clip_of, secure_limits
+from .limits import clip_of, clip_said, secure_limits
 from .privacy.client_noise import TAIL
 from .privacy.counts_noise import LOSS_STEPS
 from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
@@ -187,11 +187,7 @@ def grid_refusals(job: Job, clip: float, members: int, weight_cap: int) -> list[
     The plan asks for the largest sum of a full cohort, a member for the sum that it is asked into, which
     is no larger: what the plan accepts, no member refuses.
     """
-    said = (
-        f"encryption.clip = {clip:g}"
-        if job.encryption.clip is not None
-        else f"the clip of {clip:g}, which follows from training (encryption.clip is not set),"
-    )
+    said = clip_said(job, clip)
     try:
         bits = Scale(members, clip).bits
     except ValueError as error:
@@ -200,7 +196,7 @@ def grid_refusals(job: Job, clip: float, members: int, weight_cap: int) -> list[
     if bits < _FEWEST_BITS:
         reasons.append(
             f"{said} leaves updates a resolution of {2.0**-bits:g}; their entries are far smaller: "
-            + ("lower it" if job.encryption.clip is not None else "set a smaller one")
+            + ("lower it" if job.encryption.clip is not None else "set a smaller encryption.clip")
         )
     if weight_cap * members >= 2**32:
         reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')

@@ -17,7 +17,7 @@ from .job import Job
 from .limits import noise_shares
 from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from .quantities import OUTWEIGHED
-from .recipe import change_of, event_of_test
+from .recipe import change_of, event_of_test, more_for_tests
 from .schedule import most_tests, rounds_tested
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
@@ -184,8 +184,9 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts], tests: int) -> l
     elif grounds(job) == "private counts" and tests < 3 <= most_tests(job):
         reasons.append(
             f"{_deciding_keys(job)} on private counts: noise leaves {tests} sharp enough (the last "
-            "one among them), which leaves nothing to decide on. Raise evaluation.epsilon, name public "
-            "records (evaluation.public_path), or say how often noisy tests are made (evaluation.every)"
+            f"one among them), which leaves nothing to decide on. To have more, {more_for_tests(job)}, "
+            "name public records (evaluation.public_path), or say how often noisy tests are made "
+            "(evaluation.every)"
         )
     return reasons
 
@@ -226,13 +227,13 @@ def evaluation_warnings(
         return [
             *warnings,
             f"Private tests: noise moves {metric} by {amount} (one standard deviation) in {times}. For "
-            f"sharper figures {rarer}raise evaluation.epsilon, or name public records "
+            f"sharper figures {rarer}{more_for_tests(job)}, or name public records "
             "(evaluation.public_path).",
         ]
     if job.evaluation.every is None and tests < most_tests(job):
         warnings.append(
             f"Private tests: {times}, so that noise moves {metric} by {amount} only (one standard "
-            "deviation). For more of them raise evaluation.epsilon, or say how often "
+            f"deviation). For more of them {more_for_tests(job)}, or say how often "
             "(evaluation.every)."
         )
     return warnings

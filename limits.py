@@ -80,6 +80,14 @@ def clip_of(job: Job, parameters: int, consortium: int) -> float:
     return min(MOST_CLIP, rounded_up(min(MOST_CLIP, found)))
 
 
+def clip_said(job: Job, clip: float) -> str:
+    """The clip by its key if the job sets it, else by what it follows from."""
+    if job.encryption.clip is not None:
+        return f"encryption.clip = {clip:g}"
+    origin = "privacy.clipping_norm" if job.per_client else "training.learning_rate and steps"
+    return f"a clip of {clip:g} (encryption.clip is not set, so it follows from {origin})"
+
+
 def expected_update(job: Job, parameters: int) -> float:
     """How far one round's steps may move any one weight.
 

@@ -34,7 +34,6 @@ from .privacy.secagg.parameters import Thresholds, fewest
 from .privacy.secagg.roster import Limits
 from .recipe import delta_fits, delta_refusal, private_recipe
 from .refusals import job_refusals, refused
-from .strategies import sees
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class Plan:
             raise PlanRefused(
                 f"This job is refused: its rounds cost epsilon {planned:.4g}, and each client's agent "
                 f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
-                "privacy.epsilon"
+                f"privacy.epsilon (now {job.privacy.epsilon:g})"
             )
         blur = deviation(job, facts, consortium, tests)
         warnings = _warnings(job, facts) + evaluation_warnings(job, facts, tests, blur)
@@ -261,7 +260,13 @@ def _plan_client(job: Job, client: ClientFacts, participations: int, tests: int)
 def _refusals(
     job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
 ) -> list[str]:
-    """Every reason why this job cannot be right; empty when it can."""
+    """Every reason why this job cannot be right; empty when it can.
+
+    Raises ``StrategyError`` for a strategy that cannot be built.
+    """
+    from .strategies import sees
+
+    sees(job.strategy)
     reasons = []
     if not model.trained:
         reasons.append("nothing would be trained: model.lora.target leaves no tensor")
@@ -277,7 +282,6 @@ def _refusals(
     if job.per_client:
         asked = _participations(job, [client.name for client in facts])
         reasons += client_refusals(job, facts, model, consortium, asked, tests)
-    sees(job.strategy)  # a ``StrategyError`` for one that cannot be built
     reasons += padding_refusals(job, model.verdict)
     reasons += evaluation_refusals(job, facts, tests)
     return reasons + encryption_refusals(job, facts, model, consortium, tests)

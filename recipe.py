@@ -5,6 +5,8 @@ Server and agent derive the same recipe from the job; none is told it by the oth
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from .errors import PlanRefused
@@ -77,9 +79,12 @@ def private_recipe(
     most = participations if job.noised_locally else most_participations(job)
     paid_rounds = max(1, most + privacy.spare_rounds)
     # Without tests first: what no noise can meet is then not laid at their door.
-    noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
-    budget = budget_of_tests(job.tests_epsilon, privacy.delta) if job.tests_privately else None
-    sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, budget, kind)
+    with _way_out(f"{_more_epsilon(job)}, or ask for fewer steps ({_steps_keys(job)})"):
+        noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
+    with _way_out(more_for_tests(job)):
+        budget = budget_of_tests(job.tests_epsilon, privacy.delta) if job.tests_privately else None
+    with _way_out(f"{_more_epsilon(job)}, or {_less_for_tests(job)}"):
+        sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, budget, kind)
     one = MechanismEvent(sigma, rate, steps, kind)
     test = event_of_test(job, tests)
     planned = spending(one, test, participations, tests) | size
@@ -185,11 +190,43 @@ def change_of(job: Job) -> Change:
     return GROUP if job.per_group else RECORD
 
 
+@contextlib.contextmanager
+def _way_out(what: str) -> Iterator[None]:
+    """What to do about a refusal, by keys of the job, of which the accountant knows nothing."""
+    try:
+        yield
+    except PlanRefused as error:
+        raise PlanRefused(f"{error} To mend it, {what}.") from None
+
+
+def _more_epsilon(job: Job) -> str:
+    now = f"now {job.privacy.epsilon:g}"
+    if job.noised_locally:
+        now += f", of which {SIZE_EPSILON:g} pays for the published sizes"
+    return f"raise privacy.epsilon ({now})"
+
+
+def _steps_keys(job: Job) -> str:
+    return "training.rounds" + (", training.local_steps" if job.noised_locally else "")
+
+
 def more_for_tests(job: Job) -> str:
-    """What to do where tests have too little epsilon, by the key that the job has set."""
+    """What to do where tests have too little epsilon, whether or not the job has set its key."""
     if job.evaluation.epsilon is not None:
         return f"raise evaluation.epsilon (now {job.tests_epsilon:g})"
-    return f"set evaluation.epsilon (by default {job.tests_epsilon:g} of privacy.epsilon)"
+    return (
+        f"set evaluation.epsilon above {job.tests_epsilon:g}, which is its default beside "
+        f"privacy.epsilon = {job.privacy.epsilon:g}"
+    )
+
+
+def _less_for_tests(job: Job) -> str:
+    if job.evaluation.epsilon is not None:
+        return f"lower evaluation.epsilon (now {job.tests_epsilon:g})"
+    return (
+        f"set evaluation.epsilon below {job.tests_epsilon:g}, which is its default beside "
+        f"privacy.epsilon = {job.privacy.epsilon:g}"
+    )
 
 
 def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
@@ -201,4 +238,6 @@ def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
     if not job.tests_privately or not tests:
         return None
     paid = tests + job.privacy.spare_rounds
-    return replace(counts_event(job.tests_epsilon, job.privacy.delta, paid), steps=1)
+    with _way_out(f"{more_for_tests(job)}, or test less often (evaluation.every)"):
+        one = counts_event(job.tests_epsilon, job.privacy.delta, paid)
+    return replace(one, steps=1)

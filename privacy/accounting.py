@@ -283,7 +283,7 @@ def _noise_multiplier(target: float, delta: float, sampling_rate: float, steps: 
         raise PlanRefused(
             f"No noise keeps {steps} steps at sampling rate {sampling_rate:g} within epsilon "
             f"{target:g} at delta {delta:g}; the least that can be met is epsilon "
-            f"{rounded_up(cost(MOST_NOISE)):g}. Raise privacy.epsilon, or ask for fewer steps."
+            f"{rounded_up(cost(MOST_NOISE)):g}."
         )
     # Renyi accounting never claims too little, so its sigma is enough and not far too large.
     high = 1.0

@@ -84,7 +84,7 @@ def budget_of_tests(target: float, delta: float) -> MechanismEvent:
     found = _least(cost, target, _LEAST_BUDGET, 2.0, MOST_COUNTS_NOISE)
     if found is None:
         raise PlanRefused(
-            f"No sensible noise keeps one test within evaluation.epsilon = {target:g}: raise it."
+            f"No sensible noise keeps one test within epsilon {target:g} at delta {delta:g}."
         )
     return MechanismEvent(found, 1.0, 1, "concentrated")
 
@@ -97,8 +97,7 @@ def counts_event(target: float, delta: float, tests: int) -> MechanismEvent:
     noise = budget_of_tests(target, delta).noise_multiplier * math.sqrt(tests)
     if noise > MOST_COUNTS_NOISE:
         raise PlanRefused(
-            f"No sensible noise keeps {tests} tests within evaluation.epsilon = {target:g}: raise "
-            "it, or test less often (evaluation.every)."
+            f"No sensible noise keeps {tests} tests within epsilon {target:g} at delta {delta:g}."
         )
     return MechanismEvent(max(LEAST_NOISE, _rounded_up(noise)), 1.0, tests, "concentrated")
 
@@ -135,8 +134,7 @@ def noise_beside(
     if found is None:
         tests = f" and {beside.steps} tests" if beside else ""
         raise PlanRefused(
-            f"No noise keeps {steps} steps{tests} within privacy.epsilon = {target:g}: raise it"
-            + (", or lower evaluation.epsilon." if beside else ", or ask for fewer rounds.")
+            f"No noise keeps {steps} steps{tests} within epsilon {target:g} at delta {delta:g}."
         )
     return found
 

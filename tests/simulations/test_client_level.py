@@ -201,7 +201,7 @@ REFUSALS = {
     ),
     "a norm below the grid": (
         {"privacy": {"clipping_norm": 1e-3}, "encryption": {"clip": 80000.0}},
-        "encryption.clip = 80000: lower it",
+        "with encryption.clip = 80000: raise the norm, or set a smaller",
     ),
     "groups of a trusting job": (
         {"privacy": {"mechanism": "central"}, "encryption": {"minimum": 4, "group_size": 4}},
