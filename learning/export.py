@@ -94,6 +94,12 @@ def usage(job: Job, loader: str) -> str:
         ]
     elif job.model.padding == "max_length":
         lines.append(f'inputs = tokenizer(["a text"], return_tensors="pt"{_padding(job)})')
+        if job.task == "causal-lm":
+            lines += [
+                "# generate() does not pad like this: take one token at a time, and pad the longer text.",
+                'last = inputs["attention_mask"].sum() - 1',
+                "token = model(**inputs).logits[0, last].argmax()",
+            ]
     return "\n".join([*lines, "```", ""])
 
 

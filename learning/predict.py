@@ -20,6 +20,8 @@ from .loading import load_learner
 from .model import Learner
 
 _BATCH = 32
+_PENALTY = 1.2
+"""On tokens that were said before (Keskar et al. 2019, section 4.1), for small models repeat themselves."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,47 @@ class Predictor:
     @torch.inference_mode()
     def _continue(self, text: str, new_tokens: int) -> Prediction:
         network, tokenizer = self._learner.network.eval(), self._learner.tokenizer
+        if self._learner.length is not None:
+            return Prediction(text, {}, self._continue_padded(text, new_tokens))
         inputs = tokenizer(text, return_tensors="pt").to(network.device)
         output = network.backbone.generate(  # type: ignore[operator]
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=new_tokens,
             do_sample=False,
-            repetition_penalty=1.2,
+            repetition_penalty=_PENALTY,
             pad_token_id=tokenizer.pad_token_id,
         )
         fresh = output[0, inputs["input_ids"].shape[1] :]
         return Prediction(text, {}, tokenizer.decode(fresh, skip_special_tokens=True))
+
+    def _continue_padded(self, text: str, new_tokens: int) -> str:
+        """The same words, each from the whole text padded as in training and tests.
+
+        ``generate`` never pads a text on its right, and this model would say something else then. Of a
+        text that has outgrown ``max_length`` the last so many tokens are read.
+        """
+        from transformers import RepetitionPenaltyLogitsProcessor
+
+        learner, limit = self._learner, self._learner.job.model.max_length
+        penalise = RepetitionPenaltyLogitsProcessor(_PENALTY)
+        tokens: list[int] = learner.tokenizer(text)["input_ids"]
+        given, ends = len(tokens), _ends(learner)
+        for _ in range(new_tokens):
+            read = tokens[-limit:]
+            logits = learner.network(learner.batch_of([np.asarray(read)]))[:, len(read) - 1]
+            seen = torch.tensor([tokens], device=logits.device)
+            tokens = [*tokens, int(penalise(seen, logits).argmax())]
+            if tokens[-1] in ends:
+                break
+        return str(learner.tokenizer.decode(tokens[given:], skip_special_tokens=True))
+
+
+def _ends(learner: Learner) -> list[int]:
+    """Tokens after which a text is over."""
+    config: Any = learner.network.backbone
+    found = config.generation_config.eos_token_id
+    return found if isinstance(found, list) else [found]
 
 
 def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
