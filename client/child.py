@@ -125,9 +125,10 @@ class Bench:
 class WorkInChild:
     """An owner's work, done by a child that may die of a record.
 
-    Guarantee: a record that kills the child counts as zero, in this answer and in all later ones of
-    this work, and others count as they would without it, to the rounding of ``learning.trainer``. So
-    it moves a sum by no more than any other record. The answer leaves.
+    Guarantee: a record that kills the child counts as zero, in this answer and in all later ones, also
+    of an agent that starts anew (``left_out``), and others count as they would without it, to the
+    rounding of ``learning.trainer``. So it moves a sum by no more than any other record. The answer
+    leaves.
 
     How: a child that died is started again, and goes through the same request record by record, noting
     in a shared file which one is next. If it dies again, that is the one, and is left out from then on.

@@ -22,6 +22,7 @@ from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..privacy.groups import numbered
 from ..privacy.sizes import Sizes
 from .account import Account, Size
+from .left_out import LeftOut
 from .marks import Marks
 from .settings import DataSettings
 
@@ -39,6 +40,7 @@ class DataSource:
     account: str
     secret: bytes
     marks: Marks
+    left_out: LeftOut
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Changes with the account, and when a file is written: cheap enough before every answer."""
@@ -123,13 +125,17 @@ class DataSource:
     ) -> LocalData:
         """The examples of a job, split and tokenised; whatever they are, they are the account's.
 
-        left_out, touch: as in ``learning.examples.tokenise``.
+        left_out: rows that are known to kill this process, which are remembered. touch: as in
+        ``learning.examples.tokenise``.
         """
         # Here, because a forecast reads records and does without the agent's torch.
         from .work import LocalData
 
         corpus = self.corpus(job.data.labels if job.task == "text-classification" else None)
         self.marks.keep(row_marks(corpus, self.secret), self.account)
+        if left_out:
+            self.left_out.add(corpus.texts, left_out, self.secret)
+        left_out |= self.left_out.rows(corpus.texts, self.secret)
         counts = self.counts(corpus)
         if job.task == "causal-lm":
             corpus = replace(corpus, labels=None, label_names=())

@@ -161,6 +161,11 @@ class _Examination:
             "Nobody is told of what is left out. Fill the empty fields, name missing classes in "
             "client.toml, or leave it so." if left_out else "",
         )  # fmt: skip
+        if deadly := len(source.left_out):
+            yield Finding(
+                "data", "warning", f"{deadly} records are left out: each of them killed the worker",
+                f"The agent's log says which. To have them tried again, delete {source.left_out.file}.",
+            )  # fmt: skip
         held = np.bincount(
             corpus.labels if corpus.labels is not None else [], minlength=len(labels)
         )

@@ -159,9 +159,11 @@ class Home:
     def source(self) -> DataSource:
         """The data, as client.toml declares it."""
         from .data import DataSource
+        from .left_out import LeftOut
 
         declared, name = self.settings.data, self.account.name
-        return DataSource(self.data, self.test_data, declared, name, self.split_secret, self.marks)
+        secret, left_out = self.split_secret, LeftOut(self.path / "left-out.npy")
+        return DataSource(self.data, self.test_data, declared, name, secret, self.marks, left_out)
 
     @property
     def split_secret(self) -> bytes:

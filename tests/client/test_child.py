@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from umbel.client.child import Bench, Child, WorkInChild, WorkLost, command
 from umbel.client.data import DataSource
+from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.client.settings import DataSettings
 from umbel.client.station import Station
@@ -69,6 +71,7 @@ class Skipped:
 @pytest.fixture(scope="module")
 def setup(job_of, reviews_csv, tmp_path_factory):
     marks = Marks(tmp_path_factory.mktemp("marks"))
+    files = (tmp_path_factory.mktemp("left out") / f"{number}.npy" for number in itertools.count())
 
     def build(adapter="lora", **sections):
         model = {**job_of().model.model_dump(exclude={"lora"}), "adapter": adapter}
@@ -79,7 +82,9 @@ def setup(job_of, reviews_csv, tmp_path_factory):
             label_column="label",
             labels=["negative", "positive"],
         )
-        source = DataSource(reviews_csv, None, declared, "account", bytes(32), marks)
+        source = DataSource(
+            reviews_csv, None, declared, "account", bytes(32), marks, LeftOut(next(files))
+        )
         return Setup("mary", job, source, None, threads=1, gpu_memory_share=1.0)
 
     return build
@@ -172,9 +177,14 @@ def test_records_that_kill_the_child_in_a_step_count_as_if_they_were_not_there(
     assert anew.key != sure.key
     assert close(first, own.trained(made.job, 1, arrays, anew))
     # Once they are known nobody dies, and the bits are those of an owner without them.
-    assert as_bytes(child.trained(made.job, 2, arrays, sure)) == as_bytes(
-        own.trained(made.job, 2, arrays, sure)
-    )
+    second = as_bytes(own.trained(made.job, 2, arrays, sure))
+    assert as_bytes(child.trained(made.job, 2, arrays, sure)) == second
+    # Nor does an agent that starts anew, of which nobody has said so, let them kill again.
+    again = in_child(deadly, made)
+    process = deadly._child.process.pid
+    assert as_bytes(again.trained(made.job, 2, arrays, sure)) == second
+    assert deadly._child.process.pid == process
+    assert again._left_out == set()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from umbel.client.data import DataSource
 from umbel.client.home import Home
+from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.client.station import Station
 from umbel.consortium import sign_job
@@ -242,9 +243,8 @@ def test_a_record_that_cannot_be_read_is_left_out_and_only_the_owners_log_says_s
 ):
     (tmp_path / name).write_bytes(SPOILT[name])
     declared = owner.home.settings.data.model_copy(update={"labels": ["a", "b"]})
-    source = DataSource(
-        tmp_path / name, None, declared, "account", bytes(32), Marks(tmp_path / "m")
-    )
+    marks, left_out = Marks(tmp_path / "m"), LeftOut(tmp_path / "left-out.npy")
+    source = DataSource(tmp_path / name, None, declared, "account", bytes(32), marks, left_out)
     with caplog.at_level(logging.WARNING):
         corpus = source.corpus()
     assert corpus.texts == ["fine", "ill"]

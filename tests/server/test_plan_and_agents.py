@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from umbel.client.policy import Policy
-from umbel.errors import JobError, PlanRefused, RoundFailed, StrategyError
+from umbel.errors import DataError, JobError, PlanRefused, RoundFailed, StrategyError
 from umbel.facts import ClientFacts
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
@@ -88,7 +88,7 @@ def outcome(job_of, start_run):
             return "no job", refused
         try:
             made = start_run(job, listen, name=f"run {number}")
-        except StrategyError:
+        except (StrategyError, DataError):
             return "refused", refused
         except PlanRefused as error:
             check_words(job, str(error))
