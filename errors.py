@@ -5,9 +5,11 @@ UmbelError                  a person can act on it; the command line prints it a
 ├── DataError               the data: missing file or column, bad encoding, labels, empty client
 ├── ModelError              the base model or an adapter: not found, no weights, wrong shape
 ├── PlanRefused             the job is well formed, but what it asks for cannot be right
+│   └── WeightsRefused      an owner takes no private step from the weights that came
 ├── BudgetExceeded          an owner's privacy ledger refuses to spend more
 ├── LedgerError             an owner's privacy ledger is damaged, edited or of another version
 ├── RoundFailed             too few clients answered, also after the retries
+│   └── OutOfRange          too few owners train a model any further: its weights are too large
 ├── StrategyError           a strategy cannot be found, configured or used
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
 ├── ConsortiumError         a consortium's card, request or folder: missing, damaged, not acceptable
@@ -49,6 +51,10 @@ class PlanRefused(UmbelError):
     """The plan refuses a combination that cannot be right."""
 
 
+class WeightsRefused(PlanRefused):
+    """With the weights that came, rounding would let one record move what others add."""
+
+
 class BudgetExceeded(UmbelError):
     """The owner's limit on epsilon would be passed."""
 
@@ -59,6 +65,10 @@ class LedgerError(UmbelError):
 
 class RoundFailed(UmbelError):
     """Too few clients answered in a round, also after its retries."""
+
+
+class OutOfRange(RoundFailed):
+    """Owners refuse the weights that a round would begin with: the run ends with them."""
 
 
 class StrategyError(UmbelError):

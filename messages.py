@@ -72,6 +72,9 @@ FAILED = 1001
 WAITING = 1002
 """Error code of a reply: the owner has not decided yet, or not at this hour."""
 
+OUT_OF_RANGE = 1003
+"""Error code of a reply: the owner takes no private step from the weights that came, whoever sent them."""
+
 Arrays = dict[str, np.ndarray]
 """Tensors of a model or an update: name -> float32 array, in the model's own order."""
 

@@ -18,9 +18,10 @@ from ..errors import (
     PlanRefused,
     ProtocolError,
     UmbelError,
+    WeightsRefused,
 )
 from ..job import Job
-from ..messages import ASSIGNMENT, FAILED, REFUSED, WAITING, Assignment
+from ..messages import ASSIGNMENT, FAILED, OUT_OF_RANGE, REFUSED, WAITING, Assignment
 from .budget import RunSpent
 from .gate import check_leaves
 from .policy import NotYet, Policy
@@ -52,6 +53,8 @@ def answered(
         return Message(content, reply_to=message)
     except NotYet as error:
         return refuse(message, WAITING, str(error))
+    except WeightsRefused as error:
+        return refuse(message, OUT_OF_RANGE, str(error))
     except (RunSpent, PlanRefused) as error:
         return refuse(message, REFUSED, str(error))
     except BudgetExceeded as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client_level import client_part, count_refusals, norm_refusals
 from ..encryption import roster_refusals
-from ..errors import MessageError, ModelError, PlanRefused, UmbelError
+from ..errors import MessageError, ModelError, PlanRefused, UmbelError, WeightsRefused
 from ..evaluation import counts_shares
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..learning.counts import own_counts, own_figures, zero_counts
@@ -381,7 +381,7 @@ class Rounds:
         try:
             self._work.checked(arrays)
         except ModelError as error:
-            raise PlanRefused(f"{self._name}: {error}") from error
+            raise WeightsRefused(f"{self._name}: {error}") from error
 
     def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
         """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""

@@ -14,7 +14,7 @@ beside other neighbours and in another microbatch agree; (2) gradients of single
 one text at a time, taken by plain autograd; (3) in a language model a later token changes no earlier
 logit; (4) a forward and a backward pass works at ``max_length`` x microbatch; (5) the same call twice in
 training mode gives the same numbers and changes no buffer; (6) a text beside, and after, one of
-``max_length`` is what it was before.
+``max_length`` is what it was before. And the weights are those that owners take steps from (``received``).
 
 Tolerances, as shares of the norm of the single text's output or gradient: 2e-4 in float32, where rounding
 was measured to make 3e-6 and real leaks 6e-4 and more; 0.1 under bfloat16, whose rounding depends on the
@@ -45,6 +45,7 @@ from .device import choose_device, use_bfloat16
 from .independence import CannotRun, Coupled, Independence
 from .loading import load_learner
 from .model import Learner, ModelShape
+from .received import keeps_apart
 from .tasks import Task, task_for
 from .verdict import INDEPENDENT, Verdict
 
@@ -62,7 +63,8 @@ def probed(learner: Learner) -> Learner:
     known = shape_known(job)
     verdict = known.verdict if known else _found_unpadded(job)
     if verdict is None:
-        verdict = probe(learner, task_for(job, len(job.data.labels or ())))
+        task = task_for(job, len(job.data.labels or ()))
+        verdict = _with_room(learner, task, probe(learner, task))
     learner = replace(learner, verdict=verdict)
     if known is None:
         _remember(job, learner.shape())
@@ -121,6 +123,16 @@ def probe(learner: Learner, task: Task) -> Verdict:
             _check_length(learner, task)
             raise
         return Verdict("max_length", reason)
+
+
+def _with_room(learner: Learner, task: Task, verdict: Verdict) -> Verdict:
+    """The verdict, or why no owner would begin with these weights: rounding tells texts' company."""
+    if not learner.job.noised_locally or verdict.padding is None:
+        return verdict
+    if verdict.padding == "max_length":
+        learner = replace(learner, job=learner.job.padded())
+    reason = keeps_apart(learner, task)
+    return Verdict(None, reason.rstrip(".")) if reason else verdict
 
 
 @contextlib.contextmanager
@@ -201,7 +213,7 @@ def _place(job: Job) -> Path:
         job.privacy.unit,
         job.model.model_dump_json(exclude={"sha256"}),
         str(len(job.data.labels or ())),
-        f"{training.microbatch} {training.gradient_checkpointing}",
+        f"{training.microbatch} {training.gradient_checkpointing} {job.privacy.clipping_norm}",
         f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
         str(use_bfloat16(training.precision, device)),
         *(f"{name} {version(name)}" for name in _LIBRARIES),

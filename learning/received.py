@@ -11,8 +11,13 @@ square) from one batch to another; under bfloat16, by more than a tenth. Only we
 decide, never a record.
 
 Not guaranteed: that real texts are rounded like invented ones. Weights made to tell them apart could
-pass. Where every batch has one shape, rounding cannot carry anything from record to record:
-``training.microbatch = 1`` with ``model.padding = "max_length"``.
+pass. Where every text goes through the model alone and in one shape (``training.microbatch = 1`` with
+``model.padding = "max_length"``), nothing is rounded by its company: then only the largest entry is
+looked at.
+
+An honest model whose weights are large can be as sensitive, by itself or after some rounds. The base
+model as it is loaded is tried by the probe (``keeps_apart``), so no run begins that owners refuse; a run
+that comes to such weights ends with them (``server.rounds``).
 """
 
 from __future__ import annotations
@@ -49,6 +54,27 @@ _MORE_NEIGHBOURS = 33
 _Passes = list[tuple[list[int], Batch]]
 
 
+def keeps_apart(learner: Learner, task: Task) -> str:
+    """Why owners would refuse the weights of this model as it was loaded; nothing if they would not."""
+    try:
+        ReceivedWeights(learner, task).check(learner.initial)
+    except ModelError as error:
+        return str(error)
+    finally:
+        learner.network.load(learner.initial)
+        learner.network.eval()
+    return ""
+
+
+def _goes_alone(learner: Learner) -> bool:
+    """Whether each text is a batch of its own, of one shape for all.
+
+    A head on features is tested in batches of many, whatever the microbatch.
+    """
+    on_features = learner.network.head_alone and head_reads_features(learner)
+    return learner.length is not None and learner.job.training.microbatch == 1 and not on_features
+
+
 class ReceivedWeights:
     """The check of one loaded model, for every round's weights; what stays the same is kept."""
 
@@ -68,6 +94,8 @@ class ReceivedWeights:
                     f"The weights that came are not trained on under privacy: {name} has an entry of "
                     f"{largest:g}, and none may be above {MOST_WEIGHT:g}."
                 )
+        if _goes_alone(self._learner):
+            return
         network = self._learner.network
         network.load(arrays)
         autocast = network.autocast
@@ -91,7 +119,8 @@ class ReceivedWeights:
             raise ModelError(
                 "The weights that came are not trained on under privacy: with them rounding moves what "
                 f"a text adds by {moved:.2g} of the clipping norm, depending on the texts beside it, and "
-                f"{tolerance:g} is allowed. Lower training.learning_rate if this run is honest."
+                f"{tolerance:g} is allowed. If this run is honest, lower training.learning_rate, or set "
+                'training.microbatch = 1 and model.padding = "max_length".'
             )
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:

@@ -54,6 +54,8 @@ class Choice:
         self.best: Candidate | None = None
         self.ended = False
         """Training was ended early, for good: no later test takes that back."""
+        self.out_of_range = False
+        """It was because owners take no step, and make no test, with the weights that it came to."""
         self._kind = _KINDS[found] if found else None
         self._heard: set[tuple[str, int, str]] = set()
         self._worse: set[int] = set()
@@ -63,7 +65,8 @@ class Choice:
     def hear(self, event: dict[str, Any]) -> None:
         """Take in an event of the run."""
         kind, metrics = event["event"], event.get("metrics")
-        self.ended = self.ended or kind == "ended"
+        if kind == "ended":
+            self.ended, self.out_of_range = True, bool(event.get("out_of_range"))
         if kind not in ("holdout", "evaluation") or not metrics:
             return
         test = (kind, int(event["round"]), str(event["model"]))

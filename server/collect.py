@@ -38,6 +38,8 @@ class Collection:
     answered: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     refused: int = 0
+    out_of_range: int = 0
+    """Of those who refused: because of the weights that the round would begin with."""
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class Collection:
         failed = exchange.failed | self.failed
         self.failed = {n: reason for n, reason in failed.items() if n not in exchange.answered}
         self.refused += exchange.refused
+        self.out_of_range += exchange.out_of_range
         self.bytes_up += exchange.bytes_up
         self.bytes_down += exchange.bytes_down
 

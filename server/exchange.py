@@ -14,7 +14,7 @@ from flwr.supercore.run import Run as FlowerRun
 from .. import __version__
 from ..clock import Clock, SystemClock
 from ..errors import UmbelError
-from ..messages import ASSIGNMENT, REFUSED, SECAGG, Assignment, packed, payload_bytes
+from ..messages import ASSIGNMENT, OUT_OF_RANGE, REFUSED, SECAGG, Assignment, packed, payload_bytes
 
 if TYPE_CHECKING:
     from .run import Run
@@ -50,6 +50,8 @@ class Exchange:
         self.silent: set[str] = set()
         """Those that have not answered, and failed for that alone."""
         self.refused = 0
+        self.out_of_range = 0
+        """Of those who refused: because of the weights that they were sent."""
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
         self._clock = clock or SystemClock()
@@ -87,7 +89,8 @@ class Exchange:
         if reply.has_error():
             self.failed[name] = reply.error.reason or "no reason given"
             self.codes[name] = reply.error.code
-            self.refused += reply.error.code == REFUSED
+            self.out_of_range += reply.error.code == OUT_OF_RANGE
+            self.refused += reply.error.code in (REFUSED, OUT_OF_RANGE)
             return False
         size = payload_bytes(reply.content)
         try:

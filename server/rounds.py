@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from ..client_level import clipping_room, next_clipping_norm
-from ..errors import Interrupted, PlanRefused, RoundFailed
+from ..errors import Interrupted, OutOfRange, PlanRefused, RoundFailed
 from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
@@ -64,18 +64,36 @@ def run_rounds(run: Run) -> dict[str, Counts]:
         keep_candidate(run)
         if ends_early(run):
             break
-        trained = train_round(run, run.round + 1, _is_tested(run))
+        try:
+            trained = train_round(run, run.round + 1, _is_tested(run))
+        except OutOfRange as error:
+            _end_here(run, error)
+            break
         keep_candidate(run)
         run.arrays = trained
         run.round += 1
         run.save()
     measure_publicly(run, last=True)
-    counts = evaluate(run)
-    if not counts and _has_tests(run):
+    counts = {} if run.choice.out_of_range else evaluate(run)
+    if not counts and _has_tests(run) and not run.choice.out_of_range:
         raise RoundFailed("No client could test the final model; the model itself is saved.")
     keep_candidate(run)
     settle(run)
     return counts
+
+
+def _end_here(run: Run, error: OutOfRange) -> None:
+    """End training with the model that owners refuse to train further: what it cost is spent.
+
+    They would not test it either, for one record could decide another's count. Raises `error` where no
+    round was trained.
+    """
+    if run.round == 0:
+        raise error
+    reason = (
+        "with its weights rounding would let a record change what others add, so owners stop here"
+    )
+    run.tell({"event": "ended", "round": run.round, "reason": reason, "out_of_range": True})
 
 
 def prepare(run: Run) -> None:
@@ -199,7 +217,10 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
         if len(cohort) - collection.refused < minimum:
             break
-    raise RoundFailed(
+    # Those who would have answered, but for the weights that they were sent.
+    able = len(cohort) - len({*cohort} & collection.failed.keys()) + collection.out_of_range
+    kind = OutOfRange if collection.out_of_range and able >= minimum else RoundFailed
+    raise kind(
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
         f"are needed, after {attempt.number - attempts.first + 1} attempts. {_reasons(collection.failed)} "
         f"Round {run.round} is saved; fix the cause, then resume with --resume."

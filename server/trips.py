@@ -11,6 +11,7 @@ from ..messages import (
     COMMIT,
     CONFIRM,
     NONCE,
+    OUT_OF_RANGE,
     PREKEY,
     REFUSED,
     REVEAL,
@@ -106,6 +107,6 @@ class SecureTrips(Collection):
             name
             for name in asked
             if name not in exchange.answered
-            and exchange.codes.get(name) not in (REFUSED, WAITING)
+            and exchange.codes.get(name) not in (REFUSED, WAITING, OUT_OF_RANGE)
             and self.run.nodes[name] in online
         ]

@@ -1,14 +1,19 @@
 """Weights that make rounding matter are refused; those that training comes to are not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from umbel.errors import ModelError
 from umbel.learning.features import with_features
+from umbel.learning.probe import _with_room
 from umbel.learning.received import MOST_WEIGHT, ReceivedWeights
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
+from umbel.learning.verdict import INDEPENDENT
+from umbel.padding import padding_refusals
 
 
 def coupling(learner, weight):
@@ -95,3 +100,32 @@ def test_weights_that_private_training_comes_to_are_taken(loaded, examples_of, k
     again = trained(learner, task, examples, arrays)
     check.check(arrays)
     assert np.array_equal(flat(again), flat(trained(learner, task, examples, arrays)))
+
+
+def test_where_each_text_goes_alone_nothing_is_rounded_by_its_company(loaded, examples_of):
+    """The way out for a model with large weights: one text a pass, in one shape."""
+    # Large steps, so that weights of 10,000 lose nothing of them.
+    rate = 1e4
+    learner, task = loaded("lora", microbatch=1, learning_rate=rate)
+    arrays = coupling(learner, MOST_WEIGHT)
+    with pytest.raises(ModelError, match=r"training\.microbatch = 1 and model\.padding"):
+        ReceivedWeights(learner, task).check(arrays)
+    alone = replace(learner, job=learner.job.padded())
+    ReceivedWeights(alone, task).check(arrays)
+    examples = examples_of(learner, rows=np.arange(24))
+    whole = flat(trained(alone, task, examples, arrays))
+    for place in (0, 7, 23):
+        fewer = examples.take(np.array([i for i in range(24) if i != place]))
+        moved = np.linalg.norm(whole - flat(trained(alone, task, fewer, arrays)))
+        assert moved / rate <= 1 + 1e-5
+
+
+def test_a_model_whose_own_weights_owners_would_refuse_is_refused_before_anybody_is_asked(loaded):
+    learner, task = loaded("lora")
+    large = replace(learner, initial=coupling(learner, MOST_WEIGHT))
+    verdict = _with_room(large, task, INDEPENDENT)
+    assert verdict.padding is None
+    assert "rounding moves what a text adds" in verdict.reason
+    assert _with_room(learner, task, INDEPENDENT) == INDEPENDENT
+    (reason,) = padding_refusals(learner.job, verdict)
+    assert "training.microbatch = 1" in reason
