@@ -33,8 +33,10 @@ _NOISE_AT_A_TIME = 1 << 20
 # noise, a 2^-11 of it, is far from what float32 loses.
 _CLIPPING_NORMS = (1e-6, 1e12)
 _DEVIATIONS = (1e-20, 1e24)
-# Microbatches that are summed in float32: for a whole model each float64 sum takes a tenth of one.
-_FOLDED = 4
+# Up to so many numbers, a head's or an adapter's, everything is summed in float64, which takes next to
+# nothing. Of a whole model so many microbatches are summed in float32 first: there a sum in float64 takes
+# a tenth of one, and products in float64 would take as long as the rest.
+_FEW, _FOLDED = 1 << 22, 4
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 
 
@@ -47,8 +49,9 @@ class PrivateOptimizer:
 
     Guarantee: each ``step`` is one release of the Gaussian mechanism with standard deviation
     ``noise_multiplier * clipping_norm``, rounded to a public grid (``grid``), on a sum whose L2
-    sensitivity is `clipping_norm`
-    (to 1e-5 relative, the rounding of float32) when one example is added or removed. With batches
+    sensitivity is `clipping_norm` (to 1e-5 relative, the rounding of float32) when one example is added
+    or removed; where more than 4 million numbers are trained, whose parts are added up in float32 a few
+    at a time, rounding can add to that what docs/dp-sgd.md says. With batches
     drawn by ``randomness.poisson_sample`` it is ``accounting.MechanismEvent(noise_multiplier,
     rate, steps=1)``. What the inner optimizer does with the result is post-processing. With batches
     and weights from ``groups.Groups.sample`` the same holds for one whole group of examples.
@@ -123,9 +126,10 @@ class PrivateOptimizer:
         # Of a few microbatches; and of all, in float64 where there is one: over a million records a
         # float32 sum would round away more than the bound allows.
         self._pending = 0
-        self._part = torch.zeros(sum(self._sizes), device=device)
         wide = torch.float32 if device.type == "mps" else torch.float64
         self._sum = torch.zeros(sum(self._sizes), device=device, dtype=wide)
+        few = sum(self._sizes) <= _FEW
+        self._part = self._sum if few else torch.zeros_like(self._sum, dtype=torch.float32)
         self._gradients = example_gradients(module, self._parameters, gradients, strict=strict)
         self.module = self._gradients.module
         _ATTACHED.add(module)
@@ -172,7 +176,8 @@ class PrivateOptimizer:
             noised += part.cpu().numpy()
             snap(noised, step)
             part.copy_(torch.from_numpy(noised).to(part.dtype))
-        self._part.copy_(self._sum)
+        if self._part is not self._sum:
+            self._part.copy_(self._sum)
         self._part /= self._expected_batch_size
         for parameter, gradient in zip(self._parameters.values(), self._parts(), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
@@ -256,8 +261,9 @@ class PrivateOptimizer:
         self._pending = 0
 
     def _fold(self) -> None:
-        self._sum += self._part
-        self._part.zero_()
+        if self._part is not self._sum:
+            self._sum += self._part
+            self._part.zero_()
         self._pending = 0
 
     def _forget(self) -> None:

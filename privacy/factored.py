@@ -17,6 +17,18 @@ from torch import Tensor
 _ROUNDING = 2.0**-24
 # Inner products (64 MB) held at a time.
 _MOST_PRODUCTS = 1 << 24
+# Numbers of float64 (32 MB) made at a time for a sum in float64.
+_WIDENED = 1 << 22
+
+
+def add_samples(total: Tensor, weights: Tensor, samples: Tensor) -> None:
+    """Add the sum of the rows of `samples` (B, N) weighted by `weights` (B,), in `total`'s precision."""
+    if total.dtype == samples.dtype:
+        total += weights @ samples
+        return
+    size = max(1, _WIDENED // max(1, samples.shape[1]))
+    for some, rows in zip(weights.split(size), samples.split(size), strict=True):
+        total += some.to(total.dtype) @ rows.to(total.dtype)
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,9 @@ class Product:
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
         balanced = self.balanced()
-        left = balanced.left * weights[:, None, None]
-        total.addmm_(left.flatten(0, 1).T, balanced.right.flatten(0, 1))
+        left, right = balanced.left.to(total.dtype), balanced.right.to(total.dtype)
+        left = left * weights[:, None, None].to(total.dtype)
+        total.addmm_(left.flatten(0, 1).T, right.flatten(0, 1))
 
     def balanced(self) -> Product:
         """The same product in float32, with the size of each place in `right`.
@@ -83,7 +96,7 @@ class Lookup:
         return tables.scatter_add_(1, places, self.right.float())
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
-        right = self.right.float() * weights[:, None, None]
+        right = self.right.float().to(total.dtype) * weights[:, None, None].to(total.dtype)
         total.index_add_(0, self.ids.flatten(), right.flatten(0, 1))
 
     def balanced(self) -> Lookup:
@@ -143,13 +156,13 @@ class Factored:
         return torch.cat([_squared_norms([f.part(s) for f in self._factors]) for s in slices])
 
     def add_to(self, total: Tensor, weights: Tensor, chosen: Tensor | None) -> None:
-        """Add the sum weighted by `weights` (B,) to `total` (numel,), both float32.
+        """Add the sum weighted by `weights` (B,) to `total` (numel,), in the precision of that.
 
         chosen: bool (B,), the examples that count; the others may hold anything. None: all do.
         """
         if self._samples is not None:
             samples = self._samples if chosen is None else _rows(self._samples, chosen)
-            total += weights @ samples.flatten(1)
+            add_samples(total, weights, samples.flatten(1))
             return
         for factor in self._factors:
             part = factor if chosen is None else factor.only(chosen)

@@ -30,7 +30,8 @@ class ExampleGradients(Protocol):
     def add_weighted(
         self, weights: Tensor, chosen: Tensor | None, totals: Sequence[Tensor]
     ) -> None:
-        """Add the sum weighted by `weights` (B,) to `totals`: float32 (numel,), one a tensor.
+        """Add the sum weighted by `weights` (B,) to `totals`: (numel,), one a tensor, float32 or
+        float64, in which it is then made.
 
         chosen: bool (B,), the examples that count; what the others hold, NaN too, does not. None:
         all count. Once after each ``norms``.

@@ -22,6 +22,7 @@ from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .factored import add_samples
 from .gradients import own_trainable
 
 _log = logging.getLogger(__name__)
@@ -143,8 +144,10 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
         tolerances = _ROUNDING * norms.sum(dim=1) + _CANCELLED * joint.sum()
         self._check_against_autograd(sums, tolerances, chosen is None)
         for name, total in zip(self._parameters_by_name, totals, strict=True):
-            if name in sums:
+            if name in sums and total.dtype == sums[name].dtype:
                 total += sums[name][0]
+            elif name in sums:
+                add_samples(total, weights, self._flat[name])
 
     def _check_against_autograd(
         self, sums: dict[str, Tensor], tolerances: Tensor, everybody: bool
