@@ -31,6 +31,7 @@ BAR_SECONDS_A_MILLION = 0.5
 BAR_ROUNDING = 0.01
 MULTIPLIER, NORM, CLIP = 1.0, 0.5, 8.0
 ONE_BY_ONE = 2_000
+SMOKE = {"parameters": 5_000, "members": 10, "repeats": 1}
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -86,9 +87,14 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=1_000_000)
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--smoke", action="store_true", help="a little of each, no bars: does it run?"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args()
+    if options.smoke:
+        vars(options).update(SMOKE, check=False)
     found = times(options.parameters, options.members, options.repeats)
     more = excess(options.parameters, options.members)
     added = (found["noised"] - found["plain"]) * 1e6 / options.parameters

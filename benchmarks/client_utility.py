@@ -18,6 +18,7 @@ PUBLIC = 3000
 """Records that nobody trains on: the public hold-out that the models are tested on."""
 CLIENTS = (25, 50, 100)
 EPSILON, BAR = 8.0, 0.75
+SMOKE_ROWS, SMOKE_CLIENTS, SMOKE_PUBLIC = 400, 6, 100
 
 ABOUT = f"""\
 Spreads the records of examples/reviews.toml evenly over virtual clients and trains a linear head,
@@ -43,13 +44,14 @@ class Point:
     seconds: float
 
 
-def split(folder: Path) -> tuple[Path, Path]:
-    """The example's records in two files, by lot: to train on, and public ones."""
+def split(folder: Path, most: int | None, held: int) -> tuple[Path, Path]:
+    """The example's records, or the first `most`, in two files, by lot: to train on, and public ones."""
     with (EXAMPLE.parent / "data" / "reviews.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     random.Random(0).shuffle(rows)
+    rows = rows[:most]
     paths = folder / "train.csv", folder / "public.csv"
-    for path, part in zip(paths, (rows[PUBLIC:], rows[:PUBLIC]), strict=True):
+    for path, part in zip(paths, (rows[held:], rows[:held]), strict=True):
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -57,7 +59,7 @@ def split(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def measure(clients: int, mechanism: str, folder: Path) -> Point:
+def measure(clients: int, mechanism: str, folder: Path, rounds: int) -> Point:
     """Train and test once."""
     train, public = folder / "train.csv", folder / "public.csv"
     values: dict[str, Any] = {
@@ -66,7 +68,7 @@ def measure(clients: int, mechanism: str, folder: Path) -> Point:
         "evaluation.public_path": str(public),
         "evaluation.counts": "off",
         "evaluation.every": 0,
-        "training.rounds": 6,
+        "training.rounds": rounds,
         "training.local_steps": 16,
         "training.batch_size": 128,
         "simulation.partition": "iid",
@@ -120,6 +122,11 @@ def main() -> int:
         description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, action="append", help=f"[{CLIENTS}]")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a little of each, no bars: does it run?",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 where the bar is missed")
     given = parser.parse_args()
@@ -127,10 +134,10 @@ def main() -> int:
     if not given.json:
         print("clients  noise by     accuracy  epsilon   sigma  seconds")
     with tempfile.TemporaryDirectory(prefix="umbel-clients-") as folder:
-        split(Path(folder))
-        for clients in given.clients or CLIENTS:
+        split(Path(folder), *((SMOKE_ROWS, SMOKE_PUBLIC) if given.smoke else (None, PUBLIC)))
+        for clients in (SMOKE_CLIENTS,) if given.smoke else given.clients or CLIENTS:
             for mechanism in ("none", "central", "distributed"):
-                points.append(measure(clients, mechanism, Path(folder)))
+                points.append(measure(clients, mechanism, Path(folder), 1 if given.smoke else 6))
                 if not given.json:
                     print(row(points[-1]), flush=True)
     if given.json:

@@ -21,6 +21,7 @@ MOST_SECONDS = 12.0
 MOST_VECTORS = 3.0
 MODEL_LOADS = 1
 ROUNDS, LARGE_ROUNDS, LAYERS = 10, 2, 11
+SMOKE = {"rounds": 2, "repeats": 1, "layers": 1, "width": 24, "check": False}
 MEGABYTE = 2**20
 VECTOR = 4
 """Bytes of a parameter where it travels."""
@@ -263,9 +264,16 @@ def main() -> int:
         "--only", choices=("rounds", "trips", "memory"), action="append", help="[all three]"
     )
     parser.add_argument("--folder", type=Path, help="for all files; kept [a temporary one]")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a little of each, no bars: does it run?",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(namespace=argparse.Namespace(width=jobs.WIDTH))
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
     wanted = arguments.only or ["rounds", "trips", "memory"]
     figures: dict[str, Any] = {}
 
@@ -305,7 +313,7 @@ def _measure(
     if "memory" in wanted:
         model = folder / "model"
         model.mkdir(parents=True)
-        jobs.write_large_model(model, given.layers)
+        jobs.write_large_model(model, given.layers, given.width)
         ran = jobs.run(jobs.large(LARGE_ROUNDS, model), folder / "memory")
         figures["memory"] = measure_memory(ran)
         say(report_memory(figures["memory"]))

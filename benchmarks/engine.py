@@ -60,7 +60,10 @@ Bars: umbel at most {MOST_OVER_PLAIN} x plain (lora); ray at least {LEAST_UNDER_
 """
 
 
-def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
+SMOKE = {"clients": 3, "rounds": 2, "repeats": 1, "skip_ray": True, "rows": 60, "check": False}
+
+
+def build_job(case: str, clients: int, rounds: int, tiny: Path, rows: int | None = None) -> Job:
     """Without privacy and encryption, which the others do not have; nothing held out, so no tests.
 
     What encryption costs is in benchmarks/secagg.py.
@@ -72,7 +75,7 @@ def build_job(case: str, clients: int, rounds: int, tiny: Path) -> Job:
         {
             "name": case,
             "model": {"base": MODEL if light else str(tiny), "adapter": case},
-            "data": {"path": str(DATA), "test_fraction": 0.0},
+            "data": {"path": str(DATA), "test_fraction": 0.0, "limit": rows},
             "training": {
                 "rounds": rounds,
                 "local_steps": 2,
@@ -254,15 +257,17 @@ def compare(job: Job) -> dict[str, Any]:
     }
 
 
-def measure(clients: int, rounds: int, repeats: int, with_ray: bool) -> dict[str, Any]:
+def measure(
+    clients: int, rounds: int, repeats: int, with_ray: bool, rows: int | None = None
+) -> dict[str, Any]:
     """All figures; of the repetitions the one with the median ratio."""
     figures: dict[str, Any] = {"clients": clients, "rounds": rounds}
     with tempfile.TemporaryDirectory() as tiny:
         write_tiny_model(Path(tiny))
         for case in ("head", "lora"):
-            job = build_job(case, clients, rounds, Path(tiny))
+            job = build_job(case, clients, rounds, Path(tiny), rows)
             # Once before: fills the cache of tokens and features, and imports everything.
-            run_umbel(build_job(case, clients, 1, Path(tiny)))
+            run_umbel(build_job(case, clients, 1, Path(tiny), rows))
             runs = [compare(job) for _ in range(repeats)]
             runs.sort(key=lambda run: run["umbel_over_plain"])
             figures[case] = runs[(repeats - 1) // 2]
@@ -324,12 +329,23 @@ def main() -> int:
     parser.add_argument(
         "--skip-ray", action="store_true", help="leave ray out (it takes about a minute)"
     )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a little of each, no bars: does it run?",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(namespace=argparse.Namespace(rows=None))
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
     try:
         figures = measure(
-            arguments.clients, arguments.rounds, arguments.repeats, not arguments.skip_ray
+            arguments.clients,
+            arguments.rounds,
+            arguments.repeats,
+            not arguments.skip_ray,
+            arguments.rows,
         )
     except UmbelError as error:
         sys.exit(str(error))

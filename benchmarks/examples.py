@@ -41,11 +41,15 @@ models: python examples/fetch.py. Bars are for two CPU cores that do nothing els
 """
 
 
-def run(name: str) -> dict[str, Any]:
+SMOKE = ("data.limit=400", "training.rounds=1", "training.local_steps=1", "simulation.alone=false")
+
+
+def run(name: str, smoke: bool = False) -> dict[str, Any]:
     """The result of one example, run from scratch in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="umbel-example-") as folder:
         environment = {**os.environ, "UMBEL_CACHE": f"{folder}/cache"}
         command = [sys.executable, "-m", "umbel.cli", "simulate", str(EXAMPLES / f"{name}.toml")]
+        command += [f"--set={override}" for override in SMOKE if smoke]
         done = subprocess.run(
             [*command, "--run-dir", f"{folder}/run"],
             env=environment,
@@ -84,6 +88,9 @@ def main() -> None:
         description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BARS)} [reviews]")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a little of each, no bars: does it run?"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args()
@@ -92,8 +99,8 @@ def main() -> None:
         parser.error(f"there is no example {unknown[0]!r}; there are {', '.join(BARS)}")
     failed = False
     for name in options.names or ["reviews"]:
-        bar, result = BARS[name], run(name)
-        missed = judge(bar, result)
+        bar, result = BARS[name], run(name, options.smoke)
+        missed = [] if options.smoke else judge(bar, result)
         failed = failed or bool(missed)
         figures = {
             "example": name,

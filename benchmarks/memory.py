@@ -18,6 +18,7 @@ from umbel.job import Job
 from umbel.simulations.engine import Options, simulate
 
 BAR = 1.2
+SMOKE = {"few": 2, "many": 4, "rows": 160, "rounds": 1, "check": False}
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data" / "reviews.csv"
 ABOUT = f"""\
 Peak resident memory (ru_maxrss) of one simulation in one process, for few and for many virtual
@@ -80,12 +81,17 @@ def main() -> int:
     parser.add_argument("--many", type=int, default=1000, help="clients (default: 1000)")
     parser.add_argument("--rows", type=int, default=19000, help="reviews (default: 19000)")
     parser.add_argument("--rounds", type=int, default=2, help="rounds (default: 2)")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a little of each, no bars: does it run?"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--check", action="store_true", help=f"exit with 1 where the ratio is above {BAR}"
     )
     parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
     if not DATA.exists():
         sys.exit(f"{DATA} is missing; write it with: python examples/fetch.py")
     if arguments.alone:

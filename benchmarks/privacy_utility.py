@@ -20,6 +20,7 @@ BARS = {8.0: 0.79, 2.0: 0.78, 1.0: 0.77}
 NOISE = 0.01
 """By how much a point may lie below one of a smaller epsilon."""
 
+SMOKE = {"data.limit": 400, "training.rounds": 1, "training.local_steps": 1}
 SETTINGS = {
     "head": {"training.rounds": 10, "training.local_steps": 8},
     # Two layers: what is trained below them costs time and draws noise. The long features give the
@@ -93,9 +94,11 @@ class Point:
         return {name: statistics.mean(values) for name, values in self.alone.items()}
 
 
-def measure(adapter: str, epsilon: float, seeds: int, alone: bool) -> Point:
-    """Run the example at one epsilon, once a seed."""
-    results = [_run(adapter, epsilon, seed, alone) for seed in range(seeds)]
+def measure(
+    adapter: str, epsilon: float, seeds: int, alone: bool, changed: dict[str, Any] | None = None
+) -> Point:
+    """Run the example at one epsilon, once a seed, with some keys `changed`."""
+    results = [_run(adapter, epsilon, seed, alone, changed or {}) for seed in range(seeds)]
     sites = sorted(results[0]["local_only"])
     return Point(
         adapter,
@@ -107,13 +110,16 @@ def measure(adapter: str, epsilon: float, seeds: int, alone: bool) -> Point:
     )
 
 
-def _run(adapter: str, epsilon: float, seed: int, alone: bool) -> dict[str, Any]:
+def _run(
+    adapter: str, epsilon: float, seed: int, alone: bool, changed: dict[str, Any]
+) -> dict[str, Any]:
     values: dict[str, Any] = {"seed": seed, "evaluation.every": 0}
     values |= {"simulation.alone": alone, "simulation.pooled": False} | SETTINGS[adapter]
     if math.isinf(epsilon):
         values |= {"privacy.unit": "none"} | UNLIMITED[adapter]
     else:
         values["privacy.epsilon"] = epsilon
+    values |= changed
     sets = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
     with tempfile.TemporaryDirectory(prefix="umbel-utility-") as folder:
         command = [sys.executable, "-m", "umbel.cli", "simulate", str(EXAMPLE), *sets]
@@ -229,11 +235,16 @@ def main() -> int:
     parser.add_argument(
         "--no-alone", action="store_true", help="leave out each site alone: half the time"
     )
+    parser.add_argument(
+        "--smoke", action="store_true", help="two points of few records, no bars: does it run?"
+    )
     parser.add_argument("--results", type=Path, help="keep points in this JSON file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     given = parser.parse_args()
+    if given.smoke:
+        given.adapter, given.epsilon, given.seeds, given.check = ["head"], [8.0, math.inf], 1, False
     points = kept(given.results)
     if not given.json:
         print("adapter  eps    spent   federated")
@@ -241,7 +252,8 @@ def main() -> int:
         for epsilon in given.epsilon or EPSILONS:
             point = next((p for p in points if (p.adapter, p.epsilon) == (adapter, epsilon)), None)
             if point is None:
-                point = measure(adapter, epsilon, given.seeds, not given.no_alone)
+                changed = SMOKE if given.smoke else None
+                point = measure(adapter, epsilon, given.seeds, not given.no_alone, changed)
                 points.append(point)
                 if given.results:
                     given.results.write_text(as_json(points) + "\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""Every benchmark still runs: with few of everything, and without a bar."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
+         "deployment_watch", "secagg_demo", "secagg_flower", "secagg_meter", "secagg_slots",
+         "secagg_stages"}  # fmt: skip
+"""Of another benchmark, which starts them."""
+ELSEWHERE = {"secagg", "dpsgd", "timing"}
+"""Run by tests of what they measure."""
+FIGURES = {
+    "client_noise": {"noised", "plain", "excess_rounding"},
+    "ledger": {"charge_ms", "naive_ms", "mechanisms_first_s"},
+    "client_utility": {"points"},
+    "engine": {"head", "lora", "umbel_over_plain"},
+    "examples": {"accuracy", "epsilon", "seconds"},
+    "memory": {"few", "many", "ratio"},
+    "privacy_utility": {"points", "missed"},
+    "deployment": {"rounds", "trips", "memory", "bars"},
+}
+"""What each prints as JSON."""
+QUICK = {"client_noise"}
+
+
+@pytest.fixture(scope="module")
+def example_data():
+    """What `make data` writes."""
+    if not (ROOT / "examples" / "data" / "reviews.csv").exists():
+        subprocess.run([sys.executable, str(ROOT / "examples" / "fetch.py")], check=True)
+
+
+def smoke(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke", *arguments],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_benchmark_is_run_somewhere():
+    found = {path.stem for path in BENCHMARKS.glob("*.py")}
+    assert found == PARTS | ELSEWHERE | FIGURES.keys() | {"group_utility"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FIGURES]
+)
+def test_it_runs_and_prints_its_figures(name, example_data):
+    assert FIGURES[name] <= json.loads(smoke(name, "--json")).keys()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_group_level_privacy_runs(example_data):
+    assert "person" in smoke("group_utility")
