@@ -132,7 +132,7 @@ def _with_room(learner: Learner, task: Task, verdict: Verdict) -> Verdict:
     if verdict.padding == "max_length":
         learner = replace(learner, job=learner.job.padded())
     reason = keeps_apart(learner, task)
-    return Verdict(None, reason.rstrip(".")) if reason else verdict
+    return Verdict(None, reason) if reason else verdict
 
 
 @contextlib.contextmanager

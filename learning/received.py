@@ -56,14 +56,10 @@ _Passes = list[tuple[list[int], Batch]]
 
 def keeps_apart(learner: Learner, task: Task) -> str:
     """Why owners would refuse the weights of this model as it was loaded; nothing if they would not."""
-    try:
-        ReceivedWeights(learner, task).check(learner.initial)
-    except ModelError as error:
-        return str(error)
-    finally:
-        learner.network.load(learner.initial)
-        learner.network.eval()
-    return ""
+    found = ReceivedWeights(learner, task).objection(learner.initial)
+    learner.network.load(learner.initial)
+    learner.network.eval()
+    return found
 
 
 def _goes_alone(learner: Learner) -> bool:
@@ -87,41 +83,47 @@ class ReceivedWeights:
 
     def check(self, arrays: Arrays) -> None:
         """Raise ``ModelError`` for weights with which records would be rounded by their company."""
+        if why := self.objection(arrays):
+            raise ModelError(
+                f"The weights that came are not trained on under privacy: {why}. If this run is honest, "
+                "lower training.learning_rate."
+            )
+
+    def objection(self, arrays: Arrays) -> str:
+        """Why no private step is taken from these weights; nothing if it is."""
         for name, array in arrays.items():
             largest = float(np.abs(array).max(initial=0.0))
             if not largest <= MOST_WEIGHT:
-                raise ModelError(
-                    f"The weights that came are not trained on under privacy: {name} has an entry of "
-                    f"{largest:g}, and none may be above {MOST_WEIGHT:g}."
-                )
+                return f"{name} has an entry of {largest:g}, and none may be above {MOST_WEIGHT:g}"
         if _goes_alone(self._learner):
-            return
+            return ""
         network = self._learner.network
         network.load(arrays)
         autocast = network.autocast
         try:
             network.autocast = False
-            self._compare(_TOLERANCE)
+            found = self._compare(_TOLERANCE)
             network.autocast = autocast
-            if autocast:
-                self._compare(_TOLERANCE_BFLOAT16)
+            if autocast and not found:
+                found = self._compare(_TOLERANCE_BFLOAT16)
         finally:
             network.autocast = autocast
             network.zero_grad(set_to_none=True)
+        return found
 
-    def _compare(self, tolerance: float) -> None:
+    def _compare(self, tolerance: float) -> str:
         network, clip = self._learner.network, self._learner.job.privacy.clipping_norm
         together, apart = self._arrangements(network.autocast)
         module = network.trained_part("features" in together[0][1]).train()
         first, second = self._sum(module, together, clip), self._sum(module, apart, clip)
         moved = float(torch.linalg.vector_norm(first - second)) / clip / _LENGTH
-        if not moved <= tolerance:
-            raise ModelError(
-                "The weights that came are not trained on under privacy: with them rounding moves what "
-                f"a text adds by {moved:.2g} of the clipping norm, depending on the texts beside it, and "
-                f"{tolerance:g} is allowed. If this run is honest, lower training.learning_rate, or set "
-                'training.microbatch = 1 and model.padding = "max_length".'
-            )
+        if moved <= tolerance:
+            return ""
+        return (
+            f"rounding moves what a text adds by {moved:.2g} of the clipping norm, "
+            f"depending on the texts beside it, and {tolerance:g} is allowed (only training.microbatch = 1 "
+            'with model.padding = "max_length" has no texts beside each other)'
+        )
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:
         """Both, as tokens or as features, which no trained weight changes where a head alone trains."""
