@@ -87,9 +87,8 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         test_data = data  # a saved dataset with a split for tests: they are read from there
     columns = column_names(data)
     wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
-    for file in (data, test_data):
-        if file is not None:
-            check_columns(str(file), wanted[:2], column_names(file))
+    for file in filter(None, (data, test_data)):
+        check_columns(str(file), wanted[:2], column_names(file))
     check_columns(str(data), wanted, columns)
     label = given.get("label_column") or _called("label", columns)
     text = given.get("text_column") or _text_column(data, [c for c in columns if c != label])

@@ -7,8 +7,9 @@ less would move what all others add. (With M = 1e8 the sum was measured to move 
 
 Guarantee: weights with an entry above ``MOST_WEIGHT`` are refused, and so are those with which the
 clipped gradients of a few invented texts move by more than 1e-5 of the clipping norm each (root mean
-square) from one batch to another; under bfloat16, by more than a tenth. Only weights, job and model
-decide, never a record.
+square) from one batch to another; under bfloat16, by more than a tenth. So are those (in float32) with
+which rounding decides the likeliest class of two of these texts or more: tests would count by it, and
+gradients do not show that. Only weights, job and model decide, never a record.
 
 Not guaranteed: that real texts are rounded like invented ones. Weights made to tell them apart could
 pass. Where every text goes through the model alone and in one shape (``training.microbatch = 1`` with
@@ -48,10 +49,14 @@ _WEIGHTS = (1.0, -0.7, 1.3, -1.1)
 _LENGTH = math.hypot(*_WEIGHTS)
 _TOGETHER, _APART = [[0, 1, 2, 3]], [[-1, 3, 2], [1], [0]]
 """Two arrangements of the texts in passes; -1 is a longer neighbour."""
+_NEAR, _MOST_TIED = 16.0, 2
+"""A margin so many times what rounding moves is near, and of so many texts honest weights have none."""
 _MORE_NEIGHBOURS = 33
 """Before a head alone, whose batches are large: another size is another order of adding."""
 
 _Passes = list[tuple[list[int], Batch]]
+_Said = dict[int, Tensor]
+"""Logits of each text, by its place."""
 
 
 def keeps_apart(learner: Learner, task: Task) -> str:
@@ -115,14 +120,21 @@ class ReceivedWeights:
         network, clip = self._learner.network, self._learner.job.privacy.clipping_norm
         together, apart = self._arrangements(network.autocast)
         module = network.trained_part("features" in together[0][1]).train()
-        first, second = self._sum(module, together, clip), self._sum(module, apart, clip)
+        first, said = self._sum(module, together, clip)
+        second, said_apart = self._sum(module, apart, clip)
         moved = float(torch.linalg.vector_norm(first - second)) / clip / _LENGTH
-        if moved <= tolerance:
+        if not moved <= tolerance:
+            return (
+                f"rounding moves what a text adds by {moved:.2g} of the clipping norm, depending on the "
+                f"texts beside it, and {tolerance:g} is allowed (only training.microbatch = 1 with "
+                'model.padding = "max_length" has no texts beside each other)'
+            )
+        tied = 0 if network.autocast else _tied(said, said_apart)
+        if tied < _MOST_TIED:
             return ""
         return (
-            f"rounding moves what a text adds by {moved:.2g} of the clipping norm, "
-            f"depending on the texts beside it, and {tolerance:g} is allowed (only training.microbatch = 1 "
-            'with model.padding = "max_length" has no texts beside each other)'
+            f"rounding decides what it says of {tied} of {len(_WEIGHTS)} invented texts, so one record "
+            "more would change what is counted of others"
         )
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:
@@ -154,15 +166,18 @@ class ReceivedWeights:
             }
         return batch | labels
 
-    def _sum(self, module: nn.Module, passes: _Passes, clip: float) -> Tensor:
-        """The weighted sum of the texts' clipped gradients, as training takes them."""
+    def _sum(self, module: nn.Module, passes: _Passes, clip: float) -> tuple[Tensor, _Said]:
+        """The weighted sum of the texts' clipped gradients, as training takes them, and their logits."""
+        said: _Said = {}
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         gradients = example_gradients(module, parameters, strict=False)
         sizes = [p.numel() for p in parameters.values()]
         total = torch.zeros(sum(sizes), device=self._learner.network.device)
         try:
             for places, batch in passes:
-                losses = self._task.losses(gradients.module(batch), batch)
+                logits = gradients.module(batch)
+                said |= dict(zip(places, logits.detach()[-len(places) :], strict=True))
+                losses = self._task.losses(logits, batch)
                 with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
                     with torch.enable_grad():
                         backward(losses, parameters)
@@ -178,4 +193,19 @@ class ReceivedWeights:
             gradients.forget()
             gradients.close()
             module.zero_grad(set_to_none=True)
-        return total
+        return total, said
+
+
+def _tied(said: _Said, apart: _Said) -> int:
+    """Of how many texts rounding decides the likeliest class: margins as small as what it moves logits by.
+
+    Classes that are equal to the last bit, as before the first round, are decided by their order.
+    Language models are held to their gradients alone: what they count is losses first of all.
+    """
+    texts = [place for place in said if place >= 0 and said[place].dim() == 1]
+    if not texts:
+        return 0
+    moved = max(float((said[place] - apart[place]).abs().max()) for place in texts)
+    best = (said[place].topk(2).values for place in texts)
+    margins = [float(first - second) for first, second in best]
+    return sum(margin + moved > 0 and margin <= _NEAR * moved for margin in margins)

@@ -27,7 +27,7 @@ def add_samples(total: Tensor, weights: Tensor, samples: Tensor) -> None:
         total += weights @ samples
         return
     size = max(1, _WIDENED // max(1, samples.shape[1]))
-    for some, rows in zip(weights.split(size), samples.split(size), strict=True):
+    for some, rows in zip(torch.split(weights, size), torch.split(samples, size), strict=True):
         total += some.to(total.dtype) @ rows.to(total.dtype)
 
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from umbel.errors import ModelError
+from umbel.learning.counts import counting
 from umbel.learning.features import with_features
 from umbel.learning.probe import _with_room
 from umbel.learning.received import MOST_WEIGHT, ReceivedWeights
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
+from umbel.learning.trainer import test as counts_of
 from umbel.learning.verdict import INDEPENDENT
 from umbel.padding import padding_refusals
 
@@ -100,6 +102,22 @@ def test_weights_that_private_training_comes_to_are_taken(loaded, examples_of, k
     again = trained(learner, task, examples, arrays)
     check.check(arrays)
     assert np.array_equal(flat(again), flat(trained(learner, task, examples, arrays)))
+
+
+def test_weights_by_which_rounding_decides_predictions_work_unless_refused(loaded, examples_of):
+    """One record less changes what is counted of many others; the gradients show nothing of it."""
+    learner, task = loaded("lora")
+    arrays = coupling(learner, 1.0)
+    rule, examples = counting(learner.job, task), examples_of(learner, rows=np.arange(64))
+    whole = np.array(counts_of(learner, rule, arrays, examples).to_list())
+    changed = 0
+    for place in range(0, 64, 5):
+        fewer = examples.take(np.array([i for i in range(64) if i != place]))
+        less = np.array(counts_of(learner, rule, arrays, fewer).to_list())
+        changed = max(changed, int(np.abs(whole - less)[:-1].sum()))
+    assert changed > 1
+    with pytest.raises(ModelError, match="rounding decides what it says of"):
+        ReceivedWeights(learner, task).check(arrays)
 
 
 def test_where_each_text_goes_alone_nothing_is_rounded_by_its_company(loaded, examples_of):
