@@ -1,8 +1,18 @@
 """What a job can ask for that no plan has and no agent takes part in.
 
 Plan and agents call the same functions, so a job that an agent would refuse for its numbers is refused
-before anybody is asked, and an owner takes no plan on trust. What depends on an owner's own policy,
-declaration or ledger is that owner's affair (``client.policy``, ``client.settings``, ``client.budget``).
+before anybody is asked, and an owner takes no plan on trust. Beside what follows from the job alone, here:
+
+- from the published size: ``recipe.check_delta``, ``private_recipe``, ``event_of_test``;
+- from the loaded model: ``padding.padding_refusals``, ``learning.received`` (of its first weights by the
+  probe, of all others in each round);
+- from the sum that it is asked into: ``encryption.grid_refusals``, ``roster_refusals``,
+  ``client_level.norm_refusals``, ``count_refusals``;
+- from the planned rounds and tests: ``schedule.rounds_tested``.
+
+`tests/server/test_plan_and_agents.py` tries jobs that nobody wrote by hand. What depends on an owner's own
+policy, declaration or ledger is that owner's affair (``client.policy``, ``client.settings``,
+``client.budget``).
 """
 
 from __future__ import annotations
