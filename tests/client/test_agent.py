@@ -344,7 +344,10 @@ def test_another_question_is_no_repetition(other, keeping, open_job_of):
     job = open_job_of(privacy={"epsilon": 50.0})
     mary = keeping(job)
     first = as_bytes(mary.ask(TRAIN, 1))
-    moved = {n: a + np.float32(0.5) for n, a in mary.learner.initial.items()}
+    moved = {
+        n: a + np.linspace(0.1, 0.5, a.size, dtype=np.float32).reshape(a.shape)
+        for n, a in mary.learner.initial.items()
+    }
     asked = {
         "model": {"arrays": moved},
         "config": {"config": {"proximal-mu": 0.5}},
