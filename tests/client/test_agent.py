@@ -23,6 +23,7 @@ from umbel.messages import (
     EVALUATE,
     FAILED,
     LEDGER,
+    OUT_OF_RANGE,
     PREPARE,
     REFUSED,
     TRAIN,
@@ -513,7 +514,7 @@ def test_weights_that_make_rounding_matter_are_refused_before_anything_is_spent(
     next(iter(arrays.values())).flat[0] = 1e5
     for kind in (TRAIN, EVALUATE):
         reply = mary.ask(kind, arrays=arrays)
-        assert reply.error.code == REFUSED
+        assert reply.error.code == OUT_OF_RANGE
         assert "none may be above 10000" in reply.error.reason
     assert mary.entries() == []
 
