@@ -62,7 +62,7 @@ KEYS = {
 def drawn(number):
     """The sections of one job, from its number alone."""
     lots = random.Random(number)
-    few = lots.choice([1, 2, 3, 4, 6])
+    few = lots.choice([1, 1, 1, 2, 2, 3, 5])
     sections = {"training": {"rounds": 2, "local_steps": 1}}
     for key in lots.sample(sorted(KEYS), few):
         section, _, name = key.partition(".")
@@ -120,7 +120,7 @@ def check(outcome, numbers):
 
 
 def test_no_agent_refuses_what_the_plan_accepts(outcome):
-    found = check(outcome, range(14))
+    found = check(outcome, range(12))
     assert found["run"] >= 3
     assert found["refused"] >= 3
 
