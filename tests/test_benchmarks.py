@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
          "deployment_watch", "secagg_demo", "secagg_flower", "secagg_meter", "secagg_slots",
-         "secagg_stages"}  # fmt: skip
+         "secagg_stages", "strangers_crowd"}  # fmt: skip
 """Of another benchmark, which starts them."""
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
@@ -25,6 +25,7 @@ FIGURES = {
     "memory": {"few", "many", "ratio"},
     "privacy_utility": {"points", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
+    "strangers": {"memory", "bars"},
 }
 """What each prints as JSON."""
 QUICK = {"client_noise"}
