@@ -14,8 +14,9 @@ from rich.text import Text
 
 from ..errors import UmbelError
 from ..quantities import duration_text, epsilon_text, metric_text, short, size_text
-from .events import figure_text, number
+from .events import number
 from .run import RunRecord
+from .standings import main_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +122,7 @@ def _outcome(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
         table.add_row(
             name,
             Text(
-                figure_text(record.final, metric.key) + (" (exact)" if record.exact else ""),
+                main_text(record, record.final) + (" (exact)" if record.exact else ""),
                 style="bold cyan" if leads else "",
             ),
             Text(spent if record.private else "no privacy"),

@@ -24,7 +24,15 @@ from ..quantities import (
 from .events import Json, figure_text, number
 from .fragments import bar, image, table, tile
 from .run import RunRecord
-from .standings import EXACT, alone_median, noised_text, standings, undefined_line
+from .standings import (
+    EXACT,
+    NOISED,
+    alone_median,
+    main_text,
+    noised_text,
+    standings,
+    undefined_line,
+)
 from .stylesheet import CSS
 from .tables import encryption_line, is_encrypted
 
@@ -89,12 +97,12 @@ def _head(record: RunRecord) -> str:
     alone, pooled = alone_median(record), number(record.pooled, metric.key)
     tiles = []
     if record.final:
-        before = figure_text(record.before, metric.key)
+        before = main_text(record, record.before)
         more = f"{before} before training" if record.before else ""
         if record.exact:
             seen = f"exact; a server sees {noised_text(record)}"
             more = f"{seen} · {more}" if more else seen
-        text = figure_text(record.final, metric.key)
+        text = main_text(record, record.final)
         tiles.append(tile(f"{metric.label}, federated", text, more))
     if alone is not None:
         text = metric_text(metric.key, alone)
@@ -192,7 +200,7 @@ def _results(record: RunRecord) -> str:
     headings = ("Model", f"{metric.label} on all held-out records", "On own records", "ε")
     listed = table(headings, cells, words=2, classes=[row.kind for row in rows])
     direction = "" if metric.higher_is_better else " Lower is better."
-    notes = [EXACT if record.exact else "", undefined_line(record)]
+    notes = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
     return (
         f"<h2>Alone, federated, pooled</h2>{listed}"
         '<p class="note">Own records: the held-out records of one site; for the federated model, '

@@ -130,6 +130,12 @@ class RunRecord:
         return any(test.metrics != test.seen for test in self.evaluations)
 
     @property
+    def noised(self) -> bool:
+        """Whether the figures are those of the owners' noised counts: a deployment's."""
+        counts = (_section(self.plan, "evaluation") or {}).get("counts")
+        return counts == "private" and not self.exact
+
+    @property
     def seen(self) -> Json:
         """``final`` as a deployment's server sees it."""
         if self.result:

@@ -40,14 +40,14 @@ def standings(record: RunRecord) -> list[Standing]:
     before = number(record.before, key)
     if record.before:
         own = spread_text((number(m, key) for m in record.client_before.values()), text)
-        shown = figure_text(record.before, key)
+        shown = main_text(record, record.before)
         rows.append(Standing("before training", "before", before, shown, own, "–"))
     rows += _alone(record)
     final = number(record.final, key)
     if record.final or record.client_final:
         own = spread_text((number(m, key) for m in record.client_final.values()), text)
         spent = _largest_epsilon(record)
-        shown = figure_text(record.final, key)
+        shown = main_text(record, record.final)
         rows.append(Standing("federated", "federated", final, shown, own, spent))
         if record.exact and record.seen:
             rows.append(
@@ -86,11 +86,28 @@ def undefined_line(record: RunRecord) -> str:
     return WHY_NOT_DEFINED if drowned else ""
 
 
+NOISED = (
+    "Figures of the owners' counts, which carry noise: ± is its standard deviation, by the plan. Figures "
+    "without noise stay with the owners."
+)
+
+
+def main_text(record: RunRecord, figures: Json) -> str:
+    """The main figure, with its noise as one standard deviation where it has some."""
+    return (
+        _with_noise(record, figures) if record.noised else figure_text(figures, record.metric.key)
+    )
+
+
 def noised_text(record: RunRecord) -> str:
     """The main figure as a server sees it, with its noise as one standard deviation."""
+    return _with_noise(record, record.seen)
+
+
+def _with_noise(record: RunRecord, figures: Json) -> str:
     key = record.metric.key
-    text = figure_text(record.seen, key)
-    if key != "accuracy" or record.blur is None or undefined(record.seen, key):
+    text = figure_text(figures, key)
+    if key != "accuracy" or record.blur is None or undefined(figures, key):
         return text
     return f"{text} ± {metric_text(key, record.blur)}"
 

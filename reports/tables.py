@@ -35,6 +35,7 @@ from .run import RunRecord
 from .standings import (
     EXACT,
     INDIVIDUAL,
+    NOISED,
     Standing,
     noised_text,
     own_metrics,
@@ -62,7 +63,7 @@ def result_table(record: RunRecord) -> RenderableType:
     )
     language = record.metric.key == "perplexity"
     table = _perplexity_table(record) if language else _accuracy_table(record)
-    said = [EXACT if record.exact else "", undefined_line(record)]
+    said = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
     notes = [Text(f"{note}\n", style="dim") for note in said if note]
     parts: list[RenderableType] = [Text(), title, table, *notes, _facts(_costs(record))]
     if record.private and record.reproducible:

@@ -13,6 +13,7 @@ from .. import __version__
 from ..clock import Clock, SystemClock
 from ..errors import MessageError, RoundFailed
 from ..facts import ClientFacts
+from ..flower import UNREACHED
 from ..job import Job
 from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
 from .exchange import Exchange
@@ -129,6 +130,8 @@ def _ask(
     for name, reason in exchange.failed.items():
         if name in exchange.silent:
             waiting[name] = "no answer yet: it may be preparing its records; its own log says more"
+        elif exchange.codes.get(name) in UNREACHED:
+            waiting[name] = "not connected"
         elif exchange.codes.get(name) == WAITING:
             waiting[name] = reason
         else:

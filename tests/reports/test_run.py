@@ -81,7 +81,7 @@ def test_a_plan_alone_is_a_run_that_has_not_begun(tmp_path):
 
 @pytest.mark.parametrize("name", ["absent", ""])
 def test_another_folder_is_refused_with_its_name(tmp_path, name):
-    with pytest.raises(RunFolderError, match=r"no run folder: it (does not exist|has no plan)"):
+    with pytest.raises(RunFolderError, match=r"not a run folder: it (does not exist|has no plan)"):
         RunRecord.read(tmp_path / name)
 
 
