@@ -1,9 +1,9 @@
 """The public port: what comes in before anybody is known, and how much of it is held.
 
 Guarantee, together with ``admission`` and ``members``: a connection that has not shown a member's
-signature makes this process hold less than ``MOST_UNKNOWN`` bytes of what it sent, as one request line
-with at most ``MOST_FIELDS`` header fields and the beginning of one body, and is ended when its time is
-over, whatever it is in the midst of.
+signature makes this process hold less than ``MOST_UNKNOWN`` bytes of what it sent, as two requests, each
+a line with at most ``MOST_FIELDS`` header fields and the beginning of a body, and is ended when its time
+is over, whatever it is in the midst of.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Address = tuple[str, int]
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with bounds on what is parsed, one request at a time."""
+    """uvicorn's HTTP/1.1, with bounds on what is parsed: a request, and one that waits its turn."""
 
     def __init__(self, guest: Guest, door: Door, **named: Any) -> None:
         super().__init__(**named)
@@ -78,8 +78,10 @@ class GuardedProtocol(HttpToolsProtocol):
     # What is raised in these ends the connection, as a request that cannot be read does.
 
     def on_message_begin(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            raise ValueError("a request before the last one was answered")
+        # One may wait: an answer goes out before its end is told (Flower's middleware sends that for
+        # itself), and whoever has it all may ask again at once.
+        if self.pipeline:
+            raise ValueError("more requests before the last one was answered")
         self._in_head, self._fields = True, 0
         super().on_message_begin()
 

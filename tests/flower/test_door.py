@@ -56,6 +56,8 @@ class Port:
         flower.state.linkstate_factory = states
         states.state().create_node("a", "a", public_key_to_bytes(self.member.public_key()), 30)
         self.bodies = []
+        self.late = 0.0
+        """Seconds from the last byte of an answer to the moment when Flower says that it was."""
         listener, local = _listen("127.0.0.1", 0), _listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.admission = Admission(bounds)
@@ -88,7 +90,10 @@ class Port:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
         self.bodies.append(len(body))
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        length = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": True})
+        await asyncio.sleep(self.late)
         await send({"type": "http.response.body", "body": b""})
 
     def connect(self, seconds=240.0):
@@ -164,6 +169,18 @@ def test_a_members_request_reaches_flower_whole(port):
     for _ in range(2):
         assert port.post(f"{FLEET}push-object", body, signed(port.member)) == 200
     assert port.bodies == [len(body)] * 2
+
+
+def test_a_member_may_ask_again_as_soon_as_it_has_the_answer(port):
+    """Whether or not the port has heard by then that the answer is over."""
+    port.late = 0.2
+    context = ssl.create_default_context(cafile=str(port.consortium.ca_certificate))
+    connection = HTTPSConnection("localhost", port.port, context=context, timeout=240)
+    for _ in range(4):
+        connection.request("POST", f"{FLEET}push-object", b"x", signed(port.member))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"ok")
+    assert port.bodies == [1] * 4
 
 
 @pytest.mark.parametrize("path", ["/v1/control/list-runs", "/", "/v1/runtime/push-object", "/docs"])
