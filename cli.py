@@ -127,10 +127,12 @@ def plan(
         partition=partition,
     )
     loaded = _job(job, given, set_)
+    from .reports.progress import Progress
     from .reports.tables import plan_table
     from .simulations.engine import plan_job
 
-    found, federation = plan_job(loaded)
+    with Progress() as progress:
+        found, federation = plan_job(loaded, progress)
     planned = found.to_dict() | {"data": federation.holdings()}
     if as_json:
         print(json.dumps(planned, indent=2))

@@ -15,6 +15,16 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
     """Records, classes, and what is left out; then what a person should look at again."""
     dropped = ", ".join(f"{count:,} with {why}" for why, count in holdings["dropped"].items())
     lines = [f"{holdings['records']:,} records" + (f"; left out: {dropped}" if dropped else "")]
+    if groups := holdings["groups"]:
+        lines.append(
+            f"{groups['number']:,} groups; the largest has {groups['largest']:,} records, of which at most "
+            f"{groups['used']} count in a step (data.records_per_group)"
+        )
+        if groups["missing"]:
+            lines.append(
+                f"{groups['missing']:,} records without a group: each is protected by itself, whomever it "
+                "belongs to"
+            )
     classes: dict[str, int] = holdings["classes"]
     if classes:
         common = Counter(classes).most_common(_NAMED)

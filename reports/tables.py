@@ -364,7 +364,7 @@ def _plan_clients(clients: list[dict[str, Any]]) -> Table:
         ("Epsilon", "epsilon", epsilon_text),
     )
     table = _table()
-    table.add_column("Client" if len(clients) <= INDIVIDUAL else "")
+    table.add_column("Client" if len(clients) <= INDIVIDUAL else "", overflow="fold")
     for heading, _, _ in columns:
         table.add_column(heading, justify="right")
     if len(clients) <= INDIVIDUAL:

@@ -62,16 +62,19 @@ class Options:
     """Folder of the owners' ledgers; default: the run's own. A shared one composes over runs."""
 
 
-def plan_job(job: Job) -> tuple[Plan, Federation]:
+def plan_job(job: Job, listener: Listener | None = None) -> tuple[Plan, Federation]:
     """What `umbel plan` shows: everything but the training."""
+    listener = listener or Silent()
+    listener.started("data", 0)
     federation = federate(job)
     read_public(federation.job)
     shape = shape_known(federation.job)
     if shape is None:
+        listener.started("model", 0)
         with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:
             shape, _ = workers.call("model")
     if _needs_padding(federation.job, shape):
-        return plan_job(job.padded())
+        return plan_job(job.padded(), listener)
     return _compiled(federation, shape), federation
 
 

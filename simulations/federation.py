@@ -34,6 +34,8 @@ class Federation:
     training_share: float
     holds_out: bool
     dropped: dict[str, int]
+    ungrouped: int = 0
+    """Rows without a value in the group column."""
 
     @property
     def facts(self) -> list[ClientFacts]:
@@ -99,8 +101,21 @@ class Federation:
             "records": len(held),
             "classes": dict(zip(names, map(int, counts), strict=True)) if len(names) else {},
             "dropped": self.dropped,
+            "groups": self._groups(held),
             "longest": float((np.diff(self.store.offsets)[held] >= most).mean()),
             "max_length": most,
+        }
+
+    def _groups(self, held: np.ndarray) -> dict[str, int] | None:
+        """How many groups there are, if they are what is protected, and the largest one's records."""
+        if self.groups is None:
+            return None
+        sizes = np.unique(self.groups[held], return_counts=True)[1]
+        return {
+            "number": len(sizes),
+            "largest": int(sizes.max()),
+            "used": self.job.data.records_per_group,
+            "missing": self.ungrouped,
         }
 
     def _holdings(self, share: Share, labels: list[str]) -> dict[str, Any]:
@@ -142,4 +157,5 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
         training_share=trained,
         holds_out=in_a_file or trained < 1,
         dropped=dict(corpus.dropped),
+        ungrouped=(corpus.groups or []).count(""),
     )

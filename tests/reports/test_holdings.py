@@ -1,5 +1,7 @@
 """Whoever brings a file is told what was found in it, before anything runs."""
 
+from collections import Counter
+
 import pytest
 
 from umbel.reports.holdings import holdings_lines
@@ -16,11 +18,13 @@ def federation_of_rows(job_of, tmp_path):
 
     from umbel.simulations.federation import federate
 
-    def build(rows, **data):
+    def build(rows, privacy=None, **data):
         path = tmp_path / "rows.jsonl"
-        path.write_text("\n".join(json.dumps({"text": t, "label": y}) for t, y in rows))
+        names = ("text", "label", "patient")
+        path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=False))) for row in rows))
         section = {"path": str(path), "labels": None, **data}
-        return federate(job_of(data=section, simulation={"partition": "iid", "clients": 2}))
+        dealt = {"partition": "iid", "clients": 2}
+        return federate(job_of(data=section, simulation=dealt, privacy=privacy or {}))
 
     return build
 
@@ -43,6 +47,19 @@ def test_a_class_with_too_few_records_is_named(found):
     assert "59 classes" in lines[1]
     assert "and 47 more" in lines[1]
     assert "fewer than 10 records, too few to learn: 59" in lines[2]
+
+
+def test_groups_are_counted_where_they_are_protected(federation_of_rows, job_of, tmp_path):
+    rows = [
+        (text, label, "" if n % 10 == 0 else f"P{n % 7}") for n, (text, label) in enumerate(ROWS)
+    ]
+    privacy = {"unit": "group"}
+    federation = federation_of_rows(rows, privacy, group_column="patient")
+    lines = holdings_lines(federation.holdings())
+    sizes = Counter(group for _, _, group in rows if group)
+    alone = sum(not group for _, _, group in rows)
+    assert f"{len(sizes) + alone} groups; the largest has {max(sizes.values())} records" in lines[1]
+    assert lines[2].startswith(f"{alone} records without a group")
 
 
 def test_texts_that_are_cut_are_counted(found):
