@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .documents import explain
 from .errors import JobError
@@ -32,6 +33,8 @@ LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM = 1e-3, 1e3
 _MOST_FOR_TESTS = 0.5
 """Epsilon."""
 
+_ENDING = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){0,15}")
+
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -39,6 +42,19 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class _Section(BaseModel):
     # Strict: TOML has types, and `rounds = true` is a slip that must not become one round.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+def _check_ending(text: str) -> str:
+    # A pattern of the job's choice would be matched against every name, and can take for ever.
+    if not _ENDING.fullmatch(text):
+        raise ValueError(
+            f"{text!r:.80} is not the ending of a module's name: give letters, digits, '_', '-' and '.', "
+            'such as ["query", "output.dense"]; regular expressions are not taken'
+        )
+    return text
+
+
+ModuleEnding = Annotated[str, AfterValidator(_check_ending)]
 
 
 class LoraSpec(_Section):
@@ -49,10 +65,12 @@ class LoraSpec(_Section):
         16.0, description="Scale; the update is alpha / rank times the product."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first factor.")
-    target: str | list[str] = Field(
-        "all-linear",
-        description='Modules that get an adapter: "all-linear" (every linear layer of the base '
-        "model), a regular expression, or a list of module name endings.",
+    target: ModuleEnding | Annotated[list[ModuleEnding], Field(min_length=1, max_length=256)] = (
+        Field(
+            "all-linear",
+            description='Modules that get an adapter: "all-linear" (every linear layer of the base '
+            'model), or endings of module names, such as "query" or ["query", "output.dense"].',
+        )
     )
 
 
@@ -475,6 +493,11 @@ class Job(_Section):
             return "exact"
         released = spec.decides and spec.public_path is None
         return "off" if self.per_client and not released else "private"
+
+    @property
+    def rank(self) -> int:
+        """Of each module that gets a low-rank adapter; 0 if none does."""
+        return self.model.lora.rank if self.adapter == "lora" else 0
 
     @property
     def adapter(self) -> AdapterName:

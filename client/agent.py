@@ -24,7 +24,7 @@ from .policy import Policy
 from .round import Rounds
 from .secure import TRIPS, Membership, participant_of, short_trip
 from .timing import NOTHING_KNOWN, Timing
-from .work import Work
+from .work import OutOfTime, Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -86,7 +86,7 @@ class Agent:
         self._policy.check(self.name, job)
         if kind in TRIPS:
             return short_trip(self._membership, self.name, assignment, message)
-        self._rounds.check(assignment, prepares=kind == PREPARE)
+        self._check(job, assignment, prepares=kind == PREPARE)
         if kind == PREPARE:
             return self._prepare(assignment)
         if self._timing.waits and not self._ready:
@@ -95,6 +95,12 @@ class Agent:
         test = assignment.test or not train
         return self._rounds.answer(assignment, message, train=train, test=test)
 
+    def _check(self, job: Job, assignment: Assignment, *, prepares: bool) -> None:
+        """Refuse what public numbers forbid; a whole run that would take too long when it begins."""
+        self._rounds.check(assignment, prepares=prepares)
+        if prepares and job.private and self._account.known and self._timing.waits:
+            self._policy.check_hours(self.name, self._rounds.seconds(job, assignment))
+
     def _prepare(self, assignment: Assignment) -> RecordDict:
         from flwr.app import RecordDict
 
@@ -102,7 +108,7 @@ class Agent:
         known = account.known
         self._make_ready(job, assignment)
         if not known:
-            self._rounds.check(assignment, prepares=True)
+            self._check(job, assignment, prepares=True)
         readiness = Readiness(
             version=__version__,
             name=self.name,
@@ -130,6 +136,8 @@ class Agent:
                 known = self._rounds.numbers(job, assignment)
             try:
                 self._work.prepare()
+            except OutOfTime:
+                raise
             except UmbelError as error:
                 if not job.private:
                     raise

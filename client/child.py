@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from typing import Any
 
@@ -23,11 +23,13 @@ from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..messages import Arrays
 from ..privacy.sizes import Sizes
-from .work import LocalData
+from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
 
 _MOST_UNEXPLAINED = 3
 """Deaths in a row that no record is to blame for."""
+_LOOK_SECONDS = 0.5
+"""How often it is looked whether the time is up."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,10 +64,23 @@ class Child:
         )
         theirs.close()
 
-    def ask(self, what: str, *arguments: Any, careful: bool = False, **named: Any) -> Any:
-        """Ask, and wait. Raises what was raised there, or ``Died``."""
+    def ask(
+        self,
+        what: str,
+        *arguments: Any,
+        careful: bool = False,
+        over: Callable[[], bool] = lambda: False,
+        **named: Any,
+    ) -> Any:
+        """Ask, and wait. Raises what was raised there, ``Died``, or, once it is `over`, ``OutOfTime``."""
         try:
             self._pipe.send((what, arguments, named, careful))
+            while not self._pipe.poll(_LOOK_SECONDS):
+                if over():
+                    self.close()
+                    raise OutOfTime(
+                        "the work took longer than a whole run may take (jobs.max_hours)"
+                    )
             worked, found = self._pipe.recv()
         except (EOFError, OSError):
             row = ROW.unpack(os.pread(self._mark.fileno(), ROW.size, 0))[0]
@@ -106,13 +121,13 @@ class Bench:
         if self._child is None:
             self._child = Child(self._start, self._environment)
 
-    def ask(self, what: str, *arguments: Any, careful: bool = False, **named: Any) -> Any:
-        """Ask the child; ``Died`` if it dies of it."""
+    def ask(self, what: str, *arguments: Any, **named: Any) -> Any:
+        """Ask the child, as ``Child.ask``; it is started again after ``Died`` or ``OutOfTime``."""
         self.warm()
         assert self._child is not None
         try:
-            return self._child.ask(what, *arguments, careful=careful, **named)
-        except Died:
+            return self._child.ask(what, *arguments, **named)
+        except (Died, OutOfTime):
             self._child = self.holder = None
             raise
 
@@ -142,8 +157,11 @@ class WorkInChild:
     as often as it is charged. A fresh draw is independent of that, and the first one has left nothing.
     """
 
-    def __init__(self, bench: Bench, setup: Setup) -> None:
-        self._bench, self._setup = bench, setup
+    def __init__(
+        self, bench: Bench, setup: Setup, over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """over: whether the time for what is being worked on is up, looked at now and then."""
+        self._bench, self._setup, self._over = bench, setup, over
         self._left_out: set[int] = set()
         self._unexplained = 0
         self._data: LocalData | None = None
@@ -224,13 +242,17 @@ class WorkInChild:
                 left_out = frozenset(self._left_out)
                 found = None
                 if what == "load" or self._bench.holder is not self:
-                    found = self._bench.ask("load", self._setup)
+                    found = self._bench.ask("load", self._setup, over=self._over)
                     self._bench.holder = None
                 if what == "open" or (what != "load" and self._bench.holder is not self):
-                    found = self._bench.ask("open", self._setup, left_out, careful=careful)
+                    found = self._bench.ask(
+                        "open", self._setup, left_out, careful=careful, over=self._over
+                    )
                     self._bench.holder = self
                 if what not in ("load", "open"):
-                    found = self._bench.ask(what, *arguments, careful=careful, **named)
+                    found = self._bench.ask(
+                        what, *arguments, careful=careful, over=self._over, **named
+                    )
             except Died as death:
                 careful = True
                 if self._blame(death):

@@ -358,11 +358,12 @@ class _Examination:
 def _laxer(policy: Policy) -> Iterator[str]:
     """Where a policy permits more than the default, key by key."""
     default = Policy()
-    numbers = ("epsilon_limit", "epsilon_per_job", "delta_limit", "max_rounds", "max_hours")
+    numbers = ("epsilon_limit", "epsilon_per_job", "delta_limit")
     for section, rules in policy:
         for key, value in rules:
             usual = getattr(getattr(default, section), key)
-            more = (key in numbers and value > usual) or (usual is True and value is False)
+            bounded = key in numbers or key.startswith("max_")
+            more = (bounded and value > usual) or (usual is True and value is False)
             if more or (key == "units" and not set(value) <= {*usual, "group"}):
                 yield f"{section}.{key} = {_toml(value)} (default {_toml(usual)})"
 

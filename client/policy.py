@@ -12,7 +12,7 @@ import math
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -67,7 +67,15 @@ class Policy(Section):
                 confirm_required=False,
                 name_spoilers=job.encryption.name_spoilers,
             ),
-            jobs=JobRules(max_rounds=sys.maxsize, max_hours=most),
+            jobs=JobRules(
+                max_rounds=sys.maxsize,
+                max_steps=sys.maxsize,
+                max_batch=sys.maxsize,
+                max_length=sys.maxsize,
+                max_rank=sys.maxsize,
+                max_rank_modules=sys.maxsize,
+                max_hours=most,
+            ),
         )
 
     @classmethod
@@ -116,6 +124,16 @@ class Policy(Section):
                 "(jobs.base_models)"
             )
 
+    def check_shapes(self, owner: str, job: Job, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raise ``PlanRefused`` for more or larger low-rank adapters, by what is trained of the model."""
+        modules = sum("lora_A" in name for name in shapes)
+        if job.rank * modules > self.jobs.max_rank_modules:
+            raise PlanRefused(
+                f"{owner}'s policy allows a rank times modules of at most {self.jobs.max_rank_modules} "
+                f"(jobs.max_rank_modules), the job has {job.rank} x {modules}: name fewer modules in "
+                "model.lora.target, or lower model.lora.rank"
+            )
+
     def check_operator(self, owner: str, operator: str, card: str) -> None:
         """Raise ``PlanRefused`` for a job that another key signed than the owner accepts.
 
@@ -125,6 +143,16 @@ class Policy(Section):
             raise PlanRefused(
                 f"{owner}'s policy does not accept jobs of the operator {operator[:16]}… "
                 "(jobs.operators)"
+            )
+
+    def check_hours(self, owner: str, seconds: float) -> None:
+        """Refuse a run whose answers should take `seconds` by public numbers, before its first round."""
+        hours = seconds / 3600
+        if not hours <= self.jobs.max_hours:
+            raise PlanRefused(
+                f"{owner}'s policy lets one run train for at most {self.jobs.max_hours:g} hours "
+                f"(jobs.max_hours), and by public numbers this one would take {hours:.3g} there: lower "
+                "training.rounds, training.local_steps or model.max_length"
             )
 
     def check_time(self, owner: str, now: datetime, spent_seconds: float) -> None:
@@ -221,11 +249,16 @@ class Policy(Section):
         ):
             if accepted and found not in accepted:
                 yield f'accepts {listed(accepted, " or ")} (jobs.{key}), the job has "{found}"'
-        if job.training.rounds > rules.max_rounds:
-            yield (
-                f"allows at most {rules.max_rounds} rounds (jobs.max_rounds), the job has "
-                f"{job.training.rounds}"
-            )
+        training = job.training
+        for key, what, most, asked in (
+            ("max_rounds", "rounds", rules.max_rounds, training.rounds),
+            ("max_steps", "steps in a round", rules.max_steps, training.local_steps),
+            ("max_batch", "records in a step", rules.max_batch, training.batch_size),
+            ("max_length", "tokens in a text", rules.max_length, job.model.max_length),
+            ("max_rank", "as the rank of adapters", rules.max_rank, job.rank),
+        ):
+            if asked > most:
+                yield f"allows at most {most} {what} (jobs.{key}), the job has {asked}"
 
 
 def write_policy_template(path: Path) -> None:

@@ -41,7 +41,7 @@ from ..privacy.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
 from ..recipe import PrivateRecipe, change_of, check_delta, private_recipe
-from ..schedule import rounds_tested
+from ..schedule import most_tests, rounds_tested
 from ..vector import Content
 from .account import Account
 from .answers import job_of, log_error
@@ -50,7 +50,7 @@ from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .secure import Membership, SecureUpload, participant_of
 from .timing import Numbers, Timing
-from .work import Work
+from .work import OutOfTime, Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -205,6 +205,15 @@ class Rounds:
         per_unit = (self._work.records_per_group or 1) if job.per_group else 1
         return Numbers(training, held, rate, per_unit)
 
+    def seconds(self, job: Job, assignment: Assignment) -> float:
+        """How long all answers of a run should take here, by public numbers; 0 where none waits."""
+        rounds = job.training.rounds
+        if job.encrypted and job.cohort.size:
+            # The plan draws cohorts, and does not stand yet: as many as fall to each member.
+            rounds = math.ceil(rounds * min(1.0, job.cohort.size / self._consortium(assignment)))
+        tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
+        return self._timing.whole(job, self.numbers(job, assignment), rounds, tests)
+
     def _computed(
         self,
         job: Job,
@@ -220,18 +229,23 @@ class Rounds:
 
         What cannot be computed at all is then what an owner of no record would send: counts of
         nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
-        independent of why the first try failed; nothing of that try has left.
+        independent of why the first try failed; nothing of that try has left. Only work that is out of
+        time (``OutOfTime``) ends without an answer, at the same time as one.
         """
         found = Computed()
         if test:
             try:
                 found.counts = self._work.tested(job, arrays)
                 self._note_test(job, assignment, found.counts)
+            except OutOfTime:
+                raise
             except Exception as error:
                 self._failed(job, found, error)
         if train and found.error is None:
             try:
                 found.outcome = self._work.trained(job, assignment.round, arrays, private, mu)
+            except OutOfTime:
+                raise
             except Exception as error:
                 self._failed(job, found, error)
                 if private is not None:

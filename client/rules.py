@@ -123,10 +123,20 @@ class JobRules(Section):
         "of the key in consortium.json; list that one too to keep it. Empty: that key alone.",
     )
     max_rounds: int = Field(1000, ge=1, description="Most rounds of one job.")
+    max_steps: int = Field(1000, ge=1, description="Most steps of training in one round.")
+    max_batch: int = Field(4096, ge=1, description="Most records that a step draws, on average.")
+    max_length: int = Field(4096, ge=4, description="Longest text, in tokens.")
+    max_rank: int = Field(256, ge=1, description="Highest rank of low-rank adapters.")
+    max_rank_modules: int = Field(
+        65536,
+        ge=1,
+        description="Most that the rank of low-rank adapters times the modules that get one may be.",
+    )
     max_hours: PositiveFloat = Field(
         24.0,
         description="Longest time that one run may train at this owner, in hours: counted is what "
-        "its private answers should take by public numbers.",
+        "its private answers should take by public numbers. A job that would take longer is refused when "
+        "it begins; an answer that takes longer than all of it is given up, and the run is over here.",
     )
     hours: list[str] = Field(
         [],

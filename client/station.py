@@ -38,6 +38,7 @@ from .home import Home
 from .policy import NotYet, Policy
 from .secure import TRIPS, short_trip
 from .timing import Timing
+from .work import OutOfTime
 from .worker import Setup
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Station:
     `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals
     alone, because whoever knows the seed removes the noise. `bench` is the child process in which
     records are worked on; after ``close`` there is none. `clock` is what answers wait by
-    (``timing``); in a rehearsal none does.
+    (``timing``); in a rehearsal none does. `watch` gives the seconds by which work is given up that takes
+    longer than a whole run may.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Station:
         *,
         bench: Bench | None = None,
         clock: Clock | None = None,
+        watch: Callable[[], float] = time.monotonic,
     ) -> None:
         self.home = home
         # A rehearsal's noise is no secret, so its times need not be.
@@ -84,6 +87,7 @@ class Station:
         self._approvals = Approvals(home.jobs)
         self._secrets = secrets
         self._desk: _Desk | None = None
+        self._watch, self._until = watch, 0.0
         self._loads = 0
         self._decisions: dict[str, tuple[Event, str]] = {}
 
@@ -113,10 +117,15 @@ class Station:
     def _answer(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
         """From model and records, where the account may spend."""
         self._check_account()
-        desk = self._desk_for(assignment, job)
-        begun, counted = time.monotonic(), desk.timing.counted
+        self._until = self._watch() + self._policy.jobs.max_hours * 3600
         try:
+            desk = self._desk_for(assignment, job)
+            begun, counted = time.monotonic(), desk.timing.counted
             content = desk.agent.act(assignment, message)
+        except OutOfTime as error:
+            self._note(assignment.run, over=True)
+            self._desk = None
+            raise PlanRefused(f"{self.home.name}: {error}") from None
         finally:
             self._remember()
         if message.metadata.message_type == TRAIN:
@@ -147,6 +156,11 @@ class Station:
             home.membership.learn(bytes_of(message.content, "roster"))
         if self._policy.jobs.approval == "manual":
             self._approvals.ask(job, assignment.run, operator)
+        if kind in _SPENDING and self._notes(assignment.run).get("over"):
+            raise PlanRefused(
+                f"{home.name} has ended this run: its work took longer than a whole run may take there "
+                "(jobs.max_hours)"
+            )
         if kind == TRAIN:
             self._policy.check_time(home.name, datetime.now(), self._spent(assignment.run))
 
@@ -207,7 +221,8 @@ class Station:
             waits=self._clock is not None and job.private,
         )
         self._desk = None
-        work = WorkInChild(self._bench, setup)
+        work = WorkInChild(self._bench, setup, lambda: self._watch() > self._until)
+        self._policy.check_shapes(home.name, job, work.shapes)
         if reasons := padding_refusals(setup.job, work.model.verdict):
             raise PlanRefused(f"{home.name}: {reasons[0]}")
         if work.model.fresh:

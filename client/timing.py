@@ -118,6 +118,14 @@ class Timing:
             seconds += pace.start + held * numbers.records_per_unit * pace.tested
         return _MARGIN * seconds
 
+    def whole(self, job: Job, numbers: Numbers, rounds: int, tests: int) -> float:
+        """Seconds for all answers of a run: what `rounds` of training and `tests` should take."""
+        if not self.waits:
+            return 0.0
+        trained = self.answering(job, numbers, train=True, test=False)
+        tested = self.answering(job, numbers, train=False, test=True)
+        return self.preparing(numbers) + rounds * trained + tests * tested
+
 
 @lru_cache(maxsize=256)
 def most_drawn(size: int, rate: float, steps: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..errors import PlanRefused
 from ..job import Job
 from ..learning.counts import counting
 from ..learning.examples import Examples
@@ -35,6 +36,10 @@ class LocalData:
     def grouped(self) -> bool:
         """Whether it is known which examples belong together."""
         return self.train.groups is not None and self.test.groups is not None
+
+
+class OutOfTime(PlanRefused):
+    """The work has taken longer than the owner lets a whole run take; nothing of it is left."""
 
 
 class Work(Protocol):

@@ -9,6 +9,8 @@ from ..job import Job
 from .hugging_face import one_sentence
 from .network import EXPLICIT_POSITIONS, own_head
 
+ALL_LINEAR = "all-linear"
+
 
 def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[str]) -> nn.Module:
     if job.training.gradient_checkpointing:
@@ -23,18 +25,24 @@ def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[st
 
     kind = "CAUSAL_LM" if job.task == "causal-lm" else "SEQ_CLS"
     lora = job.model.lora
+    endings = [lora.target] if isinstance(lora.target, str) else list(lora.target)
     config = peft.LoraConfig(
         task_type="FEATURE_EXTRACTION" if mean_head else kind,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         # A head alone is a PEFT adapter without any low-rank module.
-        target_modules=lora.target if job.adapter == "lora" else DUMMY_TARGET_MODULES,
+        # Peft takes a text for a pattern, and a list for endings.
+        target_modules=_targets(endings) if job.adapter == "lora" else DUMMY_TARGET_MODULES,
         modules_to_save=_modules_to_save(job, backbone, missing) or None,
     )
     with one_sentence("model.lora.target fits no module"):
         adapted: nn.Module = peft.get_peft_model(backbone, config)
         return adapted
+
+
+def _targets(endings: list[str]) -> str | list[str]:
+    return ALL_LINEAR if endings == [ALL_LINEAR] else endings
 
 
 def _modules_to_save(job: Job, backbone: nn.Module, missing: list[str]) -> list[str]:

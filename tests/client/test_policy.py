@@ -88,6 +88,13 @@ def test_the_default_policy_takes_the_default_job(job):
         ({"encryption": {"mode": "none"}}, r"encrypted updates \(encryption.required\)"),
         ({"encryption": {"confirm": False}}, "encryption.confirm_required"),
         ({"training": {"rounds": 1001}}, r"1000 rounds \(jobs.max_rounds\)"),
+        ({"training": {"local_steps": 1001}}, r"1000 steps in a round \(jobs.max_steps\)"),
+        ({"training": {"batch_size": 5000}}, r"4096 records in a step \(jobs.max_batch\)"),
+        ({"model": {"max_length": 4097}}, r"4096 tokens in a text \(jobs.max_length\)"),
+        (
+            {"model": {"adapter": "lora", "lora": {"rank": 257}}},
+            r"256 as the rank of adapters \(jobs.max_rank\)",
+        ),
     ],
 )
 def test_the_default_policy_refuses_what_weakens_the_defaults(sections, words, job):
