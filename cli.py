@@ -12,6 +12,7 @@ import typer.core
 
 from . import __version__
 from .errors import Interrupted, JobError, UmbelError, of_the_machine
+from .foreign import console, say
 
 if TYPE_CHECKING:
     from .job import Job
@@ -54,13 +55,13 @@ def main() -> None:
     try:
         app()
     except UmbelError as error:
-        print(f"umbel: {error}", file=sys.stderr)
+        say(f"umbel: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         said = of_the_machine(error)
         if said is None:
             raise
-        print(f"umbel: {said}", file=sys.stderr)
+        say(f"umbel: {said}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -69,7 +70,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        print(f"umbel {__version__}")
+        say(f"umbel {__version__}")
         raise typer.Exit
 
 
@@ -89,7 +90,7 @@ def init(
         task=task, model=model, data=data, text_column=text_column, label_column=label_column
     )
     write_template(job, given)
-    print(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
+    say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
 
 
 @app.command()
@@ -100,7 +101,7 @@ def schema(
     from .job import Job
     from .job_reference import reference
 
-    print(reference() if markdown else json.dumps(Job.model_json_schema(), indent=2))
+    say(reference() if markdown else json.dumps(Job.model_json_schema(), indent=2))
 
 
 @app.command()
@@ -135,7 +136,7 @@ def plan(
         found, federation = plan_job(loaded, progress)
     planned = found.to_dict() | {"data": federation.holdings()}
     if as_json:
-        print(json.dumps(planned, indent=2))
+        say(json.dumps(planned, indent=2))
     else:
         _print(plan_table(planned))
 
@@ -236,7 +237,7 @@ def predict(
     from .learning.predict import Predictor
 
     for prediction in predictions(Predictor.load(run), wanted, tokens):
-        print(prediction_line(prediction, as_json))
+        say(prediction_line(prediction, as_json))
 
 
 @app.command()
@@ -251,7 +252,7 @@ def compare(
 
     table, picture = compare_runs(runs, out)
     _print(table)
-    print(picture)
+    say(picture)
 
 
 @app.command()
@@ -318,9 +319,7 @@ def _report(path: Path) -> None:
 
 
 def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(renderable)
+    console(highlight=False).print(renderable)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .foreign import say
+
 _STAGES = {
     "data": "reading and tokenising data",
     "model": "loading the model",
@@ -52,9 +54,9 @@ def audit(
     found = audit_run(run, canaries=canaries, production=production, tell=_Lines().tell)
     page = write_audit_page(run, found)
     if as_json:
-        print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     else:
-        print("\n".join([*found["verdict"], "", found["limits"][0], str(page)]))
+        say("\n".join([*found["verdict"], "", found["limits"][0], str(page)]))
     if found["broken"]:
         raise typer.Exit(1)
 
@@ -71,4 +73,4 @@ class _Lines:
             return
         self._stage, self._spoke = stage, now
         share = f" ({done:,} of {total:,})" if total and done else ""
-        print(f"{_STAGES[stage]}{share}", file=sys.stderr, flush=True)
+        say(f"{_STAGES[stage]}{share}", file=sys.stderr, flush=True)

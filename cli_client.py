@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_owner import owner_app as client_app
+from .foreign import console, say
 
 if TYPE_CHECKING:
     from .client.propose import Proposal
@@ -88,7 +89,7 @@ def init(
     proposal = propose(data, test_data, **given)
     _confirm(proposal, yes or (text_column is not None and (not proposal.classes or bool(label))))
     home = Home.create(folder, consortium, data, name, proposal.declared)
-    print(
+    say(
         f"Made {folder}: keys, client.toml, policy.toml. Nothing of the data left it.\n"
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
         f"Send {home.request_file} to the operator, and tell this fingerprint on another way:\n"
@@ -121,7 +122,7 @@ def upgrade(
     name, proposal, server = proposed_upgrade(folder, **given)
     _confirm(proposal, yes)
     take_over(folder, name, proposal, server)
-    print(f"{folder} declares its data now (client.toml; the old one is client.toml.before).")
+    say(f"{folder} declares its data now (client.toml; the old one is client.toml.before).")
 
 
 @client_app.command("publish-size")
@@ -131,9 +132,9 @@ def publish_size(folder: Folder = Path()) -> None:
     from .client.owning import publish_size as draw
 
     sizes = draw(Home.open(folder))
-    print(f"Published size from now on: {sizes.data:,}")
+    say(f"Published size from now on: {sizes.data:,}")
     if sizes.held_out is not None:
-        print(f"Of the held-out file, by which tests take their time: {sizes.held_out:,}")
+        say(f"Of the held-out file, by which tests take their time: {sizes.held_out:,}")
 
 
 @client_app.command("new-account")
@@ -159,7 +160,7 @@ def new_account(
             "account: a file that changed or grew goes on with the old one. If they share none: "
             "--disjoint"
         )
-    print(f"New account: {begin(Home.open(folder))}. What the old one spent stays in the ledger.")
+    say(f"New account: {begin(Home.open(folder))}. What the old one spent stays in the ledger.")
 
 
 @client_app.command()
@@ -169,16 +170,14 @@ def moved(folder: Folder = Path()) -> None:
     from .client.owning import moved as settle
 
     settle(Home.open(folder))
-    print("This folder goes on. Delete every other copy of it: two that spend count half each.")
+    say("This folder goes on. Delete every other copy of it: two that spend count half each.")
 
 
 def _confirm(proposal: Proposal, confirmed: bool) -> None:
     """Show a declaration, and have it confirmed by whoever is there."""
-    from rich.console import Console
-
     from .errors import ConsortiumError
 
-    Console(highlight=False).print(proposal.table())
+    console(highlight=False).print(proposal.table())
     if confirmed:
         return
     if not sys.stdin.isatty():
@@ -201,10 +200,10 @@ def check(
 
     findings = examine(Home(folder))
     if as_json:
-        print(json.dumps([finding.to_dict() for finding in findings], indent=2))
+        say(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(finding)
+            say(finding)
     if any(finding.bad for finding in findings):
         raise typer.Exit(1)
 
@@ -235,4 +234,4 @@ def unit(folder: Folder = Path()) -> None:
     from .client.home import Home
     from .client.unit import systemd_unit
 
-    print(systemd_unit(Home.open(folder)), end="")
+    say(systemd_unit(Home.open(folder)), end="")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .errors import ConsortiumError
+from .foreign import say
 
 consortium_app = typer.Typer(
     help="Make a consortium, and say who is a member of it.",
@@ -51,10 +52,10 @@ def create(
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()
     made = Consortium.create(folder, host, port, limits, name)
-    print(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
-    print(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
-    print(f"Fingerprint: {made.card.fingerprint}")
-    print(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
+    say(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
+    say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
+    say(f"Fingerprint: {made.card.fingerprint}")
+    say(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
 
 
 @consortium_app.command()
@@ -79,11 +80,11 @@ def admit(
 
     consortium, asked = Consortium.open(folder), Request.read(request)
     asked.check(consortium.card)
-    print(f"{asked.name} asks to be admitted to {consortium.card.name!r}.")
-    print(f"Fingerprint: {asked.fingerprint}")
+    say(f"{asked.name} asks to be admitted to {consortium.card.name!r}.")
+    say(f"Fingerprint: {asked.fingerprint}")
     _confirm(asked.has_fingerprint(fingerprint) if fingerprint is not None else None, yes)
     consortium.admit(asked)
-    print(f"{asked.name} is a member; the consortium has {len(consortium.members())}.")
+    say(f"{asked.name} is a member; the consortium has {len(consortium.members())}.")
 
 
 @consortium_app.command()
@@ -100,7 +101,7 @@ def remove(
 
     consortium = Consortium.open(folder)
     consortium.remove(name)
-    print(f"{name} is no longer a member; the consortium has {len(consortium.members())}.")
+    say(f"{name} is no longer a member; the consortium has {len(consortium.members())}.")
 
 
 @consortium_app.command()
@@ -109,7 +110,7 @@ def members(folder: Folder) -> None:
     from .server.consortium import Consortium
 
     for member in Consortium.open(folder).members():
-        print(f"{member.name:24} {member.fingerprint}")
+        say(f"{member.name:24} {member.fingerprint}")
 
 
 @consortium_app.command()
@@ -119,8 +120,8 @@ def renew(folder: Folder) -> None:
 
     consortium = Consortium.open(folder)
     consortium.renew_certificate()
-    print(f"The certificate is valid for {consortium.certificate_days_left()} days.")
-    print("Restart the server to use it.")
+    say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
+    say("Restart the server to use it.")
 
 
 def _confirm(matches: bool | None, yes: bool) -> None:

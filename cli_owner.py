@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import UmbelError
+from .foreign import console, say
 
 if TYPE_CHECKING:
     from click import Context
@@ -51,12 +52,12 @@ def jobs(folder: Folder = None, as_json: Json = False) -> None:
     """List the runs that asked for approval, and what was answered."""
     requests = _approvals(_home(folder)).list()
     if as_json:
-        print(json.dumps([request.to_dict() for request in requests], indent=2))
+        say(json.dumps([request.to_dict() for request in requests], indent=2))
     elif requests:
         _print(_jobs_table(requests))
-        print('Every detail of a job: --json. "Denied" and "approved" can be changed at any time.')
+        say('Every detail of a job: --json. "Denied" and "approved" can be changed at any time.')
     else:
-        print("No run has asked for approval.")
+        say("No run has asked for approval.")
 
 
 @owner_app.command()
@@ -65,7 +66,7 @@ def approve(request: Id, folder: Folder = None) -> None:
     home = _home(folder)
     decided = _approvals(home).approve(request)
     _note(home, "job approved", decided)
-    print(f"Approved run {_named(decided)}.")
+    say(f"Approved run {_named(decided)}.")
 
 
 @owner_app.command()
@@ -78,7 +79,7 @@ def deny(
     home = _home(folder)
     decided = _approvals(home).deny(request, reason)
     _note(home, "job denied", decided)
-    print(f"Denied run {_named(decided)}: its next request is refused.")
+    say(f"Denied run {_named(decided)}: its next request is refused.")
 
 
 @ledger_app.command()
@@ -97,18 +98,18 @@ def show(
     policy = Policy.read(home / "policy.toml")
     items = spending(home / "ledger.sqlite", policy)
     if as_json:
-        print(json.dumps([item.to_dict() for item in items], indent=2))
+        say(json.dumps([item.to_dict() for item in items], indent=2))
     elif items:
         _print(spending_table(items))
     else:
-        print("Nothing was spent yet.")
+        say("Nothing was spent yet.")
     if plot and items:
         from .reports.spending_plot import draw_spending
 
         curves = spending_curves(home / "ledger.sqlite", policy.privacy.delta_limit)
         rules = policy.privacy
         drawn = draw_spending(curves, rules.epsilon_limit, rules.delta_limit, plot)
-        print(drawn, file=sys.stderr)
+        say(drawn, file=sys.stderr)
 
 
 @ledger_app.command()
@@ -130,13 +131,13 @@ def verify(
 
     with Ledger(path) as opened:
         rows = opened.verify(head)
-        print(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
-        print(f"head {opened.head()}")
+        say(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
+        say(f"head {opened.head()}")
         if certificate is not None:
             from .certificate.owner import bound_line
             from .client.home import Home
 
-            print(bound_line(certificate, Home(path.parent).card, opened))
+            say(bound_line(certificate, Home(path.parent).card, opened))
 
 
 @ledger_app.command()
@@ -162,7 +163,7 @@ def export(
         sys.stdout.write(text)
     else:
         write_durably(out, text.encode())
-        print(f"Wrote {len(entries):,} rows to {out}")
+        say(f"Wrote {len(entries):,} rows to {out}")
 
 
 @ledger_app.command()
@@ -180,10 +181,10 @@ def forecast(
 
     found = look_ahead(Home(_home(folder)), Job.load(job), times)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
     else:
         _print(forecast_table(found))
-        print(forecast_line(found))
+        say(forecast_line(found))
 
 
 @ledger_app.command()
@@ -205,7 +206,7 @@ def recover(
 
     with Ledger(path, recovering=True) as opened:
         rows = opened.recover(accept=accept)
-        print(f"Brought back {rows:,} rows; the ledger has {opened.verify():,}.")
+        say(f"Brought back {rows:,} rows; the ledger has {opened.verify():,}.")
 
 
 def _ledger(folder: Path | None) -> Path | None:
@@ -215,7 +216,7 @@ def _ledger(folder: Path | None) -> Path | None:
     path = _home(folder) / "ledger.sqlite"
     if Ledger.begun(path):
         return path
-    print("Nothing was spent yet.")
+    say("Nothing was spent yet.")
     return None
 
 
@@ -287,6 +288,4 @@ def _jobs_table(requests: tuple[JobRequest, ...]) -> Table:
 
 
 def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(renderable)
+    console(highlight=False).print(renderable)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .foreign import say
+
 
 def rehearse(
     job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
@@ -40,10 +42,10 @@ def rehearse(
     folder = run_dir or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def tell(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text, file=sys.stderr, flush=True)
 
     run, result = run_rehearsal(loaded, folder, tell)
-    print(f"rehearsed in {run.path}\n  adapter {result['adapter_sha256']}")
+    say(f"rehearsed in {run.path}\n  adapter {result['adapter_sha256']}")
     if not compare:
         return
     tell("simulating the same job")
@@ -55,7 +57,7 @@ def rehearse(
     simulated = simulate(bare, Options(folder / "simulation", reproducible=True))
     digest = simulated.read_json("result.json")["adapter_sha256"]
     same = digest == result["adapter_sha256"]
-    print(f"simulated in {simulated.path}\n  adapter {digest}")
-    print("The two are the same, bit for bit." if same else "THE TWO DIFFER.")
+    say(f"simulated in {simulated.path}\n  adapter {digest}")
+    say("The two are the same, bit for bit." if same else "THE TWO DIFFER.")
     if not same:
         raise typer.Exit(1)

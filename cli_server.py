@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import ConsortiumError
+from .foreign import say
 
 if TYPE_CHECKING:
     from .server.consortium import Consortium
@@ -80,7 +81,7 @@ def run(
         wait=wait,
         reproducible=reproducible,
     )
-    print(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
+    say(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
 
 
 def runs(consortium: Folder = None, as_json: Json = False) -> None:
@@ -92,15 +93,13 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
     store = Store(_consortium(consortium).database)
     rows = store.runs()
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        say(json.dumps([asdict(row) for row in rows], indent=2))
         return
     _print_notes(store)
     for row in rows:
-        print(
-            f"{row.name:<40} {row.status:<9} round {row.round} of {row.rounds}  {row.created[:19]}"
-        )
+        say(f"{row.name:<40} {row.status:<9} round {row.round} of {row.rounds}  {row.created[:19]}")
     if not rows:
-        print("No run yet. Begin one with: umbel run my-job.toml")
+        say("No run yet. Begin one with: umbel run my-job.toml")
 
 
 def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> None:
@@ -116,27 +115,29 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     events = [event for _, _, event in store.events(row.name)]
     if as_json:
         notes = {what: text for what, (_, text) in store.notes().items()}
-        print(json.dumps({**asdict(row), "server": notes, "events": events}, indent=2))
+        say(json.dumps({**asdict(row), "server": notes, "events": events}, indent=2))
         return
     _print_notes(store)
-    print(f"{row.name}: {row.status}, round {row.round} of {row.rounds}")
+    say(f"{row.name}: {row.status}, round {row.round} of {row.rounds}")
     if row.reason:
-        print(row.reason)
+        say(row.reason)
     last = next((event for event in reversed(events) if event["event"] == "round"), None)
     if last:
-        print(f"Round {last['round']} took {last['seconds']:.1f} s.")
-        print(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
+        say(f"Round {last['round']} took {last['seconds']:.1f} s.")
+        say(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
         for client, reason in sorted(last["failed"].items()):
-            print(f"  {client}: {reason}")
+            say(f"  {client}: {reason}")
+        for doubt in last.get("doubted", {}).values():
+            say(f"  {doubt}")
     for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
         tested = next((e for e in reversed(events) if e["event"] == kind and e["metrics"]), None)
         if tested:
             figures = ", ".join(tested_texts(tested["metrics"], ".4g"))
-            print(f"The model after round {tested['round']}{where}: {figures}")
+            say(f"The model after round {tested['round']}{where}: {figures}")
     for kind in ("ended", "kept"):
         said = next((e for e in reversed(events) if e["event"] == kind), None)
         if said:
-            print(decision_line(said))
+            say(decision_line(said))
 
 
 def logs(
@@ -158,7 +159,7 @@ def logs(
         if path.exists():
             with path.open("r", encoding="utf-8", errors="replace") as file:
                 file.seek(at)
-                print(file.read(), end="", flush=True)
+                say(file.read(), end="", flush=True)
                 at = file.tell()
         if over or not follow:
             return
@@ -169,22 +170,20 @@ def stop(name: RunName, consortium: Folder = None) -> None:
     """Stop a run after the round in progress. What is finished is kept."""
     from .server.orders import stop as stop_run
 
-    print(f"{stop_run(_consortium(consortium), name).name} stops after the round in progress.")
+    say(f"{stop_run(_consortium(consortium), name).name} stops after the round in progress.")
 
 
 def resume(name: RunName, consortium: Folder = None) -> None:
     """Go on with a run that was stopped or has failed."""
     from .server.orders import resume as resume_run
 
-    print(
-        f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it."
-    )
+    say(f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it.")
 
 
 def _print_notes(store: Store) -> None:
     """What is wrong with the server at the moment."""
     for what, (when, text) in store.notes().items():
-        print(f"Server, {what} (since {when[:19]}): {text}")
+        say(f"Server, {what} (since {when[:19]}): {text}")
 
 
 def _consortium(path: Path | None) -> Consortium:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .errors import JobError
+from .foreign import say
 
 if TYPE_CHECKING:
     from .certificate.check import Verdict
@@ -47,7 +48,7 @@ def verify(
     if key is not None and consortium is not None:
         raise JobError("Give --key or --consortium, not both: the card names the key.")
     verdict = check(what, adapter, key, Card.read(consortium) if consortium else None)
-    print(json.dumps(verdict.to_dict(), indent=2) if as_json else _text(verdict))
+    say(json.dumps(verdict.to_dict(), indent=2) if as_json else _text(verdict))
     if not verdict.valid:
         raise typer.Exit(2)
 
@@ -72,7 +73,7 @@ def certify(
     if not deployed and consortium is not None:
         raise JobError(f"{run} is a simulation, which signs itself: leave out --consortium.")
     key = Consortium.open(consortium).operator if consortium else run_key(run)
-    print(f"{run / 'certificate.json'}: {sign(folder, key).digest}")
+    say(f"{run / 'certificate.json'}: {sign(folder, key).digest}")
 
 
 def _text(verdict: Verdict) -> str:

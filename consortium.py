@@ -25,20 +25,29 @@ from .privacy.secagg.encoding import Digest, Encoded, Name, Size
 from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from .privacy.secagg.roster import Entry
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_LONGEST_HOST = 253
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _check_host(host: str) -> str:
+def check_host(host: str) -> str:
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    if not _HOST.fullmatch(host):
+    labels = host.split(".")
+    if len(host) > _LONGEST_HOST or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError("give a host name or an IP address alone, such as umbel.example.org")
+    # No name ends in a number; resolvers take one that does for an address, each in its own way.
+    if _NUMBER.fullmatch(labels[-1]):
+        raise ValueError(f"{host} is not an IP address, and a host name does not end in a number")
     return host
 
 
 def check_name(name: str) -> str:
-    """A member's name, which is also a file's name: ``ValueError`` for one that is not safe."""
+    """A member's name, which is also a file's name: ``ValueError`` for one that is not safe.
+
+    Only ASCII: at most 64 bytes, so that ``ledger`` and the rest fit beside it in a file's name.
+    """
     if not _MEMBER.fullmatch(name):
         raise ValueError(
             "a name has at most 64 characters: letters, digits, '.', '_' and '-', and begins with "
@@ -61,7 +70,7 @@ def _check_certificate(text: str) -> str:
 
 
 MemberName = Annotated[str, AfterValidator(check_name)]
-Host = Annotated[str, AfterValidator(_check_host)]
+Host = Annotated[str, AfterValidator(check_host)]
 # Flower's own endpoint takes the port after it, on the loopback interface.
 Port = Annotated[int, Field(ge=1, le=65534)]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -89,6 +98,8 @@ class Card(Document):
     consortium_key: Key
     operator_key: Key
     umbel_version: str = __version__
+    rehearsal: bool = False
+    """Whether it lives on one machine, for a rehearsal: its agents' noise is then no secret."""
 
     @property
     def id(self) -> str:

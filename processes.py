@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import DeploymentError
+from .foreign import PlainFormatter
 
 _SECRET_BYTES = 32
 
@@ -70,5 +71,8 @@ def log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
     )
+    for handler in logging.getLogger().handlers:
+        # What others sent is in it: reasons, and names of runs.
+        handler.setFormatter(PlainFormatter("%(asctime)s %(message)s"))
     for noisy in ("alembic", "flwr", "httpcore", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from ..durable import write_durably
 from ..errors import ConsortiumError, LedgerError, PlanRefused, UmbelError
+from ..foreign import shown
 from ..job import Job
 from .policy import NotYet
 
@@ -202,7 +203,7 @@ class Approvals:
 
 def printable(text: str, width: int = 40) -> str:
     """A text that came from others, safe to show in a terminal."""
-    text = "".join(letter if letter.isprintable() else "�" for letter in text)
+    text = shown(text)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

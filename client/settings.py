@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..consortium import MemberName
+from ..consortium import MemberName, check_host
 from ..documents import Document, listed, toml_value
 from ..errors import PlanRefused
 from ..job import Job
@@ -66,6 +66,7 @@ def _check_address(address: str) -> str:
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16) or "/" in address:
         raise ValueError("give HOST:PORT, such as umbel.example.org:9443")
+    check_host(host.removeprefix("[").removesuffix("]") if host.startswith("[") else host)
     return address
 
 

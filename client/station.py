@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..clock import Clock, SystemClock
 from ..consortium import check_job_signature
 from ..durable import write_durably
-from ..errors import BudgetExceeded, MessageError, ModelError, PlanRefused
+from ..errors import BudgetExceeded, ConsortiumError, MessageError, ModelError, PlanRefused
 from ..job import Job
 from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
@@ -78,6 +78,11 @@ class Station:
         clock: Clock | None = None,
         watch: Callable[[], float] = time.monotonic,
     ) -> None:
+        if secrets is not None and not home.card.rehearsal:
+            raise ConsortiumError(
+                f"{home.card.name} is not a rehearsal: there the noise would follow from the job's seed, "
+                "which the operator knows. Start the agent with: umbel client run, without --rehearsal"
+            )
         self.home = home
         # A rehearsal's noise is no secret, so its times need not be.
         self._clock = clock or (SystemClock() if secrets is None else None)

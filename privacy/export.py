@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
+from ..foreign import cell
 from .chain import COLUMNS, GENESIS, Entry
 
 RECIPE = (
@@ -32,9 +33,13 @@ def to_json(entries: Sequence[Entry], identity: str) -> str:
 
 
 def to_csv(entries: Sequence[Entry], identity: str) -> str:
-    """RFC 4180 with a header; `ledger`, the identity that is hashed with each row, comes last."""
+    """RFC 4180 with a header; `ledger`, the identity that is hashed with each row, comes last.
+
+    A text that a spreadsheet would take for a formula, or that begins with an apostrophe, has an
+    apostrophe before it that is not hashed (``foreign.cell``).
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, "hash", "ledger"])
-    writer.writerows([*entry.row(), entry.hash, identity] for entry in entries)
+    writer.writerows([*map(cell, entry.row()), entry.hash, identity] for entry in entries)
     return text.getvalue()

@@ -17,7 +17,7 @@ from ..learning.metrics import Counts
 from ..messages import TRAIN, only_metrics
 from ..privacy.secagg.messages import Slot
 from .exchange import Exchange, Stage, ask
-from .replies import counts_check, counts_of, head_of, scalars_check, update_check
+from .replies import believed, counts_check, counts_of, head_of, scalars_check, update_check
 from .run import Run
 
 
@@ -45,6 +45,8 @@ class Collection:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each trip beside the training itself."""
     epsilons: dict[str, float] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
+    """Clients whose figure contradicts the plan, and how."""
     heads: dict[str, str] = field(default_factory=dict)
     """Sealed heads of the clients' ledgers, where the job spends privacy."""
     loss: float | None = None
@@ -91,9 +93,12 @@ class Collection:
 
     def note(self, name: str, reply: Message) -> None:
         """Keep what a reply says of its client's ledger."""
-        epsilon = only_metrics(reply.content).get("epsilon")
-        if epsilon is not None:
-            self.epsilons[name] = float(epsilon)  # type: ignore[arg-type]
+        told = only_metrics(reply.content).get("epsilon")
+        if told is not None and self.run.plan.job.private:
+            epsilon, doubt = believed(self.run.plan, name, told)
+            self.epsilons[name] = epsilon
+            if doubt:
+                self.doubted[name] = doubt
         head = head_of(reply)
         if head is not None and self.run.plan.job.private:
             self.heads[name] = head

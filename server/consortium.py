@@ -60,11 +60,13 @@ class Consortium:
         name: str | None = None,
         *,
         now: datetime | None = None,
+        rehearsal: bool = False,
     ) -> Consortium:
         """Make keys, a certificate authority, the server's certificate and the card.
 
         `host` is how owners reach the server. `limits` is what every roster will say. The secrets
-        come from the operating system's generator. Certificates are valid from `now`.
+        come from the operating system's generator. Certificates are valid from `now`. `rehearsal` marks
+        one whose agents' noise is no secret.
         """
         from . import certificates
 
@@ -81,6 +83,7 @@ class Consortium:
             "ca_certificate": authority_pem.decode(),
             "consortium_key": consortium.public.signing.hex(),
             "operator_key": operator.public.signing.hex(),
+            "rehearsal": rehearsal,
         }
         card = Card.build(values, f"consortium {path}")
         server = certificates.server_certificate(

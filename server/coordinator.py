@@ -82,6 +82,8 @@ class Narrator:
 
     def event(self, event: dict[str, Any]) -> None:
         self._store.tell(self._name, event)
+        for doubt in event.get("doubted", {}).values():
+            _log.warning("%s", doubt)
         if event["event"] == "round":
             came = "summed" if event["aggregated"] else "given up"
             _log.info(

@@ -19,6 +19,8 @@ from ..plan import Plan
 from ..strategies.fold import check_range
 from .run import Run
 
+_ROUNDING = 1e-6
+
 
 def update_check(run: Run) -> Callable[[Message], None]:
     """An update has the model's arrays, finite and in range, and sound scalars beside them."""
@@ -49,6 +51,21 @@ def scalars_check(run: Run) -> Callable[[Message], None]:
         head_of(reply)
 
     return check
+
+
+def believed(plan: Plan, name: str, told: object) -> tuple[float, str]:
+    """What a client has spent in this run, and how the figure that it told contradicts the plan, if so.
+
+    A client that says more than its agent may spend would make the statement for all false. Then the
+    most that it can have spent stands, and the run goes on.
+    """
+    most = plan.job.privacy.owner_limit
+    if isinstance(told, int | float) and 0 <= told <= most * (1 + _ROUNDING):
+        return float(told), ""
+    return most, (
+        f"{name} reports an epsilon of {told:.4g}, and by the plan this run costs it from 0 to {most:g}: "
+        f"{most:g} is written down"
+    )
 
 
 def head_of(reply: Message) -> str | None:

@@ -209,6 +209,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "heads": collection.heads,
             "aggregated": record is not None,
         }
+        if collection.doubted:
+            event["doubted"] = collection.doubted
         if collection.named:
             event["named"] = collection.named
         run.tell(event)
@@ -295,6 +297,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             "exact": run.exact_metrics(run.round),
             "epsilon": collection.epsilons,
             "heads": collection.heads,
+            **({"doubted": collection.doubted} if collection.doubted else {}),
         }
     )
 

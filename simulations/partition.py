@@ -19,6 +19,8 @@ from ..learning.data import Corpus, sort_names
 
 _DEFAULT_CLIENTS = 4
 _LONGEST_NAME = 60
+_MOST_BYTES = 160
+"""Of a name: file systems count bytes, 255 at most, and endings come after it."""
 _DIRICHLET_DRAWS = 10
 
 _SCHEMES = '"column:NAME", "iid", "dirichlet:ALPHA" and "shards:K"'
@@ -159,7 +161,7 @@ def _safe_names(values: list[str]) -> list[str]:
     taken: dict[str, str] = {}
     for value in values:
         name = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", value))
-        name = name.strip(".-")[:_LONGEST_NAME]
+        name = _cut(name.strip(".-")[:_LONGEST_NAME])
         if not name:
             raise DataError(
                 f"The client {value!r:.80} has no letter or digit in its name. Rename it in the "
@@ -174,6 +176,11 @@ def _safe_names(values: list[str]) -> list[str]:
             )
         names.append(name)
     return names
+
+
+def _cut(name: str) -> str:
+    """No more bytes than a file's name has room for, in whole letters."""
+    return name.encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
 def _evenly(rows: int, clients: int, rng: np.random.Generator) -> np.ndarray:

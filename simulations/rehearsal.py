@@ -68,7 +68,7 @@ def set_up(job: Job, folder: Path) -> Stage:
     corpus = load_corpus(job.data, job.task, parse_scheme(job.simulation.partition).column)
     limits = secure_limits(job.encryption) if job.encrypted else Limits()
     consortium = Consortium.create(
-        folder / "consortium", "127.0.0.1", free_port(), limits, "rehearsal"
+        folder / "consortium", "127.0.0.1", free_port(), limits, "rehearsal", rehearsal=True
     )
     owners = tuple(
         _owner(federation, corpus, share, folder, consortium) for share in federation.shares

@@ -6,7 +6,7 @@ import os
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from umbel.consortium import Card, Request, check_job_signature, public_pem, sign_job
+from umbel.consortium import Card, Request, check_job_signature, check_name, public_pem, sign_job
 from umbel.errors import ConsortiumError, PlanRefused
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
@@ -175,3 +175,51 @@ def test_a_job_of_another_signer_run_consortium_or_text_is_refused(card, other_c
     ]:
         with pytest.raises(PlanRefused, match="not signed by the operator"):
             check_job_signature(*claim)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("10.0.0.256", "256.1.1.1", "1.2.3", "10.0.0", "127.1", "1", "0x7f.0.0.1", "example.0x10"),
+        *(
+            "a..b",
+            ".example.org",
+            "example.org.",
+            "-a.org",
+            "a-.org",
+            "a.-b",
+            "x" * 64,
+            "ex_ample.org",
+        ),
+        *("[::1]", "::g", "fe80::1%eth0 ", "a b", ".".join(["abcdefgh"] * 40)),
+    ],
+)
+def test_a_host_that_nobody_can_mean_is_refused(card, host):
+    with pytest.raises(ValueError, match="host"):  # pydantic's
+        changed(card, host=host)
+    if not host.startswith("["):
+        with pytest.raises(ConsortiumError):
+            _server_at(f"{host}:9443")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "3com.com", "a", "10.0.0.255", "x" * 63, "1.example", "a1"]
+)
+def test_a_host_that_can_be_meant_is_taken(card, host):
+    assert changed(card, host=host).host == host
+    assert _server_at(f"{host}:9443").address == f"{host}:9443"
+
+
+def _server_at(address):
+    from umbel.client.settings import ServerSettings
+
+    return ServerSettings.build({"address": address}, "client.toml")
+
+
+@pytest.mark.parametrize("letter", ["é", "語", "😀", "𝒳"])
+def test_a_members_name_has_no_letter_of_more_than_a_byte(letter):
+    """Sixty of four bytes each were a name, and too long for a file's."""
+    for name in (letter, letter * 60, f"a{letter}"):
+        with pytest.raises(ValueError, match="at most 64 characters"):
+            check_name(name)
+    assert check_name("a" * 64)

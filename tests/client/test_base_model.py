@@ -8,12 +8,14 @@ import sys
 import pytest
 
 from umbel.client.child import Bench
+from umbel.client.home import Home
 from umbel.client.station import Station
 from umbel.consortium import sign_job
-from umbel.errors import ModelError
+from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.base import base_digest, base_folder, named_digest
 from umbel.messages import ASSIGNMENT, PREPARE, Assignment
+from umbel.privacy.randomness import reproducible_stream
 from umbel.simulations.rehearsal import set_up
 
 WATCHED: list[list[str]] = []
@@ -157,3 +159,13 @@ def test_the_model_that_was_signed_for_is_taken(asked):
 def test_an_assignment_cannot_name_the_digest_beside_the_signed_job(asked):
     names = {field.name for field in dataclasses.fields(Assignment)}
     assert not {name for name in names if "sha" in name or "digest" in name or "model" in name}
+
+
+def test_an_agent_whose_noise_is_no_secret_takes_part_in_rehearsals_alone(open_job_of, tmp_path):
+    """Started as a rehearsal's by mistake, its noise would follow from the seed that the operator chose."""
+    home = set_up(open_job_of(), tmp_path).owners[0]
+    Station(home, reproducible_stream).close()
+    real = home.card.model_copy(update={"rehearsal": False})
+    real.write(home.card_file)
+    with pytest.raises(ConsortiumError, match="is not a rehearsal"):
+        Station(Home(home.path), reproducible_stream)

@@ -229,3 +229,22 @@ def test_ten_thousand_clients_are_dealt_quickly(scheme: str) -> None:
     assert min(len(share.train) for share in shares) > 0
     if not natural:
         assert shares[0].name == "client-00001"
+
+
+@given(
+    st.lists(
+        st.text(st.characters(categories=["L"]), min_size=1, max_size=90), min_size=2, max_size=4
+    )
+)
+def test_a_client_is_called_no_longer_than_a_files_name_may_be(names: list[str]) -> None:
+    """Counted in bytes, with room for endings: sixty letters of four bytes each left none."""
+    try:
+        shares = share_out(
+            make_corpus(40, clients=[names[row % len(names)] for row in range(40)]),
+            "column:x",
+            None,
+        )
+    except DataError:
+        return  # two of them are alike
+    for share in shares:
+        assert 0 < len(f".{share.name}.sqlite-journal.partial".encode()) <= 255
