@@ -25,6 +25,7 @@ from .privacy.secagg.encoding import Digest, Encoded, Name, Size
 from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from .privacy.secagg.roster import Entry
 
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _LONGEST_HOST = 253
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
@@ -32,8 +33,9 @@ _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_host(host: str) -> str:
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(host))
+    if _ADDRESS.fullmatch(host):
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(host))
     labels = host.split(".")
     if len(host) > _LONGEST_HOST or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError("give a host name or an IP address alone, such as umbel.example.org")
