@@ -2,8 +2,8 @@
 
 Guarantee: at most ``Bounds.waiting`` connections from addresses that nobody is known at, and as many from
 those at which a member was, are open at any moment without a member's signature, each for
-``Bounds.seconds`` at most; and no more than ``Bounds.each_second`` of either are begun in a second, after a
-burst. So what strangers cost, in memory and in handshakes, does not grow with how many there are.
+``Bounds.seconds`` at most; and no more than ``Bounds`` says are begun in a second, after a burst. So what
+strangers cost, in memory and in handshakes, does not grow with how many there are.
 
 Not guaranteed: that a member gets in while strangers at its own address try to; it tries again. Members
 who are connected already are not counted, and notice nothing.
@@ -31,9 +31,11 @@ class Bounds:
     grace: float = 1.0
     """An older one gives way to a newcomer if there are too many."""
     each_second: float = 40.0
-    """Begun in a second, of all strange addresses together; of a familiar one alone."""
+    """Begun in a second, of all strange addresses together."""
     each_address: float = 10.0
     """Begun in a second, of one strange address."""
+    each_familiar: float = 100.0
+    """Begun in a second, of one familiar address."""
 
 
 @dataclass(eq=False)
@@ -86,7 +88,7 @@ class Admission:
         """Take a new connection in; None where it is to be closed. Ends an older one to make room."""
         now, address = self._clock(), network_of(host)
         familiar = address in self._familiar
-        rate = self.bounds.each_second if familiar else self.bounds.each_address
+        rate = self.bounds.each_familiar if familiar else self.bounds.each_address
         allowed = self._bucket(address, rate, now).take(now)
         if not allowed or not (familiar or self._strangers.take(now)):
             self.refused += 1

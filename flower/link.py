@@ -56,6 +56,7 @@ def serve(link: Link) -> None:
     from .admission import Admission
     from .door import Door, Server
     from .members import MembersOnly
+    from .node import KEPT_SECONDS
 
     # By its name: the package has a function of the same name as the module.
     flower = import_module("flwr.superlink.cli.flower_superlink")
@@ -81,7 +82,7 @@ def serve(link: Link) -> None:
             # Who a connection is of follows from where it comes from, and not from what it says.
             proxy_headers=False,
             ws="none",
-            timeout_keep_alive=60,
+            timeout_keep_alive=int(KEPT_SECONDS) + 10,
             ssl_certfile=str(link.certificate),
             ssl_keyfile=str(link.key),
         ),

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,8 @@ IDLE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10
 """How often it says that it lives; Flower's own is 30. The SuperLink takes it for gone, and lets it in
 again, after two that did not come."""
+KEPT_SECONDS = 50.0
+"""How long a connection stays open without a request; less than the SuperLink's own time."""
 _BUSY_FOR = 60.0
 """How long after a message a run counts as being on."""
 _REPLY_SECONDS = 0.02
@@ -70,6 +73,7 @@ def serve(node: Node) -> None:
     )
     for name in ("flwr.supernode.fleet_http_connection", "flwr.supercore.heartbeat"):
         import_module(name).HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT_SECONDS  # type: ignore[attr-defined]
+    _keep_connections()
     _drop_messages_of_ended_runs(main_loop)
     sys.argv = [
         *("flower-supernode", "--superlink", node.address, "--root-certificates", str(node.ca)),
@@ -80,6 +84,21 @@ def serve(node: Node) -> None:
     end_with_parent()
     quiet_logs()
     flower.flower_supernode()
+
+
+def _keep_connections() -> None:
+    """Keep a connection to the SuperLink open between heartbeats.
+
+    Flower's client closes one that was idle for five seconds, as it is while the agent trains; each new
+    one has to find a place at the public port, beside whatever strangers try there (``admission``).
+    """
+    import httpx
+
+    limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
+    client = import_module("flwr.supercore.protobuf.client")
+    client.httpx = SimpleNamespace(  # type: ignore[attr-defined]
+        **{**vars(httpx), "Client": partial(httpx.Client, limits=limits)}
+    )
 
 
 def _drop_messages_of_ended_runs(main_loop: Any) -> None:

@@ -123,7 +123,7 @@ def port_of(consortium):
 
     def build(patience=30.0, guarded=True, **bounds):
         # As many as a test makes, at once; each bound is another test's.
-        few = {"each_second": 1e6, "each_address": 1e6, **bounds}
+        few = {"each_second": 1e6, "each_address": 1e6, "each_familiar": 1e6, **bounds}
         made.append(Port(consortium, Bounds(**few), patience, guarded))
         return made[-1]
 
