@@ -85,11 +85,12 @@ class Port:
 
     async def _flower(self, scope, receive, send):
         """In Flower's place: reads whole bodies, as Flower does before it looks who sent them."""
-        body, more = b"", True
+        parts, more = [], True
         while more:
             message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        self.bodies.append(len(body))
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        self.bodies.append(len(b"".join(parts)))
         length = [(b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 200, "headers": length})
         await send({"type": "http.response.body", "body": b"ok", "more_body": True})
@@ -153,7 +154,7 @@ def ended(connection):
     return True
 
 
-def pushed(connection, data, most, seconds=2):
+def pushed(connection, data, most, seconds=240):
     """Bytes that the other side took before it ended the connection, up to `most`."""
     sent = 0
     connection.settimeout(seconds)
