@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = float(os.environ.get("UMBEL_PATIENCE", "240"))
+PATIENCE = float(os.environ.get("UMBEL_PATIENCE", "600"))
 _MODULES = {
     "link": "umbel.flower.link",
     "coordinator": "umbel.server.coordinator",

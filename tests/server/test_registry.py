@@ -22,7 +22,7 @@ from umbel.server.registry import Registry, changes
 from umbel.server.supervisor import Supervisor
 
 NAMES = "abcde"
-PATIENCE = 120.0
+PATIENCE = 600.0
 KEYS = st.sampled_from([name.encode() for name in NAMES])
 
 
