@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,8 +83,24 @@ def serve(node: Node) -> None:
         *("--host", "127.0.0.1", "--port", str(node.port)),
     ]
     end_with_parent()
+    end_with_any_thread()
     quiet_logs()
     flower.flower_supernode()
+
+
+def end_with_any_thread() -> None:
+    """End this process if one of its threads fails, so that the agent starts another.
+
+    Flower's heartbeat is a thread that a single refused request ends. Its process would go on without:
+    for the agent connected, for the server away.
+    """
+    usual = threading.excepthook
+
+    def end(failed: threading.ExceptHookArgs) -> None:
+        usual(failed)
+        os._exit(1)
+
+    threading.excepthook = end
 
 
 def _keep_connections() -> None:
