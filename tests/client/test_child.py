@@ -247,9 +247,14 @@ def test_the_child_ends_with_its_parent_however_that_ends():
     read, write = os.pipe()
     parent = os.fork()
     if parent == 0:
-        os.write(write, str(Child(command()).process.pid).encode())
-        signal.pause()
+        try:
+            os.write(write, str(Child(command()).process.pid).encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write)
     child = int(os.read(read, 100))
+    os.close(read)
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     until = time.monotonic() + 600
