@@ -11,6 +11,9 @@ import torch
 from ..errors import ModelError, UmbelError
 
 _LONGEST, _SHORT = 300, 20
+_UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, StopIteration, TypeError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -35,7 +38,22 @@ def one_sentence(what: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise ModelError(f"{what}: there is not enough memory") from None
     except Exception as error:
-        raise ModelError(f"{what}: {first_line(error)}") from None
+        raise ModelError(f"{what}: {_explained(error)}") from None
+
+
+def _explained(error: Exception) -> str:
+    """What went wrong; of what these libraries did not foresee, also what it may come from."""
+    said = first_line(error)
+    if "ignore_mismatched_sizes" in said:
+        return (
+            "its weights have other sizes than its config.json says (of vocabulary, layers or positions), "
+            "so they do not belong together"
+        )
+    if not isinstance(error, _UNFORESEEN):
+        return said
+    kind = type(error).__name__
+    said = said if said.startswith(kind) else f"{kind}: {said}"
+    return f"its files may be damaged, or made for another version of its library ({said})"
 
 
 def first_line(error: BaseException) -> str:

@@ -112,6 +112,14 @@ DAMAGE = {
     "weights that are not numbers": (_not_numbers, "NaN"),
     "GPTQ without its library": (lambda f: _quantised(f, "gptq"), "does not load"),
     "bitsandbytes without its library": (lambda f: _quantised(f, "bitsandbytes"), "does not load"),
+    "other sizes than its weights have": (
+        lambda f: _edit(f, vocab_size=7),
+        "its weights have other sizes than its config.json says",
+    ),
+    "a kind that is no word": (
+        lambda f: _edit(f, model_type=["bert"]),
+        "may be damaged, or made for another version",
+    ),
     "code of its own": (
         lambda f: _edit(f, model_type="none", auto_map={"AutoConfig": "x.Y", "AutoModel": "x.Z"}),
         "does not load",
