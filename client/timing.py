@@ -97,7 +97,8 @@ class Timing:
         records = most_held(numbers.training_size) + most_held(numbers.test_size)
         if not numbers.training_size:
             records = 2 * _UNKNOWN
-        records *= numbers.records_per_unit
+        # Of the records that are trained on, and of those held out.
+        records = records * numbers.records_per_unit + 2 * pace.filling
         return _READING + _MARGIN * records * (pace.prepared + _READ)
 
     def answering(self, job: Job, numbers: Numbers, *, train: bool, test: bool) -> float:
@@ -115,7 +116,8 @@ class Timing:
             seconds += pace.start + steps * (pace.step + pace.alone) + records * pace.record
         if test:
             held = most_held(numbers.test_size) if numbers.test_size else _UNKNOWN
-            seconds += pace.start + held * numbers.records_per_unit * pace.tested
+            records = held * numbers.records_per_unit + pace.filling
+            seconds += pace.start + records * pace.tested
         return _MARGIN * seconds
 
     def whole(self, job: Job, numbers: Numbers, rounds: int, tests: int) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def counting(job: Job, task: Task) -> Task:
     """The task, with counts of the kind that leaves."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, classes, job.per_group) if job.private else task
+    return PrivateTask(task, classes) if job.private else task
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:

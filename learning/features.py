@@ -1,26 +1,26 @@
 """Features of a frozen base model, computed once for an owner's data and reused ever after.
 
 Where only a head is trained, the base model gives the same features in every round, step and
-evaluation. They are computed in blocks whose make-up depends on the examples alone, so that the
-bits do not depend on who computes them, and kept in the cache as one memory-mapped file.
+evaluation. They are computed in passes of one shape (``shapes``), so that the bits of a record depend
+on no other record, and kept in the cache as one memory-mapped file.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .batches import forward_batch
 from .cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
 from .invented import invented_texts
 from .model import Learner
+from .shapes import Passes, rows_of
 
 _TOLERANCE = 1e-3
 _LENGTHS = (5, 7, 9, 12)
@@ -31,7 +31,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
 
     Those of a record that the model fails on are NaN: it then has no gradient and is not counted.
     touch: told of each record beforehand, one at a time, for a process that may die of it. What is
-    computed so is not kept: its last bits are others.
+    computed so is not kept.
     """
     if not learner.network.head_alone or len(examples) == 0 or examples.features is not None:
         return examples
@@ -40,7 +40,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
         if not head_reads_features(learner):
             return examples
         if touch is not None:
-            return replace(examples, features=_filled(learner, examples, np.empty, touch))
+            return replace(examples, features=computed(learner, examples, np.empty, touch))
         try:
             write_once(path, lambda made: _write(learner, examples, made))
         except _Incomplete as error:
@@ -55,24 +55,13 @@ def _key(learner: Learner, examples: Examples) -> str:
         learner.base_digest,
         job.model.pooling,
         str(job.model.feature_scale),
-        f"{learner.length} {_block(learner)}",
+        f"{learner.length} {learner.job.model.max_length} rows {rows_of(learner)}",
         "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
         torch.__version__,
         examples.digest(),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
-
-
-def _block(learner: Learner) -> int:
-    return forward_batch(learner.job.training, learner.network.device)
-
-
-def _blocks(examples: Examples, size: int) -> Iterator[np.ndarray]:
-    """Indices of examples of like length, so that little padding is computed."""
-    order = np.argsort(examples.lengths, kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def head_reads_features(learner: Learner) -> bool:
@@ -104,31 +93,32 @@ def _write(learner: Learner, examples: Examples, path: Path) -> None:
     def make(shape: tuple[int, int], dtype: type) -> np.ndarray:
         return np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
 
-    features = _filled(learner, examples, make)
+    features = computed(learner, examples, make)
     if features is None or np.isnan(features).any():
         raise _Incomplete(None if features is None else np.array(features))
     features.flush()  # type: ignore[attr-defined]
 
 
-def _filled(
+def computed(
     learner: Learner,
     examples: Examples,
     make: Callable[[tuple[int, int], type], np.ndarray],
     touch: Touch | None = None,
 ) -> np.ndarray | None:
     """float32[n, inputs of the head], NaN for who has none; None if nobody has."""
+    passes = Passes(learner, examples, rows_of(learner))
     learner.network.eval()
     features: np.ndarray | None = None
 
-    def computed(block: np.ndarray) -> np.ndarray:
+    def of(chunk: np.ndarray) -> np.ndarray:
         if touch is not None:
-            touch(int(examples.rows[block[0]]))
-        found: np.ndarray = learner.network.features(learner.batch(examples, block)).cpu().numpy()
-        return found
+            touch(int(examples.rows[chunk[0]]))
+        found = learner.network.features(passes.batch(chunk))[: len(chunk)]
+        return np.asarray(found.cpu().numpy())
 
     with torch.inference_mode():
-        for block in _blocks(examples, 1 if touch is not None else _block(learner)):
-            for index, found in zip(block, each(computed, block), strict=True):
+        for chunk in passes.chunks(alone=touch is not None):
+            for index, found in zip(chunk, each(of, chunk), strict=True):
                 if found is None:
                     continue
                 if features is None:

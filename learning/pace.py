@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .batches import forward_batch, microbatch
+from .counts import counting
 from .examples import Examples, TokenStore
+from .features import computed
 from .invented import invented_texts
 from .model import Learner
+from .shapes import rows_that_fill, rows_to_train
 from .steps import PrivateSteps
 from .tasks.base import Task
 from .trainer import StepRange, test, train
@@ -34,7 +36,7 @@ class Pace:
     start: float
     """Of a request to train that uses no record: weights in, one step of noise, update out."""
     step: float
-    """Of each further step without records."""
+    """Of each further step without records. In both, rows that only fill passes are counted as full."""
     record: float
     """Of each record in a full microbatch."""
     alone: float
@@ -43,6 +45,8 @@ class Pace:
     """Of each held-out record."""
     prepared: float
     """Of each record before the first round: its features, where a head is trained on them."""
+    filling: int = 0
+    """As many records more is what rows that only fill a pass may take of a test, or of features."""
 
 
 def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.perf_counter) -> Pace:
@@ -62,28 +66,35 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
         examples = _invented(learner, Path(folder))
         prepared = 0.0
         if learner.network.head_alone:
-            everything = np.arange(len(examples))
 
             def features() -> np.ndarray:
-                learner.network.eval()
-                with torch.inference_mode():
-                    found = learner.network.features(learner.batch(examples, everything))
-                return np.asarray(found.cpu().numpy())
+                found = computed(learner, examples, np.empty)
+                assert found is not None
+                return found
 
             prepared = longest(features) / len(examples)
             examples = replace(examples, features=features())
 
-        def trained(count: int, steps: int = 1) -> float:
-            some = examples.take(np.arange(count))
-            return longest(lambda: _train(learner, task, some, steps))
+        def some(count: int) -> Examples:
+            return examples.take(np.arange(count) % len(examples))
 
-        full = min(len(examples), microbatch(learner.job.training, learner.network.device))
+        def trained(count: int, steps: int = 1) -> float:
+            return longest(lambda: _train(learner, task, some(count), steps))
+
+        on_features = examples.features is not None
+        rows = rows_to_train(learner, on_features=on_features)
+        full = rows or min(len(examples), microbatch(learner.job.training, learner.network.device))
         start = trained(0)
         step = max(0.0, (trained(0, _STEPS) - start) / (_STEPS - 1))
         record = max(0.0, trained(full) - start) / full
         alone = max(0.0, trained(1) - start - record)
-        tested = longest(lambda: test(learner, task, learner.initial, examples)) / len(examples)
-    return Pace(start, step, record, alone, tested, prepared)
+        if rows and not on_features:
+            # Rows that only fill the passes of each length.
+            start += rows_that_fill(learner) * record
+            step += rows_that_fill(learner) * record
+        counts, held = counting(learner.job, task), some(max(full, len(examples)))
+        tested = longest(lambda: test(learner, counts, learner.initial, held)) / len(held)
+    return Pace(start, step, record, alone, tested, prepared, rows_that_fill(learner))
 
 
 def _train(learner: Learner, task: Task, examples: Examples, steps: int) -> None:

@@ -145,19 +145,21 @@ class PrivateTask:
     task: Task
     classes: int
     """0 for a language model."""
-    weighted: bool = False
-    """Whether each example counts as often as the batch's "weights" say: if groups are protected."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.losses(logits, batch)
 
     def counts(self, logits: Tensor, batch: Batch) -> PrivateCounts:
-        """Of outputs that are not finite: a wrong answer, or a loss of the largest amount."""
+        """Of outputs that are not finite: a wrong answer, or a loss of the largest amount.
+
+        Each example counts as often as the batch's "weights" say, if it has some: where groups are
+        protected, and 0 for rows that only fill a pass (``shapes``).
+        """
         cap = loss_cap(max(1, self.classes))
         losses = self.task.losses(logits, batch).double().cpu().numpy()
         losses = np.clip(np.nan_to_num(losses, nan=cap, posinf=cap, neginf=0.0), 0.0, cap)
         weights = np.ones(len(losses), np.int64)
-        if self.weighted:
+        if "weights" in batch:
             weights = batch["weights"].cpu().numpy()
         steps = int(weights @ np.rint(losses * (LOSS_STEPS / cap)).astype(np.int64))
         if not self.classes:

@@ -12,9 +12,9 @@ which rounding decides the likeliest class of two of these texts or more: tests 
 gradients do not show that. Only weights, job and model decide, never a record.
 
 Not guaranteed: that real texts are rounded like invented ones. Weights made to tell them apart could
-pass. Where every text goes through the model alone and in one shape (``training.microbatch = 1`` with
-``model.padding = "max_length"``), nothing is rounded by its company: then only the largest entry is
-looked at.
+pass. It is a second lock: where passes have one shape (``shapes``), rounding cannot carry anything from
+record to record, whatever the weights. Where every text goes through the model alone and in one shape
+(``training.microbatch = 1`` with ``model.padding = "max_length"``), only the largest entry is looked at.
 
 An honest model whose weights are large can be as sensitive, by itself or after some rounds. The base
 model as it is loaded is tried by the probe (``keeps_apart``), so no run begins that owners refuse; a run

@@ -102,7 +102,7 @@ class PrivateRule:
     the whole.
 
     Assumption: a record that fails alone also fails among others. A failure that has no record to
-    blame, such as a lack of memory for many at once, fails for none alone.
+    blame, such as a lack of memory, is no record's affair: a pass takes as much for one as for many.
     """
 
     def __init__(
@@ -161,14 +161,20 @@ class PrivateRule:
     def _added(self, chunk: np.ndarray, losses_of: LossesOf) -> float:
         try:
             losses = losses_of(chunk)
-            weights = None
-            if self._weights is not None:
-                weights = torch.from_numpy(self._weights[chunk]).to(losses.device)
+            weights = self._weights_of(chunk, losses)
             self._optimizer.accumulate(losses, weights)
         except Exception:
             self._optimizer.forget()
             raise
-        return float(losses.detach().sum())
+        return float(losses.detach()[: len(chunk)].sum())
+
+    def _weights_of(self, chunk: np.ndarray, losses: Tensor) -> Tensor | None:
+        """Of each loss; none for rows behind the chunk's, which only fill a pass (``shapes``)."""
+        if self._weights is None and len(losses) == len(chunk):
+            return None
+        weights = np.zeros(len(losses))
+        weights[: len(chunk)] = 1.0 if self._weights is None else self._weights[chunk]
+        return torch.from_numpy(weights).to(losses.device)
 
     def step(self) -> bool:
         """Whether training can go on.

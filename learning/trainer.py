@@ -25,7 +25,9 @@ from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
 from .metrics import Counts
 from .model import Learner
 from .network import Network
+from .private_counts import PrivateTask
 from .rate import learning_rate
+from .shapes import Passes, rows_of, rows_to_train
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
 from .tasks.base import Task
 
@@ -87,8 +89,10 @@ def train(
     network = learner.network
     if private is None and len(examples) == 0:
         return Outcome(_zeros(network), 0.0)
-    network.load(arrays)
     on_features = examples.features is not None
+    rows = rows_to_train(learner, on_features=on_features) if private is not None else 0
+    passes = Passes(learner, examples, rows) if rows else None
+    network.load(arrays)
     module = network.trained_part(on_features)
     # Walking through all modules costs as much as a small step, so only where it changes something.
     if on_features or not module.training:
@@ -109,7 +113,7 @@ def train(
     def losses_of(chunk: np.ndarray) -> Tensor:
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
-        batch = learner.batch(examples, chunk)
+        batch = passes.batch(chunk) if passes else learner.batch(examples, chunk)
         return task.losses(rule.module(batch), batch)
 
     total_loss, seen = 0.0, 0
@@ -118,7 +122,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps.total, spec)
             indices = rule.draw(step)
-            chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
+            if passes:
+                chunks = list(passes.chunks(indices, alone=touch is not None))
+            else:
+                chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
             total_loss += rule.add(chunks, losses_of)
             if touch is not None:
                 touch(NOBODY)
@@ -149,31 +156,34 @@ def test(
 ) -> Counts:
     """Counts of the model `arrays` on `examples`; batches group examples of like length.
 
+    Guarantee for private counts that each owner noises: what a record is counted as depends on itself
+    alone, to the last bit, whatever the weights (``shapes``).
+
     If `forgiving`, a record that the model cannot read counts nothing: what stands beside it in a
     batch that fails is counted one by one, as it would have been without it but for rounding.
     touch: as in ``train``.
     """
     network = learner.network
+    counts = task.zero()
+    if forgiving and examples.features is not None:
+        examples = examples.take(np.flatnonzero(np.isfinite(examples.features).all(axis=1)))
+    on_features = examples.features is not None
+    size = _TEST_BATCH if on_features else microbatch(learner.job.training, network.device)
+    passes = None
+    if isinstance(task, PrivateTask) and learner.job.noised_locally:
+        passes = Passes(learner, examples, rows_of(learner, on_features=on_features))
     network.load(arrays)
     network.eval()
-    counts = task.zero()
-    order = np.argsort(examples.lengths, kind="stable")
-    if forgiving and examples.features is not None:
-        order = order[np.isfinite(examples.features[order]).all(axis=1)]
-    size = _TEST_BATCH
-    if examples.features is None:
-        size = microbatch(learner.job.training, network.device)
-    if touch is not None:
-        size = 1
 
     def counted(chunk: np.ndarray) -> Counts:
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
-        batch = learner.batch(examples, chunk)
+        batch = passes.counted(chunk) if passes else learner.batch(examples, chunk)
         return task.counts(network(batch), batch)
 
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
+    alone = touch is not None
+    chunks = passes.chunks(alone=alone) if passes else _by_length(examples, 1 if alone else size)
+    for chunk in chunks:
         try:
             counts = counts + counted(chunk)
         except Exception as error:
@@ -185,6 +195,12 @@ def test(
     if touch is not None:
         touch(NOBODY)
     return counts
+
+
+def _by_length(examples: Examples, size: int) -> Iterator[np.ndarray]:
+    order = np.argsort(examples.lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _zeros(network: Network) -> Arrays:

@@ -115,7 +115,7 @@ def test_a_failure_while_adding_up_begins_the_step_anew(rule, often, sum_of, mon
     add, left = rule.add_weighted, [often]
 
     def torn(self, weights, chosen, totals):
-        if len(weights) > 1 and left[0]:
+        if int((weights > 0).sum()) > 1 and left[0]:
             left[0] -= 1
             totals = [*totals[:2], None, *totals[3:]]
         add(self, weights, chosen, totals)

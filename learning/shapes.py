@@ -1,0 +1,223 @@
+"""Passes of one shape, in which a text comes to the same numbers to the last bit, whoever is beside it.
+
+How a product is rounded follows from its shape: of eight texts it is another one than of seven, and of 24
+tokens another one than of 25. With weights that a server made so, an answer or a gradient hangs on such a
+last bit: a LayerNorm's outputs sum to zero, so a head of ones and minus ones reads nothing but rounding.
+One record less then changed the answers that others were counted with.
+
+Guarantee of ``Passes``: how many rows there are is fixed, and how long a row is padded follows from its own
+text, so every product that a text is in has the same shape whatever else is there. What a text then comes to
+is a function of itself and of its place, and ``together`` and ``train_together`` find out whether its place
+matters on this machine. If it does, texts are tested one by one.
+
+Assumptions: which operations are made, and in which order, follows from shapes and not from the numbers
+in other rows. That texts are independent but for rounding is what the probe finds out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..privacy.dpsgd import backward, example_gradients
+from .batches import make_batch, microbatch, pad_rows
+from .invented import invented_texts
+from .network import Batch
+from .tasks import task_for
+
+if TYPE_CHECKING:
+    from .examples import Examples
+    from .model import Learner
+
+FEATURES_AT_ONCE = 256
+"""Rows of a pass through a head alone."""
+_SHORTEST = 16
+_SHIFT = 0.05
+_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
+"""By network, what for and number of threads: whether rows may go together."""
+
+
+class Passes:
+    """How some examples go through a network, `rows` at a time."""
+
+    def __init__(self, learner: Learner, examples: Examples, rows: int) -> None:
+        self._learner, self._examples, self._rows = learner, examples, rows
+        self._padded = np.zeros(len(examples), np.int64)
+        if examples.features is None:
+            lengths = np.asarray(_lengths(learner))
+            place = np.searchsorted(lengths, examples.lengths).clip(max=len(lengths) - 1)
+            self._padded = np.maximum(lengths[place], examples.lengths)
+
+    def chunks(
+        self, indices: np.ndarray | None = None, *, alone: bool = False
+    ) -> Iterator[np.ndarray]:
+        """The examples at these `indices`, or all, in parts that go through together; each by itself if
+        `alone`, which changes nothing of what it comes to."""
+        if indices is None:
+            indices = np.arange(len(self._padded))
+        size, padded = 1 if alone else self._rows, self._padded[indices]
+        for length in np.unique(padded):
+            alike = indices[padded == length]
+            for start in range(0, len(alike), size):
+                yield alike[start : start + size]
+
+    def batch(self, chunk: np.ndarray) -> Batch:
+        """A batch of exactly `rows` rows: the chunk, and then its first text again and again."""
+        whole = np.concatenate([chunk, np.repeat(chunk[:1], self._rows - len(chunk))])
+        pad, length = int(self._learner.tokenizer.pad_token_id), int(self._padded[chunk[0]])
+        return make_batch(self._examples, whole, pad, self._learner.network.device, length)
+
+    def counted(self, chunk: np.ndarray) -> Batch:
+        """The same, with weights: rows that only fill it weigh 0."""
+        batch = self.batch(chunk)
+        weights = batch.get("weights", torch.ones_like(batch["labels"]))
+        real = torch.arange(len(weights), device=weights.device) < len(chunk)
+        return {**batch, "weights": torch.where(real, weights, torch.zeros_like(weights))}
+
+
+def rows_of(learner: Learner, *, on_features: bool = False) -> int:
+    """Rows of a pass without gradients: as many as in training, or one where places matter."""
+    if not together(learner):
+        return 1
+    return FEATURES_AT_ONCE if on_features else _rows(learner)
+
+
+def rows_to_train(learner: Learner, *, on_features: bool) -> int:
+    """Rows of a pass with gradients; 0 where places matter, so that passes are made as they fall."""
+    if not (together(learner) and (on_features or train_together(learner))):
+        return 0
+    return FEATURES_AT_ONCE if on_features else _rows(learner)
+
+
+def rows_that_fill(learner: Learner) -> int:
+    """As how many texts of the greatest length the rows that only fill passes count, at most, in time."""
+    return -(-sum(_lengths(learner)) * _rows(learner) // learner.job.model.max_length)
+
+
+def lengths_up_to(longest: int) -> list[int]:
+    """The lengths that texts are padded to: each half as long again as the one before."""
+    found = [_SHORTEST]
+    while found[-1] < longest:
+        found.append((found[-1] * 3 // 2 + 7) // 8 * 8)
+    return [*found[:-1], longest]
+
+
+def together(learner: Learner) -> bool:
+    """Whether a text comes to the same bits at every place of a pass, and beside other texts.
+
+    Tried once a process, on invented texts and with weights of our own: those of a server could hide it.
+    Leaves the trained tensors as they were loaded.
+    """
+    return _known(learner, "test", _outputs)
+
+
+def train_together(learner: Learner) -> bool:
+    """The same of the length of its gradient."""
+    return _known(learner, "train", _norms)
+
+
+def _rows(learner: Learner) -> int:
+    return microbatch(learner.job.training, learner.network.device)
+
+
+def _lengths(learner: Learner) -> list[int]:
+    longest = learner.job.model.max_length
+    return [longest] if learner.length is not None else lengths_up_to(longest)
+
+
+_Told = Callable[["Learner", list[np.ndarray], int], Tensor]
+"""What some texts come to, padded to a length: a row for each."""
+
+
+def _known(learner: Learner, what: str, told: _Told) -> bool:
+    known, key = _KNOWN.setdefault(learner.network, {}), (what, torch.get_num_threads())
+    if key not in known:
+        with _away_from_start(learner):
+            found = all(
+                _alike(learner, told, n) for n in {_lengths(learner)[0], _lengths(learner)[-1]}
+            )
+            if found and told is _outputs and learner.network.head_alone:
+                found = _head_alike(learner)
+            known[key] = found
+    return known[key]
+
+
+@contextlib.contextmanager
+def _away_from_start(learner: Learner) -> Iterator[None]:
+    network, generator = learner.network, np.random.default_rng(21)
+    moved = {
+        name: array + generator.normal(0, _SHIFT, array.shape).astype(np.float32)
+        for name, array in learner.initial.items()
+    }
+    network.load(moved)
+    training = network.training
+    try:
+        yield
+    finally:
+        network.load(learner.initial)
+        network.train(training)
+
+
+def _alike(learner: Learner, told: _Told, length: int) -> bool:
+    """Of two texts among others: first and last in one pass, moved and beside others in the next."""
+    size = _rows(learner)
+    if size == 1:
+        return True
+    lengths = [max(3, length - n % 3) for n in range(2 * size)]
+    texts = [text[:length] for text in invented_texts(learner.tokenizer, lengths, seed=5)]
+    first = told(learner, texts[:size], length)
+    second = told(learner, [texts[size - 1], *texts[size : 2 * size - 2], texts[0]], length)
+    return torch.equal(first[0], second[-1]) and torch.equal(first[-1], second[0])
+
+
+def _batch(learner: Learner, texts: list[np.ndarray], length: int) -> Batch:
+    return pad_rows(texts, int(learner.tokenizer.pad_token_id), learner.network.device, length)
+
+
+@torch.inference_mode()
+def _outputs(learner: Learner, texts: list[np.ndarray], length: int) -> Tensor:
+    network, batch = learner.network.eval(), _batch(learner, texts, length)
+    outputs = [network(batch).flatten(1)]
+    if network.mean_head is not None or network.head_alone:
+        outputs.append(network.features(batch).flatten(1))
+    return torch.cat(outputs, dim=1)
+
+
+def _norms(learner: Learner, texts: list[np.ndarray], length: int) -> Tensor:
+    network = learner.network.train()
+    classes = len(learner.job.data.labels or ())
+    # The first and the last label are told apart by text, not by place.
+    labels = [int(text[len(text) // 2]) % max(2, classes) for text in texts]
+    batch = _batch(learner, texts, length) | {"labels": torch.tensor(labels, device=network.device)}
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    gradients = example_gradients(network, parameters, strict=False)
+    try:
+        losses = task_for(learner.job, classes).losses(gradients.module(batch), batch)
+        with torch.autocast(losses.device.type, enabled=False):
+            backward(losses, parameters)
+            with torch.no_grad():
+                return gradients.norms(len(losses)).detach()[:, None]
+    finally:
+        gradients.forget()
+        gradients.close()
+        network.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def _head_alike(learner: Learner) -> bool:
+    """The same of a head that reads features."""
+    network, generator = learner.network.eval(), np.random.default_rng(22)
+    (text,) = invented_texts(learner.tokenizer, [learner.job.model.max_length])
+    width = network.features(learner.batch_of([text])).flatten(1).shape[1]
+    drawn = generator.normal(0, 1, (2 * FEATURES_AT_ONCE, width)).astype(np.float32)
+    rows = torch.from_numpy(drawn).to(network.device)
+    first = network({"features": rows[:FEATURES_AT_ONCE]})
+    ends = rows[FEATURES_AT_ONCE - 1 : FEATURES_AT_ONCE], rows[:1]
+    second = network({"features": torch.cat([ends[0], rows[FEATURES_AT_ONCE:-2], ends[1]])})
+    return torch.equal(first[0], second[-1]) and torch.equal(first[-1], second[0])
