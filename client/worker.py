@@ -79,6 +79,10 @@ class Worker:
         """Load the model, unless it is there, and look whether its texts leave each other alone."""
         import torch
 
+        from ..learning.device import flush_denormals
+
+        if setup.split_secret is None:  # a rehearsal computes as a simulation does, to the last bit
+            flush_denormals()
         torch.set_num_threads(setup.threads)
         if torch.cuda.is_available() and setup.gpu_memory_share < 1:
             torch.cuda.set_per_process_memory_fraction(setup.gpu_memory_share)

@@ -17,6 +17,7 @@ in other rows. That texts are independent but for rounding is what the probe fin
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -34,6 +35,8 @@ from .tasks import task_for
 if TYPE_CHECKING:
     from .examples import Examples
     from .model import Learner
+
+_log = logging.getLogger(__name__)
 
 FEATURES_AT_ONCE = 256
 """Rows of a pass through a head alone."""
@@ -139,13 +142,19 @@ def _known(learner: Learner, what: str, told: _Told) -> bool:
     known, key = _KNOWN.setdefault(learner.network, {}), (what, torch.get_num_threads())
     if key not in known:
         with _away_from_start(learner):
-            found = all(
-                _alike(learner, told, n) for n in {_lengths(learner)[0], _lengths(learner)[-1]}
-            )
-            if found and told is _outputs and learner.network.head_alone:
-                found = _head_alike(learner)
-            known[key] = found
+            try:
+                known[key] = _tried(learner, told)
+            except Exception as error:  # a lack of memory, for one
+                _log.warning("whether texts may go together could not be tried: %s", error)
+                known[key] = False
     return known[key]
+
+
+def _tried(learner: Learner, told: _Told) -> bool:
+    lengths = _lengths(learner)
+    if not all(_alike(learner, told, length) for length in {lengths[0], lengths[-1]}):
+        return False
+    return told is not _outputs or not learner.network.head_alone or _head_alike(learner)
 
 
 @contextlib.contextmanager
