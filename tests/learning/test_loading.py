@@ -104,7 +104,7 @@ DAMAGE = {
         "adding",
     ),
     "a tokenizer that was cut": (lambda f: _cut(f, "tokenizer.json"), "no usable tokenizer"),
-    "a configuration that was cut": (lambda f: _cut(f, "config.json"), "does not load"),
+    "a configuration that was cut": (lambda f: _cut(f, "config.json"), "cannot be read"),
     "a configuration that is a list": (
         lambda f: (f / "config.json").write_text("[1]"),
         "does not load",
