@@ -229,6 +229,26 @@ def run(
 
 
 @client_app.command()
+def models(
+    folder: Folder = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that came of the jobs this owner took part in, and where they lie."""
+    from .client.home import Home
+
+    found = Home.open(folder).models.list()
+    if as_json:
+        print(json.dumps([model.to_dict() for model in found], indent=2))
+        return
+    for model in found:
+        epsilon = "no privacy" if model.epsilon is None else f"epsilon at most {model.epsilon:.4g}"
+        rounds = f"{model.rounds} of {model.planned} rounds"
+        print(f"{model.name}, {model.issued[:10]}, {rounds}, {epsilon}\n  {model.path}")
+    if not found:
+        print("No model yet. One comes when a run that this owner took part in is finished.")
+
+
+@client_app.command()
 def unit(folder: Folder = Path()) -> None:
     """Print a systemd unit that keeps the agent running."""
     from .client.home import Home

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .errors import ConsortiumError
 from .foreign import say
+
+if TYPE_CHECKING:
+    from .privacy.secagg.roster import Limits
+    from .server.consortium import Consortium
 
 consortium_app = typer.Typer(
     help="Make a consortium, and say who is a member of it.",
@@ -55,6 +59,7 @@ def create(
     say(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
     say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
     say(f"Fingerprint: {made.card.fingerprint}")
+    say(f"Absences:    {_absences(made.limits)}")
     say(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
 
 
@@ -84,24 +89,36 @@ def admit(
     say(f"Fingerprint: {asked.fingerprint}")
     _confirm(asked.has_fingerprint(fingerprint) if fingerprint is not None else None, yes)
     consortium.admit(asked)
-    say(f"{asked.name} is a member; the consortium has {len(consortium.members())}.")
+    say(f"{asked.name} is a member. {_tolerance(consortium)}")
 
 
 @consortium_app.command()
 def remove(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the member.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask about runs in progress.")] = False,
 ) -> None:
     """End a membership.
 
     The next roster is without it, and sums are made without it from then on. What it gave to
-    earlier sums stays in them.
+    earlier sums stays in them. Says first what that means for runs in progress.
     """
     from .server.consortium import Consortium
+    from .server.orders import consequences
 
     consortium = Consortium.open(folder)
+    told = consequences(consortium, name) if name in _names(consortium) else []
+    for line in told:
+        say(line)
+    if told and not yes:
+        if not sys.stdin.isatty():
+            raise ConsortiumError(
+                f"Nobody is here to confirm that. Remove {name} with --yes. Nothing was changed."
+            )
+        if not typer.confirm(f"Remove {name}?"):
+            raise ConsortiumError("Nothing was changed.")
     consortium.remove(name)
-    say(f"{name} is no longer a member; the consortium has {len(consortium.members())}.")
+    say(f"{name} is no longer a member. {_tolerance(consortium)}")
 
 
 @consortium_app.command()
@@ -109,8 +126,10 @@ def members(folder: Folder) -> None:
     """List the members and their fingerprints."""
     from .server.consortium import Consortium
 
-    for member in Consortium.open(folder).members():
+    consortium = Consortium.open(folder)
+    for member in consortium.members():
         say(f"{member.name:24} {member.fingerprint}")
+    say(_tolerance(consortium))
 
 
 @consortium_app.command()
@@ -122,6 +141,31 @@ def renew(folder: Folder) -> None:
     consortium.renew_certificate()
     say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
     say("Restart the server to use it.")
+
+
+def _names(consortium: Consortium) -> list[str]:
+    roster = consortium.current_roster()
+    return list(roster.by_name) if roster else []
+
+
+def _tolerance(consortium: Consortium) -> str:
+    """How many members there are, and how many of them a round can do without."""
+    from .privacy.secagg.parameters import most_absent
+
+    members = len(_names(consortium))
+    absent = most_absent(members, consortium.limits)
+    if absent is None:
+        return f"The consortium has {members}: too few for an encrypted sum."
+    return f"The consortium has {members}; a round in which all are asked can do without {absent}."
+
+
+def _absences(limits: Limits) -> str:
+    """How many members may be absent, for consortia of some sizes."""
+    from .privacy.secagg.parameters import most_absent
+
+    found = {members: most_absent(members, limits) for members in (3, 4, 5, 10, 30)}
+    shown = [f"{absent} of {members}" for members, absent in found.items() if absent is not None]
+    return f"a round can do without {', '.join(shown)} members"
 
 
 def _confirm(matches: bool | None, yes: bool) -> None:

@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (server, run, runs, status, logs, stop, resume):
+    for command in (server, run, runs, status, logs, stop, finish, resume, deliver):
         app.command()(command)
 
 
@@ -67,8 +67,13 @@ def run(
     consortium: Folder = None,
     set_: Set = [],  # noqa: B006
     wait: Annotated[
-        float, typer.Option(help="Seconds to wait for members that are away or undecided.")
-    ] = 600.0,
+        float | None,
+        typer.Option(
+            help="Seconds to wait for every member [600 for as many as the job needs, and for those that "
+            "have not decided; 60 more for those that are away].",
+            show_default=False,
+        ),
+    ] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", hidden=True)] = False,
 ) -> None:
     """Sign a job and give it to the server, which asks the members and leads its rounds."""
@@ -97,7 +102,9 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
         return
     _print_notes(store)
     for row in rows:
-        say(f"{row.name:<40} {row.status:<9} round {row.round} of {row.rounds}  {row.created[:19]}")
+        say(
+            f"{row.name:<40} {row.standing:<14} round {row.round} of {row.rounds}  {row.created[:19]}"
+        )
     if not rows:
         say("No run yet. Begin one with: umbel run my-job.toml")
 
@@ -110,7 +117,8 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     from .reports.decisions import decision_line
     from .server.store import Store
 
-    store = Store(_consortium(consortium).database)
+    folder = _consortium(consortium)
+    store = Store(folder.database)
     row = store.run(name)
     events = [event for _, _, event in store.events(row.name)]
     if as_json:
@@ -118,7 +126,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
         say(json.dumps({**asdict(row), "server": notes, "events": events}, indent=2))
         return
     _print_notes(store)
-    say(f"{row.name}: {row.status}, round {row.round} of {row.rounds}")
+    say(f"{row.name}: {row.standing}, round {row.round} of {row.rounds}")
     if row.reason:
         say(row.reason)
     last = next((event for event in reversed(events) if event["event"] == "round"), None)
@@ -134,6 +142,16 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
         if tested:
             figures = ", ".join(tested_texts(tested["metrics"], ".4g"))
             say(f"The model after round {tested['round']}{where}: {figures}")
+    say(_absences(folder.runs / row.name))
+    spare = next((event for event in reversed(events) if event["event"] == "spare"), None)
+    if spare:
+        say(f"Warning: {spare['text']}")
+    sent = [event for event in events if event["event"] == "delivered"]
+    if sent:
+        got = sorted({name for event in sent for name in event["clients"]})
+        say(f"Result sent to: {', '.join(got) or 'nobody'}")
+        for client, reason in sorted(sent[-1]["failed"].items()):
+            say(f"  not to {client}: {reason}. Later: umbel deliver {row.name}")
     for kind in ("ended", "kept"):
         said = next((e for e in reversed(events) if e["event"] == kind), None)
         if said:
@@ -173,11 +191,39 @@ def stop(name: RunName, consortium: Folder = None) -> None:
     say(f"{stop_run(_consortium(consortium), name).name} stops after the round in progress.")
 
 
+def finish(name: RunName, consortium: Folder = None) -> None:
+    """End a run with its last summed model, as a finished, certified run. It cannot be resumed.
+
+    A run in progress ends after its round; one that was stopped or has failed is taken up for that.
+    """
+    from .server.orders import finish as finish_run
+
+    row = finish_run(_consortium(consortium), name)
+    say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
+
+
+def deliver(name: RunName, consortium: Folder = None) -> None:
+    """Send a finished run's result to the owners that were away when it ended."""
+    from .server.orders import deliver as deliver_result
+
+    say(f"{deliver_result(_consortium(consortium), name).name} goes to the owners that lack it.")
+
+
 def resume(name: RunName, consortium: Folder = None) -> None:
     """Go on with a run that was stopped or has failed."""
     from .server.orders import resume as resume_run
 
     say(f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it.")
+
+
+def _absences(run: Path) -> str:
+    """How many clients a round can do without, by the run's plan."""
+    try:
+        cohort = json.loads((run / "plan.json").read_text(encoding="utf-8"))["cohort"]
+    except (OSError, ValueError, KeyError):
+        return "No plan yet: members are being asked."
+    least, size = cohort["minimum"], cohort["size"]
+    return f"A round needs {least} of {size} clients: {size - least} may be missing."
 
 
 def _print_notes(store: Store) -> None:

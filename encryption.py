@@ -108,6 +108,19 @@ def group_thresholds(job: Job, cohort: int, consortium: int) -> list[Thresholds]
     return [thresholds(len(group), spec.colluders, spec.confirm, consortium) for group in groups]
 
 
+def fewest_answers(job: Job, cohort: int, consortium: int) -> int:
+    """Fewest answers for a round of so many clients to count, of a consortium of so many.
+
+    As few as its sums are opened of, so that a round survives the absences that the roster's thresholds
+    allow; the job may ask for more. Without encryption all, unless the job asks for fewer.
+    """
+    if not job.encrypted:
+        return job.cohort.minimum or cohort
+    limits = secure_limits(job.encryption)
+    least = sum(fewest(numbers, limits) for numbers in group_thresholds(job, cohort, consortium))
+    return max(job.cohort.minimum or 0, least)
+
+
 def encryption_refusals(
     job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
 ) -> list[str]:

@@ -9,6 +9,7 @@ UmbelError                  a person can act on it; the command line prints it a
 ├── BudgetExceeded          an owner's privacy ledger refuses to spend more
 ├── LedgerError             an owner's privacy ledger is damaged, edited or of another version
 ├── RoundFailed             too few clients answered, also after the retries
+│   ├── CannotGoOn          no repetition can help: too few are left, or take part
 │   └── OutOfRange          too few owners train a model any further: its weights are too large
 ├── StrategyError           a strategy cannot be found, configured or used
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
@@ -65,6 +66,14 @@ class LedgerError(UmbelError):
 
 class RoundFailed(UmbelError):
     """Too few clients answered in a round, also after its retries."""
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(f"{why} {advice}".strip())
+        self.why = why
+
+
+class CannotGoOn(RoundFailed):
+    """The same, and asking again would not help: too few clients are left, or take part."""
 
 
 class OutOfRange(RoundFailed):

@@ -250,13 +250,14 @@ class PrivacySpec(_Section):
         lt=1,
         description="Share of clients whose update an adaptive clipping norm should leave whole.",
     )
-    spare_rounds: int = Field(
-        1,
+    spare_rounds: int | None = Field(
+        None,
         ge=0,
-        description="Rounds trained anew that the noise already pays for, so that they do not pass "
-        "epsilon: for updates that were really lost. A repetition (after a crash, or when too few "
-        "answered) in which owners send the update that they kept costs nothing, so 1 is enough "
-        "for nearly all runs.",
+        description="Rounds trained anew that the noise of all rounds already pays for, so that they do not "
+        "pass epsilon: for updates that were really lost. A repetition (after a crash, or when too few "
+        "answered) in which owners send the update that they kept costs nothing, so 1 is enough for nearly "
+        'all runs, and the default. Where privacy.unit is "client" the noise is shared, so that every '
+        "repetition costs; the default is 1 and one more for every 10 rounds.",
     )
     limit: PositiveFloat | None = Field(
         None,
@@ -346,7 +347,22 @@ class CohortSpec(_Section):
         "asks only some in each round.",
     )
     minimum: PositiveInt | None = Field(
-        None, description="Fewest answers for a round to count. Default: all that were asked."
+        None,
+        description="Fewest answers for a round to count. Default: as few as the sum may be opened of, so "
+        "that a round survives the absences that the roster's threshold allows (docs/deploy.md); without "
+        "encryption all that were asked.",
+    )
+    joins: bool = Field(
+        False,
+        description="Whether members that are admitted while the job runs take part from the next round on. "
+        "Their own noise is made for the rounds that are left.",
+    )
+    when_stuck: Literal["finish", "stop"] | None = Field(
+        None,
+        description='What becomes of a run that fails after a round was summed: "finish" ends it early with '
+        'its last summed model, as a finished, certified run; "stop" leaves it failed, to be resumed. '
+        'Default: "finish" if no resumption can help, because too few members are left or too many owners '
+        'refuse (such as when their budgets for the run are spent), else "stop".',
     )
     deadline: PositiveFloat = Field(3600.0, description="Seconds that a round waits for answers.")
     retries: int = Field(
@@ -477,6 +493,13 @@ class Job(_Section):
     def tests_privately(self) -> bool:
         """Whether what leaves of the held-out records is noised."""
         return self.counts == "private"
+
+    @property
+    def spare_rounds(self) -> int:
+        """Rounds that may be trained anew within epsilon, with the default filled in."""
+        if self.privacy.spare_rounds is not None:
+            return self.privacy.spare_rounds
+        return 1 + self.training.rounds // 10 if self.per_client else 1
 
     @property
     def tests_epsilon(self) -> float:

@@ -10,6 +10,8 @@ train           assignment, arrays (global model)     arrays (update: local minu
 evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
 ==============  ====================================  ==========================================
 
+At the end ``query.result`` brings the run's result, which the reply says is kept.
+
 Where a train request asks for it, its reply also holds the counts of the model that it brought. Both
 carry, where the job spends privacy, the sealed head of the owner's ledger for the certificate.
 
@@ -52,7 +54,10 @@ PREKEY = "query.prekey"
 CONFIRM = "query.confirm"
 REVEAL = "query.reveal"
 
-KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)
+RESULT = "query.result"
+"""Brings a finished run's result (``certificate.parcel``)."""
+
+KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL, RESULT)
 """All kinds of request that an agent answers."""
 
 ASSIGNMENT = "assignment"

@@ -9,13 +9,19 @@ their numbers from the same functions here, so an agent never has to take one on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .client_level import client_refusals, client_warnings
-from .encryption import encryption_facts, encryption_refusals, group_thresholds, server_sees
+from .encryption import (
+    encryption_facts,
+    encryption_refusals,
+    fewest_answers,
+    group_thresholds,
+    server_sees,
+)
 from .errors import PlanRefused
 from .evaluation import (
     chosen_tests,
@@ -30,7 +36,7 @@ from .job import Job
 from .limits import clip_of, secure_limits
 from .padding import padding_refusals, padding_warnings
 from .privacy.accounting import MechanismEvent
-from .privacy.secagg.parameters import Thresholds, fewest
+from .privacy.secagg.parameters import Thresholds
 from .privacy.secagg.roster import Limits
 from .recipe import delta_fits, delta_refusal, private_recipe
 from .refusals import job_refusals, refused
@@ -76,6 +82,17 @@ class ClientPlan:
 
 
 @dataclass(frozen=True)
+class UnderWay:
+    """What a run in progress has fixed, when it goes on with other clients under another roster."""
+
+    tests: int
+    participations: Mapping[str, int]
+    """Rounds that each client's noise is made for."""
+    left: Sequence[ClientFacts] = ()
+    """Clients that took part before."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """A job that can run, and what it guarantees."""
 
@@ -89,6 +106,8 @@ class Plan:
     """How often the owners test the model (``schedule.rounds_tested``)."""
     blur: float | None
     """Standard deviation that noise gives the main figure of a test."""
+    left: tuple[ClientPlan, ...] = ()
+    """Clients that take part no longer: what they were planned to spend still counts."""
 
     @classmethod
     def compile(
@@ -98,6 +117,7 @@ class Plan:
         model: ModelShape,
         consortium: int | None = None,
         padding_cost: float | None = None,
+        under_way: UnderWay | None = None,
     ) -> Plan:
         """Check everything together; a ``PlanRefused`` lists all reasons.
 
@@ -105,12 +125,16 @@ class Plan:
         `padding_cost` how many times the texts' own tokens are computed, where that is known.
         """
         consortium = len(facts) if consortium is None else consortium
-        tests = chosen_tests(job, facts, consortium)
-        reasons = _refusals(job, facts, model, consortium, tests)
+        tests = under_way.tests if under_way else chosen_tests(job, facts, consortium)
+        reasons = _refusals(job, facts, model, consortium, tests, begun=under_way is not None)
         if reasons:
             raise refused(reasons)
-        rounds = _participations(job, [client.name for client in facts])
-        clients = tuple(_plan_client(job, client, rounds[client.name], tests) for client in facts)
+        rounds = participations_of(job, [client.name for client in facts])
+        rounds |= under_way.participations if under_way else {}
+        clients, left = (
+            tuple(_plan_client(job, client, rounds[client.name], tests) for client in many)
+            for many in (facts, under_way.left if under_way else ())
+        )
         planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
         if job.private and planned > job.privacy.owner_limit:
             raise PlanRefused(
@@ -123,15 +147,12 @@ class Plan:
         warnings += padding_warnings(job, model.verdict, padding_cost)
         if job.per_client:
             warnings += client_warnings(job, facts, consortium)
-        return cls(job, model, clients, tuple(warnings), consortium, tests, blur)
+        return cls(job, model, clients, tuple(warnings), consortium, tests, blur, left)
 
     @property
     def minimum(self) -> int:
         """Fewest answers for a round to count, and clients in all its sums together."""
-        least = self.job.cohort.minimum or self.cohort_size
-        if not self.job.encrypted:
-            return least
-        return max(least, sum(fewest(numbers, self.limits) for numbers in self._thresholds))
+        return fewest_answers(self.job, self.cohort_size, self.consortium)
 
     @property
     def limits(self) -> Limits:
@@ -167,9 +188,14 @@ class Plan:
         return {client.name: client for client in self.clients}
 
     @property
+    def everybody(self) -> tuple[ClientPlan, ...]:
+        """Those that take part, and those that did."""
+        return tuple(sorted((*self.clients, *self.left), key=lambda client: client.name))
+
+    @property
     def epsilon(self) -> float | None:
         """The largest planned epsilon of any client; clients hold disjoint data."""
-        values = [client.epsilon for client in self.clients if client.epsilon is not None]
+        values = [client.epsilon for client in self.everybody if client.epsilon is not None]
         return max(values) if values else None
 
     @property
@@ -202,7 +228,10 @@ class Plan:
             "local_steps": job.training.local_steps,
             "batch_size": job.training.batch_size,
             "cohort": {"size": self.cohort_size, "minimum": self.minimum},
-            "clients": [asdict(client) for client in self.clients],
+            "spares": self._spares(),
+            "clients": [asdict(client) for client in self.everybody],
+            "left": [client.name for client in self.left],
+            "tests": self.tests,
             "trainable_parameters": parameters,
             "total_parameters": self.model.total_parameters,
             "bytes_up_per_client_round": self._bytes_up,
@@ -214,6 +243,17 @@ class Plan:
             "proof": guarantee_facts(job, self.epsilon, self.consortium),
             "warnings": list(self.warnings),
         }
+
+    def _spares(self) -> dict[str, Any]:
+        """How many rounds may be trained anew, and how many times larger that makes all noise."""
+        job = self.job
+        if not job.private or not self.clients or not job.spare_rounds:
+            return {"rounds": job.spare_rounds if job.private else 0, "noise": 1.0}
+        one = self.clients[0]
+        spec = job.privacy.model_copy(update={"spare_rounds": 0})
+        without = job.model_copy(update={"privacy": spec})
+        bare = private_recipe(without, one.training_size, one.rounds, self.tests).noise_multiplier
+        return {"rounds": job.spare_rounds, "noise": (one.noise_multiplier or bare) / bare}
 
     @property
     def _bytes_up(self) -> int:
@@ -227,7 +267,8 @@ class Plan:
         )
 
 
-def _participations(job: Job, names: Sequence[str]) -> dict[str, int]:
+def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:
+    """Rounds in which each client is asked, if all of them are there."""
     if job.cohort.size is None or job.cohort.size >= len(names):
         return dict.fromkeys(names, job.training.rounds)
     counts = dict.fromkeys(names, 0)
@@ -258,7 +299,12 @@ def _plan_client(job: Job, client: ClientFacts, participations: int, tests: int)
 
 
 def _refusals(
-    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
+    job: Job,
+    facts: Sequence[ClientFacts],
+    model: ModelShape,
+    consortium: int,
+    tests: int,
+    begun: bool,
 ) -> list[str]:
     """Every reason why this job cannot be right; empty when it can.
 
@@ -270,7 +316,7 @@ def _refusals(
     reasons = []
     if not model.trained:
         reasons.append("nothing would be trained: model.lora.target leaves no tensor")
-    if job.cohort.size and job.cohort.size > len(facts):
+    if job.cohort.size and job.cohort.size > len(facts) and not begun:
         reasons.append(f"cohort.size is {job.cohort.size}, but there are only {len(facts)} clients")
     if job.cohort.minimum and job.cohort.minimum > len(facts):
         reasons.append(
@@ -280,7 +326,7 @@ def _refusals(
     if job.private:
         reasons += _private_refusals(job, facts)
     if job.per_client:
-        asked = _participations(job, [client.name for client in facts])
+        asked = participations_of(job, [client.name for client in facts])
         reasons += client_refusals(job, facts, model, consortium, asked, tests)
     reasons += padding_refusals(job, model.verdict)
     reasons += evaluation_refusals(job, facts, tests)

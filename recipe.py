@@ -77,7 +77,7 @@ def private_recipe(
     target = (privacy.epsilon - SIZE_EPSILON) * _ROUNDING if size else privacy.epsilon
     # Clients that share noise must agree on it, however often each of them takes part.
     most = participations if job.noised_locally else most_participations(job)
-    paid_rounds = max(1, most + privacy.spare_rounds)
+    paid_rounds = max(1, most + job.spare_rounds)
     # Without tests first: what no noise can meet is then not laid at their door.
     with _way_out(f"{_more_epsilon(job)}, or ask for fewer steps ({_steps_keys(job)})"):
         noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
@@ -163,9 +163,9 @@ def most_spent(job: Job) -> str:
     """Most epsilon that a run costs a client, whatever happens to its rounds."""
     privacy = job.privacy
     stops = f"each client's agent ends its part before it passes {privacy.owner_limit:g}"
-    if not privacy.spare_rounds:
+    if not job.spare_rounds:
         return stops
-    rounds = f"up to {privacy.spare_rounds} round{'s' if privacy.spare_rounds > 1 else ''}"
+    rounds = f"up to {job.spare_rounds} round{'s' if job.spare_rounds > 1 else ''}"
     if privacy.owner_limit <= privacy.epsilon:
         return f"{stops} ({rounds} may be repeated)"
     return f"with {rounds} repeated it is at most {privacy.epsilon:g}, and {stops}"
@@ -237,7 +237,7 @@ def event_of_test(job: Job, tests: int) -> MechanismEvent | None:
     """
     if not job.tests_privately or not tests:
         return None
-    paid = tests + job.privacy.spare_rounds
+    paid = tests + job.spare_rounds
     with _way_out(f"{more_for_tests(job)}, or test less often (evaluation.every)"):
         one = counts_event(job.tests_epsilon, job.privacy.delta, paid)
     return replace(one, steps=1)

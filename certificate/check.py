@@ -16,7 +16,7 @@ from ..privacy.ledger import Ledger
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
 from .guarantee import as_asked, composed
-from .issue import digests, figures_of, public_of, spending_of
+from .issue import CAUSES, digests, figures_of, public_of, spending_of
 from .seal import bound_row
 
 KEY = "certificate.key"
@@ -64,6 +64,7 @@ def verify(
         _signer(certificate, key, card),
         *_job(certificate, run),
         as_asked(certificate),
+        _rounds(certificate),
         *composed(certificate),
         *(_run_files(certificate, run) if run else ()),
         *_adapter(certificate, adapter or (run / "adapter" if run else None)),
@@ -116,6 +117,24 @@ def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
         if differ
         else "is the certified job",
     )
+
+
+def _rounds(certificate: Certificate) -> Finding:
+    """A run has all rounds of its job, or says that it ended early, and why."""
+    stated = certificate.rounds
+    planned = certificate.job.canonical.get("training", {}).get("rounds")
+    early = stated.done < stated.planned
+    holds = stated.planned == planned and stated.kept <= stated.done <= stated.planned
+    text = f"{stated.done} of {stated.planned} are done"
+    if early and stated.ended:
+        text += f": the run ended early, because {stated.ended}"
+    if len(certificate.rosters) > 1:
+        changes = ", ".join(
+            f"{period.clients} clients of {period.members} members from round {period.first} on"
+            for period in certificate.rosters
+        )
+        text += f"; members left or joined on the way: {changes}"
+    return Finding("rounds", holds and early == (stated.ended is not None), text)
 
 
 def _run_files(certificate: Certificate, run: Path) -> Iterator[Finding]:
@@ -173,10 +192,12 @@ def _result_facts(certificate: Certificate) -> dict[str, Any]:
         "epsilon": certificate.guarantee.epsilon_spent,
         "reproducible": certificate.guarantee.seeded,
         "rounds": certificate.rounds.done,
+        "ended": certificate.rounds.ended,
         "kept": certificate.rounds.kept,
         "metrics": dict(certificate.figures),
         "public": certificate.public.model_dump() if certificate.public else None,
         "roster": certificate.roster.model_dump() if certificate.roster else None,
+        "rosters": [period.model_dump() for period in certificate.rosters],
         "sealed_heads": certificate.ledgers.sealed_heads,
     }
 
@@ -188,10 +209,12 @@ def _result_found(result: Any) -> dict[str, Any]:
         "epsilon": result["privacy"]["epsilon"],
         "reproducible": result["reproducible"],
         "rounds": result["rounds"],
+        "ended": CAUSES[result["ended"]["cause"]] if result["ended"] else None,
         "kept": result["kept"]["round"],
         "metrics": figures_of(result["metrics"]),
         "public": public_of(result),
         "roster": result["roster"],
+        "rosters": result["rosters"],
         "sealed_heads": sorted(result["sealed_heads"]),
     }
 

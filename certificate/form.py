@@ -23,7 +23,7 @@ from ..privacy.secagg.encoding import Digest, Encoded
 from ..privacy.secagg.keys import Identity, verify
 from ..privacy.secagg.roster import Roster
 
-FORMAT: Literal["umbel certificate 2"] = "umbel certificate 2"
+FORMAT: Literal["umbel certificate 3"] = "umbel certificate 3"
 FILE = "certificate.json"
 UNSIGNED = "0" * 128
 
@@ -106,9 +106,20 @@ class CertifiedRoster(Document):
     sha256: Hash
 
     @classmethod
-    def of(cls, roster: Roster, consortium: str) -> Self:
+    def of(cls, roster: Roster, consortium: str) -> CertifiedRoster:
         """`consortium` is its id, as on the card."""
-        return cls(consortium=consortium, epoch=roster.epoch, sha256=roster.hash.hex())
+        return CertifiedRoster(consortium=consortium, epoch=roster.epoch, sha256=roster.hash.hex())
+
+
+class CertifiedPeriod(CertifiedRoster):
+    """Rounds of the run under one roster. Noise shares and thresholds were those of its members."""
+
+    first: Count
+    """The round that it begins with."""
+    members: Count
+    clients: Count
+    """Members that took part."""
+    server_sees: str
 
 
 class Ledgers(Document):
@@ -126,6 +137,8 @@ class Ledgers(Document):
 class Rounds(Document):
     planned: Count
     done: Count
+    ended: str | None
+    """Why fewer are done than planned; None if all are."""
     kept: Count
     """The round whose model was kept: the last one, or where the job asks for it the best."""
     repeated: Count
@@ -167,7 +180,7 @@ class Certificate(Document):
 
     _what: ClassVar[str] = "certificate"
 
-    format: Literal["umbel certificate 2"] = FORMAT
+    format: Literal["umbel certificate 3"] = FORMAT
     kind: Literal["simulation", "deployment"]
     run: str
     issued: str
@@ -180,7 +193,9 @@ class Certificate(Document):
     guarantee: Guarantee
     encryption: Encryption
     roster: CertifiedRoster | None
-    """None in a simulation."""
+    """The last one; None in a simulation."""
+    rosters: list[CertifiedPeriod]
+    """All that the run went by, in their order: more than one if members left or joined on the way."""
     ledgers: Ledgers
     rounds: Rounds
     figures: dict[str, Number]

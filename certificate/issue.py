@@ -24,6 +24,14 @@ UNBOUND = frozenset({"README.md", ".gitattributes"})
 
 _LIBRARIES = ("flwr", "numpy", "opacus", "peft", "scipy", "torch", "transformers")
 
+CAUSES = {
+    "figures": "its figures grew no better",
+    "operator": "its operator ended it",
+    "owners": "too few owners could go on",
+    "weights": "owners train its weights no further, which have become too large",
+}
+"""Why a run has fewer rounds than planned, in words that name no owner."""
+
 _LIMITS = (
     "It does not prove that the machines of the data owners ran unmodified software; each owner "
     "vouches for its own, and its own ledger charges its data whatever a server says.",
@@ -81,6 +89,7 @@ def issue(run: Path, result: Json, signer: Identity) -> Certificate:
             "server_sees": result["encryption"]["server_sees"],
         },
         "roster": result["roster"],
+        "rosters": result["rosters"],
         "ledgers": {"owners": owners, "reported": len(heads), "sealed_heads": sorted(heads)},
         "rounds": _rounds(run, job, result),
         "figures": figures_of(result["metrics"]),
@@ -180,6 +189,7 @@ def _rounds(run: Path, job: Job, result: Json) -> dict[str, Any]:
     return {
         "planned": job.training.rounds,
         "done": len(sizes),
+        "ended": CAUSES[result["ended"]["cause"]] if result["ended"] else None,
         "kept": result["kept"]["round"],
         "repeated": len(rounds) - len(sizes),
         "cohort_sizes": [sizes[number] for number in sorted(sizes)],

@@ -16,7 +16,7 @@ from ..job import Job
 from ..learning.export import usage
 from ..quantities import NOT_DEFINED, WHY_NOT_DEFINED, undefined
 from .form import Certificate
-from .issue import figures_of
+from .issue import CAUSES, figures_of
 
 Json = Mapping[str, Any]
 
@@ -100,9 +100,25 @@ def _summary(job: Job, result: Json, certificate: Certificate | None) -> str:
     return (
         f"{kind} ({result['trainable_parameters']:,} trained parameters) for `{job.model.base}`, "
         f"tuned across {result['clients']:,} {across}, in "
-        f"{result['rounds']:,} rounds of {result['strategy']}, with Umbel {result['umbel_version']}. "
+        f"{_rounds(job, result)} of {result['strategy']}, with Umbel {result['umbel_version']}."
+        f"{_changes(result)} "
         f"The base model's files have the digest `{result['base_sha256']}`."
     )
+
+
+def _changes(result: Json) -> str:
+    """Who took part when, where that changed."""
+    if len(result["rosters"]) < 2:
+        return ""
+    parts = [f"{period['clients']} from round {period['first']} on" for period in result["rosters"]]
+    return f" Owners left or joined on the way: {', '.join(parts)}."
+
+
+def _rounds(job: Job, result: Json) -> str:
+    if result["ended"] is None:
+        return f"{result['rounds']:,} rounds"
+    why = CAUSES[result["ended"]["cause"]]
+    return f"{result['rounds']:,} of {job.training.rounds:,} planned rounds ({why})"
 
 
 def _purpose(job: Job) -> str:
@@ -145,6 +161,8 @@ def _measured(job: Job, result: Json) -> str:
         title = f"on {public['examples']:,} public records"
         parts.append(_table(title, public["metrics"], public["initial"]))
     parts = [part for part in parts if part]
+    if not parts and result["ended"]:
+        return "Its owners have not tested this model, because training ended early."
     if not parts:
         return "It was not tested: no owner held records out."
     kept = result["kept"]

@@ -22,6 +22,7 @@ from ..durable import flush_folder
 from ..errors import LedgerError
 
 Event = Literal[
+    "result kept",
     "agent started",
     "agent stopped",
     "job accepted",

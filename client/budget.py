@@ -18,7 +18,7 @@ from ..recipe import PrivateRecipe
 from ..schedule import rounds_tested
 from .policy import Policy
 
-_MORE = "Start a new run with a larger privacy.spare_rounds."
+_MORE = "The run can still end with its last summed model (umbel finish)."
 _NOTHING = MechanismEvent(0.0, 1.0, 0, "concentrated")
 """What a test with exact counts is charged: no number could be, so the owner's policy decides on it."""
 
@@ -141,10 +141,10 @@ class Budget:
                 raise PlanRefused(
                     f"{self.owner} has tested another model of round {round_} exactly"
                 )
-            if len(mine) >= assignment.tests + job.privacy.spare_rounds:
+            if len(mine) >= assignment.tests + job.spare_rounds:
                 raise RunSpent(
                     f"{self.owner} has answered all {assignment.tests} planned tests and "
-                    f"{job.privacy.spare_rounds} spare ones (privacy.spare_rounds)"
+                    f"{job.spare_rounds} spare ones (privacy.spare_rounds)"
                 )
             ledger.reserve(
                 self.account,
@@ -174,7 +174,7 @@ class Budget:
         retries, or its noise pays for; the tests of a run together as often as their noise pays for.
         Rounds together are bound by the run's epsilon.
         """
-        spare = job.privacy.spare_rounds
+        spare = job.spare_rounds
         same = sum(entry.what == what for entry in mine)
         if same > max(job.cohort.retries, spare):
             raise RunSpent(

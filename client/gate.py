@@ -62,6 +62,7 @@ FIELDS: dict[str, dict[str, GateClass]] = {
         "loss": "agreed",  # only without privacy
     },
     "arrays": {"*": "charged"},  # the update, noised in every step; agreed without privacy
+    "receipt": {"kept": "public"},  # that a result came, and was checked
     LEDGER: {"head": "public"},  # sealed with the ledger's secret name
     SECAGG: {
         "reply": "public",  # one of ANSWERS, signed

@@ -16,6 +16,7 @@ from ..privacy.secagg.keys import Identity
 from .account import AccountFile
 from .kept import KeptUpdates
 from .marks import Marks
+from .models import Models
 from .secure import Membership
 from .settings import DataSettings, Settings, settings_text
 
@@ -307,6 +308,11 @@ class Home:
     def kept(self) -> KeptUpdates:
         """Updates of rounds in progress, sealed."""
         return KeptUpdates(self.path / "kept", self.witness)
+
+    @property
+    def models(self) -> Models:
+        """What came of the jobs that this owner took part in."""
+        return Models(self.path / "models")
 
     @property
     def audit(self) -> Path:

@@ -29,6 +29,7 @@ from .rules import (
     JobRules,
     PrivacyRules,
     ResourceRules,
+    ResultRules,
     Section,
     window_of,
     within,
@@ -47,6 +48,7 @@ class Policy(Section):
     privacy: PrivacyRules = PrivacyRules()
     encryption: EncryptionRules = EncryptionRules()
     jobs: JobRules = JobRules()
+    results: ResultRules = ResultRules()
     resources: ResourceRules = ResourceRules()
 
     @classmethod

@@ -157,6 +157,19 @@ class JobRules(Section):
         return value
 
 
+class ResultRules(Section):
+    """What this owner takes of the models that came of its data."""
+
+    accept: bool = Field(
+        True,
+        description="Keep the result of each run that this owner took part in (adapter, certificate, model "
+        "card), in the folder models, once it was checked. List them with: umbel client models.",
+    )
+    most_megabytes: int = Field(
+        1024, ge=1, description="Most megabytes of one result; a larger one is refused."
+    )
+
+
 class ResourceRules(Section):
     """What training may use of this machine."""
 

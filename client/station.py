@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
 from ..consortium import check_job_signature
 from ..durable import write_durably
@@ -23,7 +24,7 @@ from ..errors import BudgetExceeded, ConsortiumError, MessageError, ModelError, 
 from ..job import Job
 from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
-from ..messages import EVALUATE, PREPARE, SECAGG, TRAIN, Assignment, bytes_of
+from ..messages import EVALUATE, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
 from ..padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
@@ -108,6 +109,8 @@ class Station:
                 content = short_trip(self.home.membership, self.home.name, assignment, message)
             elif kind in _SPENDING:
                 content = self._answer(assignment, job, message)
+            elif kind == RESULT:
+                content = self._keep_result(assignment, job, message)
             else:
                 raise MessageError(f"Unknown request {kind!r}")
         except NotYet as error:
@@ -118,6 +121,25 @@ class Station:
             raise
         self._decided(assignment, "job accepted", job.name)
         return content
+
+    def _keep_result(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
+        """Of a run that this owner took part in: its ledger or its notes know it."""
+        from flwr.app import ConfigRecord, RecordDict
+
+        rules, card = self._policy.results, self.home.card
+        if not self._notes(assignment.run):
+            raise PlanRefused(f"{self.home.name} took no part in this run")
+        expected = Expected(
+            assignment.run,
+            job.digest(),
+            card.id,
+            self._signer(assignment),
+            rules.most_megabytes * 10**6,
+        )
+        parcel = Parcel(bytes_of(message.content, "listed"), bytes_of(message.content, "content"))
+        place = self.home.models.keep(self.home.name, job, rules, expected, parcel)
+        self.audit.write("result kept", run=assignment.run, job=job.digest(), path=str(place))
+        return RecordDict({"receipt": ConfigRecord({"kept": True})})
 
     def _answer(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
         """From model and records, where the account may spend."""

@@ -285,6 +285,10 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     ]
     if plan.get("strategy"):
         facts.insert(0, ("Strategy", str(plan["strategy"])))
+    if plan.get("cohort"):
+        facts.append(("Absences", _absences_line(plan["cohort"])))
+    if plan.get("spares", {}).get("rounds"):
+        facts.append(("Spares", _spares_line(plan["spares"])))
     if plan.get("evaluation"):
         facts.append(("Tests", _tests_line(plan["evaluation"])))
     lines = holdings_lines(plan["data"]) if plan.get("data") else []
@@ -314,6 +318,18 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     )
     parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
     return Group(*parts)
+
+
+def _absences_line(cohort: dict[str, Any]) -> str:
+    size, least = cohort["size"], cohort["minimum"]
+    if size <= least:
+        return f"none: a round needs all {size} clients"
+    return f"{size - least} of {size} clients may be missing in a round"
+
+
+def _spares_line(spares: dict[str, Any]) -> str:
+    rounds = f"{spares['rounds']} round{'s' if spares['rounds'] > 1 else ''}"
+    return f"{rounds} may be trained anew within epsilon, for {spares['noise'] - 1:.1%} more noise"
 
 
 def _tests_line(tests: dict[str, Any]) -> str:

@@ -53,7 +53,10 @@ class Attempts:
         self.first = stopped.attempt if stopped else 0
         self.refused: tuple[Slot, list[str]] | None = None
         """A slot whose opened sum was refused, and of whom it was."""
-        if stopped and not set(stopped.asked) <= set(run.candidates):
+        if stopped and run.sums and stopped.roster != run.sums.roster.hash.hex():
+            # Begun under another roster, with other members: what was masked there is in no other sum.
+            self._again, self.first, self.groups = None, stopped.attempt + 1, []
+        elif stopped and not set(stopped.asked) <= set(run.candidates):
             self._again, self.first = None, stopped.attempt + 1
 
     def __iter__(self) -> Iterator[Attempt]:

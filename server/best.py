@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..learning.model import arrays_digest
 from ..messages import Arrays
 from .choice import Kept
+from .ending import end_early
 from .files import write_whole
 from .run import Run
 
@@ -25,7 +26,7 @@ def ends_early(run: Run) -> bool:
     best = f"round {choice.best.round}" if choice.best else "the beginning"
     tests = "1 test" if choice.stale == 1 else f"{choice.stale} tests"
     reason = f"no better {choice.metric} in {tests} since {best} ({choice.on})"
-    run.tell({"event": "ended", "round": run.round, "reason": reason})
+    end_early(run, "figures", reason)
     return True
 
 

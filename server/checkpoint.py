@@ -104,7 +104,9 @@ def _parse(content: bytes) -> Checkpoint:
 
 def strategy_state(strategy: Any) -> dict[str, Any]:
     """What a strategy carries from round to round: its numbers, and dictionaries and lists of arrays."""
-    return {name: value for name, value in vars(_inner(strategy)).items() if _is_state(value)}
+    held = vars(_inner(strategy)).items()
+    # Who may take part can change between rounds, and with it the most that a round weighs.
+    return {name: value for name, value in held if _is_state(value) and name != "_total_weight"}
 
 
 def restore_strategy(strategy: Any, state: dict[str, Any]) -> None:

@@ -52,10 +52,8 @@ class Choice:
         self.on = found
         self.metric, self._more = deciding_metric(job)
         self.best: Candidate | None = None
-        self.ended = False
-        """Training was ended early, for good: no later test takes that back."""
-        self.out_of_range = False
-        """It was because owners take no step, and make no test, with the weights that it came to."""
+        self.cause = ""
+        """Why training was ended early, for good: no later event takes that back."""
         self._kind = _KINDS[found] if found else None
         self._heard: set[tuple[str, int, str]] = set()
         self._worse: set[int] = set()
@@ -66,7 +64,7 @@ class Choice:
         """Take in an event of the run."""
         kind, metrics = event["event"], event.get("metrics")
         if kind == "ended":
-            self.ended, self.out_of_range = True, bool(event.get("out_of_range"))
+            self.cause = self.cause or event.get("cause", "figures")
         if kind not in ("holdout", "evaluation") or not metrics:
             return
         test = (kind, int(event["round"]), str(event["model"]))
@@ -79,6 +77,10 @@ class Choice:
     def heard(self, kind: str, round_: int, model: str) -> bool:
         """Whether this model was tested already."""
         return (kind, round_, model) in self._heard
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.cause)
 
     @property
     def stale(self) -> int:

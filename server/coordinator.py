@@ -10,43 +10,40 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
-from ..certificate.form import CertifiedRoster
-from ..encryption import roster_refusals
 from ..errors import ConsortiumError, Interrupted, UmbelError
 from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.export import export_adapter
 from ..learning.loading import load_learner
-from ..learning.model import Learner, ModelShape
+from ..learning.model import Learner
 from ..learning.probe import probed
-from ..limits import clip_of
 from ..messages import to_array_record, to_arrays
-from ..plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import open_roster
 from ..processes import log_to_stderr
-from ..refusals import refused
-from ..strategies import build_strategy
 from .conclusion import conclude
 from .consortium import Consortium
+from .ending import ended_line
 from .exchange import connected
+from .handout import awaiting, hand_out
 from .holdout import PublicTest, note_public, read_public
-from .muster import Muster, Order, muster
+from .renewal import Company, took_part
 from .result import summarise
+from .rosters import RosterChanged
 from .rounds import run_rounds
-from .run import Run
 from .run_folder import RunFolder
 from .store import Store
-from .sums import SecureSums
 
+_COME_BACK = 60.0
+"""Seconds."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +91,8 @@ class Narrator:
                 len(event["clients"]),
                 "".join(f"; {name}: {reason}" for name, reason in event["failed"].items()),
             )
+        elif event["event"] == "spare":
+            _log.warning("%s", event["text"])
 
 
 def coordinate(task: Task) -> None:
@@ -105,19 +104,48 @@ def coordinate(task: Task) -> None:
         # Late, because whoever has claimed the work has to show soon that it lives.
         claim = claim_run(task.address, root, Path(task.secret).read_bytes(), task.flower_run)
         with grid_of(task.address, root, claim) as grid:
-            _lead(task, consortium, store, grid)
+            row = store.run(task.name)
+            ended = row.reason
+            if row.status != "delivering":
+                ended = _lead(task, consortium, store, grid)
+                # From here on it is finished, whatever becomes of the rest.
+                store.set_status(task.name, "finished", ended)
+            _hand_out(task, consortium, store, grid)
+    except RosterChanged:
+        _log.info("the roster has changed: the run goes on under the next one")
     except Interrupted as error:
         store.set_status(task.name, "stopped", str(error))
         _log.info("%s", error)
     except UmbelError as error:
-        store.set_status(task.name, "failed", str(error))
+        store.fail(task.name, str(error))
         _log.error("%s", error)
     else:
-        store.set_status(task.name, "finished")
+        store.set_status(task.name, "finished", ended)
         _log.info("finished: %s", consortium.runs / task.name / "result.json")
 
 
-def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
+def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
+    """Send the result to the owners that took part, are members still, and have not got it."""
+    folder = RunFolder.open(consortium.runs / task.name)
+    clients = {name: node for name, node in task.nodes.items() if name in took_part(folder)}
+    signer = _signer(consortium)
+    missing = awaiting(folder, clients)
+    if signer is None or not missing:
+        return
+    try:
+        event = hand_out(grid, folder, missing, signer)
+    except UmbelError as error:
+        _log.warning("the result was sent to nobody: %s", error)
+        return
+    folder.append(event)
+    store.tell(task.name, event)
+    _log.info("the result is with: %s", ", ".join(event["clients"]) or "nobody")
+    for name, reason in sorted(event["failed"].items()):
+        _log.warning("%s has not got the result: %s", name, reason)
+
+
+def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
+    """Why the run has fewer rounds than planned; nothing if it has all."""
     folder = RunFolder.open(consortium.runs / task.name)
     identity, job = folder.read_json("run.json"), folder.job
     begun = time.monotonic()
@@ -125,52 +153,51 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     def should_stop() -> bool:
         return store.run(task.name).status == "stopping"
 
+    def should_finish() -> bool:
+        return store.run(task.name).status == "finishing"
+
     if identity["reproducible"]:
         _use_one_thread()
     public = read_public(job)
     note_public(folder, public)
-    roster = consortium.roster() or b""
-    order = Order(identity["id"], job, identity["signature"], roster)
     learner = probed(_load(job))
     # Packed, so that it is in memory once when it travels.
     shape, initial = learner.shape(), to_arrays(to_array_record(learner.initial))
     public_test = PublicTest(learner, public) if public else None
     # Without public records the base model, which may be far larger, is let go of until the end.
     del learner
-    members = len(consortium.members())
-    _check_clip(job, shape, consortium, members)
-    clients = _clients(folder, grid, order, task.nodes, identity["wait"], should_stop)
+    company = Company.gather(folder, consortium, shape, grid, task.nodes, should_stop)
     if should_stop():
         raise Interrupted("Stopped before the first round.")
-    plan = Plan.compile(job, clients.facts, shape, members)
-    if not (folder.path / "plan.json").exists():
-        folder.write_json("plan.json", plan.to_dict())
-    run = Run(
-        identity["id"],
-        plan,
-        grid,
-        build_strategy(job.strategy, plan.total_weight),
-        folder,
-        initial,
-    )
+    run = company.take_up(grid, initial)
     del initial
-    run.nodes, run.signature = clients.nodes, order.signature
-    run.patience = identity["wait"]
     run.public_test = public_test
     run.listener, run.should_stop = Narrator(store, task.name), should_stop
+    run.should_finish = should_finish
+    run.advice = lambda round_: _advice(task.name, round_)
     if identity["reproducible"]:
         run.secrets = lambda what: reproducible_stream(job.seed, what)
-    if job.encrypted:
-        run.roster = roster
-        run.sums = SecureSums(open_roster(roster, consortium.card.consortium_key_bytes))
-    run.restore()
-    connected(grid, run.nodes, len(run.nodes), identity["wait"], should_stop)
+    interrupted = _either(should_stop, should_finish)
+    connected(grid, run.nodes, run.plan.minimum, identity["wait"], interrupted)
+    # Nodes that were here a moment ago come back soon, if they do.
+    connected(grid, run.nodes, len(run.nodes), min(identity["wait"], _COME_BACK), interrupted)
     folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
     counts = run_rounds(run)
     export_adapter(
         public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"
     )
-    _finish(run, counts, identity, consortium, roster)
+    result = summarise(run, counts, {}, identity, company.statement())
+    conclude(run.folder, result, _signer(consortium))
+    return ended_line(result["ended"]) if result["ended"] else ""
+
+
+def _advice(name: str, round_: int) -> str:
+    resume = f"fix the cause, then: umbel resume {name}"
+    return f"{resume}; or take its model as the result: umbel finish {name}" if round_ else resume
+
+
+def _either(one: Callable[[], bool], other: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: one() or other()
 
 
 def _use_one_thread() -> None:
@@ -180,43 +207,8 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: int) -> None:
-    """Refuse what every member would, before any of them is asked, and charges its published size."""
-    if job.encrypted:
-        clip = clip_of(job, shape.trained_parameters, members)
-        if reasons := roster_refusals(clip, consortium.limits):
-            raise refused(reasons)
-
-
 def _load(job: Job) -> Learner:
     return load_learner(job, len(job.data.labels or ()))
-
-
-def _clients(
-    folder: RunFolder,
-    grid: Grid,
-    order: Order,
-    nodes: dict[str, int],
-    wait: float,
-    should_stop: Any,
-) -> Muster:
-    """Those that take part: asked when the run begins, and the same ones when it goes on."""
-    if (folder.path / "clients.json").exists():
-        return Muster.from_json(folder.read_json("clients.json"), nodes)
-    found = muster(grid, order, nodes, wait, _log.info, should_stop)
-    if not should_stop():
-        folder.write_json("clients.json", found.to_json())
-    found.nodes = {name: nodes[name] for name in found.ready}
-    return found
-
-
-def _finish(
-    run: Run, counts: Any, identity: dict[str, Any], consortium: Consortium, roster: bytes
-) -> None:
-    card = consortium.card
-    members = CertifiedRoster.of(open_roster(roster, card.consortium_key_bytes), card.id)
-    result = summarise(run, counts, {}, identity, members)
-    conclude(run.folder, result, _signer(consortium))
 
 
 def _signer(consortium: Consortium) -> Identity | None:

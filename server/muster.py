@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,14 +11,15 @@ from flwr.serverapp import Grid
 
 from .. import __version__
 from ..clock import Clock, SystemClock
+from ..encryption import fewest_answers
 from ..errors import MessageError, RoundFailed
 from ..facts import ClientFacts
 from ..flower import UNREACHED
 from ..job import Job
 from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
 from .exchange import Exchange
+from .readiness import prepare_request
 from .replies import readiness_check, readiness_of
-from .rounds import prepare_request
 
 _AGAIN_SECONDS = 3.0
 _ANSWER_SECONDS = 300.0
@@ -74,16 +75,66 @@ def muster(
     tell: Callable[[str], None],
     should_stop: Callable[[], bool],
     clock: Clock | None = None,
+    grace: float | None = None,
 ) -> Muster:
     """Ask all members until every one has answered, or `wait` seconds are over.
 
     nodes: every member's node. Members that are away, owners that have not decided yet, and those that
     do not answer yet are asked again. How long an owner prepares its records follows from how many
     there are, so those that are connected and silent get as long as a round of the job has
-    (``cohort.deadline``). Raises ``RoundFailed`` if in the end there are too few.
+    (``cohort.deadline``). Once as many take part as a round needs, those that are not connected are
+    waited for for `grace` seconds more (default: `wait`). Raises ``RoundFailed`` if in the end there
+    are too few.
     """
     found, clock = Muster(nodes), clock or SystemClock()
+    begun = calm = clock.now()
+    least = needed_to_begin(order.job, len(nodes))
+    for reasons, silent in _asking(grid, order, found, tell, should_stop, clock):
+        now, online = clock.now(), set(grid.get_node_ids())
+        if len(found.ready) < least or any(nodes[name] in online for name in reasons):
+            calm = now
+        patience = max(wait, order.job.cohort.deadline) if silent else wait
+        if (
+            not reasons
+            or now - begun >= patience
+            or now - calm >= (wait if grace is None else grace)
+        ):
+            return _enough(found, order.job, reasons)
+    return found
+
+
+def ask_to_join(
+    grid: Grid,
+    order: Order,
+    nodes: dict[str, int],
+    seconds: float,
+    tell: Callable[[str], None],
+    should_stop: Callable[[], bool],
+    clock: Clock | None = None,
+) -> Muster:
+    """Ask these members whether they join a run in progress; waits as ``muster`` does."""
+    found, clock = Muster(nodes), clock or SystemClock()
     begun = clock.now()
+    for reasons, silent in _asking(grid, order, found, tell, should_stop, clock):
+        patience = max(seconds, order.job.cohort.deadline) if silent else seconds
+        if not reasons or clock.now() - begun >= patience:
+            break
+    return found
+
+
+def _asking(
+    grid: Grid,
+    order: Order,
+    found: Muster,
+    tell: Callable[[str], None],
+    should_stop: Callable[[], bool],
+    clock: Clock,
+) -> Iterator[tuple[dict[str, str], set[str]]]:
+    """Ask those that have not answered, again and again.
+
+    Gives, each time, why some are not ready yet, and which of those are connected and silent.
+    """
+    nodes = found.nodes
     told: dict[str, str] = {}
     while not should_stop():
         missing = [name for name in nodes if name not in found.ready and name not in found.refused]
@@ -95,11 +146,14 @@ def muster(
             if told.get(name) != reason:
                 tell(f"{name}: {reason}")
                 told[name] = reason
-        patience = max(wait, order.job.cohort.deadline) if silent else wait
-        if not reasons or clock.now() - begun >= patience:
-            return _enough(found, order.job, reasons)
+        yield reasons, silent
         clock.wait_until(clock.now() + _AGAIN_SECONDS)
-    return found
+
+
+def needed_to_begin(job: Job, members: int) -> int:
+    """How many of a consortium's members must take part before those that are away are left out."""
+    cohort = min(job.cohort.size or members, members)
+    return max(job.cohort.size or 0, fewest_answers(job, cohort, members))
 
 
 def _ask(

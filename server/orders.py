@@ -10,28 +10,36 @@ import uuid
 
 from .. import __version__
 from ..consortium import sign_job
+from ..encryption import fewest_answers
 from ..errors import JobError, PlanRefused, RunFolderError
 from ..job import Job
 from ..limits import keeps_to
 from ..refusals import job_refusals, refused
 from .consortium import Consortium
 from .holdout import public_corpus
+from .rosters import Rosters
 from .run_folder import RunFolder
-from .store import RunRow, Store
+from .store import RunRow, Status, Store
 
 WAIT_SECONDS = 600.0
-"""How long a run waits for members that are away or have not decided, before it goes without them."""
+"""How long a run waits for as many members as it needs, and for owners that have not decided."""
+GRACE_SECONDS = 60.0
+"""How long it waits, once it has as many as it needs, for members that are not connected."""
 
 
 def place(
     consortium: Consortium,
     job: Job,
     *,
-    wait: float = WAIT_SECONDS,
+    wait: float | None = None,
     reproducible: bool = False,
     name: str | None = None,
 ) -> RunFolder:
-    """Sign a job and queue it; the folder of its run. Nothing is written for a job that cannot be."""
+    """Sign a job and queue it; the folder of its run. Nothing is written for a job that cannot be.
+
+    wait: seconds in which every member is waited for; by default those that are away only for a short
+    time, once there are as many as the job needs.
+    """
     if job.task == "text-classification" and not job.data.labels:
         raise JobError(
             "data.labels is missing: between machines nobody sees all data, so the job has to name "
@@ -64,7 +72,8 @@ def place(
             "umbel_version": __version__,
             "reproducible": reproducible,
             "signature": signature,
-            "wait": wait,
+            "wait": WAIT_SECONDS if wait is None else wait,
+            "grace": GRACE_SECONDS if wait is None else wait,
         },
     )
     Store(consortium.database).add(folder.path.name, run_id, job.training.rounds)
@@ -80,16 +89,82 @@ def stop(consortium: Consortium, name: str) -> RunRow:
     return store.run(run.name)
 
 
+def finish(consortium: Consortium, name: str) -> RunRow:
+    """Let the last summed model of a run be its result, after the round in progress."""
+    store = Store(consortium.database)
+    run = store.run(name)
+    if run.status == "finished":
+        raise RunFolderError(f"{run.name} is finished: see {consortium.runs / run.name}")
+    if not run.round:
+        raise RunFolderError(
+            f"{run.name} has no model yet: no round was summed. End it with: umbel stop {run.name}"
+        )
+    _check_version(consortium, run)
+    begun: tuple[Status, ...] = ("queued", "running", "stopping", "stopped", "failed")
+    store.change(run.name, begun, "finishing")
+    return store.run(run.name)
+
+
+def deliver(consortium: Consortium, name: str) -> RunRow:
+    """Send the result of a finished run to the owners that have not got it yet."""
+    store = Store(consortium.database)
+    run = store.run(name)
+    if run.status != "finished":
+        raise RunFolderError(f"{run.name} has no result to send: it is {run.standing}.")
+    if not (consortium.runs / run.name / "certificate.json").is_file():
+        raise RunFolderError(
+            f"{run.name} has no certificate yet: umbel certify {consortium.runs / run.name} "
+            f"--consortium {consortium.path}"
+        )
+    store.set_status(run.name, "delivering", run.reason)
+    return store.run(run.name)
+
+
 def resume(consortium: Consortium, name: str) -> RunRow:
     """Queue a run that was stopped or has failed; it goes on after its last finished round."""
     store = Store(consortium.database)
     run = store.run(name)
+    _check_version(consortium, run)
+    if not store.change(run.name, ("stopped", "failed"), "queued"):
+        raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
+    return store.run(run.name)
+
+
+def consequences(consortium: Consortium, name: str) -> list[str]:
+    """What removing a member means for the runs that are not over: a sentence for each of them."""
+    found = []
+    members = len(consortium.members()) - 1
+    for run in Store(consortium.database).runs():
+        path = consortium.runs / run.name
+        if run.over or not (path / "job.toml").is_file():
+            continue
+        folder = RunFolder.open(path)
+        periods = Rosters(folder, consortium).periods
+        if periods and name not in periods[-1].clients:
+            continue
+        left = len(periods[-1].clients) - 1 if periods else members
+        needed = fewest_answers(folder.job, min(folder.job.cohort.size or left, left), members)
+        found.append(
+            f"{run.name} (round {run.round} of {run.rounds}) " + _goes_on(run, left, needed)
+        )
+    return found
+
+
+def _goes_on(run: RunRow, left: int, needed: int) -> str:
+    if left < needed:
+        return f"cannot go on with the {left} that are left, where a round needs {needed}: " + (
+            "it ends early, with its last summed model." if run.round else "it will fail."
+        )
+    return (
+        "goes on without it, under a new roster, once the round in progress is over: then a round needs "
+        f"{needed} of {left} clients. If that round cannot be finished without it, the others train it anew."
+    )
+
+
+def _check_version(consortium: Consortium, run: RunRow) -> None:
     version = RunFolder.open(consortium.runs / run.name).read_json("run.json")["umbel_version"]
     if version != __version__:
         raise RunFolderError(
             f"{run.name} was begun with Umbel {version}, this is {__version__}: finish it with that "
             "version, or start anew."
         )
-    if not store.change(run.name, ("stopped", "failed"), "queued"):
-        raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
-    return store.run(run.name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from .. import __version__
-from ..certificate.form import CertifiedRoster
 from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from .choice import Kept
+from .ending import ended
 from .run import Run
+
+ROSTER = ("consortium", "epoch", "sha256")
+"""What names a roster."""
 
 
 def summarise(
@@ -21,15 +24,16 @@ def summarise(
     counts: Mapping[str, Counts],
     apart: Mapping[str, Mapping[str, Counts]],
     identity: Mapping[str, Any],
-    roster: CertifiedRoster | None = None,
+    rosters: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The result of a finished run; its figures are those of the model that was kept.
 
     counts: of the last model, by client, or of all together under "". apart: those of models trained
-    apart from the federation, by the client that was alone, "" for all data pooled. roster: for the
-    certificate; none in a simulation.
+    apart from the federation, by the client that was alone, "" for all data pooled. rosters: those
+    that the run went by, for the certificate; none in a simulation.
     """
     plan, job = run.plan, run.plan.job
+    names = [client.name for client in plan.everybody]
     labels = job.data.labels or []
     events = run.folder.read_events()
     rounds = [event for event in events if event["event"] == "round"]
@@ -40,11 +44,11 @@ def summarise(
         (event for event in reversed(evaluations) if event["round"] == kept.round), {}
     )
     metrics = last.get("metrics", {})
-    if kept.round == run.round:
-        metrics = figures(job, total(counts)) if counts else {}
+    if kept.round == run.round and counts:
+        metrics = figures(job, total(counts))
     # A last test may be charged after the last round; one within a round is in the round's figure.
     charged = [*rounds, *(e for e in evaluations if e["round"] == run.round)]
-    epsilons = _spent_epsilons(charged, job, plan.by_name) if job.private else {}
+    epsilons = _spent_epsilons(charged, job, names) if job.private else {}
     return {
         "umbel_version": __version__,
         "name": job.name,
@@ -53,7 +57,8 @@ def summarise(
         "reproducible": identity["reproducible"],
         "seed": job.seed,
         "rounds": run.round,
-        "clients": len(plan.clients),
+        "ended": ended(events, run.round, job.training.rounds),
+        "clients": len(names),
         "labels": labels,
         "kept": asdict(kept),
         "metrics": metrics,
@@ -89,7 +94,8 @@ def summarise(
         "adapter": job.adapter,
         "strategy": job.strategy.name,
         "adapter_sha256": arrays_digest(run.arrays),
-        "roster": roster.model_dump() if roster else None,
+        "roster": {key: rosters[-1][key] for key in ROSTER} if rosters else None,
+        "rosters": list(rosters),
         "sealed_heads": _newest_heads(events),
     }
 

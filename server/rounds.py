@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message
 
 from ..client_level import clipping_room, next_clipping_norm
-from ..errors import Interrupted, OutOfRange, PlanRefused, RoundFailed
+from ..errors import CannotGoOn, Interrupted, OutOfRange, RoundFailed
 from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from ..messages import (
     EVALUATE,
-    PREPARE,
-    REFUSED,
-    SECAGG,
     TRAIN,
     Arrays,
     to_array_record,
     to_arrays,
-    to_bytes_record,
 )
 from ..plan import sample_cohort
 from ..recipe import most_participations
@@ -36,14 +32,13 @@ from ..schedule import rounds_tested
 from .attempts import Attempt, Attempts, present
 from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
-from .exchange import CohortGrid, Exchange, Stage, ask, connected
+from .ending import end_by, end_early, ends_with, failure
+from .exchange import CohortGrid, Stage, connected
 from .holdout import measure_publicly
-from .replies import check_fits, readiness_check, readiness_of
+from .readiness import prepare, reasons, take_back
 from .run import Run
 from .secure import SecureCollection
-
-_AGAIN_SECONDS = 2.0
-"""Between two attempts to get enough clients ready."""
+from .spares import warn_of_spares
 
 
 def run_rounds(run: Run) -> dict[str, Counts]:
@@ -54,7 +49,14 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     the last finished round is on disk.
     """
     job = run.plan.job
-    prepare(run)
+    try:
+        prepare(run)
+    except RoundFailed as failed:
+        finishes = run.choice.ended or (run.round and run.should_finish())
+        error = failed if finishes else _without_renewal(run, failed)
+        if not (finishes or ends_with(run, error)):
+            raise error from None
+        end_by(run, error, "operator" if finishes else "owners")
     if run.round == 0:
         run.save()
     while run.round < job.training.rounds:
@@ -62,99 +64,46 @@ def run_rounds(run: Run) -> dict[str, Counts]:
             raise Interrupted(f"Stopped after round {run.round} of {job.training.rounds}.")
         measure_publicly(run)
         keep_candidate(run)
+        if run.round and run.should_finish():
+            end_early(run, "operator", "its operator ended it")
         if ends_early(run):
             break
         try:
+            run.renew(False)
+            take_back(run)
             trained = train_round(run, run.round + 1, _is_tested(run))
-        except OutOfRange as error:
-            _end_here(run, error)
+        except RoundFailed as failed:
+            error = _without_renewal(run, failed)
+            if not ends_with(run, error):
+                raise error from None
+            end_by(run, error)
             break
         keep_candidate(run)
         run.arrays = trained
         run.round += 1
         run.save()
+    if not run.choice.ended:
+        with contextlib.suppress(CannotGoOn):
+            run.renew(False)
     measure_publicly(run, last=True)
-    counts = {} if run.choice.out_of_range else evaluate(run)
-    if not counts and _has_tests(run) and not run.choice.out_of_range:
-        raise RoundFailed("No client could test the final model; the model itself is saved.")
+    counts = evaluate(run) if _may_test(run) else {}
+    untested = not counts and _has_tests(run) and run.choice.cause in ("", "figures")
+    if untested and not run.should_finish():
+        raise failure(run, "No client could test the final model; the model itself is saved.")
     keep_candidate(run)
     settle(run)
     return counts
 
 
-def _end_here(run: Run, error: OutOfRange) -> None:
-    """End training with the model that owners refuse to train further: what it cost is spent.
-
-    They would not test it either, for one record could decide another's count. Raises `error` where no
-    round was trained.
-    """
-    if run.round == 0:
-        raise error
-    reason = (
-        "with its weights rounding would let a record change what others add, so owners stop here"
-    )
-    run.tell({"event": "ended", "round": run.round, "reason": reason, "out_of_range": True})
-
-
-def prepare(run: Run) -> None:
-    """Ask every node whether it can take part, and learn which client it is.
-
-    While too few are ready, those that did not answer are asked again, as long as the run has
-    patience: after a fault a node may seem connected for a while before it really is.
-    """
-    begun, clock = time.monotonic(), run.clock
-    until = clock.now() + run.patience
-    known = run.names
-    waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
-    labels = dict(waiting)
-    failed: dict[str, str] = {}
-    slots: list[int] = []
-    run.nodes = {}
-    while True:
-        exchange = _ask_whether_ready(run, waiting, slots)
-        failed |= exchange.failed
-        # Who refuses would do so again.
-        again = [n for n in exchange.failed if exchange.codes.get(n) != REFUSED]
-        waiting = {node: label for node, label in waiting.items() if label in again}
-        left = until - clock.now()
-        needed = run.plan.minimum - len(run.nodes)
-        if needed <= 0 or needed > len(waiting) or left <= 0 or run.should_stop():
-            break
-        clock.wait_until(clock.now() + min(left, _AGAIN_SECONDS))
-        nodes = {label: node for node, label in waiting.items()}
-        connected(run.grid, nodes, needed, left, run.should_stop)
-    ready = {labels[node] for node in run.nodes.values()}
-    failed = {label: reason for label, reason in failed.items() if label not in ready}
-    if run.sums is not None:
-        run.sums.learn(slots)
-    if len(run.nodes) < run.plan.minimum:
-        raise RoundFailed(
-            f"{len(run.nodes)} of {len(labels)} clients are ready, {run.plan.minimum} are needed. "
-            + _reasons(failed)
-        )
-    seconds = round(time.monotonic() - begun, 3)
-    run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
-
-
-def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Exchange:
-    """Ask these nodes; note who those are that are ready, and the `slots` that they entered."""
-    run.listener.started("prepare", len(labels))
-    requests = [prepare_request(node, run.roster) for node in sorted(labels)]
-    exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
-    for reply in exchange:
-        readiness = readiness_of(reply)
-        check_fits(run.plan, readiness)
-        slots.append(readiness.slot)
-        node = reply.metadata.src_node_id
-        if run.nodes.setdefault(readiness.name, node) != node:
-            raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
-    return exchange
-
-
-def prepare_request(node: int, roster: bytes) -> Message:
-    """The question whether a client can take part; with the newest roster, where it may lack it."""
-    content = RecordDict({SECAGG: to_bytes_record(roster=roster)} if roster else {})
-    return Message(content, dst_node_id=node, message_type=PREPARE)
+def _without_renewal(run: Run, error: RoundFailed) -> RoundFailed:
+    """What a round failed of, if no other roster helps; leaves if one may."""
+    if isinstance(error, OutOfRange):
+        return error
+    try:
+        run.renew(True)
+    except RoundFailed as other:
+        return other
+    return error
 
 
 def train_round(run: Run, round_: int, test: bool) -> Arrays:
@@ -207,6 +156,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "unable": collection.unable,
             "epsilon": collection.epsilons,
             "heads": collection.heads,
+            "tested": stage.test,
             "aggregated": record is not None,
         }
         if collection.doubted:
@@ -214,6 +164,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         if collection.named:
             event["named"] = collection.named
         run.tell(event)
+        warn_of_spares(run, event)
         if record is not None:
             run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
             return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
@@ -221,11 +172,14 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             break
     # Those who would have answered, but for the weights that they were sent.
     able = len(cohort) - len({*cohort} & collection.failed.keys()) + collection.out_of_range
-    kind = OutOfRange if collection.out_of_range and able >= minimum else RoundFailed
-    raise kind(
+    kind = CannotGoOn if len(cohort) - collection.refused < minimum else RoundFailed
+    if collection.out_of_range and able >= minimum:
+        kind = OutOfRange
+    raise failure(
+        run,
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
-        f"are needed, after {attempt.number - attempts.first + 1} attempts. {_reasons(collection.failed)} "
-        f"Round {run.round} is saved; fix the cause, then resume with --resume."
+        f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}",
+        kind,
     )
 
 
@@ -335,7 +289,7 @@ def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
 
     def most(name: str) -> int:
         planned = plan.by_name[name].rounds if job.noised_locally else most_participations(job)
-        return planned + job.privacy.spare_rounds
+        return planned + job.spare_rounds
 
     left = [name for name in names if len(charged[name]) < most(name)]
     return left if len(left) >= plan.cohort_size else names
@@ -353,10 +307,13 @@ def _is_tested(run: Run) -> bool:
     return run.round in rounds_tested(run.plan.job, run.plan.tests)
 
 
+def _may_test(run: Run) -> bool:
+    """Whether to ask for a test of the last model: those who could not go on are asked nothing more."""
+    if run.choice.cause != "operator":
+        return run.choice.cause not in ("owners", "weights")
+    nodes = {name: run.nodes[name] for name in run.candidates}
+    return len(connected(run.grid, nodes, 0, 0.0, run.should_stop)) >= run.plan.minimum
+
+
 def _has_tests(run: Run) -> bool:
     return run.plan.tests > 0
-
-
-def _reasons(failed: Mapping[str, str]) -> str:
-    shown = [f"{name}: {reason.rstrip('.')}." for name, reason in sorted(failed.items())[:3]]
-    return " ".join(shown)

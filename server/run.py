@@ -58,6 +58,12 @@ class Run:
     round: int = 0
     listener: Listener = field(default_factory=Silent)
     should_stop: Callable[[], bool] = lambda: False
+    should_finish: Callable[[], bool] = lambda: False
+    """Whether somebody wants the last summed model to be the result."""
+    renew: Callable[[bool], None] = lambda failed: None
+    """Called between rounds, and where one `failed`: leaves (by raising) if the run needs another roster."""
+    advice: Callable[[int], str] = lambda _: "fix the cause, then resume with --resume"
+    """What can be done about a run that failed, by the rounds that were summed."""
     clock: Clock = field(default_factory=SystemClock)
     """What answers, and clients that are not connected, are waited for by."""
     patience: float = 0.0
@@ -68,6 +74,8 @@ class Run:
     """The signed roster that goes out to the clients; none where they hold it already."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Client name -> node id, learned when the clients report ready."""
+    away: dict[str, int] = field(default_factory=dict)
+    """The same of clients that were not ready when the others were: asked again between rounds."""
     sums: SecureSums | None = None
     """The slots of secure aggregation; None where the job is not encrypted."""
     clipping_norm: float = 0.0

@@ -167,7 +167,8 @@ class SecureCollection(SecureTrips):
         if again:  # the earlier process had come further
             slots = [slot.after(before) for slot, before in zip(slots, again.slots, strict=True)]
         next_ = [as_it_stands(g) for g in following] or (again.following if again else [])
-        now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, next_)
+        roster = self._sums.roster.hash.hex()
+        now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, roster, next_)
         now.write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:

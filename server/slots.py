@@ -47,6 +47,8 @@ class OpenRound:
     attempt: int
     test: bool
     slots: list[OpenSlot]
+    roster: str = ""
+    """Hash of the roster that they are opened under, in hexadecimal."""
     following: list[OpenSlot] = field(default_factory=list)
     """Slots whose prekeys were asked for with the reveals."""
 

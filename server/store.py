@@ -16,7 +16,9 @@ from typing import Any, Literal, get_args
 
 from ..errors import RunFolderError
 
-Status = Literal["queued", "running", "stopping", "stopped", "finished", "failed"]
+Status = Literal[
+    "queued", "running", "stopping", "finishing", "delivering", "stopped", "finished", "failed"
+]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -49,6 +51,12 @@ class RunRow:
     def over(self) -> bool:
         """Whether it needs somebody to go on."""
         return self.status in ("stopped", "finished", "failed")
+
+    @property
+    def standing(self) -> str:
+        """Its status, as people say it."""
+        early = self.status == "finished" and self.round < self.rounds
+        return "finished early" if early else self.status
 
 
 class Store:
@@ -95,6 +103,14 @@ class Store:
                 "UPDATE runs SET status = ?, reason = ?, updated = ? WHERE name = ?",
                 (status, reason, _now(), name),
             )
+
+    def fail(self, name: str, reason: str) -> None:
+        """Say that a run failed; one whose result is sent is finished all the same."""
+        row = self.run(name)
+        if row.status == "delivering":
+            self.set_status(name, "finished", row.reason)
+        else:
+            self.set_status(name, "failed", reason)
 
     def change(self, name: str, before: tuple[Status, ...], after: Status) -> bool:
         """Set a status only where it is one of `before`; whether it was."""

@@ -53,6 +53,12 @@ class SecureSums:
         here = stopped is not None and (stopped.kind, stopped.round) == (kind, round_)
         return stopped if here else None
 
+    def is_open(self, kind: str, round_: int) -> bool:
+        """Whether an earlier process left slots of this round or test under this very roster."""
+        left = self.stopped
+        here = left is not None and (left.kind, left.round) == (kind, round_)
+        return here and left is not None and left.roster == self.roster.hash.hex()
+
     def reopen(self, run: str, number: int, members: Iterable[str], minimum: int = 0) -> Aggregator:
         """The slot of this number again, as another process opened it."""
         slot = Slot(run, number, self.roster.hash, tuple(sorted(members)))

@@ -21,6 +21,8 @@ from ..processes import alone, child_environment, end, free_port, new_secret
 from .consortium import Consortium
 from .coordinator import Task
 from .registry import Registry
+from .rosters import awaits_turn
+from .run_folder import RunFolder
 from .store import RunRow, Store
 
 _TICK_SECONDS = 0.3
@@ -28,6 +30,7 @@ _START_SECONDS = 60.0
 _PORT_SECONDS = 5.0
 """The SuperLink of a server that was killed lets go of the port within this time."""
 _MOST_CRASHES = 5
+_TO_LEAD = ("queued", "running", "finishing", "delivering")
 _SOON_DAYS = 30
 _log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class Supervisor:
                 while not self._stopping:
                     if self._process is None or self._process.poll() is not None:
                         self._start_link()
-                    self._registry.settle()
+                    self._registry.settle(keep=self._needs_removed())
                     try:
                         self._lead()
                         trouble = ""
@@ -154,9 +157,18 @@ class Supervisor:
         for run in self._store.runs():
             if run.status == "stopping":  # nobody leads it
                 self._store.set_status(run.name, "stopped", "Stopped.")
-            elif run.status in ("queued", "running") and self._members():
+            elif run.status in _TO_LEAD and self._members():
                 self._start(run)
                 return
+
+    def _needs_removed(self) -> bool:
+        """Whether the run in progress is in a round that was begun with a member that was removed since."""
+        if self._coordinator is None:
+            return False
+        folder = RunFolder(self._consortium.runs / self._coordinator[0])
+        with contextlib.suppress(UmbelError):
+            return awaits_turn(folder, self._consortium)
+        return False
 
     def _members(self) -> bool:
         return self._consortium.roster() is not None
@@ -205,7 +217,7 @@ class Supervisor:
         log = self._consortium.runs / name / "log"
         if crashes > _MOST_CRASHES:
             text = f"Its coordinator died {crashes} times, the last time with status {status}: see {log}"
-            self._store.set_status(name, "failed", text)
+            self._store.fail(name, text)
             _log.error("%s: %s", name, text)
         else:
             _log.warning("%s: its coordinator ended with status %s; started again", name, status)

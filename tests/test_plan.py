@@ -211,7 +211,7 @@ def test_plan_and_agent_derive_the_same_recipe_from_published_size_and_declared_
     assert recipe.expected_batch_size == pytest.approx(64)
     steps = job.training.local_steps
     assert recipe.round_event == MechanismEvent(recipe.noise_multiplier, 64 / 3700, steps)
-    paid = (job.training.rounds + job.privacy.spare_rounds) * steps
+    paid = (job.training.rounds + job.spare_rounds) * steps
     remains = 3.0 - SIZE_EPSILON
     needed = noise_multiplier(remains, job.privacy.delta, 64 / 3700, paid)
     assert recipe.noise_multiplier == pytest.approx(needed, rel=2e-3)
@@ -516,7 +516,8 @@ def test_all_colluders_of_the_consortium_may_be_in_one_cohort():
 
 def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():
     assert plan(secure_job(cohort={"minimum": 1}), facts(*[500] * 10)).minimum == 6
-    assert plan(secure_job(), facts(*[500] * 10)).minimum == 10
+    assert plan(secure_job(), facts(*[500] * 10)).minimum == 6
+    assert plan(secure_job(cohort={"minimum": 9}), facts(*[500] * 10)).minimum == 9
 
 
 @given(st.permutations(NAMES), st.integers(4, 12), st.integers(0, 5))

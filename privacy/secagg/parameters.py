@@ -87,6 +87,12 @@ def smallest_sum(consortium: int, limits: Limits) -> int:
     return consortium + 1
 
 
+def most_absent(members: int, limits: Limits) -> int | None:
+    """How many of a whole roster may be missing from a sum of everybody; None if there is no sum."""
+    least = fewest(thresholds(members, limits.colluders, limits.confirm, members), limits)
+    return members - least if members >= least else None
+
+
 def _degree(members: int, colluders: int, confirm: bool) -> tuple[int, int, int]:
     """Fewest neighbours (even) that are safe and lose few slots, and the threshold among them.
 

@@ -77,7 +77,7 @@ def test_a_finished_run_verifies_and_every_check_was_made(finished):
     assert made.pop("signer") is None
     assert set(made) == {
         "signature", "job digest", "job.toml", "guarantee", "epsilon", "plan.json", "result.json",
-        "adapter", "ledgers",
+        "adapter", "ledgers", "rounds",
     }  # fmt: skip
     assert all(made.values())
 
@@ -164,7 +164,7 @@ def test_no_other_way_to_write_it_is_taken(finished, before, after):
 
 
 def test_another_format_says_which_one_and_what_to_do(run):
-    for other in ("umbel certificate 1", "umbel certificate 3"):
+    for other in ("umbel certificate 2", "umbel certificate 9"):
         edit(run / FILE, lambda values, other=other: values.update(format=other))
         [text] = wrong(verify(run)).values()
         assert repr(other) in text
@@ -544,7 +544,7 @@ def test_the_command_says_in_json_what_holds(run, umbel):
     found = json.loads(out)
     assert (status, found["valid"]) == (0, True)
     assert found["digest"] == hashlib.sha256((run / FILE).read_bytes()).hexdigest()
-    assert found["certificate"]["format"] == "umbel certificate 2"
+    assert found["certificate"]["format"] == "umbel certificate 3"
     (run / FILE).write_bytes(b"{}")
     status, out, _ = umbel("verify", run, "--json")
     assert (status, json.loads(out)["valid"]) == (2, False)

@@ -222,6 +222,14 @@ class Deployment:
             lambda: (row := self.store.run(run)).over and row, f"{run} to be over", self.logs
         )
 
+    def reach_status(self, run, status):
+        """Wait until a run has this status."""
+        return eventually(lambda: self.store.run(run).status == status, status, self.logs)
+
+    def eventually_has(self, owner):
+        """Wait until an owner has a model."""
+        return eventually(lambda: self.owners[owner].models.list(), f"{owner}'s model", self.logs)
+
     def finished(self, run):
         """Wait until a run is finished; its result."""
         row = self.over(run)

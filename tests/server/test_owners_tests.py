@@ -155,7 +155,7 @@ def test_however_many_tests_a_server_names_they_cost_what_the_job_gives_them(sta
         run.plan = replace(run.plan, tests=tests)
         prepare(run)
         answers = sum(opened(run, number % 4) is not None for number in range(8))
-        assert answers == tests + asking.privacy.spare_rounds
+        assert answers == tests + asking.spare_rounds
         for path in (run.folder.path / "ledgers").glob("*.sqlite"):
             with Ledger(path) as ledger:
                 spent = [entry.event for entry in ledger.entries() if entry.is_test]

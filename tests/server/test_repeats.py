@@ -311,7 +311,7 @@ def test_lots_count_what_was_charged_and_not_what_was_asked(start_run, job_of):
     run = start_run(job)
     names = sorted(run.plan.by_name)
     tired = names[0]
-    most = run.plan.by_name[tired].rounds + job.privacy.spare_rounds
+    most = run.plan.by_name[tired].rounds + job.spare_rounds
     for _ in range(9):  # the same epsilon each time: repeated for nothing
         run.folder.append(
             {"event": "round", "clients": [tired], "failed": {}, "epsilon": {tired: 0.5}}

@@ -735,7 +735,7 @@ def test_lots_leave_out_whose_rounds_are_used_up(start_run, job_of):
     names = sorted(run.plan.by_name)
     assert _with_rounds_left(run, names) == names
     tired = names[0]
-    for _ in range(run.plan.by_name[tired].rounds + job.privacy.spare_rounds):
+    for _ in range(run.plan.by_name[tired].rounds + job.spare_rounds):
         run.folder.append({"event": "round", "clients": [tired], "failed": {}})
     assert _with_rounds_left(run, names) == names[1:]
     assert _with_rounds_left(run, names[:2]) == names[:2]  # too few would be left

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from umbel.certificate.check import verify
 from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
 from umbel.learning.predict import Predictor
 from umbel.privacy.ledger import Ledger
 from umbel.server.run import Silent
-from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, plan_job, resume, simulate
+from umbel.simulations.issuer import run_key
 
 SITES = ["film", "press", "shop", "social"]
 
@@ -350,24 +351,42 @@ def lose_what_is_kept(folder):
         path.unlink()
 
 
-def test_when_the_spare_rounds_are_used_up_a_private_run_says_so_and_spends_no_more(
+def test_a_run_that_outlives_its_spare_rounds_ends_early_with_its_last_summed_model(
     quick, start, tmp_path, forked
 ):
-    """Spare rounds are for updates that were really lost."""
-    job = quick(
-        "example",
-        privacy={"epsilon": 2.0, "spare_rounds": 1},
-        evaluation={"counts": "off"},
-    )
-    killed = At("round 1 written", kill_this_process)
+    job = quick("example", privacy={"epsilon": 2.0}, evaluation={"counts": "off"})
+    path = tmp_path / "run"
+    killed = At("round 2 written", kill_this_process)
     assert forked(lambda: start(job, reproducible=False, listener=killed)) == -signal.SIGKILL
-    lose_what_is_kept(tmp_path / "run")
-    killed = At("round 1 written", kill_this_process)
-    assert forked(lambda: resume(tmp_path / "run", 1, killed)) == -signal.SIGKILL
-    lose_what_is_kept(tmp_path / "run")
-    with pytest.raises(RoundFailed, match="at most 2, and its rounds were repeated too often"):
-        resume(tmp_path / "run", 1)
-    assert all(epsilon <= 2.0 for epsilon in spent(RunFolder(tmp_path / "run")).values())
+    lose_what_is_kept(path)
+    killed = At("round 2 written", kill_this_process)
+    assert forked(lambda: resume(path, 1, killed)) == -signal.SIGKILL
+    lose_what_is_kept(path)
+    folder = resume(path, 1)
+    found = result(folder)
+    assert (found["rounds"], found["ended"]["cause"]) == (2, "owners")
+    assert "repeated too often" in found["ended"]["reason"]
+    assert found["kept"]["ended_early"]
+    verdict = verify(path)
+    assert verdict.valid, verdict.findings
+    certified = verdict.certificate
+    assert (certified.rounds.planned, certified.rounds.done) == (3, 2)
+    assert certified.rounds.ended == "too few owners could go on"
+    assert certified.guarantee.epsilon_spent <= 2.0
+    assert max(spent(folder).values()) <= certified.guarantee.epsilon_spent
+    text = (path / "adapter" / "README.md").read_text()
+    assert "2 of 3 planned rounds (too few owners could go on)" in text
+    assert "not tested this model, because training ended early" in text
+    assert len(list(Predictor.load(path, "cpu").predict(["a good film"]))) == 1
+    warned = [event for event in folder.read_events() if event["event"] == "spare"]
+    assert [event["spares"] for event in warned] == [2]  # the first died with its process
+    assert "budgets do not reach the last 1 round: the run ends early" in warned[0]["text"]
+    changed = certified.model_copy(
+        update={"rounds": certified.rounds.model_copy(update={"ended": None})}
+    )
+    whole = changed.signed_by(run_key(path))
+    (path / "certificate.json").write_bytes(whole.to_bytes())
+    assert {f.what for f in verify(path).findings if f.holds is False} == {"rounds", "result.json"}
 
 
 def test_a_shared_ledger_refuses_the_same_job_a_second_time(quick, start, tmp_path):

@@ -1,0 +1,96 @@
+"""Models that came of the jobs an owner took part in: received, checked, kept and listed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..certificate.form import FILE, Certificate
+from ..certificate.parcel import ADAPTER, Expected, Parcel, unpack
+from ..durable import new_folder, write_durably
+from ..errors import CertificateError, PlanRefused
+from ..job import Job
+from .rules import ResultRules
+
+
+@dataclass(frozen=True)
+class Model:
+    """One that is kept."""
+
+    name: str
+    run: str
+    issued: str
+    rounds: int
+    planned: int
+    epsilon: float | None
+    """The most that the run cost any owner."""
+    figures: Mapping[str, float]
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Models:
+    """An owner's folder of models: one folder each, with `adapter` and `certificate.json` in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(
+        self, owner: str, job: Job, rules: ResultRules, expected: Expected, parcel: Parcel
+    ) -> Path:
+        """Check a result and write it, whole or not at all; where it lies.
+
+        The same one again changes nothing; one with a newer certificate takes the earlier one's place.
+        Raises ``PlanRefused`` if the owner takes none, and ``CertificateError`` for one that is not as
+        it should be; then nothing is written.
+        """
+        if not rules.accept:
+            raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
+        certificate, files = unpack(parcel, expected)
+        place = self._folder / f"{job.name}-{expected.run[:8]}"
+        before = _read(place)
+        if before is not None and before.digest == certificate.digest:
+            return place
+        old = place.with_name(f".{place.name}.before")
+        if before is not None or place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(place, old)
+        with new_folder(place) as made:
+            (made / ADAPTER).mkdir(mode=0o700)
+            for name, data in files.items():
+                write_durably(made / name, data, secret=True)
+        shutil.rmtree(old, ignore_errors=True)
+        return place
+
+    def list(self) -> list[Model]:
+        """All that are kept, the newest first."""
+        folders = [p for p in self._folder.glob("*") if p.is_dir() and not p.name.startswith(".")]
+        found = [(path, _read(path)) for path in folders]
+        models = [_described(path, certificate) for path, certificate in found if certificate]
+        return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)
+
+
+def _read(folder: Path) -> Certificate | None:
+    try:
+        return Certificate.read(folder / FILE)
+    except CertificateError:
+        return None
+
+
+def _described(path: Path, certificate: Certificate) -> Model:
+    return Model(
+        str(certificate.job.canonical.get("name", path.name)),
+        certificate.run,
+        certificate.issued,
+        certificate.rounds.done,
+        certificate.rounds.planned,
+        certificate.guarantee.epsilon_spent,
+        certificate.figures,
+        str(path),
+    )

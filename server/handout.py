@@ -1,0 +1,65 @@
+"""At the end of a run each owner that took part gets the result, over the same channel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from .. import __version__
+from ..certificate.parcel import Parcel, pack
+from ..messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
+from ..privacy.secagg.keys import Identity
+from .exchange import Exchange
+from .run_folder import RunFolder
+
+_MOST_BYTES = 2**31
+"""What is larger does not go through one message: it is for owners to fetch another way."""
+_SECONDS = 600.0
+"""Other runs wait meanwhile."""
+_log = logging.getLogger(__name__)
+
+
+def hand_out(
+    grid: Grid, folder: RunFolder, nodes: Mapping[str, int], signer: Identity
+) -> dict[str, Any]:
+    """Send a finished run's result to these clients; an event that says who has it, and why others do not.
+
+    nodes: by name, those that are to get it. Raises ``CertificateError`` if there is none to send.
+    """
+    identity, job = folder.read_json("run.json"), folder.job
+    parcel = pack(folder.path, identity["id"], signer)
+    online = set(grid.get_node_ids())
+    failed = {name: "not connected" for name, node in nodes.items() if node not in online}
+    answered: list[str] = []
+    if len(parcel.content) > _MOST_BYTES:
+        failed = dict.fromkeys(nodes, f"the result has {len(parcel.content):,} bytes")
+    else:
+        requests = {n: node for n, node in nodes.items() if n not in failed}
+        order = Assignment(
+            __version__, identity["id"], job.to_json(), 0, 0, 1, signature=identity["signature"]
+        )
+        messages = [_request(node, order, parcel) for node in requests.values()]
+        names = {node: name for name, node in requests.items()}
+        exchange = Exchange(grid, messages, names, min(_SECONDS, job.cohort.deadline))
+        for _ in exchange:
+            pass
+        answered = sorted(exchange.answered)
+        failed |= exchange.failed
+    return {"event": "delivered", "clients": answered, "failed": failed}
+
+
+def awaiting(folder: RunFolder, clients: Mapping[str, int]) -> dict[str, int]:
+    """Those of the clients that have not got the result yet, by the run's events."""
+    events = [event for event in folder.read_events() if event["event"] == "delivered"]
+    got = {name for event in events for name in event["clients"]}
+    return {name: node for name, node in clients.items() if name not in got}
+
+
+def _request(node: int, order: Assignment, parcel: Parcel) -> Message:
+    record = to_bytes_record(listed=parcel.listed, content=parcel.content)
+    content = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
+    return Message(content, dst_node_id=node, message_type=RESULT)

@@ -1,0 +1,116 @@
+"""Which clients are ready: asked when a run is taken up, and those that were away again between rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from flwr.app import Message, RecordDict
+
+from ..errors import CannotGoOn, PlanRefused, RoundFailed
+from ..facts import some
+from ..messages import PREPARE, REFUSED, SECAGG, to_bytes_record
+from .ending import failure
+from .exchange import Exchange, Stage, ask, connected
+from .replies import check_fits, readiness_check, readiness_of
+from .run import Run
+
+_AGAIN_SECONDS = 2.0
+"""Between two attempts to get enough clients ready."""
+
+
+def prepare(run: Run) -> None:
+    """Ask every node whether it can take part, and learn which client it is.
+
+    While too few are ready, those that did not answer are asked again, as long as the run has
+    patience: after a fault a node may seem connected for a while before it really is.
+    """
+    begun, clock = time.monotonic(), run.clock
+    until = clock.now() + run.patience
+    known = run.names
+    waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
+    labels = dict(waiting)
+    failed: dict[str, str] = {}
+    slots: list[int] = []
+    run.nodes = {}
+    while True:
+        online = set(run.grid.get_node_ids())
+        gone = {label: "not connected" for node, label in waiting.items() if node not in online}
+        here = {node: label for node, label in waiting.items() if node in online}
+        exchange = _ask_whether_ready(run, here, slots)
+        failed |= exchange.failed | gone
+        # Who refuses would do so again.
+        again = [*gone, *(n for n in exchange.failed if exchange.codes.get(n) != REFUSED)]
+        waiting = {node: label for node, label in waiting.items() if label in again}
+        left = until - clock.now()
+        needed = run.plan.minimum - len(run.nodes)
+        if needed <= 0 or needed > len(waiting) or left <= 0 or run.should_stop():
+            break
+        clock.wait_until(clock.now() + min(left, _AGAIN_SECONDS))
+        nodes = {label: node for node, label in waiting.items()}
+        connected(run.grid, nodes, needed, left, run.should_stop)
+    ready = {labels[node] for node in run.nodes.values()}
+    failed = {label: reason for label, reason in failed.items() if label not in ready}
+    run.away = {label: node for node, label in waiting.items() if label in run.plan.by_name}
+    if run.sums is not None:
+        run.sums.learn(slots)
+    if len(run.nodes) < run.plan.minimum:
+        may_be = len(run.nodes) + len(waiting)
+        raise failure(
+            run,
+            f"{len(run.nodes)} of {len(labels)} clients are ready, {run.plan.minimum} are needed. "
+            + reasons(failed),
+            CannotGoOn if may_be < run.plan.minimum else RoundFailed,
+        )
+    seconds = round(time.monotonic() - begun, 3)
+    run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
+
+
+def take_back(run: Run) -> None:
+    """Ask those that were away when the others got ready, and are connected now: they take part again."""
+    online = set(run.grid.get_node_ids()) if run.away else set()
+    here = {node: name for name, node in run.away.items() if node in online}
+    if not here:
+        return
+    begun, before = time.monotonic(), set(run.nodes)
+    slots: list[int] = []
+    exchange = _ask_whether_ready(run, here, slots)
+    if run.sums is not None:
+        run.sums.learn(slots)
+    gone = [name for name in here.values() if exchange.codes.get(name) == REFUSED]
+    run.away = {n: node for n, node in run.away.items() if n not in run.nodes and n not in gone}
+    clients = sorted(run.nodes.keys() - before)
+    seconds = round(time.monotonic() - begun, 3)
+    if clients or gone:
+        run.tell(
+            {"event": "ready", "clients": clients, "failed": exchange.failed, "seconds": seconds}
+        )
+
+
+def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Exchange:
+    """Ask these nodes; note who those are that are ready, and the `slots` that they entered."""
+    run.listener.started("prepare", len(labels))
+    requests = [prepare_request(node, run.roster) for node in sorted(labels)]
+    exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
+    for reply in exchange:
+        readiness = readiness_of(reply)
+        check_fits(run.plan, readiness)
+        slots.append(readiness.slot)
+        node = reply.metadata.src_node_id
+        if run.nodes.setdefault(readiness.name, node) != node:
+            raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
+    return exchange
+
+
+def prepare_request(node: int, roster: bytes) -> Message:
+    """The question whether a client can take part; with the newest roster, where it may lack it."""
+    content = RecordDict({SECAGG: to_bytes_record(roster=roster)} if roster else {})
+    return Message(content, dst_node_id=node, message_type=PREPARE)
+
+
+def reasons(failed: Mapping[str, str]) -> str:
+    """The first three reasons, each with those who have it."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in sorted(failed.items()):
+        alike.setdefault(reason.rstrip("."), []).append(name)
+    return " ".join(f"{some(names)}: {reason}." for reason, names in list(alike.items())[:3])

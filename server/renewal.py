@@ -1,0 +1,228 @@
+"""Who takes part in a run between machines, and how it turns to another roster between two rounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from flwr.serverapp import Grid
+
+from ..certificate.form import CertifiedRoster
+from ..encryption import group_thresholds, roster_refusals, server_sees
+from ..errors import CannotGoOn, PlanRefused
+from ..job import Job
+from ..limits import clip_of
+from ..messages import EVALUATE, TRAIN, Arrays, Readiness
+from ..plan import Plan, UnderWay
+from ..refusals import refused
+from ..strategies import build_strategy
+from .consortium import Consortium
+from .muster import Muster, Order, ask_to_join, muster
+from .rosters import Period, RosterChanged, Rosters
+from .run import Run
+from .run_folder import RunFolder
+from .sums import SecureSums
+
+if TYPE_CHECKING:
+    from ..learning.model import ModelShape
+
+_CLIENTS = "clients.json"
+_ANEW = "Start a new run with the members that there are."
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Company:
+    """The clients of a run, now and before, and the plan that follows from them."""
+
+    folder: RunFolder
+    consortium: Consortium
+    rosters: Rosters
+    shape: ModelShape
+    clients: Muster
+    """Everybody who ever took part, with what they said of themselves then."""
+
+    @classmethod
+    def gather(
+        cls,
+        folder: RunFolder,
+        consortium: Consortium,
+        shape: ModelShape,
+        grid: Grid,
+        nodes: dict[str, int],
+        should_stop: Callable[[], bool],
+    ) -> Company:
+        """Those that take part: asked when the run begins, and the same ones when it goes on.
+
+        `nodes` are those of the members of the newest roster.
+        """
+        identity, rosters = folder.read_json("run.json"), Rosters(folder, consortium)
+        if (folder.path / _CLIENTS).exists():
+            found = Muster.from_json(folder.read_json(_CLIENTS), nodes)
+        else:
+            _check_clip(folder.job, shape, consortium, len(rosters.roster.members))
+            order, grace = _order(folder, rosters), identity.get("grace")
+            wait = identity["wait"]
+            found = muster(grid, order, nodes, wait, _log.info, should_stop, grace=grace)
+            if not should_stop():
+                folder.write_json(_CLIENTS, found.to_json())
+            found.nodes = {name: nodes[name] for name in found.ready}
+        if not rosters.periods and not should_stop():
+            rosters.begin(list(found.ready))
+        company = cls(folder, consortium, rosters, shape, found)
+        if rosters.periods and rosters.last.joining:
+            company._let_join(grid, nodes, identity, should_stop)
+        return company
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Nodes of those that may be asked now."""
+        return {n: node for n, node in self.clients.nodes.items() if n in self.rosters.last.clients}
+
+    def plan(self, period: Period | None = None) -> Plan:
+        """The plan under a roster, the present one by default: all of its numbers are computed anew.
+
+        Tests and noise of those that go on stay what they were. Raises ``PlanRefused``.
+        """
+        rosters, job = self.rosters, self.folder.job
+        first = period is None and len(rosters.periods) == 1
+        period = period or rosters.last
+        facts = {client.name: client for client in self.clients.facts}
+        here = [facts[name] for name in period.clients if name in facts]
+        under_way = None
+        if not first:
+            left = [client for name, client in facts.items() if name not in period.clients]
+            tests = self.folder.read_json("plan.json")["tests"]
+            under_way = UnderWay(tests, rosters.participations(job), left)
+        members = rosters.members_of(period)
+        _check_clip(job, self.shape, self.consortium, members)
+        return Plan.compile(job, here, self.shape, members, under_way=under_way)
+
+    def take_up(self, grid: Grid, initial: Arrays) -> Run:
+        """The run under its present roster, as its last checkpoint left it; `initial` is its first model."""
+        folder, plan, rosters = self.folder, self.plan(), self.rosters
+        if len(rosters.periods) > 1 or not (folder.path / "plan.json").exists():
+            folder.write_json("plan.json", plan.to_dict())
+        identity, job = folder.read_json("run.json"), plan.job
+        strategy = build_strategy(job.strategy, plan.total_weight)
+        run = Run(identity["id"], plan, grid, strategy, folder, initial)
+        run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
+        run.renew = lambda failed: self.renew(run, failed)
+        if job.encrypted:
+            run.roster, run.sums = rosters.signed, SecureSums(rosters.roster)
+        run.restore()
+        return run
+
+    def renew(self, run: Run, failed: bool) -> None:
+        """Turn to the newest roster if it says something else of this run's clients.
+
+        Raises ``RosterChanged``, after which another process leads the run; ``CannotGoOn`` if too few
+        are left under it. A round that an earlier process left open is finished first, unless it `failed`.
+        """
+        turn = self.rosters.pending(run.plan.job.cohort.joins)
+        if turn is None or (not failed and _in_a_slot(run)):
+            return
+        gone = sorted(set(self.rosters.last.clients) - set(turn.clients))
+        why = f"{', '.join(gone)} left the consortium"
+        try:
+            plan = self.plan(turn)
+        except PlanRefused as error:
+            raise CannotGoOn(f"{why}. {error}", _ANEW) from None
+        if len(turn.clients) < plan.minimum:
+            raise CannotGoOn(
+                f"{why}: {len(turn.clients)} clients are left, {plan.minimum} are needed.", _ANEW
+            )
+        first = run.round + 1
+        self.rosters.turn(turn, first)
+        run.tell({"event": "roster", "round": first, "epoch": turn.epoch, "left": gone})
+        raise RosterChanged
+
+    def statement(self) -> list[dict[str, Any]]:
+        """The rosters that the run went by, for its certificate."""
+        consortium, job = self.consortium.card.id, self.folder.job
+        found = []
+        for period in self.rosters.periods:
+            roster = self.rosters.of(period)
+            members, clients = len(roster.members), len(period.clients)
+            cohort = min(job.cohort.size or clients, clients)
+            sees = server_sees(job, group_thresholds(job, cohort, members), members)
+            found.append(
+                CertifiedRoster.of(roster, consortium).model_dump()
+                | {
+                    "first": period.first,
+                    "members": members,
+                    "clients": clients,
+                    "server_sees": sees,
+                }
+            )
+        return found
+
+    def _let_join(
+        self,
+        grid: Grid,
+        nodes: dict[str, int],
+        identity: Mapping[str, Any],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Ask new members whether they take part; those with whom there is no plan are left out."""
+        order = _order(self.folder, self.rosters)
+        asked = {name: nodes[name] for name in self.rosters.last.asked if name in nodes}
+        seconds = identity.get("grace", identity["wait"])
+        found = ask_to_join(grid, order, asked, seconds, _log.info, should_stop)
+        if should_stop():
+            return
+        taken = []
+        for name, readiness in sorted(found.ready.items()):
+            if reason := self._refusal(name, readiness):
+                _log.warning("%s does not join: %s", name, reason)
+                continue
+            self.clients.ready[name] = readiness
+            self.clients.nodes[name] = nodes[name]
+            taken.append(name)
+        self.folder.write_json(_CLIENTS, self.clients.to_json())
+        self.rosters.joined(taken)
+
+    def _refusal(self, name: str, readiness: Readiness) -> str:
+        """Why a member that is ready cannot join; nothing if it can."""
+        if readiness.base_model != self.shape.base_digest:
+            return "it holds another base model"
+        before = self.clients.ready.get(name)
+        told = (readiness.size, readiness.training_share, readiness.holds_out)
+        if before and told != (before.size, before.training_share, before.holds_out):
+            return "it took part before, with another size of its data"
+        last = self.rosters.last
+        period = replace(last, clients=sorted({*last.clients, name}))
+        ready = {**self.clients.ready, name: readiness}
+        try:
+            replace(self, clients=Muster(self.clients.nodes, ready)).plan(period)
+        except PlanRefused as error:
+            return str(error)
+        return ""
+
+
+def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: int) -> None:
+    """Refuse what every member would, before any of them is asked, and charges its published size."""
+    if job.encrypted:
+        clip = clip_of(job, shape.trained_parameters, members)
+        if reasons := roster_refusals(clip, consortium.limits):
+            raise refused(reasons)
+
+
+def took_part(folder: RunFolder) -> set[str]:
+    """Names of everybody who ever took part in a run."""
+    path = folder.path / _CLIENTS
+    return set(folder.read_json(_CLIENTS)) if path.exists() else set()
+
+
+def _order(folder: RunFolder, rosters: Rosters) -> Order:
+    identity = folder.read_json("run.json")
+    return Order(identity["id"], folder.job, identity["signature"], rosters.signed)
+
+
+def _in_a_slot(run: Run) -> bool:
+    """Whether an earlier process left the coming round, or the last test, in the middle of its sum."""
+    if run.sums is None:
+        return False
+    return run.sums.is_open(TRAIN, run.round + 1) or run.sums.is_open(EVALUATE, run.round)

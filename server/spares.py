@@ -1,0 +1,70 @@
+"""Rounds that were trained anew beyond the planned ones: found by what owners say they have spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..plan import ClientPlan
+from ..privacy.accounting import epsilon
+from .run import Run
+
+_SLACK = 1e-9
+_MOST = 50
+"""More are not told apart."""
+
+
+def used(run: Run, name: str, told: float, events: Sequence[Mapping[str, Any]]) -> int:
+    """Spare rounds that a client has used, if `told` is the epsilon that the run has cost it so far.
+
+    Every round and test that it was asked for so far counts as planned; whatever is spent beyond those
+    was drawn anew.
+    """
+    client = run.plan.by_name[name]
+    asked = [e for e in events if name in e["clients"] or name in e["failed"]]
+    rounds = len({event["round"] for event in asked})
+    tests = sum(bool(event.get("tested")) for event in asked)
+    for spares in range(_MOST):
+        if told <= _spent(client, run, rounds + spares, tests) * (1 + _SLACK):
+            return spares
+    return _MOST
+
+
+def warn_of_spares(run: Run, event: Mapping[str, Any]) -> None:
+    """Say it when a client has used a spare round for the first time, or one more."""
+    if not run.plan.job.private or not event["epsilon"]:
+        return
+    everything = run.folder.read_events()
+    events = [each for each in everything if each["event"] == "round"]
+    if sum(each["round"] == event["round"] for each in events) < 2:
+        return
+    most = max(used(run, name, told, events) for name, told in event["epsilon"].items())
+    told = [each["spares"] for each in everything if each["event"] == "spare"]
+    if most <= max(told, default=0):
+        return
+    paid = run.plan.job.spare_rounds
+    text = f"Round {event['round']} was trained anew: {_rounds(most)} so far, and the noise pays for {paid}. "
+    if most < paid:
+        text += f"{_rounds(paid - most)} may still be lost."
+    elif most == paid:
+        text += "With one more the budgets do not reach the last round, and the run ends early."
+    else:
+        text += f"The budgets do not reach the last {_rounds(most - paid)}: the run ends early."
+    run.tell({"event": "spare", "round": event["round"], "spares": most, "text": text})
+
+
+def _spent(client: ClientPlan, run: Run, rounds: int, tests: int) -> float:
+    """What so many rounds and tests cost a client, with its published size."""
+    job, planned = run.plan.job, client.events
+    per_round = planned["training"].steps // client.rounds
+    events = [replace(planned["training"], steps=per_round * rounds)]
+    if "tests" in planned:
+        events.append(replace(planned["tests"], steps=tests))
+    if "size" in planned:
+        events.append(planned["size"])
+    return epsilon(events, job.privacy.delta)
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' if count > 1 else ''}"

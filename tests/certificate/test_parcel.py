@@ -1,0 +1,198 @@
+"""The result that goes to the owners: it arrives as it was packed, and nothing else is ever written."""
+
+import json
+import os
+import pickle
+import shutil
+import stat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umbel.certificate.check import verify
+from umbel.certificate.form import FILE, Certificate
+from umbel.certificate.issue import issue
+from umbel.certificate.parcel import Expected, Parcel, pack, sealed, unpack
+from umbel.client.models import Models
+from umbel.client.rules import ResultRules
+from umbel.errors import CertificateError, PlanRefused
+from umbel.privacy.secagg.keys import Identity
+from umbel.server.run_folder import RunFolder
+from umbel.simulations.engine import Options, simulate
+
+OPERATOR = Identity(bytes(range(64)))
+CONSORTIUM = "c" * 32
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def run(job_of, tmp_path_factory):
+    """A finished run, certified by an operator's key."""
+    job = job_of("bert", training={"rounds": 1}, privacy={"unit": "none"})
+    folder = simulate(job, Options(tmp_path_factory.mktemp("runs") / "run", workers=1))
+    result = folder.read_json("result.json")
+    result["roster"] = {"consortium": CONSORTIUM, "epoch": 3, "sha256": "0" * 64}
+    folder.write(FILE, issue(folder.path, result, OPERATOR).to_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parcel(run):
+    return pack(run.path, identity(run), OPERATOR)
+
+
+@pytest.fixture(scope="module")
+def contents(run, parcel):
+    return unpack(parcel, expected(run))[1]
+
+
+def identity(run):
+    return run.read_json("run.json")["id"]
+
+
+def expected(folder, **changes):
+    known = {
+        "run": identity(folder),
+        "job": folder.job.digest(),
+        "consortium": CONSORTIUM,
+        "key": OPERATOR.public.signing.hex(),
+        "most_bytes": 10**8,
+    }
+    return Expected(**{**known, **changes})
+
+
+def certified(contents, files):
+    """The certificate for other files, by the operator's own key."""
+    certificate = Certificate.from_bytes(contents[FILE], "it")
+    adapter = certificate.adapter.model_copy(update={"files": files})
+    return certificate.model_copy(update={"adapter": adapter}).signed_by(OPERATOR).to_bytes()
+
+
+def test_an_owner_keeps_the_adapter_its_certificate_and_the_model_card(run, parcel, tmp_path):
+    models = Models(tmp_path / "models")
+    for _ in range(2):  # the second time it is there already
+        place = models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    for path in run.path.joinpath("adapter").rglob("*"):
+        assert (place / "adapter" / path.name).read_bytes() == path.read_bytes()
+    verdict = verify(place / FILE, adapter=place / "adapter", key=OPERATOR.public.signing.hex())
+    assert verdict.valid, verdict.findings
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    [model] = models.list()
+    assert (model.run, model.rounds, model.path) == (identity(run), 1, str(place))
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [place.name]
+
+
+def test_a_newer_certificate_takes_the_place_of_the_earlier_one(run, contents, parcel, tmp_path):
+    models = Models(tmp_path / "models")
+    models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    certificate = Certificate.from_bytes(contents[FILE], "it")
+    newer = certificate.model_copy(update={"issued": "2100-01-01T00:00:00+00:00"})
+    changed = contents | {FILE: newer.signed_by(OPERATOR).to_bytes()}
+    again = sealed(changed, identity(run), OPERATOR)
+    models.keep("st-mary", run.job, ResultRules(), expected(run), again)
+    assert [model.issued for model in models.list()] == ["2100-01-01T00:00:00+00:00"]
+
+
+def test_a_policy_may_take_none_or_only_small_ones(run, parcel, tmp_path):
+    models = Models(tmp_path / "models")
+    with pytest.raises(PlanRefused, match=r"results\.accept"):
+        models.keep("st-mary", run.job, ResultRules(accept=False), expected(run), parcel)
+    with pytest.raises(CertificateError, match="most_megabytes"):
+        models.keep("st-mary", run.job, ResultRules(), expected(run, most_bytes=1000), parcel)
+    assert not (tmp_path / "models").exists()
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_no_byte_of_it_can_be_changed(run, parcel, data):
+    listed, content = bytearray(parcel.listed), bytearray(parcel.content)
+    part = data.draw(st.sampled_from([listed, content]))
+    place = data.draw(st.integers(0, len(part) - 1))
+    if data.draw(st.booleans()):
+        part[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del part[place:]
+    changed = Parcel(bytes(listed), bytes(content))
+    try:
+        _, files = unpack(changed, expected(run))
+    except CertificateError:
+        return
+    assert files == unpack(parcel, expected(run))[1]  # white space in the list, say
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"run": "another"}, {"job": "0" * 64}, {"consortium": "d" * 32}, {"key": "0" * 64}],
+    ids=str,
+)
+def test_what_is_of_another_run_job_consortium_or_key_is_refused(changes, run, parcel):
+    with pytest.raises(CertificateError):
+        unpack(parcel, expected(run, **changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../certificate.json", "adapter/../../x.json", "/etc/x.json", "adapter/x/y.json", ".x.json",
+        "adapter/x.py", "adapter/pytorch_model.bin", "adapter/x", "adapter/x\x00.json", "adapter/", "",
+        "adapter/" + "x" * 200 + ".json",
+    ],
+)  # fmt: skip
+def test_names_stay_inside_and_are_of_kinds_that_hold_no_code(name, run, contents):
+    """Even signed by the operator's key."""
+    hostile = sealed(contents | {name: b"{}"}, identity(run), OPERATOR)
+    with pytest.raises(CertificateError, match="a file is named"):
+        unpack(hostile, expected(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        (WEIGHTS, pickle.dumps(os.getcwd), "no safetensors file"),
+        ("adapter/config.json", b'{"auto_map": {"AutoModel": "evil.Model"}}', "names code"),
+        ("adapter/config.json", b"[" * 100_000, "cannot be read"),
+        ("adapter/notes.md", b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_what_is_not_of_the_kind_that_it_is_called_is_refused(name, data, why, run, contents):
+    import hashlib
+
+    changed = contents | {name: data}
+    files = {
+        n.removeprefix("adapter/"): hashlib.sha256(d).hexdigest()
+        for n, d in changed.items()
+        if n.startswith("adapter/") and not n.endswith("README.md")
+    }
+    changed[FILE] = certified(contents, files)
+    with pytest.raises(CertificateError, match=why):
+        unpack(sealed(changed, identity(run), OPERATOR), expected(run))
+
+
+def test_files_that_the_certificate_does_not_name_are_refused(run, contents):
+    for changed in (
+        contents | {"adapter/more.json": b"{}"},
+        contents | {"more.json": b"{}"},
+        {name: data for name, data in contents.items() if name != WEIGHTS and name != FILE}
+        | {FILE: contents[FILE], "adapter/other.json": b"{}"},
+    ):
+        with pytest.raises(CertificateError, match="not those that the certificate names"):
+            unpack(sealed(changed, identity(run), OPERATOR), expected(run))
+
+
+def test_many_files_and_long_lists_are_refused(run, contents):
+    many = contents | {f"adapter/{n}.json": b"{}" for n in range(100)}
+    with pytest.raises(CertificateError, match="malformed"):
+        unpack(sealed(many, identity(run), OPERATOR), expected(run))
+    for listed in (b"[" * 70_000, b"[" * 1000, b"null", json.dumps({"files": 1}).encode()):
+        with pytest.raises(CertificateError, match="list of files"):
+            unpack(Parcel(listed, b""), expected(run))
+
+
+def test_a_run_without_a_certificate_by_this_key_is_not_packed(run, tmp_path):
+    with pytest.raises(CertificateError, match="another key"):
+        pack(run.path, identity(run), Identity(bytes(64)))
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy.path / FILE).unlink()
+    with pytest.raises(CertificateError, match="There is no certificate"):
+        pack(copy.path, identity(run), OPERATOR)

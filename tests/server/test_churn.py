@@ -1,0 +1,408 @@
+"""Members that are removed, admitted, away and back while a run lasts, over real agents in this process."""
+
+import os
+import random
+from collections import Counter
+
+import pytest
+from flwr.serverapp import Grid
+
+from umbel.certificate.check import verify
+from umbel.client.secure import Membership
+from umbel.consortium import Request, public_pem
+from umbel.errors import CannotGoOn, ProtocolError
+from umbel.flower import refuse, stamp
+from umbel.limits import secure_limits
+from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
+from umbel.privacy.ledger import Ledger
+from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.messages import UploadRequest
+from umbel.server.conclusion import conclude
+from umbel.server.consortium import Consortium
+from umbel.server.orders import place
+from umbel.server.renewal import Company
+from umbel.server.result import summarise
+from umbel.server.rosters import RosterChanged
+from umbel.server.rounds import run_rounds
+from umbel.server.run import Silent
+from umbel.simulations import site
+from umbel.simulations.federation import federate
+from umbel.simulations.grid import InProcessGrid
+from umbel.simulations.site import FIRST_NODE, SiteSettings
+from umbel.simulations.workers import Inline
+
+RUN = "churned"
+
+
+class Crash(BaseException):
+    """The coordinator is killed here."""
+
+
+class Net(Grid):
+    """The network between: who is away is not reached; who is asked to prepare learns the roster."""
+
+    def __init__(self, inner, members):
+        self.inner, self.members = inner, members
+        self.away, self.sent, self.lost = set(), [], []
+
+    @property
+    def run(self):
+        return self.inner.run
+
+    def set_run(self, run):
+        self.inner.set_run(run)
+
+    def create_message(self, *arguments, **named):
+        return self.inner.create_message(*arguments, **named)
+
+    def get_node_ids(self):
+        return [node for node in self.members if node not in self.away]
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        here = [m for m in messages if self._reaches(m)]
+        self.sent += here
+        found = dict(zip(map(id, here), self.inner.push_messages(here), strict=True))
+        self.lost = [m for m in messages if id(m) not in found]
+        return [found.get(id(m)) or stamp(m) for m in messages]
+
+    def pull_messages(self, message_ids):
+        for message in self.lost:
+            yield stamped(refuse(message, FAILED, "the node is not connected"))
+        self.lost = []
+        yield from self.inner.pull_messages(message_ids)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        raise NotImplementedError
+
+    def _reaches(self, message):
+        node = message.metadata.dst_node_id
+        if node in self.away or node not in self.members:
+            return False
+        if message.metadata.message_type == PREPARE and SECAGG in message.content:
+            try:
+                self.members[node].learn(bytes_of(message.content, "roster"))
+            except ProtocolError:
+                return False
+        return True
+
+
+def stamped(message):
+    stamp(message)
+    return message
+
+
+class At(Silent):
+    """Does something when a stage begins, each time that it does, or when an event was told."""
+
+    def __init__(self):
+        self.actions = {}
+
+    def when(self, moment, action):
+        self.actions[moment] = action
+
+    def started(self, what, total):
+        self._reached(what)
+
+    def event(self, event):
+        if event["event"] == "round" and event["aggregated"]:
+            self._reached(f"round {event['round']} summed")
+
+    def _reached(self, moment):
+        action = self.actions.pop(moment, None)
+        if action:
+            action()
+
+
+class Federation:
+    """A consortium with real keys, rosters and agents, and its coordinator, in this process."""
+
+    def __init__(self, job, folder, monkeypatch, begin):
+        self.virtual = federate(job)
+        self.job = self.virtual.job
+        self.folder = folder
+        self.consortium = Consortium.create(
+            folder / "hospitals", "127.0.0.1", 9443, secure_limits(job.encryption)
+        )
+        self.names = [share.name for share in self.virtual.shares]
+        monkeypatch.setattr(site, "membership", lambda owners, name: self.membership(name))
+        (folder / "key").write_bytes(self.consortium.card.consortium_key_bytes)
+        self.requests = {name: self._request(name) for name in self.names}
+        for name in self.names[:begin]:
+            self.admit(name)
+        self.workers = Inline(
+            SiteSettings(self.virtual, folder / "ledgers", folder / "owners", False)
+        )
+        members = {self.node(name): self.membership(name) for name in self.names}
+        self.net = Net(InProcessGrid(self.workers, len(self.names)), members)
+        self.at = At()
+        self.run_folder = place(self.consortium, self.job, wait=0.0, name=RUN)
+
+    def _request(self, name):
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        identity = Identity(os.urandom(64))
+        path = self.membership(name).identity
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.write_bytes(identity.to_secret_bytes())
+        node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+        return Request.make(self.consortium.card, name, identity, node)
+
+    def membership(self, name):
+        own = self.folder / "owners" / name
+        return Membership(
+            name, own / "identity", self.folder / "key", own / "roster", own / "journals"
+        )
+
+    def node(self, name):
+        return FIRST_NODE + self.names.index(name)
+
+    def admit(self, name):
+        self.consortium.admit(self.requests[name])
+
+    def remove(self, name):
+        self.consortium.remove(name)
+
+    def away(self, *names):
+        self.net.away = {self.node(name) for name in names}
+
+    def coordinate(self):
+        """What a coordinator does, until the run is over or this one is killed or the roster is another."""
+        shape, initial = self.workers.call("model")
+        nodes = {member.name: self.node(member.name) for member in self.consortium.members()}
+        company = Company.gather(
+            self.run_folder, self.consortium, shape, self.net, nodes, lambda: False
+        )
+        run = company.take_up(self.net, initial)
+        run.patience, run.listener = 0.0, self.at
+        counts = run_rounds(run)
+        self.workers.call("export", run.arrays, self.run_folder.path / "adapter")
+        identity = self.run_folder.read_json("run.json")
+        result = summarise(run, counts, {}, identity, company.statement())
+        conclude(self.run_folder, result, self.consortium.operator)
+        return result
+
+    def lead(self):
+        """As the supervisor: whatever ends a coordinator, the next one goes on."""
+        while True:
+            try:
+                return self.coordinate()
+            except (Crash, RosterChanged):
+                pass
+
+    def events(self, kind):
+        return [event for event in self.run_folder.read_events() if event["event"] == kind]
+
+    def clients(self):
+        """Who is in the sum of each round that is in the model."""
+        return {e["round"]: set(e["clients"]) for e in self.events("round") if e["aggregated"]}
+
+    def charged(self):
+        """How often each round was charged, by owner; every ledger is whole and within the promise."""
+        found = {}
+        for path in sorted((self.folder / "ledgers").glob("*.sqlite")):
+            with Ledger(path) as ledger:
+                ledger.verify()
+                mine = ledger.entries_of(self.run_folder.read_json("run.json")["id"])
+                found[path.stem] = Counter(entry.what for entry in mine if not entry.is_test)
+        return found
+
+    def rosters_asked(self):
+        """By round, under which rosters owners were asked to mask an update."""
+        found = {}
+        for message in self.net.sent:
+            if message.metadata.message_type == TRAIN:
+                request = UploadRequest.from_bytes(bytes_of(message.content, "request"))
+                round_ = message.content["assignment"]["round"]
+                found.setdefault(round_, []).append(request.manifest.slot.roster)
+        return found
+
+
+@pytest.fixture
+def churning(job_of, tmp_path, monkeypatch):
+    """A federation of so many owners, of whom the first `begin` are members when the run is placed."""
+
+    def build(owners=5, begin=5, **sections):
+        plain = {
+            "simulation": {"partition": "iid", "clients": owners},
+            "training": {"rounds": 3, "batch_size": 64, "local_steps": 2},
+            "privacy": {"delta": 1e-3},
+            "evaluation": {"every": 0},
+            "data": {"labels": ["negative", "positive"]},
+        }
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        job = job_of("bert", **sections)
+        return Federation(job, tmp_path, monkeypatch, begin)
+
+    return build
+
+
+def certified(federation):
+    verdict = verify(federation.run_folder.path, card=federation.consortium.card)
+    assert verdict.valid, [f for f in verdict.findings if f.holds is False]
+    return verdict.certificate
+
+
+def test_a_run_goes_on_without_a_member_that_is_removed_between_rounds(churning):
+    federation = churning()
+    gone, stay = federation.names[1], set(federation.names) - {federation.names[1]}
+    federation.at.when("round 1 summed", lambda: federation.remove(gone))
+    result = federation.lead()
+    assert federation.clients() == {1: set(federation.names), 2: stay, 3: stay}
+    assert federation.charged() == {
+        name: Counter({str(r): 1 for r in ((1,) if name == gone else (1, 2, 3))})
+        for name in federation.names
+    }
+    before, after = result["rosters"]
+    assert (before["first"], before["members"], after["first"], after["members"]) == (1, 5, 2, 4)
+    assert result["clients"] == 5
+    assert gone in result["privacy"]["clients"]
+    certificate = certified(federation)
+    assert [period.clients for period in certificate.rosters] == [5, 4]
+    assert certificate.ledgers.owners == certificate.ledgers.reported == 5
+    assert (
+        "5 from round 1 on, 4 from round 2 on"
+        in (federation.run_folder.path / "adapter" / "README.md").read_text()
+    )
+    plan = federation.run_folder.read_json("plan.json")
+    assert plan["left"] == [gone]
+    assert plan["cohort"] == {"size": 4, "minimum": 3}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("train 2", marks=pytest.mark.slow),
+        "confirm 2",
+        pytest.param("open 2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_round_in_progress_is_finished_under_its_roster_and_never_summed_without_the_member(
+    moment, churning
+):
+    """Also if the coordinator dies in it, and the member is not let in any more."""
+    federation = churning()
+    gone = federation.names[0]
+
+    def removed_and_killed():
+        federation.remove(gone)
+        federation.away(gone)
+        raise Crash
+
+    federation.at.when(moment, removed_and_killed)
+    federation.lead()
+    asked = federation.rosters_asked()
+    assert len({roster for rosters in asked.values() for roster in rosters}) == 2
+    for name, charges in federation.charged().items():
+        for round_, times in charges.items():
+            # Under two rosters only what was trained, and charged, twice.
+            assert times <= len(set(asked[int(round_)])), (name, charges)
+    assert all(
+        gone not in clients for round_, clients in federation.clients().items() if round_ > 2
+    )
+    assert len(federation.clients()) == 3
+    certified(federation)
+
+
+def test_a_run_that_is_left_with_too_few_ends_early_and_one_without_a_model_fails(churning):
+    federation = churning(owners=3, begin=3)
+    federation.at.when("round 2 summed", lambda: federation.remove(federation.names[0]))
+    result = federation.lead()
+    assert (result["rounds"], result["ended"]["cause"]) == (2, "owners")
+    assert f"{federation.names[0]} left the consortium" in result["ended"]["reason"]
+    assert certified(federation).rounds.ended
+
+
+def test_a_run_whose_members_leave_before_its_first_sum_fails_and_says_why(churning):
+    federation = churning(owners=3, begin=3)
+    gone = federation.names[0]
+
+    def removed_and_killed():
+        federation.remove(gone)
+        federation.away(gone)
+        raise Crash
+
+    federation.at.when("train 1", removed_and_killed)
+    with pytest.raises(CannotGoOn, match=f"{gone} left the consortium.*2 clients.*Start a new run"):
+        federation.lead()
+
+
+def test_members_join_between_rounds_where_the_job_allows_it(churning):
+    federation = churning(owners=5, begin=4, cohort={"joins": True})
+    new = federation.names[4]
+    federation.at.when("round 1 summed", lambda: federation.admit(new))
+    result = federation.lead()
+    assert [new in clients for clients in federation.clients().values()] == [False, True, True]
+    assert federation.charged()[new] == Counter({"2": 1, "3": 1})
+    plan = {c["name"]: c for c in federation.run_folder.read_json("plan.json")["clients"]}
+    assert plan[new]["rounds"] == 2
+    assert plan[new]["noise_multiplier"] < min(
+        plan[name]["noise_multiplier"] for name in federation.names[:4]
+    )
+    assert [period["clients"] for period in result["rosters"]] == [4, 5]
+    certified(federation)
+
+
+@pytest.mark.slow
+def test_members_do_not_join_unless_the_job_says_so(churning):
+    federation = churning(owners=5, begin=4)
+    federation.at.when("round 1 summed", lambda: federation.admit(federation.names[4]))
+    result = federation.lead()
+    assert all(federation.names[4] not in clients for clients in federation.clients().values())
+    assert len(result["rosters"]) == 1
+
+
+def test_who_was_away_when_a_run_is_taken_up_takes_part_when_it_is_back(churning):
+    federation = churning(owners=4, begin=4)
+    late = federation.names[2]
+
+    def killed():
+        federation.away(late)
+        raise Crash
+
+    federation.at.when("train 2", killed)
+    federation.at.when("round 2 summed", lambda: federation.away())
+    federation.lead()
+    assert [late in clients for clients in federation.clients().values()] == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_churn_ends_with_a_certified_model_and_charges_nobody_twice(seed, churning):
+    """Twelve owners and ten rounds: members removed, added, away and back, and coordinators killed."""
+    federation = churning(
+        12, 9, training={"rounds": 10}, cohort={"joins": True}, encryption={"colluders": 0.1}
+    )
+    generator = random.Random(seed)
+    members = set(federation.names[:9])
+
+    def happens(kills):
+        what = generator.choice(["remove", "admit", "away", "back", "kill" if kills else "back"])
+        others = sorted(set(federation.names) - members)
+        if what == "remove" and len(members) > 7:
+            members.remove(gone := generator.choice(sorted(members)))
+            federation.remove(gone)
+        elif what == "admit" and others:
+            members.add(new := generator.choice(others))
+            federation.admit(new)
+        elif what == "away":
+            federation.away(generator.choice(sorted(members)))
+        elif what == "back":
+            federation.away()
+        elif what == "kill":
+            raise Crash
+
+    for round_ in range(1, 11):
+        federation.at.when(f"round {round_} summed", lambda: happens(False))
+        stage = generator.choice(["train", "confirm", "open"])
+        federation.at.when(f"{stage} {round_}", lambda: happens(True))
+    result = federation.lead()
+    assert sorted(federation.clients()) == list(range(1, 11)), federation.events("ended")
+    asked = federation.rosters_asked()
+    for name, charges in federation.charged().items():
+        for round_, times in charges.items():
+            assert times <= len(set(asked[int(round_)])), (name, charges)
+    assert all(len(clients) >= 3 for clients in federation.clients().values())
+    assert len(result["rosters"]) > 1
+    certified(federation)
