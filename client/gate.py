@@ -33,6 +33,7 @@ from ..messages import (
     NONCE,
     PREKEY,
     PREPARE,
+    RESULT,
     REVEAL,
     SECAGG,
     TRAIN,
@@ -109,6 +110,7 @@ _RECORDS = {
     PREPARE: {"readiness"},
     TRAIN: {"arrays", "metrics", LEDGER, SECAGG},
     EVALUATE: {"metrics", LEDGER, SECAGG},
+    RESULT: {"receipt"},
     **{trip: {SECAGG} for trip in (COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)},
 }
 """Which records an answer to each kind of request may have."""

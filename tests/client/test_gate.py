@@ -142,6 +142,7 @@ def test_every_field_that_not_all_jobs_have_is_tried_here():
         "slot",
         WEIGHT,
         "reply",
+        "kept",
     }
     assert {f for fields in FIELDS.values() for f in fields} == public | {f for _, f in LEAVES}
 
