@@ -111,6 +111,7 @@ def test_a_job_with_a_regular_expression_for_modules_is_refused(target):
         Job.build({"data": {"path": "-"}, "model": {"lora": {"target": target}}})
 
 
+@pytest.mark.slow
 def test_such_an_expression_hangs_where_it_is_matched_as_it_was():
     script = (
         "from peft import LoraConfig\n"

@@ -1,6 +1,7 @@
 """Which files of a base model decide anything: all of them are in its digest, and no other is read."""
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -255,28 +256,24 @@ def test_a_tokenizer_is_led_to_no_file_elsewhere(folder, tmp_path):
     assert len(load_tokenizer(folder)) > 10
 
 
-def test_code_that_comes_with_a_model_never_runs_and_nobody_is_asked(folder, tmp_path, python):
-    """A terminal that would say yes to everything; on the code before it was asked."""
+def test_code_that_comes_with_a_model_never_runs_and_nobody_is_asked(folder, tmp_path, monkeypatch):
+    """Before, whoever was at the terminal was asked, and a yes ran it."""
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
-    trusting = (
-        "import sys; from transformers import AutoConfig\n"
-        "AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)"
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
     )
-    python(trusting, folder).communicate()
+    with contextlib.suppress(Exception):  # it is no configuration, but by then it ran
+        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert (tmp_path / "ran").exists()  # the attack, on a weakened variant
     (tmp_path / "ran").unlink()
-    script = (
-        "import sys, json; from umbel.job import Job\n"
-        "from umbel.learning.loading import load_learner\n"
-        "load_learner(Job.build(json.loads(sys.argv[1])), 2)"
-    )
-    process = python(script, job_on(folder).to_json(), stdin=-1)
-    _, err = process.communicate("y\n" * 20)
-    assert process.returncode != 0
-    assert "ModelError" in err
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    with pytest.raises(ModelError):
+        load_learner(job_on(folder), 2)
+    assert not asked
     assert not (tmp_path / "ran").exists()
 
 
