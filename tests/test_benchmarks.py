@@ -29,6 +29,14 @@ FIGURES = {
 }
 """What each prints as JSON."""
 QUICK = {"client_noise"}
+DEPLOYED = {"deployment"}
+"""Whole deployments, several in a row: they run with those in which something dies."""
+
+
+def marked(name):
+    if name in QUICK:
+        return name
+    return pytest.param(name, marks=pytest.mark.faults if name in DEPLOYED else pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +60,7 @@ def test_each_benchmark_is_run_somewhere():
     assert found == PARTS | ELSEWHERE | FIGURES.keys() | {"group_utility"}
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FIGURES]
-)
+@pytest.mark.parametrize("name", map(marked, FIGURES))
 def test_it_runs_and_prints_its_figures(name, example_data):
     assert FIGURES[name] <= json.loads(smoke(name, "--json")).keys()
 
