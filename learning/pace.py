@@ -92,9 +92,10 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
         record = max(0.0, trained(full) - start) / full
         alone = max(0.0, trained(1) - start - record)
         if rows and not on_features:
-            # Rows that only fill the passes of each length.
+            # Rows that only fill the passes of each length; those around a single record among them.
             start += rows_that_fill(learner) * record
             step += rows_that_fill(learner) * record
+            alone = max(0.0, alone - (rows - 1) * record)
         counts, held = counting(learner.job, task), some(max(full, len(examples)))
         tested = longest(lambda: test(learner, counts, learner.initial, held)) / len(held)
     return Pace(start, step, record, alone, tested, prepared, rows_that_fill(learner))

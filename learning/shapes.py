@@ -100,7 +100,8 @@ def rows_to_train(learner: Learner, *, on_features: bool) -> int:
 
 def rows_that_fill(learner: Learner) -> int:
     """As how many texts of the greatest length the rows that only fill passes count, at most, in time."""
-    return -(-sum(_lengths(learner)) * _rows(learner) // learner.job.model.max_length)
+    most = _rows(learner) - 1  # of each length
+    return -(-sum(_lengths(learner)) * most // learner.job.model.max_length)
 
 
 def lengths_up_to(longest: int) -> list[int]:
