@@ -31,6 +31,7 @@ from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
 from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.privacy.randomness import SecretStream
+from umbel.privacy.sizes import Sizes
 from umbel.simulations.federation import federate
 
 MOST_AUC = 0.55
@@ -86,8 +87,8 @@ class Published:
     size: int
     known: bool = True
 
-    def published(self, budget: Budget) -> int:
-        return self.size
+    def published(self, budget: Budget) -> Sizes:
+        return Sizes(self.size)
 
 
 class Owner:
