@@ -238,14 +238,14 @@ def models(
 
     found = Home.open(folder).models.list()
     if as_json:
-        print(json.dumps([model.to_dict() for model in found], indent=2))
+        say(json.dumps([model.to_dict() for model in found], indent=2))
         return
     for model in found:
         epsilon = "no privacy" if model.epsilon is None else f"epsilon at most {model.epsilon:.4g}"
         rounds = f"{model.rounds} of {model.planned} rounds"
-        print(f"{model.name}, {model.issued[:10]}, {rounds}, {epsilon}\n  {model.path}")
+        say(f"{model.name}, {model.issued[:10]}, {rounds}, {epsilon}\n  {model.path}")
     if not found:
-        print("No model yet. One comes when a run that this owner took part in is finished.")
+        say("No model yet. One comes when a run that this owner took part in is finished.")
 
 
 @client_app.command()

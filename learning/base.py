@@ -32,7 +32,8 @@ def base_folder(base: str) -> Path:
     """The local folder with config, weights and tokenizer of `base`; a ``ModelError`` otherwise."""
     path = _source(base, hub=True)
     if path.suffix == ".gguf":
-        path = _converted(path)
+        return _converted(path)
+    check_whole(path)
     return path
 
 
@@ -79,7 +80,6 @@ def _source(base: str, *, hub: bool) -> Path:
                 "or name one .gguf file."
             )
         return ggufs[0]
-    check_whole(path)
     if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         raise ModelError(
             f"Model folder {path} has no weights (model.safetensors or pytorch_model.bin). "

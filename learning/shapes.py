@@ -116,7 +116,7 @@ def together(learner: Learner) -> bool:
     """Whether a text comes to the same bits at every place of a pass, and beside other texts.
 
     Tried once a process, on invented texts and with weights of our own: those of a server could hide it.
-    Leaves the trained tensors as they were loaded.
+    Leaves the trained tensors as they are.
     """
     return _known(learner, "test", _outputs)
 
@@ -165,12 +165,12 @@ def _away_from_start(learner: Learner) -> Iterator[None]:
         name: array + generator.normal(0, _SHIFT, array.shape).astype(np.float32)
         for name, array in learner.initial.items()
     }
+    before, training = network.arrays(), network.training
     network.load(moved)
-    training = network.training
     try:
         yield
     finally:
-        network.load(learner.initial)
+        network.load(before)
         network.train(training)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _RARE = "☃漢語ꙮ𝄞ℵⴰ한ղღअไЖλأ😀𐍈ʘɮ∰"
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`, with a padding token; a ``ModelError`` for one that cannot be used.
 
     Without an unknown token, a text in letters that the vocabulary lacks would make the tokenizer fail,
@@ -25,6 +25,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(folder)
     with one_sentence(f"{folder} has no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(sealed(folder), trust_remote_code=False)
         # Without its files, some kinds of tokenizer load with special tokens and nothing else.

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from ..errors import ModelError
+from .model_files import model_files
 
 _POINTER = b"version https://git-lfs"
+_WEIGHTS = (".safetensors", ".bin")
 _LARGEST_HEADER = 100_000_000
 """Bytes; what the library itself allows."""
 
@@ -19,7 +21,8 @@ def check_whole(folder: Path) -> None:
         json.loads(config.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{config} cannot be read: {error}. Download the model again.") from None
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    weights = [folder / name for name in model_files(folder) if name.endswith(_WEIGHTS)]
+    for file in weights:
         with file.open("rb") as stream:
             start = stream.read(len(_POINTER))
         if start.startswith(_POINTER):
@@ -27,8 +30,9 @@ def check_whole(folder: Path) -> None:
                 f"{file} is a pointer of Git LFS, and not the weights. Fetch them in that folder with: "
                 "git lfs pull"
             )
-    for file in sorted(folder.glob("*.safetensors")):
-        _check_length(file)
+    for file in weights:
+        if file.suffix == ".safetensors":
+            _check_length(file)
 
 
 def _check_length(file: Path) -> None:

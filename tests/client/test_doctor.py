@@ -72,7 +72,7 @@ def serve():
     """A real server on loopback, over TLS unless it has no certificate; its port."""
     running = []
 
-    def start(consortium=None, fleet=405, control=404, ahead=timedelta()):
+    def start(consortium=None, fleet=405, control=404, ahead=timedelta(), host="127.0.0.1"):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 self.send_response(fleet if self.path.startswith("/v1/fleet/") else control)
@@ -85,7 +85,7 @@ def serve():
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = ThreadingHTTPServer((host, 0), Handler)
         if consortium is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(consortium.server_certificate, consortium.server_key)
@@ -349,8 +349,8 @@ def test_a_certificate_from_the_future_makes_the_clock_suspect(home, consortium,
 
 
 def test_a_certificate_for_another_host_name(home, consortium, serve):
-    text = found(moved(home, f"127.1:{serve(consortium)}"), "server")[1]
-    assert "is not for the host name 127.1 but for localhost, 127.0.0.1" in text
+    text = found(moved(home, f"127.0.0.2:{serve(consortium, host='127.0.0.2')}"), "server")[1]
+    assert "is not for the host name 127.0.0.2 but for localhost, 127.0.0.1" in text
 
 
 def test_the_server_of_another_consortium(home, serve, tmp_path):

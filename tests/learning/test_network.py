@@ -15,6 +15,7 @@ from umbel.learning.device import choose_device
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.model import arrays_digest
+from umbel.learning.shapes import together
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 
@@ -280,6 +281,7 @@ def test_padding_with_the_end_of_text_token_does_not_hide_a_real_end_of_text(
 def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of, examples_of):
     learner = learner_of(_job(job_of, "bert", "own", "head", seed=91))
     examples, calls = examples_of(learner, rows=range(48)), []
+    assert together(learner)  # tried once, on invented texts
     hook = learner.network.backbone.register_forward_hook(lambda *_: calls.append(1))
     try:
         with_features(learner, examples)
@@ -292,7 +294,7 @@ def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of,
             trainer.test(learner, task, arrays, featured)
     finally:
         hook.remove()
-    assert 1 <= once <= 4
+    assert 1 <= once < 48 / 4  # several records in a pass
     assert len(calls) == once
 
 
@@ -420,7 +422,7 @@ def test_weights_cut_in_half_are_refused_in_one_sentence(job_of, tmp_path, tiny)
     folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(ModelError, match="does not load"):
+    with pytest.raises(ModelError, match="is cut off: .* Download it again"):
         load_learner(job_of(str(folder)), 2)
 
 

@@ -120,7 +120,9 @@ def test_the_noise_for_a_target_is_enough_and_hardly_more(target, rate, steps):
 def test_a_target_that_no_noise_meets_is_refused_with_one_that_can_be_met():
     with pytest.raises(PlanRefused, match="least that can be met is epsilon") as refusal:
         noise_multiplier(1e-5, DELTA, 1.0, 88)
-    possible = float(str(refusal.value).split("can be met is epsilon ")[1].split(". ")[0])
+    possible = float(
+        str(refusal.value).split("can be met is epsilon ")[1].split(". ")[0].rstrip(".")
+    )
     assert noise_multiplier(possible, DELTA, 1.0, 88) <= 1e4
     with pytest.raises(PlanRefused):
         noise_multiplier(0.0, DELTA, 0.1, 10)
