@@ -6,17 +6,7 @@ import pytest
 from umbel.errors import ModelError
 from umbel.learning.base import base_digest, base_folder
 
-
-@pytest.fixture(autouse=True)
-def _fresh():
-    base_folder.cache_clear()
-    base_digest.cache_clear()
-
-
-@pytest.fixture
-def folder(tiny, tmp_path):
-    """A model folder that a test may damage."""
-    return Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
+pytestmark = pytest.mark.usefixtures("fresh_bases")
 
 
 def test_a_local_folder_is_used_where_it_lies(folder):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from umbel.errors import ModelError
 from umbel.job import Job
-from umbel.learning.base import base_digest, base_folder, checked, named_digest, pinned
+from umbel.learning.base import base_digest, checked, named_digest, pinned
 from umbel.learning.loading import load_learner
 from umbel.learning.model_files import model_files, sealed
 from umbel.learning.tokenizer import load_tokenizer
@@ -28,16 +28,7 @@ BEFORE = (
 """What a digest was made of before."""
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    base_folder.cache_clear()
-    base_digest.cache_clear()
-
-
-@pytest.fixture
-def folder(tiny, tmp_path):
-    """A model folder that a test may damage."""
-    return Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
+pytestmark = pytest.mark.usefixtures("fresh_bases")
 
 
 def digest(folder):
