@@ -476,3 +476,21 @@ def umbel(monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+class _Clock:
+    """A clock that nothing but waiting moves: deadlines pass where nothing arrives any more."""
+
+    time = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait_until(self, moment):
+        self.time = max(self.time, moment)
+
+
+@pytest.fixture
+def moved_clock():
+    """With the methods of ``umbel.clock.SystemClock``."""
+    return _Clock()

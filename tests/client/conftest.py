@@ -1,4 +1,4 @@
-"""What starts slowly and is shared: a child that works on records, and a clock that nobody waits by."""
+"""What starts slowly and is shared: a child that works on records."""
 
 import pytest
 
@@ -11,20 +11,3 @@ def sound():
     bench = Bench()
     yield bench
     bench.close()
-
-
-class Clock:
-    """A clock that waiting moves."""
-
-    time = 0.0
-
-    def now(self):
-        return self.time
-
-    def wait_until(self, moment):
-        self.time = max(self.time, moment)
-
-
-@pytest.fixture
-def moved_clock():
-    return Clock()

@@ -83,20 +83,8 @@ def federation_of():
     return lambda job: build(job.to_json())
 
 
-class Clock:
-    """A clock that nothing but waiting moves: deadlines pass where nothing arrives any more."""
-
-    time = 0.0
-
-    def now(self):
-        return self.time
-
-    def wait_until(self, moment):
-        self.time = max(self.time, moment)
-
-
 @pytest.fixture
-def start_run(federation_of, faulty_grid, tmp_path):
+def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
     from umbel.plan import Plan
     from umbel.server.run import Run
@@ -123,7 +111,7 @@ def start_run(federation_of, faulty_grid, tmp_path):
             folder = RunFolder.open(path)
         else:
             folder = RunFolder.create(path, federation.job)
-        run = Run(identity, plan, grid, strategy, folder, initial, clock=Clock())
+        run = Run(identity, plan, grid, strategy, folder, initial, clock=type(moved_clock)())
         if job.encrypted:
             names = [share.name for share in federation.shares]
             run.sums = SecureSums(found(owners, names, job.encryption))
