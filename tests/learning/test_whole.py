@@ -40,9 +40,16 @@ def test_weights_that_are_cut_anywhere_are_refused(folder):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_pointer_is_not_the_weights(folder, name):
+    (folder / "model.safetensors").unlink()
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
     with pytest.raises(ModelError, match="git lfs pull"):
         check_whole(folder)
+
+
+def test_a_pointer_that_nothing_reads_is_let_be(folder):
+    """Where both formats lie in a folder, only the safetensors are read."""
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    check_whole(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"model_type": ', b"\xff\xfe", b"[" * 100_000])
