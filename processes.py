@@ -9,6 +9,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -44,6 +46,22 @@ def new_secret(path: Path) -> bytes:
 def child_environment(flower: Path) -> dict[str, str]:
     """For a process that ends with this one, and whose Flower keeps its files in `flower`."""
     return os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(flower)}
+
+
+def end_with_parent() -> None:
+    """Have this process die when the one that started it does, however that happened.
+
+    `UMBEL_PARENT` holds the parent's process id; without it nothing is watched.
+    """
+    parent = int(os.environ.get("UMBEL_PARENT", "0"))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def end(processes: Iterable[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from umbel.flower import end_with_parent, quiet_logs
+from umbel.flower import quiet_logs
+from umbel.processes import end_with_parent
 
 if __name__ == "__main__":
     address, ca, key, secret, port = sys.argv[1:]

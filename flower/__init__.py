@@ -68,25 +68,6 @@ def quiet_logs() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def end_with_parent() -> None:
-    """Have this process die when the one that started it does, however that happened.
-
-    `UMBEL_PARENT` holds the parent's process id; without it nothing is watched.
-    """
-    import threading
-    import time
-
-    parent = int(os.environ.get("UMBEL_PARENT", "0"))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
-
-
 def run_flower_simulation(
     serve: Callable[[Grid], None], client_app: ClientApp, nodes: int, backend: Mapping[str, Any]
 ) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from . import end_with_parent, quiet_logs
+from ..processes import end_with_parent
+from . import quiet_logs
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import DeploymentError
-from . import end_with_parent, quiet_logs
+from ..processes import end_with_parent
+from . import quiet_logs
 
 BUSY_SECONDS = 0.2
 """How often it asks the SuperLink for messages while a run is on; Flower's own is 3 always."""

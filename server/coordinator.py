@@ -18,7 +18,6 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..errors import ConsortiumError, Interrupted, UmbelError
-from ..flower import end_with_parent
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
 from ..learning.export import export_adapter
@@ -28,7 +27,7 @@ from ..learning.probe import probed
 from ..messages import to_array_record, to_arrays
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
-from ..processes import log_to_stderr
+from ..processes import end_with_parent, log_to_stderr
 from .conclusion import conclude
 from .consortium import Consortium
 from .ending import ended_line
