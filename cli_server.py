@@ -52,9 +52,10 @@ def server(
     Runs in progress go on when it is started again.
     """
     folder = _consortium(consortium)
-    from .processes import log_to_stderr
+    from .processes import end_with_parent, log_to_stderr
     from .server.supervisor import Supervisor
 
+    end_with_parent()
     log_to_stderr()
     supervisor = Supervisor(folder, host, port)
     for number in (signal.SIGTERM, signal.SIGINT):

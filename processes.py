@@ -6,18 +6,23 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from .errors import DeploymentError
 from .foreign import PlainFormatter
 
 _SECRET_BYTES = 32
+_PARENT = "UMBEL_PARENT"
+"""Holds the process id of who started a child."""
+_LOOK_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -43,25 +48,73 @@ def new_secret(path: Path) -> bytes:
     return secret
 
 
-def child_environment(flower: Path) -> dict[str, str]:
-    """For a process that ends with this one, and whose Flower keeps its files in `flower`."""
-    return os.environ | {"UMBEL_PARENT": str(os.getpid()), "FLWR_HOME": str(flower)}
+def start(
+    command: Sequence[str],
+    *,
+    log: int | IO[bytes] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a child: the one way in which Umbel starts a process. `log` takes all that it writes.
+
+    Guarantee: the child ends when this process does, also if that is killed. On Linux the kernel sees to
+    it, for any command and from its first instant; elsewhere, or if another thread than the main one
+    started it, a command of Umbel sees to it itself (``end_with_parent``, which each calls).
+
+    Assumptions: the command is not set-user-id, for which the kernel forgets the request.
+
+    The child is in a session of its own: Ctrl-C at a terminal is for this process, which says when
+    children end.
+    """
+    # The kernel takes the end of the thread that forked for the parent's.
+    lasting = threading.current_thread() is threading.main_thread()
+    by = "kernel" if sys.platform == "linux" and lasting else "itself"
+    attached = str(Path(__file__).with_name("attached.py"))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", attached, str(os.getpid()), by, *command],
+        stdin=stdin,
+        stdout=log,
+        stderr=log,
+        cwd=cwd,
+        pass_fds=tuple(pass_fds),
+        env={**os.environ, **(environment or {}), _PARENT: str(os.getpid())},
+        start_new_session=True,
+    )
 
 
 def end_with_parent() -> None:
     """Have this process die when the one that started it does, however that happened.
 
-    `UMBEL_PARENT` holds the parent's process id; without it nothing is watched.
+    For what ``start`` started; any other process has no parent to end with.
     """
-    parent = int(os.environ.get("UMBEL_PARENT", "0"))
+    parent = int(os.environ.get(_PARENT, "0"))
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.2)
+            time.sleep(_LOOK_SECONDS)
         os._exit(1)
 
     if parent:
         threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def orderly() -> Iterator[None]:
+    """Within the block SIGTERM is an exit as any other: what was begun is ended, children too."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end(processes: Iterable[subprocess.Popen[bytes]], seconds: float = 5.0) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..messages import Arrays
 from ..privacy.sizes import Sizes
+from ..processes import start
 from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
 
@@ -56,11 +56,10 @@ class Child:
         self._pipe, theirs = Pipe()
         mark = self._mark.fileno()
         os.pwrite(mark, ROW.pack(NOBODY), 0)
-        self.process = subprocess.Popen(
+        self.process = start(
             [*command, str(theirs.fileno()), str(mark)],
-            stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno(), mark],
-            env={**os.environ, **(environment or {}), "UMBEL_PARENT": str(os.getpid())},
+            environment=environment,
         )
         theirs.close()
 

@@ -21,7 +21,7 @@ from ..errors import DeploymentError
 from ..flower.node import Node
 from ..flower.tasks import Runtime
 from ..privacy.randomness import SecretStream
-from ..processes import alone, child_environment, end, free_port, new_secret
+from ..processes import alone, end, free_port, new_secret, start
 from .home import Home
 from .station import Station
 
@@ -119,14 +119,12 @@ class Service:
             home.address, home.ca_certificate, home.node_key, secret_file, free_port(), wake
         )
         with open(run / "log", "wb") as log:
-            process = subprocess.Popen(
+            process = start(
                 node.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                log=log,
                 cwd=run,
                 pass_fds=[wake],
-                env=child_environment(run),
+                environment={"FLWR_HOME": str(run)},
             )
         os.close(wake)
         try:

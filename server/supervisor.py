@@ -17,7 +17,7 @@ import time
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
-from ..processes import alone, child_environment, end, free_port, new_secret
+from ..processes import alone, end, free_port, new_secret, start
 from .consortium import Consortium
 from .coordinator import Task
 from .registry import Registry
@@ -113,10 +113,7 @@ class Supervisor:
             )
             time.sleep(1.0)
         with open(self._consortium.path / "link.log", "ab") as log:
-            self._process = subprocess.Popen(
-                self._link.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=child_environment(self._consortium.path / "flower"),
-            )  # fmt: skip
+            self._process = start(self._link.command(), log=log, environment=self._environment())
         until = time.monotonic() + _START_SECONDS
         while not self._stopping:
             if self._process.poll() is not None:
@@ -139,6 +136,10 @@ class Supervisor:
             self._link.port,
             self._consortium.path / "consortium.json",
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Where what a child writes besides lies: in the operator's folder, as all else."""
+        return {"FLWR_HOME": str(self._consortium.path / "flower")}
 
     def _note(self, what: str, text: str) -> None:
         """For the log and for `umbel status`; an empty text: nothing is wrong any more."""
@@ -189,11 +190,12 @@ class Supervisor:
         )
         folder = self._consortium.runs / run.name
         with open(folder / "log", "ab") as log:
-            process = subprocess.Popen(
+            process = start(
                 [sys.executable, "-m", "umbel.server.coordinator"],
-                stdin=subprocess.PIPE, stdout=log, stderr=log,
-                env=child_environment(self._consortium.path / "flower") | _GIVE_BACK,
-            )  # fmt: skip
+                log=log,
+                stdin=subprocess.PIPE,
+                environment=self._environment() | _GIVE_BACK,
+            )
         assert process.stdin is not None
         process.stdin.write(task.to_json().encode() + b"\n")
         process.stdin.close()

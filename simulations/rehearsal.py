@@ -8,7 +8,6 @@ held against a simulation of the same job: it is the same adapter, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import processes
 from ..client.home import Home
 from ..client.policy import Policy
 from ..client.settings import DataSettings
@@ -29,7 +29,7 @@ from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..limits import secure_limits
 from ..privacy.secagg.roster import Limits
-from ..processes import end, free_port
+from ..processes import end, free_port, orderly
 from ..server.consortium import Consortium
 from ..server.orders import place
 from ..server.run_folder import RunFolder
@@ -117,27 +117,21 @@ def wait_for(
 @contextlib.contextmanager
 def running(commands: Sequence[list[str]], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that live as long as the block; what they print goes to `folder`/process-N.log."""
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for number, command in enumerate(commands):
-            processes.append(start(command, folder / f"process-{number}.log"))
-        yield processes
-    finally:
-        end(processes, 20.0)
+    started: list[subprocess.Popen[bytes]] = []
+    with orderly():
+        try:
+            for number, command in enumerate(commands):
+                started.append(start(command, folder / f"process-{number}.log"))
+            yield started
+        finally:
+            end(started, 20.0)
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """A process of a rehearsal, deaf to this terminal's Ctrl-C."""
+    """A process of a rehearsal."""
     with open(log, "ab") as file:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            # One person is every owner, so what was computed once serves all.
-            env=os.environ | {"UMBEL_CACHE": str(cache_root())},
-        )
+        # One person is every owner, so what was computed once serves all.
+        return processes.start(command, log=file, environment={"UMBEL_CACHE": str(cache_root())})
 
 
 def _owner(
