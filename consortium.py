@@ -1,4 +1,4 @@
-"""What operator and data owners tell each other once: the card, the request, and signatures on jobs.
+"""What operator and data owners tell each other once: the card and the request.
 
 The operator gives every owner the same *card*: where the server is and which keys to trust. An owner
 answers with a *request* to be admitted, which holds its public keys. Both are public JSON files; who
@@ -20,8 +20,8 @@ from pydantic import AfterValidator, Field
 
 from . import __version__
 from .documents import Document
-from .errors import ConsortiumError, PlanRefused, ProtocolError
-from .privacy.secagg.encoding import Digest, Encoded, Name, Size
+from .errors import ConsortiumError, ProtocolError
+from .privacy.secagg.encoding import Encoded, Name, Size
 from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from .privacy.secagg.roster import Entry
 
@@ -229,44 +229,6 @@ class Request(Document):
 
     def _refuse(self, text: str) -> NoReturn:
         raise ConsortiumError(f"The request of {self.name!r} {text}")
-
-
-@dataclass(frozen=True)
-class JobOrder(Encoded):
-    """What the operator signs: this very job, as this very run, in this consortium alone."""
-
-    consortium: Annotated[str, Size(32, 32)]
-    run: Annotated[str, Size(1, 256)]
-    job: Digest
-
-
-def sign_job(operator: Identity, consortium_id: str, run: str, job_json: str) -> str:
-    """The operator's Ed25519 signature on a job, in hexadecimal."""
-    return operator.sign(_order(consortium_id, run, job_json)).hex()
-
-
-def check_job_signature(
-    operator_key: bytes, consortium_id: str, run: str, job_json: str, signature: str
-) -> None:
-    """Raise ``PlanRefused`` unless the operator signed this job for this run of this consortium."""
-    if not signature:
-        raise PlanRefused(
-            f"the job of run {run!r:.80} is signed by nobody: it is taken only from the operator of "
-            "the consortium"
-        )
-    try:
-        order, signed = _order(consortium_id, run, job_json), bytes.fromhex(signature)
-    except ValueError:
-        order = signed = b""
-    if not order or not verify(operator_key, signed, order):
-        raise PlanRefused(
-            f"the job of run {run!r:.80} is not signed by the operator of the consortium: somebody "
-            "else signed it, or it was changed, or it belongs to another run or consortium"
-        )
-
-
-def _order(consortium_id: str, run: str, job_json: str) -> bytes:
-    return JobOrder(consortium_id, run, hashlib.sha256(job_json.encode()).digest()).to_bytes()
 
 
 def _is_node_key(pem: str) -> bool:

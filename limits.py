@@ -48,7 +48,8 @@ def secure_limits(spec: EncryptionSpec) -> Limits:
 def keeps_to(spec: EncryptionSpec, limits: Limits) -> bool:
     """Whether a job's encryption is what a roster says, with a clip of its own within the roster's."""
     asked = secure_limits(spec)
-    return replace(asked, clip=limits.clip) == limits and (spec.clip or 0.0) <= limits.clip
+    asked = replace(asked, clip=limits.clip, owners=limits.owners)
+    return asked == limits and (spec.clip or 0.0) <= limits.clip
 
 
 def noise_shares(job: Job, consortium: int) -> int:

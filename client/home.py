@@ -18,6 +18,7 @@ from .kept import KeptUpdates
 from .marks import Marks
 from .models import Models
 from .secure import Membership
+from .seen import SeenOrders
 from .settings import DataSettings, Settings, settings_text
 
 if TYPE_CHECKING:
@@ -303,6 +304,10 @@ class Home:
     @property
     def journals(self) -> Path:
         return self.path / "journals"
+
+    @property
+    def seen_orders(self) -> SeenOrders:
+        return SeenOrders(self.path / "orders.json")
 
     @property
     def kept(self) -> KeptUpdates:

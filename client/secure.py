@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,10 +32,12 @@ from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
 from ..privacy.secagg.participant import Participant, Trip
-from ..privacy.secagg.roster import open_roster
+from ..privacy.secagg.roster import SignedRoster, open_roster
 from ..privacy.secagg.scale import Scale
+from ..privacy.signed import check_time
 from ..vector import Content
 from .answers import job_of
+from .policy import NotYet
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -67,15 +70,40 @@ class Membership:
     def participant(self, run: str) -> Participant:
         return _participant(self, _member(self), run)
 
-    def learn(self, signed: bytes) -> None:
-        """Keep a newer roster of the same consortium; ``ProtocolError`` for any other bytes."""
+    def learn(self, signed: bytes, now: float | None = None) -> None:
+        """Keep a newer roster of the same consortium; ``ProtocolError`` for any other bytes.
+
+        The one that is known is kept until the newer one is here, or has been prolonged.
+        """
         key = self.consortium.read_bytes()
         known = self.roster.read_bytes() if self.roster.exists() else None
         if signed == known:
             return
-        newer = open_roster(signed, key, open_roster(known, key) if known else None)
+        current = open_roster(known, key) if known else None
+        newer = open_roster(signed, key, current)
         newer.identity(self.name)
+        found = SignedRoster.from_bytes(signed)
+        found.check_time(time.time() if now is None else now)
+        if known and current and newer.hash == current.hash:
+            counter = SignedRoster.from_bytes(known).roster.said.counter
+            if found.roster.said.counter <= counter:
+                return
         write_durably(self.roster, signed)
+
+    def check_lifetime(self, now: float) -> None:
+        """Refuse (``NotYet``) to go by a roster that has ended.
+
+        Guarantee: a member that was removed is in no sum with this owner after the end of the last roster
+        that names it, whatever the server withholds. Assumes that this machine's clock is right.
+        """
+        if not self.roster.exists():
+            return
+        why = check_time(SignedRoster.from_bytes(self.roster.read_bytes()).roster.said, now)
+        if why:
+            raise NotYet(
+                f"the roster that {self.name} knows does not hold: {why}. The operator signs it anew: umbel "
+                "sign roster"
+            )
 
     def check(self, spec: EncryptionSpec) -> None:
         """Refuse (``PlanRefused``) a job whose encryption is not what the roster's members agreed on."""

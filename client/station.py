@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
-from ..consortium import check_job_signature
 from ..durable import write_durably
 from ..errors import BudgetExceeded, ConsortiumError, MessageError, ModelError, PlanRefused
 from ..job import Job
@@ -28,6 +27,8 @@ from ..messages import EVALUATE, PREPARE, RESULT, SECAGG, TRAIN, Assignment, byt
 from ..padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
+from ..privacy.signed import Statement
+from ..warrants import check_job_signature
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error
@@ -67,7 +68,7 @@ class Station:
     alone, because whoever knows the seed removes the noise. `bench` is the child process in which
     records are worked on; after ``close`` there is none. `clock` is what answers wait by
     (``timing``); in a rehearsal none does. `watch` gives the seconds by which work is given up that takes
-    longer than a whole run may.
+    longer than a whole run may, `now` those since 1970, by which orders and rosters end.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Station:
         bench: Bench | None = None,
         clock: Clock | None = None,
         watch: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         if secrets is not None and not home.card.rehearsal:
             raise ConsortiumError(
@@ -93,7 +95,7 @@ class Station:
         self._approvals = Approvals(home.jobs)
         self._secrets = secrets
         self._desk: _Desk | None = None
-        self._watch, self._until = watch, 0.0
+        self._watch, self._until, self._now = watch, 0.0, now
         self._loads = 0
         self._decisions: dict[str, tuple[Event, str]] = {}
 
@@ -127,7 +129,7 @@ class Station:
         from flwr.app import ConfigRecord, RecordDict
 
         rules, card = self._policy.results, self.home.card
-        if not self._notes(assignment.run):
+        if not {"seconds", "over"} & self._notes(assignment.run).keys():
             raise PlanRefused(f"{self.home.name} took no part in this run")
         expected = Expected(
             assignment.run,
@@ -180,7 +182,9 @@ class Station:
         self._policy.check_model(home.name, job.model.sha256)
         home.settings.data.check(home.name, job)
         if kind == PREPARE and SECAGG in message.content:
-            home.membership.learn(bytes_of(message.content, "roster"))
+            home.membership.learn(bytes_of(message.content, "roster"), self._now())
+        if job.encrypted:
+            home.membership.check_lifetime(self._now())
         if self._policy.jobs.approval == "manual":
             self._approvals.ask(job, assignment.run, operator)
         if kind in _SPENDING and self._notes(assignment.run).get("over"):
@@ -192,13 +196,13 @@ class Station:
             self._policy.check_time(home.name, datetime.now(), self._spent(assignment.run))
 
     def _signer(self, assignment: Assignment) -> str:
-        """Which of the operators that this owner accepts has signed the job."""
+        """Which of the operators that this owner accepts has signed the job, in an order that holds now."""
         card = self.home.card
         accepted = self._policy.jobs.operators or [card.operator_key]
         refusal: PlanRefused | None = None
         for key in accepted:
             try:
-                check_job_signature(
+                said = check_job_signature(
                     bytes.fromhex(key),
                     card.id,
                     assignment.run,
@@ -208,8 +212,18 @@ class Station:
             except PlanRefused as error:
                 refusal = error
             else:
+                self._check_order(assignment.run, key, said)
                 return key
         raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
+
+    def _check_order(self, run: str, operator: str, said: Statement) -> None:
+        """Refuse an order that has ended or is replayed, and remember it before anything is done for it."""
+        known, seen = self._notes(run).get("order"), self.home.seen_orders
+        seen.check(operator, said, known is not None, self._now())
+        # The run first: after a crash between the two it is still known.
+        if known is None or said.counter > known:
+            self._note(run, order=said.counter)
+        seen.note(operator, said)
 
     def _check_account(self) -> None:
         """Refuse (``LedgerError``) to spend where another copy may, or where spending is missing."""

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -20,12 +21,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from ..consortium import Card, Request, consortium_id
 from ..documents import Document
 from ..durable import new_folder, write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
+from ..privacy.signed import DAY
+from ..warrants import now_counter
+
+ROSTER_DAYS = 90
 
 
 class _LimitsFile(Document):
@@ -37,6 +44,9 @@ class _LimitsFile(Document):
     clip: float
     longest: int
     confirm: bool
+    owners: int = 0
+    roster_days: int = Field(default=ROSTER_DAYS, ge=1, le=36_500)
+    """How long a roster holds from the day on which it is signed."""
 
 
 class Consortium:
@@ -61,12 +71,13 @@ class Consortium:
         *,
         now: datetime | None = None,
         rehearsal: bool = False,
+        roster_days: int = ROSTER_DAYS,
     ) -> Consortium:
         """Make keys, a certificate authority, the server's certificate and the card.
 
         `host` is how owners reach the server. `limits` is what every roster will say. The secrets
         come from the operating system's generator. Certificates are valid from `now`. `rehearsal` marks
-        one whose agents' noise is no secret.
+        one whose agents' noise is no secret. A roster holds for `roster_days` after it is signed.
         """
         from . import certificates
 
@@ -98,7 +109,7 @@ class Consortium:
             write_durably(folder / "ca.crt", authority_pem)
             write_durably(folder / "server.key", certificates.key_pem(server_key), secret=True)
             write_durably(folder / "server.crt", certificates.certificate_pem(server))
-            _LimitsFile(**asdict(limits)).write(folder / "limits.json")
+            _LimitsFile(**asdict(limits), roster_days=roster_days).write(folder / "limits.json")
             card.write(folder / "consortium.json")
         return cls(path)
 
@@ -129,11 +140,15 @@ class Consortium:
     @cached_property
     def limits(self) -> Limits:
         """What the next roster will bind every member to."""
-        found = _LimitsFile.read(self.path / "limits.json").model_dump()
+        found = self._limits_file.model_dump()
         try:
             return Limits(**{field.name: found[field.name] for field in fields(Limits)})
         except ValueError as error:
             raise ConsortiumError(f"{self.path / 'limits.json'}: {error}") from None
+
+    @cached_property
+    def _limits_file(self) -> _LimitsFile:
+        return _LimitsFile.read(self.path / "limits.json")
 
     @property
     def ca_certificate(self) -> Path:
@@ -241,6 +256,27 @@ class Consortium:
                 f"{path} is damaged ({error}). Restore it from a backup."
             ) from None
 
+    def roster_ends(self) -> int:
+        """When the newest roster's lifetime ends, in seconds since 1970; 0 before the first admission."""
+        data = self.roster()
+        return SignedRoster.from_bytes(data).expires if data else 0
+
+    def prolong(self, days: int | None = None) -> None:
+        """Sign the newest roster once more: the same members, from now on for so many days."""
+        with self._alone():
+            roster = self.current_roster()
+            if roster is None:
+                raise ConsortiumError("There is no roster yet: admit the first member.")
+            self._write_roster(roster, days)
+
+    def next_counter(self) -> int:
+        """For the operator's next order: higher than any before, also if folder or clock were set back."""
+        path = self.path / "counter"
+        known = int(path.read_text()) if path.exists() else 0
+        counter = max(known + 1, now_counter())
+        write_durably(path, str(counter).encode())
+        return counter
+
     def certificate_days_left(self, now: datetime | None = None) -> int:
         """Whole days until the server's certificate expires; negative once it has."""
         from .certificates import read_certificate
@@ -286,9 +322,15 @@ class Consortium:
         current = self.current_roster()
         entries = tuple(sorted((member.entry for member in members), key=lambda e: e.name))
         epoch, previous = (current.epoch, current.hash) if current else (0, bytes(32))
-        following = Roster(epoch + 1, entries, self.limits, previous)
-        signed = SignedRoster.sign(following, self.identity).to_bytes()
-        write_durably(self._roster_path(following.epoch), signed)
+        self._write_roster(Roster(epoch + 1, entries, self.limits, previous))
+
+    def _write_roster(self, roster: Roster, days: int | None = None) -> None:
+        now, before = int(time.time()), self.roster()
+        ends = now + (days or self._limits_file.roster_days) * DAY
+        known = SignedRoster.from_bytes(before).roster.said.counter if before else 0
+        counter = max(known + 1, now_counter())
+        signed = SignedRoster.sign(roster, self.identity, counter=counter, issued=now, expires=ends)
+        write_durably(self._roster_path(roster.epoch), signed.to_bytes())
 
     def _member(self, name: str) -> Request:
         path = self._request_path(name)

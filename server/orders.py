@@ -6,15 +6,18 @@ may start runs; data owners believe only what the operator's key has signed.
 
 from __future__ import annotations
 
+import contextlib
+import time
 import uuid
 
 from .. import __version__
-from ..consortium import sign_job
 from ..encryption import fewest_answers
-from ..errors import JobError, PlanRefused, RunFolderError
+from ..errors import ConsortiumError, JobError, PlanRefused, RunFolderError
 from ..job import Job
 from ..limits import keeps_to
+from ..privacy.signed import DAY, Signed, day
 from ..refusals import job_refusals, refused
+from ..warrants import longest_seconds, order_seconds, sign_job
 from .consortium import Consortium
 from .holdout import public_corpus
 from .rosters import Rosters
@@ -54,6 +57,7 @@ def place(
     if reasons := job_refusals(job):
         raise refused(reasons)
     public_corpus(job)
+    check_lasts(consortium, job)
     # Late: stopping a run needs no model.
     from ..learning.base import pinned
     from ..learning.probe import fitted
@@ -64,7 +68,7 @@ def place(
     path = consortium.runs / name if name else None
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
     # What was signed is what is sent: the job as it stands in the folder.
-    signature = sign_job(consortium.operator, consortium.card.id, run_id, folder.job.to_json())
+    signature = _signed(consortium, folder.job, run_id)
     folder.write_json(
         "run.json",
         {
@@ -78,6 +82,55 @@ def place(
     )
     Store(consortium.database).add(folder.path.name, run_id, job.training.rounds)
     return folder
+
+
+def check_lasts(consortium: Consortium, job: Job) -> None:
+    """Refuse (``PlanRefused``) a job that may last longer than the roster; prolong that, if the key is here.
+
+    Agents go by no roster that has ended, so such a run would stand still in the middle.
+    """
+    ends, needed = consortium.roster_ends(), longest_seconds(job)
+    if not job.encrypted or not ends or time.time() + needed < ends:
+        return
+    with contextlib.suppress(ConsortiumError):
+        consortium.prolong()
+        ends = consortium.roster_ends()
+    if time.time() + needed >= ends:
+        raise PlanRefused(
+            f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
+            f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
+            f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
+        )
+
+
+def _signed(consortium: Consortium, job: Job, run_id: str) -> str:
+    return sign_job(
+        consortium.operator,
+        consortium.card.id,
+        run_id,
+        job.to_json(),
+        counter=consortium.next_counter(),
+        seconds=order_seconds(job),
+    )
+
+
+def _renew(consortium: Consortium, run: RunRow) -> None:
+    """Sign the order of a run anew if it has ended, or ends soon, and the operator's key is here."""
+    folder = RunFolder.open(consortium.runs / run.name)
+    identity = folder.read_json("run.json")
+    ends = Signed.from_hex(identity["signature"]).said.expires
+    if time.time() + longest_seconds(folder.job) < ends:
+        return
+    try:
+        signature = _signed(consortium, folder.job, run.id)
+    except ConsortiumError:
+        if time.time() < ends:
+            return
+        raise PlanRefused(
+            f"The operator's order for {run.name} ended on {day(ends)}. Sign it anew where the operator's "
+            "key is: umbel sign job JOB (a new run)"
+        ) from None
+    folder.write_json("run.json", identity | {"signature": signature})
 
 
 def stop(consortium: Consortium, name: str) -> RunRow:
@@ -100,6 +153,7 @@ def finish(consortium: Consortium, name: str) -> RunRow:
             f"{run.name} has no model yet: no round was summed. End it with: umbel stop {run.name}"
         )
     _check_version(consortium, run)
+    _renew(consortium, run)
     begun: tuple[Status, ...] = ("queued", "running", "stopping", "stopped", "failed")
     store.change(run.name, begun, "finishing")
     return store.run(run.name)
@@ -116,6 +170,7 @@ def deliver(consortium: Consortium, name: str) -> RunRow:
             f"{run.name} has no certificate yet: umbel certify {consortium.runs / run.name} "
             f"--consortium {consortium.path}"
         )
+    _renew(consortium, run)
     store.set_status(run.name, "delivering", run.reason)
     return store.run(run.name)
 
@@ -125,6 +180,8 @@ def resume(consortium: Consortium, name: str) -> RunRow:
     store = Store(consortium.database)
     run = store.run(name)
     _check_version(consortium, run)
+    if run.status in ("stopped", "failed"):
+        _renew(consortium, run)
     if not store.change(run.name, ("stopped", "failed"), "queued"):
         raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
     return store.run(run.name)

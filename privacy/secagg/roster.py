@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ...errors import ProtocolError
-from .encoding import MOST_MEMBERS, Digest, Encoded, Name, Signature, Size, ascending
-from .keys import Identity, PublicIdentity, verify
+from ..signed import FOREVER, Signed, Statement, check_time
+from .encoding import MOST_MEMBERS, Digest, Encoded, Name, Names, Point, Size, ascending
+from .keys import Identity, PublicIdentity
 
 FLOOR = 3
 """No sum of fewer members is ever opened: of two, each knows the other's part."""
 
+ROSTER, CUT, DELEGATION = "roster", "cut", "delegation"
+"""Purposes of statements."""
+
+STRIDE = 1000
+"""Epochs that a consortium leaves to cuts, where its keys lie apart from its server."""
 
 MOST_CLIP = 1024.0
 """No entry of an update is larger; a sane one is thousands of times smaller."""
@@ -32,6 +39,8 @@ class Limits(Encoded):
     """Most words in a vector (L_max)."""
     confirm: bool = True
     """Whether the confirmation trip is required; without it the server must follow the protocol."""
+    owners: int = 0
+    """How many of the members must sign the roster after this one, beside the consortium (k of n)."""
 
     def __post_init__(self) -> None:
         if self.minimum < FLOOR:
@@ -82,33 +91,156 @@ class Roster(Encoded):
 
 
 @dataclass(frozen=True)
-class SignedRoster(Encoded):
-    """A roster's bytes under the consortium's Ed25519 signature."""
+class Delegation(Encoded):
+    """What a server may do without the keys of its consortium, until its statement ends, for one run alone.
 
-    body: Annotated[bytes, Size(1, 2**24)]
-    signature: Signature
+    `delegate` is the server's own public key. It may certify this run, if the operator signed this, and
+    take members off the roster, if the consortium did; nothing else.
+    """
+
+    consortium: Annotated[str, Size(1, 64)]
+    run: Annotated[str, Size(1, 256)]
+    delegate: Point
+
+
+@dataclass(frozen=True)
+class Cut(Encoded):
+    """Members taken off a roster. No form of it could add one or change a key or a limit."""
+
+    base: Digest
+    """Of the roster that the consortium signed."""
+    epoch: int
+    removed: Names
+
+
+@dataclass(frozen=True)
+class Cutting(Encoded):
+    """A cut as its server signed it, and what allows that."""
+
+    cut: Signed
+    delegation: Signed
+
+
+@dataclass(frozen=True)
+class SignedRoster(Encoded):
+    """A roster under the consortium's signature, and what a server took off it since."""
+
+    version: ClassVar[int] = 2
+    roster: Signed
+    cuts: Annotated[tuple[Cutting, ...], Size(0, 1)] = ()
 
     @classmethod
-    def sign(cls, roster: Roster, consortium: Identity) -> SignedRoster:
-        body = roster.to_bytes()
-        return cls(body, consortium.sign(body))
+    def sign(
+        cls,
+        roster: Roster,
+        consortium: Identity,
+        *,
+        counter: int = 0,
+        issued: int = 0,
+        expires: int = FOREVER,
+    ) -> SignedRoster:
+        return cls(
+            Signed.sign(Statement(ROSTER, counter, issued, expires, roster.to_bytes()), consortium)
+        )
+
+    def cut(
+        self, removed: Iterable[str], epoch: int, delegate: Identity, delegation: Signed, now: int
+    ) -> SignedRoster:
+        """The same without these members, as a server signs it that has a delegation."""
+        names = tuple(sorted({*removed, *self._removed}))
+        body = Cut(self.whole.hash, epoch, names).to_bytes()
+        statement = Statement(CUT, epoch, now, delegation.said.expires, body)
+        return SignedRoster(self.roster, (Cutting(Signed.sign(statement, delegate), delegation),))
+
+    @property
+    def expires(self) -> int:
+        """When it ends. A cut prolongs nothing, and stays as long as the roster that it is made from."""
+        return self.roster.said.expires
+
+    @cached_property
+    def whole(self) -> Roster:
+        """As the consortium signed it, whoever did; a ``ProtocolError`` if it is none."""
+        return Roster.from_bytes(self.roster.said.body)
+
+    @property
+    def _removed(self) -> Names:
+        return Cut.from_bytes(self.cuts[0].cut.said.body).removed if self.cuts else ()
+
+    def check_time(self, now: float) -> None:
+        """Refuse (``ProtocolError``) one that is not to be learned now."""
+        statements = [self.roster.said, *(cutting.delegation.said for cutting in self.cuts)]
+        for said in statements:
+            if why := check_time(said, now):
+                raise _refused(f"the roster does not hold: {why}")
 
 
 def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -> Roster:
     """The roster in `data`, if the consortium's key signed it and it follows the `current` one.
 
+    Guarantee: who has not the consortium's key brings nobody in. A server's delegation takes members
+    of the `current` roster off, and does no more. If the current one asks for signatures of its members
+    (``Limits.owners``), the next has as many of them.
+
     Raises ``ProtocolError`` (rule "roster") for another signer, an older epoch, or a roster that
-    names another predecessor.
+    names another predecessor. Time is looked at by who learns it (``SignedRoster.check_time``).
     """
     signed = SignedRoster.from_bytes(data)
-    if not verify(consortium, signed.signature, signed.body):
-        raise ProtocolError("roster", "the server", "the roster is not signed by the consortium")
-    roster = Roster.from_bytes(signed.body)
-    if current is not None and roster.hash != current.hash:
-        if roster.epoch <= current.epoch:
-            raise ProtocolError(
-                "roster", "the server", f"epoch {roster.epoch} is not after {current.epoch}"
-            )
-        if roster.epoch == current.epoch + 1 and roster.previous != current.hash:
-            raise ProtocolError("roster", "the server", "the roster does not follow the one known")
+    try:
+        signed.roster.opened(ROSTER, consortium)
+    except ProtocolError:
+        raise _refused("the roster is not signed by the consortium") from None
+    whole = signed.whole
+    if current is not None and (not signed.cuts or whole.epoch > current.epoch):
+        _check_follows(whole, signed.roster, current)
+    if not signed.cuts:
+        return whole
+    roster = _shrunk(whole, signed.cuts[0], consortium)
+    if current is None or roster.hash == current.hash or whole.epoch > current.epoch:
+        return roster
+    if roster.epoch <= current.epoch:
+        raise _refused(f"epoch {roster.epoch} is not after {current.epoch}")
+    if roster.limits != current.limits or not set(roster.members) <= set(current.members):
+        raise _refused("a server without the consortium's key may take members off, and no more")
     return roster
+
+
+def next_epoch(epoch: int, *, apart: bool) -> int:
+    """Of the roster that a consortium signs next. `apart`: it leaves room for cuts that a server made."""
+    return (epoch // STRIDE + 1) * STRIDE if apart else epoch + 1
+
+
+def _check_follows(roster: Roster, signed: Signed, current: Roster) -> None:
+    if roster.hash == current.hash:
+        return
+    if roster.epoch <= current.epoch:
+        raise _refused(f"epoch {roster.epoch} is not after {current.epoch}")
+    if roster.epoch == current.epoch + 1 and roster.previous != current.hash:
+        raise _refused("the roster does not follow the one known")
+    needed = min(current.limits.owners, len(current.members))
+    given = len(signed.signers(member.identity.signing for member in current.members))
+    if given < needed:
+        raise _refused(f"{given} of its members have signed it, {needed} are needed")
+
+
+def _shrunk(whole: Roster, cutting: Cutting, consortium: bytes) -> Roster:
+    """The roster without those that a delegate took off."""
+    try:
+        said = cutting.delegation.opened(DELEGATION, consortium)
+        delegate = Delegation.from_bytes(said.body).delegate
+        cut = Cut.from_bytes(cutting.cut.opened(CUT, delegate).body)
+    except ProtocolError:
+        raise _refused("its cut is not signed by a server that the consortium delegated") from None
+    block = next_epoch(whole.epoch, apart=True)
+    known = set(whole.by_name)
+    if cut.base != whole.hash or not set(cut.removed) <= known or not cut.removed:
+        raise _refused("its cut is of another roster")
+    if not whole.epoch < cut.epoch < block:
+        raise _refused(
+            f"its cut has the epoch {cut.epoch}, not one between {whole.epoch} and {block}"
+        )
+    members = tuple(member for member in whole.members if member.name not in cut.removed)
+    return Roster(cut.epoch, members, whole.limits, whole.hash)
+
+
+def _refused(text: str) -> ProtocolError:
+    return ProtocolError("roster", "the server", text)

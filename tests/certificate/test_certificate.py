@@ -522,8 +522,8 @@ def test_a_simulation_does_not_pass_for_an_operators_certificate(run, operator):
 
 
 def test_the_operators_signature_on_a_certificate_is_none_on_a_job(run, operator):
-    from umbel.consortium import check_job_signature
     from umbel.errors import PlanRefused
+    from umbel.warrants import check_job_signature
 
     consortium, _ = operator
     deployed(run, consortium)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from umbel.client.station import Station
-from umbel.consortium import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import (
     ASSIGNMENT,
@@ -20,6 +19,7 @@ from umbel.messages import (
     to_bytes_record,
 )
 from umbel.simulations.rehearsal import set_up
+from umbel.warrants import sign_job
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ class Overflowing(Scale):
 
 def any_epoch(data: bytes) -> Roster:
     """A roster by its signature alone, however old."""
-    return Roster.from_bytes(SignedRoster.from_bytes(data).body)
+    return SignedRoster.from_bytes(data).whole
 
 
 # The attacker.

@@ -1,0 +1,115 @@
+"""One envelope for all that is signed ahead: what for, in which order, and for how long it holds.
+
+Orders, rosters, delegations and new keys are *statements* in it. A statement is taken only for the purpose
+that it names, so that one is never taken for another; its signer counts its statements upwards, so that an
+older one is told from a newer one, whoever brings it; and it ends.
+
+Guarantee: what ``opened`` returns is, byte for byte, what the holder of that Ed25519 key signed (RFC 8032)
+for that purpose. Assumption: the clocks of signer and reader differ by less than ``DRIFT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Annotated
+
+from ..errors import ProtocolError
+from .secagg.encoding import Encoded, Point, Signature, Size
+from .secagg.keys import Identity, verify
+
+DAY = 86_400
+"""Seconds."""
+FOREVER = 2**62
+DRIFT = DAY
+"""Seconds by which clocks may differ."""
+_MOST_SEALS = 10_001
+
+
+@dataclass(frozen=True)
+class Statement(Encoded):
+    """What is said. Times are seconds since 1970 (UTC)."""
+
+    purpose: Annotated[str, Size(1, 64)]
+    counter: int
+    """The signer's own, in all that it signs: a later statement has a higher one."""
+    issued: int
+    expires: int
+    body: Annotated[bytes, Size(0, 2**24)]
+
+
+@dataclass(frozen=True)
+class Seal(Encoded):
+    """One signer's signature on a statement."""
+
+    key: Point
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class Signed(Encoded):
+    """A statement's bytes, and who signed them."""
+
+    statement: Annotated[bytes, Size(1, 2**24 + 2**10)]
+    seals: Annotated[tuple[Seal, ...], Size(1, _MOST_SEALS)]
+
+    @classmethod
+    def sign(cls, statement: Statement, *signers: Identity) -> Signed:
+        return cls(statement.to_bytes(), ()).sealed_by(*signers)
+
+    @classmethod
+    def from_hex(cls, text: str) -> Signed:
+        """Inverse of ``to_hex``; ``ValueError`` or ``ProtocolError`` for any other text."""
+        return cls.from_bytes(bytes.fromhex(text))
+
+    def to_hex(self) -> str:
+        return self.to_bytes().hex()
+
+    def sealed_by(self, *signers: Identity) -> Signed:
+        """The same statement, signed by these as well."""
+        seals = {seal.key: seal for seal in self.seals}
+        for signer in signers:
+            key = signer.public.signing
+            seals[key] = Seal(key, signer.sign(self.statement))
+        return Signed(self.statement, tuple(seals[key] for key in sorted(seals)))
+
+    @cached_property
+    def said(self) -> Statement:
+        """The statement, whoever signed it; a ``ProtocolError`` if it is none."""
+        return Statement.from_bytes(self.statement)
+
+    def is_by(self, key: bytes) -> bool:
+        return bool(self.signers([key]))
+
+    def signers(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Which of these keys have signed it."""
+        wanted = set(keys)
+        found = {seal.key: seal.signature for seal in self.seals if seal.key in wanted}
+        return {key for key, given in found.items() if verify(key, given, self.statement)}
+
+    def opened(self, purpose: str, key: bytes) -> Statement:
+        """The statement, if the holder of `key` signed it for this purpose; else ``ProtocolError``."""
+        if not self.is_by(key) or self.said.purpose != purpose:
+            raise ProtocolError(
+                "signature", "the server", f"its {purpose} is not signed by the key"
+            )
+        return self.said
+
+
+def check_time(said: Statement, now: float) -> str:
+    """Why a statement does not hold now; nothing if it does."""
+    if now > said.expires:
+        return f"it ended on {day(said.expires)}"
+    if said.issued > now + DRIFT:
+        return f"it was signed on {day(said.issued)}, which is yet to come: compare the clocks"
+    return ""
+
+
+def day(seconds: float) -> str:
+    """A date for people."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    except (OverflowError, ValueError, OSError):
+        return "a day far off"
