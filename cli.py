@@ -115,6 +115,12 @@ def plan(
     clients: Clients = None,
     partition: Partition = None,
     set_: Set = [],  # noqa: B006
+    consortium: Annotated[
+        Path | None,
+        typer.Option(
+            help="The operator's folder: refuse what its roster would not outlast.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a job will run, and its guarantee."""
@@ -128,6 +134,11 @@ def plan(
         partition=partition,
     )
     loaded = _job(job, given, set_)
+    if consortium is not None:
+        from .server.consortium import Consortium
+        from .server.orders import refuse_longer
+
+        refuse_longer(Consortium.open(consortium), loaded)
     from .reports.progress import Progress
     from .reports.tables import plan_table
     from .simulations.engine import plan_job

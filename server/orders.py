@@ -57,7 +57,7 @@ def place(
     if reasons := job_refusals(job):
         raise refused(reasons)
     public_corpus(job)
-    check_lasts(consortium, job)
+    _check_lasts(consortium, job)
     # Late: stopping a run needs no model.
     from ..learning.base import pinned
     from ..learning.probe import fitted
@@ -84,23 +84,33 @@ def place(
     return folder
 
 
-def check_lasts(consortium: Consortium, job: Job) -> None:
-    """Refuse (``PlanRefused``) a job that may last longer than the roster; prolong that, if the key is here.
+def outlasts(consortium: Consortium, job: Job) -> str:
+    """Why a run of this job may last longer than the roster; nothing if it does not.
 
     Agents go by no roster that has ended, so such a run would stand still in the middle.
     """
     ends, needed = consortium.roster_ends(), longest_seconds(job)
     if not job.encrypted or not ends or time.time() + needed < ends:
-        return
-    with contextlib.suppress(ConsortiumError):
-        consortium.prolong()
-        ends = consortium.roster_ends()
-    if time.time() + needed >= ends:
-        raise PlanRefused(
-            f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
-            f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
-            f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
-        )
+        return ""
+    return (
+        f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
+        f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
+        f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
+    )
+
+
+def _check_lasts(consortium: Consortium, job: Job) -> None:
+    """Refuse (``PlanRefused``) a job that may outlast the roster; prolong that first, if the key is here."""
+    if outlasts(consortium, job):
+        with contextlib.suppress(ConsortiumError):
+            consortium.prolong()
+    refuse_longer(consortium, job)
+
+
+def refuse_longer(consortium: Consortium, job: Job) -> None:
+    """Refuse (``PlanRefused``) a job that may outlast the roster."""
+    if reason := outlasts(consortium, job):
+        raise PlanRefused(reason)
 
 
 def _signed(consortium: Consortium, job: Job, run_id: str) -> str:
@@ -118,6 +128,8 @@ def _renew(consortium: Consortium, run: RunRow) -> None:
     """Sign the order of a run anew if it has ended, or ends soon, and the operator's key is here."""
     folder = RunFolder.open(consortium.runs / run.name)
     identity = folder.read_json("run.json")
+    if not identity.get("signature"):
+        return
     ends = Signed.from_hex(identity["signature"]).said.expires
     if time.time() + longest_seconds(folder.job) < ends:
         return
