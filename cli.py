@@ -118,7 +118,8 @@ def plan(
     consortium: Annotated[
         Path | None,
         typer.Option(
-            help="The operator's folder: refuse what its roster would not outlast.", show_default=False
+            help="The operator's folder: refuse what its roster would not outlast.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

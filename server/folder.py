@@ -1,0 +1,199 @@
+"""A consortium's folder as everybody at the operator reads it: card, limits, members, rosters.
+
+The operator's own holds the keys as well; a server's may lack them (``Consortium.split``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from ..consortium import Card, Request
+from ..documents import Document
+from ..errors import ConsortiumError, ProtocolError
+from ..privacy.secagg.keys import Identity
+from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
+
+ROSTER_DAYS = 90
+
+
+class LimitsFile(Document):
+    _what = "file of limits"
+
+    format: Literal["umbel limits 1"] = "umbel limits 1"
+    minimum: int
+    colluders: float
+    clip: float
+    longest: int
+    confirm: bool
+    owners: int = 0
+    roster_days: int = Field(default=ROSTER_DAYS, ge=1, le=36_500)
+    """How long a roster holds from the day on which it is signed."""
+
+
+class Folder:
+    """What stands in it, and where."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """An existing folder; ``ConsortiumError`` where there is no operator's folder."""
+        if not (path / "limits.json").is_file():
+            raise ConsortiumError(
+                f"{path} is no operator's folder (there is no limits.json in it). Make one with: "
+                "umbel consortium create FOLDER --host HOST"
+            )
+        return cls(path)
+
+    @cached_property
+    def card(self) -> Card:
+        return Card.read(self.path / "consortium.json")
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The secret that signs rosters."""
+        return self._secret("consortium.key", self.card.consortium_key_bytes)
+
+    @cached_property
+    def operator(self) -> Identity:
+        """The secret that signs jobs."""
+        return self._secret("operator.key", self.card.operator_key_bytes)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What the next roster will bind every member to."""
+        found = self.limits_file.model_dump()
+        try:
+            return Limits(**{field.name: found[field.name] for field in fields(Limits)})
+        except ValueError as error:
+            raise ConsortiumError(f"{self.path / 'limits.json'}: {error}") from None
+
+    @cached_property
+    def limits_file(self) -> LimitsFile:
+        return LimitsFile.read(self.path / "limits.json")
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.path / "ca.crt"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.path / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        return self.path / "server.key"
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "umbel.db"
+
+    @property
+    def flower_state(self) -> Path:
+        return self.path / "state.db"
+
+    def members(self) -> list[Request]:
+        """The requests of the newest roster's members, ascending by name."""
+        roster = self.current_roster()
+        return [self._member(entry.name) for entry in roster.members] if roster else []
+
+    def node_keys(self) -> tuple[dict[bytes, str], dict[str, str]]:
+        """The members' names by the keys of their nodes; and by name why a key cannot be read."""
+        roster = self.current_roster()
+        keys, unreadable = {}, {}
+        for entry in roster.members if roster else ():
+            try:
+                keys[self._member(entry.name).node_key.encode()] = entry.name
+            except ConsortiumError as error:
+                unreadable[entry.name] = str(error)
+        return keys, unreadable
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest roster; 0 before the first admission."""
+        return max(self._epochs(), default=0)
+
+    def roster(self) -> bytes | None:
+        """The newest ``SignedRoster``; None before the first admission."""
+        epochs = self._epochs()
+        return self.roster_of(epochs[-1]) if epochs else None
+
+    def roster_of(self, epoch: int) -> bytes:
+        """The ``SignedRoster`` of an epoch, counted from 1."""
+        path = self._roster_path(epoch)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConsortiumError(f"There is no roster {path}: {error.strerror}.") from None
+
+    def current_roster(self) -> Roster | None:
+        """The newest roster, its signature checked."""
+        data = self.roster()
+        if data is None:
+            return None
+        try:
+            return open_roster(data, self.card.consortium_key_bytes)
+        except ProtocolError as error:
+            path = self._roster_path(self._epochs()[-1])
+            raise ConsortiumError(
+                f"{path} is damaged ({error}). Restore it from a backup."
+            ) from None
+
+    def roster_ends(self) -> int:
+        """When the newest roster's lifetime ends, in seconds since 1970; 0 before the first admission."""
+        data = self.roster()
+        return SignedRoster.from_bytes(data).expires if data else 0
+
+    def certificate_days_left(self, now: datetime | None = None) -> int:
+        """Whole days until the server's certificate expires; negative once it has."""
+        from .certificates import read_certificate
+
+        found = read_certificate(self.server_certificate)
+        return (found.not_valid_after_utc - (now or datetime.now(UTC))).days
+
+    def _member(self, name: str) -> Request:
+        path = self._request_path(name)
+        try:
+            return Request.read(path)
+        except ConsortiumError as error:
+            raise ConsortiumError(
+                f"The request of the member {name!r} is missing or damaged: {error} Restore {path} "
+                "from a backup."
+            ) from None
+
+    def _request_path(self, name: str) -> Path:
+        return self.path / "members" / f"{name}.json"
+
+    def _roster_path(self, epoch: int) -> Path:
+        return self.path / "rosters" / f"{epoch:04}"
+
+    def _epochs(self) -> list[int]:
+        names = (path.name for path in (self.path / "rosters").iterdir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _secret(self, name: str, public: bytes) -> Identity:
+        path = self.path / name
+        try:
+            identity = Identity(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConsortiumError(
+                f"{path} is needed for this and cannot be read: {error}. If it is kept elsewhere, put "
+                "it there for as long as this takes."
+            ) from None
+        if identity.public.signing != public:
+            raise ConsortiumError(
+                f"{path} is not the key that {self.path / 'consortium.json'} names. Restore both "
+                "from one backup."
+            )
+        return identity
