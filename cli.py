@@ -137,7 +137,7 @@ def plan(
     loaded = _job(job, given, set_)
     if consortium is not None:
         from .server.consortium import Consortium
-        from .server.orders import refuse_longer
+        from .server.lasting import refuse_longer
 
         refuse_longer(Consortium.open(consortium), loaded)
     from .reports.progress import Progress

@@ -62,6 +62,7 @@ def certify(
 ) -> None:
     """Sign a run's certificate again: with its audit, or once the operator's key is there."""
     from .server.conclusion import certify as sign
+    from .server.conclusion import signer_of
     from .server.consortium import Consortium
     from .server.run_folder import RunFolder
     from .simulations.issuer import run_key
@@ -72,8 +73,9 @@ def certify(
         raise JobError(f"{run} ran between machines: name the operator's folder with --consortium.")
     if not deployed and consortium is not None:
         raise JobError(f"{run} is a simulation, which signs itself: leave out --consortium.")
-    key = Consortium.open(consortium).operator if consortium else run_key(run)
-    say(f"{run / 'certificate.json'}: {sign(folder, key).digest}")
+    opened = Consortium.open(consortium) if consortium else None
+    by = signer_of(opened, folder) if opened else (run_key(run), None)
+    say(f"{run / 'certificate.json'}: {sign(folder, *by).digest}")
 
 
 def _text(verdict: Verdict) -> str:

@@ -14,15 +14,14 @@ from . import __version__
 from .durable import write_durably
 from .errors import ConsortiumError
 
-_LARGEST_FILE = 2**16
-"""Bytes. A request comes from a stranger: a larger file is not even read."""
-
 
 class Document(BaseModel):
     """Base of what stands in a file: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     _what: ClassVar[str] = "file"
+    _largest: ClassVar[int] = 2**16
+    """Bytes. A request comes from a stranger: a larger file is not even read."""
 
     @classmethod
     def build(cls, values: Any, source: str) -> Self:
@@ -36,7 +35,7 @@ class Document(BaseModel):
     def read(cls, path: Path) -> Self:
         """The content of a JSON file that has exactly this form."""
         try:
-            if path.stat().st_size > _LARGEST_FILE:
+            if path.stat().st_size > cls._largest:
                 raise ConsortiumError(f"{path} is far too large for a {cls._what}. Check the path.")
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

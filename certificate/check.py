@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ..consortium import Card
-from ..errors import CertificateError, LedgerError, UmbelError
+from ..errors import CertificateError, LedgerError, PlanRefused, UmbelError
 from ..job import Job, read_toml
 from ..privacy.ledger import Ledger
+from ..warrants import delegate_of
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
 from .guarantee import as_asked, composed
@@ -83,7 +85,10 @@ def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Fin
             "the operator's key with --key"
         )
         return Finding("signer", None, text)
-    if certificate.key != expected.lower():
+    if certificate.key != expected.lower() and certificate.delegation:
+        if why := _not_delegated(certificate, expected.lower()):
+            return Finding("signer", False, f"a server signed it, and {why}")
+    elif certificate.key != expected.lower():
         made = "a simulation, which signs itself" if certificate.kind == "simulation" else "another"
         return Finding(
             "signer",
@@ -93,7 +98,27 @@ def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Fin
         )
     if card and (certificate.roster is None or certificate.roster.consortium != card.id):
         return Finding("signer", False, f"it is not about the consortium {card.name!r}")
-    return Finding("signer", True, f"the operator of {card.name!r}" if card else "the key given")
+    by = f"the operator of {card.name!r}" if card else "the key given"
+    if certificate.delegation and certificate.key != expected.lower():
+        by = f"a server to which {by} delegated this run"
+    return Finding("signer", True, by)
+
+
+def _not_delegated(certificate: Certificate, operator: str) -> str:
+    """Why the operator did not let this key certify this run; nothing if it did, when that was issued."""
+    roster = certificate.roster
+    try:
+        when = datetime.fromisoformat(certificate.issued).timestamp()
+        given = delegate_of(
+            certificate.delegation or "",
+            bytes.fromhex(operator),
+            roster.consortium if roster else "",
+            certificate.run,
+            when,
+        )
+    except (ValueError, PlanRefused) as error:
+        return str(error)
+    return "" if given == certificate.key else "its delegation is for another key"
 
 
 def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:

@@ -207,7 +207,9 @@ class Certificate(Document):
     limits: list[str]
     """What this certificate does not prove."""
     key: Hash
-    """Ed25519 public key of the signer: the operator's, or one made for a simulation alone."""
+    """Ed25519 public key of the signer: the operator's, its server's, or one made for a simulation alone."""
+    delegation: Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$", max_length=4096)] | None = None
+    """If a server signs: the operator's statement that it may certify this run, in hexadecimal."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] = UNSIGNED
 
     @classmethod
@@ -256,9 +258,10 @@ class Certificate(Document):
             )
         return certificate
 
-    def signed_by(self, signer: Identity) -> Self:
+    def signed_by(self, signer: Identity, delegation: str | None = None) -> Self:
         """The same statement under this key."""
-        stated = self.model_copy(update={"key": signer.public.signing.hex()})
+        by = {"key": signer.public.signing.hex(), "delegation": delegation}
+        stated = self.model_copy(update=by)
         return stated.model_copy(update={"signature": signer.sign(stated._claim()).hex()})
 
     @property
@@ -273,6 +276,8 @@ class Certificate(Document):
     def to_bytes(self) -> bytes:
         """The only form of its file: JSON with sorted keys that a person can read."""
         values = self.model_dump(mode="json")
+        if self.delegation is None:
+            del values["delegation"]  # as certificates were written before there were any
         return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
     def _claim(self) -> bytes:

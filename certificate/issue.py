@@ -61,14 +61,21 @@ _LIMIT_HEADS = (
     "The heads of {missing} owners' ledgers were not reported, or the run charged them nothing: a "
     "ledger of theirs that is set back later cannot be told from this certificate."
 )
+_LIMIT_DELEGATED = (
+    "The server signed it, as the operator allowed for this run alone: who stole the server's key meanwhile "
+    "could have stated other facts of this run, also with an earlier date."
+)
 _LIMIT_AUDIT = (
     "An audit gives a lower bound on what leaks: passing one proves nothing, and small faults escape "
     "it."
 )
 
 
-def issue(run: Path, result: Json, signer: Identity) -> Certificate:
-    """Certify the run in a folder; `result` is what its result.json says, or is about to."""
+def issue(run: Path, result: Json, signer: Identity, delegation: str | None = None) -> Certificate:
+    """Certify the run in a folder; `result` is what its result.json says, or is about to.
+
+    delegation: what allows a `signer` that is not the operator to do so.
+    """
     job = Job.build(read_toml(run / "job.toml"), source=str(run / "job.toml"))
     plan, identity = _read(run / "plan.json"), _read(run / "run.json")
     kind = "deployment" if identity.get("signature") else "simulation"
@@ -101,10 +108,10 @@ def issue(run: Path, result: Json, signer: Identity) -> Certificate:
             "trained_parameters": result["trainable_parameters"],
             "files": digests(run / "adapter"),
         },
-        "limits": _limits(kind, job, result, owners - len(heads), audit),
+        "limits": _limits(kind, job, result, owners - len(heads), audit, delegation is not None),
         "key": signer.public.signing.hex(),
     }
-    return Certificate.model_validate(values).signed_by(signer)
+    return Certificate.model_validate(values).signed_by(signer, delegation)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -196,8 +203,12 @@ def _rounds(run: Path, job: Job, result: Json) -> dict[str, Any]:
     }
 
 
-def _limits(kind: str, job: Job, result: Json, missing: int, audit: Audit | None) -> list[str]:
+def _limits(
+    kind: str, job: Job, result: Json, missing: int, audit: Audit | None, delegated: bool
+) -> list[str]:
     limits = list(_LIMITS)
+    if delegated:
+        limits.append(_LIMIT_DELEGATED)
     if result["public"] is not None:
         limits.append(_LIMIT_PUBLIC)
     if job.evaluation.keep == "best":

@@ -14,13 +14,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import CertificateError
+from ..errors import CertificateError, PlanRefused
 from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.keys import Identity, verify
+from ..warrants import delegate_of
 from .form import FILE, Certificate
 from .issue import UNBOUND
 
@@ -59,31 +60,39 @@ class Expected:
     key: str
     """The operator's public signing key, in hexadecimal."""
     most_bytes: int
+    when: float = 0.0
+    """Seconds since 1970: a server's delegation must hold then."""
 
 
-def pack(folder: Path, run: str, signer: Identity) -> Parcel:
+def pack(folder: Path, run: str, signer: Identity, delegation: str | None = None) -> Parcel:
     """The result in a run's folder; a ``CertificateError`` if there is no certificate by this key."""
     certificate = Certificate.read(folder / FILE)
     if certificate.key != signer.public.signing.hex():
         raise CertificateError(f"{folder / FILE} is signed by another key.")
     paths = [folder / FILE, *sorted(p for p in (folder / ADAPTER).rglob("*") if p.is_file())]
-    return sealed({p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}, run, signer)
+    return sealed(
+        {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}, run, signer, delegation
+    )
 
 
-def sealed(contents: Mapping[str, bytes], run: str, signer: Identity) -> Parcel:
-    """These files, by name, under one signature."""
+def sealed(
+    contents: Mapping[str, bytes], run: str, signer: Identity, delegation: str | None = None
+) -> Parcel:
+    """These files, by name, under one signature; with what allows a `signer` that is not the operator."""
     files = [
         {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in contents.items()
     ]
     signature = signer.sign(_claim(run, files)).hex()
     values = {"format": _FORMAT, "files": files, "signature": signature}
+    if delegation:
+        values["delegation"] = delegation
     return Parcel(json.dumps(values).encode(), b"".join(contents.values()))
 
 
 def unpack(parcel: Parcel, expected: Expected) -> tuple[Certificate, dict[str, bytes]]:
     """The certificate and all files by name, checked; a ``CertificateError`` says what is wrong."""
-    files, signature = _read_list(parcel.listed)
+    files, signature, delegation = _read_list(parcel.listed)
     for one in files:
         name = one["name"]
         if not _NAME.fullmatch(name) or not name.endswith(_KINDS) or ".." in name:
@@ -94,6 +103,8 @@ def unpack(parcel: Parcel, expected: Expected) -> tuple[Certificate, dict[str, b
             f"it holds {len(parcel.content):,} bytes; {sum(sizes):,} are listed, and at most "
             f"{expected.most_bytes:,} are accepted (results.most_megabytes)"
         )
+    if delegation:
+        expected = replace(expected, key=_delegate(delegation, expected))
     if not verify(bytes.fromhex(expected.key), signature, _claim(expected.run, files)):
         raise _refusal("it is not signed by the operator for this run")
     contents, at = {}, 0
@@ -109,22 +120,33 @@ def unpack(parcel: Parcel, expected: Expected) -> tuple[Certificate, dict[str, b
     return certificate, contents
 
 
-def _read_list(data: bytes) -> tuple[list[dict[str, Any]], bytes]:
+def _delegate(delegation: str, expected: Expected) -> str:
+    """The key that the operator lets certify this run at this time."""
+    key = bytes.fromhex(expected.key)
+    try:
+        return delegate_of(delegation, key, expected.consortium, expected.run, expected.when)
+    except PlanRefused as error:
+        raise _refusal(f"a server signed it, and {error}") from None
+
+
+def _read_list(data: bytes) -> tuple[list[dict[str, Any]], bytes, str]:
     if len(data) > _LARGEST_LIST:
         raise _refusal("its list of files is too long")
     try:
         values = json.loads(data)
         files, signature = values["files"], bytes.fromhex(values["signature"])
-        good = values["format"] == _FORMAT and 0 < len(files) <= MOST_FILES
+        delegation = values.get("delegation", "")
+        good = type(delegation) is str
+        good &= values["format"] == _FORMAT and 0 < len(files) <= MOST_FILES
         for one in files:
             good &= set(one) == {"name", "size", "sha256"} and type(one["size"]) is int
             good &= type(one["name"]) is str and type(one["sha256"]) is str and one["size"] >= 0
         good &= len({one["name"] for one in files}) == len(files)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         good = False
     if not good:
         raise _refusal("its list of files is malformed")
-    return files, signature
+    return files, signature, delegation
 
 
 def _certificate(contents: dict[str, bytes], expected: Expected) -> Certificate:

@@ -137,6 +137,7 @@ class Station:
             card.id,
             self._signer(assignment),
             rules.most_megabytes * 10**6,
+            self._now(),
         )
         parcel = Parcel(bytes_of(message.content, "listed"), bytes_of(message.content, "content"))
         place = self.home.models.keep(self.home.name, job, rules, expected, parcel)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -36,7 +37,7 @@ def authority_certificate(
     """Ten years, signed by itself; it signs certificates of servers and nothing below them."""
     name = _named(title)
     usage = _usage(signs_certificates=True)
-    authority = _builder(name, name, key, now, now + _AUTHORITY_LIFE, key)
+    authority = _builder(name, name, key.public_key(), now, now + _AUTHORITY_LIFE, key)
     return (
         authority.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
@@ -46,7 +47,7 @@ def authority_certificate(
 
 def server_certificate(
     host: str,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     authority: x509.Certificate,
     authority_key: ec.EllipticCurvePrivateKey,
     now: datetime,
@@ -85,6 +86,22 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise _unreadable(path, error) from None
 
 
+def key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # no other is made here
+    return key
+
+
+def fits(pem: bytes, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    """Whether this certificate is by the authority, and for this key."""
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        found.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return found.public_key() == key.public_key()
+
+
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(path.read_bytes(), None)
@@ -98,7 +115,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     now: datetime,
     until: datetime,
     issuer_key: ec.EllipticCurvePrivateKey,
@@ -108,11 +125,11 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(issued_by, critical=False)
     )
 

@@ -10,20 +10,26 @@ from ..certificate.issue import issue
 from ..certificate.model_card import model_card
 from ..errors import CertificateError
 from ..privacy.secagg.keys import Identity
+from .consortium import Consortium
 from .run_folder import RunFolder
 
 
-def conclude(folder: RunFolder, result: dict[str, Any], signer: Identity | None) -> None:
+def conclude(
+    folder: RunFolder,
+    result: dict[str, Any],
+    signer: Identity | None,
+    delegation: str | None = None,
+) -> None:
     """Write what a finished run leaves behind, beside its adapter.
 
     A crash before result.json is written leaves a run that is not finished, and the next sitting
     writes all of it again. Without a `signer` there is no certificate, and the model card says so.
     """
-    _state(folder, result, signer)
+    _state(folder, result, signer, delegation)
     folder.write_json("result.json", result)
 
 
-def certify(folder: RunFolder, signer: Identity) -> Certificate:
+def certify(folder: RunFolder, signer: Identity, delegation: str | None = None) -> Certificate:
     """A new certificate for a finished run: after an audit, or where the key was not there before.
 
     Raises ``CertificateError`` where the folder is no longer what an earlier certificate says.
@@ -40,17 +46,28 @@ def certify(folder: RunFolder, signer: Identity) -> Certificate:
                 f"{folder.path} is not what its certificate says, and gets no other: "
                 + "; ".join(f"{finding.what}: {finding.text}" for finding in wrong)
             )
-    certificate = _state(folder, folder.read_json("result.json"), signer)
+    certificate = _state(folder, folder.read_json("result.json"), signer, delegation)
     assert certificate is not None
     return certificate
 
 
 def _state(
-    folder: RunFolder, result: dict[str, Any], signer: Identity | None
+    folder: RunFolder, result: dict[str, Any], signer: Identity | None, delegation: str | None
 ) -> Certificate | None:
-    certificate = issue(folder.path, result, signer) if signer else None
+    certificate = issue(folder.path, result, signer, delegation) if signer else None
     if certificate is not None:
         folder.write(FILE, certificate.to_bytes())
     card = model_card(folder.job, folder.read_json("plan.json"), result, certificate)
     folder.write("adapter/README.md", card.encode())
     return certificate
+
+
+def signer_of(consortium: Consortium, folder: RunFolder) -> tuple[Identity, str | None]:
+    """Who certifies a run: the operator; else the server itself, and the delegation that allows that.
+
+    Raises ``ConsortiumError`` if the keys for neither are here.
+    """
+    delegation = folder.read_json("run.json").get("delegation")
+    if consortium.holds_keys or not delegation:
+        return consortium.operator, None
+    return consortium.delegate_identity, delegation

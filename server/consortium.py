@@ -12,21 +12,25 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..consortium import Card, Request, consortium_id
 from ..durable import new_folder, write_durably
-from ..errors import ConsortiumError
+from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import Limits, Roster, SignedRoster
-from ..privacy.signed import DAY
+from ..privacy.secagg.roster import Limits, Roster, SignedRoster, next_epoch, open_roster
+from ..privacy.signed import DAY, Signed, check_time
 from ..warrants import now_counter
 from .folder import ROSTER_DAYS, Folder, LimitsFile
+
+SECRETS = ("consortium.key", "operator.key", "ca.key")
+"""What a server's folder does without."""
 
 
 class Consortium(Folder):
@@ -75,7 +79,7 @@ class Consortium(Folder):
         }
         card = Card.build(values, f"consortium {path}")
         server = certificates.server_certificate(
-            card.host, server_key, authority, authority_key, now
+            card.host, server_key.public_key(), authority, authority_key, now
         )
         with new_folder(path) as folder:
             for part in ("rosters", "members", "runs"):
@@ -121,7 +125,10 @@ class Consortium(Folder):
                     f"{name!r} is no member of {self.card.name!r}. "
                     + (hint if names else "It has no members yet.")
                 )
-            self._sign([member for member in members if member.name != name])
+            if self.holds_keys:
+                self._sign([member for member in members if member.name != name])
+            else:
+                self._cut(name)
             # Only now: a member of the roster must have its request beside it.
             self._request_path(name).unlink(missing_ok=True)
 
@@ -148,7 +155,8 @@ class Consortium(Folder):
         """
         from . import certificates
 
-        key, authority_key = map(certificates.read_key, (self.server_key, self.path / "ca.key"))
+        key = certificates.key_of(certificates.read_certificate(self.server_certificate))
+        authority_key = certificates.read_key(self.path / "ca.key")
         authority = certificates.read_certificate(self.ca_certificate)
         certificate = certificates.server_certificate(
             self.card.host, key, authority, authority_key, now or datetime.now(UTC)
@@ -179,7 +187,69 @@ class Consortium(Folder):
         current = self.current_roster()
         entries = tuple(sorted((member.entry for member in members), key=lambda e: e.name))
         epoch, previous = (current.epoch, current.hash) if current else (0, bytes(32))
-        self._write_roster(Roster(epoch + 1, entries, self.limits, previous))
+        following = next_epoch(epoch, apart=self.delegate is not None)
+        self._write_roster(Roster(following, entries, self.limits, previous))
+
+    def _cut(self, name: str) -> None:
+        """Take a member off the roster with a delegation alone, while one holds."""
+        now = int(time.time())
+        held = [d for d in self.delegations() if d.is_by(self.card.consortium_key_bytes)]
+        held = [d for d in held if not check_time(d.said, now)]
+        data = self.roster()
+        if not held or data is None:
+            raise ConsortiumError(
+                f"{self.path} holds neither the consortium's key nor a delegation that lasts. Remove the "
+                "member where the keys are, and bring the roster here: umbel consortium remove, umbel sign "
+                "roster, umbel take"
+            )
+        signed = SignedRoster.from_bytes(data)
+        cut = signed.cut([name], self.epoch + 1, self.delegate_identity, held[-1], now)
+        open_roster(cut.to_bytes(), self.card.consortium_key_bytes, self.current_roster())
+        write_durably(self._roster_path(self.epoch + 1), cut.to_bytes())
+
+    def delegations(self) -> list[Signed]:
+        """Those that came with runs."""
+        found = []
+        for path in sorted(self.runs.glob("*/run.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, ProtocolError):
+                found.append(Signed.from_hex(json.loads(path.read_bytes())["delegation"]))
+        return found
+
+    def take_roster(self, epoch: int, signed: bytes, requests: Sequence[Request]) -> None:
+        """Keep a roster that was signed elsewhere and has been checked, and its members' requests."""
+        with self._alone():
+            for request in requests:
+                request.write(self._request_path(request.name))
+            write_durably(self._roster_path(epoch), signed)
+
+    def split(self, keys: Path) -> Consortium:
+        """Move the secrets into a folder of their own, which signs for this one from then on; that folder.
+
+        This one keeps what a server needs: its TLS key, and a key that only a delegation gives a meaning.
+        """
+        delegate = Identity(os.urandom(64))
+        public = delegate.public.signing.hex().encode()
+        if self.delegate is not None:
+            raise ConsortiumError(f"{self.path} was split already: its keys are elsewhere.")
+        _ = self.identity, self.operator
+        # Before anything counts: without delegate.pub it is a file that nobody looks at.
+        write_durably(self.path / "delegate.key", delegate.to_secret_bytes(), secret=True)
+        with new_folder(keys) as folder:
+            for part in ("rosters", "members", "runs"):
+                (folder / part).mkdir(mode=0o700)
+            for part in ("rosters", "members"):
+                for path in sorted((self.path / part).iterdir()):
+                    write_durably(folder / part / path.name, path.read_bytes())
+            for name in ("consortium.json", "limits.json", "ca.crt", "server.crt", "counter"):
+                if (self.path / name).exists():
+                    write_durably(folder / name, (self.path / name).read_bytes())
+            for name in SECRETS:
+                write_durably(folder / name, (self.path / name).read_bytes(), secret=True)
+            write_durably(folder / "delegate.pub", public)
+        write_durably(self.path / "delegate.pub", public)
+        for name in SECRETS:
+            (self.path / name).unlink()
+        return Consortium(keys)
 
     def _write_roster(self, roster: Roster, days: int | None = None) -> None:
         now, before = int(time.time()), self.roster()

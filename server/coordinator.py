@@ -28,7 +28,7 @@ from ..messages import to_array_record, to_arrays
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..processes import end_with_parent, log_to_stderr
-from .conclusion import conclude
+from .conclusion import conclude, signer_of
 from .consortium import Consortium
 from .ending import ended_line
 from .exchange import connected
@@ -127,12 +127,12 @@ def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> N
     """Send the result to the owners that took part, are members still, and have not got it."""
     folder = RunFolder.open(consortium.runs / task.name)
     clients = {name: node for name, node in task.nodes.items() if name in took_part(folder)}
-    signer = _signer(consortium)
+    signer, delegation = _signer(consortium, folder)
     missing = awaiting(folder, clients)
     if signer is None or not missing:
         return
     try:
-        event = hand_out(grid, folder, missing, signer)
+        event = hand_out(grid, folder, missing, signer, delegation)
     except UmbelError as error:
         _log.warning("the result was sent to nobody: %s", error)
         return
@@ -186,7 +186,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
         public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"
     )
     result = summarise(run, counts, {}, identity, company.statement())
-    conclude(run.folder, result, _signer(consortium))
+    conclude(run.folder, result, *_signer(consortium, folder))
     return ended_line(result["ended"]) if result["ended"] else ""
 
 
@@ -210,13 +210,13 @@ def _load(job: Job) -> Learner:
     return load_learner(job, len(job.data.labels or ()))
 
 
-def _signer(consortium: Consortium) -> Identity | None:
-    """The operator, whose key may be kept elsewhere while the server runs."""
+def _signer(consortium: Consortium, folder: RunFolder) -> tuple[Identity | None, str | None]:
+    """Who certifies, if anybody can here: the keys may be elsewhere while the server runs."""
     try:
-        return consortium.operator
+        return signer_of(consortium, folder)
     except ConsortiumError as error:
         _log.warning("no certificate yet: %s Then: umbel certify RUN --consortium FOLDER", error)
-        return None
+        return None, None
 
 
 def main() -> None:

@@ -66,6 +66,32 @@ class Folder:
         """The secret that signs jobs."""
         return self._secret("operator.key", self.card.operator_key_bytes)
 
+    @property
+    def holds_keys(self) -> bool:
+        """Whether the operator's key is here, or may be put here."""
+        return (self.path / "operator.key").exists() or not (self.path / "delegate.key").exists()
+
+    @property
+    def delegate(self) -> bytes | None:
+        """The public key of a server whose folder lacks the consortium's keys; None if there is none."""
+        path = self.path / "delegate.pub"
+        try:
+            return bytes.fromhex(path.read_text()) if path.exists() else None
+        except ValueError as error:
+            raise ConsortiumError(
+                f"{path} is damaged ({error}). Restore it from a backup."
+            ) from None
+
+    @cached_property
+    def delegate_identity(self) -> Identity:
+        """The server's own secret: worth something only together with a delegation for a run."""
+        delegate = self.delegate
+        if delegate is None:
+            raise ConsortiumError(
+                f"{self.path} holds neither the consortium's keys nor a server's own."
+            )
+        return self._secret("delegate.key", delegate)
+
     @cached_property
     def limits(self) -> Limits:
         """What the next roster will bind every member to."""

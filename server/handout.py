@@ -24,14 +24,18 @@ _log = logging.getLogger(__name__)
 
 
 def hand_out(
-    grid: Grid, folder: RunFolder, nodes: Mapping[str, int], signer: Identity
+    grid: Grid,
+    folder: RunFolder,
+    nodes: Mapping[str, int],
+    signer: Identity,
+    delegation: str | None = None,
 ) -> dict[str, Any]:
     """Send a finished run's result to these clients; an event that says who has it, and why others do not.
 
     nodes: by name, those that are to get it. Raises ``CertificateError`` if there is none to send.
     """
     identity, job = folder.read_json("run.json"), folder.job
-    parcel = pack(folder.path, identity["id"], signer)
+    parcel = pack(folder.path, identity["id"], signer, delegation)
     online = set(grid.get_node_ids())
     failed = {name: "not connected" for name, node in nodes.items() if node not in online}
     answered: list[str] = []

@@ -6,20 +6,16 @@ may start runs; data owners believe only what the operator's key has signed.
 
 from __future__ import annotations
 
-import contextlib
 import time
-import uuid
 
 from .. import __version__
 from ..encryption import fewest_answers
-from ..errors import ConsortiumError, JobError, PlanRefused, RunFolderError
+from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
-from ..limits import keeps_to
-from ..privacy.signed import DAY, Signed, day
-from ..refusals import job_refusals, refused
-from ..warrants import longest_seconds, order_seconds, sign_job
+from ..privacy.signed import Signed, day
+from ..warrants import longest_seconds
 from .consortium import Consortium
-from .holdout import public_corpus
+from .packets import SignedJob, check_order, sign_order, signed_order
 from .rosters import Rosters
 from .run_folder import RunFolder
 from .store import RunRow, Status, Store
@@ -43,85 +39,50 @@ def place(
     wait: seconds in which every member is waited for; by default those that are away only for a short
     time, once there are as many as the job needs.
     """
-    if job.task == "text-classification" and not job.data.labels:
-        raise JobError(
-            "data.labels is missing: between machines nobody sees all data, so the job has to name "
-            'the classes, in order, such as data.labels = ["negative", "positive"]'
-        )
-    if job.encrypted and not keeps_to(job.encryption, consortium.limits):
-        raise PlanRefused(
-            "The job's [encryption] is not what this consortium's members insist on "
-            f"({consortium.limits}). Change the job, or make a consortium with: umbel consortium "
-            "create FOLDER --job JOB"
-        )
-    if reasons := job_refusals(job):
-        raise refused(reasons)
-    public_corpus(job)
-    _check_lasts(consortium, job)
-    # Late: stopping a run needs no model.
-    from ..learning.base import pinned
-    from ..learning.probe import fitted
+    return begin(consortium, sign_order(consortium, job), wait, reproducible, name)
 
-    # Owners are told which files they are, and compare that before they look into them.
-    job = fitted(pinned(job))
-    run_id = uuid.uuid4().hex
+
+def begin(
+    consortium: Consortium,
+    order: SignedJob,
+    wait: float | None = None,
+    reproducible: bool = False,
+    name: str | None = None,
+) -> RunFolder:
+    """Queue a run that the operator ordered, here or elsewhere; its folder.
+
+    An order for a run that is here already takes the place of the one before it.
+    """
+    check_order(consortium, order)
+    job, store = order.built, Store(consortium.database)
+    for run in store.runs():
+        if run.id == order.run:
+            folder = RunFolder.open(consortium.runs / run.name)
+            if folder.job.to_json() != job.to_json():
+                raise PlanRefused(f"{run.name} is a run of another job.")
+            _go_by(folder, order)
+            return folder
     path = consortium.runs / name if name else None
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
-    # What was signed is what is sent: the job as it stands in the folder.
-    signature = _signed(consortium, folder.job, run_id)
     folder.write_json(
         "run.json",
         {
-            "id": run_id,
+            "id": order.run,
             "umbel_version": __version__,
             "reproducible": reproducible,
-            "signature": signature,
+            "signature": order.order,
+            "delegation": order.delegation,
             "wait": WAIT_SECONDS if wait is None else wait,
             "grace": GRACE_SECONDS if wait is None else wait,
         },
     )
-    Store(consortium.database).add(folder.path.name, run_id, job.training.rounds)
+    store.add(folder.path.name, order.run, job.training.rounds)
     return folder
 
 
-def outlasts(consortium: Consortium, job: Job) -> str:
-    """Why a run of this job may last longer than the roster; nothing if it does not.
-
-    Agents go by no roster that has ended, so such a run would stand still in the middle.
-    """
-    ends, needed = consortium.roster_ends(), longest_seconds(job)
-    if not job.encrypted or not ends or time.time() + needed < ends:
-        return ""
-    return (
-        f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
-        f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
-        f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
-    )
-
-
-def _check_lasts(consortium: Consortium, job: Job) -> None:
-    """Refuse (``PlanRefused``) a job that may outlast the roster; prolong that first, if the key is here."""
-    if outlasts(consortium, job):
-        with contextlib.suppress(ConsortiumError):
-            consortium.prolong()
-    refuse_longer(consortium, job)
-
-
-def refuse_longer(consortium: Consortium, job: Job) -> None:
-    """Refuse (``PlanRefused``) a job that may outlast the roster."""
-    if reason := outlasts(consortium, job):
-        raise PlanRefused(reason)
-
-
-def _signed(consortium: Consortium, job: Job, run_id: str) -> str:
-    return sign_job(
-        consortium.operator,
-        consortium.card.id,
-        run_id,
-        job.to_json(),
-        counter=consortium.next_counter(),
-        seconds=order_seconds(job),
-    )
+def _go_by(folder: RunFolder, order: SignedJob) -> None:
+    signed = {"signature": order.order, "delegation": order.delegation}
+    folder.write_json("run.json", folder.read_json("run.json") | signed)
 
 
 def _renew(consortium: Consortium, run: RunRow) -> None:
@@ -134,15 +95,15 @@ def _renew(consortium: Consortium, run: RunRow) -> None:
     if time.time() + longest_seconds(folder.job) < ends:
         return
     try:
-        signature = _signed(consortium, folder.job, run.id)
+        order = signed_order(consortium, folder.job, run.id)
     except ConsortiumError:
         if time.time() < ends:
             return
         raise PlanRefused(
             f"The operator's order for {run.name} ended on {day(ends)}. Sign it anew where the operator's "
-            "key is: umbel sign job JOB (a new run)"
+            "key is, and take it in here: umbel sign job FOLDER JOB.signed, umbel take JOB.signed"
         ) from None
-    folder.write_json("run.json", identity | {"signature": signature})
+    _go_by(folder, order)
 
 
 def stop(consortium: Consortium, name: str) -> RunRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,12 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, job: Job) -> RunFolder:
         """A new folder with job.toml in it."""
-        import tomli_w
-
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{path} cannot be made: {error.strerror}") from None
         folder = cls(path)
-        values = job.model_dump(mode="json", exclude_none=True)
-        folder.write("job.toml", tomli_w.dumps(values).encode())
+        folder.write("job.toml", _toml(job).encode())
         folder._point_latest()
         return folder
 
@@ -120,3 +118,14 @@ class RunFolder:
                 link.symlink_to(self.path.name)
         except OSError:
             pass  # a convenience; some file systems have no links
+
+
+def as_kept(job: Job) -> Job:
+    """The job as it is read again from a run's folder: what is signed is what will be sent."""
+    return Job.build(tomllib.loads(_toml(job)), source="the job")
+
+
+def _toml(job: Job) -> str:
+    import tomli_w
+
+    return tomli_w.dumps(job.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,41 @@
+"""Whether a run may outlast the roster that it would go by."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from ..errors import ConsortiumError, PlanRefused
+from ..job import Job
+from ..privacy.signed import DAY, day
+from ..warrants import longest_seconds
+from .consortium import Consortium
+
+
+def outlasts(consortium: Consortium, job: Job) -> str:
+    """Why a run of this job may last longer than the roster; nothing if it does not.
+
+    Agents go by no roster that has ended, so such a run would stand still in the middle.
+    """
+    ends, needed = consortium.roster_ends(), longest_seconds(job)
+    if not job.encrypted or not ends or time.time() + needed < ends:
+        return ""
+    return (
+        f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
+        f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
+        f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
+    )
+
+
+def check_lasts(consortium: Consortium, job: Job) -> None:
+    """Refuse (``PlanRefused``) a job that may outlast the roster; prolong that first, if the key is here."""
+    if outlasts(consortium, job):
+        with contextlib.suppress(ConsortiumError):
+            consortium.prolong()
+    refuse_longer(consortium, job)
+
+
+def refuse_longer(consortium: Consortium, job: Job) -> None:
+    """Refuse (``PlanRefused``) a job that may outlast the roster."""
+    if reason := outlasts(consortium, job):
+        raise PlanRefused(reason)
