@@ -281,10 +281,13 @@ def _mount() -> None:
     from .cli_owner import ledger_app
     from .cli_rehearsal import rehearse
     from .cli_server import add_to
+    from .cli_sign import sign_app, take
     from .cli_verify import certify, verify
 
     app.add_typer(consortium_app, name="consortium")
     add_to(app)
+    app.add_typer(sign_app, name="sign")
+    app.command()(take)
     app.add_typer(client_app, name="client")
     app.add_typer(ledger_app, name="ledger")
     app.command()(rehearse)

@@ -36,6 +36,9 @@ def create(
     name: Annotated[
         str | None, typer.Option(help="What owners read [the folder's name].", show_default=False)
     ] = None,
+    roster_days: Annotated[
+        int, typer.Option(min=1, max=36500, help="How long a roster holds after it is signed.")
+    ] = 90,
     job: Annotated[
         Path | None,
         typer.Option(
@@ -55,12 +58,35 @@ def create(
     from .server.consortium import Consortium
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()
-    made = Consortium.create(folder, host, port, limits, name)
+    made = Consortium.create(folder, host, port, limits, name, roster_days=roster_days)
     say(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
     say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
     say(f"Fingerprint: {made.card.fingerprint}")
     say(f"Absences:    {_absences(made.limits)}")
+    say(
+        "Keys:        all in this folder. To keep them from the server's machine: umbel consortium split"
+    )
     say(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
+
+
+@consortium_app.command()
+def split(
+    folder: Folder,
+    keys: Annotated[
+        Path,
+        typer.Argument(help="New folder for the keys, to be kept elsewhere.", show_default=False),
+    ],
+) -> None:
+    """Move the keys out of the folder, so that the server goes on without them.
+
+    Best done where the consortium is made, before the folder goes to the server's machine: what was
+    once on a disk may be found there again.
+    """
+    from .server.consortium import Consortium
+
+    Consortium.open(folder).split(keys)
+    say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
+    say(f"Server: {folder}  (signs nothing but what an order's delegation allows)")
 
 
 @consortium_app.command()

@@ -51,7 +51,7 @@ def server(
 
     Runs in progress go on when it is started again.
     """
-    folder = _consortium(consortium)
+    folder = opened(consortium)
     from .processes import end_with_parent, log_to_stderr
     from .server.supervisor import Supervisor
 
@@ -82,7 +82,7 @@ def run(
     from .server.orders import place
 
     folder = place(
-        _consortium(consortium),
+        opened(consortium),
         Job.compose(job, {}, set_),
         wait=wait,
         reproducible=reproducible,
@@ -96,7 +96,7 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
 
     from .server.store import Store
 
-    store = Store(_consortium(consortium).database)
+    store = Store(opened(consortium).database)
     rows = store.runs()
     if as_json:
         say(json.dumps([asdict(row) for row in rows], indent=2))
@@ -118,7 +118,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     from .reports.decisions import decision_line
     from .server.store import Store
 
-    folder = _consortium(consortium)
+    folder = opened(consortium)
     store = Store(folder.database)
     row = store.run(name)
     events = [event for _, _, event in store.events(row.name)]
@@ -169,7 +169,7 @@ def logs(
     """Print what a run's coordinator wrote."""
     from .server.store import Store
 
-    folder = _consortium(consortium)
+    folder = opened(consortium)
     store = Store(folder.database)
     row = store.run(name)
     path, at = folder.runs / row.name / "log", 0
@@ -189,7 +189,7 @@ def stop(name: RunName, consortium: Folder = None) -> None:
     """Stop a run after the round in progress. What is finished is kept."""
     from .server.orders import stop as stop_run
 
-    say(f"{stop_run(_consortium(consortium), name).name} stops after the round in progress.")
+    say(f"{stop_run(opened(consortium), name).name} stops after the round in progress.")
 
 
 def finish(name: RunName, consortium: Folder = None) -> None:
@@ -199,7 +199,7 @@ def finish(name: RunName, consortium: Folder = None) -> None:
     """
     from .server.orders import finish as finish_run
 
-    row = finish_run(_consortium(consortium), name)
+    row = finish_run(opened(consortium), name)
     say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
 
 
@@ -207,14 +207,14 @@ def deliver(name: RunName, consortium: Folder = None) -> None:
     """Send a finished run's result to the owners that were away when it ended."""
     from .server.orders import deliver as deliver_result
 
-    say(f"{deliver_result(_consortium(consortium), name).name} goes to the owners that lack it.")
+    say(f"{deliver_result(opened(consortium), name).name} goes to the owners that lack it.")
 
 
 def resume(name: RunName, consortium: Folder = None) -> None:
     """Go on with a run that was stopped or has failed."""
     from .server.orders import resume as resume_run
 
-    say(f"{resume_run(_consortium(consortium), name).name} waits for the server to go on with it.")
+    say(f"{resume_run(opened(consortium), name).name} waits for the server to go on with it.")
 
 
 def _absences(run: Path) -> str:
@@ -233,7 +233,7 @@ def _print_notes(store: Store) -> None:
         say(f"Server, {what} (since {when[:19]}): {text}")
 
 
-def _consortium(path: Path | None) -> Consortium:
+def opened(path: Path | None) -> Consortium:
     from .server.consortium import Consortium
 
     named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))

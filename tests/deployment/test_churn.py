@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tomli_w
 
 pytestmark = pytest.mark.faults
 GONE = "client-0002"
@@ -49,8 +50,14 @@ def test_a_member_is_removed_in_a_run_the_server_restarts_and_the_member_comes_b
 
 
 def test_a_run_that_was_stopped_is_finished_early_and_its_model_goes_out(deployed_job, deploy):
-    deployment = deploy(deployed_job(3, training={"rounds": 6})).start()
-    run = deployment.place(name="early")
+    """All of it by a server whose folder lacks the consortium's keys."""
+    deployment = deploy(deployed_job(3, training={"rounds": 6}))
+    folder, keys, job = (deployment.folder / n for n in ("consortium", "keys", "job.toml"))
+    job.write_text(tomli_w.dumps(deployment.job.model_dump(mode="json", exclude_none=True)))
+    deployment.umbel("consortium", "split", folder, keys)
+    deployment.umbel("sign", "job", keys, job, "--out", deployment.folder / "job.signed")
+    deployment.start()
+    run = deployment.umbel("take", deployment.folder / "job.signed", "--wait", 180).split()[0]
     deployment.round(run, 1)
     deployment.umbel("stop", run)
     assert deployment.over(run).status == "stopped"
@@ -59,7 +66,9 @@ def test_a_run_that_was_stopped_is_finished_early_and_its_model_goes_out(deploye
     result = deployment.result(run)
     assert result["ended"]["cause"] == "operator"
     assert "finished early" in deployment.umbel("runs")
-    shown = deployment.umbel("verify", deployment.consortium.runs / run)
+    card = folder / "consortium.json"
+    shown = deployment.umbel("verify", deployment.consortium.runs / run, "--consortium", card)
+    assert "a server to which the operator of 'rehearsal' delegated this run" in shown
     assert f"{result['rounds']} of 6 are done: the run ended early" in shown
     for name in deployment.owners:
         deployment.eventually_has(name)

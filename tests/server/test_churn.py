@@ -17,9 +17,10 @@ from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
-from umbel.server.conclusion import conclude
-from umbel.server.consortium import Consortium
-from umbel.server.orders import place
+from umbel.server.conclusion import conclude, signer_of
+from umbel.server.consortium import SECRETS, Consortium
+from umbel.server.orders import begin as begin_run
+from umbel.server.packets import sign_members, sign_order, take_members
 from umbel.server.renewal import Company
 from umbel.server.result import summarise
 from umbel.server.rosters import RosterChanged
@@ -117,7 +118,7 @@ class At(Silent):
 class Federation:
     """A consortium with real keys, rosters and agents, and its coordinator, in this process."""
 
-    def __init__(self, job, folder, monkeypatch, begin):
+    def __init__(self, job, folder, monkeypatch, begin, apart=False):
         self.virtual = federate(job)
         self.job = self.virtual.job
         self.folder = folder
@@ -136,7 +137,9 @@ class Federation:
         members = {self.node(name): self.membership(name) for name in self.names}
         self.net = Net(InProcessGrid(self.workers, len(self.names)), members)
         self.at = At()
-        self.run_folder = place(self.consortium, self.job, wait=0.0, name=RUN)
+        self.keys = self.consortium.split(folder / "keys") if apart else self.consortium
+        order = sign_order(self.keys, self.job)
+        self.run_folder = begin_run(self.consortium, order, wait=0.0, name=RUN)
 
     def _request(self, name):
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -179,7 +182,7 @@ class Federation:
         self.workers.call("export", run.arrays, self.run_folder.path / "adapter")
         identity = self.run_folder.read_json("run.json")
         result = summarise(run, counts, {}, identity, company.statement())
-        conclude(self.run_folder, result, self.consortium.operator)
+        conclude(self.run_folder, result, *signer_of(self.consortium, self.run_folder))
         return result
 
     def lead(self):
@@ -222,7 +225,7 @@ class Federation:
 def churning(job_of, tmp_path, monkeypatch):
     """A federation of so many owners, of whom the first `begin` are members when the run is placed."""
 
-    def build(owners=5, begin=5, **sections):
+    def build(owners=5, begin=5, apart=False, **sections):
         plain = {
             "simulation": {"partition": "iid", "clients": owners},
             "training": {"rounds": 3, "batch_size": 64, "local_steps": 2},
@@ -233,7 +236,7 @@ def churning(job_of, tmp_path, monkeypatch):
         for name, section in plain.items():
             sections[name] = {**section, **sections.get(name, {})}
         job = job_of("bert", **sections)
-        return Federation(job, tmp_path, monkeypatch, begin)
+        return Federation(job, tmp_path, monkeypatch, begin, apart)
 
     return build
 
@@ -242,6 +245,25 @@ def certified(federation):
     verdict = verify(federation.run_folder.path, card=federation.consortium.card)
     assert verdict.valid, [f for f in verdict.findings if f.holds is False]
     return verdict.certificate
+
+
+def test_a_server_without_keys_shrinks_the_roster_in_a_run_and_certifies_it(churning):
+    federation = churning(apart=True)
+    gone, stay = federation.names[1], set(federation.names) - {federation.names[1]}
+    federation.at.when("round 1 summed", lambda: federation.remove(gone))
+    result = federation.lead()
+    assert not [n for n in SECRETS if (federation.consortium.path / n).exists()]
+    assert federation.clients() == {1: set(federation.names), 2: stay, 3: stay}
+    assert [period["members"] for period in result["rosters"]] == [5, 4]
+    certificate = certified(federation)
+    assert certificate.key == federation.consortium.delegate.hex()
+    assert certificate.key != federation.consortium.card.operator_key
+    # What the consortium signs next is newer than the cut, also for owners that have learned that.
+    federation.keys.remove(gone)
+    taken = sign_members(federation.keys)
+    assert take_members(federation.consortium, taken) == []
+    for name in stay:
+        federation.membership(name).learn(federation.consortium.roster())
 
 
 def test_a_run_goes_on_without_a_member_that_is_removed_between_rounds(churning):

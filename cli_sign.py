@@ -1,0 +1,145 @@
+"""`umbel sign` and `umbel take`: what is signed where the keys are, and taken in where the server is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import ConsortiumError
+from .foreign import say
+
+if TYPE_CHECKING:
+    from .server.packets import Packet
+
+sign_app = typer.Typer(
+    help="Sign a job, the roster or the server's certificate where the keys are, away from the server.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Keys = Annotated[
+    Path, typer.Argument(help="The folder with the consortium's keys.", show_default=False)
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File to write [here].", show_default=False)
+]
+
+
+@sign_app.command()
+def job(
+    keys: Keys,
+    job: Annotated[
+        Path,
+        typer.Argument(help="Job file (TOML); or an order, to be signed anew.", show_default=False),
+    ],
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value of a job file."),
+    ] = [],  # noqa: B006
+    out: Out = None,
+) -> None:
+    """Sign a job for one run. Needs the base model's files, to write their digest into the job.
+
+    An order that has ended, or ends soon, is signed anew for the same run.
+    """
+    from .job import Job
+    from .server.consortium import Consortium
+    from .server.packets import SignedJob, read_packet, sign_order
+
+    consortium = Consortium.open(keys)
+    if job.suffix == ".signed":
+        before = read_packet(job)
+        if not isinstance(before, SignedJob):
+            raise ConsortiumError(f"{job} is no order for a job.")
+        order = sign_order(consortium, before.built, before.run)
+    else:
+        order = sign_order(consortium, Job.compose(job, {}, set_))
+    _write(
+        order, out or Path(f"{job.stem}-{order.run[:8]}.signed" if job.suffix != ".signed" else job)
+    )
+
+
+@sign_app.command()
+def roster(
+    keys: Keys,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, help="How long it holds [as said at create].", show_default=False),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
+    from .privacy.signed import day
+    from .server.consortium import Consortium
+    from .server.packets import sign_members
+
+    consortium = Consortium.open(keys)
+    packet = sign_members(consortium, days)
+    say(f"The roster holds until {day(consortium.roster_ends())}.")
+    if consortium.delegate is not None or out is not None:
+        _write(packet, out or Path(f"roster-{consortium.epoch:04}.signed"))
+
+
+@sign_app.command()
+def certificate(keys: Keys, out: Out = None) -> None:
+    """Make a new certificate for the server's key; owners need nothing new."""
+    from .server.consortium import Consortium
+    from .server.packets import sign_certificate
+
+    consortium = Consortium.open(keys)
+    packet = sign_certificate(consortium)
+    say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
+    _write(packet, out or Path("server-certificate.signed"))
+
+
+def take(
+    file: Annotated[Path, typer.Argument(help="What umbel sign wrote.", show_default=False)],
+    consortium: Annotated[
+        Path | None,
+        typer.Option(
+            "--consortium",
+            help="The server's folder [$UMBEL_CONSORTIUM, else this folder].",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="For a job: seconds to wait for every member.", show_default=False),
+    ] = None,
+) -> None:
+    """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
+    from .cli_server import opened
+    from .server.orders import begin
+    from .server.packets import (
+        SignedJob,
+        SignedMembers,
+        read_packet,
+        take_certificate,
+        take_members,
+    )
+
+    folder, packet = opened(consortium), read_packet(file)
+    if isinstance(packet, SignedJob):
+        run = begin(folder, packet, wait)
+        say(f"{run.path.name}\nWatch it with: umbel logs {run.path.name} --follow")
+    elif isinstance(packet, SignedMembers):
+        new = take_members(folder, packet)
+        say(
+            f"The roster has {len(packet.requests)} members"
+            + (f"; new: {', '.join(new)}." if new else ".")
+        )
+    else:
+        take_certificate(folder, packet)
+        say(
+            f"The certificate is valid for {folder.certificate_days_left()} days. Restart the server."
+        )
+
+
+def _write(packet: Packet, path: Path) -> None:
+    packet.write(path)
+    say(f"Signed:  {path}")
+    say(f"Next, where the server is: umbel take {path.name} --consortium FOLDER")
