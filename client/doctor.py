@@ -330,7 +330,8 @@ class _Examination:
     def roster(self) -> Iterator[Finding]:
         from ..errors import ProtocolError
         from ..privacy.secagg.keys import Identity
-        from ..privacy.secagg.roster import open_roster
+        from ..privacy.secagg.roster import SignedRoster, open_roster
+        from ..privacy.signed import FOREVER, day
 
         home = self.home
         if not home.roster.exists():
@@ -348,8 +349,10 @@ class _Examination:
             yield Finding("roster", "bad", f"{where}, does not name {home.name}",
                           "Ask the operator to admit this owner again.")  # fmt: skip
             return
+        ends = SignedRoster.from_bytes(home.roster.read_bytes()).expires
         if admitted == Identity(home.identity.read_bytes()).public:
-            yield Finding("roster", "ok", f"{home.name} is a member: {where}")
+            until = f"; holds until {day(ends)}" if ends < FOREVER else ""
+            yield Finding("roster", "ok", f"{home.name} is a member: {where}{until}")
         else:
             yield Finding("roster", "bad", f"{where}, names {home.name} with other keys",
                           "Ask the operator which keys it admitted under this name.")  # fmt: skip

@@ -17,6 +17,7 @@ import time
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
+from ..privacy.signed import DAY, day
 from ..processes import alone, end, free_port, new_secret, start
 from .consortium import Consortium
 from .coordinator import Task
@@ -79,6 +80,7 @@ class Supervisor:
             told = ""
             for what in self._store.notes():
                 self._store.note(what, "")
+            self._check_roster()
             try:
                 while not self._stopping:
                     if self._process is None or self._process.poll() is not None:
@@ -105,6 +107,13 @@ class Supervisor:
             )
         if left < _SOON_DAYS:
             _log.warning("the server's certificate expires in %d days: %s", left, way_out)
+
+    def _check_roster(self) -> None:
+        """Say in time that no agent will go by this roster any more."""
+        ends = self._consortium.roster_ends()
+        if ends and ends < time.time() + _SOON_DAYS * DAY:
+            way_out = "sign it anew with umbel sign roster, where the consortium's keys are"
+            self._note("roster", f"it holds until {day(ends)}: {way_out}")
 
     def _start_link(self) -> None:
         if self._process is not None:
@@ -199,6 +208,7 @@ class Supervisor:
         assert process.stdin is not None
         process.stdin.write(task.to_json().encode() + b"\n")
         process.stdin.close()
+        self._check_roster()
         self._store.change(run.name, ("queued",), "running")
         self._coordinator = (run.name, flower_run, process)
         _log.info("%s: %s", run.name, "begins" if run.status == "queued" else "goes on")

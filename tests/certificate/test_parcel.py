@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import stat
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -18,8 +19,10 @@ from umbel.client.models import Models
 from umbel.client.rules import ResultRules
 from umbel.errors import CertificateError, PlanRefused
 from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.signed import DAY
 from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
+from umbel.warrants import sign_delegation
 
 OPERATOR = Identity(bytes(range(64)))
 CONSORTIUM = "c" * 32
@@ -196,3 +199,74 @@ def test_a_run_without_a_certificate_by_this_key_is_not_packed(run, tmp_path):
     (copy.path / FILE).unlink()
     with pytest.raises(CertificateError, match="There is no certificate"):
         pack(copy.path, identity(run), OPERATOR)
+
+
+SERVER = Identity(bytes(range(1, 65)))
+
+
+def delegated(run, signer=OPERATOR, to=SERVER, consortium=CONSORTIUM, days=1):
+    """The statement that a server may certify a run, as of now."""
+    now = int(time.time())
+    key = to.public.signing
+    given = sign_delegation(
+        [signer], consortium, run, key, counter=1, issued=now, expires=now + days * DAY
+    )
+    return given.to_hex()
+
+
+def by_server(run, delegation, parcels=True):
+    """The run's result as its server signs it, and what an owner expects now."""
+    result = run.read_json("result.json")
+    result["roster"] = {"consortium": CONSORTIUM, "epoch": 3, "sha256": "0" * 64}
+    before = (run.path / FILE).read_bytes()
+    try:
+        run.write(FILE, issue(run.path, result, SERVER, delegation).to_bytes())
+        return pack(run.path, identity(run), SERVER, delegation if parcels else None)
+    finally:
+        run.write(FILE, before)
+
+
+def test_a_server_that_the_operator_delegated_this_run_may_certify_it(run):
+    parcel = by_server(run, delegated(identity(run)))
+    certificate, _ = unpack(parcel, expected(run, when=time.time()))
+    assert certificate.key == SERVER.public.signing.hex()
+
+
+def test_a_server_certifies_no_run_that_was_not_delegated_to_it_then(run):
+    mine, now = identity(run), time.time()
+    cases = {
+        "not signed by the operator": (delegated(mine, signer=SERVER), now),
+        "another run or consortium": (delegated("b" * 32), now),
+        "run or consortium": (delegated(mine, consortium="d" * 32), now),
+        "it ended on": (delegated(mine), now + 2 * DAY),
+        "not signed by the operator for this run": (delegated(mine, to=Identity(bytes(64))), now),
+    }
+    for reason, (delegation, when) in cases.items():
+        with pytest.raises(CertificateError, match=reason):
+            unpack(by_server(run, delegation), expected(run, when=when))
+    with pytest.raises(CertificateError, match="not signed by the operator for this run"):
+        unpack(by_server(run, delegated(mine), parcels=False), expected(run, when=now))
+    # Weakened: an owner that takes whatever key signed.
+    weak = expected(run, key=SERVER.public.signing.hex(), when=now)
+    assert unpack(by_server(run, delegated("b" * 32), parcels=False), weak)
+
+
+def test_who_verifies_a_servers_certificate_asks_for_the_operators_delegation(run, tmp_path):
+    key, result = OPERATOR.public.signing.hex(), run.read_json("result.json")
+    result["roster"] = {"consortium": CONSORTIUM, "epoch": 3, "sha256": "0" * 64}
+
+    def signer(delegation):
+        path = tmp_path / FILE
+        path.write_bytes(issue(run.path, result, SERVER, delegation).to_bytes())
+        return next(f for f in verify(path, key=key).findings if f.what == "signer")
+
+    good = signer(delegated(identity(run)))
+    assert (good.holds, "a server to which the key given delegated" in good.text) == (True, True)
+    for delegation in (
+        None,
+        delegated("b" * 32),
+        delegated(identity(run), signer=SERVER),
+        delegated(identity(run), days=-1),
+        delegated(identity(run), to=Identity(bytes(64))),
+    ):
+        assert signer(delegation).holds is False
