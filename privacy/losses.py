@@ -29,7 +29,11 @@ _TAIL = 1e-15
 # Double precision leaves about this much of each power of a characteristic function.
 _ROUNDING = 2.3e-16
 _LARGEST_EXPONENT = 700.0
-_CHERNOFF = tuple(sign * 2.0**k for sign in (1, -1) for k in range(-3, 11))
+_LEAST_ORDER, _DOUBLINGS = 1 / 8, 14
+_LEAST_POWER = 1e-150
+"""Smaller ones are cut off: processors are slow with what their squares would be."""
+_CHERNOFF = tuple(sign * _LEAST_ORDER * 2.0**k for sign in (1, -1) for k in range(_DOUBLINGS))
+"""Each twice the one before: the exponentials of an order are the squares of those before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +195,20 @@ def _between(edges: Array) -> Array:
 def _log_moments(mechanism: Mechanism, interval: float, way: Direction) -> tuple[float, ...]:
     """log E[e^(t * loss)] of the finite losses of one step, for each t of Chernoff's bound."""
     one = losses(mechanism, interval, way)
-    some = one.masses > 0
-    masses = one.masses[some]
-    grid = (np.arange(len(one.masses))[some] + one.lowest) * interval
+    grid = (np.arange(len(one.masses)) + one.lowest) * interval
     found = []
-    for t in _CHERNOFF:
-        top = float((t * grid).max())
-        found.append(top + math.log(float(masses @ np.exp(t * grid - top))))
+    for sign in (1, -1):
+        # The largest first, so that those too small to count are cut off at the end.
+        some = np.flatnonzero(one.masses)[::-sign]
+        masses, values = one.masses[some], sign * grid[some]
+        powers = np.exp(_LEAST_ORDER * (values - values[0]))
+        for k in range(_DOUBLINGS):
+            kept = len(powers) - int(np.searchsorted(powers[::-1], _LEAST_POWER))
+            powers, masses = powers[:kept], masses[:kept]
+            order = _LEAST_ORDER * 2.0**k
+            moment = float(masses @ powers) + _LEAST_POWER  # those cut off are less than that
+            found.append(order * values[0] + math.log(moment))
+            powers = powers * powers
     return tuple(found)
 
 
