@@ -157,7 +157,8 @@ class Network(nn.Module):
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set every trained tensor; names and shapes have been checked on arrival."""
         for name, parameter in self.trained_parameters():
-            parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+            # Torch warns of arrays that cannot be written to: those are copied.
+            parameter.copy_(torch.from_numpy(np.require(arrays[name], np.float32, "W")))
 
 
 def own_head(model: nn.Module) -> str:

@@ -24,21 +24,19 @@ float32 couples them in bfloat16. A coupling below the tolerance is not seen.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .. import __version__
 from ..errors import ModelError
 from ..job import Job
+from .away import away_from_start
 from .base import base_folder, checked, named_digest
 from .cache import cache_folder, write_once
 from .device import choose_device, use_bfloat16
@@ -49,8 +47,6 @@ from .received import keeps_apart
 from .tasks import Task, task_for
 from .verdict import INDEPENDENT, Verdict
 
-_SHIFT = 0.05
-_AMOUNTS = 1_000_003
 _LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers")
 
 
@@ -103,7 +99,7 @@ def fitted(job: Job) -> Job:
 
 def probe(learner: Learner, task: Task) -> Verdict:
     """Try out the network as it will train, test and predict; leave it as it was loaded."""
-    with _away_from_start(learner):
+    with away_from_start(learner, seed=20):
         if learner.length is None:
             try:
                 _check(learner, task)
@@ -133,34 +129,6 @@ def _with_room(learner: Learner, task: Task, verdict: Verdict) -> Verdict:
         learner = replace(learner, job=learner.job.padded())
     reason = keeps_apart(learner, task)
     return Verdict(None, reason) if reason else verdict
-
-
-@contextlib.contextmanager
-def _away_from_start(learner: Learner) -> Iterator[None]:
-    """Trained tensors moved by fixed random amounts, and everything as it was afterwards."""
-    network = learner.network
-    generator = np.random.default_rng(20)
-    # One draw of a prime length goes round and round: 22 million numbers took a quarter of a second.
-    amounts = np.tile(generator.standard_normal(_AMOUNTS, np.float32), 2)
-    moved, used = {}, 0
-    for name, array in learner.initial.items():
-        size = float(torch.from_numpy(array).std(correction=0)) * 0.1 or _SHIFT
-        drawn = np.resize(amounts[used : used + min(array.size, _AMOUNTS)], array.shape)
-        moved[name] = array + np.float32(size) * drawn
-        used = (used + array.size) % _AMOUNTS
-    autocast = network.autocast
-    network.load(moved)
-    try:
-        with torch.random.fork_rng(_devices(network.device)):
-            yield
-    finally:
-        network.autocast = autocast
-        network.load(learner.initial)
-        network.eval()
-
-
-def _devices(device: torch.device) -> list[int]:
-    return [torch.cuda.current_device()] if device.type == "cuda" else []
 
 
 def _check_length(learner: Learner, task: Task) -> None:

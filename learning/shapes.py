@@ -16,7 +16,6 @@ in other rows. That texts are independent but for rounding is what the probe fin
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..privacy.dpsgd import backward, example_gradients
+from .away import away_from_start
 from .batches import make_batch, microbatch, pad_rows
 from .invented import invented_texts
 from .network import Batch
@@ -41,7 +41,6 @@ _log = logging.getLogger(__name__)
 FEATURES_AT_ONCE = 256
 """Rows of a pass through a head alone."""
 _SHORTEST = 16
-_SHIFT = 0.05
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
 """By network, what for and number of threads: whether rows may go together."""
 
@@ -142,7 +141,7 @@ _Told = Callable[["Learner", list[np.ndarray], int], Tensor]
 def _known(learner: Learner, what: str, told: _Told) -> bool:
     known, key = _KNOWN.setdefault(learner.network, {}), (what, torch.get_num_threads())
     if key not in known:
-        with _away_from_start(learner):
+        with away_from_start(learner, seed=21):
             try:
                 known[key] = _tried(learner, told)
             except Exception as error:  # a lack of memory, for one
@@ -156,22 +155,6 @@ def _tried(learner: Learner, told: _Told) -> bool:
     if not all(_alike(learner, told, length) for length in {lengths[0], lengths[-1]}):
         return False
     return told is not _outputs or not learner.network.head_alone or _head_alike(learner)
-
-
-@contextlib.contextmanager
-def _away_from_start(learner: Learner) -> Iterator[None]:
-    network, generator = learner.network, np.random.default_rng(21)
-    moved = {
-        name: array + generator.normal(0, _SHIFT, array.shape).astype(np.float32)
-        for name, array in learner.initial.items()
-    }
-    before, training = network.arrays(), network.training
-    network.load(moved)
-    try:
-        yield
-    finally:
-        network.load(before)
-        network.train(training)
 
 
 def _alike(learner: Learner, told: _Told, length: int) -> bool:
