@@ -8,17 +8,19 @@ tokenises only its own rows gets the same tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import __version__
 from ..privacy.counts_noise import GROUP_COUNTS
 from ..privacy.groups import Groups, shared
-from .base import base_folder
+from .base import base_digest, base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
 from .tokenizer import load_tokenizer, state_of
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ..job import Job
     from .data import Corpus
 
+_LIBRARIES = ("transformers", "tokenizers")
+"""What decides about tokens, beside the files of a model."""
 _CHUNK = 2048
 _CHARACTERS_A_TOKEN = 64
 _FEWEST_CHARACTERS = 4096
@@ -145,16 +149,16 @@ def tokens_of(
     left_out: frozenset[int] = frozenset(),
     touch: Touch | None = None,
 ) -> TokenStore:
-    """The rows of a corpus as the job's model reads them; those `left_out` have no token."""
-    return tokenise(
-        corpus.texts,
-        corpus.labels,
-        load_tokenizer(base_folder(job.model.base)),
-        job.model.max_length,
-        end_with_eos=job.task == "causal-lm" and job.data.end_of_text,
-        left_out=left_out,
-        touch=touch,
-    )
+    """The rows of a corpus as the job's model reads them; those `left_out` have no token.
+
+    Found again by the digest of the model's files, without its tokenizer: importing what loads one
+    takes longer than a whole plan.
+    """
+    folder = base_folder(job.model.base)
+    state = " ".join([base_digest(folder), *map(version, _LIBRARIES), __version__])
+    end_with_eos = job.task == "causal-lm" and job.data.end_of_text
+    request = _Request(corpus.texts, corpus.labels, job.model.max_length, end_with_eos, left_out)
+    return _found_or_made(request, state, lambda: load_tokenizer(folder), touch)
 
 
 def tokenise(
@@ -175,28 +179,49 @@ def tokenise(
     are `left_out`: see ``Examples.readable``. touch: told of each row beforehand, one at a time, for
     a process that may die of it.
     """
-    texts = [beginning(text, tokenizer, max_length) for text in texts]
-    key = hashlib.sha256()
-    key.update(state_of(tokenizer).encode())
-    key.update(f"{max_length} {end_with_eos} {tokenizer.eos_token_id}".encode())
-    for text in texts:
-        key.update(len(text).to_bytes(8, "little") + text.encode())
-    key.update(b"" if labels is None else labels.tobytes())
-    if left_out:
-        key.update(str(sorted(left_out)).encode())
-    folder = cache_folder("tokens") / key.hexdigest()[:40]
-    end = tokenizer.eos_token_id if end_with_eos else None
-    write_once(
-        folder,
-        lambda made: _write_store(
-            made,
-            _token_lists(texts, tokenizer, max_length, left_out, touch),
-            labels,
-            end,
-            max_length,
-        ),
-    )
-    return TokenStore(folder)
+    request = _Request(texts, labels, max_length, end_with_eos, left_out)
+    state = f"{state_of(tokenizer)} {tokenizer.eos_token_id}"
+    return _found_or_made(request, state, lambda: tokenizer, touch)
+
+
+class _Request(NamedTuple):
+    """Which tokens are asked for, whatever the tokenizer."""
+
+    texts: Sequence[str]
+    labels: np.ndarray | None
+    max_length: int
+    end_with_eos: bool
+    left_out: frozenset[int]
+
+    def digest(self, state: str) -> str:
+        """SHA-256 that these tokens are filed under, for a tokenizer in this `state`."""
+        key = hashlib.sha256(state.encode())
+        key.update(f" {self.max_length} {self.end_with_eos} {sorted(self.left_out)} ".encode())
+        for text in self.texts:
+            encoded = text.encode()
+            key.update(len(encoded).to_bytes(8, "little") + encoded)
+        key.update(b"" if self.labels is None else self.labels.tobytes())
+        return key.hexdigest()
+
+
+def _found_or_made(
+    request: _Request,
+    state: str,
+    load: Callable[[], PreTrainedTokenizerBase],
+    touch: Touch | None,
+) -> TokenStore:
+    def make(folder: Path) -> None:
+        tokenizer = load()
+        texts = [beginning(text, tokenizer, request.max_length) for text in request.texts]
+        _write_store(
+            folder,
+            _token_lists(texts, tokenizer, request.max_length, request.left_out, touch),
+            request.labels,
+            tokenizer.eos_token_id if request.end_with_eos else None,
+            request.max_length,
+        )
+
+    return TokenStore(write_once(cache_folder("tokens") / request.digest(state)[:40], make))
 
 
 def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
