@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Tokens of the text that is tried when a head is put on.
 _LOOK = 16
+_MOST_LAYERS = 10_000
 
 
 def load_learner(job: Job, classes: int) -> Learner:
@@ -96,6 +97,7 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
         alone = sealed(folder)
         config = transformers.AutoConfig.from_pretrained(alone, trust_remote_code=False)
+        _check_depth(job, config.to_dict())
         name = _auto_class(job, config)
         if name == "AutoModelForSequenceClassification":
             _check_labels(job, config, classes)
@@ -123,6 +125,18 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         # Unused before a pooled head, where adapters in it would only add noise; but some call it.
         model.pooler = nn.Identity()
     return _Found(model, sorted(missing & {n for n, _ in model.named_parameters()}), loader)
+
+
+def _check_depth(job: Job, settings: dict[Any, Any]) -> None:
+    """Layers are built one by one before any weight is looked for: millions would take all memory."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            _check_depth(job, value)
+        elif "layer" in str(name) and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ModelError(
+                f"{job.model.base} is damaged: its configuration says {name} = {value:,}, and no model has "
+                f"more than {_MOST_LAYERS:,}. Download it again."
+            )
 
 
 def _check_labels(job: Job, config: Any, classes: int) -> None:

@@ -116,6 +116,7 @@ DAMAGE = {
         lambda f: _edit(f, vocab_size=7),
         "its weights have other sizes than its config.json says",
     ),
+    "ten million layers": (lambda f: _edit(f, num_hidden_layers=10_000_000), "10,000,000"),
     "a kind that is no word": (
         lambda f: _edit(f, model_type=["bert"]),
         "may be damaged, or made for another version",
