@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError
 from .hugging_face import one_sentence
 from .model_files import sealed
+from .tokenizer_rules import check_rules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,11 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
                 f"{folder} has no usable tokenizer: it has no padding, end or unknown token. Name one as "
                 '"pad_token" in tokenizer_config.json.'
             )
+        if tokenizer.is_fast:
+            backend = tokenizer.backend_tokenizer
+            check_rules(json.loads(backend.to_str()), str(folder))
+            if getattr(backend.model, "dropout", None) is not None:
+                backend.model.dropout = None  # or one text would have other tokens each time
         _check_unknown_words(tokenizer, folder)
     return tokenizer
 
