@@ -30,7 +30,7 @@ def away_from_start(learner: Learner, seed: int) -> Iterator[None]:
     network = learner.network
     drawn = np.random.default_rng(seed).standard_normal(_AMOUNTS, np.float32)
     amounts = torch.from_numpy(drawn).to(network.device)
-    before, training, autocast = network.arrays(), network.training, network.autocast
+    before, training = network.arrays(), network.training
     network.load(learner.initial)
     with torch.no_grad():
         used = 0
@@ -42,7 +42,6 @@ def away_from_start(learner: Learner, seed: int) -> Iterator[None]:
         with torch.random.fork_rng(_devices(network.device)):
             yield
     finally:
-        network.autocast = autocast
         network.load(before)
         network.train(training)
 

@@ -119,13 +119,15 @@ class Independence:
         _check_buffers(self._network, buffers or {})
 
     def _each_alone(self, output: Callable[[Pass], list[Tensor]]) -> list[Tensor]:
-        alone = [output(one)[0] for one in self._company.alone()]
-        if not all(bool(output.isfinite().all()) and bool(output.any()) for output in alone):
-            raise ModelError(
-                f"{self._base} gives outputs that are zero or not finite (NaN or infinite), so it "
-                "cannot be trained. Its weights may be damaged."
-            )
-        return alone
+        return [self._usable(output(one)[0]) for one in self._company.alone()]
+
+    def _usable(self, output: Tensor) -> Tensor:
+        if bool(output.isfinite().all()) and bool(output.any()):
+            return output
+        raise ModelError(
+            f"{self._base} gives outputs that are zero or not finite (NaN or infinite), so it "
+            "cannot be trained. Its weights may be damaged."
+        )
 
     @torch.no_grad()
     def longest_that_runs(self) -> int:
@@ -151,7 +153,7 @@ class Independence:
         kept = max(1, self._company.longest // 2)
         other = np.concatenate([one[:kept], other[kept:]])
         first, second = (
-            self._logits(Pass([text], [0]))[0].view(self._company.longest, -1)[:kept]
+            self._usable(self._logits(Pass([text], [0]))[0]).view(self._company.longest, -1)[:kept]
             for text in (one, other)
         )
         error = torch.linalg.vector_norm(first - second)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..errors import RunFolderError
-from ..quantities import delta_text, epsilon_text
+from ..quantities import epsilon_text
 from . import canvas
 from .canvas import ACCENT, GREY, INK, WARM
-from .fragments import image, table, tile
-from .stylesheet import CSS
+from .html import Tile, pictures_of, write_html
 
 _SHOWN = 6
 """Attacked texts that the page quotes for each view."""
@@ -28,37 +25,24 @@ def write_audit_page(folder: Path, found: dict[str, Any]) -> Path:
         "audit-losses": _losses_picture(found),
         "audit-inversion": _inversion_picture(found),
     }
-    images = {
-        name: image(canvas.save(sheet, folder / "plots" / f"{name}.png"))
+    pictures = [
+        canvas.save(sheet, folder / "plots" / f"{name}.png")
         for name, sheet in sheets.items()
         if sheet
-    }
-    path = folder / "audit.html"
-    try:
-        path.write_text(_page(found, images), encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}") from None
-    return path
-
-
-def _page(found: dict[str, Any], images: dict[str, str]) -> str:
-    body = [
-        _head(found),
-        _verdict(found),
-        _canaries(found, images),
-        _membership(found, images),
-        _inversion(found, images),
-        _limits(found),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Audit of {escape(found['name'])} · Umbel</title>\n<style>{CSS}</style>\n</head>\n"
-        "<body>\n" + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+    return write_html(
+        folder / "audit.html",
+        "audit.html",
+        found=found,
+        images=pictures_of(pictures),
+        shown=_tiles(found),
+        canaries=_canaries(found),
+        membership=_membership(found["membership"]),
+        views=_views(found["inversion"]),
     )
 
 
-def _head(found: dict[str, Any]) -> str:
+def _tiles(found: dict[str, Any]) -> list[Tile]:
     canaries, membership, inversion = (
         found["canaries"],
         found["membership"],
@@ -68,43 +52,29 @@ def _head(found: dict[str, Any]) -> str:
     if "skipped" not in canaries:
         low = f"{canaries['lower_bound']:.2f}"
         claim = epsilon_text(canaries["claimed_epsilon"])
-        tiles.append(tile("ε is at least", low, f"95 % sure · claimed: at most {claim}"))
+        tiles.append(Tile("ε is at least", low, f"95 % sure · claimed: at most {claim}"))
     if "skipped" not in membership:
         final = membership["final"]
         spread = f"{final['low']:.3f} to {final['high']:.3f} · guessing 0.5"
-        tiles.append(tile("Membership, AUC", f"{final['auc']:.3f}", spread))
+        tiles.append(Tile("Membership, AUC", f"{final['auc']:.3f}", spread))
     if "skipped" not in inversion:
         bare, seen = inversion["views"][0], _seen(inversion)
         what = "Records" if inversion["attack"] == "features" else "Tokens"
-        tiles.append(tile(f"{what} read from a bare update", f"{bare['share']:.0%}"))
+        tiles.append(Tile(f"{what} read from a bare update", f"{bare['share']:.0%}"))
         chance = f"guessing {seen['chance']:.0%}"
-        tiles.append(tile("From what the server saw", f"{seen['share']:.0%}", chance))
-    kind = "simulation" if found["simulated"] else "deployment: the mechanism only"
-    quotes = " · this page quotes records" if "skipped" not in inversion else ""
-    return (
-        f"<header><h1>Audit of {escape(found['name'])}</h1>"
-        f'<p class="soft">{kind}{quotes}</p></header><div class="tiles">{"".join(tiles)}</div>'
-    )
+        tiles.append(Tile("From what the server saw", f"{seen['share']:.0%}", chance))
+    return tiles
 
 
-def _verdict(found: dict[str, Any]) -> str:
-    bad = " bad" if found["broken"] else ""
-    lines = "".join(f"<p>{escape(line)}</p>" for line in found["verdict"])
-    return (
-        f'<section class="box{bad}"><h2>Verdict</h2>{lines}'
-        f'<p class="note">{escape(found["limits"][0])}</p></section>'
-    )
-
-
-def _canaries(found: dict[str, Any], images: dict[str, str]) -> str:
-    rows = []
+def _canaries(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for key, title in (
         ("canaries", "Gradient canaries, seen in every update"),
         ("mislabelled", "Wrong labels, seen in the last model only"),
     ):
         figures = found[key]
         if "skipped" in figures:
-            rows.append((title, escape(f"not done: {figures['skipped']}"), "", "", ""))
+            rows.append((title, f"not done: {figures['skipped']}", "", "", ""))
             continue
         rows.append(
             (
@@ -115,40 +85,19 @@ def _canaries(found: dict[str, Any], images: dict[str, str]) -> str:
                 epsilon_text(figures["claimed_epsilon"]),
             )
         )
-    headings = ("Canaries", "Right guesses", "Of canaries", "ε at least", "ε claimed")
-    figures = found["canaries"]
-    note = ""
-    if "skipped" not in figures:
-        measured = figures["measured"]
-        note = (
-            f"Each canary was in with probability ½. The bound (Steinke, Nasr, Jagielski 2023, "
-            f"Theorem 5.2) holds with {figures['confidence']:.0%} confidence at δ = "
-            f"{delta_text(figures['delta'])}. Replayed: {figures['rounds']:,} rounds of "
-            f"{figures['local_steps']:,} steps of client {figures['client']}, σ = "
-            f"{figures['noise_multiplier']:g}, q = {figures['sampling_rate']:.4g}, C = "
-            f"{figures['clipping_norm']:g}. Measured: σ = {measured['noise_multiplier']:.4g} "
-            f"({measured['noise_low']:.4g} to {measured['noise_high']:.4g}), q = "
-            f"{measured['sampling_rate']:.4g} ({measured['rate_low']:.4g} to "
-            f"{measured['rate_high']:.4g}), intervals of 99.9 %."
-        )
-    return (
-        f"<h2>Canaries: what leaks beside what is claimed</h2>{images.get('audit-epsilon', '')}"
-        f'{table(headings, rows, words=2)}<p class="note">{escape(note)}</p>'
-    )
+    return rows
 
 
-def _membership(found: dict[str, Any], images: dict[str, str]) -> str:
-    figures = found["membership"]
-    title = "<h2>Membership: who was trained on?</h2>"
+def _membership(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     if "skipped" in figures:
-        return f'{title}<p class="soft">Not attacked: {escape(figures["skipped"])}.</p>'
+        return []
     groups = {
         "All, final model": figures["final"],
         "All, before training": figures["before"],
     } | figures["clients"]
-    rows = [
+    return [
         (
-            escape(name),
+            name,
             f"{group['auc']:.3f}",
             f"{group['low']:.3f} to {group['high']:.3f}",
             f"{group['tpr_at_1_percent']:.1%}",
@@ -157,58 +106,31 @@ def _membership(found: dict[str, Any], images: dict[str, str]) -> str:
         )
         for name, group in groups.items()
     ]
-    headings = ("Records of", "AUC", "95 % interval", "TPR at 1 % FPR", "Members", "Others")
-    return (
-        f"{title}{images.get('audit-losses', '')}{table(headings, rows)}"
-        '<p class="note">By the loss of a record alone (Yeom et al. 2018); interval: DeLong et al. '
-        "1988. 0.5 is guessing. What differs before training is the data’s doing.</p>"
-    )
 
 
-def _inversion(found: dict[str, Any], images: dict[str, str]) -> str:
-    figures = found["inversion"]
-    title = "<h2>Inversion: what can be read from updates?</h2>"
-    if "skipped" in figures:
-        return f'{title}<p class="soft">Not attacked: {escape(figures["skipped"])}.</p>'
-    features = figures["attack"] == "features"
-    how = (
-        f"The attacker knows {figures['pool']:,} texts and names the one whose features fit the "
-        "gradient of the head best (Geiping et al. 2020)."
-        if features
-        else "The attacker names the tokens whose embeddings moved most, as many as there are (Melis "
-        "et al. 2019); guessing takes the most frequent tokens of other records."
-    )
-    how += " Each step is over one record, the attacker's best case: a real one mixes a batch."
-    parts = [title, images.get("audit-inversion", ""), f'<p class="note">{escape(how)}</p>']
-    for view in figures["views"]:
-        mark = " — what the server of this run saw" if view["seen_by_server"] else ""
-        rows = [
-            (escape(trial["truth"]), escape(trial["recovered"]), f"{trial['share']:.0%}")
-            for trial in view["trials"][:_SHOWN]
-        ]
-        score = "Found" if features else "Tokens right"
-        headings = ("One of the true texts" if view["summed"] else "True text", "Read", score)
-        parts.append(
-            f"<h2>{escape(view_name(view) + mark)}</h2>"
-            f"<p>{view['share']:.0%} in {len(view['trials']):,} attacks (guessing: "
-            f"{view['chance']:.1%}).</p>"
-            f"{table(headings, rows, words=2)}"
-        )
-    return "".join(parts)
+def _views(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an attacker may look at, each with the first texts that were attacked."""
+    return [
+        {
+            "title": view_name(view)
+            + (" — what the server of this run saw" if view["seen_by_server"] else ""),
+            "share": view["share"],
+            "chance": view["chance"],
+            "attacks": len(view["trials"]),
+            "heading": "One of the true texts" if view["summed"] else "True text",
+            "rows": [
+                (trial["truth"], trial["recovered"], f"{trial['share']:.0%}")
+                for trial in view["trials"][:_SHOWN]
+            ],
+        }
+        for view in figures.get("views", ())
+    ]
 
 
 def view_name(view: dict[str, Any]) -> str:
     """What an attacker looks at, in words."""
     what = f"Sum over {view['clients']:,} clients" if view["summed"] else "One client's update"
     return f"{what}, {'with noise' if view['noised'] else 'bare'}"
-
-
-def _limits(found: dict[str, Any]) -> str:
-    items = "".join(f"<li>{escape(limit)}</li>" for limit in found["limits"])
-    return (
-        f"<h2>What this audit cannot say</h2><ul>{items}</ul>"
-        '<footer class="note">Written by Umbel from audit.json.</footer>'
-    )
 
 
 def _seen(inversion: dict[str, Any]) -> dict[str, Any]:
