@@ -14,6 +14,7 @@ from flwr.supercore.run import Run as FlowerRun
 from .. import __version__
 from ..clock import Clock, SystemClock
 from ..errors import UmbelError
+from ..foreign import shown
 from ..messages import ASSIGNMENT, OUT_OF_RANGE, REFUSED, SECAGG, Assignment, packed, payload_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 0.5
+_LONGEST_REASON = 4000
+"""Characters of why a client failed: what it says of that goes into events, logs and reports."""
 
 Check = Callable[[Message], None]
 """Raises an ``UmbelError`` for a reply that cannot be used."""
@@ -87,7 +90,7 @@ class Exchange:
             self.failed[name] = "another node answered in its place"
             return False
         if reply.has_error():
-            self.failed[name] = reply.error.reason or "no reason given"
+            self.failed[name] = _told(reply.error.reason or "no reason given")
             self.codes[name] = reply.error.code
             self.out_of_range += reply.error.code == OUT_OF_RANGE
             self.refused += reply.error.code in (REFUSED, OUT_OF_RANGE)
@@ -96,12 +99,16 @@ class Exchange:
         try:
             self._check(reply)
         except UmbelError as error:
-            self.failed[name] = str(error)
+            self.failed[name] = _told(error)
             return False
         self.answered.append(name)
         self.bytes_up += size
         self._on_reply(len(self.answered), self._total)
         return True
+
+
+def _told(reason: object) -> str:
+    return shown(reason, longest=_LONGEST_REASON)
 
 
 @dataclass(frozen=True)

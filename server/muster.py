@@ -12,14 +12,15 @@ from flwr.serverapp import Grid
 from .. import __version__
 from ..clock import Clock, SystemClock
 from ..encryption import fewest_answers
-from ..errors import MessageError, RoundFailed
+from ..errors import MessageError, PlanRefused, RoundFailed
 from ..facts import ClientFacts
 from ..flower import UNREACHED
 from ..job import Job
 from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
+from ..recipe import check_delta, private_recipe
 from .exchange import Exchange
 from .readiness import prepare_request
-from .replies import readiness_check, readiness_of
+from .replies import readiness_of
 
 _AGAIN_SECONDS = 3.0
 _ANSWER_SECONDS = 300.0
@@ -162,11 +163,11 @@ def _ask(
     """Ask these clients; why some of them are not ready yet, and which of those did not answer."""
     names = {node: name for name, node in nodes.items()}
 
-    def named_as_admitted(reply: Message) -> None:
-        readiness_check(reply)
-        said, admitted = readiness_of(reply).name, names[reply.metadata.src_node_id]
-        if said != admitted:
-            raise MessageError(f"calls itself {said!r}")
+    def check(reply: Message) -> None:
+        said, admitted = readiness_of(reply), names[reply.metadata.src_node_id]
+        if said.name != admitted:
+            raise MessageError(f"calls itself {said.name!r:.100}")
+        _check_says(said, order.job)
 
     requests = []
     for node in names:
@@ -176,7 +177,7 @@ def _ask(
         requests.append(request)
     if not requests:
         return {}, set()
-    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, named_as_admitted, clock=clock)
+    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, check, clock=clock)
     for reply in exchange:
         readiness = readiness_of(reply)
         found.ready[readiness.name] = readiness
@@ -191,6 +192,24 @@ def _ask(
         else:
             found.refused[name] = reason
     return waiting, exchange.silent
+
+
+def _check_says(said: Readiness, job: Job) -> None:
+    """Refuse (``MessageError``) what would make the plan impossible for all; an honest agent refuses it
+    itself."""
+    if job.model.sha256 not in (None, said.base_model):
+        raise MessageError(
+            f"holds another base model (SHA-256 {said.base_model[:12]}) than the job names"
+        )
+    if not job.private:
+        return
+    facts = ClientFacts(said.name, said.size, said.training_share, False, said.holds_out)
+    try:
+        check_delta(job, said.size, said.name)
+        # In how many rounds lots fall on it is not known yet.
+        private_recipe(job, facts.training_size, 1 if job.cohort.size else job.training.rounds)
+    except PlanRefused as error:
+        raise MessageError(str(error)) from None
 
 
 def _enough(found: Muster, job: Job, reasons: dict[str, str]) -> Muster:

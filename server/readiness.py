@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from flwr.app import Message, RecordDict
 
-from ..errors import CannotGoOn, PlanRefused, RoundFailed
+from ..errors import CannotGoOn, MessageError, PlanRefused, RoundFailed
 from ..facts import some
 from ..messages import PREPARE, REFUSED, SECAGG, to_bytes_record
 from .ending import failure
 from .exchange import Exchange, Stage, ask, connected
-from .replies import check_fits, readiness_check, readiness_of
+from .replies import check_fits, readiness_of
 from .run import Run
 
 _AGAIN_SECONDS = 2.0
@@ -39,8 +39,7 @@ def prepare(run: Run) -> None:
         here = {node: label for node, label in waiting.items() if node in online}
         exchange = _ask_whether_ready(run, here, slots)
         failed |= exchange.failed | gone
-        # Who refuses would do so again.
-        again = [*gone, *(n for n in exchange.failed if exchange.codes.get(n) != REFUSED)]
+        again = [*gone, *(n for n in exchange.failed if not _for_good(exchange, n))]
         waiting = {node: label for node, label in waiting.items() if label in again}
         left = until - clock.now()
         needed = run.plan.minimum - len(run.nodes)
@@ -77,7 +76,7 @@ def take_back(run: Run) -> None:
     exchange = _ask_whether_ready(run, here, slots)
     if run.sums is not None:
         run.sums.learn(slots)
-    gone = [name for name in here.values() if exchange.codes.get(name) == REFUSED]
+    gone = [name for name in here.values() if _for_good(exchange, name)]
     run.away = {n: node for n, node in run.away.items() if n not in run.nodes and n not in gone}
     clients = sorted(run.nodes.keys() - before)
     seconds = round(time.monotonic() - begun, 3)
@@ -89,17 +88,29 @@ def take_back(run: Run) -> None:
 
 def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Exchange:
     """Ask these nodes; note who those are that are ready, and the `slots` that they entered."""
+
+    def check(reply: Message) -> None:
+        readiness, label = readiness_of(reply), labels[reply.metadata.src_node_id]
+        check_fits(run.plan, readiness)
+        if label in run.plan.by_name and readiness.name != label:
+            raise MessageError(f"calls itself {readiness.name!r:.100}")
+
     run.listener.started("prepare", len(labels))
     requests = [prepare_request(node, run.roster) for node in sorted(labels)]
-    exchange = ask(run, requests, labels, Stage(run.round), readiness_check)
+    exchange = ask(run, requests, labels, Stage(run.round), check)
     for reply in exchange:
         readiness = readiness_of(reply)
-        check_fits(run.plan, readiness)
         slots.append(readiness.slot)
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")
     return exchange
+
+
+def _for_good(exchange: Exchange, name: str) -> bool:
+    """Whether a client that failed would fail again: it refuses, or says what does not fit the plan."""
+    silent = name in exchange.silent
+    return name in exchange.failed and not silent and exchange.codes.get(name, REFUSED) == REFUSED
 
 
 def prepare_request(node: int, roster: bytes) -> Message:

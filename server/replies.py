@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from flwr.app import Message
 
-from ..errors import MessageError, PlanRefused
+from ..errors import MessageError
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
 from ..messages import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
@@ -20,6 +20,7 @@ from ..strategies.fold import check_range
 from .run import Run
 
 _ROUNDING = 1e-6
+_MOST_RECORDS = 2**40
 
 
 def update_check(run: Run) -> Callable[[Message], None]:
@@ -102,34 +103,39 @@ def counts_of(run: Run, reply: Message) -> Counts:
     return counts_from_list(run.plan.job, numbers)
 
 
-def readiness_check(reply: Message) -> None:
-    """A reply says whether its client is ready."""
-    readiness_of(reply)
-
-
 def readiness_of(reply: Message) -> Readiness:
-    """What a client says of itself."""
+    """What a client says of itself; a ``MessageError`` where it says what cannot be."""
     record = reply.content.config_records.get("readiness")
     if record is None:
         raise MessageError("answered without saying whether it is ready")
-    return Readiness.from_record(record)
+    found = Readiness.from_record(record)
+    if not (0 <= found.size <= _MOST_RECORDS and 0 < found.training_share <= 1 and found.slot >= 0):
+        raise MessageError(
+            f"says what cannot be of its data: a size of {found.size:,}, of which a share of "
+            f"{found.training_share:g} is trained on, after {found.slot:,} sums"
+        )
+    return found
 
 
 def check_fits(plan: Plan, readiness: Readiness) -> None:
-    """A client is one of the plan's, with the same base model and size; else ``PlanRefused``."""
+    """A client is one of the plan's, with the same base model and size; else ``MessageError``.
+
+    One that does not fit takes no part, and the others go on if they are enough: what an owner says of
+    itself decides about nobody else.
+    """
     if readiness.name not in plan.by_name:
-        raise PlanRefused(
-            f"A client named {readiness.name!r} answered, whom the plan does not know."
+        raise MessageError(
+            f"A client named {readiness.name!r:.100} answered, whom the plan does not know."
         )
     if readiness.base_model != plan.model.base_digest:
-        raise PlanRefused(
+        raise MessageError(
             f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
             f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
         )
     planned = plan.by_name[readiness.name]
     told = (readiness.size, readiness.training_share, readiness.holds_out)
     if told != (planned.size, planned.training_share, planned.holds_out):
-        raise PlanRefused(
+        raise MessageError(
             f"{readiness.name} now says another size of its data ({readiness.size:,}, of which "
             f"{readiness.training_share:.0%} are trained on) than the plan was made for "
             f"({planned.size:,}, {planned.training_share:.0%}): start a new run."

@@ -1,11 +1,15 @@
 """Who takes part: members answer when they can, and how long that takes is theirs."""
 
+import dataclasses
+import math
+
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from umbel.errors import RoundFailed
 from umbel.flower import UNREACHED
-from umbel.messages import PREPARE
+from umbel.messages import PREPARE, Readiness
+from umbel.plan import Plan
 from umbel.server.muster import Order, muster
 from umbel.simulations.grid import FIRST_NODE
 
@@ -62,3 +66,43 @@ def test_an_owner_that_the_network_did_not_reach_is_asked_again(mustered, code):
 def test_one_that_never_answers_is_not_waited_for_without_end(mustered):
     with pytest.raises(RoundFailed, match="no answer yet"):
         mustered(dict.fromkeys(range(FIRST_NODE, FIRST_NODE + 9), 10_000))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training_share": math.nan},
+        {"training_share": math.inf},
+        {"training_share": 0.0},
+        {"size": -5},
+        {"size": 2**62},
+        {"size": 10**12},
+        {"slot": -1},
+        {"name": "x" * 10**6},
+        {"base_model": "0" * 64},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_what_an_owner_cannot_truly_say_of_itself_decides_about_nobody_else(
+    changes, start_run, open_job_of
+):
+    def fault(request, reply, assignment):
+        if request.metadata.dst_node_id != FIRST_NODE:
+            return [reply]
+        said = Readiness.from_record(reply.content.config_records["readiness"])
+        said = dataclasses.replace(said, **changes)
+        return [Message(RecordDict({"readiness": said.to_record()}), reply_to=request)]
+
+    run = start_run(open_job_of(), fault)
+    job = run.plan.job
+    model = job.model.model_copy(update={"sha256": run.plan.model.base_digest})
+    job = job.model_copy(update={"model": model})
+    names = [client.name for client in run.plan.clients]
+    nodes = dict(zip(names, run.grid.get_node_ids(), strict=True))
+    order = Order(run.id, job, "", b"")
+    found = muster(run.grid, order, nodes, 600.0, lambda _: None, lambda: False, clock=run.clock)
+    # On the code before, the plan failed, for all: some of these killed the coordinator.
+    assert set(found.ready) == set(names[1:])
+    assert set(found.refused) == set(names[:1])
+    assert all(len(reason) < 5_000 for reason in found.refused.values())
+    Plan.compile(job, found.facts, run.plan.model)

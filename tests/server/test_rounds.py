@@ -4,10 +4,11 @@ Without encryption here, so that a test can look into replies; test_secure_round
 """
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from umbel.errors import Interrupted, PlanRefused, RoundFailed
 from umbel.flower import refuse
@@ -511,14 +512,46 @@ def _as_readiness(**changes):
         ),
     ],
 )
-def test_a_client_that_does_not_fit_the_plan_stops_the_run_with_both_sides_named(
+def test_a_client_that_does_not_fit_the_plan_takes_no_part_and_both_sides_are_named(
     changes, words, start_run, quick
 ):
-    run = start_run(quick(), instead(only(PREPARE, 3), _as_readiness(**changes)))
+    fault = instead(only(PREPARE, 3), _as_readiness(**changes))
+    run = start_run(quick(cohort={"minimum": 3}, training={"rounds": 1}), fault)
+    # On the code before, one owner's word ended the run of all.
+    assert sorted(run_rounds(run)) == ["film", "shop", "social"]
+    [ready] = events(run, "ready")
     words = words.replace("{digest}", run.plan.model.base_digest[:12])
-    with pytest.raises(PlanRefused, match=words):
+    assert re.search(words, ready["failed"]["node 3"])
+    run = start_run(quick(), fault, name="all")
+    with pytest.raises(RoundFailed, match=words):
         run_rounds(run)
-    assert run.grid.asked(TRAIN) == {}
+    assert run.grid.asked(PREPARE)[3] == 1
+
+
+def test_a_client_that_takes_the_name_of_another_is_not_heard_in_its_place(start_run, quick):
+    def pretend(request, reply):
+        size = run.plan.by_name["shop"].size
+        return _as_readiness(name="shop", size=size)(request, reply)
+
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), pretend))
+    # As between machines, where nodes are known by the keys that were admitted.
+    run.nodes = dict(zip([c.name for c in run.plan.clients], run.grid.get_node_ids(), strict=True))
+    liar = run.names[3]
+    assert set(run_rounds(run)) == {c.name for c in run.plan.clients} - {liar}
+    [ready] = events(run, "ready")
+    assert ready["failed"] == {liar: "calls itself 'shop'"}
+
+
+def test_a_reason_of_any_length_is_kept_short(start_run, quick):
+    def endless(request, reply):
+        return [Message(Error(REFUSED, "\x1b[2J" + 10**6 * "x"), reply_to=request)]
+
+    run = start_run(quick(cohort={"minimum": 3}), instead(only(PREPARE, 3), endless))
+    run_rounds(run)
+    [ready] = events(run, "ready")
+    (reason,) = ready["failed"].values()
+    assert reason.startswith("\\x1b[2J")
+    assert len(reason) < 5_000
 
 
 def test_two_clients_of_one_name_stop_the_run(start_run, quick):
