@@ -191,15 +191,15 @@ def packed(record: ArrayRecord) -> ArrayRecord:
 def _unpacked(arrays: Arrays, like: Mapping[str, tuple[int, ...]]) -> Arrays:
     """The arrays of `like`, in its order: those that were packed are the ones that are missing."""
     flat, at = arrays.pop(_PACKED), 0
-    found = dict(arrays)
-    for name in sorted(like.keys() - arrays.keys()):
+    found, missing = dict(arrays), sorted(like.keys() - arrays.keys())
+    total = sum(math.prod(like[name]) for name in missing)
+    if flat.shape != (total,):
+        raise MessageError(f"Packed values of shape {flat.shape}, expected {total}")
+    for name in missing:
         size = math.prod(like[name])
-        found[name] = flat[at : at + size]
+        found[name] = flat[at : at + size].reshape(like[name])
         at += size
-    if at != flat.size:
-        raise MessageError(f"{flat.size} packed values, expected {at}")
-    order = [*like, *(found.keys() - like.keys())]
-    return {name: found[name].reshape(like.get(name, found[name].shape)) for name in order}
+    return {name: found[name] for name in [*like, *(found.keys() - like.keys())]}
 
 
 def _pack(array: np.ndarray) -> Array:

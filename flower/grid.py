@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
-from flwr.app import Message, Metadata
+from flwr.app import Message, Metadata, RecordDict
 from flwr.app.error import Error
 from flwr.app.message import make_message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import metadata_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -32,10 +33,11 @@ _AT_ONCE = 2
 
 
 class SparingGrid(HttpGrid):
-    """Holds one reply at a time, and its bytes once.
+    """Holds one reply at a time, and its bytes once. One that cannot be put together is an error of its
+    sender's.
 
     Flower's own fetches all replies that there are before it hands out the first, and keeps every
-    piece of an array beside the array until the whole message is put together.
+    piece of an array beside the array until the whole message is put together; a malformed one ends it.
     """
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
@@ -62,18 +64,41 @@ class SparingGrid(HttpGrid):
         client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=self.node, run_id=run, message_object_id=name)
         )
-        found = inflate_object_from_contents(name, contents, objects=_Inflated(contents))
-        message = cast(Message, found)
-        message.metadata.__dict__["_message_id"] = name
-        return message
+        try:
+            return put_together(metadata, contents)
+        except Exception as error:  # a member may send any bytes
+            return self._lost(run, metadata.reply_to_message_id, error)
 
-    def _lost(self, run: int, request: str, error: ObjectPullError) -> Message:
-        """What stands for a reply of which a part never came."""
+    def _lost(self, run: int, request: str, error: Exception) -> Message:
+        """What stands for a reply of which a part never came, or is malformed."""
         node = self.node.node_id
         return make_message(
             metadata=Metadata(run, "", node, node, request, "", 0.0, 0.0, SYSTEM_MESSAGE_TYPE),
-            error=Error(ErrorCode.MESSAGE_UNAVAILABLE, f"its reply did not come whole: {error}"),
+            error=Error(
+                ErrorCode.MESSAGE_UNAVAILABLE, f"its reply did not come whole: {error!s:.500}"
+            ),
         )
+
+
+def put_together(head: Any, contents: dict[str, bytes]) -> Message:
+    """The reply of this head, out of its parts; raises anything for parts that are not one.
+
+    head: as the SuperLink stored it, which has seen to it that it answers a message to its sender.
+    Guarantee: who answers which message is taken from there; what the parts say of that, their sender has
+    written.
+    """
+    name = head.message_id
+    found: Any = inflate_object_from_contents(name, contents, objects=_Inflated(contents))
+    if not isinstance(found, Message):
+        raise TypeError(f"it is a {type(found).__name__}")
+    if found.has_error():
+        message = make_message(metadata_from_proto(head), error=found.error)
+    elif isinstance(found.content, RecordDict):
+        message = make_message(metadata_from_proto(head), content=found.content)
+    else:
+        raise TypeError(f"it holds a {type(found.content).__name__}")
+    message.metadata.__dict__["_message_id"] = name
+    return message
 
 
 class _Inflated(dict[str, InflatableObject]):

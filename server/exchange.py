@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 0.5
+_log = logging.getLogger(__name__)
 _LONGEST_REASON = 4000
 """Characters of why a client failed: what it says of that goes into events, logs and reports."""
 
@@ -95,11 +97,16 @@ class Exchange:
             self.out_of_range += reply.error.code == OUT_OF_RANGE
             self.refused += reply.error.code in (REFUSED, OUT_OF_RANGE)
             return False
-        size = payload_bytes(reply.content)
         try:
+            size = payload_bytes(reply.content)
             self._check(reply)
         except UmbelError as error:
             self.failed[name] = _told(error)
+            return False
+        except Exception:
+            # A member may send anything, and ends nobody's run but its own part.
+            _log.exception("%s: an answer in a form that nobody foresaw", name)
+            self.failed[name] = "answered in a form that nobody foresaw"
             return False
         self.answered.append(name)
         self.bytes_up += size

@@ -214,6 +214,21 @@ def test_small_arrays_travel_as_one_and_come_apart_again():
             to_arrays(record, like=wrong)
 
 
+def test_arrays_that_come_packed_in_any_other_form_are_refused():
+    shapes = {"a": (2,), "b": (2, 3), "large": (3, 4)}
+    for flat, large in (
+        ((4, 2), (3, 4)),
+        ((8,), (5,)),
+        ((8,), (4, 3)),
+        ((7,), (3, 4)),
+        ((), (3, 4)),
+    ):
+        record = {"packed": np.zeros(flat, np.float32), "large": np.zeros(large, np.float32)}
+        # On the code before, some of these were a ValueError, which ended the coordinator.
+        with pytest.raises(MessageError):
+            to_arrays(to_array_record(record), like=shapes)
+
+
 def test_one_small_array_stays_as_it_is():
     record = to_array_record({"a": np.float32([1, 2])})
     assert packed(record) is record

@@ -287,6 +287,17 @@ def _garbled(record):
     )
 
 
+class _Trap(ConfigRecord):
+    """Stands for whatever no check foresaw."""
+
+    def get(self, key, default=None):
+        raise KeyError(key)
+
+
+def _unforeseen(request, reply):
+    return [Message(RecordDict({**reply.content, LEDGER: _Trap()}), reply_to=request)]
+
+
 def _with_metric(**values):
     return with_content(metrics=lambda record: MetricRecord({**record, **values}))
 
@@ -311,6 +322,7 @@ POISONS = {
         ],
         "metric record",
     ),
+    "unforeseen": (_unforeseen, "in a form that nobody foresaw"),
 }
 
 
