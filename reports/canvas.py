@@ -1,16 +1,19 @@
 """The look of Umbel's pictures: paper, ink, palette, and labels that do not overlap.
 
-Object-oriented matplotlib on the Agg canvas; no pyplot, so nothing global is touched and pictures
-can be drawn in any thread and without a display.
+Object-oriented matplotlib on the Agg canvas; no pyplot, so pictures can be drawn in any thread and without
+a display.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -19,6 +22,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..errors import RunFolderError
 from ..quantities import short
+from .fonts import fall_back, say_missing, silence
 
 DPI = 160
 INK = "#1b1f27"
@@ -34,6 +38,9 @@ PALETTE = (
 )  # fmt: skip
 
 _HEADER_INCHES = 0.72
+_TEXT_STAYS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "umbel"}
+_SETTINGS = threading.Lock()
+"""Held while these settings, which are matplotlib's for all threads, are in force."""
 
 
 def figure(title: str, subtitle: str, width: float = 8.4, height: float = 4.8) -> Figure:
@@ -143,7 +150,9 @@ def label_ends(sheet: Figure, axes: Axes, ends: Sequence[End]) -> None:
         )
         for end in ends
     ]
-    sheet.draw_without_rendering()
+    fall_back(sheet)
+    with _SETTINGS, silence():
+        sheet.draw_without_rendering()
     wanted = axes.transData.transform([(0, end.value) for end in ends])[:, 1]
     box = axes.get_window_extent()
     placed = spread(wanted, gap=13 * DPI / 72, low=box.y0, high=box.y1)
@@ -175,10 +184,16 @@ def spread(wanted: Sequence[float] | np.ndarray, gap: float, low: float, high: f
 
 
 def save(sheet: Figure, path: Path) -> Path:
-    """Write the picture as PNG; ``RunFolderError`` when the folder cannot be written."""
+    """Write the picture as PNG, and beside it as SVG whose text is text; the path of the PNG.
+
+    Raises ``RunFolderError`` if the folder cannot be written.
+    """
+    say_missing(fall_back(sheet))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.savefig(path, dpi=DPI, metadata={"Software": "Umbel"})
+        with _SETTINGS, silence(), rc_context(_TEXT_STAYS_TEXT):
+            sheet.savefig(path, dpi=DPI, metadata={"Software": "Umbel"})
+            sheet.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": "Umbel"})
     except OSError as error:
         raise RunFolderError(f"{path} cannot be written: {error}") from None
     return path

@@ -30,7 +30,7 @@ _ALT = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG within the page itself."""
+    """A picture within the page itself."""
 
     alt: str
     source: str
@@ -46,12 +46,14 @@ class Tile:
 
 
 def pictures_of(paths: Iterable[Path]) -> dict[str, Picture]:
-    """The PNG at each path, by the name of its file."""
+    """By name: of each PNG the SVG beside it, whose text any browser shows in any script, or else itself."""
     found = {}
-    for path in paths:
+    for png in paths:
+        svg = png.with_suffix(".svg")
+        path, kind = (svg, "svg+xml") if svg.is_file() else (png, "png")
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         alt = _ALT.get(path.stem, path.stem)
-        found[path.stem] = Picture(alt, f"data:image/png;base64,{data}")
+        found[path.stem] = Picture(alt, f"data:image/{kind};base64,{data}")
     return found
 
 

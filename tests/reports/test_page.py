@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -47,7 +48,13 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path, write_run):
     source = write_page(folder).read_text(encoding="utf-8")
     page = Page(source)
     assert len(page.references) == 4
-    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    start = "data:image/svg+xml;base64,"
+    assert all(reference.startswith(start) for reference in page.references)
+    pictures = [base64.b64decode(r.removeprefix(start)).decode() for r in page.references]
+    for picture in pictures:
+        links = re.findall(r'(?:href|src)="([^"]*)"', picture)
+        assert all(link.startswith(("#", "data:image/png;")) for link in links)
+    assert "<text" in pictures[0]
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
     assert not re.search(r"https?://|@import|url\(", source)
 

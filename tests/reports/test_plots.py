@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.reports import canvas
+from umbel.reports.fonts import families_for
 from umbel.reports.plots import draw
 
 
@@ -51,6 +52,25 @@ def test_fifty_classes_are_drawn(tmp_path, write_run):
     labels = [f"intent {place} with a long name" for place in range(50)]
     sites = [f"site-{place}" for place in range(40)]
     assert len(draw(write_run(tmp_path / "run", clients=sites, labels=labels, rounds=2))) == 4
+
+
+def test_names_in_any_script_are_letters(tmp_path, write_run, caplog, recwarn):
+    """In the SVG, whose text a browser draws, and in the PNG as far as any installed font goes."""
+    names = ["北京医院", "مستشفى", "больница"]
+    drawn = draw(write_run(tmp_path / "run", clients=names, rounds=2))
+    curve = next(path for path in drawn if path.stem == "learning-curve")
+    text = curve.with_suffix(".svg").read_text(encoding="utf-8")
+    assert all(name in text for name in names)
+    with_boxes = [r for r in caplog.records if "No installed font" in r.getMessage()]
+    assert not [r for r in caplog.records if r not in with_boxes]
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_characters_come_from_the_first_font_that_has_them_and_the_others_are_named():
+    assert families_for(frozenset("abcЖ")) == (("DejaVu Sans",), "")
+    families, missing = families_for(frozenset("a\u02ef\U0010fffd"))  # DejaVu Serif has the second
+    assert families == ("DejaVu Sans", "DejaVu Serif")
+    assert missing == "\U0010fffd"
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path, write_run):
