@@ -256,3 +256,53 @@ def unit(folder: Folder = Path()) -> None:
     from .client.unit import systemd_unit
 
     say(systemd_unit(Home.open(folder)), end="")
+
+
+@client_app.command()
+def rotate(
+    folder: Folder = Path(),
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Use the new keys: the operator has admitted them.")
+    ] = False,
+) -> None:
+    """Replace this owner's keys: first make them, then, once they are admitted, --finish.
+
+    The request is signed with the keys of today, so the operator need not compare it by telephone. If
+    those may be stolen, make a new folder instead (umbel client init).
+    """
+    from .client.home import Home
+    from .client.keys import renew_keys, use_new_keys
+
+    home = Home.open(folder)
+    if finish:
+        use_new_keys(home)
+        say("The new keys are in use. Start the agent again.")
+        return
+    say(f"Request: {renew_keys(home)}  (send it to the operator, who admits it)")
+    say(f"Then stop the agent, and: umbel client rotate {folder} --finish")
+
+
+@client_app.command()
+def trust(
+    card: Annotated[
+        Path, typer.Argument(help="The consortium's newest consortium.json.", show_default=False)
+    ],
+    folder: Folder = Path(),
+) -> None:
+    """Follow the consortium's keys by its newest card, and believe former authorities no more.
+
+    Agents follow by themselves with the next job; this is for one that was away meanwhile. The card is
+    taken only if its keys were handed over from those that this folder knows.
+    """
+    from .client.home import Home
+    from .client.keys import trust as follow
+    from .consortium import Card
+    from .errors import ConsortiumError, ProtocolError
+
+    home = Home.open(folder)
+    try:
+        changed = follow(home, Card.read(card))
+    except ProtocolError as error:
+        raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
+    say("New keys are followed." if changed else "These keys are known.")
+    say(f"Fingerprint: {home.card.fingerprint}")

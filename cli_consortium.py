@@ -113,7 +113,13 @@ def admit(
     asked.check(consortium.card)
     say(f"{asked.name} asks to be admitted to {consortium.card.name!r}.")
     say(f"Fingerprint: {asked.fingerprint}")
-    _confirm(asked.has_fingerprint(fingerprint) if fingerprint is not None else None, yes)
+    before = next((m for m in consortium.members() if asked.is_of(m)), None)
+    if before is not None:
+        say("It is signed with the keys that this member has now, whose place the new ones take.")
+    _confirm(
+        asked.has_fingerprint(fingerprint) if fingerprint is not None else None,
+        yes or before is not None,
+    )
     consortium.admit(asked)
     say(f"{asked.name} is a member. {_tolerance(consortium)}")
 
@@ -167,6 +173,38 @@ def renew(folder: Folder) -> None:
     consortium.renew_certificate()
     say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
     say("Restart the server to use it.")
+
+
+@consortium_app.command()
+def rotate(
+    folder: Folder,
+    key: Annotated[
+        str, typer.Argument(help="operator, consortium or authority.", show_default=False)
+    ],
+) -> None:
+    """Replace a key of the consortium. Owners follow with the next job.
+
+    operator: signs jobs. consortium: signs rosters, and replaces the others. authority: signs the
+    server's certificate; renew that once all owners have followed.
+    """
+    from .handovers import KINDS
+    from .server.consortium import Consortium
+    from .server.rotation import rotate as replace
+
+    kind = next((kind for kind in KINDS if kind == key), None)
+    if kind is None:
+        raise ConsortiumError(f"Which key? {key!r} is none of: {', '.join(KINDS)}.")
+    consortium = Consortium.open(folder)
+    card = replace(consortium, kind)
+    say(f"The {kind} key is another one. Keep a backup of {folder}; the old key opens nothing new.")
+    say(
+        f"Card:        {folder / 'consortium.json'}  (for new owners, and those that miss the next job)"
+    )
+    say(f"Fingerprint: {card.fingerprint}")
+    if kind == "authority":
+        say(f"Once all owners have followed: umbel consortium renew {folder}, restart the server.")
+    if consortium.delegate is not None:
+        say("The server learns of it by the next file that umbel sign makes.")
 
 
 def _names(consortium: Consortium) -> list[str]:

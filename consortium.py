@@ -13,14 +13,16 @@ import hashlib
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from . import __version__
 from .documents import Document
 from .errors import ConsortiumError, ProtocolError
+from .handovers import MOST, Keys, Kind, Past, first, follow, past
 from .privacy.secagg.encoding import Encoded, Name, Size
 from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from .privacy.secagg.roster import Entry
@@ -91,6 +93,7 @@ class Card(Document):
     """
 
     _what: ClassVar[str] = "consortium card"
+    _largest: ClassVar[int] = 2**21
 
     format: Literal["umbel consortium 1"] = "umbel consortium 1"
     name: Annotated[str, AfterValidator(_check_title)]
@@ -100,12 +103,67 @@ class Card(Document):
     consortium_key: Key
     operator_key: Key
     umbel_version: str = __version__
+    handovers: list[str] = Field(default_factory=list, max_length=MOST)
+    """How its keys came to be these, oldest first (``handovers``)."""
     rehearsal: bool = False
     """Whether it lives on one machine, for a rehearsal: its agents' noise is then no secret."""
 
+    @model_validator(mode="after")
+    def _check_handovers(self) -> Self:
+        try:
+            if follow(self._first, self.id, self.handovers) != self.keys:
+                raise ValueError("its keys are not those that its handovers lead to")
+        except ProtocolError as error:
+            raise ValueError(str(error)) from None
+        return self
+
     @property
     def id(self) -> str:
-        return consortium_id(self.consortium_key_bytes)
+        """By the first key that signed rosters: it stays, whatever keys follow."""
+        return consortium_id(self._first["consortium"])
+
+    @property
+    def keys(self) -> Keys:
+        return {
+            "consortium": self.consortium_key_bytes,
+            "operator": self.operator_key_bytes,
+            "authority": self.ca_certificate.encode(),
+        }
+
+    @property
+    def _first(self) -> Keys:
+        return first(self.keys, self.handovers)
+
+    def past(self, kind: Kind) -> list[Past]:
+        """Keys of a kind that were replaced, oldest first."""
+        return [one for one in past(self.handovers) if one.kind == kind]
+
+    @property
+    def consortium_keys(self) -> list[bytes]:
+        """The key that signs rosters now, then former ones: for what was checked once, and is kept."""
+        former = [one.key for one in reversed(self.past("consortium"))]
+        return [self.consortium_key_bytes, *former]
+
+    def after(self, handovers: Sequence[str]) -> Self:
+        """The card after these handovers, of which it knows the first ones; ``ProtocolError`` otherwise.
+
+        What is older than the card changes nothing.
+        """
+        known, given = self.handovers, list(handovers)
+        if given == known[: len(given)]:
+            return self
+        if given[: len(known)] != known or len(given) > MOST:
+            raise ProtocolError(
+                "handover", "the server", "keys were handed over another way before"
+            )
+        keys = follow(self._first, self.id, given)
+        values = {
+            "consortium_key": keys["consortium"].hex(),
+            "operator_key": keys["operator"].hex(),
+            "ca_certificate": keys["authority"].decode("ascii", "replace"),
+            "handovers": given,
+        }
+        return self.build(self.model_dump() | values, "the card after a handover")
 
     @property
     def fingerprint(self) -> str:
@@ -153,9 +211,18 @@ class Request(Document):
     """PEM: the EC P-384 public key with which the owner's node authenticates itself."""
     umbel_version: Annotated[str, Field(min_length=1, max_length=64)]
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    succeeds: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] | None = None
+    """Of a member that replaces its keys: the signature with the ones before."""
 
     @classmethod
-    def make(cls, card: Card, name: str, identity: Identity, node_public_pem: str) -> Self:
+    def make(
+        cls,
+        card: Card,
+        name: str,
+        identity: Identity,
+        node_public_pem: str,
+        before: Identity | None = None,
+    ) -> Self:
         values = {
             "name": name,
             "consortium": card.id,
@@ -166,8 +233,17 @@ class Request(Document):
             "signature": "0" * 128,
         }
         unsigned = cls.build(values, "request")
-        signature = identity.sign(unsigned._claim()).hex()
-        return unsigned.model_copy(update={"signature": signature})
+        claim = unsigned._claim()
+        signed = {"signature": identity.sign(claim).hex()}
+        if before is not None:
+            signed["succeeds"] = before.sign(claim).hex()
+        return unsigned.model_copy(update=signed)
+
+    def is_of(self, member: Self) -> bool:
+        """Whether the holder of a member's keys made this request, to replace them."""
+        if self.name != member.name or self.succeeds is None:
+            return False
+        return verify(member.identity.signing, bytes.fromhex(self.succeeds), self._claim())
 
     def check(self, card: Card) -> None:
         """Raise ``ConsortiumError`` unless it is for this consortium, well formed and signed.

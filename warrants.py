@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from .errors import PlanRefused, ProtocolError
+from .handovers import MOST
 from .job import Job
 from .privacy.secagg.encoding import Digest, Encoded, Size
 from .privacy.secagg.keys import Identity
@@ -42,6 +43,17 @@ def longest_seconds(job: Job) -> int:
 
 def order_seconds(job: Job) -> int:
     return longest_seconds(job) + REST_DAYS * DAY
+
+
+def joined(order: str, handovers: Sequence[str]) -> str:
+    """What goes out with a job: the operator's order, and how the consortium's keys came to be these."""
+    return ":".join([order, *handovers])
+
+
+def parted(signature: str) -> tuple[str, list[str]]:
+    """Inverse of ``joined``, of whatever came."""
+    order, *handovers = signature.split(":", MOST + 1)
+    return order, handovers
 
 
 def now_counter() -> int:
@@ -73,14 +85,15 @@ def check_job_signature(
 
     Whether it holds at this time is for the caller to see.
     """
-    if not signature:
+    order_hex, _ = parted(signature)
+    if not order_hex:
         raise PlanRefused(
             f"the job of run {run!r:.80} is signed by nobody: it is taken only from the operator of "
             "the consortium"
         )
     try:
         order = _order(consortium_id, run, job_json)
-        said = Signed.from_hex(signature).opened(ORDER, operator_key)
+        said = Signed.from_hex(order_hex).opened(ORDER, operator_key)
     except (ValueError, ProtocolError):
         order, said = b"", None
     if said is None or said.body != order:

@@ -85,23 +85,42 @@ def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Fin
             "the operator's key with --key"
         )
         return Finding("signer", None, text)
-    if certificate.key != expected.lower() and certificate.delegation:
-        if why := _not_delegated(certificate, expected.lower()):
+    operator, former = expected.lower(), ""
+    if card and (known := _former(certificate, card)):
+        operator, former = known, "; with a key that was replaced since, so its date is its word"
+    if certificate.key != operator and certificate.delegation:
+        if why := _not_delegated(certificate, operator):
             return Finding("signer", False, f"a server signed it, and {why}")
-    elif certificate.key != expected.lower():
+    elif certificate.key != operator:
         made = "a simulation, which signs itself" if certificate.kind == "simulation" else "another"
         return Finding(
             "signer",
             False,
-            f"the certificate is signed by {certificate.key} ({made}), not by {expected.lower()}. Ask "
+            f"the certificate is signed by {certificate.key} ({made}), not by {operator}. Ask "
             "the operator for the certificate that it signed, or for its card if its key is new",
         )
     if card and (certificate.roster is None or certificate.roster.consortium != card.id):
         return Finding("signer", False, f"it is not about the consortium {card.name!r}")
     by = f"the operator of {card.name!r}" if card else "the key given"
-    if certificate.delegation and certificate.key != expected.lower():
+    if certificate.delegation and certificate.key != operator:
         by = f"a server to which {by} delegated this run"
-    return Finding("signer", True, by)
+    return Finding("signer", True, by + former)
+
+
+def _former(certificate: Certificate, card: Card) -> str:
+    """The operator's key that signed it, or let a server sign, while it was the operator's; else nothing."""
+    try:
+        issued = datetime.fromisoformat(certificate.issued).timestamp()
+    except ValueError:
+        return ""
+    for past in card.past("operator"):
+        key = past.key.hex()
+        mine = certificate.key == key or (
+            certificate.delegation and not _not_delegated(certificate, key)
+        )
+        if mine and issued <= past.until:
+            return key
+    return ""
 
 
 def _not_delegated(certificate: Certificate, operator: str) -> str:

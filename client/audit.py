@@ -33,6 +33,7 @@ Event = Literal[
     "job finished",
     "budget reserved",
     "model loaded",
+    "keys followed",
     "log repaired",
 ]
 Detail = str | int | float | bool | None

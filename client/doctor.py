@@ -81,7 +81,7 @@ class _Examination:
     def settings(self) -> Iterator[Finding]:
         home = Home.open(self.home.path)
         yield Finding("settings", "ok", f"{home.name}, to take part at {home.address}")
-        if home.ca_certificate.read_bytes() != home.card.ca_certificate.encode():
+        if not home.ca_certificate.read_bytes().startswith(home.card.ca_certificate.encode()):
             yield Finding(
                 "settings", "bad", "ca.crt is not the authority that consortium.json names",
                 "Put back the one that this folder was made with.",
@@ -330,7 +330,7 @@ class _Examination:
     def roster(self) -> Iterator[Finding]:
         from ..errors import ProtocolError
         from ..privacy.secagg.keys import Identity
-        from ..privacy.secagg.roster import SignedRoster, open_roster
+        from ..privacy.secagg.roster import SignedRoster, open_kept
         from ..privacy.signed import FOREVER, day
 
         home = self.home
@@ -341,7 +341,7 @@ class _Examination:
                 "comes with the first job.",
             )  # fmt: skip
             return
-        roster = open_roster(home.roster.read_bytes(), home.consortium_key.read_bytes())
+        roster = open_kept(home.roster.read_bytes(), home.membership.keys)
         where = f"epoch {roster.epoch}, with {len(roster.members)} members"
         try:
             admitted = roster.identity(home.name)

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..consortium import Card, Request, public_pem
+from ..consortium import Card, Request
 from ..durable import fit_for_secrets, new_folder, private_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
 from .kept import KeptUpdates
+from .keys import new_node_key, pin
 from .marks import Marks
 from .models import Models
 from .secure import Membership
@@ -56,13 +57,6 @@ class Home:
         The folder is there whole, or not at all; the request comes after it, and ``write_request``
         makes it again.
         """
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import (
-            Encoding,
-            NoEncryption,
-            PrivateFormat,
-        )
-
         from .policy import write_policy_template
 
         card = Card.read(card_path)
@@ -73,9 +67,7 @@ class Home:
             declared = propose(data, test_data, **given).declared
         text = settings_text(name, declared)
         Settings.build(tomllib.loads(text), "umbel client init")
-        node_key = ec.generate_private_key(ec.SECP384R1())
-        # Flower reads a node's private key in this form alone.
-        secret = node_key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        secret, public = new_node_key()
         with new_folder(path) as folder:
             new = cls(folder)
             for part in (new.journals, new.jobs):
@@ -86,7 +78,7 @@ class Home:
             write_durably(new.identity, os.urandom(64), secret=True)
             write_durably(new.node_key, secret, secret=True)
             write_durably(new.split_key, os.urandom(SECRET_BYTES), secret=True)
-            write_durably(new.node_public_key, public_pem(node_key.public_key()).encode())
+            write_durably(new.node_public_key, public.encode())
             write_durably(new.settings_file, text.encode())
             new.account.begin(new.account.fresh_name())
             write_policy_template(new.policy)
@@ -109,11 +101,14 @@ class Home:
                     f"{file} is missing. Without it this owner cannot take part: make a new folder "
                     "with umbel client init, and send its request to the operator."
                 )
-        if home.consortium_key.read_bytes() != home.card.consortium_key_bytes:
+        pinned = home.consortium_key.read_bytes()
+        if pinned[:32] not in home.card.consortium_keys:
             raise ConsortiumError(
                 f"{home.card_file} is of another consortium than this folder was made for. Put the "
                 "first one back, or make a new folder with umbel client init."
             )
+        if pinned != b"".join(home.card.consortium_keys):
+            pin(home, home.card)  # following a handover was cut off
         _ = home.settings
         return home
 
@@ -270,7 +265,7 @@ class Home:
 
     @property
     def consortium_key(self) -> Path:
-        """32 bytes: the public key that signs rosters, pinned when the folder was made."""
+        """32 bytes: the public key that signs rosters; after it former ones, the one pinned first last."""
         return self.path / "consortium.key.pub"
 
     @property

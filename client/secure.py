@@ -32,7 +32,7 @@ from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
 from ..privacy.secagg.participant import Participant, Trip
-from ..privacy.secagg.roster import SignedRoster, open_roster
+from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 from ..privacy.secagg.scale import Scale
 from ..privacy.signed import check_time
 from ..vector import Content
@@ -56,8 +56,8 @@ class Membership:
     """Where an owner keeps what secure sums need. Its files are the owner's alone.
 
     `identity` holds 64 secret bytes, `consortium` the 32 bytes of the pinned public key that signs
-    rosters, `roster` the newest one. `journals` is a folder for one journal per run, `witness` one
-    that a backup never holds (default: the same).
+    rosters, and after it those of former ones, `roster` the newest roster. `journals` is a folder for one
+    journal per run, `witness` one that a backup never holds (default: the same).
     """
 
     name: str
@@ -75,12 +75,12 @@ class Membership:
 
         The one that is known is kept until the newer one is here, or has been prolonged.
         """
-        key = self.consortium.read_bytes()
+        keys = self.keys
         known = self.roster.read_bytes() if self.roster.exists() else None
         if signed == known:
             return
-        current = open_roster(known, key) if known else None
-        newer = open_roster(signed, key, current)
+        current = open_kept(known, keys) if known else None
+        newer = open_roster(signed, keys[0], current)
         newer.identity(self.name)
         found = SignedRoster.from_bytes(signed)
         found.check_time(time.time() if now is None else now)
@@ -89,6 +89,12 @@ class Membership:
             if found.roster.said.counter <= counter:
                 return
         write_durably(self.roster, signed)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The consortium's key that is pinned now, then former ones."""
+        data = self.consortium.read_bytes()
+        return [data[at : at + 32] for at in range(0, len(data), 32)]
 
     def check_lifetime(self, now: float) -> None:
         """Refuse (``NotYet``) to go by a roster that has ended.
@@ -144,7 +150,7 @@ def _member(membership: Membership) -> Member:
 
 @lru_cache(maxsize=256)
 def _member_of(membership: Membership, signed: bytes) -> Member:
-    roster = open_roster(signed, membership.consortium.read_bytes())
+    roster = open_kept(signed, membership.keys)
     return Member(membership.name, Identity(membership.identity.read_bytes()), roster)
 
 

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
 from ..durable import write_durably
-from ..errors import BudgetExceeded, ConsortiumError, MessageError, ModelError, PlanRefused
+from ..errors import (
+    BudgetExceeded,
+    ConsortiumError,
+    MessageError,
+    ModelError,
+    PlanRefused,
+    ProtocolError,
+)
 from ..job import Job
 from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
@@ -28,7 +35,7 @@ from ..padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.signed import Statement
-from ..warrants import check_job_signature
+from ..warrants import check_job_signature, parted
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error
@@ -37,6 +44,7 @@ from .audit import AuditLog, Event
 from .child import Bench, WorkInChild
 from .data import DataSource
 from .home import Home
+from .keys import follow
 from .policy import NotYet, Policy
 from .secure import TRIPS, short_trip
 from .timing import Timing
@@ -198,6 +206,7 @@ class Station:
 
     def _signer(self, assignment: Assignment) -> str:
         """Which of the operators that this owner accepts has signed the job, in an order that holds now."""
+        self._follow(assignment)
         card = self.home.card
         accepted = self._policy.jobs.operators or [card.operator_key]
         refusal: PlanRefused | None = None
@@ -216,6 +225,18 @@ class Station:
                 self._check_order(assignment.run, key, said)
                 return key
         raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
+
+    def _follow(self, assignment: Assignment) -> None:
+        """Go by the consortium's newest keys before anything is checked by them."""
+        try:
+            changed = follow(self.home, parted(assignment.signature)[1])
+        except (ProtocolError, ConsortiumError) as error:
+            raise PlanRefused(
+                f"{self.home.name} does not follow the consortium's keys: {error}"
+            ) from None
+        if changed:
+            fingerprint = self.home.card.fingerprint
+            self.audit.write("keys followed", run=assignment.run, fingerprint=fingerprint)
 
     def _check_order(self, run: str, operator: str, said: Statement) -> None:
         """Refuse an order that has ended or is replayed, and remember it before anything is done for it."""

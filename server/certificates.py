@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def read_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+
+
+def key_for(authority: x509.Certificate, path: Path) -> ec.EllipticCurvePrivateKey:
+    """An authority's private key; the one beside it if a rotation was cut off before its last step."""
+    following = path.with_name(f"{path.name}.next")
+    if following.exists() and read_key(following).public_key() == authority.public_key():
+        os.replace(following, path)
+    key = read_key(path)
+    if key.public_key() != authority.public_key():
+        raise _unreadable(path, "it is not the key of the authority in ca.crt")
+    return key
 
 
 def key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -97,20 +97,23 @@ class Consortium(Folder):
     def admit(self, request: Path | Request) -> Request:
         """Make an owner a member: check its request and sign the next roster with it.
 
-        The very same request once more changes nothing. Assumes that the operator compared the
+        The very same request once more changes nothing. One that a member signed with its keys of before
+        takes their place. Assumes that the operator compared the
         fingerprint with the owner: a request proves that its keys are held, not by whom.
         """
         if isinstance(request, Path):
             request = Request.read(request)
         request.check(self.card)
         with self._alone():
-            members = self.members()
-            for member in members:
-                if member.name == request.name and member.keys == request.keys:
-                    return member
+            members, roster = self.members(), self.current_roster()
+            same = [m for m in members if m.name == request.name and m.keys == request.keys]
+            if same and roster and request.entry in roster.members:
+                return same[0]
+            others = [m for m in members if m not in same and not request.is_of(m)]
+            for member in others:
                 self._check_apart(member, request)
             request.write(self._request_path(request.name))
-            self._sign([*members, request])
+            self._sign([*others, request])
         return request
 
     def remove(self, name: str) -> None:
@@ -156,8 +159,8 @@ class Consortium(Folder):
         from . import certificates
 
         key = certificates.key_of(certificates.read_certificate(self.server_certificate))
-        authority_key = certificates.read_key(self.path / "ca.key")
         authority = certificates.read_certificate(self.ca_certificate)
+        authority_key = certificates.key_for(authority, self.path / "ca.key")
         certificate = certificates.server_certificate(
             self.card.host, key, authority, authority_key, now or datetime.now(UTC)
         )
@@ -167,8 +170,9 @@ class Consortium(Folder):
         name = request.name
         if member.name == name:
             raise ConsortiumError(
-                f"{name!r} is a member already, with other keys. If its owner made new keys, remove "
-                f"the member first (umbel consortium remove {self.path} {name}); if this is another "
+                f"{name!r} is a member already, with other keys. Its owner replaces keys with umbel "
+                "client rotate; if they are lost or stolen, remove the member first (umbel "
+                f"consortium remove {self.path} {name}); if this is another "
                 "owner, it must choose another name."
             )
         if member.name.casefold() == name.casefold():

@@ -5,6 +5,7 @@ The operator's own holds the keys as well; a server's may lack them (``Consortiu
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,7 +18,7 @@ from ..consortium import Card, Request
 from ..documents import Document
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
+from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_kept
 
 ROSTER_DAYS = 90
 
@@ -169,7 +170,7 @@ class Folder:
         if data is None:
             return None
         try:
-            return open_roster(data, self.card.consortium_key_bytes)
+            return open_kept(data, self.card.consortium_keys)
         except ProtocolError as error:
             path = self._roster_path(self._epochs()[-1])
             raise ConsortiumError(
@@ -208,8 +209,16 @@ class Folder:
         names = (path.name for path in (self.path / "rosters").iterdir())
         return sorted(int(name) for name in names if name.isdecimal())
 
+    def forget(self) -> None:
+        """Read card and secrets anew: they are others."""
+        for name in ("card", "identity", "operator"):
+            self.__dict__.pop(name, None)
+
     def _secret(self, name: str, public: bytes) -> Identity:
         path = self.path / name
+        following = path.with_name(f"{name}.next")
+        if following.exists() and Identity(following.read_bytes()).public.signing == public:
+            os.replace(following, path)  # a rotation was cut off before its last step
         try:
             identity = Identity(path.read_bytes())
         except (OSError, ValueError) as error:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 
 from .. import __version__
+from ..consortium import Card
 from ..encryption import fewest_answers
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
 from ..privacy.signed import Signed, day
-from ..warrants import longest_seconds
+from ..warrants import joined, longest_seconds, parted
 from .consortium import Consortium
 from .packets import SignedJob, check_order, sign_order, signed_order
 from .rosters import Rosters
+from .rotation import follow
 from .run_folder import RunFolder
 from .store import RunRow, Status, Store
 
@@ -53,6 +55,7 @@ def begin(
 
     An order for a run that is here already takes the place of the one before it.
     """
+    follow(consortium, order.handovers)
     check_order(consortium, order)
     job, store = order.built, Store(consortium.database)
     for run in store.runs():
@@ -60,7 +63,7 @@ def begin(
             folder = RunFolder.open(consortium.runs / run.name)
             if folder.job.to_json() != job.to_json():
                 raise PlanRefused(f"{run.name} is a run of another job.")
-            _go_by(folder, order)
+            _go_by(folder, order, consortium.card)
             return folder
     path = consortium.runs / name if name else None
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
@@ -70,7 +73,7 @@ def begin(
             "id": order.run,
             "umbel_version": __version__,
             "reproducible": reproducible,
-            "signature": order.order,
+            "signature": joined(order.order, consortium.card.handovers),
             "delegation": order.delegation,
             "wait": WAIT_SECONDS if wait is None else wait,
             "grace": GRACE_SECONDS if wait is None else wait,
@@ -80,8 +83,9 @@ def begin(
     return folder
 
 
-def _go_by(folder: RunFolder, order: SignedJob) -> None:
-    signed = {"signature": order.order, "delegation": order.delegation}
+def _go_by(folder: RunFolder, order: SignedJob, card: Card) -> None:
+    signature = joined(order.order, card.handovers)
+    signed = {"signature": signature, "delegation": order.delegation}
     folder.write_json("run.json", folder.read_json("run.json") | signed)
 
 
@@ -91,19 +95,24 @@ def _renew(consortium: Consortium, run: RunRow) -> None:
     identity = folder.read_json("run.json")
     if not identity.get("signature"):
         return
-    ends = Signed.from_hex(identity["signature"]).said.expires
-    if time.time() + longest_seconds(folder.job) < ends:
+    given, handovers = parted(identity["signature"])
+    signed, card = Signed.from_hex(given), consortium.card
+    ends, same = signed.said.expires, signed.is_by(card.operator_key_bytes)
+    if same and time.time() + longest_seconds(folder.job) < ends:
+        if handovers != card.handovers:
+            folder.write_json("run.json", identity | {"signature": joined(given, card.handovers)})
         return
     try:
         order = signed_order(consortium, folder.job, run.id)
     except ConsortiumError:
-        if time.time() < ends:
+        if same and time.time() < ends:
             return
+        why = f"ended on {day(ends)}" if same else "is by a key that was replaced"
         raise PlanRefused(
-            f"The operator's order for {run.name} ended on {day(ends)}. Sign it anew where the operator's "
+            f"The operator's order for {run.name} {why}. Sign it anew where the operator's "
             "key is, and take it in here: umbel sign job FOLDER JOB.signed, umbel take JOB.signed"
         ) from None
-    _go_by(folder, order)
+    _go_by(folder, order, consortium.card)
 
 
 def stop(consortium: Consortium, name: str) -> RunRow:

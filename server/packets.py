@@ -19,6 +19,7 @@ from ..consortium import Request
 from ..documents import Document
 from ..durable import write_durably
 from ..errors import ConsortiumError, JobError, PlanRefused
+from ..handovers import MOST
 from ..job import Job
 from ..limits import keeps_to
 from ..privacy.secagg.roster import SignedRoster, open_roster
@@ -27,12 +28,18 @@ from ..warrants import check_job_signature, delegate_of, order_seconds, sign_del
 from .consortium import Consortium
 from .holdout import public_corpus
 from .lasting import check_lasts
+from .rotation import follow
 from .run_folder import as_kept
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
 
-class SignedJob(Document):
+class _Carried(Document):
+    handovers: list[str] = Field(default_factory=list, max_length=MOST)
+    """How the consortium's keys came to be those that signed this."""
+
+
+class SignedJob(_Carried):
     """A job, the operator's order for one run of it, and what the server may do in this run."""
 
     _what: ClassVar[str] = "signed job"
@@ -50,7 +57,7 @@ class SignedJob(Document):
         return Job.build(self.job, source=f"the job of run {self.run}")
 
 
-class SignedMembers(Document):
+class SignedMembers(_Carried):
     """A roster, and the requests of its members."""
 
     _what: ClassVar[str] = "signed roster"
@@ -61,7 +68,7 @@ class SignedMembers(Document):
     requests: list[Request]
 
 
-class SignedCertificate(Document):
+class SignedCertificate(_Carried):
     """A certificate for the server's own key, by the consortium's authority."""
 
     _what: ClassVar[str] = "server certificate"
@@ -113,7 +120,10 @@ def signed_order(consortium: Consortium, job: Job, run: str) -> SignedJob:
             (consortium.operator, consortium.identity), id_, run, delegate,
             counter=counter, issued=now, expires=now + seconds,
         ).to_hex()  # fmt: skip
-    return SignedJob(run=run, job=json.loads(text), order=order, delegation=delegation)
+    handovers = consortium.card.handovers
+    return SignedJob(
+        run=run, job=json.loads(text), order=order, delegation=delegation, handovers=handovers
+    )
 
 
 def sign_members(consortium: Consortium, days: int | None = None) -> SignedMembers:
@@ -121,13 +131,15 @@ def sign_members(consortium: Consortium, days: int | None = None) -> SignedMembe
     consortium.prolong(days)
     roster = consortium.roster()
     assert roster is not None
-    return SignedMembers(roster=roster.hex(), requests=consortium.members())
+    requests, handovers = consortium.members(), consortium.card.handovers
+    return SignedMembers(roster=roster.hex(), requests=requests, handovers=handovers)
 
 
 def sign_certificate(consortium: Consortium) -> SignedCertificate:
     """A new certificate for the server's key."""
     consortium.renew_certificate()
-    return SignedCertificate(certificate=consortium.server_certificate.read_text())
+    pem, handovers = consortium.server_certificate.read_text(), consortium.card.handovers
+    return SignedCertificate(certificate=pem, handovers=handovers)
 
 
 def read_packet(path: Path) -> Packet:
@@ -172,6 +184,7 @@ def take_members(consortium: Consortium, packet: SignedMembers) -> list[str]:
 
     Raises ``ProtocolError`` for one that does not follow the roster here.
     """
+    follow(consortium, packet.handovers)
     card, current = consortium.card, consortium.current_roster()
     data = bytes.fromhex(packet.roster)
     roster = open_roster(data, card.consortium_key_bytes, current)
@@ -191,6 +204,7 @@ def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:
     """Use a certificate that was made elsewhere, if it fits authority and key of this folder."""
     from . import certificates
 
+    follow(consortium, packet.handovers)
     authority, pem = certificates.read_certificate(consortium.ca_certificate), packet.certificate
     if not certificates.fits(pem.encode(), authority, certificates.read_key(consortium.server_key)):
         raise ConsortiumError(

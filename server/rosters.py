@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import RunFolderError
 from ..job import Job
 from ..plan import participations_of
-from ..privacy.secagg.roster import Roster, open_roster
+from ..privacy.secagg.roster import Roster, open_kept
 from .consortium import Consortium
 from .run_folder import RunFolder
 
@@ -112,8 +112,7 @@ class Rosters:
         return self._open(period.epoch)
 
     def _open(self, epoch: int) -> Roster:
-        key = self._consortium.card.consortium_key_bytes
-        return open_roster(self._consortium.roster_of(epoch), key)
+        return open_kept(self._consortium.roster_of(epoch), self._consortium.card.consortium_keys)
 
     def _write(self, periods: list[Period]) -> None:
         self._folder.write_json(_FILE, [asdict(period) for period in periods])

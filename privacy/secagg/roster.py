@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -202,6 +202,14 @@ def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -
     if roster.limits != current.limits or not set(roster.members) <= set(current.members):
         raise _refused("a server without the consortium's key may take members off, and no more")
     return roster
+
+
+def open_kept(data: bytes, keys: Sequence[bytes]) -> Roster:
+    """A roster that was checked when it came, by any of the consortium's keys, former ones as well."""
+    for key in keys[1:]:
+        if SignedRoster.from_bytes(data).roster.is_by(key):
+            return open_roster(data, key)
+    return open_roster(data, keys[0])
 
 
 def next_epoch(epoch: int, *, apart: bool) -> int:

@@ -1,0 +1,284 @@
+"""Keys that are replaced: who follows, who does not, and what the old ones are still good for."""
+
+import os
+import ssl
+import time
+
+import pytest
+from flwr.app import Message, RecordDict
+
+from umbel.certificate.check import verify
+from umbel.certificate.form import FILE
+from umbel.certificate.issue import issue
+from umbel.client.home import Home
+from umbel.client.keys import follow, renew_keys, trust, use_new_keys
+from umbel.client.station import Station
+from umbel.consortium import Card, Request
+from umbel.errors import ConsortiumError, ProtocolError
+from umbel.flower import stamp, take_server_identity
+from umbel.handovers import KINDS, hand_over
+from umbel.messages import ASSIGNMENT, Assignment
+from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
+from umbel.server.consortium import Consortium
+from umbel.server.packets import sign_certificate, sign_members, take_certificate, take_members
+from umbel.server.rotation import rotate
+from umbel.simulations.engine import Options, simulate
+from umbel.warrants import joined, sign_job
+
+BEYOND_ORDERS = "Unknown request"
+
+
+@pytest.fixture
+def consortium(tmp_path):
+    return Consortium.create(tmp_path / "hospitals", "localhost", 9443, Limits())
+
+
+@pytest.fixture
+def owner(consortium, tmp_path):
+    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\nill,negative\n")
+    card = consortium.path / "consortium.json"
+    home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
+    consortium.admit(home.request)
+    home.membership.learn(consortium.roster())
+    return home
+
+
+def told(home, job, order):
+    """What the owner's agent says to a request of no kind, once it has found its order good."""
+    take_server_identity(1)
+    assignment = Assignment("0.1.0", "run", job.to_json(), 0, 0, 1, signature=order)
+    message = Message(
+        RecordDict({ASSIGNMENT: assignment.to_record()}),
+        dst_node_id=2,
+        message_type="query.unknown",
+    )
+    stamp(message)
+    return Station(Home.open(home.path)).handle(message).error.reason
+
+
+def order_by(consortium, job, signer=None, handovers=None):
+    signer = signer or consortium.operator
+    order = sign_job(signer, consortium.card.id, "run", job.to_json())
+    return joined(order, consortium.card.handovers if handovers is None else handovers)
+
+
+@pytest.fixture
+def job(job_of):
+    return job_of(privacy={"unit": "none"}, encryption={"mode": "none"})
+
+
+def test_owners_follow_a_new_operator_and_believe_the_old_one_no_more(consortium, owner, job):
+    old = consortium.operator
+    before = order_by(consortium, job)
+    assert "policy" in told(owner, job, before)  # which refuses this job, once its order is good
+    rotate(consortium, "operator")
+    assert consortium.operator.public != old.public
+    # Who does not follow believes the old one, and not the new one.
+    assert "not signed by the operator" in told(owner, job, order_by(consortium, job, None, []))
+    assert "policy" in told(owner, job, order_by(consortium, job))
+    assert Home.open(owner.path).card == consortium.card
+    assert "not signed by the operator" in told(owner, job, before)
+    assert "not signed by the operator" in told(owner, job, order_by(consortium, job, old))
+    assert "keys followed" in owner.audit.read_text()
+
+
+def test_nobody_but_the_consortiums_key_hands_a_key_over(consortium, owner, job):
+    card, thief = consortium.card, Identity(os.urandom(64))
+    for signer in (consortium.operator, thief):
+        for kind in KINDS:
+            chain = [hand_over(signer, card.id, kind, card.keys[kind], thief.public.signing, 1, 1)]
+            with pytest.raises(ProtocolError):
+                card.after(chain)
+            reason = told(owner, job, order_by(consortium, job, thief, chain))
+            assert "does not follow the consortium's keys" in reason
+    assert Home.open(owner.path).card == card
+    # Weakened: a card that believes in the thief's key for rosters follows it.
+    chain = [hand_over(thief, "0" * 32, "operator", card.keys["operator"], b"x" * 32, 1, 1)]
+    weak = dict(card.keys, consortium=thief.public.signing)
+    from umbel.handovers import follow as chained
+
+    assert chained(weak, "0" * 32, chain)["operator"] == b"x" * 32
+
+
+def test_a_chain_is_followed_as_a_whole_in_its_order_and_goes_no_two_ways(consortium):
+    first = consortium.card
+    for kind in (*KINDS, *KINDS):
+        rotate(consortium, kind)
+    last, chain = consortium.card, consortium.card.handovers
+    assert first.after(chain) == last
+    assert first.after(chain[:2]).after(chain) == last
+    assert last.after(chain[:2]) is last
+    assert last.id == first.id
+    assert last.fingerprint != first.fingerprint
+    wrong = [chain[1:], [chain[1], chain[0], *chain[2:]], [*chain, chain[-1]], ["zz"], ["ab"]]
+    for bad in wrong:
+        with pytest.raises(ProtocolError):
+            first.after(bad)
+    with pytest.raises(ConsortiumError, match="handover"):
+        Card.build(last.model_dump() | {"handovers": chain[:-1]}, "it")
+    with pytest.raises(ConsortiumError):
+        Card.build(last.model_dump() | {"operator_key": "0" * 64}, "it")
+
+
+def test_rosters_of_a_new_key_are_learned_and_none_of_the_old_one(consortium, owner):
+    old = consortium.identity
+    kept = consortium.roster()
+    rotate(consortium, "consortium")
+    new = consortium.roster()
+    membership = owner.membership
+    with pytest.raises(ProtocolError, match="not signed by the consortium"):
+        membership.learn(new)
+    assert follow(owner, consortium.card.handovers)
+    membership.learn(new)
+    again = SignedRoster.sign(SignedRoster.from_bytes(kept).whole, old, counter=2**60)
+    with pytest.raises(ProtocolError, match="not signed by the consortium"):
+        membership.learn(again.to_bytes())
+    assert Home.open(owner.path).membership.roster.read_bytes() == new
+    consortium.admit(owner.request)  # nothing of the folder is lost
+    assert open_roster(consortium.roster(), consortium.card.consortium_key_bytes).epoch == 1
+
+
+def shakes_hands(server, authorities):
+    """Whether who believes these authorities takes the server's certificate, by TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.server_certificate, server.server_key)
+    client = ssl.create_default_context(cafile=authorities)
+    here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(here, there, server_hostname="localhost"),
+        context.wrap_bio(there, here, server_side=True),
+    ]
+    for _ in range(4):
+        for side in sides:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError:
+                return False
+    return True
+
+
+def test_a_new_authority_locks_nobody_out_on_the_way_and_the_old_one_in_the_end(
+    consortium, owner, tmp_path
+):
+    pinned = tmp_path / "before.crt"
+    pinned.write_bytes(owner.ca_certificate.read_bytes())
+    rotate(consortium, "authority")
+    assert shakes_hands(consortium, pinned)
+    assert shakes_hands(consortium, consortium.ca_certificate)
+    follow(owner, consortium.card.handovers)
+    assert shakes_hands(consortium, owner.ca_certificate)  # before the certificate is renewed
+    old = consortium.server_certificate.read_bytes()
+    consortium.renew_certificate()
+    assert shakes_hands(consortium, owner.ca_certificate)
+    assert not shakes_hands(consortium, pinned)
+    trust(owner, consortium.card)
+    assert shakes_hands(consortium, owner.ca_certificate)
+    consortium.server_certificate.write_bytes(old)
+    assert not shakes_hands(consortium, owner.ca_certificate)
+
+
+def test_certificates_of_a_former_operator_stay_good_and_it_certifies_nothing_new(
+    consortium, job_of, tmp_path
+):
+    plain = job_of(training={"rounds": 1}, privacy={"unit": "none"})
+    run = simulate(plain, Options(tmp_path / "run", workers=1))
+    result = run.read_json("result.json")
+    result["roster"] = {"consortium": consortium.card.id, "epoch": 1, "sha256": "0" * 64}
+    old = consortium.operator
+    certificate = issue(run.path, result, old)
+    rotate(consortium, "operator")
+
+    def signer(given):
+        (tmp_path / FILE).write_bytes(given.to_bytes())
+        found = verify(tmp_path / FILE, card=consortium.card).findings
+        return next(finding for finding in found if finding.what == "signer")
+
+    assert signer(certificate).holds
+    assert "a key that was replaced since" in signer(certificate).text
+    later = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
+    assert signer(certificate.model_copy(update={"issued": later}).signed_by(old)).holds is False
+    assert signer(issue(run.path, result, consortium.operator)).holds
+
+
+def test_an_owner_replaces_its_keys_without_a_telephone_and_nobody_does_it_for_it(
+    consortium, owner
+):
+    before = owner.request
+    asked = Request.read(renew_keys(owner))
+    assert Request.read(renew_keys(owner)) == asked  # the very same, if it is asked for again
+    assert asked.is_of(before)
+    stranger = Identity(os.urandom(64))
+    forged = Request.make(consortium.card, owner.name, stranger, asked.node_key, stranger)
+    assert not forged.is_of(before)
+    with pytest.raises(ConsortiumError, match="is a member already"):
+        consortium.admit(forged)
+    for _ in range(2):
+        consortium.admit(asked)
+    roster = consortium.current_roster()
+    assert (roster.epoch, list(roster.by_name)) == (2, [owner.name])
+    assert roster.by_name[owner.name] == asked.identity
+    use_new_keys(owner)
+    home = Home.open(owner.path)
+    assert home.request.keys == asked.keys
+    home.membership.learn(consortium.roster())
+    with pytest.raises(ConsortiumError, match="no new keys"):
+        use_new_keys(home)
+    assert consortium.admit(home.request).keys == asked.keys
+
+
+def test_an_owners_new_keys_that_were_half_admitted_are_admitted_again(consortium, owner):
+    asked = Request.read(renew_keys(owner))
+    asked.write(consortium.path / "members" / f"{owner.name}.json")  # and then the power failed
+    consortium.admit(asked)
+    assert consortium.current_roster().by_name[owner.name] == asked.identity
+
+
+@pytest.mark.parametrize("kind", ["operator", "consortium", "authority"])
+def test_a_rotation_that_was_cut_before_its_last_step_is_whole(consortium, kind):
+    name = "ca.key" if kind == "authority" else f"{kind}.key"
+    path = consortium.path / name
+    old = path.read_bytes()
+    rotate(consortium, kind)
+    path.rename(path.with_name(f"{name}.next"))
+    path.write_bytes(old)
+    again = Consortium.open(consortium.path)
+    if kind == "authority":
+        again.renew_certificate()
+        assert shakes_hands(again, again.ca_certificate)
+    else:
+        assert again.operator
+        assert again.identity
+    assert path.read_bytes() != old
+
+
+def test_a_server_apart_follows_by_what_is_brought_to_it(consortium, owner):
+    keys = consortium.split(consortium.path.parent / "keys")
+    server = Consortium.open(consortium.path)
+    for kind in KINDS:
+        rotate(keys, kind)
+    take_members(server, sign_members(keys))
+    assert server.card == keys.card
+    assert shakes_hands(server, server.ca_certificate)
+    take_certificate(server, sign_certificate(keys))
+    assert shakes_hands(server, server.ca_certificate)
+    follow(owner, server.card.handovers)
+    owner.membership.learn(server.roster())
+    assert shakes_hands(server, owner.ca_certificate)
+
+
+def test_the_commands_do_it(consortium, owner, umbel):
+    status, out, _ = umbel("consortium", "rotate", consortium.path, "operator")
+    card = Consortium.open(consortium.path).card
+    assert (status, card.fingerprint in out) == (0, True)
+    status, out, _ = umbel("client", "trust", consortium.path / "consortium.json", owner.path)
+    assert (status, "New keys are followed" in out) == (0, True)
+    assert card.fingerprint in out
+    assert umbel("consortium", "rotate", consortium.path, "server")[0] == 2
+    assert umbel("client", "rotate", owner.path)[0] == 0
+    status, out, _ = umbel("consortium", "admit", consortium.path, owner.request_file)
+    assert (status, "whose place the new ones take" in out) == (0, True)
+    assert umbel("client", "rotate", owner.path, "--finish")[0] == 0
+    assert not list((owner.path / "next").iterdir())
