@@ -70,9 +70,10 @@ def deploy(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def standing(deployed_job, tmp_path_factory):
-    """A consortium that stays for all tests of a module, each with a run of its own."""
-    with deployment(deployed_job(), tmp_path_factory.mktemp("standing")) as found:
+def standing(deployed_job, tmp_path_factory, request):
+    """A consortium that stays for all tests of a module, each with a run of its own of ROUNDS."""
+    job = deployed_job(training={"rounds": getattr(request.module, "ROUNDS", 2)})
+    with deployment(job, tmp_path_factory.mktemp("standing")) as found:
         yield found.start()
 
 
@@ -209,6 +210,18 @@ class Deployment:
     def reaches(self, run, stage):
         """Wait until a run's coordinator has begun a stage, such as "train 2"."""
         return self.said(run, rf" {stage}: \d+ asked")
+
+    def comes_to(self, run, stage, stopped_by):
+        """Wait until a run begins a stage; if it stops before, for this reason, its operator resumes it."""
+        log = self.consortium.runs / run / "log"
+
+        def begun():
+            return re.search(rf" {stage}: \d+ asked", _text(log))
+
+        eventually(lambda: begun() or self.store.run(run).over, stage, self.logs)
+        while not begun():
+            self.resumed(run, stopped_by)
+            eventually(lambda: begun() or self.store.run(run).over, stage, self.logs)
 
     def resumed(self, run, reason):
         """Go on with a run that has stopped for a reason, as its operator does."""
