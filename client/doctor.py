@@ -297,7 +297,8 @@ class _Examination:
 
     def server(self) -> Iterator[Finding]:
         name, _, digits = self.home.address.rpartition(":")
-        server = Server(name.strip("[]"), int(digits), self.home.ca_certificate)
+        proxy = self.home.settings.server.proxy
+        server = Server(name.strip("[]"), int(digits), self.home.ca_certificate, proxy)
         try:
             days = server.days_left()
             fleet, control = server.ask(_FLEET), server.ask(_CONTROL)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 _TIMEOUT = 5.0
+_LONGEST_ANSWER, _LONGEST_WORDS = 4096, 80
 # Of OpenSSL's reasons to refuse a certificate (X509_V_ERR_...).
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 
@@ -62,8 +63,9 @@ class Unusable(Exception):
 class Server:
     """The server as a stranger meets it. Every step ends after five seconds, or is ``Unusable``."""
 
-    def __init__(self, host: str, port: int, authority: Path) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, authority: Path, proxy: str | None = None) -> None:
+        """proxy: http://HOST:PORT on the way to it."""
+        self.host, self.port, self._proxy = host, port, proxy
         # With an authority given, what the system trusts besides does not count.
         self._context = ssl.create_default_context(cafile=authority)
 
@@ -87,8 +89,10 @@ class Server:
     def ask(self, path: str) -> Answer:
         """A GET request; what it answers does not matter but for status and date."""
         connection = http.client.HTTPSConnection(
-            self.host, self.port, timeout=_TIMEOUT, context=self._context
+            *self._first_hop, timeout=_TIMEOUT, context=self._context
         )
+        if self._proxy:
+            connection.set_tunnel(self.host, self.port)
         begun = time.time()
         try:
             connection.request("GET", path)
@@ -110,12 +114,13 @@ class Server:
         return f"{self.host}, port {self.port}"
 
     def _resolved(self) -> list[tuple[Any, ...]]:
-        """Addresses of the host. The resolver has no time limit of its own."""
+        """Addresses of the host, or of the proxy. The resolver has no time limit of its own."""
+        host, port = self._first_hop
         found: list[list[tuple[Any, ...]] | OSError] = []
 
         def resolve() -> None:
             try:
-                found.append(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+                found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
             except (OSError, UnicodeError) as error:
                 found.append(OSError(str(error)))
 
@@ -125,8 +130,8 @@ class Server:
         if found and not isinstance(found[0], OSError):
             return found[0]
         raise Unusable(
-            f"the name {self.host} cannot be resolved" + ("" if found else " (no answer in 5 s)"),
-            "Check server.address in client.toml, and this machine's DNS." + self._proxy,
+            f"the name {host} cannot be resolved" + ("" if found else " (no answer in 5 s)"),
+            "Check [server] in client.toml, and this machine's DNS." + self._unused_proxy,
         )
 
     def _connected(self) -> socket.socket:
@@ -140,31 +145,70 @@ class Server:
                 plain.close()
                 last = error
             else:
-                return plain
+                return self._through_proxy(plain) if self._proxy else plain
         if isinstance(last, ConnectionRefusedError):
             raise Unusable(
                 f"{self._address}: the connection was refused",
-                "Ask the operator whether umbel server runs, and on which port." + self._proxy,
+                "Ask the operator whether umbel server runs, and on which port."
+                + self._unused_proxy,
             )
         if isinstance(last, TimeoutError):
             raise self._silent("does not take connections")
         raise Unusable(
             f"{self._address} cannot be reached ({_reason(last)})",
-            "Check this machine's network and firewall." + self._proxy,
+            "Check this machine's network and firewall." + self._unused_proxy,
         )
 
     def _silent(self, what: str) -> Unusable:
         return Unusable(
             f"{self._address} timed out: it {what} within 5 s",
             "A firewall may be in between: outgoing TCP connections to it must be allowed."
-            + self._proxy,
+            + self._unused_proxy,
         )
 
     @property
-    def _proxy(self) -> str:
-        """A word on a proxy, which the agent would use and this check does not."""
-        if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(self.host):
-            return " HTTPS_PROXY is set: the agent connects through it, this check does not."
+    def _first_hop(self) -> tuple[str, int]:
+        """Host and port that this machine connects to."""
+        if self._proxy is None:
+            return self.host, self.port
+        host, _, port = self._proxy.removeprefix("http://").rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def _through_proxy(self, plain: socket.socket) -> socket.socket:
+        """The same connection, once the proxy has made the rest of the way."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        try:
+            plain.sendall(f"CONNECT {host}:{self.port} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = b""
+            while b"\r\n\r\n" not in answer and len(answer) < _LONGEST_ANSWER:
+                part = plain.recv(1)  # not a byte of what comes after it
+                answer += part
+                if not part:
+                    break
+        except OSError as error:
+            plain.close()
+            raise self._proxy_refuses(_reason(error)) from None
+        words = answer.split(b"\r\n")[0].decode("latin-1").split(" ", 1)
+        if not (len(words) == 2 and words[1].startswith("2")):
+            plain.close()
+            raise self._proxy_refuses(words[-1][:_LONGEST_WORDS] or "it closed the connection")
+        return plain
+
+    def _proxy_refuses(self, why: str) -> Unusable:
+        return Unusable(
+            f"the proxy {self._proxy} does not connect to {self._address} ({why})",
+            "It must pass CONNECT to this host and port, and ask for no password: ask who runs it; or "
+            "correct [server] proxy in client.toml.",
+        )
+
+    @property
+    def _unused_proxy(self) -> str:
+        """A word on a proxy that the environment names, and the agent does not use."""
+        if self._proxy is None and {"https", "all"} & urllib.request.getproxies().keys():
+            return (
+                " A proxy is set for this user (HTTPS_PROXY or ALL_PROXY), which the agent does not use: "
+                "if the way to the server goes through it, say so in client.toml, [server] proxy."
+            )
         return ""
 
     def _refused(self, error: ssl.SSLCertVerificationError) -> Unusable:

@@ -116,8 +116,9 @@ class Service:
         secret = new_secret(secret_file)
         bell, wake = os.pipe()
         node = Node(
-            home.address, home.ca_certificate, home.node_key, secret_file, free_port(), wake
-        )
+            home.address, home.ca_certificate, home.node_key, secret_file, free_port(), wake,
+            home.settings.server.proxy,
+        )  # fmt: skip
         with open(run / "log", "wb") as log:
             process = start(
                 node.command(),

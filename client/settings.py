@@ -56,9 +56,12 @@ records_per_group = {records_per_group}
 smallest_size = {smallest_size}
 
 [server]
-# Where the server is, as HOST:PORT, if not where consortium.json says (a proxy, say). The server's
-# certificate must still be valid for the host that stands here.
+# Where the server is, as HOST:PORT, if not where consortium.json says. The server's certificate must
+# still be valid for the host that stands here.
 # address = "umbel.example.org:9443"
+# The HTTP proxy on the way to the server, if there has to be one: it must pass CONNECT. Proxies that
+# the environment names (HTTPS_PROXY, ...) are not used for it.
+# proxy = "http://proxy.example.org:3128"
 """
 
 
@@ -68,6 +71,14 @@ def _check_address(address: str) -> str:
         raise ValueError("give HOST:PORT, such as umbel.example.org:9443")
     check_host(host.removeprefix("[").removesuffix("]") if host.startswith("[") else host)
     return address
+
+
+def _check_proxy(proxy: str) -> str:
+    address = proxy.removeprefix("http://").removesuffix("/")
+    if address == proxy or "@" in address:
+        raise ValueError("give http://HOST:PORT of a proxy that asks for no password")
+    _check_address(address)
+    return f"http://{address}"
 
 
 class DataSettings(Document):
@@ -147,6 +158,8 @@ class ServerSettings(Document):
     """[server]: how to reach it."""
 
     address: Annotated[str, AfterValidator(_check_address)] | None = None
+    proxy: Annotated[str, AfterValidator(_check_proxy)] | None = None
+    """http://HOST:PORT"""
 
 
 class Settings(Document):

@@ -13,6 +13,9 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -28,6 +31,23 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 SERVER_NODE = 1
+
+
+def connect_directly(proxy: str | None = None, **options: Any) -> None:
+    """Have Flower's HTTP clients of this process connect as we say, whatever the environment says.
+
+    Flower's own take proxies from it, also for loopback, and a proxy that does not answer holds all up.
+    What they connect to is this machine and the consortium's server: no proxy but the one given, and
+    no certificates but the consortium's. options: of ``httpx.Client``, besides.
+    """
+    import httpx
+
+    client = import_module("flwr.supercore.protobuf.client")
+    made = partial(httpx.Client, trust_env=False, proxy=proxy, **options)
+    client.httpx = SimpleNamespace(**{**vars(httpx), "Client": made})  # type: ignore[attr-defined]
+
+
+connect_directly()
 
 UNREACHED = frozenset(
     {

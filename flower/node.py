@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,7 @@ from typing import Any
 
 from ..errors import DeploymentError
 from ..processes import end_with_parent
-from . import quiet_logs
+from . import connect_directly, quiet_logs
 
 BUSY_SECONDS = 0.2
 """How often it asks the SuperLink for messages while a run is on; Flower's own is 3 always."""
@@ -52,6 +51,8 @@ class Node:
     """On 127.0.0.1, for the agent."""
     wake: int = -1
     """Descriptor of a pipe into which a byte is written when there is a message; -1 for none."""
+    proxy: str | None = None
+    """URL of an HTTP proxy on the way to the SuperLink."""
 
     @property
     def local_address(self) -> str:
@@ -60,12 +61,14 @@ class Node:
     def command(self) -> list[str]:
         """The process to start."""
         paths = (str(path) for path in (self.ca, self.key, self.secret))
-        numbers = (str(self.port), str(self.wake))
-        return [sys.executable, "-m", __name__, self.address, *paths, *numbers]
+        rest = (str(self.port), str(self.wake), *([self.proxy] if self.proxy else []))
+        return [sys.executable, "-m", __name__, self.address, *paths, *rest]
 
 
 def serve(node: Node) -> None:
     """Run the SuperNode in this process until it is told to stop."""
+    import httpx
+
     # By their names: the packages have functions of the same names as the modules.
     main_loop = import_module("flwr.supernode.start_client_internal")
     flower = import_module("flwr.supernode.cli.flower_supernode")
@@ -75,7 +78,10 @@ def serve(node: Node) -> None:
     )
     for name in ("flwr.supernode.fleet_http_connection", "flwr.supercore.heartbeat"):
         import_module(name).HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT_SECONDS  # type: ignore[attr-defined]
-    _keep_connections()
+    # Between heartbeats the connection stays: Flower's client closes one that was idle for five seconds,
+    # as it is while the agent trains, and each new one has to find a place at the public port, beside
+    # whatever strangers try there (``admission``).
+    connect_directly(node.proxy, limits=httpx.Limits(keepalive_expiry=KEPT_SECONDS))
     _drop_messages_of_ended_runs(main_loop)
     sys.argv = [
         *("flower-supernode", "--superlink", node.address, "--root-certificates", str(node.ca)),
@@ -102,21 +108,6 @@ def end_with_any_thread() -> None:
         os._exit(1)
 
     threading.excepthook = end
-
-
-def _keep_connections() -> None:
-    """Keep a connection to the SuperLink open between heartbeats.
-
-    Flower's client closes one that was idle for five seconds, as it is while the agent trains; each new
-    one has to find a place at the public port, beside whatever strangers try there (``admission``).
-    """
-    import httpx
-
-    limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
-    client = import_module("flwr.supercore.protobuf.client")
-    client.httpx = SimpleNamespace(  # type: ignore[attr-defined]
-        **{**vars(httpx), "Client": partial(httpx.Client, limits=limits)}
-    )
 
 
 def _drop_messages_of_ended_runs(main_loop: Any) -> None:
@@ -175,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Flower's SuperNode, started by umbel client run.")
     for name in ("address", "ca", "key", "secret", "port", "wake"):
         parser.add_argument(name, type={"address": str, "port": int, "wake": int}.get(name, Path))
+    parser.add_argument("proxy", nargs="?")
     serve(Node(**vars(parser.parse_args())))
 
 

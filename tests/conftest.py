@@ -5,6 +5,7 @@ tokenizer is a byte-pair encoding trained on the very data. Nothing here touches
 the network.
 """
 
+import contextlib
 import copy
 import csv
 import hashlib
@@ -215,8 +216,27 @@ def albert(tmp_path_factory, texts):
 @pytest.fixture(scope="session")
 def architectures():
     """The builder of small models of every kind that transformers knows."""
-    path = Path(__file__).with_name("architectures.py")
-    spec = importlib.util.spec_from_file_location("architectures", path)
+    return _beside("architectures")
+
+
+@pytest.fixture
+def silent_proxy():
+    """A proxy that accepts every connection and never answers; `environment` names it for everything."""
+    with contextlib.closing(_beside("proxies").Silent()) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connecting_proxy():
+    """Start a proxy that passes CONNECT on, or refuses it with a status and reason."""
+    with contextlib.ExitStack() as stack:
+        made = _beside("proxies").Connecting
+        yield lambda refusal=None: stack.enter_context(contextlib.closing(made(refusal)))
+
+
+def _beside(name):
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -328,6 +328,42 @@ def test_a_port_that_stays_silent(home, monkeypatch):
         assert "timed out" in found(home, "server")[1]
 
 
+def through(home, proxy):
+    """The same folder, with a proxy on the way to the server."""
+    text = home.settings_file.read_text()
+    home.settings_file.write_text(text.replace("[server]\n", f'[server]\nproxy = "{proxy}"\n'))
+    return Home(home.path)
+
+
+def test_a_proxy_on_the_way_is_gone_through(home, consortium, serve, connecting_proxy):
+    proxy, port = connecting_proxy(), serve(consortium)
+    levels, text = found(through(moved(home, f"localhost:{port}"), proxy.url), "server")
+    assert levels == ["ok"], text
+    assert set(proxy.asked) == {f"localhost:{port}"}
+
+
+@pytest.mark.parametrize("refusal", ["403 Forbidden", "407 Proxy Authentication Required"])
+def test_a_proxy_that_refuses_is_named_with_its_reason(home, connecting_proxy, refusal):
+    proxy = connecting_proxy(refusal)
+    levels, text = found(through(home, proxy.url), "server")
+    assert levels == ["bad"]
+    assert f"the proxy {proxy.url} does not connect to localhost" in text
+    assert refusal in text
+
+
+def test_a_proxy_that_the_environment_names_is_not_used_but_named_if_nobody_answers(
+    home, consortium, serve, silent_proxy, monkeypatch
+):
+    for name, value in silent_proxy.environment.items():
+        monkeypatch.setenv(name, value)
+    assert found(moved(home, f"localhost:{serve(consortium)}"), "server")[0] == ["ok"]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        home = moved(home, f"127.0.0.1:{nobody.getsockname()[1]}")
+        assert "client.toml, [server] proxy" in found(home, "server")[1]
+    assert silent_proxy.asked == 0
+
+
 def test_a_server_without_tls(home, serve):
     assert "but no TLS ones" in found(moved(home, f"localhost:{serve()}"), "server")[1]
 

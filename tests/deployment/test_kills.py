@@ -39,7 +39,7 @@ def nights(seed):
     """
     drawn = random.Random(seed)
     found = [{} for _ in KINDS]
-    turns = drawn.sample(range(len(KINDS)), len(KINDS)) + [drawn.randrange(len(KINDS))]
+    turns = [*drawn.sample(range(len(KINDS)), len(KINDS)), drawn.randrange(len(KINDS))]
     for phase in PHASES:
         if phase == OWNERS_OWN:
             for night, kind in zip(drawn.sample(found, 2), ("agent", "node"), strict=True):
@@ -115,7 +115,6 @@ def bound_for_each_owner(deployment, run, umbel):
     return True
 
 
-@pytest.mark.slow
 def test_a_deployment_makes_the_adapter_of_the_simulation(deploy, deployed_job, reference, umbel):
     # However busy the machine is, nobody is late.
     patient = deployed_job(cohort={"deadline": 600.0}, encryption={"deadline": 600.0})
