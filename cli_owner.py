@@ -276,7 +276,7 @@ def _jobs_table(requests: tuple[JobRequest, ...]) -> Table:
         table.add_row(
             Text(request.id[:12]),
             Text(request.status, style=styles[request.status]),
-            Text(printable(request.run, 24)),
+            Text(printable(request.run)),
             Text(
                 f"{job.name}: {job.task}, {job.rounds:,} rounds of {printable(job.strategy, 24)} "
                 f"on {base} ({job.adapter})"

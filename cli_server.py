@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,6 @@ from .foreign import say
 
 if TYPE_CHECKING:
     from .server.consortium import Consortium
-    from .server.store import Store
 
 Folder = Annotated[
     Path | None,
@@ -81,31 +81,35 @@ def run(
     from .job import Job
     from .server.orders import place
 
+    where = opened(consortium)
     folder = place(
-        opened(consortium),
+        where,
         Job.compose(job, {}, set_),
         wait=wait,
         reproducible=reproducible,
     )
     say(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
+    _warn_if_unserved(where)
 
 
 def runs(consortium: Folder = None, as_json: Json = False) -> None:
     """List all runs of a consortium."""
     from dataclasses import asdict
 
+    from .reports.status import served, server_lines, standing
     from .server.store import Store
 
-    store = Store(opened(consortium).database)
-    rows = store.runs()
+    folder = opened(consortium)
+    store = Store(folder.database)
+    rows, is_served = store.runs(), served(folder)
     if as_json:
         say(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    _print_notes(store)
+    for line in server_lines(folder, store):
+        say(line)
     for row in rows:
-        say(
-            f"{row.name:<40} {row.standing:<14} round {row.round} of {row.rounds}  {row.created[:19]}"
-        )
+        came = f"round {row.round} of {row.rounds}"
+        say(f"{row.name:<40} {standing(row, is_served):<18} {came}  {row.created[:19]}")
     if not rows:
         say("No run yet. Begin one with: umbel run my-job.toml")
 
@@ -114,49 +118,20 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
-    from .quantities import tested_texts
-    from .reports.decisions import decision_line
+    from .reports.status import served, server_lines, status_lines
     from .server.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
     row = store.run(name)
-    events = [event for _, _, event in store.events(row.name)]
     if as_json:
+        events = [event for _, _, event in store.events(row.name)]
         notes = {what: text for what, (_, text) in store.notes().items()}
-        say(json.dumps({**asdict(row), "server": notes, "events": events}, indent=2))
+        found = {**asdict(row), "served": served(folder), "server": notes, "events": events}
+        say(json.dumps(found, indent=2))
         return
-    _print_notes(store)
-    say(f"{row.name}: {row.standing}, round {row.round} of {row.rounds}")
-    if row.reason:
-        say(row.reason)
-    last = next((event for event in reversed(events) if event["event"] == "round"), None)
-    if last:
-        say(f"Round {last['round']} took {last['seconds']:.1f} s.")
-        say(f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}")
-        for client, reason in sorted(last["failed"].items()):
-            say(f"  {client}: {reason}")
-        for doubt in last.get("doubted", {}).values():
-            say(f"  {doubt}")
-    for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
-        tested = next((e for e in reversed(events) if e["event"] == kind and e["metrics"]), None)
-        if tested:
-            figures = ", ".join(tested_texts(tested["metrics"], ".4g"))
-            say(f"The model after round {tested['round']}{where}: {figures}")
-    say(_absences(folder.runs / row.name))
-    spare = next((event for event in reversed(events) if event["event"] == "spare"), None)
-    if spare:
-        say(f"Warning: {spare['text']}")
-    sent = [event for event in events if event["event"] == "delivered"]
-    if sent:
-        got = sorted({name for event in sent for name in event["clients"]})
-        say(f"Result sent to: {', '.join(got) or 'nobody'}")
-        for client, reason in sorted(sent[-1]["failed"].items()):
-            say(f"  not to {client}: {reason}. Later: umbel deliver {row.name}")
-    for kind in ("ended", "kept"):
-        said = next((e for e in reversed(events) if e["event"] == kind), None)
-        if said:
-            say(decision_line(said))
+    for line in (*server_lines(folder, store), *status_lines(folder, store, row)):
+        say(line)
 
 
 def logs(
@@ -167,12 +142,17 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a run's coordinator wrote."""
+    from .reports.status import served, unserved_line, waits_for
     from .server.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
     row = store.run(name)
     path, at = folder.runs / row.name / "log", 0
+    if not row.over and not served(folder):
+        say(unserved_line(folder), file=sys.stderr)
+    elif not path.exists():
+        say(waits_for(store, row) or f"{row.name} was not led yet.", file=sys.stderr)
     while True:
         over = store.run(row.name).over
         if path.exists():
@@ -187,9 +167,12 @@ def logs(
 
 def stop(name: RunName, consortium: Folder = None) -> None:
     """Stop a run after the round in progress. What is finished is kept."""
+    from .reports.status import served
     from .server.orders import stop as stop_run
 
-    say(f"{stop_run(opened(consortium), name).name} stops after the round in progress.")
+    folder = opened(consortium)
+    row = stop_run(folder, name, is_led=served(folder))
+    say(f"{row.name} {'is stopped' if row.over else 'stops after the round in progress'}.")
 
 
 def finish(name: RunName, consortium: Folder = None) -> None:
@@ -199,38 +182,35 @@ def finish(name: RunName, consortium: Folder = None) -> None:
     """
     from .server.orders import finish as finish_run
 
-    row = finish_run(opened(consortium), name)
+    folder = opened(consortium)
+    row = finish_run(folder, name)
     say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
+    _warn_if_unserved(folder)
 
 
 def deliver(name: RunName, consortium: Folder = None) -> None:
     """Send a finished run's result to the owners that were away when it ended."""
     from .server.orders import deliver as deliver_result
 
-    say(f"{deliver_result(opened(consortium), name).name} goes to the owners that lack it.")
+    folder = opened(consortium)
+    say(f"{deliver_result(folder, name).name} goes to the owners that lack it.")
+    _warn_if_unserved(folder)
 
 
 def resume(name: RunName, consortium: Folder = None) -> None:
     """Go on with a run that was stopped or has failed."""
     from .server.orders import resume as resume_run
 
-    say(f"{resume_run(opened(consortium), name).name} waits for the server to go on with it.")
+    folder = opened(consortium)
+    say(f"{resume_run(folder, name).name} waits for the server to go on with it.")
+    _warn_if_unserved(folder)
 
 
-def _absences(run: Path) -> str:
-    """How many clients a round can do without, by the run's plan."""
-    try:
-        cohort = json.loads((run / "plan.json").read_text(encoding="utf-8"))["cohort"]
-    except (OSError, ValueError, KeyError):
-        return "No plan yet: members are being asked."
-    least, size = cohort["minimum"], cohort["size"]
-    return f"A round needs {least} of {size} clients: {size - least} may be missing."
+def _warn_if_unserved(folder: Consortium) -> None:
+    from .reports.status import served, unserved_line
 
-
-def _print_notes(store: Store) -> None:
-    """What is wrong with the server at the moment."""
-    for what, (when, text) in store.notes().items():
-        say(f"Server, {what} (since {when[:19]}): {text}")
+    if not served(folder):
+        say(unserved_line(folder), file=sys.stderr)
 
 
 def opened(path: Path | None) -> Consortium:

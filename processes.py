@@ -23,6 +23,10 @@ _SECRET_BYTES = 32
 _PARENT = "UMBEL_PARENT"
 """Holds the process id of who started a child."""
 _LOOK_SECONDS = 0.2
+_HELD_SECONDS = 1.0
+"""``held`` has a lock for an instant."""
+_PLAIN = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+"""For a child that writes to a file."""
 
 
 @contextlib.contextmanager
@@ -30,13 +34,33 @@ def alone(lock: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file within the block; ``DeploymentError`` (`refusal`) where another process does."""
     descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeploymentError(refusal) from None
+        until = time.monotonic() + _HELD_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise DeploymentError(refusal) from None
+                time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
+
+
+def held(lock: Path) -> bool:
+    """Whether a process holds a lock file (``alone``)."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def new_secret(path: Path) -> bytes:
@@ -79,7 +103,12 @@ def start(
         stderr=log,
         cwd=cwd,
         pass_fds=tuple(pass_fds),
-        env={**os.environ, **(environment or {}), _PARENT: str(os.getpid())},
+        env={
+            **os.environ,
+            **(_PLAIN if log else {}),
+            **(environment or {}),
+            _PARENT: str(os.getpid()),
+        },
         start_new_session=True,
     )
 

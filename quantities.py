@@ -44,9 +44,17 @@ def undefined(metrics: Mapping[str, Any] | None, key: str) -> bool:
     return bool(metrics) and key in (metrics or {}) and (metrics or {})[key] is None
 
 
-def tested_texts(metrics: Mapping[str, Any], form: str) -> list[str]:
-    """The main figures of a test in words, in the format `form`; if none is defined, that and why."""
-    found = [f"{key} {metrics[key]:{form}}" for key in _TESTED if metrics.get(key) is not None]
+def tested_texts(metrics: Mapping[str, Any], form: str, blur: Mapping[str, float]) -> list[str]:
+    """The main figures of a test in words, in the format `form`; if none is defined, that and why.
+
+    blur: the standard deviation that noise gives a figure, by its name.
+    """
+    noise = {key: f" ± {deviation:.2g}" for key, deviation in blur.items()}
+    found = [
+        f"{key} {metrics[key]:{form}}{noise.get(key, '')}"
+        for key in _TESTED
+        if metrics.get(key) is not None
+    ]
     absent = [key for key in _TESTED if undefined(metrics, key)]
     if not found and absent:
         return [f"{absent[0]} {NOT_DEFINED} (noise outweighs the counts)"]

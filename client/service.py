@@ -56,6 +56,7 @@ class Service:
         with alone(self.home.path / "lock", refusal), contextlib.closing(self._station):
             self._station.warm()
             self._station.audit.write("agent started", pid=os.getpid())
+            _log.info("%s starts, and connects to %s", self.home.name, self.home.address)
             wait = 1.0
             while not self._stopping:
                 begun = time.monotonic()
@@ -169,7 +170,9 @@ def _reason(home: Home) -> str:
             f": the server's certificate is refused ({refused[1].strip().rstrip('.')}). Look at the "
             "address in client.toml and at this machine's clock; else the operator has to renew it"
         )
-    errors = re.findall(r"ERROR\W[^:\n]*: *(.+)", text)
+    errors = re.findall(r"^ERROR .*?: {2,}(.+)", text, re.MULTILINE)
+    if errors and "401 Unauthorized" in errors[-1]:
+        return f": the server does not know {home.name}'s key, or takes it for gone"
     return f": {errors[-1].strip().rstrip('.')} (all of it: {log})" if errors else ""
 
 

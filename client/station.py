@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -56,6 +57,13 @@ if TYPE_CHECKING:
 
 _MOST_DECISIONS = 1000
 _SPENDING = (PREPARE, TRAIN, EVALUATE)
+_DOING = {
+    PREPARE: "gets ready",
+    TRAIN: "trains, round {round}",
+    EVALUATE: "tests the model after round {round}",
+    RESULT: "keeps the result",
+}
+_log = logging.getLogger(__name__)
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -115,6 +123,7 @@ class Station:
         job, kind = job_of(assignment), message.metadata.message_type
         try:
             self._admit(assignment, job, message)
+            self._say(assignment, message)
             if kind in TRIPS:
                 content = short_trip(self.home.membership, self.home.name, assignment, message)
             elif kind in _SPENDING:
@@ -174,6 +183,14 @@ class Station:
             self._note(assignment.run, seconds=self._spent(assignment.run) + took)
         return content
 
+    def _say(self, assignment: Assignment, message: Message) -> None:
+        """A line for whoever looks at the agent; short trips are not worth one."""
+        what = _DOING.get(message.metadata.message_type)
+        if what is not None:
+            what = what.format(round=assignment.round)
+            tests = " and tests what came before" if assignment.test else ""
+            _log.info("%s: %s%s", assignment.run, what, tests)
+
     def _decided(self, assignment: Assignment, event: Event, why: str) -> None:
         """Into the audit log, where it is another decision than the last one about this run."""
         if self._decisions.get(assignment.run) == (event, why):
@@ -181,6 +198,7 @@ class Station:
         if len(self._decisions) >= _MOST_DECISIONS:
             self._decisions.clear()
         self._decisions[assignment.run] = (event, why)
+        _log.info("%s: %s: %s", assignment.run, event, why)
         self.audit.write(event, run=assignment.run, job=job_of(assignment).digest(), why=why)
 
     def _admit(self, assignment: Assignment, job: Job, message: Message) -> None:

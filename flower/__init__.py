@@ -82,9 +82,12 @@ def refuse(message: Message, code: int, reason: str) -> Message:
 
 
 def quiet_logs() -> None:
-    """Flower logs every strategy call at INFO; our own progress replaces that."""
+    """Flower logs every strategy call at INFO; our own progress replaces that. No colours in files."""
     import logging
 
+    from flwr.common.logger import update_console_handler
+
+    update_console_handler(timestamps=True, colored=False)
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 

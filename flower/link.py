@@ -69,6 +69,7 @@ def serve(link: Link) -> None:
         *("--superexec-auth-secret-file", str(link.secret)),
         "--disable-runtime-dependency-installation",
     ]
+    quiet_logs()
     config = flower._parse_superlink_lifespan_config()
     end_with_parent()
     quiet_logs()

@@ -69,7 +69,8 @@ class Runtime:
         client = self._connected(RuntimeTokenHttpInterceptor(claim.token))
         try:
             with _alive(client):
-                message, context, _, _ = pull_task_input(client)
+                with _in_words("The SuperNode"):
+                    message, context, _, _ = pull_task_input(client)
                 yield ClientTask(client, message, context)
         finally:
             client.close()
@@ -99,8 +100,24 @@ class ClientTask:
         from flwr.common.constant import SubStatus
         from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
-        push_message(self.client, message, self.context)
-        push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
+        with _in_words("The SuperNode"):
+            push_message(self.client, message, self.context)
+            push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
+
+
+@contextlib.contextmanager
+def _in_words(who: str) -> Iterator[None]:
+    """Raise ``DeploymentError`` for what Flower's client says with a page of HTTP."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        why = "its run is over, or somebody else has taken it" if code == 401 else f"HTTP {code}"
+        raise DeploymentError(f"{who} does not take part in this message any more: {why}") from None
+    except httpx.HTTPError as error:
+        raise DeploymentError(f"{who} does not answer: {error}") from None
 
 
 def claim_run(address: str, root_certificates: bytes, secret: bytes, run: int) -> Claim:

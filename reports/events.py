@@ -58,6 +58,8 @@ class Round:
     bytes_down: int
     loss: float | None
     epsilon: dict[str, float]
+    summed: bool
+    """Whether a model came of it; else it was given up, after its last attempt or for now."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _round(line: Json) -> Round:
             for name, value in (line.get("epsilon") or {}).items()
             if value is not None
         },
+        summed=bool(line.get("aggregated", True)),
     )
 
 

@@ -100,7 +100,7 @@ def _learning_curve(record: RunRecord) -> Figure | None:
             if record.kept_round not in (None, rounds[-1])
             else ""
         )
-        + ("" if record.finished else f" · {len(record.rounds)} of {record.planned_rounds} rounds"),
+        + ("" if record.finished else f" · {record.summed} of {record.planned_rounds} rounds"),
     )
     axes = sheet.add_subplot()
     colours = canvas.colours(record.client_names)

@@ -94,7 +94,7 @@ class Progress:
         elif event["event"] == "evaluation":
             self._say(" · ".join(self._figures(event)))
         elif event["event"] == "holdout":
-            figures = tested_texts(event["metrics"], ".3f")
+            figures = tested_texts(event["metrics"], ".3f", {})
             named = [f"round {event['round']:>3}", "public hold-out", *figures]
             self._say(" · ".join(named))
         elif event["event"] == "holdings":
@@ -104,7 +104,7 @@ class Progress:
             self._say(decision_line(event))
 
     def _figures(self, event: dict[str, Any]) -> list[str]:
-        figures = [f"round {event['round']:>3}", *tested_texts(event["metrics"], ".3f")]
+        figures = [f"round {event['round']:>3}", *tested_texts(event["metrics"], ".3f", {})]
         if self._round.get("epsilon"):
             figures.append(f"epsilon {max(self._round['epsilon'].values()):.2f}")
         if self._round:

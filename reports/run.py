@@ -63,6 +63,11 @@ class RunRecord:
         """Read `folder`; raises ``RunFolderError`` when no run was started there."""
         folder = Path(folder)
         if not (folder / "plan.json").is_file():
+            if (folder / "job.toml").is_file():
+                raise RunFolderError(
+                    f"{folder} has no plan yet: its clients were not all asked, or too few take part. "
+                    f"See: umbel status {folder.name}"
+                )
             what = "has no plan.json" if folder.is_dir() else "is a file"
             raise RunFolderError(
                 f"{folder} is not a run folder: it {what if folder.exists() else 'does not exist'}. "
@@ -274,7 +279,12 @@ class RunRecord:
         """ "finished", or how far the run has come."""
         if self.finished:
             return "finished"
-        return f"unfinished: {len(self.rounds)} of {self.planned_rounds} rounds"
+        return f"unfinished: {self.summed} of {self.planned_rounds} rounds"
+
+    @property
+    def summed(self) -> int:
+        """Rounds of which a model came, as ``umbel status`` counts them."""
+        return sum(entry.summed for entry in self.rounds)
 
     @property
     def guarantee(self) -> str:

@@ -235,7 +235,7 @@ def is_encrypted(plan: dict[str, Any]) -> bool:
 def _time_line(record: RunRecord) -> str:
     spent = (record.result or {}).get("seconds")
     if not isinstance(spent, dict):
-        return f"{duration_text(record.seconds)} in {len(record.rounds)} rounds"
+        return f"{duration_text(record.seconds)} in {record.summed} rounds"
     parts = [
         f"{name} {duration_text(value)}"
         for name in ("prepare", "federated", "alone", "pooled")

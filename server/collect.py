@@ -37,6 +37,8 @@ class Collection:
     """Fewest clients for the round to count."""
     answered: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    heard: set[str] = field(default_factory=set)
+    """Who answered any trip, also of a round that was given up."""
     refused: int = 0
     out_of_range: int = 0
     """Of those who refused: because of the weights that the round would begin with."""
@@ -86,6 +88,7 @@ class Collection:
         """
         failed = exchange.failed | self.failed
         self.failed = {n: reason for n, reason in failed.items() if n not in exchange.answered}
+        self.heard |= set(exchange.answered)
         self.refused += exchange.refused
         self.out_of_range += exchange.out_of_range
         self.bytes_up += exchange.bytes_up

@@ -34,6 +34,7 @@ from .ending import ended_line
 from .exchange import connected
 from .handout import awaiting, hand_out
 from .holdout import PublicTest, note_public, read_public
+from .muster import TAKES_PART
 from .renewal import Company, took_part
 from .result import summarise
 from .rosters import RosterChanged
@@ -75,6 +76,14 @@ class Narrator:
 
     def advanced(self, done: int) -> None:
         _log.info("  %d answered", done)
+
+    def member(self, name: str, said: str) -> None:
+        """What a member that was asked says, or why it says nothing."""
+        self._store.tell(
+            self._name,
+            {"event": "member", "client": name, "said": said, "takes_part": said == TAKES_PART},
+        )
+        _log.info("%s: %s", name, said)
 
     def event(self, event: dict[str, Any]) -> None:
         self._store.tell(self._name, event)
@@ -157,6 +166,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
 
     if identity["reproducible"]:
         _use_one_thread()
+    _log.info("loading the base model %s", job.model.base)
     public = read_public(job)
     note_public(folder, public)
     learner = probed(_load(job))
@@ -165,13 +175,17 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
     public_test = PublicTest(learner, public) if public else None
     # Without public records the base model, which may be far larger, is let go of until the end.
     del learner
-    company = Company.gather(folder, consortium, shape, grid, task.nodes, should_stop)
+    narrator = Narrator(store, task.name)
+    _log.info("asking %s", ", ".join(sorted(task.nodes)))
+    company = Company.gather(
+        folder, consortium, shape, grid, task.nodes, should_stop, narrator.member
+    )
     if should_stop():
         raise Interrupted("Stopped before the first round.")
     run = company.take_up(grid, initial)
     del initial
     run.public_test = public_test
-    run.listener, run.should_stop = Narrator(store, task.name), should_stop
+    run.listener, run.should_stop = narrator, should_stop
     run.should_finish = should_finish
     run.advice = lambda round_: _advice(task.name, round_)
     if identity["reproducible"]:

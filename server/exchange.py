@@ -47,7 +47,9 @@ class Exchange:
         check: Check = lambda _: None,
         on_reply: Callable[[int, int], None] = lambda done, total: None,
         clock: Clock | None = None,
+        on_failure: Callable[[str, str], None] = lambda name, reason: None,
     ) -> None:
+        """`on_failure` hears at once, while others are still waited for, whose reply is none, and why."""
         self.answered: list[str] = []
         self.failed: dict[str, str] = {}
         self.codes: dict[str, int] = {}
@@ -59,6 +61,7 @@ class Exchange:
         """Of those who refused: because of the weights that they were sent."""
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
+        self._on_failure = on_failure
         self._clock = clock or SystemClock()
         self._end = self._clock.now() + deadline
         outgoing = list(messages)
@@ -96,17 +99,20 @@ class Exchange:
             self.codes[name] = reply.error.code
             self.out_of_range += reply.error.code == OUT_OF_RANGE
             self.refused += reply.error.code in (REFUSED, OUT_OF_RANGE)
+            self._on_failure(name, self.failed[name])
             return False
         try:
             size = payload_bytes(reply.content)
             self._check(reply)
         except UmbelError as error:
             self.failed[name] = _told(error)
+            self._on_failure(name, self.failed[name])
             return False
         except Exception:
             # A member may send anything, and ends nobody's run but its own part.
             _log.exception("%s: an answer in a form that nobody foresaw", name)
             self.failed[name] = "answered in a form that nobody foresaw"
+            self._on_failure(name, self.failed[name])
             return False
         self.answered.append(name)
         self.bytes_up += size

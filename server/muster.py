@@ -23,6 +23,9 @@ from .readiness import prepare_request
 from .replies import readiness_of
 
 _AGAIN_SECONDS = 3.0
+Tell = Callable[[str, str], None]
+"""Is given a member's name and what is new of it: why it does not take part, or ``TAKES_PART``."""
+TAKES_PART = "takes part"
 _ANSWER_SECONDS = 300.0
 
 
@@ -73,7 +76,7 @@ def muster(
     order: Order,
     nodes: dict[str, int],
     wait: float,
-    tell: Callable[[str], None],
+    tell: Tell,
     should_stop: Callable[[], bool],
     clock: Clock | None = None,
     grace: float | None = None,
@@ -109,7 +112,7 @@ def ask_to_join(
     order: Order,
     nodes: dict[str, int],
     seconds: float,
-    tell: Callable[[str], None],
+    tell: Tell,
     should_stop: Callable[[], bool],
     clock: Clock | None = None,
 ) -> Muster:
@@ -127,7 +130,7 @@ def _asking(
     grid: Grid,
     order: Order,
     found: Muster,
-    tell: Callable[[str], None],
+    tell: Tell,
     should_stop: Callable[[], bool],
     clock: Clock,
 ) -> Iterator[tuple[dict[str, str], set[str]]]:
@@ -137,16 +140,21 @@ def _asking(
     """
     nodes = found.nodes
     told: dict[str, str] = {}
+
+    def say(name: str, said: str) -> None:
+        if told.get(name) != said:
+            told[name] = said
+            tell(name, said)
+
     while not should_stop():
         missing = [name for name in nodes if name not in found.ready and name not in found.refused]
         online = set(grid.get_node_ids())
         present = {n: nodes[n] for n in missing if nodes[n] in online}
-        reasons, silent = _ask(grid, order, present, found, clock)
+        reasons, silent = _ask(grid, order, present, found, clock, say)
         reasons |= dict.fromkeys((n for n in missing if nodes[n] not in online), "not connected")
-        for name, reason in {**reasons, **found.refused}.items():
-            if told.get(name) != reason:
-                tell(f"{name}: {reason}")
-                told[name] = reason
+        said = {**reasons, **found.refused, **dict.fromkeys(found.ready, TAKES_PART)}
+        for name, reason in sorted(said.items()):
+            say(name, reason)
         yield reasons, silent
         clock.wait_until(clock.now() + _AGAIN_SECONDS)
 
@@ -158,9 +166,17 @@ def needed_to_begin(job: Job, members: int) -> int:
 
 
 def _ask(
-    grid: Grid, order: Order, nodes: dict[str, int], found: Muster, clock: Clock
+    grid: Grid,
+    order: Order,
+    nodes: dict[str, int],
+    found: Muster,
+    clock: Clock,
+    say: Tell,
 ) -> tuple[dict[str, str], set[str]]:
-    """Ask these clients; why some of them are not ready yet, and which of those did not answer."""
+    """Ask these clients; why some of them are not ready yet, and which of those did not answer.
+
+    What one says is said on at once: others may take an hour.
+    """
     names = {node: name for name, node in nodes.items()}
 
     def check(reply: Message) -> None:
@@ -177,10 +193,24 @@ def _ask(
         requests.append(request)
     if not requests:
         return {}, set()
-    exchange = Exchange(grid, requests, names, _ANSWER_SECONDS, check, clock=clock)
+
+    def failed(name: str, reason: str) -> None:
+        if exchange.codes.get(name) not in UNREACHED:
+            say(name, reason)
+
+    exchange = Exchange(
+        grid,
+        requests,
+        names,
+        _ANSWER_SECONDS,
+        check,
+        clock=clock,
+        on_failure=failed,
+    )
     for reply in exchange:
         readiness = readiness_of(reply)
         found.ready[readiness.name] = readiness
+        say(readiness.name, TAKES_PART)
     waiting = {}
     for name, reason in exchange.failed.items():
         if name in exchange.silent:

@@ -7,6 +7,7 @@ may start runs; data owners believe only what the operator's key has signed.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from .. import __version__
 from ..consortium import Card
@@ -65,7 +66,7 @@ def begin(
                 raise PlanRefused(f"{run.name} is a run of another job.")
             _go_by(folder, order, consortium.card)
             return folder
-    path = consortium.runs / name if name else None
+    path = consortium.runs / name if name else _free_place(consortium.runs, order.run)
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
     folder.write_json(
         "run.json",
@@ -81,6 +82,12 @@ def begin(
     )
     store.add(folder.path.name, order.run, job.training.rounds)
     return folder
+
+
+def _free_place(runs: Path, id_: str) -> Path:
+    """Where a run's folder goes: its name is the beginning of what owners know the run by."""
+    short = runs / id_.rpartition("-")[0]
+    return runs / id_ if short.exists() else short
 
 
 def _go_by(folder: RunFolder, order: SignedJob, card: Card) -> None:
@@ -115,11 +122,12 @@ def _renew(consortium: Consortium, run: RunRow) -> None:
     _go_by(folder, order, consortium.card)
 
 
-def stop(consortium: Consortium, name: str) -> RunRow:
-    """Let a run end after the round in progress."""
+def stop(consortium: Consortium, name: str, *, is_led: bool = True) -> RunRow:
+    """Let a run end after the round in progress; at once, if no server runs that could lead one."""
     store = Store(consortium.database)
     run = store.run(name)
-    if not store.change(run.name, ("queued", "running"), "stopping"):
+    after: Status = "stopping" if is_led else "stopped"
+    if not store.change(run.name, ("queued", "running", *(() if is_led else ("stopping",))), after):
         raise RunFolderError(f"{run.name} is not running: it is {run.status}.")
     return store.run(run.name)
 

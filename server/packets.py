@@ -8,8 +8,9 @@ can lose it, and change nothing. It holds no secret.
 from __future__ import annotations
 
 import json
+import secrets
 import time
-import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -46,7 +47,7 @@ class SignedJob(_Carried):
     _largest: ClassVar[int] = 2**20
 
     format: Literal["umbel signed job 1"] = "umbel signed job 1"
-    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
     job: dict[str, Any]
     order: Hex
     delegation: Hex = ""
@@ -105,7 +106,12 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
     from ..learning.probe import fitted
 
     # Owners are told which files they are, and compare that before they look into them.
-    return signed_order(consortium, as_kept(fitted(pinned(job))), run or uuid.uuid4().hex)
+    return signed_order(consortium, as_kept(fitted(pinned(job))), run or new_run(job))
+
+
+def new_run(job: Job) -> str:
+    """The id of a new run, which no other ever has: owners read in it what the operator calls the run."""
+    return f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(8)}"
 
 
 def signed_order(consortium: Consortium, job: Job, run: str) -> SignedJob:

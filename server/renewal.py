@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ..plan import Plan, UnderWay
 from ..refusals import refused
 from ..strategies import build_strategy
 from .consortium import Consortium
-from .muster import Muster, Order, ask_to_join, muster
+from .muster import Muster, Order, Tell, ask_to_join, muster
 from .rosters import Period, RosterChanged, Rosters
 from .run import Run
 from .run_folder import RunFolder
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 _CLIENTS = "clients.json"
 _ANEW = "Start a new run with the members that there are."
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,6 +51,7 @@ class Company:
         grid: Grid,
         nodes: dict[str, int],
         should_stop: Callable[[], bool],
+        tell: Tell,
     ) -> Company:
         """Those that take part: asked when the run begins, and the same ones when it goes on.
 
@@ -65,7 +64,7 @@ class Company:
             _check_clip(folder.job, shape, consortium, len(rosters.roster.members))
             order, grace = _order(folder, rosters), identity.get("grace")
             wait = identity["wait"]
-            found = muster(grid, order, nodes, wait, _log.info, should_stop, grace=grace)
+            found = muster(grid, order, nodes, wait, tell, should_stop, grace=grace)
             if not should_stop():
                 folder.write_json(_CLIENTS, found.to_json())
             found.nodes = {name: nodes[name] for name in found.ready}
@@ -73,7 +72,7 @@ class Company:
             rosters.begin(list(found.ready))
         company = cls(folder, consortium, rosters, shape, found)
         if rosters.periods and rosters.last.joining:
-            company._let_join(grid, nodes, identity, should_stop)
+            company._let_join(grid, nodes, identity, should_stop, tell)
         return company
 
     @property
@@ -165,18 +164,19 @@ class Company:
         nodes: dict[str, int],
         identity: Mapping[str, Any],
         should_stop: Callable[[], bool],
+        tell: Tell,
     ) -> None:
         """Ask new members whether they take part; those with whom there is no plan are left out."""
         order = _order(self.folder, self.rosters)
         asked = {name: nodes[name] for name in self.rosters.last.asked if name in nodes}
         seconds = identity.get("grace", identity["wait"])
-        found = ask_to_join(grid, order, asked, seconds, _log.info, should_stop)
+        found = ask_to_join(grid, order, asked, seconds, tell, should_stop)
         if should_stop():
             return
         taken = []
         for name, readiness in sorted(found.ready.items()):
             if reason := self._refusal(name, readiness):
-                _log.warning("%s does not join: %s", name, reason)
+                tell(name, f"does not join: {reason}")
                 continue
             self.clients.ready[name] = readiness
             self.clients.nodes[name] = nodes[name]

@@ -145,6 +145,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             "attempt": attempt.number + 1,
             "seconds": round(time.monotonic() - begun, 3),
             "clients": collection.answered,
+            "heard": sorted(collection.heard),
             "failed": collection.failed,
             "bytes_up": collection.bytes_up,
             "bytes_down": collection.bytes_down,

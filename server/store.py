@@ -83,9 +83,9 @@ class Store:
         return [RunRow(*row) for row in rows]
 
     def run(self, name: str) -> RunRow:
-        """A run by its name or the beginning of it; ``RunFolderError`` where there is not one."""
+        """A run by its name, the beginning of it, or its id; ``RunFolderError`` where there is not one."""
         runs = self.runs()
-        found = [run for run in runs if run.name == name] or [
+        found = [run for run in runs if name in (run.name, run.id)] or [
             run for run in runs if run.name.startswith(name)
         ]
         if len(found) != 1:

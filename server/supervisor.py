@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
@@ -89,7 +90,7 @@ class Supervisor:
                     try:
                         self._lead()
                         trouble = ""
-                    except UmbelError as error:
+                    except (UmbelError, OSError) as error:
                         trouble = str(error)
                     if told != trouble:
                         told = trouble
@@ -167,9 +168,26 @@ class Supervisor:
         for run in self._store.runs():
             if run.status == "stopping":  # nobody leads it
                 self._store.set_status(run.name, "stopped", "Stopped.")
+            elif run.status in _TO_LEAD and (why := self._unreadable(run)):
+                # Others must not wait for ever because of it, nor the server end.
+                self._store.fail(run.name, why)
+                _log.error("%s: %s", run.name, why)
             elif run.status in _TO_LEAD and self._members():
                 self._start(run)
                 return
+
+    def _unreadable(self, run: RunRow) -> str:
+        """Why nobody can lead a run, whatever is done again; empty if somebody can."""
+        folder = self._consortium.runs / run.name
+        try:
+            opened = RunFolder.open(folder)
+            _ = opened.job, opened.read_json("run.json")
+        except UmbelError as error:
+            return (
+                f"{error} Put {folder} back as it was, then: umbel resume {run.name}; or give the job "
+                "again with: umbel run"
+            )
+        return ""
 
     def _needs_removed(self) -> bool:
         """Whether the run in progress is in a round that was begun with a member that was removed since."""
@@ -198,7 +216,10 @@ class Supervisor:
             nodes,
         )
         folder = self._consortium.runs / run.name
+        how = "begins" if run.status == "queued" else "goes on"
         with open(folder / "log", "ab") as log:
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {run.name} {how}\n".encode())
+            log.flush()
             process = start(
                 [sys.executable, "-m", "umbel.server.coordinator"],
                 log=log,
@@ -211,7 +232,7 @@ class Supervisor:
         self._check_roster()
         self._store.change(run.name, ("queued",), "running")
         self._coordinator = (run.name, flower_run, process)
-        _log.info("%s: %s", run.name, "begins" if run.status == "queued" else "goes on")
+        _log.info("%s: %s", run.name, how)
 
     def _ended(self, name: str, flower_run: int, status: int) -> None:
         run = self._store.run(name)

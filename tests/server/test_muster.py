@@ -8,7 +8,7 @@ from flwr.app import Error, Message, RecordDict
 
 from umbel.errors import RoundFailed
 from umbel.flower import UNREACHED
-from umbel.messages import PREPARE, Readiness
+from umbel.messages import PREPARE, REFUSED, Readiness
 from umbel.plan import Plan
 from umbel.server.muster import Order, muster
 from umbel.simulations.grid import FIRST_NODE
@@ -29,14 +29,19 @@ def mustered(start_run, open_job_of):
             asked[node] = asked.get(node, 0) + 1
             if asked[node] > (late or {}).get(node, 0):
                 return [reply]
-            return [] if code is None else [Message(Error(code, "Node"), reply_to=request)]
+            error = code.get(node) if isinstance(code, dict) else code
+            return [] if error is None else [Message(Error(error, "Node"), reply_to=request)]
 
         run = start_run(open_job_of(), fault)
         names = [client.name for client in run.plan.clients]
         nodes = dict(zip(names, run.grid.get_node_ids(), strict=True))
         order = Order(run.id, run.plan.job, "", b"")
         told = []
-        found = muster(run.grid, order, nodes, wait, told.append, lambda: False, clock=run.clock)
+
+        def tell(name, said):
+            told.append(f"{name}: {said}")
+
+        found = muster(run.grid, order, nodes, wait, tell, lambda: False, clock=run.clock)
         return found, told, run.grid
 
     return ask
@@ -45,7 +50,7 @@ def mustered(start_run, open_job_of):
 def test_all_that_answer_take_part(mustered):
     found, told, grid = mustered()
     assert set(found.ready) == set(found.nodes) != set()
-    assert not told
+    assert sorted(told) == [f"{name}: takes part" for name in sorted(found.ready)]
     assert not found.refused
 
 
@@ -61,6 +66,13 @@ def test_an_owner_that_the_network_did_not_reach_is_asked_again(mustered, code):
     found, told, _ = mustered({FIRST_NODE: 3}, code=code)
     assert set(found.ready) == set(found.nodes) != set()
     assert [line for line in told if "not connected" in line]
+
+
+def test_who_refuses_is_told_while_others_are_still_waited_for(mustered):
+    found, told, _ = mustered({FIRST_NODE: 9, FIRST_NODE + 1: 5}, code={FIRST_NODE: REFUSED})
+    [refused] = found.refused
+    first, early = told.index(f"{refused}: Node"), [t for t in told if "no answer yet" in t]
+    assert first < told.index(early[0])
 
 
 def test_one_that_never_answers_is_not_waited_for_without_end(mustered):

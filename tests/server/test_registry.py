@@ -19,6 +19,7 @@ from umbel.privacy.secagg.roster import Limits
 from umbel.processes import free_port
 from umbel.server.consortium import Consortium
 from umbel.server.registry import Registry, changes
+from umbel.server.store import Store
 from umbel.server.supervisor import Supervisor
 
 NAMES = "abcde"
@@ -159,6 +160,8 @@ def test_after_any_admissions_removals_and_restarts_the_link_lets_the_members_in
 ):
     generator = random.Random(11)
     members = set()
+    store = Store(consortium.database)
+    store.add("gone", "its folder was deleted", 3)
 
     def change():
         name = generator.choice(NAMES)
@@ -179,4 +182,7 @@ def test_after_any_admissions_removals_and_restarts_the_link_lets_the_members_in
                 while let_in(supervisor) != sorted(members):
                     assert time.monotonic() < end, (let_in(supervisor), members)
                     time.sleep(0.05)
-                assert supervisor._store.notes() == {}
+                assert store.notes() == {}
+    # Nor does a run that cannot be led end the server.
+    assert store.run("gone").status == "failed"
+    assert "holds no run" in store.run("gone").reason

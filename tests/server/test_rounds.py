@@ -231,6 +231,8 @@ def test_too_few_answers_stop_the_run_with_reasons_and_it_can_go_on(start_run, q
     message = str(caught.value)
     assert "Round 2: 3 of 4 clients answered, 4 are needed, after 3 attempts" in message
     assert "press: the disk is full." in message
+    others = [name for name in SITES if name != "press"]
+    assert [event["heard"] for event in events(run, "round")] == [sorted(SITES), *[others] * 3]
     assert "Round 1 is saved; fix the cause, then resume with --resume" in message
     again = go_on(start_run(quick()))
     assert again.round == 1

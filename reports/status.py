@@ -1,0 +1,148 @@
+"""How a run between machines stands, in words: from the store, also while no server runs.
+
+Nothing here needs the libraries that models need: whoever looks gets the answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..processes import held
+from ..quantities import tested_texts
+from ..server.consortium import Consortium
+from ..server.store import RunRow, Store
+from .decisions import decision_line
+from .events import Json
+
+
+def served(consortium: Consortium) -> bool:
+    """Whether a server runs for a consortium, on the machine that has its folder."""
+    return held(consortium.path / "lock")
+
+
+def unserved_line(consortium: Consortium) -> str:
+    """What to do if none does."""
+    return (
+        "No server runs for this consortium, so nothing goes on. Start it: umbel server --consortium "
+        f"{consortium.path}"
+    )
+
+
+def standing(row: RunRow, is_served: bool) -> str:
+    """How a run stands, in a word or two; a run that nobody can lead waits, whatever it did before."""
+    return row.standing if row.over or is_served else f"{row.standing}, no server"
+
+
+def waits_for(store: Store, row: RunRow) -> str:
+    """What a queued run waits for, if it is another one."""
+    if row.status != "queued":
+        return ""
+    before = [run.name for run in store.runs() if not run.over and run.created < row.created]
+    return f"It waits until {before[0]} is over: one run is led at a time." if before else ""
+
+
+def server_lines(consortium: Consortium, store: Store) -> Iterator[str]:
+    """What is wrong with the server at the moment."""
+    if not served(consortium):
+        yield unserved_line(consortium)
+        return
+    for what, (when, text) in store.notes().items():
+        yield f"Server, {what} (since {when[:19]}): {text}"
+
+
+def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[str]:
+    """Rounds; who answered, who did not and why; figures; what was decided; where the result is."""
+    events = [event for _, _, event in store.events(row.name)]
+    yield f"{row.name}: {standing(row, served(consortium))}, round {row.round} of {row.rounds}"
+    if row.reason:
+        yield row.reason
+    if waiting := waits_for(store, row):
+        yield waiting
+    yield from _absent_lines(events)
+    yield from _round_lines(events)
+    for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
+        tested = _last(events, kind, "metrics")
+        if tested:
+            blur = _blur(consortium.runs / row.name) if kind == "evaluation" else {}
+            figures = ", ".join(tested_texts(tested["metrics"], ".4g", blur))
+            yield f"The model after round {tested['round']}{where}: {figures}"
+    yield _absences(consortium.runs / row.name, row)
+    if spare := _last(events, "spare"):
+        yield f"Warning: {spare['text']}"
+    yield from _delivered_lines(events, row)
+    for kind in ("ended", "kept"):
+        if said := _last(events, kind):
+            yield decision_line(said)
+
+
+def _last(events: Sequence[Json], kind: str, key: str = "event") -> Json | None:
+    return next((e for e in reversed(events) if e["event"] == kind and e.get(key)), None)
+
+
+def _absent_lines(events: Sequence[Json]) -> Iterator[str]:
+    """Who does not take part now, and why: by what it said when it was asked last."""
+    absent: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "member":
+            absent[event["client"]] = "" if event["takes_part"] else event["said"]
+        elif event["event"] == "ready":
+            absent |= event["failed"] | dict.fromkeys(event["clients"], "")
+        elif event["event"] == "round":
+            absent |= dict.fromkeys(event["clients"], "")
+    for client, reason in sorted(absent.items()):
+        if reason:
+            yield f"Without {client}: {reason}"
+
+
+def _round_lines(events: Sequence[Json]) -> Iterator[str]:
+    last = _last(events, "round")
+    if last is None:
+        return
+    if last["aggregated"]:
+        yield f"Round {last['round']} took {last['seconds']:.1f} s."
+        yield f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}"
+    else:
+        attempt = f", attempt {last['attempt']}," if last.get("attempt", 1) > 1 else ""
+        yield f"Round {last['round']}{attempt} was given up after {last['seconds']:.1f} s."
+        heard = sorted({*last["clients"], *last.get("heard", ())})
+        yield f"Answered, though too few: {', '.join(heard) or 'nobody'}"
+    for client, reason in sorted(last["failed"].items()):
+        yield f"  {client}: {reason}"
+    for doubt in last.get("doubted", {}).values():
+        yield f"  {doubt}"
+
+
+def _plan(run: Path) -> Json:
+    """The run's plan; nothing as long as there is none."""
+    try:
+        found: Json = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _blur(run: Path) -> dict[str, float]:
+    """Standard deviation that the noise of counts gives the main figure of a test, by its name."""
+    tests = _plan(run).get("evaluation") or {}
+    deviation = tests.get("deviation")
+    return {} if deviation is None else {tests["deviation_of"]: deviation}
+
+
+def _absences(run: Path, row: RunRow) -> str:
+    """How many clients a round can do without, by the run's plan."""
+    cohort = _plan(run).get("cohort")
+    if not cohort:
+        return "It never had a plan." if row.over else "No plan yet: its members are not all asked."
+    least, size = cohort["minimum"], cohort["size"]
+    return f"A round needs {least} of {size} clients: {size - least} may be missing."
+
+
+def _delivered_lines(events: Sequence[Json], row: RunRow) -> Iterator[str]:
+    sent = [event for event in events if event["event"] == "delivered"]
+    if sent:
+        got = sorted({name for event in sent for name in event["clients"]})
+        yield f"Result sent to: {', '.join(got) or 'nobody'}"
+        for client, reason in sorted(sent[-1]["failed"].items()):
+            yield f"  not to {client}: {reason}. Later: umbel deliver {row.name}"
