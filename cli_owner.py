@@ -15,18 +15,26 @@ from .foreign import console, say
 
 if TYPE_CHECKING:
     from click import Context
-    from rich.table import Table
 
     from .client.approvals import Approvals, JobRequest
+    from .client.decisions import Decisions
 
 
 class _ShowFirst(TyperGroup):
     """`umbel ledger` and `umbel ledger FOLDER` show it."""
 
+    first = "show"
+
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
-            args = ["show", *args]
+            args = [self.first, *args]
         return super().parse_args(ctx, args)
+
+
+class _ListFirst(_ShowFirst):
+    """`umbel client jobs` and `umbel client jobs FOLDER` list them."""
+
+    first = "list"
 
 
 ledger_app = typer.Typer(
@@ -47,17 +55,50 @@ Id = Annotated[str, typer.Argument(help="The request's id, or how it begins.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@owner_app.command()
-def jobs(folder: Folder = None, as_json: Json = False) -> None:
-    """List the runs that asked for approval, and what was answered."""
-    requests = _approvals(_home(folder)).list()
+jobs_app = typer.Typer(
+    cls=_ListFirst,
+    help="The runs that were asked of this owner. Without a command: list.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+owner_app.add_typer(jobs_app, name="jobs")
+
+
+@jobs_app.command("list")
+def list_jobs(folder: Folder = None, as_json: Json = False) -> None:
+    """List the runs that were asked of this owner, and what was decided."""
+    from .client.asked import asked, asked_table
+
+    home = _home(folder)
+    rows = asked(_approvals(home), _decisions(home))
     if as_json:
-        say(json.dumps([request.to_dict() for request in requests], indent=2))
-    elif requests:
-        _print(_jobs_table(requests))
-        say('Every detail of a job: --json. "Denied" and "approved" can be changed at any time.')
+        say(json.dumps(rows, indent=2))
+    elif rows:
+        _print(asked_table(rows))
+        say(
+            "Every detail of a job: umbel client jobs show RUN. "
+            '"Denied" and "approved" can be changed at any time.'
+        )
     else:
-        say("No run has asked for approval.")
+        say("No run has asked for anything yet.")
+
+
+@jobs_app.command("show")
+def show_job(
+    run: Annotated[str, typer.Argument(help="The run's name or id, or how it begins.")],
+    folder: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run wanted, on whose order, what was decided and why, and what it did here."""
+    from .client.asked import asked_lines, find
+
+    home = _home(folder)
+    found = find(run, _approvals(home), _decisions(home))
+    if as_json:
+        say(json.dumps(found, indent=2))
+    else:
+        for line in asked_lines(found):
+            say(line)
 
 
 @owner_app.command()
@@ -236,6 +277,12 @@ def _approvals(home: Path) -> Approvals:
     return Approvals(home / "jobs")
 
 
+def _decisions(home: Path) -> Decisions:
+    from .client.decisions import Decisions
+
+    return Decisions(home / "decisions")
+
+
 def _note(home: Path, event: Any, request: JobRequest) -> None:
     from .client.audit import AuditLog
 
@@ -252,39 +299,6 @@ def _named(request: JobRequest) -> str:
     from .client.approvals import printable
 
     return f"{printable(request.run)} of job {request.summary.name}"
-
-
-def _jobs_table(requests: tuple[JobRequest, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from .client.approvals import printable
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
-    for column in ("Id", "Status"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("Run", overflow="fold")
-    table.add_column("Job", ratio=1)
-    table.add_column("Privacy")
-    table.add_column("Asked", no_wrap=True)
-    styles = {"pending": "bold yellow", "approved": "green", "denied": "red"}
-    for request in requests:
-        job = request.summary
-        base = printable(job.base.rsplit("/", 1)[-1], 24)
-        privacy = f"epsilon {job.epsilon:g}" if job.epsilon else "NO PRIVACY"
-        table.add_row(
-            Text(request.id[:12]),
-            Text(request.status, style=styles[request.status]),
-            Text(printable(request.run)),
-            Text(
-                f"{job.name}: {job.task}, {job.rounds:,} rounds of {printable(job.strategy, 24)} "
-                f"on {base} ({job.adapter})"
-            ),
-            Text(privacy if job.encryption != "none" else f"{privacy}, NOT ENCRYPTED"),
-            Text(request.first_seen[:10]),
-        )
-    return table
 
 
 def _print(renderable: Any) -> None:

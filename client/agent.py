@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import MessageError, UmbelError
@@ -20,6 +20,7 @@ from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget
 from .kept import KeptUpdates
+from .planned import planned_here
 from .policy import Policy
 from .round import Rounds
 from .secure import TRIPS, Membership, participant_of, short_trip
@@ -94,6 +95,10 @@ class Agent:
         train = kind == TRAIN
         test = assignment.test or not train
         return self._rounds.answer(assignment, message, train=train, test=test)
+
+    def planned(self, assignment: Assignment) -> dict[str, Any]:
+        """What the run does here, by public numbers."""
+        return planned_here(job_of(assignment), assignment, self._rounds)
 
     def _check(self, job: Job, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid; a whole run that would take too long when it begins."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,8 @@ MOST_PENDING = 100
 """A server that asks for ever must not fill the owner's disk."""
 _LONGEST_JOB = 2**18
 _SHOWN = 12
+_NOTED_EVERY = timedelta(minutes=5)
+"""A run asks every few seconds; that is not written down each time."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,17 @@ class JobRequest:
     first_seen: str
     """UTC in ISO 8601, like `decided`."""
     decided: str
+    last_asked: str
+    """Of a pending request, to a few minutes: if that is long ago, its run is over or its server stopped."""
     summary: JobSummary
     job: dict[str, Any]
     """The whole job."""
+
+    def standing(self, now: datetime | None = None) -> str:
+        """Its status, as people say it: of a pending one whether its run still waits for the answer."""
+        asked = datetime.fromisoformat(self.last_asked)
+        lapsed = (now or datetime.now(UTC)) - asked > 2 * _NOTED_EVERY
+        return "not asked any more" if self.status == "pending" and lapsed else self.status
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,9 +95,11 @@ class JobRequest:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> JobRequest:
         """Raises ``TypeError`` or ``ValueError`` for what ``to_dict`` did not make."""
+        values = {"last_asked": values["first_seen"], **values}
         request = cls(**{**values, "summary": JobSummary(**values["summary"])})
         if request.status not in get_args(Status):
             raise ValueError(f"{request.status!r} is no status")
+        datetime.fromisoformat(request.last_asked)
         return request
 
 
@@ -114,10 +126,7 @@ class Approvals:
         if found is None:
             if len(text) > _LONGEST_JOB or len(run) > _SHOWN * 100:
                 raise PlanRefused("The job is too large to be shown to those who would approve it")
-            if sum(known.status == "pending" for known in self.list()) >= MOST_PENDING:
-                raise NotYet(
-                    f"{MOST_PENDING} jobs wait for approval already; this one was not kept"
-                )
+            self._make_room()
             self._write(
                 JobRequest(
                     id=id_,
@@ -128,10 +137,13 @@ class Approvals:
                     operator=operator,
                     first_seen=_now(),
                     decided="",
+                    last_asked=_now(),
                     summary=JobSummary.of(job),
                     job=json.loads(text),
                 )
             )
+        elif found.status == "pending" and _past(found.last_asked, _NOTED_EVERY):
+            self._write(replace(found, last_asked=_now()))
         if found is None or found.status == "pending":
             raise NotYet(
                 f"This run waits for the owner's approval: umbel client approve {id_[:_SHOWN]}"
@@ -154,6 +166,16 @@ class Approvals:
         The operator is told `reason`.
         """
         return self._decide(id_prefix, "denied", reason)
+
+    def _make_room(self) -> None:
+        """If too many wait: drop the oldest that its run does not ask for any more; else ``NotYet``."""
+        waiting = [known for known in self.list() if known.status == "pending"]
+        if len(waiting) < MOST_PENDING:
+            return
+        lapsed = [known for known in waiting if known.standing() != "pending"]
+        if not lapsed:
+            raise NotYet(f"{MOST_PENDING} jobs wait for approval already; this one was not kept")
+        self._file(lapsed[0].id).unlink(missing_ok=True)
 
     def _decide(self, id_prefix: str, status: Status, reason: str) -> JobRequest:
         found = [
@@ -209,6 +231,10 @@ def printable(text: str, width: int = 40) -> str:
 
 def _id(job_digest: str, run: str, operator: str) -> str:
     return hashlib.sha256(json.dumps([job_digest, run, operator]).encode()).hexdigest()
+
+
+def _past(time: str, span: timedelta) -> bool:
+    return datetime.now(UTC) - datetime.fromisoformat(time) > span
 
 
 def _now() -> str:

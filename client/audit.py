@@ -23,6 +23,7 @@ from ..errors import LedgerError
 
 Event = Literal[
     "result kept",
+    "result refused",
     "agent started",
     "agent stopped",
     "job accepted",

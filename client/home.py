@@ -14,6 +14,7 @@ from ..durable import fit_for_secrets, new_folder, private_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from .account import AccountFile
+from .decisions import Decisions
 from .kept import KeptUpdates
 from .keys import new_node_key, pin
 from .marks import Marks
@@ -321,6 +322,11 @@ class Home:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def decisions(self) -> Decisions:
+        """Every job that was asked, with what was decided."""
+        return Decisions(self.path / "decisions")
 
     @property
     def jobs(self) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -53,7 +55,7 @@ class Models:
         if not rules.accept:
             raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
         certificate, files = unpack(parcel, expected)
-        place = self._folder / f"{job.name}-{expected.run[:8]}"
+        place = self._folder / _name_of(job, expected.run)
         before = _read(place)
         if before is not None and before.digest == certificate.digest:
             return place
@@ -74,6 +76,13 @@ class Models:
         found = [(path, _read(path)) for path in folders]
         models = [_described(path, certificate) for path, certificate in found if certificate]
         return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)
+
+
+def _name_of(job: Job, run: str) -> str:
+    """A folder's name for a run's model: as the run is called, where that is one."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,240}", run):
+        return run
+    return f"{job.name}-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
 
 
 def _read(folder: Path) -> Certificate | None:

@@ -6,6 +6,7 @@ policy to allow it, and, where the owner wants to be asked, after a person has a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..certificate.form import FILE, Certificate
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
 from ..durable import write_durably
@@ -136,9 +138,11 @@ class Station:
             self._decided(assignment, "job waits", str(error))
             raise
         except (BudgetExceeded, PlanRefused) as error:
-            self._decided(assignment, "job refused", str(error))
+            refused: Event = "result refused" if kind == RESULT else "job refused"
+            self._decided(assignment, refused, str(error))
             raise
-        self._decided(assignment, "job accepted", job.name)
+        if kind in _SPENDING:
+            self._decided(assignment, "job accepted", job.name)
         return content
 
     def _keep_result(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
@@ -158,8 +162,16 @@ class Station:
         )
         parcel = Parcel(bytes_of(message.content, "listed"), bytes_of(message.content, "content"))
         place = self.home.models.keep(self.home.name, job, rules, expected, parcel)
-        self.audit.write("result kept", run=assignment.run, job=job.digest(), path=str(place))
+        self._finished(assignment, job, place)
         return RecordDict({"receipt": ConfigRecord({"kept": True})})
+
+    def _finished(self, assignment: Assignment, job: Job, place: Path) -> None:
+        """Note the end of a run, of which its certificate came."""
+        certificate = Certificate.read(place / FILE)
+        done = certificate.rounds
+        text = f"after {done.done} of {done.planned} rounds; its model lies in {place}"
+        self._decided(assignment, "job finished", text)
+        self.audit.write("result kept", run=assignment.run, job=job.digest(), path=str(place))
 
     def _answer(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
         """From model and records, where the account may spend."""
@@ -176,6 +188,8 @@ class Station:
         finally:
             self._remember()
         if message.metadata.message_type == TRAIN:
+            self._decided(assignment, "job accepted", job.name)
+            self.home.decisions.planned(assignment.run, job, desk.agent.planned(assignment))
             took = time.monotonic() - begun
             if desk.timing.waits and job.private:
                 # What it took follows from records, and jobs.max_hours must not tell of them.
@@ -197,9 +211,15 @@ class Station:
             return
         if len(self._decisions) >= _MOST_DECISIONS:
             self._decisions.clear()
+        job, operator = job_of(assignment), ""
+        with contextlib.suppress(PlanRefused):
+            operator = self._signed(assignment)[0]
         self._decisions[assignment.run] = (event, why)
+        if self.home.decisions.last(assignment.run, job) == (event, why):
+            return  # before this agent started
         _log.info("%s: %s: %s", assignment.run, event, why)
-        self.audit.write(event, run=assignment.run, job=job_of(assignment).digest(), why=why)
+        self.audit.write(event, run=assignment.run, job=job.digest(), why=why)
+        self.home.decisions.note(assignment.run, job, operator, event, why)
 
     def _admit(self, assignment: Assignment, job: Job, message: Message) -> None:
         """Refuse (``PlanRefused``) what this owner takes no part in."""
@@ -225,6 +245,12 @@ class Station:
     def _signer(self, assignment: Assignment) -> str:
         """Which of the operators that this owner accepts has signed the job, in an order that holds now."""
         self._follow(assignment)
+        key, said = self._signed(assignment)
+        self._check_order(assignment.run, key, said)
+        return key
+
+    def _signed(self, assignment: Assignment) -> tuple[str, Statement]:
+        """The operator's key and its order, whether or not that holds now; ``PlanRefused`` if there is none."""
         card = self.home.card
         accepted = self._policy.jobs.operators or [card.operator_key]
         refusal: PlanRefused | None = None
@@ -240,8 +266,7 @@ class Station:
             except PlanRefused as error:
                 refusal = error
             else:
-                self._check_order(assignment.run, key, said)
-                return key
+                return key, said
         raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
 
     def _follow(self, assignment: Assignment) -> None:

@@ -18,6 +18,7 @@ from umbel.certificate.parcel import Expected, Parcel, pack, sealed, unpack
 from umbel.client.models import Models
 from umbel.client.rules import ResultRules
 from umbel.errors import CertificateError, PlanRefused
+from umbel.learning.base import pinned
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.signed import DAY
 from umbel.server.run_folder import RunFolder
@@ -32,7 +33,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def run(job_of, tmp_path_factory):
     """A finished run, certified by an operator's key."""
-    job = job_of("bert", training={"rounds": 1}, privacy={"unit": "none"})
+    job = pinned(job_of("bert", training={"rounds": 1}, privacy={"unit": "none"}))
     folder = simulate(job, Options(tmp_path_factory.mktemp("runs") / "run", workers=1))
     result = folder.read_json("result.json")
     result["roster"] = {"consortium": CONSORTIUM, "epoch": 3, "sha256": "0" * 64}
@@ -270,3 +271,61 @@ def test_who_verifies_a_servers_certificate_asks_for_the_operators_delegation(ru
         delegated(identity(run), to=Identity(bytes(64))),
     ):
         assert signer(delegation).holds is False
+
+
+def test_two_runs_of_one_job_leave_two_models(run, contents, tmp_path):
+    models, places = Models(tmp_path / "models"), set()
+    names = [f"reviews-20261127-08190{n}-{n:016x}" for n in range(3)] + [
+        "../../up",
+        "a/b",
+        "x" * 256,
+    ]
+    for name in names:
+        certificate = Certificate.from_bytes(contents[FILE], "it")
+        certificate = certificate.model_copy(update={"run": name}).signed_by(OPERATOR)
+        parcel = sealed(contents | {FILE: certificate.to_bytes()}, name, OPERATOR)
+        places.add(models.keep("st-mary", run.job, ResultRules(), expected(run, run=name), parcel))
+    assert {place.parent for place in places} == {tmp_path / "models"}
+    assert sorted(model.run for model in models.list()) == sorted(names)
+
+
+def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_come(run, tmp_path):
+    from flwr.app import Message, RecordDict
+
+    from umbel.client.station import Station
+    from umbel.flower import stamp, take_server_identity
+    from umbel.messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
+    from umbel.simulations.rehearsal import set_up
+    from umbel.warrants import sign_job
+
+    stage, name = set_up(run.job, tmp_path), identity(run)
+    operator, consortium = stage.consortium.operator, stage.consortium.card.id
+    result = run.read_json("result.json")
+    result["roster"] = {"consortium": consortium, "epoch": 3, "sha256": "0" * 64}
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    folder.write(FILE, issue(folder.path, result, operator).to_bytes())
+    parcel = pack(folder.path, name, operator)
+    job = run.job.to_json()
+    station = Station(stage.owners[0])
+    station._note(name, seconds=1.0)  # it took part
+    order = Assignment(
+        "0.1.0", name, job, 0, 0, 1, signature=sign_job(operator, consortium, name, job)
+    )
+
+    def send(content):
+        take_server_identity(1)
+        record = to_bytes_record(listed=parcel.listed, content=content)
+        told = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
+        message = Message(told, dst_node_id=2, message_type=RESULT)
+        stamp(message)
+        return station.handle(message)
+
+    assert send(parcel.content[:-1]).has_error()
+    assert "job finished" not in [entry.event for entry in station.audit.entries()]
+    for _ in range(2):
+        assert not send(parcel.content).has_error()
+    events = [entry.event for entry in station.audit.entries()]
+    assert events.count("job finished") == 1
+    [kept] = station.home.decisions.list()
+    assert (kept.run, kept.status) == (name, "job finished")
+    assert "after 1 of 1 rounds" in kept.decisions[-1]["why"]

@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
@@ -167,7 +168,7 @@ def test_a_person_answers_from_the_command_line_and_the_answer_is_in_the_audit_l
 
 def test_the_owners_folder_is_the_current_one_by_default(owner, home, monkeypatch):
     monkeypatch.chdir(home)
-    assert owner("jobs") == "No run has asked for approval.\n"
+    assert owner("jobs") == "No run has asked for anything yet.\n"
     (home / "client.toml").unlink()
     with pytest.raises(UmbelError, match="not a data owner's folder"):
         owner("jobs")
@@ -184,3 +185,42 @@ def test_a_hostile_name_does_not_reach_the_terminal(owner, approvals, home, job)
 def test_the_commands_start_without_the_heavy_libraries(python):
     script = "import sys, umbel.cli_owner; print({'torch', 'flwr', 'pydantic'} & set(sys.modules))"
     assert python(script).communicate()[0] == "set()\n", sys.executable
+
+
+def later(monkeypatch, minutes):
+    """So many minutes from now are now."""
+    moment = datetime.now(UTC) + timedelta(minutes=minutes)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return moment
+
+    monkeypatch.setattr("umbel.client.approvals.datetime", Later)
+
+
+def test_a_run_that_is_over_does_not_look_as_if_it_still_waited(
+    approvals, job, home, owner, waiting, monkeypatch
+):
+    later(monkeypatch, 20)
+    assert "not asked any more" in owner("jobs", home)
+    # It asks again: it waits.
+    with pytest.raises(NotYet):
+        approvals.ask(job, "run", OPERATOR)
+    assert "pending" in owner("jobs", home)
+    later(monkeypatch, 40)
+    assert json.loads(owner("jobs", home, "--json"))[0]["status"] == "not asked any more"
+    approvals.approve(waiting)
+    assert json.loads(owner("jobs", home, "--json"))[0]["status"] == "approved"
+
+
+def test_runs_that_are_over_leave_room_for_others(approvals, job, monkeypatch):
+    for number in range(MOST_PENDING):
+        with pytest.raises(NotYet, match="waits for the owner's approval"):
+            approvals.ask(job, f"run {number}", OPERATOR)
+    with pytest.raises(NotYet, match="already"):
+        approvals.ask(job, "another", OPERATOR)
+    later(monkeypatch, 20)
+    with pytest.raises(NotYet, match="waits for the owner's approval"):
+        approvals.ask(job, "another", OPERATOR)
+    assert len(approvals.list()) == MOST_PENDING

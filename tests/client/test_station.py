@@ -1,10 +1,13 @@
 """An owner's station over real data files: what stands between a request and the data."""
 
 import dataclasses
+import json
+import stat
 
 import numpy as np
 import pytest
 
+from umbel.client import decisions
 from umbel.client.station import Station
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import (
@@ -132,3 +135,59 @@ def test_an_answer_for_which_records_are_read_first_leaves_at_its_time_also_as_a
     # From now on the size is known, and the refusal needs no record.
     assert owner.ask("first").error.reason == refused.error.reason
     assert owner.clock.time == waited
+
+
+def test_every_job_is_kept_with_what_was_decided_and_what_it_did_here(owner, umbel):
+    home, job = owner.home, owner.stage.job
+    owner.ask("first")
+    [kept] = home.decisions.list()
+    assert (kept.status, kept.plan) == ("job accepted", {})
+    assert json.loads(json.dumps(kept.job)) == json.loads(job.to_json())
+    assert kept.operator == owner.stage.consortium.operator.public.signing.hex()
+    owner.ask("first", kind=TRAIN, round=1)
+    privacy = job.privacy.model_copy(update={"epsilon": 10**6})
+    assert owner.ask("second", job.model_copy(update={"privacy": privacy})).has_error()
+    assert owner.ask("third", signature="00" * 64).has_error()
+    first, second, third = home.decisions.list()
+    assert first.plan["epsilon"] <= job.privacy.epsilon < first.plan["epsilon_at_most"] * 1.001
+    assert first.plan["rounds_here"] == job.training.rounds
+    assert (second.status, second.operator) == ("job refused", kept.operator)
+    assert "epsilon" in second.decisions[0]["why"]
+    assert (third.status, third.operator) == ("job refused", "")
+    folder = home.decisions.folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    # As its owner reads it.
+    status, out, _ = umbel("client", "jobs", home.path)
+    assert status == 0
+    assert all(word in out for word in ("accepted", "refused", "first", "second", "third"))
+    status, out, _ = umbel("client", "jobs", "show", "sec", home.path)
+    assert status == 0
+    assert "job refused: " in out
+    assert '"epsilon": 1000000.0' in out
+    _, out, _ = umbel("client", "jobs", "show", "first", home.path, "--json")
+    assert json.loads(out)["plan"] == first.plan
+    status, _, err = umbel("client", "jobs", "show", "fourth", home.path)
+    assert status == 2
+    assert "No run here begins with 'fourth'" in err
+
+
+def test_a_decision_is_written_down_once_also_by_an_agent_that_starts_again(owner, sound):
+    for _ in range(2):
+        for _ in range(2):
+            owner.ask("first")
+        owner.station = Station(owner.home, bench=sound, clock=owner.clock)
+    [kept] = owner.home.decisions.list()
+    assert [step["event"] for step in kept.decisions] == ["job accepted"]
+    events = [entry.event for entry in owner.station.audit.entries()]
+    assert events.count("job accepted") == 1
+
+
+def test_refused_jobs_do_not_fill_the_disk_and_what_ran_stays(owner, monkeypatch):
+    owner.ask("ran")
+    monkeypatch.setattr(decisions, "MOST_REFUSED", 3)
+    for number in range(6):
+        owner.ask(f"refused {number}", signature="00" * 64)
+    runs = [kept.run for kept in owner.home.decisions.list()]
+    assert runs[0] == "ran"
+    assert runs[1:] == [f"refused {number}" for number in (3, 4, 5)]

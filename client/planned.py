@@ -1,0 +1,34 @@
+"""What a run does at one owner, by public numbers: for the owner to read, and kept beside the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..job import Job
+from ..messages import Assignment
+from .round import Rounds
+
+
+def planned_here(job: Job, assignment: Assignment, rounds: Rounds) -> dict[str, Any]:
+    """Noise, sampling, rounds and cost, as agent and plan compute them."""
+    found: dict[str, Any] = {
+        "unit": job.privacy.unit,
+        "rounds": job.training.rounds,
+        "rounds_here": assignment.participations,
+        "tests": assignment.tests,
+        "local_steps": job.training.local_steps,
+        "encryption": job.encryption.mode,
+    }
+    if not job.private:
+        return found
+    recipe, privacy = rounds.recipe(job, assignment), job.privacy
+    return found | {
+        "training_size": rounds.numbers(job, assignment).training_size,
+        "sampling_rate": recipe.sampling_rate,
+        "noise_multiplier": recipe.noise_multiplier,
+        "clipping_norm": privacy.clipping_norm,
+        "epsilon": recipe.epsilon,
+        "epsilon_at_most": privacy.owner_limit,
+        "delta": privacy.delta,
+        "spare_rounds": job.spare_rounds,
+    }
