@@ -164,7 +164,14 @@ def verify(
         Path | None, typer.Option(help="A run's certificate.json; it must bind this very ledger.")
     ] = None,
 ) -> None:
-    """Check every row, the chain of hashes, and the witness."""
+    """Check every row of the ledger and every line of the audit log, their chains, and their witnesses."""
+    from .client.audit import AuditLog
+
+    log = AuditLog(_home(folder) / "audit.jsonl")
+    files = len(log.archives) + 1
+    say(
+        f"The audit log verifies: {log.verify():,} lines in {files} file{'s' if files > 1 else ''}."
+    )
     path = _ledger(folder)
     if path is None:
         return

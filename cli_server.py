@@ -157,6 +157,8 @@ def logs(
         over = store.run(row.name).over
         if path.exists():
             with path.open("r", encoding="utf-8", errors="replace") as file:
+                if path.stat().st_size < at:
+                    at = 0  # it was put aside, and began anew
                 file.seek(at)
                 say(file.read(), end="", flush=True)
                 at = file.tell()

@@ -63,6 +63,7 @@ KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL, RESUL
 ASSIGNMENT = "assignment"
 SECAGG = "secagg"
 LEDGER = "ledger"
+"""Of an answer: the sealed head of its owner's ledger. Of a request: what that owner sent last."""
 _PACKED = "packed"
 _SMALL = 2**20
 """Bytes: what is smaller travels with others of its kind."""
@@ -341,7 +342,7 @@ def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarr
     All clients of one secure sum must be asked the same. How often each of them takes part in the
     job is its own affair and left out.
     """
-    asked = {key: dict(r) for key, r in content.config_records.items() if key != SECAGG}
+    asked = _asked_of_all(content)
     asked[ASSIGNMENT] = {k: v for k, v in asked[ASSIGNMENT].items() if k != "participations"}
     text = json.dumps([kind, asked], sort_keys=True, default=bytes.hex)
     return _with_arrays(hashlib.sha256(text.encode()), arrays)
@@ -352,12 +353,18 @@ def update_digest(content: RecordDict, arrays: Mapping[str, np.ndarray]) -> byte
 
     Not the attempt, nor whether the model is tested as well: another attempt wants the same update.
     """
-    asked = {key: dict(r) for key, r in content.config_records.items() if key != SECAGG}
+    asked = _asked_of_all(content)
     told = asked.pop(ASSIGNMENT)
     names = ("run", "job", "round", "participations", "clipping_norm")
     parts = [{name: told[name] for name in names}, asked]
     text = json.dumps(parts, sort_keys=True, default=bytes.hex)
     return _with_arrays(hashlib.sha256(text.encode()), arrays)
+
+
+def _asked_of_all(content: RecordDict) -> dict[str, dict[str, Any]]:
+    """The settings of a request, without what is each client's own: its trip, and its ledger's head."""
+    own = (SECAGG, LEDGER)
+    return {key: dict(record) for key, record in content.config_records.items() if key not in own}
 
 
 def _with_arrays(state: hashlib._Hash, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -1,8 +1,9 @@
 """An owner's audit log: what was decided and what changed, never anything of the data.
 
 One line of JSON an event. Each holds the hash of the line before, so that a line that was edited,
-inserted or cut out of the middle is found. It answers, years later, who asked what of the data and
-who let them.
+inserted, swapped or cut out is found; the last hash stands in a file of its own, so that a cut end is found
+as well. A file that has grown large is put aside and the next one goes on after its last line. It answers,
+years later, who asked what of the data and who let them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..durable import flush_folder
-from ..errors import LedgerError
+from ..durable import flush_folder, write_durably
+from ..errors import ConsortiumError, LedgerError
 
 Event = Literal[
     "result kept",
@@ -36,9 +37,14 @@ Event = Literal[
     "model loaded",
     "keys followed",
     "log repaired",
+    "log continued",
 ]
 Detail = str | int | float | bool | None
 
+MOST_BYTES = 4 * 2**20
+"""A file that has become larger is put aside."""
+MOST_ARCHIVES = 32
+"""So many of them are kept: a server that asks for ever must not fill the disk."""
 _GENESIS = hashlib.sha256(b"umbel audit log").hexdigest()
 _LONGEST_TEXT = 1_000
 _MOST_DETAILS = 16
@@ -65,49 +71,58 @@ class AuditLog:
     Guarantees: when ``write`` has returned, its line is on disk, whatever happens afterwards (given a
     disk that honours fsync). Processes and threads that write to the same file take turns. Only the
     file's owner can read it. Texts that came from others are cut to 1,000 characters and written in
-    ASCII, so that a log can be shown in a terminal.
+    ASCII, so that a log can be shown in a terminal. Nothing is added to a log whose end was cut off or
+    changed.
 
-    Not detected by the file alone: lines cut off at its end, or an older copy put in its place.
+    Not detected: an older copy of log and witness put in their place together (the ledger's is:
+    ``echo``). Archives beyond ``MOST_ARCHIVES`` are dropped, the oldest first; the first line that is left
+    then says that others came before it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def witness(self) -> Path:
+        """The hash of the last line, in a file of its own."""
+        return self.path.with_suffix(".witness")
+
+    @property
+    def archives(self) -> list[Path]:
+        """The files before the present one, oldest first."""
+        return sorted(self.path.parent.glob(f"{self.path.stem}-[0-9]*{self.path.suffix}"))
+
     def write(self, event: Event, *, run: str = "", job: str = "", **details: Detail) -> None:
         """Add a line. A last line that a crash cut off is dropped first, and that is noted.
 
         run: its name; job: its digest. Raises ``LedgerError`` where the line cannot be written, or where
-        the last one was changed.
+        the log's end was changed.
         """
         if event not in get_args(Event) or len(details) > _MOST_DETAILS:
             raise ValueError(f"{event!r} with {len(details)} details is no event of an audit log")
-        with self._open() as file:
-            previous = self._repaired(file)
-            self._append(file, previous, event, run, job, details)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._turn(fcntl.LOCK_EX):
+                with self._opened() as file:
+                    previous = self._repaired(file)
+                    if is_small := os.fstat(file).st_size < MOST_BYTES:
+                        self._append(file, previous, event, run, job, details)
+                if not is_small:
+                    self._put_aside()
+                    with self._opened() as file:
+                        self._append(file, self._repaired(file), event, run, job, details)
+        except (OSError, ConsortiumError) as error:
+            raise LedgerError(f"The audit log {self.path} cannot be written ({error}).") from error
 
     def entries(self) -> Iterator[AuditEntry]:
         """All lines, oldest first, each checked against the one before; none where there is no file.
 
-        A last line that was cut off is left out.
+        A last line that was cut off by a crash is left out. Raises ``LedgerError`` where a line was changed,
+        or where the end is missing; the latter after all lines were given.
         """
         try:
-            with self.path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                previous = _GENESIS
-                for number, line in enumerate(file, start=1):
-                    if not line.endswith(b"\n"):
-                        return
-                    entry = _parse(line)
-                    if entry is None or entry.previous != previous:
-                        raise LedgerError(
-                            f"The audit log {self.path} was changed: line {number} does not follow from "
-                            "the lines before it (edited, or lines before it cut out). Restore the file "
-                            "from a backup."
-                        )
-                    yield entry
-                    previous = entry.hash
-        except FileNotFoundError:
-            return
+            with self._turn(fcntl.LOCK_SH):
+                yield from self._checked([*self.archives, *filter(Path.exists, [self.path])])
         except OSError as error:
             raise LedgerError(f"The audit log {self.path} cannot be read ({error}).") from error
 
@@ -122,48 +137,115 @@ class AuditLog:
             last = entry.hash
         return last
 
-    @contextmanager
-    def _open(self) -> Iterator[int]:
-        """The file's descriptor, while nobody else writes."""
+    def _checked(self, files: list[Path]) -> Iterator[AuditEntry]:
+        wanted, seen = self._witnessed(), False
+        previous, first = _GENESIS, True
+        for path in files:
+            with path.open("rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if path == self.path and not line.endswith(b"\n"):
+                        break
+                    entry = _parse(line)
+                    follows = entry is not None and (
+                        entry.previous == previous or (first and entry.event == "log continued")
+                    )
+                    if entry is None or not follows:
+                        raise LedgerError(
+                            f"The audit log {path} was changed: line {number} does not follow from "
+                            "the lines before it (edited, swapped, or lines before it cut out). Restore "
+                            "the file from a backup."
+                        )
+                    yield entry
+                    previous, first = entry.hash, False
+                    seen = seen or previous == wanted
+        if wanted is not None and not seen:
+            raise self._cut_off()
+
+    def _witnessed(self) -> str | None:
         try:
-            is_new = not self.path.exists()
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if is_new:
-                    flush_folder(self.path.parent)
-                yield file
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise LedgerError(f"The audit log {self.path} cannot be written ({error}).") from error
+            return self.witness.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            return ""
+
+    @contextmanager
+    def _turn(self, how: int) -> Iterator[None]:
+        """Nobody else writes within the block; a reader of a log that nobody writes needs no right to."""
+        lock = self.path.with_suffix(".lock")
+        flags = os.O_RDONLY if how == fcntl.LOCK_SH else os.O_RDONLY | os.O_CREAT
+        try:
+            descriptor = os.open(lock, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(self.path, flags, 0o600)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _put_aside(self) -> None:
+        """Make the file an archive; another one begins after it."""
+        archives = self.archives
+        number = int(archives[-1].stem.rpartition("-")[2]) + 1 if archives else 1
+        os.rename(
+            self.path, self.path.with_name(f"{self.path.stem}-{number:06d}{self.path.suffix}")
+        )
+        flush_folder(self.path.parent)
+        for old in archives[: max(0, len(archives) + 1 - MOST_ARCHIVES)]:
+            old.unlink(missing_ok=True)
 
     def _repaired(self, file: int) -> str:
-        """The last whole line's hash, after what follows it was dropped."""
-        size = os.fstat(file).st_size
-        start = max(0, size - _BLOCK)
-        block = os.pread(file, size - start, start)
-        whole = block[: block.rfind(b"\n") + 1]
-        previous = _GENESIS
-        if whole:
-            entry = _parse(whole[whole.rfind(b"\n", 0, -1) + 1 :])
+        """Hash of the last whole line, also of an archive; what a crash cut off after it is dropped."""
+        whole, lost = _end_of(file)
+        previous, last = _GENESIS, whole
+        if not whole and os.fstat(file).st_size > lost:
+            raise LedgerError(
+                f"The audit log {self.path} was changed: its end is no log. {_RESTORE}"
+            )
+        archives = self.archives
+        if not whole and archives:
+            last = archives[-1].read_bytes()
+        if last:
+            entry = _parse(last[last.rfind(b"\n", 0, -1) + 1 :])
             if entry is None:
                 raise LedgerError(
                     f"The audit log {self.path} was changed: its last line is not as it was written. "
-                    "Restore the file from a backup, or put it away and a new one begins."
+                    f"{_RESTORE}"
                 )
             previous = entry.hash
-        elif start:
-            raise LedgerError(
-                f"The audit log {self.path} was changed: its end is no log. Restore the file from a "
-                "backup, or put it away and a new one begins."
-            )
-        lost = len(block) - len(whole)
+            # A crash may have come between a line and its witness.
+            if self._witnessed() not in (None, entry.hash, entry.previous):
+                raise self._cut_off()
+        elif self._witnessed() is not None:
+            raise self._cut_off()
         if lost:
-            os.ftruncate(file, size - lost)
+            os.ftruncate(file, os.fstat(file).st_size - lost)
+        if last and self._witnessed() is None:
+            missing = {"witness": "missing"}
+            previous = self._append(file, previous, "log continued", "", "", missing)
+        elif not whole and archives:
+            before = {"after": archives[-1].name}
+            previous = self._append(file, previous, "log continued", "", "", before)
+        if lost:
             previous = self._append(file, previous, "log repaired", "", "", {"bytes_dropped": lost})
         return previous
+
+    def _cut_off(self) -> LedgerError:
+        return LedgerError(
+            f"The audit log {self.path} was cut off at its end, or an older copy stands in its place: the "
+            f"last line that {self.witness.name} knows is not in it. {_RESTORE}"
+        )
 
     def _append(
         self, file: int, previous: str, event: Event, run: str, job: str, details: dict[str, Detail]
@@ -179,10 +261,29 @@ class AuditLog:
         )
         line = {**asdict(entry), "hash": _digest(entry)}
         content = json.dumps(line).encode("ascii") + b"\n"
+        is_first = os.fstat(file).st_size == 0
         while content:
             content = content[os.write(file, content) :]
         os.fsync(file)
+        if is_first:
+            flush_folder(self.path.parent)
+        write_durably(self.witness, line["hash"].encode("ascii"), secret=True)
         return line["hash"]
+
+
+_RESTORE = (
+    "Restore log and witness from a backup; or put audit*.jsonl and audit.witness away for whoever "
+    "audits, and a new log begins."
+)
+
+
+def _end_of(file: int) -> tuple[bytes, int]:
+    """What is whole of the last block of a file, and how many bytes come after that."""
+    size = os.fstat(file).st_size
+    start = max(0, size - _BLOCK)
+    block = os.pread(file, size - start, start)
+    whole = block[: block.rfind(b"\n") + 1]
+    return whole, len(block) - len(whole)
 
 
 def _cut(value: Detail) -> Detail:

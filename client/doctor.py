@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UmbelError
+from .echo import missing
 from .finding import Finding, Level
 from .home import Home
 from .places import cache, witness
@@ -47,7 +48,7 @@ def examine(home: Home) -> list[Finding]:
         ("account", it.account, "Put account.json, split.key and the ledger back together."),
         ("policy", it.policy, "Mend policy.toml: the agent does not start without it."),
         ("budget", it.budget, "Put the ledger back; without it no job is taken part in."),
-        ("audit log", it.audit, "Put it away for whoever audits; the agent begins a new one."),
+        ("audit log", it.audit, "Put audit*.jsonl and audit.witness away; a new log begins."),
         ("agent", it.agent, ""),
         ("software", it.software, "Install Umbel again, with all that it needs."),
         ("device", it.device, "Install a PyTorch that fits the GPU's driver, or set resources.device."),
@@ -179,6 +180,13 @@ class _Examination:
         account = self.home.account
         sizes = account.sizes
         account.check_place(self.home.ledger, settle=False)
+        if missing(self.home.behind):
+            yield Finding(
+                "account", "bad", "the ledger lacks what this owner has told the server: it is an older copy",
+                "Bring the newest copy of ledger and witness. If there is none, and no other copy of the "
+                f"folder spends: umbel client moved {self.home.path}",
+            )  # fmt: skip
+            return
         text = "no size of it was published yet"
         if sizes is not None:
             text = f"published size: {sizes.data:,}"

@@ -184,6 +184,11 @@ class Home:
         return None if self.witness is None else self.witness / "ledger-head"
 
     @property
+    def behind(self) -> Path:
+        """What the server has heard of this ledger, if the ledger lacks it (``echo``)."""
+        return self.path / "ledger-behind"
+
+    @property
     def split_key(self) -> Path:
         return self.path / "split.key"
 

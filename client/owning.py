@@ -17,6 +17,7 @@ from ..privacy.ledger import Ledger
 from ..privacy.sizes import Sizes
 from .account import AccountFile
 from .budget import Budget
+from .echo import missing
 from .home import Home
 from .policy import Policy
 from .propose import Proposal, propose
@@ -62,14 +63,16 @@ def new_account(home: Home) -> str:
 def moved(home: Home) -> None:
     """Take this copy of the folder for the only one that goes on; its ledger must verify.
 
-    Whatever stands in the ledger and was not declared disjoint is the account's from now on.
+    Whatever stands in the ledger and was not declared disjoint is the account's from now on. Rows that
+    the server has heard of and this ledger lacks (``echo``) are given up; the ledger says so.
     """
     name = home.account.name
     with Ledger(home.ledger) as ledger:
         ledger.verify()
         for stranger in sorted(ledger.strangers(name)):
             ledger.note(name, TAKES_OVER, stranger)
-        ledger.note(name, MOVED)
+        ledger.note(name, MOVED, missing(home.behind))
+    home.behind.unlink(missing_ok=True)
     if home.seen_head is not None:
         home.seen_head.unlink(missing_ok=True)
     home.account.settle(home.ledger)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ..errors import DeploymentError
 from ..flower.node import Node
 from ..flower.tasks import Runtime
+from ..logs import keep_small
 from ..privacy.randomness import SecretStream
 from ..processes import alone, end, free_port, new_secret, start
 from .home import Home
@@ -81,6 +82,7 @@ class Service:
         connected = False
         try:
             while not self._stopping and node.process.poll() is None:
+                keep_small(self.home.path / "node" / "log")
                 try:
                     claim = runtime.acquire("client")
                 except DeploymentError:
@@ -120,7 +122,8 @@ class Service:
             home.address, home.ca_certificate, home.node_key, secret_file, free_port(), wake,
             home.settings.server.proxy,
         )  # fmt: skip
-        with open(run / "log", "wb") as log:
+        (run / "log").unlink(missing_ok=True)
+        with open(run / "log", "ab") as log:
             process = start(
                 node.command(),
                 log=log,

@@ -33,7 +33,7 @@ from ..errors import (
 from ..job import Job
 from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
-from ..messages import EVALUATE, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
+from ..messages import EVALUATE, LEDGER, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
 from ..padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
@@ -46,6 +46,7 @@ from .approvals import Approvals
 from .audit import AuditLog, Event
 from .child import Bench, WorkInChild
 from .data import DataSource
+from .echo import Echo
 from .home import Home
 from .keys import follow
 from .policy import NotYet, Policy
@@ -108,6 +109,7 @@ class Station:
         # A rehearsal's noise is no secret, so its times need not be.
         self._clock = clock or (SystemClock() if secrets is None else None)
         self.audit = AuditLog(home.audit)
+        self._echo = Echo(home.ledger, home.behind)
         self._policy = Policy.read(home.policy)
         self._bench = bench or Bench(environment=home.environment(hub=self._policy.jobs.hub))
         self._approvals = Approvals(home.jobs)
@@ -175,7 +177,7 @@ class Station:
 
     def _answer(self, assignment: Assignment, job: Job, message: Message) -> RecordDict:
         """From model and records, where the account may spend."""
-        self._check_account()
+        self._check_account(message)
         self._until = self._watch() + self._policy.jobs.max_hours * 3600
         try:
             desk = self._desk_for(assignment, job)
@@ -250,7 +252,7 @@ class Station:
         return key
 
     def _signed(self, assignment: Assignment) -> tuple[str, Statement]:
-        """The operator's key and its order, whether or not that holds now; ``PlanRefused`` if there is none."""
+        """The signer's key and the order, whether or not that holds now; ``PlanRefused`` without one."""
         card = self.home.card
         accepted = self._policy.jobs.operators or [card.operator_key]
         refusal: PlanRefused | None = None
@@ -290,9 +292,11 @@ class Station:
             self._note(run, order=said.counter)
         seen.note(operator, said)
 
-    def _check_account(self) -> None:
+    def _check_account(self, message: Message) -> None:
         """Refuse (``LedgerError``) to spend where another copy may, or where spending is missing."""
-        home = self.home
+        home, told = self.home, message.content.config_records.get(LEDGER)
+        if told is not None:
+            self._echo.check(told.get("head"))
         home.account.check_place(home.ledger)
         home.account.check_ledger(home.ledger, home.seen_head)
 

@@ -68,8 +68,17 @@ class Task:
 class Narrator:
     """Tells the store and the log how a run goes (a ``run.Listener``)."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, consortium: Consortium) -> None:
         self._store, self._name = store, name
+        # By key as well: a member that came back under the same name has another ledger.
+        roster = consortium.current_roster()
+        members = roster.members if roster else ()
+        self._members = {entry.name: entry.identity.signing.hex() for entry in members}
+
+    def heads(self) -> dict[str, str]:
+        """What each member last sent of its ledger, in any run."""
+        kept = self._store.heads()
+        return {name: kept[key] for name, key in self._members.items() if key in kept}
 
     def started(self, what: str, total: int) -> None:
         _log.info("%s: %d asked" if total else "%s", what, *([total] if total else []))
@@ -87,6 +96,10 @@ class Narrator:
 
     def event(self, event: dict[str, Any]) -> None:
         self._store.tell(self._name, event)
+        heads = event.get("heads", {})
+        self._store.keep_heads(
+            {self._members[n]: heads[n] for n in heads.keys() & self._members.keys()}
+        )
         for doubt in event.get("doubted", {}).values():
             _log.warning("%s", doubt)
         if event["event"] == "round":
@@ -175,10 +188,10 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
     public_test = PublicTest(learner, public) if public else None
     # Without public records the base model, which may be far larger, is let go of until the end.
     del learner
-    narrator = Narrator(store, task.name)
+    narrator = Narrator(store, task.name, consortium)
     _log.info("asking %s", ", ".join(sorted(task.nodes)))
     company = Company.gather(
-        folder, consortium, shape, grid, task.nodes, should_stop, narrator.member
+        folder, consortium, shape, grid, task.nodes, should_stop, narrator.member, narrator.heads()
     )
     if should_stop():
         raise Interrupted("Stopped before the first round.")
@@ -186,6 +199,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
     del initial
     run.public_test = public_test
     run.listener, run.should_stop = narrator, should_stop
+    run.heads = narrator.heads()
     run.should_finish = should_finish
     run.advice = lambda round_: _advice(task.name, round_)
     if identity["reproducible"]:

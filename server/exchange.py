@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 
@@ -16,7 +16,16 @@ from .. import __version__
 from ..clock import Clock, SystemClock
 from ..errors import UmbelError
 from ..foreign import shown
-from ..messages import ASSIGNMENT, OUT_OF_RANGE, REFUSED, SECAGG, Assignment, packed, payload_bytes
+from ..messages import (
+    ASSIGNMENT,
+    LEDGER,
+    OUT_OF_RANGE,
+    REFUSED,
+    SECAGG,
+    Assignment,
+    packed,
+    payload_bytes,
+)
 
 if TYPE_CHECKING:
     from .run import Run
@@ -175,6 +184,11 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
     )
 
 
+def echo_of(heads: Mapping[str, str], name: str) -> dict[str, ConfigRecord]:
+    """What a client sent of its ledger before: its agent does not go on behind that (``client.echo``)."""
+    return {LEDGER: ConfigRecord({"head": heads[name]})} if name in heads else {}
+
+
 def _assigned(
     run: Run,
     message: Message,
@@ -183,8 +197,10 @@ def _assigned(
     once: dict[int, ArrayRecord],
 ) -> Message:
     """The request with its assignment; `once` holds the models that were packed, by the original."""
-    assignment = assignment_of(run, stage, names[message.metadata.dst_node_id])
-    content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record()})
+    name = names[message.metadata.dst_node_id]
+    assignment = assignment_of(run, stage, name)
+    echo = echo_of(run.heads or {}, name)
+    content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record(), **echo})
     for key, record in content.array_records.items():
         if key != SECAGG:
             if id(record) not in once:

@@ -18,7 +18,7 @@ from ..flower import UNREACHED
 from ..job import Job
 from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
 from ..recipe import check_delta, private_recipe
-from .exchange import Exchange
+from .exchange import Exchange, echo_of
 from .readiness import prepare_request
 from .replies import readiness_of
 
@@ -63,6 +63,8 @@ class Order:
     job: Job
     signature: str
     roster: bytes
+    heads: Mapping[str, str] = field(default_factory=dict)
+    """What members last sent of their ledgers."""
 
     def assignment(self) -> Assignment:
         """What is said with the first question; the plan that it needs does not stand yet."""
@@ -189,7 +191,8 @@ def _ask(
     for node in names:
         request = prepare_request(node, order.roster if order.job.encrypted else b"")
         record = order.assignment().to_record()
-        request.content = RecordDict({**request.content, ASSIGNMENT: record})
+        echo = echo_of(order.heads, names[node])
+        request.content = RecordDict({**request.content, ASSIGNMENT: record, **echo})
         requests.append(request)
     if not requests:
         return {}, set()

@@ -52,17 +52,18 @@ class Company:
         nodes: dict[str, int],
         should_stop: Callable[[], bool],
         tell: Tell,
+        heads: Mapping[str, str],
     ) -> Company:
         """Those that take part: asked when the run begins, and the same ones when it goes on.
 
-        `nodes` are those of the members of the newest roster.
+        `nodes` are those of the members of the newest roster, `heads` what they last sent of their ledgers.
         """
         identity, rosters = folder.read_json("run.json"), Rosters(folder, consortium)
         if (folder.path / _CLIENTS).exists():
             found = Muster.from_json(folder.read_json(_CLIENTS), nodes)
         else:
             _check_clip(folder.job, shape, consortium, len(rosters.roster.members))
-            order, grace = _order(folder, rosters), identity.get("grace")
+            order, grace = _order(folder, rosters, heads), identity.get("grace")
             wait = identity["wait"]
             found = muster(grid, order, nodes, wait, tell, should_stop, grace=grace)
             if not should_stop():
@@ -72,7 +73,7 @@ class Company:
             rosters.begin(list(found.ready))
         company = cls(folder, consortium, rosters, shape, found)
         if rosters.periods and rosters.last.joining:
-            company._let_join(grid, nodes, identity, should_stop, tell)
+            company._let_join(grid, nodes, identity, should_stop, tell, heads)
         return company
 
     @property
@@ -165,9 +166,10 @@ class Company:
         identity: Mapping[str, Any],
         should_stop: Callable[[], bool],
         tell: Tell,
+        heads: Mapping[str, str],
     ) -> None:
         """Ask new members whether they take part; those with whom there is no plan are left out."""
-        order = _order(self.folder, self.rosters)
+        order = _order(self.folder, self.rosters, heads)
         asked = {name: nodes[name] for name in self.rosters.last.asked if name in nodes}
         seconds = identity.get("grace", identity["wait"])
         found = ask_to_join(grid, order, asked, seconds, tell, should_stop)
@@ -216,9 +218,9 @@ def took_part(folder: RunFolder) -> set[str]:
     return set(folder.read_json(_CLIENTS)) if path.exists() else set()
 
 
-def _order(folder: RunFolder, rosters: Rosters) -> Order:
+def _order(folder: RunFolder, rosters: Rosters, heads: Mapping[str, str]) -> Order:
     identity = folder.read_json("run.json")
-    return Order(identity["id"], folder.job, identity["signature"], rosters.signed)
+    return Order(identity["id"], folder.job, identity["signature"], rosters.signed, heads)
 
 
 def _in_a_slot(run: Run) -> bool:

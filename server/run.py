@@ -78,6 +78,8 @@ class Run:
     """The same of clients that were not ready when the others were: asked again between rounds."""
     sums: SecureSums | None = None
     """The slots of secure aggregation; None where the job is not encrypted."""
+    heads: dict[str, str] | None = None
+    """What each client last sent of its ledger, to be told it again; None: nobody is told."""
     clipping_norm: float = 0.0
     """Of the next round's updates, where each client's whole update is clipped."""
     secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os()
@@ -145,4 +147,6 @@ class Run:
         choice = self.choice
         self.folder.append(event)
         choice.hear(event)
+        if self.heads is not None:
+            self.heads |= event.get("heads", {})
         self.listener.event(event)

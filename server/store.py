@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs(name),
     time TEXT NOT NULL, event TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS heads (member TEXT PRIMARY KEY, head TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (what TEXT PRIMARY KEY, time TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_run ON events(run, number);
 """
@@ -144,6 +145,16 @@ class Store:
                 (name, after),
             ).fetchall()
         return [(number, when, json.loads(event)) for number, when, event in rows]
+
+    def keep_heads(self, heads: Mapping[str, str]) -> None:
+        """Keep what members have sent of their ledgers, in the place of what they sent before."""
+        with self._open() as database:
+            database.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", list(heads.items()))
+
+    def heads(self) -> dict[str, str]:
+        """What each member last sent of its ledger, in any run."""
+        with self._open() as database:
+            return dict(database.execute("SELECT member, head FROM heads").fetchall())
 
     def note(self, what: str, text: str) -> None:
         """Say what is wrong with the server at the moment; an empty text takes it back."""

@@ -18,6 +18,7 @@ from datetime import datetime
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
+from ..logs import keep_small
 from ..privacy.signed import DAY, day
 from ..processes import alone, end, free_port, new_secret, start
 from .consortium import Consortium
@@ -87,6 +88,7 @@ class Supervisor:
                     if self._process is None or self._process.poll() is not None:
                         self._start_link()
                     self._registry.settle(keep=self._needs_removed())
+                    self._keep_logs_small()
                     try:
                         self._lead()
                         trouble = ""
@@ -150,6 +152,11 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         """Where what a child writes besides lies: in the operator's folder, as all else."""
         return {"FLWR_HOME": str(self._consortium.path / "flower")}
+
+    def _keep_logs_small(self) -> None:
+        keep_small(self._consortium.path / "link.log")
+        if self._coordinator is not None:
+            keep_small(self._consortium.runs / self._coordinator[0] / "log")
 
     def _note(self, what: str, text: str) -> None:
         """For the log and for `umbel status`; an empty text: nothing is wrong any more."""

@@ -14,6 +14,7 @@ from umbel.messages import (
     ASSIGNMENT,
     COMMIT,
     EVALUATE,
+    LEDGER,
     PREPARE,
     SECAGG,
     TRAIN,
@@ -42,8 +43,8 @@ def owner_of(sound, moved_clock, tmp_path):
             folder = self.home.source.marks.folder
             return folder.exists() and any(folder.iterdir())
 
-        def ask(self, run, job=None, kind=PREPARE, **changes):
-            from flwr.app import Message, RecordDict
+        def ask(self, run, job=None, kind=PREPARE, told=None, **changes):
+            from flwr.app import ConfigRecord, Message, RecordDict
 
             take_server_identity(1)
             stage = self.stage
@@ -60,6 +61,8 @@ def owner_of(sound, moved_clock, tmp_path):
             )
             assignment = dataclasses.replace(assignment, **changes)
             content = RecordDict({ASSIGNMENT: assignment.to_record()})
+            if told is not None:
+                content[LEDGER] = ConfigRecord(told)
             if kind == COMMIT:
                 content[SECAGG] = to_bytes_record(request=b"commit")
             if kind in (TRAIN, EVALUATE):
@@ -191,3 +194,27 @@ def test_refused_jobs_do_not_fill_the_disk_and_what_ran_stays(owner, monkeypatch
     runs = [kept.run for kept in owner.home.decisions.list()]
     assert runs[0] == "ran"
     assert runs[1:] == [f"refused {number}" for number in (3, 4, 5)]
+
+
+def test_a_folder_that_was_put_back_from_a_copy_answers_nothing_from_its_records(
+    owner, sound, umbel
+):
+    """Also on a machine that has forgotten what it saw: the request itself brings what it lacks."""
+    home, files = owner.home, [owner.home.ledger, owner.home.ledger.with_suffix(".witness")]
+    owner.ask("first")
+    copies = [file.read_bytes() for file in files]
+    told = dict(owner.ask("first", kind=TRAIN, round=1).content[LEDGER])
+    assert not owner.ask("first", kind=TRAIN, round=2, told=told).has_error()
+    for file, copy in zip(files, copies, strict=True):
+        file.write_bytes(copy)
+    if home.seen_head is not None:
+        home.seen_head.unlink(missing_ok=True)
+    owner.station = Station(home, bench=sound, clock=owner.clock)
+    before = home.ledger.read_bytes()
+    for kind, round_ in ((PREPARE, 0), (TRAIN, 1), (EVALUATE, 1)):
+        reply = owner.ask("first", kind=kind, round=round_, told=told)
+        assert "the reason is in its own log" in reply.error.reason
+    assert home.ledger.read_bytes() == before
+    status, out, _ = umbel("client", "check", home.path)
+    assert status == 1
+    assert "umbel client moved" in out

@@ -1,14 +1,19 @@
 """What an operator reads of a run: who takes part, whether anything goes on, and how sharp a figure is."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from umbel.consortium import Request, public_pem
+from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
 from umbel.processes import alone
 from umbel.server.consortium import Consortium
+from umbel.server.coordinator import Narrator
 from umbel.server.store import Store
 
 HEAVY = ["torch", "transformers", "flwr", "numpy", "pyarrow", "matplotlib", "scipy"]
@@ -162,3 +167,23 @@ def test_who_looks_does_not_wait_for_the_libraries_of_models(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_what_a_member_last_sent_of_its_ledger_is_kept_for_its_keys_alone(
+    consortium, store, running
+):
+    def admit(name):
+        node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+        consortium.admit(Request.make(consortium.card, name, Identity(os.urandom(64)), node))
+
+    for name in ("a", "b"):
+        admit(name)
+    narrator = Narrator(store, "reviews", consortium)
+    assert narrator.heads() == {}
+    narrator.event({"event": "round", **round_(clients=["a", "b"]), "heads": {"a": "1", "b": "2"}})
+    narrator.event({"event": "evaluation", "round": 1, "heads": {"a": "3", "stranger": "4"}})
+    assert Narrator(Store(consortium.database), "later", consortium).heads() == {"a": "3", "b": "2"}
+    # Whoever comes back with other keys has another ledger.
+    consortium.remove("a")
+    admit("a")
+    assert Narrator(store, "later", consortium).heads() == {"b": "2"}

@@ -174,7 +174,14 @@ class Federation:
         shape, initial = self.workers.call("model")
         nodes = {member.name: self.node(member.name) for member in self.consortium.members()}
         company = Company.gather(
-            self.run_folder, self.consortium, shape, self.net, nodes, lambda: False, lambda *_: None
+            self.run_folder,
+            self.consortium,
+            shape,
+            self.net,
+            nodes,
+            lambda: False,
+            lambda *_: None,
+            {},
         )
         run = company.take_up(self.net, initial)
         run.patience, run.listener = 0.0, self.at

@@ -112,7 +112,7 @@ def test_what_an_owner_cannot_truly_say_of_itself_decides_about_nobody_else(
     names = [client.name for client in run.plan.clients]
     nodes = dict(zip(names, run.grid.get_node_ids(), strict=True))
     order = Order(run.id, job, "", b"")
-    found = muster(run.grid, order, nodes, 600.0, lambda _: None, lambda: False, clock=run.clock)
+    found = muster(run.grid, order, nodes, 600.0, lambda *_: None, lambda: False, clock=run.clock)
     # On the code before, the plan failed, for all: some of these killed the coordinator.
     assert set(found.ready) == set(names[1:])
     assert set(found.refused) == set(names[:1])

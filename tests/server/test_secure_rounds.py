@@ -569,3 +569,23 @@ def test_an_owners_own_figures_stay_in_its_own_log(start_run, quick):
 def test_a_strategy_that_compares_is_refused_without_groups(start_run, quick):
     with pytest.raises(PlanRefused, match="compares single updates"):
         start_run(quick(strategy={"name": "FedMedian"}))
+
+
+def test_each_client_is_told_what_it_last_sent_of_its_ledger_and_nothing_else_changes(
+    start_run, quick
+):
+    job = quick(privacy={"unit": "example"}, training={"rounds": 2, "batch_size": 64})
+    plain, run = start_run(job, name="plain"), start_run(job, name="told")
+    run.heads = {"press": "ab" * 32}  # of a run before
+    run_rounds(plain)
+    run_rounds(run)
+    assert arrays_digest(run.arrays) == arrays_digest(plain.arrays)
+    assert not [request for request, _ in plain.grid.requests if LEDGER in request.content]
+    sent = {0: {"press": "ab" * 32}} | {e["round"]: e["heads"] for e in events(run, "round")}
+    told = {number: {} for number in sent}
+    names = run.names
+    for request, assignment in run.grid.requests:
+        if request.metadata.message_type == TRAIN and LEDGER in request.content:
+            name = names[request.metadata.dst_node_id]
+            told[assignment.round - 1][name] = request.content[LEDGER]["head"]
+    assert {n: heads for n, heads in told.items() if n < 2} == {n: sent[n] for n in (0, 1)}

@@ -1,0 +1,32 @@
+"""Logs that other processes write, kept within a size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+MOST_BYTES = 8 * 2**20
+"""Twice as much is on the disk at most: the log, and the part that was put aside before."""
+
+
+def keep_small(path: Path, most: int = MOST_BYTES) -> bool:
+    """Put a log aside, as NAME.1, once it has grown beyond `most` bytes; whether it was.
+
+    Whoever writes goes on with the same file, empty now, so it must append. What is written at this very
+    instant may be lost, as may all of it on a full disk.
+    """
+    aside = path.with_name(f"{path.name}.1")
+    partial = path.with_name(f".{aside.name}.partial")
+    try:
+        if path.stat().st_size <= most:
+            return False
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, partial)
+            shutil.copymode(path, partial)
+            os.replace(partial, aside)
+        os.truncate(path, 0)
+    except OSError:
+        return False
+    return True
