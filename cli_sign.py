@@ -58,9 +58,7 @@ def job(
         order = sign_order(consortium, before.built, before.run)
     else:
         order = sign_order(consortium, Job.compose(job, {}, set_))
-    _write(
-        order, out or Path(f"{job.stem}-{order.run[:8]}.signed" if job.suffix != ".signed" else job)
-    )
+    _write(order, out or (job if job.suffix == ".signed" else Path(f"{order.run}.signed")))
 
 
 @sign_app.command()
