@@ -46,7 +46,11 @@ TrainingShare = Annotated[
     float | None, typer.Option(help="How much of the data is trained on [0.8; 1 with --test-data].")
 ]
 SmallestSize = Annotated[
-    int | None, typer.Option(help="Take part in no job below this published size [100].")
+    int | None,
+    typer.Option(
+        help="Take part in no job below this published size; 100 is published of all that is less, so 100 "
+        "asks for more than 100 [any]."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, without being asked.")]
 

@@ -16,6 +16,7 @@ from .errors import ConsortiumError
 from .foreign import say
 
 if TYPE_CHECKING:
+    from .job import Job
     from .server.consortium import Consortium
 
 Folder = Annotated[
@@ -81,10 +82,11 @@ def run(
     from .job import Job
     from .server.orders import place
 
-    where = opened(consortium)
+    where, wanted = opened(consortium), Job.compose(job, {}, set_)
+    warn_of_refusals(where, wanted)
     folder = place(
         where,
-        Job.compose(job, {}, set_),
+        wanted,
         wait=wait,
         reproducible=reproducible,
     )
@@ -206,6 +208,19 @@ def resume(name: RunName, consortium: Folder = None) -> None:
     folder = opened(consortium)
     say(f"{resume_run(folder, name).name} waits for the server to go on with it.")
     _warn_if_unserved(folder)
+
+
+def warn_of_refusals(folder: Consortium, job: Job) -> None:
+    """Say why owners whose policy nobody has changed take no part in a job; the operator decides."""
+    from .client.policy import Policy
+
+    reasons = [] if folder.card.rehearsal else Policy().reasons(job)
+    if reasons:
+        say(
+            "Warning: owners with the policy that umbel client init writes will refuse this job. Each of "
+            f"them {'; '.join(reasons)}.",
+            file=sys.stderr,
+        )
 
 
 def _warn_if_unserved(folder: Consortium) -> None:

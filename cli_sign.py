@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_server import warn_of_refusals
 from .errors import ConsortiumError
 from .foreign import say
 
@@ -57,7 +58,9 @@ def job(
             raise ConsortiumError(f"{job} is no order for a job.")
         order = sign_order(consortium, before.built, before.run)
     else:
-        order = sign_order(consortium, Job.compose(job, {}, set_))
+        wanted = Job.compose(job, {}, set_)
+        warn_of_refusals(consortium, wanted)
+        order = sign_order(consortium, wanted)
     _write(order, out or (job if job.suffix == ".signed" else Path(f"{order.run}.signed")))
 
 

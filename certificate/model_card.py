@@ -152,6 +152,14 @@ def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -
     )
 
 
+def _why_untested(job: Job, result: Json) -> str:
+    if job.counts == "off":
+        return "the job takes no counts of held-out records (evaluation.counts)"
+    if result["metrics"]:
+        return "noise outweighs the counts of the owners' held-out records"
+    return "no owner held records out"
+
+
 def _measured(job: Job, result: Json) -> str:
     by_groups = job.per_group and job.tests_privately
     title = "on held-out groups, each counted as one" if by_groups else "on held-out records"
@@ -164,7 +172,7 @@ def _measured(job: Job, result: Json) -> str:
     if not parts and result["ended"]:
         return "Its owners have not tested this model, because training ended early."
     if not parts:
-        return "It was not tested: no owner held records out."
+        return f"It was not tested: {_why_untested(job, result)}."
     kept = result["kept"]
     if kept["value"] is not None:
         parts.append(

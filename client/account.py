@@ -21,7 +21,7 @@ from ..facts import training_size
 from ..job import Job
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream, reproducible_stream
-from ..privacy.sizes import Sizes, published_sizes
+from ..privacy.sizes import SMALLEST_SIZE, Sizes, published_sizes
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -65,10 +65,12 @@ class Account:
         if job.per_client:
             return 0
         size = self.size.published(budget).data
-        if size < self.smallest:
+        # The least that is published stands for all that is less.
+        if size < self.smallest or size == self.smallest == SMALLEST_SIZE:
             raise PlanRefused(
                 f"{budget.owner} takes part in no job as long as its published size ({size:,}) is "
-                f"below {self.smallest:,} (client.toml: smallest_size)"
+                f"{'not above' if size == self.smallest else 'below'} {self.smallest:,} "
+                "(client.toml: smallest_size)"
             )
         return size
 

@@ -100,15 +100,18 @@ class Policy(Section):
 
     def check(self, owner: str, job: Job) -> None:
         """Raise ``PlanRefused``, with every reason, for a job that this owner takes no part in."""
-        reasons = [
+        if reasons := self.reasons(job):
+            raise PlanRefused(f"{owner}'s policy {' · '.join(reasons)}")
+
+    def reasons(self, job: Job) -> list[str]:
+        """Why an owner with this policy takes no part in a job; none if it does."""
+        return [
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
             # What every plan refuses too: an owner takes no plan on trust.
             *(f"refuses {reason}" for reason in job_refusals(job)),
             *self._job_reasons(job),
         ]
-        if reasons:
-            raise PlanRefused(f"{owner}'s policy {' · '.join(reasons)}")
 
     def check_model(self, owner: str, base_digest: str | None) -> None:
         """Raise ``PlanRefused`` for a base model, by its SHA-256, that the owner does not accept.

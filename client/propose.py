@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..learning.columns import check_columns
-from ..learning.data import label_name, sort_names
+from ..learning.data import alike, clean_text, label_name, sort_names
 from ..learning.encoding import UTF8_FILES, check_utf8
 from ..learning.header import column_names
 from ..learning.signatures import refuse_other_kinds
@@ -62,7 +62,7 @@ class Proposal:
             "unit": declared.unit,
             "training_share": f"{declared.share:g}",
             "held out": declared.test_path or ("the rest" if declared.holds_out else "nothing"),
-            "smallest_size": f"{declared.smallest_size:,}",
+            "smallest_size": f"{declared.smallest_size:,}" if declared.smallest_size > 1 else "any",
         }
         for name, value in rows.items():
             table.add_row(Text(name), Text(value))
@@ -103,7 +103,7 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     if label and "labels" not in given:
         given["labels"] = _classes(data, label, classes)
     left_out = {
-        "empty or unreadable text": sum(not (t or "").strip() for t in found.columns[text]),
+        "empty or unreadable text": sum(not clean_text(t) for t in found.columns[text]),
         "no class": sum(not name for name in names),
         "another class": sum(
             bool(name) and name not in {label_name(one) for one in given.get("labels", [])}
@@ -145,5 +145,12 @@ def _classes(data: Path, column: str, found: dict[str, int]) -> list[str]:
         raise DataError(
             f"{data}: column {column!r} has {many}, so they cannot be taken for the classes. Name "
             "each class that jobs may learn with --label, or another column with --label-column."
+        )
+    if pairs := alike(found):
+        one, other = pairs[0]
+        raise DataError(
+            f"{data}: column {column!r} has the values {one!r:.60} and {other!r:.60}, which look like "
+            "one class. Give equal classes equal names in the file, or, if they differ in truth, name "
+            "all classes with --label."
         )
     return sort_names(found)

@@ -11,7 +11,6 @@ from ..consortium import MemberName, check_host
 from ..documents import Document, listed, toml_value
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.sizes import SMALLEST_SIZE
 
 DEFAULT_SHARE = 0.8
 
@@ -52,7 +51,8 @@ text_column = {text_column}
 unit = {unit}
 records_per_group = {records_per_group}
 
-# The agent takes part in no job as long as the published size is below this.
+# The agent takes part in no job as long as the published size is below this. No size below 100 is
+# published, and 100 stands for all that is less: 100 here asks for more than 100, and less asks nothing.
 smallest_size = {smallest_size}
 
 [server]
@@ -94,7 +94,7 @@ class DataSettings(Document):
     group_column: Annotated[str, Field(min_length=1)] | None = None
     unit: Literal["record", "group"] = "record"
     records_per_group: int = Field(8, ge=2)
-    smallest_size: int = Field(SMALLEST_SIZE, ge=1)
+    smallest_size: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -32,7 +32,7 @@ _MOST_CLASSES_OF_ONE_ROW = 20
 class Corpus:
     """Clean rows of one data set; all fields run in parallel.
 
-    Text, labels, groups and clients are NFC-normalised and stripped, and line ends are "\\n":
+    Text, labels, groups and clients are read by ``clean_text``: NFC, stripped, line ends are "\\n":
     the same document from a Mac, a Windows and a Linux machine is the same string, so that its
     hash decides its side of the split alike at every owner. NFC changes no character's meaning
     (NFKC would).
@@ -244,10 +244,10 @@ class _Row:
 
 def _fill(row: _Row, spec: DataSpec, label_column: str | None, client_column: str | None) -> None:
     """Clean what the row holds; it may fail only in a way that no other row has to do with."""
-    row.text = _clean(row.value(spec.text_column))
-    row.label = _canonical(_clean(row.value(label_column))) if label_column else "-"
-    row.client = _clean(row.value(client_column)) if client_column else "-"
-    row.group = _canonical(_clean(row.value(spec.group_column))) if spec.group_column else ""
+    row.text = clean_text(row.value(spec.text_column))
+    row.label = _canonical(clean_text(row.value(label_column))) if label_column else "-"
+    row.client = clean_text(row.value(client_column)) if client_column else "-"
+    row.group = _canonical(clean_text(row.value(spec.group_column))) if spec.group_column else ""
 
 
 def _rows_of(table: Table, held_out: bool) -> list[_Row]:
@@ -295,16 +295,33 @@ def _limited(table: Table, limit: int | None) -> Table:
     return table.take(np.sort(chosen).tolist())
 
 
-def _clean(text: str | None) -> str:
+def clean_text(text: str | None, *, goes_on: bool = False) -> str:
+    """A text as Umbel reads every one, in training, tests and predictions: one text, one answer.
+
+    goes_on: the text is a prompt, whose end decides what comes next and stays as it is.
+    """
     if text is None:
         return ""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", text).strip()
+    text = unicodedata.normalize("NFC", text)
+    return text.lstrip() if goes_on else text.strip()
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that people would take for one: they differ in case, width or blanks alone."""
+    first: dict[str, str] = {}
+    found = []
+    for name in sort_names(names):
+        folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        other = first.setdefault(folded, name)
+        if other != name:
+            found.append((other, name))
+    return found
 
 
 def label_name(name: str) -> str:
     """A class as it is compared: cleaned, and a whole number without its decimal point."""
-    return _canonical(_clean(name))
+    return _canonical(clean_text(name))
 
 
 def _canonical(label: str) -> str:
@@ -320,7 +337,7 @@ def _encode_labels(
         names = sort_names(row.label for row in rows)
         _check_found_labels(rows, names, column)
     else:
-        names = [_clean(name) for name in spec.labels]
+        names = [clean_text(name) for name in spec.labels]
     index = {_canonical(name): i for i, name in enumerate(names)}
     if len(index) < len(names):
         counts = Counter(map(_canonical, names))
@@ -349,6 +366,12 @@ def _check_found_labels(rows: Sequence[_Row], names: Sequence[str], column: str)
         raise DataError(
             f"{source}: every row of column {column!r} has the label {names[0]!r}, so there is "
             "nothing to tell apart. Check data.label_column, or name all classes in data.labels."
+        )
+    if pairs := alike(names):
+        one, other = pairs[0]
+        raise DataError(
+            f"{source}: column {column!r} has the labels {one!r:.60} and {other!r:.60}, which look like one. "
+            "Give equal classes equal names, or, if they differ in truth, name them all in data.labels."
         )
     counts = Counter(row.label for row in rows)
     single = sum(count == 1 for count in counts.values())

@@ -68,7 +68,7 @@ def usage(job: Job, loader: str) -> str:
     loader: as in ``Learner``.
     """
     kind = loader.partition(".")[0]
-    lines = ["```python", "import torch"]
+    lines = ["```python", "import unicodedata", "import torch"]
     labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
     lines.append(f"from transformers import AutoTokenizer, {kind}")
     if job.adapter == "full":
@@ -82,18 +82,25 @@ def usage(job: Job, loader: str) -> str:
             'model = PeftModel.from_pretrained(base, "adapter").eval()',
         ]
     lines.append('tokenizer = AutoTokenizer.from_pretrained("adapter")')
+    lines += [
+        "",
+        "def read(text):  # as every text was read in training",
+        '    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")',
+        '    return unicodedata.normalize("NFC", text).strip()',
+        "",
+    ]
     if job.task == "text-classification" and job.model.pooling != "own":
         lines += [
             "from safetensors.torch import load_file",
             'head = load_file("adapter/head.safetensors")',
-            f'inputs = tokenizer(["a text"], return_tensors="pt"{_padding(job)})',
+            f'inputs = tokenizer([read("a text")], return_tensors="pt"{_padding(job)})',
             'inputs.pop("token_type_ids", None)',
             *_features(job),
             'logits = features @ head["weight"].T + head["bias"]',
             f"labels = {list(job.data.labels or ())!r}",
         ]
     elif job.model.padding == "max_length":
-        lines.append(f'inputs = tokenizer(["a text"], return_tensors="pt"{_padding(job)})')
+        lines.append(f'inputs = tokenizer([read("a text")], return_tensors="pt"{_padding(job)})')
         if job.task == "causal-lm":
             lines += [
                 "# generate() does not pad like this: take one token at a time, and pad the longer text.",

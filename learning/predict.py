@@ -14,6 +14,7 @@ import torch
 from ..errors import ModelError
 from ..job import Job
 from .base import named_digest
+from .data import clean_text
 from .examples import beginning
 from .export import CARD
 from .loading import load_learner
@@ -71,7 +72,7 @@ class Predictor:
         # Padded by us, as in training: a tokenizer may pad on the other side.
         limit = self._learner.job.model.max_length
         tokenizer = self._learner.tokenizer
-        read = [beginning(text, tokenizer, limit) for text in texts]
+        read = [beginning(clean_text(text), tokenizer, limit) for text in texts]
         tokens = tokenizer(read, truncation=True, max_length=limit)
         batch = self._learner.batch_of([np.asarray(row) for row in tokens["input_ids"]])
         for text, row in zip(texts, network(batch).softmax(-1).tolist(), strict=True):
@@ -81,9 +82,10 @@ class Predictor:
     @torch.inference_mode()
     def _continue(self, text: str, new_tokens: int) -> Prediction:
         network, tokenizer = self._learner.network.eval(), self._learner.tokenizer
+        prompt = clean_text(text, goes_on=True)
         if self._learner.length is not None:
-            return Prediction(text, {}, self._continue_padded(text, new_tokens))
-        inputs = tokenizer(text, return_tensors="pt").to(network.device)
+            return Prediction(text, {}, self._continue_padded(prompt, new_tokens))
+        inputs = tokenizer(prompt, return_tensors="pt").to(network.device)
         output = network.backbone.generate(  # type: ignore[operator]
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],

@@ -46,11 +46,12 @@ def read_texts(texts: list[str], file: Path | None, column: str = "text") -> lis
 
 def predictions(predictor: Predictor, texts: list[str], tokens: int) -> Iterator[Prediction]:
     """One for each text, in order; of a blank one nothing is said."""
+    from ..learning.data import clean_text
     from ..learning.predict import Prediction
 
-    found = predictor.predict([text for text in texts if text.strip()], tokens)
+    found = predictor.predict([text for text in texts if clean_text(text)], tokens)
     for text in texts:
-        yield next(found) if text.strip() else Prediction(text, {})
+        yield next(found) if clean_text(text) else Prediction(text, {})
 
 
 def prediction_line(prediction: Prediction, as_json: bool) -> str:

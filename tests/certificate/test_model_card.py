@@ -111,8 +111,17 @@ def test_without_a_certificate_or_a_test_it_says_so(run, parts):
     result["metrics"], result["initial"] = {}, {}
     card = ModelCard(model_card(run.job, plan, result, None))
     assert card.data.eval_results is None
-    assert "It was not tested" in card.text
+    assert "It was not tested: no owner held records out" in card.text
     assert "There is none" in card.text
+
+
+def test_a_job_without_counts_is_not_taken_for_owners_without_held_out_records(run, parts):
+    plan, result, _ = parts
+    result["metrics"], result["initial"] = {}, {}
+    tests = run.job.evaluation.model_copy(update={"counts": "off"})
+    card = model_card(run.job.model_copy(update={"evaluation": tests}), plan, result, None)
+    assert "It was not tested: the job takes no counts" in card
+    assert "no owner held records out" not in card
 
 
 def test_a_figure_that_noise_left_undefined_is_called_so(run, parts):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from umbel.client.account import AccountFile, KeptSize
+from umbel.client.account import Account, AccountFile, KeptSize
 from umbel.client.budget import Budget
 from umbel.client.home import Home
 from umbel.client.marks import Marks
@@ -19,7 +19,7 @@ from umbel.client.owning import moved, new_account, publish_size
 from umbel.client.policy import Policy
 from umbel.client.propose import propose
 from umbel.client.spending import spending
-from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError
+from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError, PlanRefused
 from umbel.learning.data import row_marks
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
@@ -61,6 +61,28 @@ def charged(home):
 def kept(home, count=300, held_out=None):
     counts = Sizes(count, held_out)
     return KeptSize(home.account, lambda: counts, apart=held_out is not None)
+
+
+@pytest.mark.parametrize(
+    ("count", "smallest", "takes_part"),
+    [
+        (0, 1, True),
+        (0, 99, True),
+        (0, 100, False),
+        (0, 101, False),
+        (500, 100, True),
+        (500, 999, False),
+    ],
+)
+def test_an_owner_with_too_few_records_takes_part_in_nothing_if_it_says_so(
+    home, open_job_of, count, smallest, takes_part
+):
+    account = Account("a", 0.8, True, kept(home, count), smallest)
+    if takes_part:
+        assert account.published(open_job_of(), budget(home)) >= SMALLEST_SIZE
+    else:
+        with pytest.raises(PlanRefused, match="smallest_size"):
+            account.published(open_job_of(), budget(home))
 
 
 def test_a_size_is_drawn_once_and_told_ever_after(home):

@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 from umbel.client.propose import propose
 from umbel.errors import DataError
 from umbel.job import DataSpec
-from umbel.learning.data import Corpus, fingerprint, load_corpus, sort_names, split_rows
+from umbel.learning.data import (
+    Corpus,
+    alike,
+    clean_text,
+    fingerprint,
+    load_corpus,
+    sort_names,
+    split_rows,
+)
 
 ROWS = [
     {"text": 'It rained, and "rained"\non.', "label": "bad"},
@@ -461,3 +469,48 @@ def test_a_job_for_owners_data_needs_no_path_and_a_simulation_says_that_it_does(
     job = Job.build({"data": {"labels": ["no", "yes"]}})
     with pytest.raises(DataError, match=r"data\.path is missing"):
         load_corpus(job.data, job.task)
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_what_a_file_brings_is_the_text_that_predictions_read(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("one") / "data.parquet"
+    pa.parquet.write_table(pa.table({"text": [text, "another"]}), path)
+    texts = load_corpus(DataSpec(path=str(path)), "causal-lm").texts
+    assert texts == [*filter(None, [clean_text(text)]), "another"]
+    assert clean_text(clean_text(text)) == clean_text(text)
+    # A prompt keeps its end, and is otherwise the same.
+    assert clean_text(clean_text(text, goes_on=True)) == clean_text(text)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["TRUE", "true", "false"], [("TRUE", "true")]),
+        (["ＹＥＳ", "yes", "no"], [("yes", "ＹＥＳ")]),
+        (["a  b", "a b", "A B"], [("A B", "a  b"), ("A B", "a b")]),
+        (["1", "2", "10"], []),
+        (["ja", "jä"], []),
+        (["positive", "negative"], []),
+    ],
+)
+def test_names_that_look_like_one_are_paired(
+    names: list[str], pairs: list[tuple[str, str]]
+) -> None:
+    assert alike(names) == pairs
+
+
+def test_two_classes_that_look_like_one_are_two_only_if_they_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    rows = [{"text": f"text {n}", "label": ["TRUE", "true", "false"][n % 3]} for n in range(9)]
+    as_delimited(path, rows, ",")
+    spec = DataSpec(path=str(path))
+    with pytest.raises(DataError, match="'TRUE' and 'true', which look like one"):
+        load_corpus(spec, "text-classification")
+    with pytest.raises(DataError, match="'TRUE' and 'true', which look like one class"):
+        propose(path)
+    named = ["TRUE", "true", "false"]
+    found = load_corpus(spec.model_copy(update={"labels": named}), "text-classification")
+    assert found.label_names == tuple(named)
+    assert propose(path, labels=named).declared.labels == named

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from umbel.learning.data import clean_text
 from umbel.learning.export import export_adapter
 from umbel.learning.predict import Predictor
 
@@ -100,6 +101,8 @@ def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch
     monkeypatch.chdir(folder.parent)
     scope = {}
     exec(code, scope)
+    for text in ("a", " a\r\nb\t", "e\u0301\r", "\u00a0", ""):
+        assert scope["read"](text) == clean_text(text)
     for text in texts[:3]:
         scope["inputs"] = inputs = scope["tokenizer"]([text], return_tensors="pt")
         with torch.no_grad():
@@ -150,11 +153,28 @@ def test_a_prediction_is_that_of_the_exported_model(kind, exported, texts):
 def test_a_prediction_reads_as_much_of_a_text_as_training_does(exported, texts):
     _, folder = exported(("bert", "mean", "lora"))
     # Blanks are no tokens: without the cut, what comes after them would decide.
-    long = " " * 4096 + texts[0]
+    long = texts[0].split()[0] + " " * 4096 + texts[0]
     found = Predictor.load(folder, "cpu").predict([long, long[:4096], texts[0]])
     cut, blank, text = (prediction.probabilities for prediction in found)
     assert cut == blank
     assert text != blank
+
+
+@pytest.mark.parametrize("kind", [("bert", "mean", "lora"), ("gpt2", None, "lora")], ids=str)
+def test_one_text_has_one_answer_however_it_was_written_down(kind, exported, texts):
+    _, folder = exported(kind)
+    word = "cafe\u0301"
+    first, second = texts[0].split()[:2]
+    ways = [
+        f"{first}\n{word} {second}",
+        f"{first}\r\n{word} {second}",
+        f"  \u00a0{first}\rcaf\u00e9 {second}",
+    ]
+    if kind[1]:  # a prompt's end is where it goes on
+        ways.append(f"\t{ways[0]} \r\n")
+    found = list(Predictor.load(folder, "cpu").predict(ways, new_tokens=3))
+    assert len({str((one.probabilities, one.continuation)) for one in found}) == 1
+    assert [one.text for one in found] == ways
 
 
 def test_an_adapter_folder_holds_the_adapter_and_not_the_base(exported):

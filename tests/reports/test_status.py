@@ -187,3 +187,25 @@ def test_what_a_member_last_sent_of_its_ledger_is_kept_for_its_keys_alone(
     consortium.remove("a")
     admit("a")
     assert Narrator(store, "later", consortium).heads() == {"b": "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("encryption.mode=none", "requires encrypted updates"),
+        ("privacy.unit=none", 'the job has "none"'),
+        ("privacy.epsilon=100", "allows one job at most epsilon 8"),
+        ("training.rounds=3", ""),
+    ],
+)
+def test_what_owners_will_refuse_is_said_before_anybody_is_asked(
+    umbel, consortium, tmp_path, given, reason
+):
+    job = tmp_path / "job.toml"
+    job.write_text('name = "weak"\n')
+    arguments = ["run", job, "--consortium", consortium.path, "--set", given]
+    status, _, err = umbel(*arguments)
+    assert status == 2  # it names no classes, so nothing was placed
+    assert "data.labels is missing" in err
+    told = "owners with the policy that umbel client init writes will refuse this job"
+    assert (told in err, reason in err) == (bool(reason), True)
