@@ -232,10 +232,10 @@ class AuditLog:
         if lost:
             os.ftruncate(file, os.fstat(file).st_size - lost)
         if last and self._witnessed() is None:
-            missing = {"witness": "missing"}
+            missing: dict[str, Detail] = {"witness": "missing"}
             previous = self._append(file, previous, "log continued", "", "", missing)
         elif not whole and archives:
-            before = {"after": archives[-1].name}
+            before: dict[str, Detail] = {"after": archives[-1].name}
             previous = self._append(file, previous, "log continued", "", "", before)
         if lost:
             previous = self._append(file, previous, "log repaired", "", "", {"bytes_dropped": lost})

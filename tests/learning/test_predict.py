@@ -81,3 +81,10 @@ def first_word(learner, prompt):
 def test_a_text_longer_than_the_model_reads_still_gets_its_continuation(learner, stretching, texts):
     (found,) = Predictor(learner(stretching, "max_length"), []).predict([" ".join(texts[:9])], NEW)
     assert found.continuation
+
+
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+def test_a_prompt_is_read_as_texts_are_and_goes_on_where_it_ends(padding, learner, tiny, texts):
+    first, second = texts[0].split()[:2]
+    ways = [f"{first}\n{second}", f"{first}\r\n{second}", f" \u00a0{first}\r{second}"]
+    assert len(set(continued(learner(tiny("gpt2"), padding), ways))) == 1

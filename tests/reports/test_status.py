@@ -202,7 +202,7 @@ def test_what_owners_will_refuse_is_said_before_anybody_is_asked(
     umbel, consortium, tmp_path, given, reason
 ):
     job = tmp_path / "job.toml"
-    job.write_text('name = "weak"\n')
+    job.write_text('name = "weak"\n[data]\n')
     arguments = ["run", job, "--consortium", consortium.path, "--set", given]
     status, _, err = umbel(*arguments)
     assert status == 2  # it names no classes, so nothing was placed
