@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -49,6 +48,7 @@ from .data import DataSource
 from .echo import Echo
 from .home import Home
 from .keys import follow
+from .notices import Notices
 from .policy import NotYet, Policy
 from .secure import TRIPS, short_trip
 from .timing import Timing
@@ -58,15 +58,7 @@ from .worker import Setup
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
-_MOST_DECISIONS = 1000
 _SPENDING = (PREPARE, TRAIN, EVALUATE)
-_DOING = {
-    PREPARE: "gets ready",
-    TRAIN: "trains, round {round}",
-    EVALUATE: "tests the model after round {round}",
-    RESULT: "keeps the result",
-}
-_log = logging.getLogger(__name__)
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -109,6 +101,7 @@ class Station:
         # A rehearsal's noise is no secret, so its times need not be.
         self._clock = clock or (SystemClock() if secrets is None else None)
         self.audit = AuditLog(home.audit)
+        self._notices = Notices(self.audit, home.decisions)
         self._echo = Echo(home.ledger, home.behind)
         self._policy = Policy.read(home.policy)
         self._bench = bench or Bench(environment=home.environment(hub=self._policy.jobs.hub))
@@ -117,7 +110,6 @@ class Station:
         self._desk: _Desk | None = None
         self._watch, self._until, self._now = watch, 0.0, now
         self._loads = 0
-        self._decisions: dict[str, tuple[Event, str]] = {}
 
     def handle(self, message: Message) -> Message:
         """The reply, or the reason why there is none."""
@@ -127,7 +119,7 @@ class Station:
         job, kind = job_of(assignment), message.metadata.message_type
         try:
             self._admit(assignment, job, message)
-            self._say(assignment, message)
+            self._notices.doing(assignment, message)
             if kind in TRIPS:
                 content = short_trip(self.home.membership, self.home.name, assignment, message)
             elif kind in _SPENDING:
@@ -199,29 +191,11 @@ class Station:
             self._note(assignment.run, seconds=self._spent(assignment.run) + took)
         return content
 
-    def _say(self, assignment: Assignment, message: Message) -> None:
-        """A line for whoever looks at the agent; short trips are not worth one."""
-        what = _DOING.get(message.metadata.message_type)
-        if what is not None:
-            what = what.format(round=assignment.round)
-            tests = " and tests what came before" if assignment.test else ""
-            _log.info("%s: %s%s", assignment.run, what, tests)
-
     def _decided(self, assignment: Assignment, event: Event, why: str) -> None:
-        """Into the audit log, where it is another decision than the last one about this run."""
-        if self._decisions.get(assignment.run) == (event, why):
-            return
-        if len(self._decisions) >= _MOST_DECISIONS:
-            self._decisions.clear()
-        job, operator = job_of(assignment), ""
+        operator = ""
         with contextlib.suppress(PlanRefused):
             operator = self._signed(assignment)[0]
-        self._decisions[assignment.run] = (event, why)
-        if self.home.decisions.last(assignment.run, job) == (event, why):
-            return  # before this agent started
-        _log.info("%s: %s: %s", assignment.run, event, why)
-        self.audit.write(event, run=assignment.run, job=job.digest(), why=why)
-        self.home.decisions.note(assignment.run, job, operator, event, why)
+        self._notices.decided(assignment, operator, event, why)
 
     def _admit(self, assignment: Assignment, job: Job, message: Message) -> None:
         """Refuse (``PlanRefused``) what this owner takes no part in."""
