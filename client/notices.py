@@ -1,4 +1,4 @@
-"""What an agent tells its owner of the jobs that ask: a line at once, the audit log, the job as it was decided."""
+"""What an agent tells its owner of the jobs that ask: a line at once, and what is written down."""
 
 from __future__ import annotations
 
