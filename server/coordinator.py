@@ -70,10 +70,8 @@ class Narrator:
 
     def __init__(self, store: Store, name: str, consortium: Consortium) -> None:
         self._store, self._name = store, name
-        # By key as well: a member that came back under the same name has another ledger.
-        roster = consortium.current_roster()
-        members = roster.members if roster else ()
-        self._members = {entry.name: entry.identity.signing.hex() for entry in members}
+        # By key, not by name: a member that came back under the same one has another ledger.
+        self._members = consortium.admitted_with()
 
     def heads(self) -> dict[str, str]:
         """What each member last sent of its ledger, in any run."""

@@ -177,6 +177,21 @@ class Folder:
                 f"{path} is damaged ({error}). Restore it from a backup."
             ) from None
 
+    def admitted_with(self) -> dict[str, str]:
+        """By member: the signing key, in hexadecimal, with which it was admitted, also if replaced since.
+
+        Whoever was removed and came back with other keys is somebody else by this.
+        """
+        found: dict[str, str] = {}
+        for epoch in self._epochs():
+            try:
+                roster = open_kept(self.roster_of(epoch), self.card.consortium_keys)
+            except ProtocolError:
+                continue  # an old one that is damaged decides about nothing else
+            here = {entry.name: entry.identity.signing.hex() for entry in roster.members}
+            found = {name: found.get(name, key) for name, key in here.items()}
+        return found
+
     def roster_ends(self) -> int:
         """When the newest roster's lifetime ends, in seconds since 1970; 0 before the first admission."""
         data = self.roster()

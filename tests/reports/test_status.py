@@ -172,18 +172,22 @@ def test_who_looks_does_not_wait_for_the_libraries_of_models(
 def test_what_a_member_last_sent_of_its_ledger_is_kept_for_its_keys_alone(
     consortium, store, running
 ):
-    def admit(name):
+    def admit(name, before=None):
+        identity = Identity(os.urandom(64))
         node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
-        consortium.admit(Request.make(consortium.card, name, Identity(os.urandom(64)), node))
+        consortium.admit(Request.make(consortium.card, name, identity, node, before))
+        return identity
 
-    for name in ("a", "b"):
-        admit(name)
+    first = admit("a")
+    admit("b")
     narrator = Narrator(store, "reviews", consortium)
     assert narrator.heads() == {}
     narrator.event({"event": "round", **round_(clients=["a", "b"]), "heads": {"a": "1", "b": "2"}})
     narrator.event({"event": "evaluation", "round": 1, "heads": {"a": "3", "stranger": "4"}})
     assert Narrator(Store(consortium.database), "later", consortium).heads() == {"a": "3", "b": "2"}
-    # Whoever comes back with other keys has another ledger.
+    # Who replaces its keys has the same ledger; whoever comes back with other ones another.
+    admit("a", before=first)
+    assert Narrator(store, "later", consortium).heads() == {"a": "3", "b": "2"}
     consortium.remove("a")
     admit("a")
     assert Narrator(store, "later", consortium).heads() == {"b": "2"}
