@@ -11,7 +11,7 @@ from flwr.app.error import Error
 from flwr.app.message import make_message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import ErrorCode
-from flwr.common.serde import metadata_from_proto
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE

@@ -70,7 +70,8 @@ class Company:
                 folder.write_json(_CLIENTS, found.to_json())
             found.nodes = {name: nodes[name] for name in found.ready}
         if not rosters.periods and not should_stop():
-            rosters.begin(list(found.ready))
+            # Some may have left since they were asked, if another process asked them.
+            rosters.begin([name for name in found.ready if name in rosters.roster.by_name])
         company = cls(folder, consortium, rosters, shape, found)
         if rosters.periods and rosters.last.joining:
             company._let_join(grid, nodes, identity, should_stop, tell, heads)
@@ -125,19 +126,26 @@ class Company:
         if turn is None or (not failed and _in_a_slot(run)):
             return
         gone = sorted(set(self.rosters.last.clients) - set(turn.clients))
-        why = f"{', '.join(gone)} left the consortium"
-        try:
-            plan = self.plan(turn)
-        except PlanRefused as error:
-            raise CannotGoOn(f"{why}. {error}", _ANEW) from None
-        if len(turn.clients) < plan.minimum:
-            raise CannotGoOn(
-                f"{why}: {len(turn.clients)} clients are left, {plan.minimum} are needed.", _ANEW
-            )
+        if reason := self._too_few(turn):
+            if not gone:
+                # Who was admitted since may ask too much of those that are here: then none joins.
+                _log.warning("the run keeps to its roster, and nobody joins%s", reason)
+                return
+            raise CannotGoOn(f"{', '.join(gone)} left the consortium{reason}", _ANEW)
         first = run.round + 1
         self.rosters.turn(turn, first)
         run.tell({"event": "roster", "round": first, "epoch": turn.epoch, "left": gone})
         raise RosterChanged
+
+    def _too_few(self, turn: Period) -> str:
+        """Why those that remain cannot go on under another roster; nothing if they can."""
+        try:
+            plan = self.plan(turn)
+        except PlanRefused as error:
+            return f". {error}"
+        if len(turn.clients) >= plan.minimum:
+            return ""
+        return f": {len(turn.clients)} clients are left, {plan.minimum} are needed."
 
     def statement(self) -> list[dict[str, Any]]:
         """The rosters that the run went by, for its certificate."""

@@ -23,7 +23,7 @@ from umbel.server.orders import begin as begin_run
 from umbel.server.packets import sign_members, sign_order, take_members
 from umbel.server.renewal import Company
 from umbel.server.result import summarise
-from umbel.server.rosters import RosterChanged
+from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
 from umbel.simulations import site
@@ -370,6 +370,33 @@ def test_members_join_between_rounds_where_the_job_allows_it(churning):
         plan[name]["noise_multiplier"] for name in federation.names[:4]
     )
     assert [period["clients"] for period in result["rosters"]] == [4, 5]
+    certified(federation)
+
+
+def test_a_member_with_whom_those_that_are_here_would_be_too_few_does_not_join(churning):
+    """Of four members any sum needs four here: on the code before, the fourth's admission ended the run."""
+    federation = churning(4, 3, encryption={"colluders": 0.3}, cohort={"joins": True})
+    federation.at.when("round 1 summed", lambda: federation.admit(federation.names[3]))
+    result = federation.lead()
+    assert (result["rounds"], result["ended"]) == (3, None)
+    assert [period["members"] for period in result["rosters"]] == [3]
+    certified(federation)
+
+
+def test_a_member_that_left_between_two_writes_of_a_beginning_takes_no_part(churning, monkeypatch):
+    federation = churning(4, 4, training={"rounds": 1})
+    gone, begin = federation.names[0], Rosters.begin
+
+    def killed(self, clients):
+        monkeypatch.setattr(Rosters, "begin", begin)
+        federation.remove(gone)
+        federation.away(gone)
+        raise Crash
+
+    monkeypatch.setattr(Rosters, "begin", killed)
+    result = federation.lead()
+    assert federation.clients() == {1: set(federation.names[1:])}
+    assert [(p["members"], p["clients"]) for p in result["rosters"]] == [(3, 3)]
     certified(federation)
 
 
