@@ -48,7 +48,8 @@ class Models:
     ) -> Path:
         """Check a result and write it, whole or not at all; where it lies.
 
-        The same one again changes nothing; one with a newer certificate takes the earlier one's place.
+        The same one again, or an earlier one, changes nothing; one with a newer certificate takes the
+        earlier one's place.
         Raises ``PlanRefused`` if the owner takes none, and ``CertificateError`` for one that is not as
         it should be; then nothing is written.
         """
@@ -56,11 +57,15 @@ class Models:
             raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
         certificate, files = unpack(parcel, expected)
         place = self._folder / _name_of(job, expected.run)
-        before = _read(place)
-        if before is not None and before.digest == certificate.digest:
+        old, before = _earlier(place), _read(place)
+        if old.is_dir() and not place.exists():  # a crash in the midst of what follows
+            os.rename(old, place)
+            before = _read(place)
+        if before is not None and before.issued > certificate.issued:
             return place
-        old = place.with_name(f".{place.name}.before")
-        if before is not None or place.exists():
+        if before is not None and _holds(place, files):
+            return place
+        if os.path.lexists(place):
             shutil.rmtree(old, ignore_errors=True)
             os.rename(place, old)
         with new_folder(place) as made:
@@ -73,16 +78,35 @@ class Models:
     def list(self) -> list[Model]:
         """All that are kept, the newest first."""
         folders = [p for p in self._folder.glob("*") if p.is_dir() and not p.name.startswith(".")]
-        found = [(path, _read(path)) for path in folders]
+        # Of what a crash left in the midst of being replaced, the earlier one still counts.
+        left = [p for p in self._folder.glob(".*.before") if not _later(p).exists()]
+        found = [(path, _read(path)) for path in [*folders, *left]]
         models = [_described(path, certificate) for path, certificate in found if certificate]
         return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)
 
 
 def _name_of(job: Job, run: str) -> str:
     """A folder's name for a run's model: as the run is called, where that is one."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,240}", run):
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", run):
         return run
     return f"{job.name}-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+
+
+def _earlier(place: Path) -> Path:
+    """Where a model lies while another one takes its place."""
+    return place.with_name(f".{place.name}.before")
+
+
+def _later(earlier: Path) -> Path:
+    return earlier.with_name(earlier.name.removeprefix(".").removesuffix(".before"))
+
+
+def _holds(place: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether these very files are there."""
+    try:
+        return all((place / name).read_bytes() == data for name, data in files.items())
+    except OSError:
+        return False
 
 
 def _read(folder: Path) -> Certificate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ class Company:
         if reason := self._too_few(turn):
             if not gone:
                 # Who was admitted since may ask too much of those that are here: then none joins.
-                _log.warning("the run keeps to its roster, and nobody joins%s", reason)
+                logging.getLogger(__name__).warning("nobody joins%s", reason)
                 return
             raise CannotGoOn(f"{', '.join(gone)} left the consortium{reason}", _ANEW)
         first = run.round + 1

@@ -98,6 +98,52 @@ def test_a_newer_certificate_takes_the_place_of_the_earlier_one(run, contents, p
     assert [model.issued for model in models.list()] == ["2100-01-01T00:00:00+00:00"]
 
 
+def test_an_earlier_result_does_not_come_back(run, contents, parcel, tmp_path):
+    """A server has them all, and may send any of them again."""
+    models = Models(tmp_path / "models")
+    newer = Certificate.from_bytes(contents[FILE], "it").model_copy(
+        update={"issued": "2100-01-01T00:00:00+00:00"}
+    )
+    changed = sealed(
+        contents | {FILE: newer.signed_by(OPERATOR).to_bytes()}, identity(run), OPERATOR
+    )
+    for one in (changed, parcel):
+        models.keep("st-mary", run.job, ResultRules(), expected(run), one)
+    assert [model.issued for model in models.list()] == [newer.issued]
+
+
+def test_a_result_that_was_damaged_at_its_owner_is_whole_when_it_comes_again(run, parcel, tmp_path):
+    models = Models(tmp_path / "models")
+    place = models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    shutil.rmtree(place / "adapter")
+    models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    assert verify(place / FILE, adapter=place / "adapter").valid
+
+
+def test_a_crash_while_a_newer_one_takes_its_place_loses_none(run, parcel, tmp_path):
+    models = Models(tmp_path / "models")
+    place = models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    place.rename(place.with_name(f".{place.name}.before"))
+    assert [model.run for model in models.list()] == [identity(run)]
+    models.keep("st-mary", run.job, ResultRules(), expected(run), parcel)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [place.name]
+
+
+@pytest.mark.parametrize(
+    "name", ["/../../x", "../../etc", "..", "/", ".", "a b", "é" * 99, "a" * 200]
+)
+def test_a_run_of_any_name_stays_in_the_folder(run, contents, name, tmp_path):
+    """The operator signs it, whatever it is."""
+    certificate = Certificate.from_bytes(contents[FILE], "it").model_copy(update={"run": name})
+    changed = contents | {FILE: certificate.signed_by(OPERATOR).to_bytes()}
+    models, parcel = Models(tmp_path / "owner" / "models"), sealed(changed, name, OPERATOR)
+    place = models.keep("st-mary", run.job, ResultRules(), expected(run, run=name), parcel)
+    assert place.parent == tmp_path / "owner" / "models"
+    assert [p.name for p in tmp_path.iterdir()] == ["owner"]
+    assert [p.name for p in (tmp_path / "owner").iterdir()] == ["models"]
+    assert [p.name for p in place.parent.iterdir()] == [place.name]
+
+
 def test_a_policy_may_take_none_or_only_small_ones(run, parcel, tmp_path):
     models = Models(tmp_path / "models")
     with pytest.raises(PlanRefused, match=r"results\.accept"):
