@@ -127,8 +127,8 @@ def coordinate(task: Task) -> None:
             ended = row.reason
             if row.status != "delivering":
                 ended = _lead(task, consortium, store, grid)
-                # From here on it is finished, whatever becomes of the rest.
-                store.set_status(task.name, "finished", ended)
+                # From here on it ends as finished, whatever becomes of the rest: who dies now sends again.
+                store.set_status(task.name, "delivering", ended)
             _hand_out(task, consortium, store, grid)
     except RosterChanged:
         _log.info("the roster has changed: the run goes on under the next one")

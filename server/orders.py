@@ -136,7 +136,7 @@ def finish(consortium: Consortium, name: str) -> RunRow:
     """Let the last summed model of a run be its result, after the round in progress."""
     store = Store(consortium.database)
     run = store.run(name)
-    if run.status == "finished":
+    if run.status in ("finished", "delivering"):
         raise RunFolderError(f"{run.name} is finished: see {consortium.runs / run.name}")
     if not run.round:
         raise RunFolderError(
@@ -183,7 +183,8 @@ def consequences(consortium: Consortium, name: str) -> list[str]:
     members = len(consortium.members()) - 1
     for run in Store(consortium.database).runs():
         path = consortium.runs / run.name
-        if run.over or not (path / "job.toml").is_file():
+        over = run.over or run.status == "delivering"
+        if over or not (path / "job.toml").is_file():
             continue
         folder = RunFolder.open(path)
         periods = Rosters(folder, consortium).periods

@@ -1,5 +1,6 @@
 """Members that are removed, admitted, away and back while a run lasts, over real agents in this process."""
 
+import contextlib
 import os
 import random
 from collections import Counter
@@ -10,22 +11,26 @@ from flwr.serverapp import Grid
 from umbel.certificate.check import verify
 from umbel.client.secure import Membership
 from umbel.consortium import Request, public_pem
-from umbel.errors import CannotGoOn, ProtocolError
+from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
 from umbel.limits import secure_limits
 from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
+from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
 from umbel.server.consortium import SECRETS, Consortium
+from umbel.server.coordinator import Task, coordinate
 from umbel.server.orders import begin as begin_run
+from umbel.server.orders import finish
 from umbel.server.packets import sign_members, sign_order, take_members
 from umbel.server.renewal import Company
 from umbel.server.result import summarise
 from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
+from umbel.server.store import Store
 from umbel.simulations import site
 from umbel.simulations.federation import federate
 from umbel.simulations.grid import InProcessGrid
@@ -398,6 +403,33 @@ def test_a_member_that_left_between_two_writes_of_a_beginning_takes_no_part(chur
     assert federation.clients() == {1: set(federation.names[1:])}
     assert [(p["members"], p["clients"]) for p in result["rosters"]] == [(3, 3)]
     certified(federation)
+
+
+def test_a_coordinator_that_dies_while_it_sends_the_result_sends_it_again(churning, monkeypatch):
+    federation = churning(3, 3, training={"rounds": 1})
+    store, sent = Store(federation.consortium.database), coordinator.hand_out
+    nodes = {name: federation.node(name) for name in federation.names}
+    task = Task(str(federation.consortium.path), RUN, "", 0, str(federation.folder / "key"), nodes)
+    # Flower's side of it: here the members are in this process.
+    monkeypatch.setattr(coordinator, "claim_run", lambda *_: None)
+    monkeypatch.setattr(coordinator, "grid_of", lambda *_: contextlib.nullcontext(federation.net))
+
+    def killed(*_):
+        raise Crash
+
+    monkeypatch.setattr(coordinator, "hand_out", killed)
+    with pytest.raises(Crash):
+        coordinate(task)
+    # On the code before, it was finished now, and nobody ever sent it.
+    assert (store.run(RUN).status, store.run(RUN).over) == ("delivering", False)
+    with pytest.raises(RunFolderError, match="is finished"):
+        finish(federation.consortium, RUN)
+    monkeypatch.setattr(coordinator, "hand_out", sent)
+    coordinate(task)
+    assert store.run(RUN).status == "finished"
+    [delivered] = federation.events("delivered")
+    assert {*delivered["clients"], *delivered["failed"]} == set(federation.names)
+    assert len(federation.events("round")) == 1
 
 
 @pytest.mark.slow
