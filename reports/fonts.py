@@ -25,7 +25,8 @@ def fall_back(sheet: Figure) -> str:
     wanted = {c for text in texts for c in text.get_text() if not c.isspace()}
     families, missing = families_for(frozenset(wanted))
     for text in texts:
-        text.set_fontfamily(list(families))
+        # The last is for browsers of machines that have none of the others.
+        text.set_fontfamily([*families, "sans-serif"])
     return missing
 
 
