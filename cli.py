@@ -278,6 +278,7 @@ def _mount() -> None:
     from .cli_audit import audit
     from .cli_client import client_app
     from .cli_consortium import consortium_app
+    from .cli_data import data
     from .cli_owner import ledger_app
     from .cli_rehearsal import rehearse
     from .cli_server import add_to
@@ -291,6 +292,7 @@ def _mount() -> None:
     app.add_typer(client_app, name="client")
     app.add_typer(ledger_app, name="ledger")
     app.command()(rehearse)
+    app.command()(data)
     app.command()(audit)
     app.command()(verify)
     app.command()(certify)

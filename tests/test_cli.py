@@ -61,8 +61,10 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert f"as a server sees it {'not defined' if seen is None else f'{seen:.1%}'}" in shown(out)
     assert (tmp_path / "first" / "report.html").stat().st_size > 10_000
     assert {p.name for p in (tmp_path / "first" / "plots").iterdir()} == {
-        "confusion.png", "epsilon.png", "learning-curve.png", "partition.png",
-    }  # fmt: skip
+        f"{name}.{kind}"
+        for name in ("confusion", "epsilon", "learning-curve", "partition")
+        for kind in ("png", "svg")
+    }
     write(tmp_path / "lines.txt", "good\n\nbad\n")
     status, out, err = umbel("predict", "first", "a fine day", "--file", "lines.txt", "--json")
     assert status == 0, err

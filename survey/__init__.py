@@ -1,0 +1,1 @@
+"""What is in a file that somebody brings: a look before training, which changes and sends nothing."""

@@ -1,0 +1,187 @@
+"""A survey in words: what there is, what to look at again, and what to set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .survey import Survey
+
+_NAMED = 8
+_FEW = 10
+"""Records of a class below which a model does not learn it, and a test cannot tell whether it did."""
+_CUT = 0.05
+"""Share of texts that are cut from which on a longer ``max_length`` is worth its time."""
+_LONGER = (96, 128, 192, 256, 384, 512)
+_SMALL = 1000
+"""Records at one owner below which noise for a sensible epsilon drowns what is learned."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do: why, the key of a job file that does it, and the flag, if there is one."""
+
+    why: str
+    key: str = ""
+    flag: str = ""
+
+    def __str__(self) -> str:
+        how = " or ".join(part for part in (self.flag, self.key and f"--set {self.key}") if part)
+        return f"{self.why}: {how}" if how else self.why
+
+
+def facts(found: Survey) -> list[tuple[str, str]]:
+    """What there is: a title and a line for each."""
+    dropped = ", ".join(f"{count:,} with {why}" for why, count in found.dropped.items())
+    lines = [
+        (
+            "records",
+            f"{found.used:,} of {found.rows:,} rows"
+            + (f"; left out: {dropped}" if dropped else ""),
+        )
+    ]
+    lines.append(("text", f"column {found.text_column!r}"))
+    if found.label_column:
+        lines.append(("label", f"column {found.label_column!r}, {_classes(found.classes)}"))
+    of = found.copies
+    lines.append(
+        (
+            "copies",
+            f"{of.equal:,} rows repeat a text; {of.nearly:,} more differ in spaces, signs or case only",
+        )
+    )
+    if found.lengths is not None:
+        q = found.lengths.quantile
+        longest = f"{q(1.0):,}" + (" or more" if q(1.0) >= found.lengths.longest_read else "")
+        lines.append(
+            (
+                "tokens",
+                f"half of the texts have at most {q(0.5):,}, 90 % at most {q(0.9):,}, the longest {longest}; "
+                f"{found.lengths.share_cut(found.max_length):.1%} are cut at model.max_length = "
+                f"{found.max_length}",
+            )
+        )
+    else:
+        half, most, longest_text = found.characters
+        lines.append(
+            (
+                "length",
+                f"half of the texts have at most {half:,} characters, 90 % at most {most:,}, the longest "
+                f"{longest_text:,}. Tokens were not counted: {found.no_lengths}",
+            )
+        )
+    return lines
+
+
+def warnings(found: Survey) -> list[str]:
+    """What to look at again in the file itself."""
+    lines = []
+    if found.unreadable:
+        lines.append(f"The file cannot be used as it is. {found.unreadable}")
+    for what, count in found.odd.items():
+        lines.append(f"{count:,} texts have {what}.")
+    if found.copies.contradicting:
+        lines.append(
+            f"{found.copies.contradicting:,} rows have a text that stands elsewhere with another label: no "
+            "model can be right about all of them."
+        )
+    if found.copies.nearly:
+        lines.append(
+            "Equal texts stay on one side of the split between training and test; the "
+            f"{found.copies.nearly:,} near copies may stand on both, and make a test look better than it is."
+        )
+    for phrase in found.giveaways:
+        lines.append(f"{phrase[0].upper()}{phrase[1:]}: the model may learn that and nothing else.")
+    for name, share in found.tellers.items():
+        lines.append(
+            f"Column {name!r} tells the label in {share:.1%} of the rows. It is not read, but make sure that "
+            "the texts do not repeat it."
+        )
+    rare = [name for name, count in found.classes.items() if count < _FEW]
+    if rare:
+        lines.append(
+            f"{len(rare)} of {len(found.classes)} classes have fewer than {_FEW} records, such as "
+            f"{rare[0]!r:.60}: too few to learn, and to test. Merge them, or check the label column."
+        )
+    spelled: dict[str, list[str]] = {}
+    for name in found.classes:
+        spelled.setdefault(" ".join(name.casefold().split()), []).append(name)
+    for names in spelled.values():
+        if len(names) > 1:
+            lines.append(
+                f"The classes {', '.join(map(repr, names))} differ in spelling only. Make them one."
+            )
+    if found.classes and found.used:
+        name, count = next(iter(found.classes.items()))
+        if len(found.classes) > 1 and count / found.used > 0.9:
+            lines.append(
+                f"{count / found.used:.0%} of the records are {name!r:.60}: accuracy says little here; read "
+                "F1 and the figures of each class."
+            )
+    return lines
+
+
+def advice(found: Survey) -> list[Advice]:
+    """What to set, and why."""
+    found_advice = []
+    if found.text_column in found.guessed:
+        found_advice.append(
+            Advice(
+                "The texts seem to stand in this column",
+                f"data.text_column={_quoted(found.text_column)}",
+                f"--text-column {_quoted(found.text_column)}",
+            )
+        )
+    if found.label_column in found.guessed:
+        found_advice.append(
+            Advice(
+                "The classes seem to stand in this column",
+                f"data.label_column={_quoted(found.label_column)}",
+                f"--label-column {_quoted(found.label_column)}",
+            )
+        )
+    if not found.label_column:
+        found_advice.append(
+            Advice("No column seems to hold classes; for a language model", "", "--task causal-lm")
+        )
+    lengths = found.lengths
+    if lengths is not None and lengths.share_cut(found.max_length) > _CUT:
+        fits = [n for n in _LONGER if n > found.max_length and lengths.share_cut(n) <= _CUT]
+        longer = fits[0] if fits else _LONGER[-1]
+        found_advice.append(
+            Advice(
+                f"{lengths.share_cut(found.max_length):.0%} of the texts are cut; of {longer} tokens "
+                f"{lengths.share_cut(longer):.0%} would be, at about {longer / found.max_length:.1f} times "
+                "the time",
+                f"model.max_length={longer}",
+            )
+        )
+    for name, of in found.groups.items():
+        if found.group_column != name and of["mean"] >= 1.2:
+            found_advice.append(
+                Advice(
+                    f"Column {name!r} repeats ({of['values']:,.0f} values, {of['mean']:.1f} rows each on "
+                    f"average, {of['largest']:,.0f} at most). If it stands for a person or a document, keep "
+                    'its rows on one side of the split (and protect it whole: privacy.unit = "group")',
+                    f"data.group_column={_quoted(name)}",
+                )
+            )
+    if 0 < found.used < _SMALL:
+        found_advice.append(
+            Advice(
+                f"{found.used:,} records are few for training under privacy: train a head alone",
+                "model.adapter=head",
+            )
+        )
+    return found_advice
+
+
+def _classes(classes: dict[str, int]) -> str:
+    named = ", ".join(f"{name} ({count:,})" for name, count in list(classes.items())[:_NAMED])
+    more = len(classes) - _NAMED
+    return f"{len(classes)} classes: {named}" + (f" and {more} more" if more > 0 else "")
+
+
+def _quoted(name: str) -> str:
+    return (
+        name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else f"'{name}'"
+    )

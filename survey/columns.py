@@ -1,0 +1,100 @@
+"""What each column of a file seems to hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["empty", "text", "classes", "number", "identifier", "groups", "other"]
+
+_NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?")
+_MOST_CLASSES = 50
+_TEXT_LENGTH = 24
+"""Mean characters from which on mostly different values are texts."""
+_NAMES_OF_LABELS = ("label", "class", "category", "target", "sentiment", "intent", "y")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: how many rows fill it, with how many different values, of what kind."""
+
+    name: str
+    filled: int
+    distinct: int
+    kind: Kind
+    longest_mean: float
+    """Mean number of characters of what is filled."""
+
+
+def describe(name: str, values: Sequence[str | None]) -> Column:
+    """Look at all values of a column. What it seems to be is a guess, and shown as one."""
+    filled = [value.strip() for value in values if value and value.strip()]
+    distinct = len(set(filled))
+    mean = sum(map(len, filled)) / len(filled) if filled else 0.0
+    return Column(name, len(filled), distinct, _kind(filled, distinct, mean), mean)
+
+
+def _kind(filled: list[str], distinct: int, mean: float) -> Kind:
+    if not filled:
+        return "empty"
+    share = distinct / len(filled)
+    if distinct <= _MOST_CLASSES and (share <= 0.2 or distinct <= 2) and mean <= _TEXT_LENGTH * 2:
+        return "classes"
+    if mean >= _TEXT_LENGTH and share > 0.5:
+        return "text"
+    if all(_NUMBER.fullmatch(value) for value in filled):
+        return "identifier" if share > 0.98 and all(v.isdigit() for v in filled) else "number"
+    spaced = sum(" " in value for value in filled) / len(filled)
+    if share > 0.98 and spaced < 0.05:
+        return "identifier"
+    if share > 0.98:
+        return "text"
+    return "groups" if spaced < 0.5 and distinct > 2 else "other"
+
+
+def text_column(columns: Sequence[Column]) -> str | None:
+    """The column that seems to hold the texts: the one called so, else the longest."""
+    for column in columns:
+        if column.name.strip().casefold() == "text" and column.filled:
+            return column.name
+    texts = [column for column in columns if column.kind == "text"]
+    return max(texts, key=lambda column: column.longest_mean).name if texts else None
+
+
+def label_column(columns: Sequence[Column], text: str | None) -> str | None:
+    """The column that seems to hold the classes: the one with such a name, else the only one of the kind."""
+    others = [column for column in columns if column.name != text and column.filled]
+    for wanted in _NAMES_OF_LABELS:
+        for column in others:
+            if column.name.strip().casefold() == wanted:
+                return column.name
+    classes = [column for column in others if column.kind == "classes" and column.distinct > 1]
+    return classes[0].name if len(classes) == 1 else None
+
+
+def tellers(
+    columns: Mapping[str, Sequence[str | None]], label: str, skip: Sequence[str]
+) -> dict[str, float]:
+    """Columns whose value tells the label in nearly all rows, with the share of rows in which it does.
+
+    Those with a value for each row tell nothing, and those with one value for all neither.
+    """
+    labels = columns[label]
+    found = {}
+    for name, values in columns.items():
+        pairs = [(v, y) for v, y in zip(values, labels, strict=True) if v and y]
+        counts: dict[str, dict[str, int]] = {}
+        for value, of_row in pairs:
+            counts.setdefault(value, {}).setdefault(of_row, 0)
+            counts[value][of_row] += 1
+        if name in (label, *skip) or not 2 <= len(counts) <= len(pairs) / 2:
+            continue
+        right = sum(max(of.values()) for of in counts.values()) / len(pairs)
+        usual: dict[str, int] = {}
+        for _, of_row in pairs:
+            usual[of_row] = usual.get(of_row, 0) + 1
+        if right >= 0.98 and max(usual.values()) / len(pairs) <= 0.95:
+            found[name] = right
+    return found

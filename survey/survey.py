@@ -1,0 +1,177 @@
+"""Survey a file: read it as a training would, and measure what a person should know beforehand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UmbelError
+from ..job import Job
+from ..learning.base import base_folder
+from ..learning.data import load_corpus
+from ..learning.examples import beginning
+from ..learning.header import column_names
+from ..learning.tables import read_table
+from ..learning.tokenizer import load_tokenizer
+from . import columns as look
+from .columns import Column
+from .texts import Copies, Lengths, copies, giveaways, odd_characters
+
+_LONGEST = 2048
+"""Tokens up to which lengths are counted."""
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a file holds. Only counts and names of columns and labels: no text of any record."""
+
+    path: str
+    rows: int
+    columns: tuple[Column, ...]
+    text_column: str
+    label_column: str | None
+    guessed: tuple[str, ...]
+    """Columns of these that nobody named."""
+    group_column: str | None
+    unreadable: str | None
+    """Why the file cannot be read as it is, where that is so: the first such place."""
+    used: int
+    dropped: dict[str, int]
+    classes: dict[str, int]
+    """Records by label, the most frequent first."""
+    copies: Copies
+    odd: dict[str, int]
+    giveaways: tuple[str, ...]
+    tellers: dict[str, float]
+    """Other columns whose value tells the label, with the share of rows in which it does."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Columns whose values repeat as those of patients or documents do: values, mean and largest rows."""
+    lengths: Lengths | None = None
+    no_lengths: str = ""
+    """Why there are none."""
+    characters: tuple[int, int, int] = (0, 0, 0)
+    """Of the texts: median, 90 % and the longest."""
+    max_length: int = 64
+    base: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        values = asdict(self)
+        values.pop("lengths")
+        if self.lengths is not None:
+            values["tokens"] = {
+                "median": self.lengths.quantile(0.5),
+                "90 %": self.lengths.quantile(0.9),
+                "99 %": self.lengths.quantile(0.99),
+                "longest": self.lengths.quantile(1.0),
+                "share_cut": self.lengths.share_cut(self.max_length),
+            }
+        return values
+
+
+def survey(job: Job) -> Survey:
+    """Survey the file of a job; columns that it does not have are guessed.
+
+    Raises ``DataError`` for a file of which nothing can be read.
+    """
+    if job.data.path is None:
+        raise DataError("Name the file to look at.")
+    path = Path(job.data.path)
+    names = column_names(path)
+    table = read_table(path, names[0], [], names[1:], lenient=True)
+    described = tuple(look.describe(name, table.columns.get(name, [])) for name in names)
+    text, label = job.data.text_column, job.data.label_column
+    text = text if text in names else look.text_column(described) or text
+    label = label if label in names else look.label_column(described, text)
+    label = label if job.task == "text-classification" else None
+    data = job.data.model_copy(update={"text_column": text, "label_column": label})
+    unreadable = _unreadable(path, text, label)
+    task = job.task if label else "causal-lm"
+    corpus = load_corpus(data, task, declared=True)
+    labels = None
+    if corpus.labels is not None:
+        labels = [corpus.label_names[index] for index in corpus.labels]
+    found = Survey(
+        path=str(path),
+        rows=len(table),
+        columns=described,
+        text_column=text,
+        label_column=label,
+        guessed=tuple(
+            n for n in (text, label) if n and n not in (job.data.text_column, job.data.label_column)
+        ),
+        group_column=job.data.group_column,
+        unreadable=unreadable,
+        used=len(corpus),
+        dropped=dict(corpus.dropped),
+        classes=dict(Counter(labels or ()).most_common()),
+        copies=copies(corpus.texts, labels),
+        odd=odd_characters(corpus.texts),
+        giveaways=tuple(giveaways(corpus.texts, labels)) if labels else (),
+        tellers=look.tellers(table.columns, label, [text]) if label else {},
+        groups=_groups(table.columns, described, (text, label)),
+        characters=_quantiles([len(text) for text in corpus.texts]),
+        max_length=job.model.max_length,
+        base=job.model.base,
+    )
+    lengths, why = _lengths(job.model.base, corpus.texts)
+    return Survey(**{**vars(found), "lengths": lengths, "no_lengths": why})
+
+
+def _quantiles(lengths: list[int]) -> tuple[int, int, int]:
+    if not lengths:
+        return 0, 0, 0
+    half, most, longest = np.quantile(lengths, [0.5, 0.9, 1.0], method="higher")
+    return int(half), int(most), int(longest)
+
+
+def _unreadable(path: Path, text: str, label: str | None) -> str | None:
+    try:
+        read_table(path, text, [label] if label else [])
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _groups(
+    values: dict[str, list[str | None]], columns: tuple[Column, ...], skip: tuple[str | None, ...]
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for column in columns:
+        if column.name in skip or column.kind != "groups":
+            continue
+        sizes = Counter(value for value in values[column.name] if value)
+        found[column.name] = {
+            "values": len(sizes),
+            "mean": column.filled / len(sizes),
+            "largest": max(sizes.values()),
+        }
+    return found
+
+
+def _lengths(base: str, texts: list[str]) -> tuple[Lengths | None, str]:
+    try:
+        tokenizer = load_tokenizer(base_folder(base))
+    except UmbelError as error:
+        return None, str(error)
+    counts = np.zeros(len(texts), np.int64)
+    for start in range(0, len(texts), _CHUNK):
+        some = [beginning(text, tokenizer, _LONGEST) for text in texts[start : start + _CHUNK]]
+        try:
+            read = tokenizer(some, truncation=True, max_length=_LONGEST)["input_ids"]
+        except Exception:  # some text that this tokenizer fails on: training leaves it out
+            read = [_alone(tokenizer, text) for text in some]
+        counts[start : start + len(some)] = [len(tokens) for tokens in read]
+    return Lengths(counts, _LONGEST), ""
+
+
+def _alone(tokenizer: Any, text: str) -> list[int]:
+    try:
+        return list(tokenizer(text, truncation=True, max_length=_LONGEST)["input_ids"])
+    except Exception:
+        return []
