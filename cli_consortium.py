@@ -90,6 +90,15 @@ def split(
 
 
 @consortium_app.command()
+def unit(folder: Folder) -> None:
+    """Print a systemd unit that keeps the server running."""
+    from .server.consortium import Consortium
+    from .server.unit import systemd_unit
+
+    say(systemd_unit(Consortium.open(folder)), end="")
+
+
+@consortium_app.command()
 def admit(
     folder: Folder,
     request: Annotated[

@@ -216,15 +216,21 @@ class Home:
     def witness(self) -> Path | None:
         """A folder in memory, which no backup holds and a reboot forgets; None where there is none.
 
-        What systemd gives a service comes first, then the shared memory of Linux, where any user may
-        make folders: ``ConsortiumError`` if this one is not, or may not stay, this user's alone.
+        What systemd gives the service comes first, also for a command beside it; then what it gives a
+        user, then the shared memory of Linux, where any user may make folders: ``ConsortiumError`` if
+        this one is not, or may not stay, this user's alone.
         """
-        own = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-        given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-        for place in filter(None, (given, os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm")):
-            if fit_for_secrets(Path(place)):
-                return private_folder(Path(place) / f"umbel-{own}")
+        own, given = self.runtime_folder, os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        for place in (given, own, os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+            if place and fit_for_secrets(Path(place)):
+                return private_folder(Path(place) / own.name)
         return None
+
+    @property
+    def runtime_folder(self) -> Path:
+        """What the agent's unit has systemd make, while the service runs and after it."""
+        digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()
+        return Path("/run") / f"umbel-{digest[:16]}"
 
     @property
     def cache(self) -> Path:

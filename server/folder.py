@@ -127,6 +127,12 @@ class Folder:
         return self.path / "umbel.db"
 
     @property
+    def cache(self) -> Path:
+        """Where the coordinator keeps what it computed of public records and models."""
+        given = os.environ.get("UMBEL_CACHE")
+        return Path(given).expanduser() if given else self.path.resolve() / "cache"
+
+    @property
     def flower_state(self) -> Path:
         return self.path / "state.db"
 

@@ -151,7 +151,8 @@ class Supervisor:
 
     def _environment(self) -> dict[str, str]:
         """Where what a child writes besides lies: in the operator's folder, as all else."""
-        return {"FLWR_HOME": str(self._consortium.path / "flower")}
+        folder = self._consortium
+        return {"FLWR_HOME": str(folder.path / "flower"), "UMBEL_CACHE": str(folder.cache)}
 
     def _keep_logs_small(self) -> None:
         keep_small(self._consortium.path / "link.log")

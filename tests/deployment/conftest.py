@@ -69,6 +69,13 @@ def deploy(tmp_path):
         yield lambda job, **named: stack.enter_context(deployment(job, tmp_path, **named))
 
 
+@pytest.fixture
+def deploy_in():
+    """The same in a given folder."""
+    with contextlib.ExitStack() as stack:
+        yield lambda folder, job: stack.enter_context(deployment(job, folder))
+
+
 @pytest.fixture(scope="module")
 def standing(deployed_job, tmp_path_factory, request):
     """A consortium that stays for all tests of a module, each with a run of its own of ROUNDS."""

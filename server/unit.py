@@ -1,0 +1,19 @@
+"""The systemd unit of the coordination server."""
+
+from __future__ import annotations
+
+from ..units import unit
+from .consortium import Consortium
+
+
+def systemd_unit(consortium: Consortium) -> str:
+    """A unit for this operator's folder and this Python; the folder is all that it may write."""
+    folder = consortium.path.resolve()
+    return unit(
+        "server",
+        consortium.card.name,
+        ["server", "--consortium", str(folder)],
+        folder,
+        fetches=True,
+        rules=["TimeoutStopSec=120"],
+    )
