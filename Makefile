@@ -43,10 +43,13 @@ docs: $(VENV)/.installed  ## Make the job reference from the code
 
 lock: $(VENV)/.installed  ## Resolve the ranges of pyproject.toml again, into requirements/
 	$(PY) requirements/lock.py
-	$(MAKE) sbom
 
-sbom: $(VENV)/.installed  ## Write the list of what is installed with Umbel (CycloneDX)
-	$(PY) requirements/sbom.py
+sbom: | $(PY)  ## Write what is installed with Umbel, as CycloneDX: dist/umbel.cdx.json
+	$(PYTHON) -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/pip --disable-pip-version-check install -q cyclonedx-bom==7.5.0
+	@mkdir -p dist
+	cat requirements/run.lock requirements/torch.lock | $(VENV)/sbom/bin/cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --of JSON -o dist/umbel.cdx.json -
 
 clean:  ## Remove the environment and caches of this folder
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -37,10 +37,35 @@ def instructions(path):
 def test_a_dockerfile_has_known_instructions_and_pinned_bases(path):
     found = instructions(path)
     assert {name for name, _ in found} <= INSTRUCTIONS
-    stages = set()
+    stages = {"${BASE}"}
     for image, *alias in (rest.split() for name, rest in found if name == "FROM"):
-        assert image in stages or re.search(r":\d[\w.-]*$", image), f"{image} is not pinned"
+        assert image in stages, f"{image} is not the base that is given with its digest"
         stages.update(alias[1:])
+    assert found[0] == ("ARG", "BASE")
+
+
+@dockerfiles
+@pytest.mark.parametrize(
+    ("base", "status"),
+    [("python:3.11@sha256:" + "0" * 64, 0), ("python:3.11-slim-bookworm", 1), ("", 1)],
+)
+def test_a_build_refuses_a_base_without_a_digest(path, base, status):
+    check = next(rest for name, rest in instructions(path) if name == "RUN")
+    done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True)
+    assert done.returncode == status
+    assert ("@sha256:" in done.stderr) == bool(status)
+
+
+@dockerfiles
+def test_an_image_installs_nothing_without_a_hash(path):
+    steps = [rest for name, rest in instructions(path) if name == "RUN" and "pip" in rest]
+    installs = [part for step in steps for part in step.split("&&") if "pip install" in part]
+    assert installs
+    for install in installs:
+        assert "--no-deps" in install
+        assert "--require-hashes" in install or "--no-index /wheels/*.whl" in install
+    used = set(re.findall(r"/requirements/(\S+\.lock)", " ".join(installs)))
+    assert all((ROOT / "requirements" / name).is_file() for name in used)
 
 
 @dockerfiles
