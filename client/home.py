@@ -244,7 +244,8 @@ class Home:
         hub: whether it may ask the model hub for anything.
         """
         offline = {} if hub else {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        return {"UMBEL_CACHE": str(self.cache), "HF_HUB_DISABLE_TELEMETRY": "1", **offline}
+        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return {"UMBEL_CACHE": str(self.cache), **quiet, **offline}
 
     @property
     def request(self) -> Request:

@@ -54,31 +54,37 @@ def server_lines(consortium: Consortium, store: Store) -> Iterator[str]:
 
 def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[str]:
     """Rounds; who answered, who did not and why; figures; what was decided; where the result is."""
-    events = [event for _, _, event in store.events(row.name)]
+    rounds = store.last(row.name, "round")
+    few = sorted([*store.of_kinds(row.name, "member", "ready"), *rounds], key=lambda told: told[0])
     yield f"{row.name}: {standing(row, served(consortium))}, round {row.round} of {row.rounds}"
     if row.reason:
         yield row.reason
     if waiting := waits_for(store, row):
         yield waiting
-    yield from _absent_lines(events)
-    yield from _round_lines(events)
+    yield from _absent_lines([event for _, event in few])
+    for _, last in rounds:
+        yield from _round_lines(last)
     for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
-        tested = _last(events, kind, "metrics")
+        tested = _last_tested(store, row.name, kind)
         if tested:
             blur = _blur(consortium.runs / row.name) if kind == "evaluation" else {}
             figures = ", ".join(tested_texts(tested["metrics"], ".4g", blur))
             yield f"The model after round {tested['round']}{where}: {figures}"
     yield _absences(consortium.runs / row.name, row)
-    if spare := _last(events, "spare"):
+    for _, spare in store.last(row.name, "spare"):
         yield f"Warning: {spare['text']}"
-    yield from _delivered_lines(events, row)
+    yield from _delivered_lines([event for _, event in store.of_kinds(row.name, "delivered")], row)
     for kind in ("ended", "kept"):
-        if said := _last(events, kind):
+        for _, said in store.last(row.name, kind):
             yield decision_line(said)
 
 
-def _last(events: Sequence[Json], kind: str, key: str = "event") -> Json | None:
-    return next((e for e in reversed(events) if e["event"] == kind and e.get(key)), None)
+def _last_tested(store: Store, name: str, kind: str) -> Json | None:
+    """The last test of a kind of which figures came."""
+    found = [event for _, event in store.last(name, kind) if event["metrics"]]
+    if not found:
+        found = [event for _, event in store.of_kinds(name, kind) if event["metrics"]]
+    return found[-1] if found else None
 
 
 def _absent_lines(events: Sequence[Json]) -> Iterator[str]:
@@ -89,17 +95,14 @@ def _absent_lines(events: Sequence[Json]) -> Iterator[str]:
             absent[event["client"]] = "" if event["takes_part"] else event["said"]
         elif event["event"] == "ready":
             absent |= event["failed"] | dict.fromkeys(event["clients"], "")
-        elif event["event"] == "round":
+        else:
             absent |= dict.fromkeys(event["clients"], "")
     for client, reason in sorted(absent.items()):
         if reason:
             yield f"Without {client}: {reason}"
 
 
-def _round_lines(events: Sequence[Json]) -> Iterator[str]:
-    last = _last(events, "round")
-    if last is None:
-        return
+def _round_lines(last: Json) -> Iterator[str]:
     if last["aggregated"]:
         yield f"Round {last['round']} took {last['seconds']:.1f} s."
         yield f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}"

@@ -130,7 +130,7 @@ class Store:
         with self._open() as database:
             database.execute(
                 "INSERT INTO events (run, time, event) VALUES (?, ?, ?)",
-                (name, _now(), json.dumps(event)),
+                (name, _now(), json.dumps({"event": event["event"], **event})),
             )
             database.execute(
                 "UPDATE runs SET round = max(round, ?), updated = ? WHERE name = ?",
@@ -145,6 +145,26 @@ class Store:
                 (name, after),
             ).fetchall()
         return [(number, when, json.loads(event)) for number, when, event in rows]
+
+    def of_kinds(self, name: str, *kinds: str) -> list[tuple[int, dict[str, Any]]]:
+        """Number and content of a run's events of these kinds, oldest first; no others are parsed."""
+        wanted = " OR ".join(["event LIKE ?"] * len(kinds))
+        with self._open() as database:
+            rows = database.execute(
+                f"SELECT number, event FROM events WHERE run = ? AND ({wanted}) ORDER BY number",
+                (name, *map(_beginning, kinds)),
+            ).fetchall()
+        return [(number, json.loads(event)) for number, event in rows]
+
+    def last(self, name: str, kind: str) -> list[tuple[int, dict[str, Any]]]:
+        """The same of the last event of a kind alone; empty if there is none."""
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT number, event FROM events WHERE run = ? AND event LIKE ? "
+                "ORDER BY number DESC LIMIT 1",
+                (name, _beginning(kind)),
+            ).fetchall()
+        return [(number, json.loads(event)) for number, event in rows]
 
     def keep_heads(self, heads: Mapping[str, str]) -> None:
         """Keep what members have sent of their ledgers, in the place of what they sent before."""
@@ -181,6 +201,11 @@ class Store:
                 database.close()
         except sqlite3.Error as error:
             raise RunFolderError(f"{self._path} cannot be used: {error}") from None
+
+
+def _beginning(kind: str) -> str:
+    """A pattern of the events of a kind, as ``tell`` writes them."""
+    return json.dumps({"event": kind})[:-1] + "%"
 
 
 def _now() -> str:

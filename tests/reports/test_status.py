@@ -125,6 +125,12 @@ def test_who_refused_at_the_start_is_named_until_it_takes_part(ask, running):
     shown = ask("status", "reviews")
     assert "st-mary" not in shown
     assert "Without harbour" in shown
+    # Away when the run was taken up again, and back in a round after that.
+    running("round", **round_(clients=["press", "st-mary"]))
+    running("ready", clients=["press"], failed={"st-mary": "not connected"})
+    assert "Without st-mary: not connected" in ask("status", "reviews")
+    running("round", **round_(clients=["press", "st-mary"]))
+    assert "Without st-mary" not in ask("status", "reviews")
 
 
 def test_of_a_round_that_was_given_up_those_who_answered_are_named(ask, running):
@@ -146,6 +152,8 @@ def test_a_figure_of_noised_counts_stands_with_its_noise(ask, running, consortiu
     running("holdout", round=1, metrics={"accuracy": 0.75})
     shown = ask("status", "reviews")
     assert "after round 1: accuracy 0.8123 ± 0.021, loss 0.51" in shown
+    running("evaluation", round=2, metrics={})  # nobody could test it
+    assert "after round 1: accuracy 0.8123 ± 0.021" in ask("status", "reviews")
     assert "public hold-out: accuracy 0.75\n" in shown  # the server's own records, without noise
     (folder / "plan.json").write_text(json.dumps({"evaluation": {"deviation": None}}))
     assert "±" not in ask("status", "reviews")
