@@ -69,7 +69,7 @@ class Service:
                 _log.warning(
                     "the connection to %s ended%s; again in %.0f s",
                     self.home.address,
-                    _reason(self.home),
+                    reason(self.home),
                     wait,
                 )
                 self._pause(wait)
@@ -153,7 +153,7 @@ class _Child:
             os.read(self.bell, 64)
 
 
-def _reason(home: Home) -> str:
+def reason(home: Home) -> str:
     """Why a SuperNode ended, where its owner or the operator can do something about it."""
     log = home.path / "node" / "log"
     text = log.read_text(encoding="utf-8", errors="replace")

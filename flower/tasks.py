@@ -69,7 +69,7 @@ class Runtime:
         client = self._connected(RuntimeTokenHttpInterceptor(claim.token))
         try:
             with _alive(client):
-                with _in_words("The SuperNode"):
+                with in_words("The SuperNode"):
                     message, context, _, _ = pull_task_input(client)
                 yield ClientTask(client, message, context)
         finally:
@@ -100,13 +100,13 @@ class ClientTask:
         from flwr.common.constant import SubStatus
         from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
-        with _in_words("The SuperNode"):
+        with in_words("The SuperNode"):
             push_message(self.client, message, self.context)
             push_task_output(self.client, self.context, SubStatus.COMPLETED, "")
 
 
 @contextlib.contextmanager
-def _in_words(who: str) -> Iterator[None]:
+def in_words(who: str) -> Iterator[None]:
     """Raise ``DeploymentError`` for what Flower's client says with a page of HTTP."""
     import httpx
 

@@ -97,3 +97,22 @@ def test_every_task_has_a_metric_and_others_are_refused():
     assert not main_metric("causal-lm").higher_is_better
     with pytest.raises(RunFolderError, match="known: text-classification, causal-lm"):
         main_metric("weaving")
+
+
+def test_a_round_that_was_given_up_is_no_round_that_is_done(tmp_path, write_run):
+    """As umbel status counts them."""
+    folder = write_run(tmp_path / "run", ran=3)
+    given_up = {"event": "round", "round": 4, "attempt": 1, "clients": [], "aggregated": False}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(given_up) + "\n")
+    record = RunRecord.read(folder)
+    assert (record.summed, record.state) == (3, "unfinished: 3 of 10 rounds")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(given_up | {"attempt": 2, "aggregated": True}) + "\n")
+    assert RunRecord.read(folder).state == "unfinished: 4 of 10 rounds"
+
+
+def test_a_run_whose_members_are_still_asked_is_called_so(tmp_path):
+    (tmp_path / "job.toml").write_text('name = "early"\n')
+    with pytest.raises(RunFolderError, match="has no plan yet: .* umbel status"):
+        RunRecord.read(tmp_path)
