@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import TYPE_CHECKING
 
+from ..errors import UmbelError
+from ..job import Job
 from ..messages import EVALUATE, PREPARE, RESULT, TRAIN, Assignment
 from .answers import job_of
 from .audit import AuditLog, Event
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
     from flwr.app import Message
 
 _MOST_REMEMBERED = 1000
+_MOST_UNSIGNED = 100
+"""In an agent's life, that are written down."""
+_LONGEST_STRANGE = 2**16
+"""Characters of a job that nobody signed, if it is to be looked into."""
+_LONGEST_RUN = 256
+"""Characters: of what an operator may sign."""
 _DOING = {
     PREPARE: "gets ready",
     TRAIN: "trains, round {round}",
@@ -29,6 +38,7 @@ class Notices:
     def __init__(self, audit: AuditLog, decisions: Decisions) -> None:
         self._audit, self._decisions = audit, decisions
         self._last: dict[str, tuple[Event, str]] = {}
+        self._strange = 0
 
     def doing(self, assignment: Assignment, message: Message) -> None:
         """A line for whoever looks at the agent; short trips are not worth one."""
@@ -39,14 +49,36 @@ class Notices:
 
     def decided(self, assignment: Assignment, operator: str, event: Event, why: str) -> None:
         """`operator`: the signer's key, in hexadecimal; empty if nobody has signed whom the owner accepts."""
-        run, job = assignment.run, job_of(assignment)
-        if self._last.get(run) == (event, why):
+        run = assignment.run[:_LONGEST_RUN]
+        if self._last.get(run) == (event, why) or not (operator or self._heeds_strangers()):
             return
         if len(self._last) >= _MOST_REMEMBERED:
             self._last.clear()
         self._last[run] = (event, why)
-        if self._decisions.last(run, job) == (event, why):
+        job = _readable(assignment, signed=bool(operator))
+        if job is not None and self._decisions.last(run, job) == (event, why):
             return  # before this agent started
         _log.info("%s: %s: %s", run, event, why)
-        self._audit.write(event, run=run, job=job.digest(), why=why)
-        self._decisions.note(run, job, operator, event, why)
+        digest = hashlib.sha256(
+            assignment.job.encode()
+        ).hexdigest()  # jobs come as their canonical text
+        self._audit.write(event, run=run, job=digest, why=why)
+        if job is not None:
+            self._decisions.note(run, job, operator, event, why)
+
+    def _heeds_strangers(self) -> bool:
+        """Whether one more job that nobody signed is written down: whoever is the server can make them."""
+        self._strange += 1
+        if self._strange == _MOST_UNSIGNED:
+            _log.warning("jobs that nobody signed are noted no more until this agent starts again")
+        return self._strange <= _MOST_UNSIGNED
+
+
+def _readable(assignment: Assignment, *, signed: bool) -> Job | None:
+    """The job; None for what nobody signed and is none, or too long to look into."""
+    if signed:
+        return job_of(assignment)
+    try:
+        return job_of(assignment) if len(assignment.job) <= _LONGEST_STRANGE else None
+    except (UmbelError, ValueError, RecursionError):
+        return None

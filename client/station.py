@@ -116,9 +116,12 @@ class Station:
         return answered(self.home.name, message, self._policy, self._act)
 
     def _act(self, assignment: Assignment, message: Message) -> RecordDict:
-        job, kind = job_of(assignment), message.metadata.message_type
+        kind = message.metadata.message_type
         try:
-            self._admit(assignment, job, message)
+            # Whose it is, before any of it is parsed.
+            operator = self._signer(assignment)
+            job = job_of(assignment)
+            self._admit(assignment, job, operator, message)
             self._notices.doing(assignment, message)
             if kind in TRIPS:
                 content = short_trip(self.home.membership, self.home.name, assignment, message)
@@ -197,10 +200,9 @@ class Station:
             operator = self._signed(assignment)[0]
         self._notices.decided(assignment, operator, event, why)
 
-    def _admit(self, assignment: Assignment, job: Job, message: Message) -> None:
+    def _admit(self, assignment: Assignment, job: Job, operator: str, message: Message) -> None:
         """Refuse (``PlanRefused``) what this owner takes no part in."""
         home, kind = self.home, message.metadata.message_type
-        operator = self._signer(assignment)
         self._policy.check(home.name, job)
         self._policy.check_model(home.name, job.model.sha256)
         home.settings.data.check(home.name, job)

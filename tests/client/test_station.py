@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import stat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,3 +219,20 @@ def test_a_folder_that_was_put_back_from_a_copy_answers_nothing_from_its_records
     status, out, _ = umbel("client", "check", home.path)
     assert status == 1
     assert "umbel client moved" in out
+
+
+def test_a_server_without_the_operators_key_keeps_no_agent_busy_and_fills_no_disk(owner):
+    """It can send any bytes, for ever."""
+    keys = ", ".join(f'"k{number}": 1' for number in range(100_000))
+    for text in ("[" * 100_000, "", "{" + keys + "}", "[]"):
+        job = SimpleNamespace(to_json=lambda text=text: text)
+        reply = owner.ask("strange", job, signature="00" * 64)
+        # On the code before, each was looked into first, and one kept the agent for long.
+        assert "is not signed by the operator" in reply.error.reason
+    for number in range(120):
+        owner.ask(f"run {number}", signature="00" * 64)
+    refused = [e for e in owner.station.audit.entries() if e.event == "job refused"]
+    assert len(refused) <= 100
+    # Whoever has the key is heard as before.
+    assert not owner.ask("signed").has_error()
+    assert [e.run for e in owner.station.audit.entries() if e.event == "job accepted"] == ["signed"]
