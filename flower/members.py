@@ -73,7 +73,9 @@ class MembersOnly:
         except Refused as refused:
             await _answer(send, refused.status)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        # Who is no member asks once in a connection: connections are counted, requests are not.
+        answer = _last(send) if most == MOST_STRANGE else send
+        await self._app(scope, _replayed(body, receive), answer)
 
     async def _most(self, scope: Scope) -> int:
         """Bytes that the body may have; ``Refused`` by path and header fields alone."""
@@ -155,6 +157,18 @@ def _replayed(body: bytes, receive: Any) -> Callable[[], Awaitable[Any]]:
         return await receive()
 
     return again
+
+
+def _last(send: Any) -> Callable[[Any], Awaitable[None]]:
+    """Sends the answer, and ends the connection after it."""
+
+    async def last(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            fields = [*message.get("headers", ()), (b"connection", b"close")]
+            message = {**message, "headers": fields}
+        await send(message)
+
+    return last
 
 
 async def _answer(send: Any, status: int) -> None:

@@ -49,7 +49,7 @@ def base_digest(path: Path) -> str:
         return digest.hexdigest()
     for name in model_files(path):
         file = path / name
-        digest.update(name.encode() + b"\0" + file.stat().st_size.to_bytes(8, "little"))
+        digest.update(os.fsencode(name) + b"\0" + file.stat().st_size.to_bytes(8, "little"))
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -235,6 +235,18 @@ def test_who_is_no_member_may_ask_in_with_few_bytes_and_nothing_else(port):
     assert port.post(f"{FLEET}push-object", b"", fields) == 401
 
 
+def test_who_is_no_member_asks_once_in_a_connection(port):
+    """A signature is checked for each request, and how many begin is bounded by connections."""
+    context = ssl.create_default_context(cafile=str(port.consortium.ca_certificate))
+    for key, once in ((port.nobody, True), (port.member, False)):
+        connection = HTTPSConnection("localhost", port.port, context=context, timeout=240)
+        connection.request("POST", f"{FLEET}activate-node", b"x", signed(key))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"ok")
+        assert answer.will_close is once
+        connection.close()
+
+
 def test_a_members_body_is_no_longer_than_its_kind_of_request_may_have(port):
     fields = signed(port.member)
     assert port.post(f"{FLEET}pull-messages", bytes(MOST_OTHER), fields) == 200

@@ -98,6 +98,16 @@ def test_a_file_that_may_be_read_is_in_the_digest(tmp_path, name):
     assert len({before, after, digest(tmp_path / "model")}) == 3
 
 
+def test_a_file_whose_name_is_no_text_is_in_the_digest_too(tmp_path):
+    found = set()
+    for name in (b"\xff.json", b"\xfe.json"):
+        folder = tmp_path / name.hex()
+        folder.mkdir()
+        (folder / os.fsdecode(name)).write_text("{}")
+        found.add(base_digest(folder))
+    assert len(found) == 2
+
+
 def test_folders_that_differ_in_tokenizer_config_have_other_digests_and_give_other_tokens(
     folder, tmp_path
 ):
