@@ -19,10 +19,17 @@ def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool 
     What is long may come in parts. `secret` lets only the owner of the file read it. Where it cannot
     be written, ``ConsortiumError``, and what stood at `path` before stays as it was.
     """
+    try:
+        replace_durably(path, content, 0o600 if secret else 0o644)
+    except OSError as error:
+        raise ConsortiumError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def replace_durably(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> None:
+    """The same, with this mode; an ``OSError`` where it cannot be written."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)
-        mode = 0o600 if secret else 0o644
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.writelines([content] if isinstance(content, bytes) else content)
@@ -30,10 +37,10 @@ def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool 
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         flush_folder(path.parent)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise ConsortiumError(f"{path} cannot be written: {error.strerror}") from None
+        raise
 
 
 @contextlib.contextmanager

@@ -1,30 +1,22 @@
-"""Files that appear whole or not at all."""
+"""A run's files, which appear whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
+from ..durable import replace_durably
 from ..errors import RunFolderError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, then rename.
+    """Write a file, in a folder that is made if it is missing; it stays when this returns.
 
     On a full disk ``RunFolderError``, and what stood at `path` before stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        replace_durably(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise cannot_write(path, error) from None
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..durable import flush_folder
 from ..errors import RunFolderError
 from ..job import Job, read_toml
 from .files import cannot_write, write_whole
@@ -84,13 +85,15 @@ class RunFolder:
 
     def append(self, event: dict[str, Any]) -> None:
         """Add one event to metrics.jsonl."""
-        line = json.dumps(event) + "\n"
+        line, begun = json.dumps(event) + "\n", self.events.exists()
         try:
             with self.events.open("a", encoding="utf-8") as stream:
                 stream.write(line)
                 # What is decided on figures has to be decided alike after a power cut.
                 stream.flush()
                 os.fsync(stream.fileno())
+            if not begun:
+                flush_folder(self.path)
         except OSError as error:
             raise cannot_write(self.events, error) from None
 

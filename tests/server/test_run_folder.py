@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import stat
 import subprocess
 
 import pytest
@@ -175,3 +176,25 @@ def test_json_is_written_for_people_to_read(folder):
     folder.write_json("plan.json", {"a": [1]})
     assert json.loads((folder.path / "plan.json").read_text()) == {"a": [1]}
     assert (folder.path / "plan.json").read_text().endswith("\n")
+
+
+def test_what_is_written_is_there_after_a_power_cut_under_its_name(folder, monkeypatch):
+    """The file's bytes are flushed before it gets its name, and then the folder, which holds the name."""
+    steps, flush, replace = [], os.fsync, os.replace
+
+    def flushed(descriptor):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        flush(descriptor)
+
+    def replaced(*paths):
+        steps.append("named")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", replaced)
+    folder.write_json("slots.json", {})
+    assert steps == ["file", "named", "folder"]
+    steps.clear()
+    folder.append({"event": "first"})
+    folder.append({"event": "second"})
+    assert steps == ["file", "folder", "file"]
