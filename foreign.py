@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000
 """Characters that are shown of one text."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA = (*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20")
+"""The last four are the wide forms of the first, which some spreadsheets take for them."""
 
 
 def shown(text: object, *, lines: bool = False, longest: int | None = LONGEST) -> str:
