@@ -37,6 +37,8 @@ from umbel.simulations.federation import federate
 MOST_AUC = 0.55
 LEAST_CORRELATION = 0.5
 MOST_OVER = 1.1
+DRAWS = 16_384
+"""In a round that is compared: of fewer, chance alone makes the most likely number too large."""
 ABOUT = f"""\
 One owner's agent answers requests to train, in this process: LoRA on a transformer of 2 layers, texts of
 at most 64 tokens, one thread. Three data sets take turns, round by round, so that other load on the
@@ -246,10 +248,10 @@ def bars(figures: dict[str, Any]) -> dict[str, bool]:
 
 def main(print_line: Callable[[str], None] = print) -> int:
     parser = argparse.ArgumentParser(
-        description=ABOUT.format(200, 8192), formatter_class=argparse.RawDescriptionHelpFormatter
+        description=ABOUT.format(200, DRAWS), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=200, help="rounds of each (default: 200)")
-    parser.add_argument("--draws", type=int, default=8192, help="in a round (default: 8192)")
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"in a round (default: {DRAWS})")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless all bars are kept")
     parser.add_argument("--smoke", action="store_true", help="few rounds, no bars: does it run?")
