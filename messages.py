@@ -163,6 +163,8 @@ class Readiness(_Record):
     """Public: whether the owner declared to hold records out, as a share or as a file."""
     slot: int = 0
     """Public: the highest slot of secure aggregation that the client entered in this run."""
+    round: int = 0
+    """Public: the highest round of this run that the client was charged for."""
 
 
 def to_array_record(arrays: Arrays | Iterable[tuple[str, np.ndarray]]) -> ArrayRecord:

@@ -168,7 +168,8 @@ def _rounds(certificate: Certificate) -> Finding:
     stated = certificate.rounds
     planned = certificate.job.canonical.get("training", {}).get("rounds")
     early = stated.done < stated.planned
-    holds = stated.planned == planned and stated.kept <= stated.done <= stated.planned
+    last = stated.planned if stated.ended == CAUSES["restored"] else stated.done  # numbers went on
+    holds = stated.planned == planned and stated.done <= stated.planned and stated.kept <= last
     text = f"{stated.done} of {stated.planned} are done"
     if early and stated.ended:
         text += f": the run ended early, because {stated.ended}"

@@ -27,6 +27,7 @@ _LIBRARIES = ("flwr", "numpy", "opacus", "peft", "scipy", "torch", "transformers
 CAUSES = {
     "figures": "its figures grew no better",
     "operator": "its operator ended it",
+    "restored": "its server was set back to a backup, and rounds are in no model",
     "owners": "too few owners could go on",
     "weights": "owners train its weights no further, which have become too large",
 }

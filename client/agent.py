@@ -122,6 +122,7 @@ class Agent:
             training_share=account.training_share,
             holds_out=account.holds_out,
             slot=self._slot(assignment) if job.encrypted else 0,
+            round=self._budget.last_round(assignment.run),
         )
         return RecordDict({"readiness": readiness.to_record()})
 

@@ -97,6 +97,12 @@ class Budget:
             events.append(SIZE_EVENT)
         return epsilon(events, job.privacy.delta)
 
+    def last_round(self, run: str) -> int:
+        """The highest round that was charged for in a run; 0 before the first."""
+        with Ledger(self.ledger) as ledger:
+            rows = ledger.entries_of(run)
+            return max((int(row.what) for row in rows if not row.is_test), default=0)
+
     def charge_size(self, which: str, *, replay: bool = False) -> None:
         """Charge a published size, which a key that tells it from others names, before it is drawn.
 

@@ -55,6 +55,7 @@ FIELDS: dict[str, dict[str, GateClass]] = {
         "training_share": "public",  # declared by the owner
         "holds_out": "public",  # likewise
         "slot": "public",  # how many sums the server asked for
+        "round": "public",  # likewise, of rounds
     },
     "metrics": {
         WEIGHT: "public",  # from the published size, or 1

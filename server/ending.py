@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CannotGoOn, OutOfRange, RoundFailed
+from .restored import lost_rounds
 from .run import Run
 
 
@@ -47,8 +48,12 @@ def failure(run: Run, why: str, kind: type[RoundFailed] = RoundFailed) -> RoundF
 def ended(events: list[dict[str, Any]], done: int, planned: int) -> dict[str, Any] | None:
     """How a run ended that has fewer rounds than planned: its last round, the cause, and why."""
     event = next((event for event in events if event["event"] == "ended"), None)
-    if event is None or done >= planned:
+    if done >= planned:
         return None
+    if event is None:
+        lost = lost_rounds(events)
+        reason = f"its folder came back from a backup, and {lost} rounds are in no model"
+        return {"round": done, "cause": "restored", "reason": reason} if lost else None
     return {
         "round": event["round"],
         "cause": event.get("cause", "figures"),

@@ -13,6 +13,7 @@ from ..messages import PREPARE, REFUSED, SECAGG, to_bytes_record
 from .ending import failure
 from .exchange import Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_of
+from .restored import learn_rounds
 from .run import Run
 
 _AGAIN_SECONDS = 2.0
@@ -32,12 +33,13 @@ def prepare(run: Run) -> None:
     labels = dict(waiting)
     failed: dict[str, str] = {}
     slots: list[int] = []
+    rounds: list[int] = []
     run.nodes = {}
     while True:
         online = set(run.grid.get_node_ids())
         gone = {label: "not connected" for node, label in waiting.items() if node not in online}
         here = {node: label for node, label in waiting.items() if node in online}
-        exchange = _ask_whether_ready(run, here, slots)
+        exchange = _ask_whether_ready(run, here, slots, rounds)
         failed |= exchange.failed | gone
         again = [*gone, *(n for n in exchange.failed if not _for_good(exchange, n))]
         waiting = {node: label for node, label in waiting.items() if label in again}
@@ -61,6 +63,7 @@ def prepare(run: Run) -> None:
             + reasons(failed),
             CannotGoOn if may_be < run.plan.minimum else RoundFailed,
         )
+    learn_rounds(run, rounds)
     seconds = round(time.monotonic() - begun, 3)
     run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
 
@@ -73,7 +76,7 @@ def take_back(run: Run) -> None:
         return
     begun, before = time.monotonic(), set(run.nodes)
     slots: list[int] = []
-    exchange = _ask_whether_ready(run, here, slots)
+    exchange = _ask_whether_ready(run, here, slots, [])
     if run.sums is not None:
         run.sums.learn(slots)
     gone = [name for name in here.values() if _for_good(exchange, name)]
@@ -86,8 +89,10 @@ def take_back(run: Run) -> None:
         )
 
 
-def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Exchange:
-    """Ask these nodes; note who those are that are ready, and the `slots` that they entered."""
+def _ask_whether_ready(
+    run: Run, labels: dict[int, str], slots: list[int], rounds: list[int]
+) -> Exchange:
+    """Ask these nodes; note who is ready, and the `slots` and `rounds` that each one came to."""
 
     def check(reply: Message) -> None:
         readiness, label = readiness_of(reply), labels[reply.metadata.src_node_id]
@@ -101,6 +106,7 @@ def _ask_whether_ready(run: Run, labels: dict[int, str], slots: list[int]) -> Ex
     for reply in exchange:
         readiness = readiness_of(reply)
         slots.append(readiness.slot)
+        rounds.append(readiness.round)
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")

@@ -112,6 +112,7 @@ class Company:
         run = Run(identity["id"], plan, grid, strategy, folder, initial)
         run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
         run.renew = lambda failed: self.renew(run, failed)
+        run.replayable = bool(identity["reproducible"])
         if job.encrypted:
             run.roster, run.sums = rosters.signed, SecureSums(rosters.roster)
         run.restore()

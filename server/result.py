@@ -13,6 +13,7 @@ from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from .choice import Kept
 from .ending import ended
+from .restored import lost_rounds
 from .run import Run
 
 ROSTER = ("consortium", "epoch", "sha256")
@@ -36,6 +37,7 @@ def summarise(
     names = [client.name for client in plan.everybody]
     labels = job.data.labels or []
     events = run.folder.read_events()
+    done = run.round - lost_rounds(events)
     rounds = [event for event in events if event["event"] == "round"]
     evaluations = [event for event in events if event["event"] == "evaluation"]
     first = next((event for event in evaluations if event["round"] == 0), {})
@@ -56,8 +58,8 @@ def summarise(
         "status": "finished",
         "reproducible": identity["reproducible"],
         "seed": job.seed,
-        "rounds": run.round,
-        "ended": ended(events, run.round, job.training.rounds),
+        "rounds": done,
+        "ended": ended(events, done, job.training.rounds),
         "clients": len(names),
         "labels": labels,
         "kept": asdict(kept),

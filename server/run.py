@@ -68,6 +68,8 @@ class Run:
     """What answers, and clients that are not connected, are waited for by."""
     patience: float = 0.0
     """Seconds to wait for clients that are not connected, where too few are."""
+    replayable: bool = False
+    """Whether a round that is repeated costs nothing: its noise is the very same (rehearsals)."""
     signature: str = ""
     """The operator's, over run and job: agents at data owners ask for it."""
     roster: bytes = b""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 from collections import Counter
 
 import pytest
@@ -494,3 +495,54 @@ def test_any_churn_ends_with_a_certified_model_and_charges_nobody_twice(seed, ch
     assert all(len(clients) >= 3 for clients in federation.clients().values())
     assert len(result["rosters"]) > 1
     certified(federation)
+
+
+def set_back(federation):
+    """Put a backup of round 1 back while round 4 is trained."""
+    backup = federation.folder / "backup"
+
+    def restore():
+        shutil.rmtree(federation.run_folder.path)
+        shutil.copytree(backup, federation.run_folder.path)
+        raise Crash
+
+    federation.at.when("train 2", lambda: shutil.copytree(federation.run_folder.path, backup))
+    federation.at.when("train 4", restore)
+    return federation.lead()
+
+
+def test_a_run_that_came_back_from_a_backup_charges_nobody_twice(churning):
+    federation = churning(training={"rounds": 5})
+    result = set_back(federation)
+    assert sorted(federation.clients()) == [1, 4, 5]
+    assert (result["rounds"], result["ended"]["cause"]) == (3, "restored")
+    every = Counter({str(round_): 1 for round_ in range(1, 6)})
+    assert federation.charged() == dict.fromkeys(federation.names, every)
+    assert certified(federation).rounds.done == 3
+
+
+def test_a_coordinator_that_asks_its_owners_for_no_round_has_them_charged_twice(
+    churning, monkeypatch
+):
+    """The same, weakened: what comes of it without that question."""
+    monkeypatch.setattr("umbel.server.readiness.learn_rounds", lambda run, stated: None)
+    federation = churning(training={"rounds": 5}, cohort={"when_stuck": "finish"})
+    set_back(federation)
+    assert any(max(times.values()) > 1 for times in federation.charged().values())
+
+
+def test_an_owner_that_lies_about_rounds_moves_no_run(churning):
+    from umbel.server.restored import learn_rounds
+
+    federation = churning()
+    federation.lead()
+    shape, initial = federation.workers.call("model")
+    nodes = {name: federation.node(name) for name in federation.names}
+    run = Company.gather(
+        federation.run_folder, federation.consortium, shape, federation.net, nodes, lambda: False
+    ).take_up(federation.net, initial)
+    run.round = 0
+    learn_rounds(run, [1, 1, 1, 1, 3])
+    assert run.round == 0
+    learn_rounds(run, [0, 3, 3, 3, 3])
+    assert run.round == 3
