@@ -279,6 +279,7 @@ def _mount() -> None:
     from .cli_client import client_app
     from .cli_consortium import consortium_app
     from .cli_data import data
+    from .cli_observer import observer_app
     from .cli_owner import ledger_app
     from .cli_rehearsal import rehearse
     from .cli_server import add_to
@@ -289,6 +290,7 @@ def _mount() -> None:
     add_to(app)
     app.add_typer(sign_app, name="sign")
     app.command()(take)
+    app.add_typer(observer_app, name="observer")
     app.add_typer(client_app, name="client")
     app.add_typer(ledger_app, name="ledger")
     app.command()(rehearse)

@@ -185,6 +185,31 @@ def renew(folder: Folder) -> None:
 
 
 @consortium_app.command()
+def observer(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="Name of the observer.", show_default=False)],
+    key: Annotated[
+        str | None,
+        typer.Argument(help="What umbel observer init printed [withdraw it].", show_default=False),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="How long it may read.")] = 365,
+) -> None:
+    """Let somebody read how runs stand, and change nothing; without a key, no longer."""
+    from .server.consortium import Consortium
+    from .server.observers import grant, withdraw
+
+    consortium = Consortium.open(folder)
+    if key is None:
+        withdraw(consortium, name)
+        say(f"{name} reads no more.")
+        return
+    path = grant(consortium, name, key, days)
+    say(f"{name} may read for {days} days: {path}")
+    if consortium.delegate is not None:
+        say("Copy that file to the same place in the server's folder.")
+
+
+@consortium_app.command()
 def rotate(
     folder: Folder,
     key: Annotated[

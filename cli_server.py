@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (server, run, runs, status, logs, stop, finish, resume, deliver):
+    for command in (server, window, run, runs, status, logs, stop, finish, resume, deliver):
         app.command()(command)
 
 
@@ -62,6 +62,22 @@ def server(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     supervisor.run()
+
+
+def window(
+    consortium: Folder = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="Port for observers.")] = 9444,
+) -> None:
+    """Let observers read how runs stand (umbel consortium observer), over a port of its own."""
+    folder = opened(consortium)
+    from .processes import end_with_parent
+    from .server.window import Window
+
+    end_with_parent()
+    with Window(folder, host, port) as found:
+        say(f"Observers of {folder.card.name} read on port {port}.", flush=True)
+        found.serve_forever()
 
 
 def run(

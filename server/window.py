@@ -1,0 +1,101 @@
+"""`umbel window`: a port of its own, over which observers read, and nobody writes.
+
+A process beside the server, so that nothing that happens to it reaches a run. It takes few connections,
+for seconds each, and reads no body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+
+from ..errors import RunFolderError, UmbelError
+from .consortium import Consortium
+from .observers import NotAllowed, observer_of, read
+
+_MOST = 16
+"""Connections at once."""
+_SECONDS = 10.0
+
+
+class Window(http.server.ThreadingHTTPServer):
+    """Answers observers of a consortium until ``shutdown``."""
+
+    daemon_threads = True
+
+    def __init__(self, consortium: Consortium, host: str, port: int) -> None:
+        self.consortium = consortium
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.load_cert_chain(consortium.server_certificate, consortium.server_key)
+        self._places = threading.BoundedSemaphore(_MOST)
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            request.settimeout(_SECONDS)
+            # In this thread, and later: who does not shake hands keeps nobody else waiting.
+            with self._tls.wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            ) as secured:
+                over = threading.Timer(2 * _SECONDS, _end, [secured])
+                over.daemon = True
+                over.start()
+                try:
+                    secured.do_handshake()
+                    self.finish_request(secured, client_address)
+                finally:
+                    over.cancel()
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._places.release()
+            self.shutdown_request(request)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Window
+    server_version, sys_version = "Umbel", ""
+
+    def do_GET(self) -> None:
+        consortium = self.server.consortium
+        given = self.headers.get("Authorization", "")
+        try:
+            observer_of(consortium, self.path, given.removeprefix("Umbel "), time.time())
+            self._answer(200, read(consortium, self.path))
+        except NotAllowed as error:
+            self._answer(403, {"error": str(error)})
+        except RunFolderError as error:
+            self._answer(404, {"error": str(error)})
+        except UmbelError:
+            self._answer(
+                500, {"error": "The server's folder cannot be read: its own log says why."}
+            )
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a stranger could fill the log."""
+
+    def _answer(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _end(connection: ssl.SSLSocket) -> None:
+    """However slowly it sends: whoever waits for more reads the end."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

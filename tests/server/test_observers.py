@@ -1,0 +1,188 @@
+"""Observers read how runs stand over a port of its own, and change nothing, whatever they send."""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+
+from umbel.consortium import Card
+from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
+from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
+from umbel.privacy.signed import DAY, Signed, Statement
+from umbel.server import observers
+from umbel.server.consortium import Consortium
+from umbel.server.observers import GRANT, Grant, asking, grant, observer_of, withdraw
+from umbel.server.rotation import rotate
+from umbel.server.run_folder import RunFolder
+from umbel.server.store import Store
+from umbel.server.window import Window
+from umbel.warrants import check_job_signature, sign_job
+
+AUDITOR = Identity(bytes(range(64)))
+STRANGER = Identity(bytes(range(1, 65)))
+
+
+@pytest.fixture
+def consortium(job_of, tmp_path):
+    made = Consortium.create(tmp_path / "hospitals", "localhost", 9443, Limits())
+    folder = RunFolder.create(made.runs / "night", job_of())
+    folder.write_json("result.json", {"rounds": 3})
+    store = Store(made.database)
+    store.add("night", "a" * 32, 3)
+    store.tell("night", {"event": "round", "round": 2, "aggregated": True})
+    store.set_status("night", "running")
+    grant(made, "auditor", AUDITOR.public.signing.hex())
+    return made
+
+
+@pytest.fixture
+def window(consortium):
+    with Window(consortium, "127.0.0.1", 0) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def answer(window, method, path, asked):
+    context = ssl.create_default_context(cafile=window.consortium.ca_certificate)
+    connection = http.client.HTTPSConnection(
+        "localhost", window.server_address[1], timeout=60, context=context
+    )
+    with contextlib.closing(connection):
+        connection.request(method, path, None, {"Authorization": f"Umbel {asked}"})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+
+def test_an_observer_reads_runs_their_events_and_reports(window):
+    def found(path):
+        status, body = answer(window, "GET", path, asking(AUDITOR, path))
+        assert status == 200
+        return json.loads(body)
+
+    [run] = found("/runs")
+    assert (run["name"], run["status"], run["round"]) == ("night", "running", 2)
+    assert found("/runs/night")["events"][0]["round"] == 2
+    assert found("/runs/night/report") == {"result.json": {"rounds": 3}}
+    for path in ("/runs/day", "/runs/night/log", "/", "/runs/../operator.key", "/operator.key"):
+        assert answer(window, "GET", path, asking(AUDITOR, path))[0] == 404
+
+
+def test_an_observer_starts_stops_and_changes_nothing(window, consortium):
+    before = Store(consortium.database).runs()
+    for verb in ("run", "stop", "finish", "resume", "deliver"):
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            path = f"/runs/night/{verb}"
+            assert answer(window, method, path, asking(AUDITOR, path))[0] == 501
+        assert answer(window, "GET", path, asking(AUDITOR, path))[0] == 404
+    assert Store(consortium.database).runs() == before
+    assert len(list(consortium.runs.iterdir())) == 2  # with the link to the latest
+
+
+def test_an_observers_key_signs_nothing_that_anybody_takes(consortium):
+    card, job = consortium.card, '{"name":"its own"}'
+    order = sign_job(AUDITOR, card.id, "run", job)
+    with pytest.raises(PlanRefused, match="not signed by the operator"):
+        check_job_signature(card.operator_key_bytes, card.id, "run", job, order)
+    roster = SignedRoster.sign(Roster(1, (), Limits(), bytes(32)), AUDITOR).to_bytes()
+    with pytest.raises(ProtocolError):
+        open_roster(roster, card.consortium_key_bytes)
+    # Its request to read is taken for nothing else either, not even by who believes its key.
+    with pytest.raises(PlanRefused):
+        own = AUDITOR.public.signing
+        check_job_signature(own, card.id, "run", job, asking(AUDITOR, "/runs"))
+
+
+def test_nobody_reads_whom_the_operator_has_not_granted_it(consortium, window, monkeypatch):
+    now, mine = time.time(), Grant(consortium.card.id, "me", STRANGER.public.signing).to_bytes()
+    own = Signed.sign(Statement(GRANT, 1, int(now), int(now) + DAY, mine), STRANGER)
+    # Whoever may write into the folder is no operator: without its signature nothing is granted.
+    (consortium.path / "observers" / "me.grant").write_text(own.to_hex())
+    requests = {
+        "a stranger": asking(STRANGER, "/runs"),
+        "for another path": asking(AUDITOR, "/runs/night"),
+        "an old one": asking(AUDITOR, "/runs", now - DAY),
+        "nothing": "",
+        "no statement": "ab",
+        "an order": sign_job(AUDITOR, consortium.card.id, "run", "{}"),
+    }
+    for what, asked in requests.items():
+        assert answer(window, "GET", "/runs", asked)[0] == 403, what
+    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+    # Weakened: a server that believes what lies in its folder, whoever signed it.
+    monkeypatch.setattr(observers, "_granted", lambda *_: [Grant.from_bytes(mine)])
+    assert answer(window, "GET", "/runs", asking(STRANGER, "/runs"))[0] == 200
+
+
+def test_a_grant_ends_is_withdrawn_and_goes_with_the_key_that_signed_it(consortium):
+    now = time.time()
+    asked = asking(AUDITOR, "/runs")
+    assert observer_of(consortium, "/runs", asked, now) == "auditor"
+    later = now + 366 * DAY
+    with pytest.raises(ConsortiumError, match="may not read"):
+        observer_of(consortium, "/runs", asking(AUDITOR, "/runs", later), later)
+    rotate(consortium, "operator")
+    with pytest.raises(ConsortiumError, match="may not read"):
+        observer_of(consortium, "/runs", asked, now)
+    grant(consortium, "auditor", AUDITOR.public.signing.hex())
+    assert observer_of(consortium, "/runs", asked, now) == "auditor"
+    withdraw(consortium, "auditor")
+    with pytest.raises(ConsortiumError, match="may not read"):
+        observer_of(consortium, "/runs", asked, now)
+    for name, key in (("../x", "ab" * 32), ("x", "ab"), ("x", "no")):
+        with pytest.raises(ConsortiumError, match="cannot be an observer"):
+            grant(consortium, name, key)
+    with pytest.raises(ConsortiumError, match="is no observer"):
+        withdraw(consortium, "nobody")
+
+
+def test_strangers_that_say_nothing_hold_few_places_and_end(consortium, monkeypatch):
+    monkeypatch.setattr("umbel.server.window._SECONDS", 0.5)
+    with Window(consortium, "127.0.0.1", 0) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            silent = [socket.create_connection(made.server_address) for _ in range(40)]
+            for one in silent:
+                one.settimeout(60)
+                with contextlib.suppress(ConnectionError):
+                    assert one.recv(1) == b""  # it was ended
+                one.close()
+            assert eventually_answered(made) == 200
+        finally:
+            made.shutdown()
+            thread.join()
+
+
+def eventually_answered(window):
+    """The status, once there is a place again."""
+    for _ in range(600):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0]
+        time.sleep(0.1)
+    return None
+
+
+def test_the_commands_do_it(consortium, window, umbel, tmp_path):
+    folder, card = tmp_path / "auditor", consortium.path / "consortium.json"
+    status, out, _ = umbel("observer", "init", folder, "--consortium", card)
+    key = out.split()[1]
+    assert (status, Card.read(card).fingerprint in out) == (0, True)
+    assert os.stat(folder / "observer.key").st_mode & 0o077 == 0
+    look = ("observer", "read", folder, "runs/night", "--port", window.server_address[1])
+    status, _, err = umbel(*look)
+    assert (status, "may not read" in err) == (2, True)
+    assert umbel("consortium", "observer", consortium.path, "dpo", key)[0] == 0
+    status, out, _ = umbel(*look)
+    assert (status, json.loads(out)["name"]) == (0, "night")
+    assert umbel("consortium", "observer", consortium.path, "dpo")[0] == 0
+    assert umbel(*look)[0] == 2
