@@ -140,6 +140,7 @@ def test_every_field_that_not_all_jobs_have_is_tried_here():
         "training_share",
         "holds_out",
         "slot",
+        "round",
         WEIGHT,
         "reply",
         "kept",
