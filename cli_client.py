@@ -310,3 +310,34 @@ def trust(
         raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
     say("New keys are followed." if changed else "These keys are known.")
     say(f"Fingerprint: {home.card.fingerprint}")
+
+
+@client_app.command("approve-roster")
+def approve_roster(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="What umbel sign roster wrote.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+) -> None:
+    """Approve a change of the members, where the consortium asks its members to. Back to the operator then.
+
+    Compare the fingerprint of each new member with its owner, by telephone.
+    """
+    from .client.home import Home
+    from .client.keys import change_of
+    from .errors import ConsortiumError, ProtocolError
+    from .packets import SignedMembers
+    from .privacy.secagg.keys import Identity
+
+    home, packet = Home.open(folder), SignedMembers.read(file)
+    try:
+        change = change_of(home, bytes.fromhex(packet.roster), packet.requests)
+    except ProtocolError as error:
+        raise ConsortiumError(f"{file}: {error}") from None
+    for what, names in (("Joins", change.joins), ("Leaves", change.leaves)):
+        for name in names:
+            say(f"{what}: {name}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Approve these members?")):
+        raise ConsortiumError("Nothing was approved. (Nobody is here to ask? --yes)")
+    approved = change.signed.approved_by(Identity(home.identity.read_bytes()))
+    packet.model_copy(update={"roster": approved.to_bytes().hex()}).write(file)
+    say(f"Approved: {file}  (back to the operator)")

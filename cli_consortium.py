@@ -39,6 +39,9 @@ def create(
     roster_days: Annotated[
         int, typer.Option(min=1, max=36500, help="How long a roster holds after it is signed.")
     ] = 90,
+    owners: Annotated[
+        int, typer.Option(min=0, help="How many members must approve each change of the members.")
+    ] = 0,
     job: Annotated[
         Path | None,
         typer.Option(
@@ -52,12 +55,15 @@ def create(
     Give its consortium.json to every data owner, over a way that nobody else can change. Keep the
     rest to yourself, and a backup of it: whoever has these keys is the operator.
     """
+    from dataclasses import replace
+
     from .job import Job
     from .limits import secure_limits
     from .privacy.secagg.roster import Limits
     from .server.consortium import Consortium
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()
+    limits = replace(limits, owners=owners)
     made = Consortium.create(folder, host, port, limits, name, roster_days=roster_days)
     say(f"Made the consortium {made.card.name!r} at {made.card.address} in {folder}.")
     say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
@@ -130,7 +136,8 @@ def admit(
         yes or before is not None,
     )
     consortium.admit(asked)
-    say(f"{asked.name} is a member. {_tolerance(consortium)}")
+    if not _pending(consortium):
+        say(f"{asked.name} is a member. {_tolerance(consortium)}")
 
 
 @consortium_app.command()
@@ -159,7 +166,8 @@ def remove(
         if not typer.confirm(f"Remove {name}?"):
             raise ConsortiumError("Nothing was changed.")
     consortium.remove(name)
-    say(f"{name} is no longer a member. {_tolerance(consortium)}")
+    if not _pending(consortium):
+        say(f"{name} is no longer a member. {_tolerance(consortium)}")
 
 
 @consortium_app.command()
@@ -239,6 +247,22 @@ def rotate(
         say(f"Once all owners have followed: umbel consortium renew {folder}, restart the server.")
     if consortium.delegate is not None:
         say("The server learns of it by the next file that umbel sign makes.")
+
+
+def _pending(consortium: Consortium) -> bool:
+    """Whether the change waits for approvals; says what to do about it."""
+    from .privacy.secagg.roster import approvals_needed
+
+    if consortium.pending is None:
+        return False
+    needed = approvals_needed(consortium.current_roster())
+    say(f"The change waits until {needed} members have approved it:")
+    say(f"  umbel sign roster {consortium.path} --out roster.signed   (here; to each of them)")
+    say("  umbel client approve-roster FOLDER roster.signed   (each of them)")
+    say(
+        f"  umbel take roster.signed --consortium {consortium.path}   (here, each one that comes back)"
+    )
+    return True
 
 
 def _names(consortium: Consortium) -> list[str]:

@@ -12,7 +12,7 @@ from .errors import ConsortiumError
 from .foreign import say
 
 if TYPE_CHECKING:
-    from .server.packets import Packet
+    from .packets import Packet
 
 sign_app = typer.Typer(
     help="Sign a job, the roster or the server's certificate where the keys are, away from the server.",
@@ -48,8 +48,9 @@ def job(
     An order that has ended, or ends soon, is signed anew for the same run.
     """
     from .job import Job
+    from .packets import SignedJob, read_packet
     from .server.consortium import Consortium
-    from .server.packets import SignedJob, read_packet, sign_order
+    from .server.signing import sign_order
 
     consortium = Consortium.open(keys)
     if job.suffix == ".signed":
@@ -76,12 +77,13 @@ def roster(
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
     from .privacy.signed import day
     from .server.consortium import Consortium
-    from .server.packets import sign_members
+    from .server.signing import sign_members
 
     consortium = Consortium.open(keys)
     packet = sign_members(consortium, days)
-    say(f"The roster holds until {day(consortium.roster_ends())}.")
-    if consortium.delegate is not None or out is not None:
+    if consortium.pending is None:
+        say(f"The roster holds until {day(consortium.roster_ends())}.")
+    if consortium.pending or consortium.delegate is not None or out is not None:
         _write(packet, out or Path(f"roster-{consortium.epoch:04}.signed"))
 
 
@@ -89,7 +91,7 @@ def roster(
 def certificate(keys: Keys, out: Out = None) -> None:
     """Make a new certificate for the server's key; owners need nothing new."""
     from .server.consortium import Consortium
-    from .server.packets import sign_certificate
+    from .server.signing import sign_certificate
 
     consortium = Consortium.open(keys)
     packet = sign_certificate(consortium)
@@ -114,19 +116,16 @@ def take(
 ) -> None:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
     from .cli_server import opened
+    from .packets import SignedJob, SignedMembers, read_packet
     from .server.orders import begin
-    from .server.packets import (
-        SignedJob,
-        SignedMembers,
-        read_packet,
-        take_certificate,
-        take_members,
-    )
+    from .server.signing import approvals_awaited, take_certificate, take_members
 
     folder, packet = opened(consortium), read_packet(file)
     if isinstance(packet, SignedJob):
         run = begin(folder, packet, wait)
         say(f"{run.path.name}\nWatch it with: umbel logs {run.path.name} --follow")
+    elif isinstance(packet, SignedMembers) and (awaited := approvals_awaited(folder, packet)):
+        say(awaited)
     elif isinstance(packet, SignedMembers):
         new = take_members(folder, packet)
         say(

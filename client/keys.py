@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..consortium import Card, Request, public_pem
 from ..durable import write_durably
-from ..errors import ConsortiumError
+from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
+from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 
 if TYPE_CHECKING:
     from .home import Home
@@ -46,6 +48,36 @@ def pin(home: Home, card: Card) -> None:
     # The last former authority as well: the server has its certificate from it until that is renewed.
     write_durably(home.ca_certificate, b"".join([card.ca_certificate.encode(), *former[:1]]))
     write_durably(home.consortium_key, b"".join(card.consortium_keys))
+
+
+@dataclass(frozen=True)
+class RosterChange:
+    """What a roster that is to be approved says other than the one that is known."""
+
+    signed: SignedRoster
+    joins: list[str]
+    """With the fingerprint of the request, as the owner of each can read it out."""
+    leaves: list[str]
+
+
+def change_of(home: Home, roster: bytes, requests: Sequence[Request]) -> RosterChange:
+    """A proposed roster by the consortium's key; ``ProtocolError`` for any other."""
+    membership = home.membership
+    known = membership.roster.read_bytes() if membership.roster.exists() else None
+    current = open_kept(known, membership.keys) if known else None
+    signed, whole = SignedRoster.from_bytes(roster), open_roster(roster, membership.keys[0])
+    if current and whole.epoch <= current.epoch:
+        raise ProtocolError("roster", "the operator", "this roster is no newer than the one known")
+    before = {member.name: member.identity for member in current.members} if current else {}
+    prints = {request.entry: request.fingerprint for request in requests}
+    joins = [
+        f"{member.name} ({prints.get(member, 'no request of it came along')})"
+        for member in whole.members
+        if before.get(member.name) != member.identity
+    ]
+    after = {member.name: member.identity for member in whole.members}
+    leaves = [name for name, identity in before.items() if after.get(name) != identity]
+    return RosterChange(signed, joins, leaves)
 
 
 def renew_keys(home: Home) -> Path:

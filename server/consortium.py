@@ -24,7 +24,14 @@ from ..consortium import Card, Request, consortium_id
 from ..durable import new_folder, write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import Limits, Roster, SignedRoster, next_epoch, open_roster
+from ..privacy.secagg.roster import (
+    Limits,
+    Roster,
+    SignedRoster,
+    approvals_needed,
+    next_epoch,
+    open_roster,
+)
 from ..privacy.signed import DAY, Signed, check_time
 from ..warrants import now_counter
 from .folder import ROSTER_DAYS, Folder, LimitsFile
@@ -98,8 +105,9 @@ class Consortium(Folder):
         """Make an owner a member: check its request and sign the next roster with it.
 
         The very same request once more changes nothing. One that a member signed with its keys of before
-        takes their place. Assumes that the operator compared the
-        fingerprint with the owner: a request proves that its keys are held, not by whom.
+        takes their place. If members have to approve rosters, the next one is ``pending`` until enough did.
+        Assumes that the operator compared the fingerprint with the owner: a request proves that its keys are
+        held, not by whom.
         """
         if isinstance(request, Path):
             request = Request.read(request)
@@ -133,7 +141,8 @@ class Consortium(Folder):
             else:
                 self._cut(name)
             # Only now: a member of the roster must have its request beside it.
-            self._request_path(name).unlink(missing_ok=True)
+            if self.pending is None:
+                self._request_path(name).unlink(missing_ok=True)
 
     def prolong(self, days: int | None = None) -> None:
         """Sign the newest roster once more: the same members, from now on for so many days."""
@@ -191,8 +200,14 @@ class Consortium(Folder):
         current = self.current_roster()
         entries = tuple(sorted((member.entry for member in members), key=lambda e: e.name))
         epoch, previous = (current.epoch, current.hash) if current else (0, bytes(32))
+        if self.pending is not None:
+            raise ConsortiumError(
+                f"A roster waits for its members' approval: {self.path / 'rosters' / 'pending'}. Take it in "
+                "(umbel take), or delete that file to give it up."
+            )
         following = next_epoch(epoch, apart=self.delegate is not None)
-        self._write_roster(Roster(following, entries, self.limits, previous))
+        roster = Roster(following, entries, self.limits, previous)
+        self._write_roster(roster, pending=approvals_needed(current) > 0)
 
     def _cut(self, name: str) -> None:
         """Take a member off the roster with a delegation alone, while one holds."""
@@ -225,6 +240,16 @@ class Consortium(Folder):
             for request in requests:
                 request.write(self._request_path(request.name))
             write_durably(self._roster_path(epoch), signed)
+            (self.path / "rosters" / "pending").unlink(missing_ok=True)
+
+    def approve(self, given: SignedRoster) -> SignedRoster | None:
+        """The pending roster with the approvals of a copy of it, which are kept; None if it is another."""
+        pending = self.pending
+        if pending is None or pending.whole.hash != given.whole.hash:
+            return None
+        merged = pending.with_approvals(given.approvals)
+        write_durably(self.path / "rosters" / "pending", merged.to_bytes())
+        return merged
 
     def split(self, keys: Path) -> Consortium:
         """Move the secrets into a folder of their own, which signs for this one from then on; that folder.
@@ -241,6 +266,10 @@ class Consortium(Folder):
         with new_folder(keys) as folder:
             for part in ("rosters", "members", "runs"):
                 (folder / part).mkdir(mode=0o700)
+            if self.pending is not None:
+                raise ConsortiumError(
+                    "A roster waits for its members' approval: umbel take comes first."
+                )
             for part in ("rosters", "members"):
                 for path in sorted((self.path / part).iterdir()):
                     write_durably(folder / part / path.name, path.read_bytes())
@@ -255,13 +284,18 @@ class Consortium(Folder):
             (self.path / name).unlink()
         return Consortium(keys)
 
-    def _write_roster(self, roster: Roster, days: int | None = None) -> None:
+    def _write_roster(
+        self, roster: Roster, days: int | None = None, *, pending: bool = False
+    ) -> None:
         now, before = int(time.time()), self.roster()
         ends = now + (days or self.limits_file.roster_days) * DAY
-        known = SignedRoster.from_bytes(before).roster.said.counter if before else 0
-        counter = max(known + 1, now_counter())
+        known = SignedRoster.from_bytes(before) if before else None
+        counter = max(known.roster.said.counter + 1 if known else 0, now_counter())
         signed = SignedRoster.sign(roster, self.identity, counter=counter, issued=now, expires=ends)
-        write_durably(self._roster_path(roster.epoch), signed.to_bytes())
+        if known and known.whole.hash == roster.hash:
+            signed = signed.with_approvals(known.approvals)
+        path = self._roster_path(roster.epoch)
+        write_durably(path.with_name("pending") if pending else path, signed.to_bytes())
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

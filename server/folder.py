@@ -139,7 +139,7 @@ class Folder:
     def members(self) -> list[Request]:
         """The requests of the newest roster's members, ascending by name."""
         roster = self.current_roster()
-        return [self._member(entry.name) for entry in roster.members] if roster else []
+        return [self.request_of(entry.name) for entry in roster.members] if roster else []
 
     def node_keys(self) -> tuple[dict[bytes, str], dict[str, str]]:
         """The members' names by the keys of their nodes; and by name why a key cannot be read."""
@@ -147,7 +147,7 @@ class Folder:
         keys, unreadable = {}, {}
         for entry in roster.members if roster else ():
             try:
-                keys[self._member(entry.name).node_key.encode()] = entry.name
+                keys[self.request_of(entry.name).node_key.encode()] = entry.name
             except ConsortiumError as error:
                 unreadable[entry.name] = str(error)
         return keys, unreadable
@@ -198,6 +198,12 @@ class Folder:
             found = {name: found.get(name, key) for name, key in here.items()}
         return found
 
+    @property
+    def pending(self) -> SignedRoster | None:
+        """A roster that waits until enough members have approved it."""
+        path = self.path / "rosters" / "pending"
+        return SignedRoster.from_bytes(path.read_bytes()) if path.exists() else None
+
     def roster_ends(self) -> int:
         """When the newest roster's lifetime ends, in seconds since 1970; 0 before the first admission."""
         data = self.roster()
@@ -210,7 +216,8 @@ class Folder:
         found = read_certificate(self.server_certificate)
         return (found.not_valid_after_utc - (now or datetime.now(UTC))).days
 
-    def _member(self, name: str) -> Request:
+    def request_of(self, name: str) -> Request:
+        """With which a member asked to be admitted."""
         path = self._request_path(name)
         try:
             return Request.read(path)

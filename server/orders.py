@@ -14,13 +14,14 @@ from ..consortium import Card
 from ..encryption import fewest_answers
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
+from ..packets import SignedJob
 from ..privacy.signed import Signed, day
 from ..warrants import joined, longest_seconds, parted
 from .consortium import Consortium
-from .packets import SignedJob, check_order, sign_order, signed_order
 from .rosters import Rosters
 from .rotation import follow
 from .run_folder import RunFolder
+from .signing import check_order, sign_order, signed_order
 from .store import RunRow, Status, Store
 
 WAIT_SECONDS = 600.0

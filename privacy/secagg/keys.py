@@ -28,7 +28,7 @@ class PublicIdentity(Encoded):
 
 
 class Identity:
-    """A data owner's long-term private keys. They sign prekeys and seal shares, nothing else.
+    """A data owner's long-term private keys. They sign prekeys and approvals of rosters, and seal shares.
 
     Assumes that `secret` (64 bytes: Ed25519 seed, X25519 private key) came from the operating
     system's generator and is known to the owner alone.

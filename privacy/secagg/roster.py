@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
 from ...errors import ProtocolError
-from ..signed import FOREVER, Signed, Statement, check_time
+from ..signed import FOREVER, Seal, Signed, Statement, check_time
 from .encoding import MOST_MEMBERS, Digest, Encoded, Name, Names, Point, Size, ascending
-from .keys import Identity, PublicIdentity
+from .keys import Identity, PublicIdentity, verify
 
 FLOOR = 3
 """No sum of fewer members is ever opened: of two, each knows the other's part."""
@@ -40,7 +40,7 @@ class Limits(Encoded):
     confirm: bool = True
     """Whether the confirmation trip is required; without it the server must follow the protocol."""
     owners: int = 0
-    """How many of the members must sign the roster after this one, beside the consortium (k of n)."""
+    """How many of the members must approve the roster after this one, beside the consortium (k of n)."""
 
     def __post_init__(self) -> None:
         if self.minimum < FLOOR:
@@ -122,12 +122,23 @@ class Cutting(Encoded):
 
 
 @dataclass(frozen=True)
+class Approval(Encoded):
+    """What a member signs who agrees to the next roster."""
+
+    roster: Digest
+
+
+@dataclass(frozen=True)
 class SignedRoster(Encoded):
-    """A roster under the consortium's signature, and what a server took off it since."""
+    """A roster under the consortium's signature, and what a server took off it since.
+
+    `approvals` are signatures of members of the roster before on an ``Approval``.
+    """
 
     version: ClassVar[int] = 2
     roster: Signed
     cuts: Annotated[tuple[Cutting, ...], Size(0, 1)] = ()
+    approvals: Annotated[tuple[Seal, ...], Size(0, MOST_MEMBERS)] = ()
 
     @classmethod
     def sign(
@@ -150,7 +161,28 @@ class SignedRoster(Encoded):
         names = tuple(sorted({*removed, *self._removed}))
         body = Cut(self.whole.hash, epoch, names).to_bytes()
         statement = Statement(CUT, epoch, now, delegation.said.expires, body)
-        return SignedRoster(self.roster, (Cutting(Signed.sign(statement, delegate), delegation),))
+        cutting = Cutting(Signed.sign(statement, delegate), delegation)
+        return replace(self, cuts=(cutting,))
+
+    def approved_by(self, member: Identity) -> SignedRoster:
+        """The same, with a member's approval."""
+        given = member.sign(Approval(self.whole.hash).to_bytes())
+        return self.with_approvals([Seal(member.public.signing, given)])
+
+    def with_approvals(self, seals: Iterable[Seal]) -> SignedRoster:
+        """The same, with these as well; whose they are is looked at when they are counted."""
+        by_key = {seal.key: seal for seal in (*self.approvals, *seals)}
+        return replace(self, approvals=tuple(by_key[key] for key in sorted(by_key)))
+
+    def approvers(self, current: Roster) -> list[str]:
+        """The members of the `current` roster that approved this one."""
+        text, seals = Approval(self.whole.hash).to_bytes(), {s.key: s for s in self.approvals}
+        return [
+            member.name
+            for member in current.members
+            if (seal := seals.get(member.identity.signing))
+            and verify(seal.key, seal.signature, text)
+        ]
 
     @property
     def expires(self) -> int:
@@ -178,7 +210,7 @@ def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -
     """The roster in `data`, if the consortium's key signed it and it follows the `current` one.
 
     Guarantee: who has not the consortium's key brings nobody in. A server's delegation takes members
-    of the `current` roster off, and does no more. If the current one asks for signatures of its members
+    of the `current` roster off, and does no more. If the current one asks for approvals of its members
     (``Limits.owners``), the next has as many of them.
 
     Raises ``ProtocolError`` (rule "roster") for another signer, an older epoch, or a roster that
@@ -191,7 +223,7 @@ def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -
         raise _refused("the roster is not signed by the consortium") from None
     whole = signed.whole
     if current is not None and (not signed.cuts or whole.epoch > current.epoch):
-        _check_follows(whole, signed.roster, current)
+        _check_follows(whole, signed, current)
     if not signed.cuts:
         return whole
     roster = _shrunk(whole, signed.cuts[0], consortium)
@@ -217,17 +249,21 @@ def next_epoch(epoch: int, *, apart: bool) -> int:
     return (epoch // STRIDE + 1) * STRIDE if apart else epoch + 1
 
 
-def _check_follows(roster: Roster, signed: Signed, current: Roster) -> None:
+def _check_follows(roster: Roster, signed: SignedRoster, current: Roster) -> None:
     if roster.hash == current.hash:
         return
     if roster.epoch <= current.epoch:
         raise _refused(f"epoch {roster.epoch} is not after {current.epoch}")
     if roster.epoch == current.epoch + 1 and roster.previous != current.hash:
         raise _refused("the roster does not follow the one known")
-    needed = min(current.limits.owners, len(current.members))
-    given = len(signed.signers(member.identity.signing for member in current.members))
+    given, needed = len(signed.approvers(current)), approvals_needed(current)
     if given < needed:
-        raise _refused(f"{given} of its members have signed it, {needed} are needed")
+        raise _refused(f"{given} of the members before have approved it, {needed} are needed")
+
+
+def approvals_needed(current: Roster | None) -> int:
+    """Of the current roster's members, for the next one."""
+    return min(current.limits.owners, len(current.members)) if current else 0
 
 
 def _shrunk(whole: Roster, cutting: Cutting, consortium: bytes) -> Roster:

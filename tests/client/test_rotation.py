@@ -21,8 +21,8 @@ from umbel.messages import ASSIGNMENT, Assignment
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
 from umbel.server.consortium import Consortium
-from umbel.server.packets import sign_certificate, sign_members, take_certificate, take_members
 from umbel.server.rotation import rotate
+from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.simulations.engine import Options, simulate
 from umbel.warrants import joined, sign_job
 

@@ -25,12 +25,12 @@ from umbel.server.consortium import SECRETS, Consortium
 from umbel.server.coordinator import Task, coordinate
 from umbel.server.orders import begin as begin_run
 from umbel.server.orders import finish
-from umbel.server.packets import sign_members, sign_order, take_members
 from umbel.server.renewal import Company
 from umbel.server.result import summarise
 from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
+from umbel.server.signing import sign_members, sign_order, take_members
 from umbel.server.store import Store
 from umbel.simulations import site
 from umbel.simulations.federation import federate

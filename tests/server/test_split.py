@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from umbel.consortium import Request, public_pem
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
+from umbel.packets import read_packet
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import (
     CUT,
@@ -28,8 +29,7 @@ from umbel.privacy.secagg.roster import (
 from umbel.privacy.signed import DAY, FOREVER, Signed, Statement
 from umbel.server.consortium import SECRETS, Consortium
 from umbel.server.orders import begin, place
-from umbel.server.packets import (
-    read_packet,
+from umbel.server.signing import (
     sign_certificate,
     sign_members,
     signed_order,

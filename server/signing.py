@@ -1,9 +1,4 @@
-"""What is signed where the keys are, and taken in where the server is: files that carry an order, a roster
-or the server's certificate from one to the other.
-
-Guarantee: a file is taken in only if the keys on the consortium's card signed what is in it; who carries it
-can lose it, and change nothing. It holds no secret.
-"""
+"""Signing orders, rosters and the server's certificate where the keys are, and taking them in elsewhere."""
 
 from __future__ import annotations
 
@@ -11,19 +6,13 @@ import json
 import secrets
 import time
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
-
-from ..consortium import Request
-from ..documents import Document
 from ..durable import write_durably
 from ..errors import ConsortiumError, JobError, PlanRefused
-from ..handovers import MOST
 from ..job import Job
 from ..limits import keeps_to
-from ..privacy.secagg.roster import SignedRoster, open_roster
+from ..packets import SignedCertificate, SignedJob, SignedMembers
+from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
 from ..refusals import job_refusals, refused
 from ..warrants import check_job_signature, delegate_of, order_seconds, sign_delegation, sign_job
 from .consortium import Consortium
@@ -31,54 +20,6 @@ from .holdout import public_corpus
 from .lasting import check_lasts
 from .rotation import follow
 from .run_folder import as_kept
-
-Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
-
-
-class _Carried(Document):
-    handovers: list[str] = Field(default_factory=list, max_length=MOST)
-    """How the consortium's keys came to be those that signed this."""
-
-
-class SignedJob(_Carried):
-    """A job, the operator's order for one run of it, and what the server may do in this run."""
-
-    _what: ClassVar[str] = "signed job"
-    _largest: ClassVar[int] = 2**20
-
-    format: Literal["umbel signed job 1"] = "umbel signed job 1"
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
-    job: dict[str, Any]
-    order: Hex
-    delegation: Hex = ""
-    """Empty if the server holds the operator's key."""
-
-    @property
-    def built(self) -> Job:
-        return Job.build(self.job, source=f"the job of run {self.run}")
-
-
-class SignedMembers(_Carried):
-    """A roster, and the requests of its members."""
-
-    _what: ClassVar[str] = "signed roster"
-    _largest: ClassVar[int] = 2**26
-
-    format: Literal["umbel signed roster 1"] = "umbel signed roster 1"
-    roster: Hex
-    requests: list[Request]
-
-
-class SignedCertificate(_Carried):
-    """A certificate for the server's own key, by the consortium's authority."""
-
-    _what: ClassVar[str] = "server certificate"
-
-    format: Literal["umbel server certificate 1"] = "umbel server certificate 1"
-    certificate: str
-
-
-Packet = SignedJob | SignedMembers | SignedCertificate
 
 
 def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> SignedJob:
@@ -133,11 +74,15 @@ def signed_order(consortium: Consortium, job: Job, run: str) -> SignedJob:
 
 
 def sign_members(consortium: Consortium, days: int | None = None) -> SignedMembers:
-    """The newest roster, signed once more for so many days from now on."""
-    consortium.prolong(days)
-    roster = consortium.roster()
+    """The newest roster, signed once more for so many days from now on; or the one that is pending."""
+    pending = consortium.pending
+    if pending is None:
+        consortium.prolong(days)
+    roster = pending.to_bytes() if pending else consortium.roster()
     assert roster is not None
-    requests, handovers = consortium.members(), consortium.card.handovers
+    names = [member.name for member in SignedRoster.from_bytes(roster).whole.members]
+    requests = [consortium.request_of(name) for name in names]
+    handovers = consortium.card.handovers
     return SignedMembers(roster=roster.hex(), requests=requests, handovers=handovers)
 
 
@@ -146,22 +91,6 @@ def sign_certificate(consortium: Consortium) -> SignedCertificate:
     consortium.renew_certificate()
     pem, handovers = consortium.server_certificate.read_text(), consortium.card.handovers
     return SignedCertificate(certificate=pem, handovers=handovers)
-
-
-def read_packet(path: Path) -> Packet:
-    """A signed file of any kind; ``ConsortiumError`` for any other."""
-    kinds: dict[str, type[Packet]] = {
-        str(kind.model_fields["format"].default): kind
-        for kind in (SignedJob, SignedMembers, SignedCertificate)
-    }
-    try:
-        values = json.loads(path.read_bytes())
-        kind = kinds[values["format"]]
-    except OSError as error:
-        raise ConsortiumError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError, KeyError, TypeError):
-        raise ConsortiumError(f"{path} is nothing that umbel sign makes. Check the path.") from None
-    return kind.read(path)
 
 
 def check_order(consortium: Consortium, packet: SignedJob) -> None:
@@ -193,6 +122,8 @@ def take_members(consortium: Consortium, packet: SignedMembers) -> list[str]:
     follow(consortium, packet.handovers)
     card, current = consortium.card, consortium.current_roster()
     data = bytes.fromhex(packet.roster)
+    if consortium.pending is not None:
+        data = _merged(consortium, data).to_bytes()
     roster = open_roster(data, card.consortium_key_bytes, current)
     SignedRoster.from_bytes(data).check_time(time.time())
     requests = {request.name: request for request in packet.requests}
@@ -204,6 +135,24 @@ def take_members(consortium: Consortium, packet: SignedMembers) -> list[str]:
     before = set(current.by_name) if current else set()
     consortium.take_roster(roster.epoch, data, [requests[e.name] for e in roster.members])
     return sorted(set(roster.by_name) - before)
+
+
+def approvals_awaited(consortium: Consortium, packet: SignedMembers) -> str:
+    """Keep what came of approvals, and say whose are awaited; nothing if there are enough, or none needed."""
+    current = consortium.current_roster()
+    needed = approvals_needed(current)
+    if consortium.pending is None or current is None:
+        return ""
+    given = _merged(consortium, bytes.fromhex(packet.roster)).approvers(current)
+    if len(given) >= needed:
+        return ""
+    return f"Approved by {', '.join(given) or 'nobody'}: {needed - len(given)} more are needed."
+
+
+def _merged(consortium: Consortium, data: bytes) -> SignedRoster:
+    """The roster with all approvals that ever came for it."""
+    given = SignedRoster.from_bytes(data)
+    return consortium.approve(given) or given
 
 
 def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:

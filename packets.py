@@ -1,0 +1,83 @@
+"""Files that carry what was signed from where the keys are to where the server is, or to members and back.
+
+Guarantee: they hold no secret, and are taken only as the keys on the consortium's card signed them; who
+carries one can lose it, and change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .consortium import Request
+from .documents import Document
+from .errors import ConsortiumError
+from .handovers import MOST
+from .job import Job
+
+Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
+
+
+class _Carried(Document):
+    handovers: list[str] = Field(default_factory=list, max_length=MOST)
+    """How the consortium's keys came to be those that signed this."""
+
+
+class SignedJob(_Carried):
+    """A job, the operator's order for one run of it, and what the server may do in this run."""
+
+    _what: ClassVar[str] = "signed job"
+    _largest: ClassVar[int] = 2**20
+
+    format: Literal["umbel signed job 1"] = "umbel signed job 1"
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+    job: dict[str, Any]
+    order: Hex
+    delegation: Hex = ""
+    """Empty if the server holds the operator's key."""
+
+    @property
+    def built(self) -> Job:
+        return Job.build(self.job, source=f"the job of run {self.run}")
+
+
+class SignedMembers(_Carried):
+    """A roster, and the requests of its members."""
+
+    _what: ClassVar[str] = "signed roster"
+    _largest: ClassVar[int] = 2**26
+
+    format: Literal["umbel signed roster 1"] = "umbel signed roster 1"
+    roster: Hex
+    requests: list[Request]
+
+
+class SignedCertificate(_Carried):
+    """A certificate for the server's own key, by the consortium's authority."""
+
+    _what: ClassVar[str] = "server certificate"
+
+    format: Literal["umbel server certificate 1"] = "umbel server certificate 1"
+    certificate: str
+
+
+Packet = SignedJob | SignedMembers | SignedCertificate
+
+
+def read_packet(path: Path) -> Packet:
+    """A signed file of any kind; ``ConsortiumError`` for any other."""
+    kinds: dict[str, type[Packet]] = {
+        str(kind.model_fields["format"].default): kind
+        for kind in (SignedJob, SignedMembers, SignedCertificate)
+    }
+    try:
+        values = json.loads(path.read_bytes())
+        kind = kinds[values["format"]]
+    except OSError as error:
+        raise ConsortiumError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise ConsortiumError(f"{path} is nothing that umbel sign makes. Check the path.") from None
+    return kind.read(path)

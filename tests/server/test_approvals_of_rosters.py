@@ -1,0 +1,141 @@
+"""k of n owners approve a roster: without them even the consortium's key brings nobody in."""
+
+import os
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from umbel.client.home import Home
+from umbel.client.keys import change_of
+from umbel.consortium import Request, public_pem
+from umbel.errors import ConsortiumError, ProtocolError
+from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.roster import (
+    Entry,
+    Limits,
+    Roster,
+    SignedRoster,
+    approvals_needed,
+    open_roster,
+)
+from umbel.server.consortium import Consortium
+from umbel.server.signing import approvals_awaited, sign_members, take_members
+
+NAMES = ("east", "north", "west")
+
+
+def request_of(consortium, name, identity):
+    node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+    return Request.make(consortium.card, name, identity, node)
+
+
+def approved(packet, *identities):
+    signed = SignedRoster.from_bytes(bytes.fromhex(packet.roster))
+    for identity in identities:
+        signed = signed.approved_by(identity)
+    return packet.model_copy(update={"roster": signed.to_bytes().hex()})
+
+
+@pytest.fixture
+def consortium(tmp_path):
+    return Consortium.create(tmp_path / "hospitals", "localhost", 9443, Limits(owners=2))
+
+
+@pytest.fixture
+def owners(consortium):
+    """Three owners, of whom each was approved by those before it, as far as two are needed."""
+    found = {}
+    for name in NAMES:
+        identity = Identity(os.urandom(64))
+        consortium.admit(request_of(consortium, name, identity))
+        if consortium.pending is not None:
+            take_members(consortium, approved(sign_members(consortium), *found.values()))
+        found[name] = identity
+    return found
+
+
+def test_a_change_counts_once_enough_members_approved_it_whichever_copy_came_first(
+    consortium, owners
+):
+    before = consortium.roster()
+    consortium.admit(request_of(consortium, "new", Identity(os.urandom(64))))
+    assert consortium.roster() == before
+    with pytest.raises(ConsortiumError, match="waits for its members' approval"):
+        consortium.remove("east")
+    packet = sign_members(consortium)
+    assert approvals_awaited(consortium, packet) == "Approved by nobody: 2 more are needed."
+    with pytest.raises(ProtocolError, match="0 of the members before have approved it, 2 are"):
+        take_members(consortium, packet)
+    east = approved(packet, owners["east"])
+    assert approvals_awaited(consortium, east) == "Approved by east: 1 more are needed."
+    west = approved(packet, owners["west"])
+    assert approvals_awaited(consortium, west) == ""
+    assert take_members(consortium, west) == ["new"]
+    assert list(consortium.current_roster().by_name) == ["east", "new", "north", "west"]
+    assert consortium.pending is None
+    # Prolonging changes no member: approvals stay, also for owners that were away.
+    consortium.prolong(3)
+    key = consortium.card.consortium_key_bytes
+    known = open_roster(before, key)
+    assert len(open_roster(consortium.roster(), key, known).members) == 4
+
+
+def test_a_thief_of_the_consortiums_key_brings_nobody_in(consortium, owners):
+    key, known = consortium.card.consortium_key_bytes, consortium.current_roster()
+    assert approvals_needed(known) == 2
+    thief, made_up = consortium.identity, Identity(os.urandom(64))
+    entries = tuple(sorted((*known.members, Entry("x", made_up.public)), key=lambda e: e.name))
+    grown = Roster(known.epoch + 1, entries, known.limits, known.hash)
+    lax = Roster(known.epoch + 1, known.members, Limits(), known.hash)
+    other = SignedRoster.sign(lax, thief)
+    for owner in owners.values():
+        other = other.approved_by(owner)
+    attempts = {
+        "by itself": SignedRoster.sign(grown, thief),
+        "with one member": SignedRoster.sign(grown, thief).approved_by(owners["east"]),
+        "with one who approves twice, and who it brings in": SignedRoster.sign(grown, thief)
+        .approved_by(owners["east"])
+        .approved_by(made_up)
+        .approved_by(thief),
+        "with approvals of another roster": SignedRoster.sign(grown, thief).with_approvals(
+            other.approvals
+        ),
+        "without the rule": SignedRoster.sign(lax, thief),
+    }
+    for what, signed in attempts.items():
+        with pytest.raises(ProtocolError) as refused:
+            open_roster(signed.to_bytes(), key, known)
+        assert "have approved it" in str(refused.value), what
+    # Weakened: a consortium whose members need not approve.
+    weak = Roster(known.epoch, known.members, Limits(), known.previous)
+    follows = Roster(weak.epoch + 1, entries, Limits(), weak.hash)
+    assert "x" in open_roster(SignedRoster.sign(follows, thief).to_bytes(), key, weak).by_name
+
+
+def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
+    consortium, owners, umbel, tmp_path
+):
+    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\nill,negative\n")
+    card = consortium.path / "consortium.json"
+    home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
+    consortium.admit(home.request)
+    take_members(consortium, approved(sign_members(consortium), owners["east"], owners["west"]))
+    home.membership.learn(consortium.roster())
+    status, out, _ = umbel("consortium", "remove", consortium.path, "east", "--yes")
+    assert (status, "waits until 2 members have approved it" in out) == (0, True)
+    file = tmp_path / "roster.signed"
+    assert umbel("sign", "roster", consortium.path, "--out", file)[0] == 0
+    assert umbel("client", "approve-roster", home.path, file)[0] == 2  # nobody is here to ask
+    status, out, _ = umbel("client", "approve-roster", home.path, file, "--yes")
+    assert (status, "Leaves: east" in out) == (0, True)
+    status, out, _ = umbel("take", file, "--consortium", consortium.path)
+    assert (status, out.strip()) == (0, "Approved by st-mary: 1 more are needed.")
+    again = approved(sign_members(consortium), owners["north"])
+    assert take_members(consortium, again) == []
+    assert "east" not in consortium.current_roster().by_name
+    own = request_of(consortium, "new", Identity(os.urandom(64)))
+    consortium.admit(own)
+    packet = sign_members(consortium)
+    change = change_of(home, bytes.fromhex(packet.roster), packet.requests)
+    assert change.leaves == ["east"]
+    assert change.joins == [f"new ({own.fingerprint})"]
