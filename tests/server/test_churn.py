@@ -175,8 +175,8 @@ class Federation:
     def away(self, *names):
         self.net.away = {self.node(name) for name in names}
 
-    def coordinate(self):
-        """What a coordinator does, until the run is over or this one is killed or the roster is another."""
+    def taken_up(self):
+        """The run as it stands, with who takes part."""
         shape, initial = self.workers.call("model")
         nodes = {member.name: self.node(member.name) for member in self.consortium.members()}
         company = Company.gather(
@@ -189,7 +189,11 @@ class Federation:
             lambda *_: None,
             {},
         )
-        run = company.take_up(self.net, initial)
+        return company, company.take_up(self.net, initial)
+
+    def coordinate(self):
+        """What a coordinator does, until the run is over or this one is killed or the roster is another."""
+        company, run = self.taken_up()
         run.patience, run.listener = 0.0, self.at
         counts = run_rounds(run)
         self.workers.call("export", run.arrays, self.run_folder.path / "adapter")
@@ -536,11 +540,7 @@ def test_an_owner_that_lies_about_rounds_moves_no_run(churning):
 
     federation = churning()
     federation.lead()
-    shape, initial = federation.workers.call("model")
-    nodes = {name: federation.node(name) for name in federation.names}
-    run = Company.gather(
-        federation.run_folder, federation.consortium, shape, federation.net, nodes, lambda: False
-    ).take_up(federation.net, initial)
+    _, run = federation.taken_up()
     run.round = 0
     learn_rounds(run, [1, 1, 1, 1, 3])
     assert run.round == 0
