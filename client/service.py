@@ -165,7 +165,8 @@ def reason(home: Home) -> str:
     if "[code: 2004]" in text:
         return (
             f": {home.name} is not a member yet. Send {home.request_file} to the operator, who "
-            "lets it in with: umbel consortium admit"
+            "lets it in with: umbel consortium admit. (If that was done: a server that has just started "
+            "lets it in within seconds.)"
         )
     refused = re.search(r"certificate verify failed: ([^(\n]+)", text)
     if refused:
