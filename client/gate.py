@@ -65,7 +65,7 @@ FIELDS: dict[str, dict[str, GateClass]] = {
     },
     "arrays": {"*": "charged"},  # the update, noised in every step; agreed without privacy
     "receipt": {"kept": "public"},  # that a result came, and was checked
-    LEDGER: {"head": "public"},  # sealed with the ledger's secret name; the next requests bring it back
+    LEDGER: {"head": "public"},  # sealed with the ledger's secret name; comes back in requests
     SECAGG: {
         "reply": "public",  # one of ANSWERS, signed
         "vector": "masked",
