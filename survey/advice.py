@@ -75,8 +75,8 @@ def facts(found: Survey) -> list[tuple[str, str]]:
 def warnings(found: Survey) -> list[str]:
     """What to look at again in the file itself."""
     lines = []
-    if found.unreadable:
-        lines.append(f"The file cannot be used as it is. {found.unreadable}")
+    if found.unusable:
+        lines.append(f"The file cannot be used as it is. {found.unusable}")
     for what, count in found.odd.items():
         lines.append(f"{count:,} texts have {what}.")
     if found.copies.contradicting:
@@ -102,14 +102,6 @@ def warnings(found: Survey) -> list[str]:
             f"{len(rare)} of {len(found.classes)} classes have fewer than {_FEW} records, such as "
             f"{rare[0]!r:.60}: too few to learn, and to test. Merge them, or check the label column."
         )
-    spelled: dict[str, list[str]] = {}
-    for name in found.classes:
-        spelled.setdefault(" ".join(name.casefold().split()), []).append(name)
-    for names in spelled.values():
-        if len(names) > 1:
-            lines.append(
-                f"The classes {', '.join(map(repr, names))} differ in spelling only. Make them one."
-            )
     if found.classes and found.used:
         name, count = next(iter(found.classes.items()))
         if len(found.classes) > 1 and count / found.used > 0.9:

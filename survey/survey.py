@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UmbelError
-from ..job import Job
+from ..job import DataSpec, Job, TaskName
 from ..learning.base import base_folder
-from ..learning.data import load_corpus
+from ..learning.data import label_name, load_corpus, sort_names
 from ..learning.examples import beginning
 from ..learning.header import column_names
 from ..learning.tables import read_table
@@ -38,8 +38,8 @@ class Survey:
     guessed: tuple[str, ...]
     """Columns of these that nobody named."""
     group_column: str | None
-    unreadable: str | None
-    """Why the file cannot be read as it is, where that is so: the first such place."""
+    unusable: str | None
+    """Why a training refuses the file as it is, if it does: the first reason."""
     used: int
     dropped: dict[str, int]
     classes: dict[str, int]
@@ -90,8 +90,14 @@ def survey(job: Job) -> Survey:
     label = label if label in names else look.label_column(described, text)
     label = label if job.task == "text-classification" else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
-    unreadable = _unreadable(path, text, label)
     task = job.task if label else "causal-lm"
+    unusable = _unusable(data, task)
+    if label:
+        # All that are there are declared, so that none is a reason to stop.
+        labels_found = {label_name(value) for value in table.columns[label] if value}
+        data = data.model_copy(update={"labels": sort_names(labels_found - {""})})
+        if len(data.labels or ()) < 2:
+            task, label = "causal-lm", None
     corpus = load_corpus(data, task, declared=True)
     labels = None
     if corpus.labels is not None:
@@ -106,7 +112,7 @@ def survey(job: Job) -> Survey:
             n for n in (text, label) if n and n not in (job.data.text_column, job.data.label_column)
         ),
         group_column=job.data.group_column,
-        unreadable=unreadable,
+        unusable=unusable,
         used=len(corpus),
         dropped=dict(corpus.dropped),
         classes=dict(Counter(labels or ()).most_common()),
@@ -130,9 +136,9 @@ def _quantiles(lengths: list[int]) -> tuple[int, int, int]:
     return int(half), int(most), int(longest)
 
 
-def _unreadable(path: Path, text: str, label: str | None) -> str | None:
+def _unusable(data: DataSpec, task: TaskName) -> str | None:
     try:
-        read_table(path, text, [label] if label else [])
+        load_corpus(data, task)
     except DataError as error:
         return str(error)
     return None

@@ -134,7 +134,7 @@ def test_the_page_stands_alone_and_harms_nobody(run):
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 3
 
 
 def test_a_run_that_is_not_finished_is_refused(run):

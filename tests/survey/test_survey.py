@@ -98,7 +98,7 @@ FAULTS = {
     ),
     "classes that differ in spelling": (
         lambda rows: _change(rows, "label", lambda n, r: "A" if n % 40 == 0 else r["label"]),
-        "differ in spelling only",
+        "'A' and 'a', which look like one",
     ),
     "a rare class": (
         lambda rows: _change(rows, "label", lambda n, r: "c" if n < 3 else r["label"]),
@@ -162,6 +162,13 @@ def test_a_file_that_training_would_refuse_says_why(tmp_path, tiny):
     (line,) = warnings(found)
     assert "cannot be used as it is" in line
     assert "line 6 is not valid JSON" in line
+
+
+def test_a_file_with_one_class_says_so(look):
+    found = look([{**row, "label": "a"} for row in rows_of(1200)])
+    assert found.used == 1200
+    (line,) = warnings(found)
+    assert "every row of column 'label' has the label 'a'" in line
 
 
 def test_a_file_with_nothing_to_read_is_refused(tmp_path):
