@@ -221,11 +221,9 @@ def overhead(folder: Path, base: Path, rounds: int, draws: int) -> dict[str, flo
     found = {}
     for part in (draws // 10, draws):
         owner = Owner(folder, f"full-{part}", [64] * (4 * part // 8), 8, part // 8, base)
-        seconds = {
-            waits: float(np.median([owner.seconds(waits) for _ in range(rounds)]))
-            for waits in (False, True)
-        }
-        found[str(part)] = seconds[True] / seconds[False]
+        # By turns, so that a machine that becomes faster or slower does so for both.
+        pairs = [(owner.seconds(True), owner.seconds(False)) for _ in range(rounds)]
+        found[str(part)] = float(np.median([one / other for one, other in pairs]))
     return found
 
 
@@ -252,6 +250,7 @@ def main(print_line: Callable[[str], None] = print) -> int:
     )
     parser.add_argument("--rounds", type=int, default=200, help="rounds of each (default: 200)")
     parser.add_argument("--draws", type=int, default=DRAWS, help=f"in a round (default: {DRAWS})")
+    parser.add_argument("--only", choices=("times", "overhead"), help="one part, without the bars")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 unless all bars are kept")
     parser.add_argument("--smoke", action="store_true", help="few rounds, no bars: does it run?")
@@ -275,23 +274,26 @@ def main(print_line: Callable[[str], None] = print) -> int:
         base = Path(folder) / "model"
         base.mkdir()
         write_tiny_model(base)
-        figures = neighbours(Path(folder), base, rounds, records)
+        figures = {}
+        if arguments.only != "overhead":
+            figures = neighbours(Path(folder), base, rounds, records)
         PACES.clear()  # as the machine is now
-        figures["overhead"] = overhead(Path(folder), base, min(rounds, 5), draws)
+        if arguments.only != "times":
+            figures["overhead"] = overhead(Path(folder), base, min(rounds, 5), draws)
     figures["clock"] = "processor" if arguments.processor else "wall"
-    figures["rounds"], kept = rounds, bars(figures)
+    figures["rounds"], kept = rounds, {} if arguments.only else bars(figures)
     figures["bars"] = kept
     if arguments.json:
         print_line(json.dumps(figures, indent=1))
     else:
-        for how in ("at once", "waiting"):
+        for how in (how for how in ("at once", "waiting") if how in figures):
             of = figures[how]
             print_line(
                 f"{how:>8}: AUC one long text {of['auc']['long']:.3f}, 1 % more records "
                 f"{of['auc']['more']:.3f}; correlation with tokens {of['correlation']:+.2f}; "
                 f"{of['seconds']['usual']:.3f} s a round"
             )
-        for number, ratio in figures["overhead"].items():
+        for number, ratio in figures.get("overhead", {}).items():
             print_line(f"longest texts, {number:>5} draws a round: {ratio:.2f} x the time")
     return int(arguments.check and not arguments.smoke and not all(kept.values()))
 
