@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from . import __version__
+from .cli_group import command_group
 from .errors import Interrupted, JobError, UmbelError, of_the_machine
 from .foreign import console, say
 
@@ -20,13 +21,9 @@ if TYPE_CHECKING:
 # Else "[required]" and "[default: ...]" stand in every --help with a backslash before them.
 typer.core.HAS_RICH = False
 
-app = typer.Typer(
-    help="Federated fine-tuning of Hugging Face models, private by default.",
-    epilog="Start with: umbel init my-job.toml   or: umbel simulate --data my.csv",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    add_completion=False,
+app = command_group(
+    "Federated fine-tuning of Hugging Face models, private by default.",
+    "Start with: umbel init my-job.toml   or: umbel simulate --data my.csv",
 )
 
 JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML).", show_default=False)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_group import command_group
 from .errors import ConsortiumError
 from .foreign import say
 
@@ -15,12 +16,8 @@ if TYPE_CHECKING:
     from .privacy.secagg.roster import Limits
     from .server.consortium import Consortium
 
-consortium_app = typer.Typer(
-    help="Make a consortium, and say who is a member of it.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    add_completion=False,
+consortium_app = command_group(
+    "Make a consortium, and say who is a member of it.",
 )
 
 Folder = Annotated[Path, typer.Argument(help="The operator's folder.", show_default=False)]

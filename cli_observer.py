@@ -9,15 +9,12 @@ from typing import Annotated
 
 import typer
 
+from .cli_group import command_group
 from .errors import ConsortiumError, DeploymentError
 from .foreign import say
 
-observer_app = typer.Typer(
-    help="Read how a consortium's runs stand, without being able to change anything.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    add_completion=False,
+observer_app = command_group(
+    "Read how a consortium's runs stand, without being able to change anything.",
 )
 
 Folder = Annotated[Path, typer.Argument(help="The observer's folder.", show_default=False)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_group import command_group
 from .cli_server import warn_of_refusals
 from .errors import ConsortiumError
 from .foreign import say
@@ -14,12 +15,8 @@ from .foreign import say
 if TYPE_CHECKING:
     from .packets import Packet
 
-sign_app = typer.Typer(
-    help="Sign a job, the roster or the server's certificate where the keys are, away from the server.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    add_completion=False,
+sign_app = command_group(
+    "Sign a job, the roster or the server's certificate where the keys are, away from the server.",
 )
 
 Keys = Annotated[
