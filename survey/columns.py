@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,6 +75,16 @@ def label_column(columns: Sequence[Column], text: str | None) -> str | None:
     return classes[0].name if len(classes) == 1 else None
 
 
+def share_told(values: Sequence[str], labels: Sequence[str]) -> float:
+    """Share of rows in which the value tells the label; 0 if not nearly all, or if one label is usual."""
+    of_value: dict[str, Counter[str]] = {}
+    for value, label in zip(values, labels, strict=True):
+        of_value.setdefault(value, Counter())[label] += 1
+    right = sum(max(of.values()) for of in of_value.values()) / len(values)
+    usual = max(Counter(labels).values()) / len(labels)
+    return right if right >= 0.98 and usual <= 0.95 else 0.0
+
+
 def tellers(
     columns: Mapping[str, Sequence[str | None]], label: str, skip: Sequence[str]
 ) -> dict[str, float]:
@@ -85,16 +96,8 @@ def tellers(
     found = {}
     for name, values in columns.items():
         pairs = [(v, y) for v, y in zip(values, labels, strict=True) if v and y]
-        counts: dict[str, dict[str, int]] = {}
-        for value, of_row in pairs:
-            counts.setdefault(value, {}).setdefault(of_row, 0)
-            counts[value][of_row] += 1
-        if name in (label, *skip) or not 2 <= len(counts) <= len(pairs) / 2:
-            continue
-        right = sum(max(of.values()) for of in counts.values()) / len(pairs)
-        usual: dict[str, int] = {}
-        for _, of_row in pairs:
-            usual[of_row] = usual.get(of_row, 0) + 1
-        if right >= 0.98 and max(usual.values()) / len(pairs) <= 0.95:
-            found[name] = right
+        if name not in (label, *skip) and 2 <= len({v for v, _ in pairs}) <= len(pairs) / 2:
+            told = share_told(*zip(*pairs, strict=True))
+            if told:
+                found[name] = told
     return found

@@ -19,7 +19,7 @@ from ..learning.tables import read_table
 from ..learning.tokenizer import load_tokenizer
 from . import columns as look
 from .columns import Column
-from .texts import Copies, Lengths, copies, giveaways, odd_characters
+from .texts import Copies, Lengths, copies, giveaways, odd_characters, quantile
 
 _LONGEST = 2048
 """Tokens up to which lengths are counted."""
@@ -102,7 +102,8 @@ def survey(job: Job) -> Survey:
     labels = None
     if corpus.labels is not None:
         labels = [corpus.label_names[index] for index in corpus.labels]
-    found = Survey(
+    lengths, no_lengths = _lengths(job.model.base, corpus.texts)
+    return Survey(
         path=str(path),
         rows=len(table),
         columns=described,
@@ -121,19 +122,17 @@ def survey(job: Job) -> Survey:
         giveaways=tuple(giveaways(corpus.texts, labels)) if labels else (),
         tellers=look.tellers(table.columns, label, [text]) if label else {},
         groups=_groups(table.columns, described, (text, label)),
-        characters=_quantiles([len(text) for text in corpus.texts]),
+        lengths=lengths,
+        no_lengths=no_lengths,
+        characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
     )
-    lengths, why = _lengths(job.model.base, corpus.texts)
-    return Survey(**{**vars(found), "lengths": lengths, "no_lengths": why})
 
 
-def _quantiles(lengths: list[int]) -> tuple[int, int, int]:
-    if not lengths:
-        return 0, 0, 0
-    half, most, longest = np.quantile(lengths, [0.5, 0.9, 1.0], method="higher")
-    return int(half), int(most), int(longest)
+def _characters(texts: list[str]) -> tuple[int, int, int]:
+    counts = np.array([len(text) for text in texts], np.int64)
+    return quantile(counts, 0.5), quantile(counts, 0.9), quantile(counts, 1.0)
 
 
 def _unusable(data: DataSpec, task: TaskName) -> str | None:

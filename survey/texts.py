@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from .columns import share_told
 
 _ODD = {
     "characters that could not be decoded (�)": re.compile("\ufffd"),
@@ -56,15 +57,11 @@ def odd_characters(texts: Sequence[str]) -> dict[str, int]:
 def giveaways(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Ways in which texts seem to contain their own label, each a phrase for a sentence."""
     found = []
-    usual = max(Counter(labels).values()) / len(labels)
     for which, place in (("first", 0), ("last", -1)):
         words = [(text.split() or [""])[place].casefold() for text in texts]
-        of_word: dict[str, Counter[str]] = {}
-        for word, label in zip(words, labels, strict=True):
-            of_word.setdefault(word, Counter())[label] += 1
-        right = sum(max(of.values()) for of in of_word.values()) / len(texts)
-        if len(of_word) <= len(texts) / 10 and right >= 0.98 and usual <= 0.95:
-            found.append(f"the {which} word of a text tells its label in {right:.0%} of the rows")
+        told = share_told(words, labels) if len(set(words)) <= len(texts) / 10 else 0.0
+        if told:
+            found.append(f"the {which} word of a text tells its label in {told:.0%} of the rows")
     names = {label: _WORD.findall(label.casefold()) for label in set(labels)}
     own = other = 0
     for text, label in zip(texts, labels, strict=True):
@@ -91,4 +88,9 @@ class Lengths:
         return float((self.tokens > max_length).mean()) if len(self.tokens) else 0.0
 
     def quantile(self, share: float) -> int:
-        return int(np.quantile(self.tokens, share, method="higher")) if len(self.tokens) else 0
+        return quantile(self.tokens, share)
+
+
+def quantile(counts: np.ndarray, share: float) -> int:
+    """The least of these counts that at least this share of them does not exceed; 0 of none."""
+    return int(np.quantile(counts, share, method="higher")) if len(counts) else 0
