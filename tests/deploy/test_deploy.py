@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from setuptools import find_packages
 
 from umbel import __version__
 
@@ -115,9 +116,11 @@ def in_build_context(name):
 
 def test_the_build_context_holds_the_whole_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = [name.split(".")[1:] for name in project["tool"]["setuptools"]["packages"]]
-    files = {"/".join([*folder, "__init__.py"]) for folder in folders}
-    files |= {"pyproject.toml", project["project"]["readme"], "LICENSE", "cli.py", "job.py"}
+    packages = find_packages(str(ROOT))
+    assert {"client", "server", "privacy.secagg"} <= set(packages)
+    assert not {"tests", "benchmarks"} & set(packages)
+    files = {f"{name.replace('.', '/')}/__init__.py" for name in packages}
+    files |= {"pyproject.toml", "setup.py", project["project"]["readme"], "LICENSE", "__init__.py"}
     assert [name for name in sorted(files) if not in_build_context(name)] == []
     assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
 
