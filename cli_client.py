@@ -220,7 +220,7 @@ def run(
     """Take part: connect to the server, answer its jobs as the policy says. Ctrl-C ends it."""
     from .client.home import Home
     from .client.service import serve
-    from .processes import end_with_parent, log_to_stderr
+    from .storage.processes import end_with_parent, log_to_stderr
 
     home = Home.open(folder)
     end_with_parent()

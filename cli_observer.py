@@ -30,8 +30,8 @@ def init(
 ) -> None:
     """Make a key for an observer; the operator grants it by its public half."""
     from .consortium import Card
-    from .durable import new_folder, write_durably
     from .privacy.secagg.keys import Identity
+    from .storage.files import new_folder, write_durably
 
     card, key = Card.read(consortium), Identity(os.urandom(64))
     with new_folder(folder) as new:

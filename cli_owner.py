@@ -200,9 +200,9 @@ def export(
     path = _ledger(folder)
     if path is None:
         return
-    from .durable import write_durably
     from .privacy.export import to_csv, to_json
     from .privacy.ledger import Ledger
+    from .storage.files import write_durably
 
     with Ledger(path) as opened:
         entries, identity = opened.entries(), opened.identity

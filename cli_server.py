@@ -53,8 +53,8 @@ def server(
     Runs in progress go on when it is started again.
     """
     folder = opened(consortium)
-    from .processes import end_with_parent, log_to_stderr
     from .server.supervisor import Supervisor
+    from .storage.processes import end_with_parent, log_to_stderr
 
     end_with_parent()
     log_to_stderr()
@@ -71,8 +71,8 @@ def window(
 ) -> None:
     """Let observers read how runs stand (umbel consortium observer), over a port of its own."""
     folder = opened(consortium)
-    from .processes import end_with_parent
     from .server.window import Window
+    from .storage.processes import end_with_parent
 
     end_with_parent()
     with Window(folder, host, port) as found:

@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .consortium import Request
-from .documents import Document
 from .errors import ConsortiumError
 from .handovers import MOST
 from .job import Job
+from .storage.documents import Document
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 

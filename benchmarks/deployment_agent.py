@@ -74,7 +74,7 @@ def echo(node: str, folder: str) -> None:
     from umbel.client import service, station
     from umbel.client.home import Home
     from umbel.flower.node import Node
-    from umbel.processes import log_to_stderr
+    from umbel.storage.processes import log_to_stderr
 
     def handle(self: station.Station, message: Message) -> Message:
         return Message(message.content, reply_to=message)

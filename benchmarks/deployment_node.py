@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from umbel.flower import quiet_logs
-from umbel.processes import end_with_parent
+from umbel.storage.processes import end_with_parent
 
 if __name__ == "__main__":
     address, ca, key, secret, port = sys.argv[1:]

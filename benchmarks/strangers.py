@@ -22,10 +22,10 @@ from deployment import Bar
 from deployment_watch import Seen, Watch
 
 from umbel.privacy.secagg.roster import Limits
-from umbel.processes import free_port
 from umbel.server.consortium import Consortium
 from umbel.server.store import Store
 from umbel.simulations.rehearsal import set_up, wait_for
+from umbel.storage.processes import free_port
 
 MOST_SLOWER, MOST_GROWTH = 1.5, 64.0
 CONNECTIONS, SECONDS, ROUNDS = 1000, 300, 10

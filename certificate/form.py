@@ -17,11 +17,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError
 
 from .. import __version__
-from ..documents import Document, explain
 from ..errors import CertificateError
 from ..privacy.secagg.encoding import Digest, Encoded
 from ..privacy.secagg.keys import Identity, verify
 from ..privacy.secagg.roster import Roster
+from ..storage.documents import Document, explain
 
 FORMAT: Literal["umbel certificate 3"] = "umbel certificate 3"
 FILE = "certificate.json"

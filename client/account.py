@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..durable import write_durably
 from ..errors import LedgerError, PlanRefused
 from ..facts import training_size
 from ..job import Job
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..privacy.sizes import SMALLEST_SIZE, Sizes, published_sizes
+from ..storage.files import write_durably
 
 if TYPE_CHECKING:
     from .budget import Budget

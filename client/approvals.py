@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..durable import write_durably
 from ..errors import ConsortiumError, LedgerError, PlanRefused, UmbelError
 from ..foreign import shown
 from ..job import Job
+from ..storage.files import write_durably
 from .policy import NotYet
 
 Status = Literal["pending", "approved", "denied"]

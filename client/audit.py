@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..durable import flush_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
+from ..storage.files import flush_folder, write_durably
 
 Event = Literal[
     "result kept",

@@ -22,7 +22,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..messages import Arrays
 from ..privacy.sizes import Sizes
-from ..processes import start
+from ..storage.processes import start
 from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..durable import write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..job import Job
+from ..storage.files import write_durably
 from .approvals import JobSummary
 
 REFUSED = "job refused"

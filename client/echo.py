@@ -20,10 +20,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..certificate.seal import bound_row
-from ..durable import write_durably
 from ..errors import LedgerError, MessageError
 from ..privacy.chain import MOVED
 from ..privacy.ledger import Ledger
+from ..storage.files import write_durably
 
 _SEAL = re.compile("[0-9a-f]{64}")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..consortium import Card, Request
-from ..durable import fit_for_secrets, new_folder, private_folder, write_durably
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
+from ..storage.files import fit_for_secrets, new_folder, private_folder, write_durably
 from .account import AccountFile
 from .decisions import Decisions
 from .kept import KeptUpdates

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..durable import write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..messages import Arrays
 from ..privacy.secagg.keys import derive, seal, unseal
 from ..privacy.secagg.participant import Participant
+from ..storage.files import write_durably
 from .secure import SecureUpload
 
 _CHUNK = 1 << 24

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..consortium import Card, Request, public_pem
-from ..durable import write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
+from ..storage.files import write_durably
 
 if TYPE_CHECKING:
     from .home import Home

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..durable import write_durably
+from ..storage.files import write_durably
 
 
 @dataclass(frozen=True)

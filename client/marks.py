@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..durable import write_durably
 from ..errors import LedgerError
+from ..storage.files import write_durably
 
 
 @dataclass(frozen=True)

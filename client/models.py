@@ -13,9 +13,9 @@ from typing import Any
 
 from ..certificate.form import FILE, Certificate
 from ..certificate.parcel import ADAPTER, Expected, Parcel, unpack
-from ..durable import new_folder, write_durably
 from ..errors import CertificateError, PlanRefused
 from ..job import Job
+from ..storage.files import new_folder, write_durably
 from .rules import ResultRules
 
 

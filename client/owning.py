@@ -9,12 +9,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from ..durable import write_durably
 from ..errors import ConsortiumError, DataError
 from ..learning.data import row_marks
 from ..privacy.chain import DISJOINT, MOVED, TAKES_OVER
 from ..privacy.ledger import Ledger
 from ..privacy.sizes import Sizes
+from ..storage.files import write_durably
 from .account import AccountFile
 from .budget import Budget
 from .echo import missing

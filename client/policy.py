@@ -19,11 +19,11 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from ..documents import explain, listed
 from ..errors import PlanRefused, UmbelError
 from ..job import Job
 from ..limits import secure_limits
 from ..refusals import job_refusals
+from ..storage.documents import explain, listed
 from .rules import (
     EncryptionRules,
     JobRules,

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..durable import write_durably
 from ..encryption import grid_refusals
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
@@ -35,6 +34,7 @@ from ..privacy.secagg.participant import Participant, Trip
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 from ..privacy.secagg.scale import Scale
 from ..privacy.signed import check_time
+from ..storage.files import write_durably
 from ..vector import Content
 from .answers import job_of
 from .policy import NotYet

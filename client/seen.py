@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..durable import write_durably
 from ..errors import LedgerError, PlanRefused
 from ..privacy.signed import Statement, check_time
+from ..storage.files import write_durably
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from ..errors import DeploymentError
 from ..flower.node import Node
 from ..flower.tasks import Runtime
-from ..logs import keep_small
 from ..privacy.randomness import SecretStream
-from ..processes import alone, end, free_port, new_secret, start
+from ..storage.logs import keep_small
+from ..storage.processes import alone, end, free_port, new_secret, start
 from .home import Home
 from .station import Station
 

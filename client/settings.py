@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from ..consortium import MemberName, check_host
-from ..documents import Document, listed, toml_value
 from ..errors import PlanRefused
 from ..job import Job
+from ..storage.documents import Document, listed, toml_value
 
 DEFAULT_SHARE = 0.8
 

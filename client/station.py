@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from ..certificate.form import FILE, Certificate
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
-from ..durable import write_durably
 from ..errors import (
     BudgetExceeded,
     ConsortiumError,
@@ -37,6 +36,7 @@ from ..padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.signed import Statement
+from ..storage.files import write_durably
 from ..warrants import check_job_signature, parted
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent

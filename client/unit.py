@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..units import unit
+from ..storage.units import unit
 from .home import Home
 from .policy import Policy
 

@@ -185,7 +185,7 @@ def _portable(error: Exception) -> Exception:
 
 def main(run: Callable[[Connection, int], None] = serve) -> None:
     """A worker in this process, which ends with the agent's."""
-    from ..processes import end_with_parent, log_to_stderr
+    from ..storage.processes import end_with_parent, log_to_stderr
 
     with contextlib.suppress(OSError):
         # When memory runs out, the system ends this process, and not the agent's.

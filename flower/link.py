@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from ..processes import end_with_parent
+from ..storage.processes import end_with_parent
 from . import quiet_logs
 
 

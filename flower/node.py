@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import DeploymentError
-from ..processes import end_with_parent
+from ..storage.processes import end_with_parent
 from . import connect_directly, quiet_logs
 
 BUSY_SECONDS = 0.2

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..processes import held
 from ..quantities import tested_texts
 from ..server.consortium import Consortium
 from ..server.store import RunRow, Store
+from ..storage.processes import held
 from .decisions import decision_line
 from .events import Json
 

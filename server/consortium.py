@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..consortium import Card, Request, consortium_id
-from ..durable import new_folder, write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import (
@@ -33,6 +32,7 @@ from ..privacy.secagg.roster import (
     open_roster,
 )
 from ..privacy.signed import DAY, Signed, check_time
+from ..storage.files import new_folder, write_durably
 from ..warrants import now_counter
 from .folder import ROSTER_DAYS, Folder, LimitsFile
 

@@ -27,7 +27,7 @@ from ..learning.probe import probed
 from ..messages import to_array_record, to_arrays
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
-from ..processes import end_with_parent, log_to_stderr
+from ..storage.processes import end_with_parent, log_to_stderr
 from .conclusion import conclude, signer_of
 from .consortium import Consortium
 from .ending import ended_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..durable import replace_durably
 from ..errors import RunFolderError
+from ..storage.files import replace_durably
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -15,10 +15,10 @@ from typing import Literal, Self
 from pydantic import Field
 
 from ..consortium import Card, Request
-from ..documents import Document
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_kept
+from ..storage.documents import Document
 
 ROSTER_DAYS = 90
 

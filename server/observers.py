@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..consortium import check_name
-from ..durable import write_durably
 from ..errors import ConsortiumError, ProtocolError, RunFolderError
 from ..privacy.secagg.encoding import Encoded, Point, Size
 from ..privacy.secagg.keys import Identity
 from ..privacy.signed import DAY, Signed, Statement, check_time
+from ..storage.files import write_durably
 from .consortium import Consortium
 from .store import Store
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ..consortium import Card
-from ..durable import write_durably
 from ..errors import ConsortiumError, ProtocolError
 from ..handovers import Kind, hand_over
 from ..privacy.secagg.keys import Identity
+from ..storage.files import write_durably
 from ..warrants import now_counter
 from . import certificates
 from .consortium import Consortium

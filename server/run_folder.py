@@ -13,9 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..durable import flush_folder
 from ..errors import RunFolderError
 from ..job import Job, read_toml
+from ..storage.files import flush_folder
 from .files import cannot_write, write_whole
 
 

@@ -7,13 +7,13 @@ import secrets
 import time
 from datetime import datetime
 
-from ..durable import write_durably
 from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
 from ..limits import keeps_to
 from ..packets import SignedCertificate, SignedJob, SignedMembers
 from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
 from ..refusals import job_refusals, refused
+from ..storage.files import write_durably
 from ..warrants import check_job_signature, delegate_of, order_seconds, sign_delegation, sign_job
 from .consortium import Consortium
 from .holdout import public_corpus

@@ -18,9 +18,9 @@ from datetime import datetime
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
-from ..logs import keep_small
 from ..privacy.signed import DAY, day
-from ..processes import alone, end, free_port, new_secret, start
+from ..storage.logs import keep_small
+from ..storage.processes import alone, end, free_port, new_secret, start
 from .consortium import Consortium
 from .coordinator import Task
 from .registry import Registry

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ..certificate.check import KEY
-from ..durable import write_durably
 from ..privacy.secagg.keys import Identity
+from ..storage.files import write_durably
 
 
 def run_key(run: Path) -> Identity:

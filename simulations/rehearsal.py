@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import processes
 from ..client.home import Home
 from ..client.policy import Policy
 from ..client.settings import DataSettings
@@ -29,11 +28,12 @@ from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..limits import secure_limits
 from ..privacy.secagg.roster import Limits
-from ..processes import end, free_port, orderly
 from ..server.consortium import Consortium
 from ..server.orders import place
 from ..server.run_folder import RunFolder
 from ..server.store import RunRow, Store
+from ..storage import processes
+from ..storage.processes import end, free_port, orderly
 from .federation import Federation, federate
 from .partition import Share, parse_scheme
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from umbel.client.home import Home
-from umbel.durable import private_folder, write_durably
 from umbel.errors import ConsortiumError
+from umbel.storage.files import private_folder, write_durably
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")

@@ -4,7 +4,7 @@ import stat
 import subprocess
 import sys
 
-from umbel.logs import keep_small
+from umbel.storage.logs import keep_small
 
 WRITER = """
 import sys

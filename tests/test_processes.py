@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from umbel import processes
+from umbel.storage import processes
 
 ROOT = Path(__file__).parent.parent
 STARTERS = {"Popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "system", "popen"}
@@ -29,7 +29,7 @@ PACKAGE = [
 
 def test_the_package_is_looked_at_whole():
     names = {str(path.relative_to(ROOT)) for path in PACKAGE}
-    assert {"processes.py", "client/child.py", "privacy/secagg/journal.py"} <= names
+    assert {"storage/processes.py", "client/child.py", "privacy/secagg/journal.py"} <= names
 
 
 def test_nothing_starts_a_process_by_another_way():
@@ -68,7 +68,7 @@ def eventually_gone(pid):
 
 FOREIGN = "['sleep', '100000']"
 OWN = (
-    "[sys.executable, '-c', 'import time; from umbel.processes import end_with_parent; "
+    "[sys.executable, '-c', 'import time; from umbel.storage.processes import end_with_parent; "
     "end_with_parent(); time.sleep(100000)']"
 )
 
@@ -76,7 +76,7 @@ OWN = (
 def parent_of(child, how):
     """A process that starts a child and waits, and the child's process id."""
     script = (
-        "import sys, threading, time\nfrom umbel.processes import start\n"
+        "import sys, threading, time\nfrom umbel.storage.processes import start\n"
         f"def go(): print(start({child}).pid, flush=True)\n"
         f"{how}\ntime.sleep(100000)"
     )
@@ -122,7 +122,7 @@ def test_a_parent_that_dies_in_any_instant_of_a_start_leaves_nobody(tmp_path):
     """Also between fork and the request to the kernel: the child sees that it is nobody's."""
     mark = f"3600.{os.getpid()}"
     script = (
-        "import os, sys\nfrom umbel.processes import start\nsys.stdout.write('x')\n"
+        "import os, sys\nfrom umbel.storage.processes import start\nsys.stdout.write('x')\n"
         f"sys.stdout.flush()\nstart(['sleep', '{mark}'])\nos.read(0, 1)"
     )
     for moment in range(12):
@@ -152,7 +152,7 @@ def started_with(argument):
 
 def test_sigterm_ends_a_block_in_order():
     script = (
-        "import time\nfrom umbel.processes import orderly\n"
+        "import time\nfrom umbel.storage.processes import orderly\n"
         "try:\n    with orderly():\n        print('in', flush=True)\n        time.sleep(100000)\n"
         "finally:\n    print('out', flush=True)"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.errors import DeploymentError
-from umbel.units import unit
+from umbel.storage.units import unit
 
 WORDS = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1)
 

@@ -108,8 +108,8 @@ def move(deployment, places):
     """Let each process of a deployment run on a host of its own, the server on the first."""
     from datetime import UTC, datetime
 
-    from umbel.durable import write_durably
     from umbel.server import certificates
+    from umbel.storage.files import write_durably
 
     consortium = deployment.consortium
     key, authority_key = map(

@@ -171,7 +171,7 @@ def reader(reviews):
 @pytest.mark.faults
 def test_the_page_works_as_written(reader, deployed_job, tiny):
     from umbel.client.home import Home
-    from umbel.processes import free_port
+    from umbel.storage.processes import free_port
 
     reader.port = free_port()
     shutil.copytree(tiny("bert"), reader.folder / "model")

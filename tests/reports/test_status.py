@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from umbel.consortium import Request, public_pem
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.processes import alone
 from umbel.server.consortium import Consortium
 from umbel.server.coordinator import Narrator
 from umbel.server.store import Store
+from umbel.storage.processes import alone
 
 HEAVY = ["torch", "transformers", "flwr", "numpy", "pyarrow", "matplotlib", "scipy"]
 

@@ -16,11 +16,11 @@ from umbel.errors import DeploymentError
 from umbel.flower.control import Control, Registered
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.processes import free_port
 from umbel.server.consortium import Consortium
 from umbel.server.registry import Registry, changes
 from umbel.server.store import Store
 from umbel.server.supervisor import Supervisor
+from umbel.storage.processes import free_port
 
 NAMES = "abcde"
 PATIENCE = 600.0

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from .errors import DeploymentError
-from .foreign import PlainFormatter
+from ..errors import DeploymentError
+from ..foreign import PlainFormatter
 
 _SECRET_BYTES = 32
 _PARENT = "UMBEL_PARENT"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import DeploymentError
+from ..errors import DeploymentError
 
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))
 

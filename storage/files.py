@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .errors import ConsortiumError
+from ..errors import ConsortiumError
 
 
 def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool = False) -> None:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from . import __version__
-from .durable import write_durably
-from .errors import ConsortiumError
+from .. import __version__
+from ..errors import ConsortiumError
+from .files import write_durably
 
 
 class Document(BaseModel):
