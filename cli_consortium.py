@@ -55,7 +55,7 @@ def create(
     from dataclasses import replace
 
     from .job import Job
-    from .limits import secure_limits
+    from .plan.limits import secure_limits
     from .privacy.secagg.roster import Limits
     from .server.consortium import Consortium
 

@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from umbel.job import Job
-from umbel.limits import noise_shares
+from umbel.plan.limits import noise_shares
 from umbel.privacy.client_noise import UpdateNoise
 from umbel.privacy.discrete import discrete_gaussian
 from umbel.privacy.randomness import SecretStream

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from ..errors import UmbelError
 from ..job import Job
+from ..plan.noise import event_of_test
+from ..plan.schedule import rounds_tested
 from ..privacy.accounting import MechanismEvent, epsilon
-from ..recipe import event_of_test
-from ..schedule import rounds_tested
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 

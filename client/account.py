@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import LedgerError, PlanRefused
-from ..facts import training_size
 from ..job import Job
+from ..plan.facts import training_size
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..privacy.sizes import SMALLEST_SIZE, Sizes, published_sizes

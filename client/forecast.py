@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
-from ..facts import training_size
 from ..job import Job
+from ..plan.facts import training_size
+from ..plan.noise import private_recipe
+from ..plan.schedule import most_tests
 from ..privacy.accounting import MechanismEvent, epsilon
 from ..privacy.ledger import Ledger
 from ..privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
-from ..recipe import private_recipe
-from ..schedule import most_tests
 from .home import Home
 from .policy import Policy
 

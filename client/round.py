@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..client_level import client_part, count_refusals, norm_refusals
-from ..encryption import roster_refusals
 from ..errors import MessageError, ModelError, PlanRefused, UmbelError, WeightsRefused
-from ..evaluation import counts_shares
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..learning.counts import own_counts, own_figures, zero_counts
 from ..learning.metrics import Counts
@@ -35,14 +32,17 @@ from ..messages import (
     to_arrays,
     update_digest,
 )
+from ..plan.client_level import client_part, count_refusals, norm_refusals
+from ..plan.encryption import roster_refusals
+from ..plan.evaluation import counts_shares
+from ..plan.noise import PrivateRecipe, change_of, check_delta, private_recipe
+from ..plan.schedule import most_tests, rounds_tested
+from ..plan.vector import Content
 from ..privacy.chain import TEST
 from ..privacy.client_noise import ClientPart
 from ..privacy.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
-from ..recipe import PrivateRecipe, change_of, check_delta, private_recipe
-from ..schedule import most_tests, rounds_tested
-from ..vector import Content
 from .account import Account
 from .answers import job_of, log_error
 from .budget import Budget

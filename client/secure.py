@@ -10,10 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..encryption import grid_refusals
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
-from ..limits import keeps_to
 from ..messages import (
     COMMIT,
     CONFIRM,
@@ -25,6 +23,9 @@ from ..messages import (
     bytes_of,
     to_bytes_record,
 )
+from ..plan.encryption import grid_refusals
+from ..plan.limits import keeps_to
+from ..plan.vector import Content
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
@@ -35,7 +36,6 @@ from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 from ..privacy.secagg.scale import Scale
 from ..privacy.signed import check_time
 from ..storage.files import write_durably
-from ..vector import Content
 from .answers import job_of
 from .policy import NotYet
 

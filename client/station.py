@@ -32,7 +32,7 @@ from ..job import Job
 from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
 from ..messages import EVALUATE, LEDGER, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
-from ..padding import padding_refusals
+from ..plan.padding import padding_refusals
 from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.signed import Statement

@@ -25,7 +25,7 @@ from ..learning.base import base_digest
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.verdict import Verdict
-from ..padding import padding_refusals
+from ..plan.padding import padding_refusals
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
 

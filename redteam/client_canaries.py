@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..client_level import client_part, server_noise
 from ..job import Job
-from ..limits import clip_of, noise_shares
+from ..plan.client_level import client_part, server_noise
+from ..plan.limits import clip_of, noise_shares
 from ..privacy.client_noise import UpdateNoise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, Layout, decode, encode

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation import deciding_metric, grounds
 from ..job import Job
+from ..plan.evaluation import deciding_metric, grounds
 
 _KINDS = {
     "public hold-out": "holdout",

@@ -11,13 +11,13 @@ from flwr.serverapp import Grid
 
 from .. import __version__
 from ..clock import Clock, SystemClock
-from ..encryption import fewest_answers
 from ..errors import MessageError, PlanRefused, RoundFailed
-from ..facts import ClientFacts
 from ..flower import UNREACHED
 from ..job import Job
 from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
-from ..recipe import check_delta, private_recipe
+from ..plan.encryption import fewest_answers
+from ..plan.facts import ClientFacts
+from ..plan.noise import check_delta, private_recipe
 from .exchange import Exchange, echo_of
 from .readiness import prepare_request
 from .replies import readiness_of

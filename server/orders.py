@@ -11,10 +11,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..consortium import Card
-from ..encryption import fewest_answers
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
 from ..packets import SignedJob
+from ..plan.encryption import fewest_answers
 from ..privacy.signed import Signed, day
 from ..warrants import joined, longest_seconds, parted
 from .consortium import Consortium

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from flwr.app import Message, RecordDict
 
 from ..errors import CannotGoOn, MessageError, PlanRefused, RoundFailed
-from ..facts import some
 from ..messages import PREPARE, REFUSED, SECAGG, to_bytes_record
+from ..plan.facts import some
 from .ending import failure
 from .exchange import Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_of

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import Grid
 
 from ..certificate.form import CertifiedRoster
-from ..encryption import group_thresholds, roster_refusals, server_sees
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
-from ..limits import clip_of
 from ..messages import EVALUATE, TRAIN, Arrays, Readiness
-from ..plan import Plan, UnderWay
-from ..refusals import refused
+from ..plan.encryption import group_thresholds, roster_refusals, server_sees
+from ..plan.limits import clip_of
+from ..plan.plan import Plan, UnderWay
+from ..plan.refusals import refused
 from ..strategies import build_strategy
 from .consortium import Consortium
 from .muster import Muster, Order, Tell, ask_to_join, muster

@@ -15,7 +15,7 @@ from ..errors import MessageError
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
 from ..messages import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
-from ..plan import Plan
+from ..plan.plan import Plan
 from ..strategies.fold import check_range
 from .run import Run
 

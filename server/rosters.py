@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import RunFolderError
 from ..job import Job
-from ..plan import participations_of
+from ..plan.plan import participations_of
 from ..privacy.secagg.roster import Roster, open_kept
 from .consortium import Consortium
 from .run_folder import RunFolder

@@ -13,7 +13,6 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from ..client_level import clipping_room, next_clipping_norm
 from ..errors import CannotGoOn, Interrupted, OutOfRange, RoundFailed
 from ..job import Job
 from ..learning.counts import figures
@@ -26,9 +25,10 @@ from ..messages import (
     to_array_record,
     to_arrays,
 )
-from ..plan import sample_cohort
-from ..recipe import most_participations
-from ..schedule import rounds_tested
+from ..plan.client_level import clipping_room, next_clipping_norm
+from ..plan.noise import most_participations
+from ..plan.plan import sample_cohort
+from ..plan.schedule import rounds_tested
 from .attempts import Attempt, Attempts, present
 from .best import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from ..clock import Clock, SystemClock
 from ..errors import CheckpointError
 from ..messages import Arrays
-from ..plan import Plan
+from ..plan.plan import Plan
 from ..privacy.randomness import SecretStream
 from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from .choice import Choice, Kept

@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from ..client_level import server_noise
-from ..encryption import groups_of
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
 from ..messages import (
@@ -35,11 +33,13 @@ from ..messages import (
     to_arrays,
     to_bytes_record,
 )
+from ..plan.client_level import server_noise
+from ..plan.encryption import groups_of
+from ..plan.vector import Content, Reading
 from ..privacy.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
 from ..privacy.secagg.repeats import digest_of_groups
-from ..vector import Content, Reading
 from .attempts import Attempt
 from .collect import TooFew
 from .exchange import Stage, ask, assignment_of

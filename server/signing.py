@@ -9,10 +9,10 @@ from datetime import datetime
 
 from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
-from ..limits import keeps_to
 from ..packets import SignedCertificate, SignedJob, SignedMembers
+from ..plan.limits import keeps_to
+from ..plan.refusals import job_refusals, refused
 from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
-from ..refusals import job_refusals, refused
 from ..storage.files import write_durably
 from ..warrants import check_job_signature, delegate_of, order_seconds, sign_delegation, sign_job
 from .consortium import Consortium

@@ -26,7 +26,7 @@ from ..job import Job
 from ..learning.base import pinned
 from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
-from ..limits import secure_limits
+from ..plan.limits import secure_limits
 from ..privacy.secagg.roster import Limits
 from ..server.consortium import Consortium
 from ..server.orders import place

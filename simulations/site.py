@@ -24,8 +24,8 @@ from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
 from ..learning.trainer import test
 from ..messages import Arrays
+from ..plan.noise import private_recipe
 from ..privacy.randomness import SecretStream, reproducible_stream
-from ..recipe import private_recipe
 from ..server.holdout import PublicRecords, PublicTest
 from .consortium import membership
 from .federation import Federation

@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.encryption import groups_of
 from umbel.errors import PlanRefused
-from umbel.facts import ClientFacts
 from umbel.job import Job
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
-from umbel.plan import Plan, sample_cohort
+from umbel.plan.encryption import groups_of
+from umbel.plan.facts import ClientFacts
+from umbel.plan.noise import private_recipe
+from umbel.plan.plan import Plan, sample_cohort
 from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier
 from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
-from umbel.recipe import private_recipe
 
 MODEL = ModelShape(
     {"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model", INDEPENDENT

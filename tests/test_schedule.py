@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.errors import MessageError
-from umbel.evaluation import chosen_tests, deviation
-from umbel.facts import ClientFacts
 from umbel.job import Job
-from umbel.schedule import most_tests, rounds_tested
+from umbel.plan.evaluation import chosen_tests, deviation
+from umbel.plan.facts import ClientFacts
+from umbel.plan.schedule import most_tests, rounds_tested
 
 
 def job_of(rounds=10, epsilon=4.0, labels=2, task="text-classification", **evaluation):
@@ -101,9 +101,9 @@ def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels
     import numpy as np
 
     from umbel.learning.private_counts import PrivateCounts
+    from umbel.plan.noise import event_of_test
     from umbel.privacy.counts_noise import counts_noise
     from umbel.privacy.randomness import SecretStream
-    from umbel.recipe import event_of_test
 
     job, owners, held_out = job_of(labels=labels), 5, 400
     event, stream = event_of_test(job, 4), SecretStream.from_key(bytes(32))

@@ -15,7 +15,6 @@ from umbel.client.kept import KeptUpdates
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client.work import WorkHere, Workplace
-from umbel.facts import training_size
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
 from umbel.messages import (
@@ -34,13 +33,14 @@ from umbel.messages import (
     to_array_record,
     to_arrays,
 )
+from umbel.plan.facts import training_size
+from umbel.plan.noise import event_of_test, private_recipe
+from umbel.plan.schedule import most_tests
 from umbel.privacy.accounting import MechanismEvent
 from umbel.privacy.chain import SIZE_RUN
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
-from umbel.recipe import event_of_test, private_recipe
-from umbel.schedule import most_tests
 from umbel.simulations.federation import federate
 
 DELTA = 1e-3

@@ -16,9 +16,9 @@ from umbel.learning.grouped import counted, grouped
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
+from umbel.plan.noise import change_of
 from umbel.privacy.counts_noise import GROUP_COUNTS
 from umbel.privacy.randomness import SecretStream
-from umbel.recipe import change_of
 
 K = 3
 CLIP = 1e-2  # so small that every gradient is clipped

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from umbel import client_level
 from umbel.errors import ProtocolError
 from umbel.job import Job
+from umbel.plan import client_level
+from umbel.plan.noise import private_recipe
 from umbel.privacy.client_noise import UpdateNoise
-from umbel.recipe import private_recipe
 from umbel.redteam import client_canaries
 from umbel.redteam.client_canaries import audit_clients
 

@@ -14,8 +14,8 @@ from umbel.client.secure import Membership
 from umbel.consortium import Request, public_pem
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
-from umbel.limits import secure_limits
 from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
+from umbel.plan.limits import secure_limits
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.client_level import clipping_room
 from umbel.errors import PlanRefused
 from umbel.job import EncryptionSpec, Job
-from umbel.limits import clip_of, expected_update, keeps_to, secure_limits
+from umbel.plan.client_level import clipping_room
+from umbel.plan.limits import clip_of, expected_update, keeps_to, secure_limits
 from umbel.privacy.secagg.roster import MOST_CLIP, Limits
 from umbel.privacy.secagg.scale import Scale
 from umbel.server.rounds import run_rounds

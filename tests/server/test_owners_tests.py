@@ -11,11 +11,11 @@ from umbel.client.budget import Budget, RunSpent
 from umbel.client.policy import Policy
 from umbel.errors import RoundFailed
 from umbel.messages import EVALUATE, SECAGG, Assignment, only_arrays, to_array_record, to_arrays
+from umbel.plan.noise import event_of_test
+from umbel.plan.schedule import most_tests, rounds_tested
 from umbel.privacy.accounting import epsilon
 from umbel.privacy.counts_noise import LOSS_STEPS
 from umbel.privacy.ledger import Ledger
-from umbel.recipe import event_of_test
-from umbel.schedule import most_tests, rounds_tested
 from umbel.server.rounds import evaluate, prepare, run_rounds
 
 SITES = 4

@@ -9,12 +9,12 @@ import pytest
 
 from umbel.client.policy import Policy
 from umbel.errors import DataError, JobError, PlanRefused, RoundFailed, StrategyError
-from umbel.facts import ClientFacts
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
 from umbel.messages import REFUSED
-from umbel.plan import Plan
-from umbel.refusals import job_refusals
+from umbel.plan.facts import ClientFacts
+from umbel.plan.plan import Plan
+from umbel.plan.refusals import job_refusals
 from umbel.server.rounds import run_rounds
 
 KEYS = {

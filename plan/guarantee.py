@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .job import Job
+from ..job import Job
 from .limits import noise_shares, secure_limits
-from .recipe import most_spent
+from .noise import most_spent
 
 _DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
 _ONE_GROUP = (

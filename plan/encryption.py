@@ -8,20 +8,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import PlanRefused
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.client_noise import TAIL
+from ..privacy.counts_noise import LOSS_STEPS
+from ..privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
+from ..privacy.secagg.roster import Limits
+from ..privacy.secagg.scale import Scale
 from .facts import ClientFacts, some
-from .job import Job
 from .limits import clip_of, clip_said, secure_limits
-from .privacy.client_noise import TAIL
-from .privacy.counts_noise import LOSS_STEPS
-from .privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
-from .privacy.secagg.roster import Limits
-from .privacy.secagg.scale import Scale
-from .recipe import change_of, event_of_test, more_for_tests
+from .noise import change_of, event_of_test, more_for_tests
 from .vector import OFFSET, Content
 
 if TYPE_CHECKING:
-    from .learning.model import ModelShape
+    from ..learning.model import ModelShape
 
 _FEWEST_BITS = 10
 """Binary places that an update must keep: a resolution of a thousandth."""
@@ -125,7 +125,7 @@ def encryption_refusals(
     job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
-    from .strategies import sees
+    from ..strategies import sees
 
     if not job.encrypted:
         unwilling = [client.name for client in facts if client.encryption_required]

@@ -10,14 +10,14 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 
-from .job import EncryptionSpec, Job, TrainingSpec
-from .learning.rate import learning_rate
-from .privacy.accounting import MOST_NOISE
-from .privacy.client_noise import TAIL, split_noise
-from .privacy.secagg.parameters import smallest_sum
-from .privacy.secagg.roster import MOST_CLIP, Limits
-from .quantities import rounded_up
-from .recipe import private_recipe
+from ..job import EncryptionSpec, Job, TrainingSpec
+from ..learning.rate import learning_rate
+from ..privacy.accounting import MOST_NOISE
+from ..privacy.client_noise import TAIL, split_noise
+from ..privacy.secagg.parameters import smallest_sum
+from ..privacy.secagg.roster import MOST_CLIP, Limits
+from ..quantities import rounded_up
+from .noise import private_recipe
 
 _BETA_1, _BETA_2 = 0.9, 0.999
 """Of Adam, as torch has them."""

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from .errors import PlanRefused
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from ..quantities import OUTWEIGHED
 from .facts import ClientFacts
-from .job import Job
 from .limits import noise_shares
-from .privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
-from .quantities import OUTWEIGHED
-from .recipe import change_of, event_of_test, more_for_tests
+from .noise import change_of, event_of_test, more_for_tests
 from .schedule import most_tests, rounds_tested
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]

@@ -10,12 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .encryption import group_thresholds
-from .errors import PlanRefused
-from .facts import ClientFacts
-from .job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
-from .limits import clip_of, clip_said, noise_shares
-from .privacy.client_noise import (
+from ..errors import PlanRefused
+from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
+from ..privacy.client_noise import (
     COUNT_STEPS,
     TAIL,
     ClientPart,
@@ -24,14 +21,17 @@ from .privacy.client_noise import (
     clipping_range,
     split_noise,
 )
-from .privacy.counts_noise import CLIENT
-from .privacy.randomness import SecretStream
-from .privacy.secagg.scale import Scale
-from .recipe import event_of_test, more_for_tests, most_participations, private_recipe
+from ..privacy.counts_noise import CLIENT
+from ..privacy.randomness import SecretStream
+from ..privacy.secagg.scale import Scale
+from .encryption import group_thresholds
+from .facts import ClientFacts
+from .limits import clip_of, clip_said, noise_shares
+from .noise import event_of_test, more_for_tests, most_participations, private_recipe
 from .vector import OFFSET_PER_CLIENT
 
 if TYPE_CHECKING:
-    from .learning.model import ModelShape
+    from ..learning.model import ModelShape
 
 _RATE = 0.2
 """How fast an adaptive clipping norm moves (Andrew et al. 2021, section 3.1)."""

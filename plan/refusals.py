@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.sizes import SIZE_EPSILON
 from .client_level import sum_refusals
-from .errors import PlanRefused
 from .evaluation import release_refusals
-from .job import Job
-from .privacy.sizes import SIZE_EPSILON
-from .recipe import step_refusals
+from .noise import step_refusals
 
 
 def refused(reasons: Sequence[str]) -> PlanRefused:

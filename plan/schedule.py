@@ -7,8 +7,8 @@ the plan, which chooses a number of tests (``evaluation.chosen_tests``). The num
 
 from __future__ import annotations
 
-from .errors import MessageError
-from .job import Job
+from ..errors import MessageError
+from ..job import Job
 
 
 def most_tests(job: Job) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .job import Job
+from ..job import Job
 
 if TYPE_CHECKING:
-    from .learning.verdict import Verdict
+    from ..learning.verdict import Verdict
 
 
 def padding_refusals(job: Job, verdict: Verdict | None) -> list[str]:

@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .errors import PlanRefused
-from .job import Job
-from .privacy.accounting import Kind, MechanismEvent, epsilon
-from .privacy.counts_noise import (
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.accounting import Kind, MechanismEvent, epsilon
+from ..privacy.counts_noise import (
     CLIENT,
     GROUP,
     RECORD,
@@ -21,7 +21,7 @@ from .privacy.counts_noise import (
     counts_event,
     noise_beside,
 )
-from .privacy.sizes import SIZE_EPSILON, SIZE_EVENT
+from ..privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 
 _ROUNDING = 1 - 1e-12
 """A sum of two epsilons must not pass the target by how floating point rounds."""

@@ -14,6 +14,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PlanRefused
+from ..job import Job
+from ..privacy.accounting import MechanismEvent
+from ..privacy.secagg.parameters import Thresholds
+from ..privacy.secagg.roster import Limits
 from .client_level import client_refusals, client_warnings
 from .encryption import (
     encryption_facts,
@@ -22,7 +27,6 @@ from .encryption import (
     group_thresholds,
     server_sees,
 )
-from .errors import PlanRefused
 from .evaluation import (
     chosen_tests,
     deviation,
@@ -32,18 +36,14 @@ from .evaluation import (
 )
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
-from .job import Job
 from .limits import clip_of, secure_limits
+from .noise import delta_fits, delta_refusal, private_recipe
 from .padding import padding_refusals, padding_warnings
-from .privacy.accounting import MechanismEvent
-from .privacy.secagg.parameters import Thresholds
-from .privacy.secagg.roster import Limits
-from .recipe import delta_fits, delta_refusal, private_recipe
 from .refusals import job_refusals, refused
 from .vector import Content
 
 if TYPE_CHECKING:
-    from .learning.model import ModelShape
+    from ..learning.model import ModelShape
 
 _FLOAT32 = 4
 _WORD = 4
@@ -310,7 +310,7 @@ def _refusals(
 
     Raises ``StrategyError`` for a strategy that cannot be built.
     """
-    from .strategies import sees
+    from ..strategies import sees
 
     sees(job.strategy)
     reasons = []
