@@ -133,8 +133,8 @@ def plan(
     )
     loaded = _job(job, given, set_)
     if consortium is not None:
-        from .server.consortium import Consortium
-        from .server.lasting import refuse_longer
+        from .consortium.authority import Consortium
+        from .consortium.lasting import refuse_longer
 
         refuse_longer(Consortium.open(consortium), loaded)
     from .reports.progress import Progress

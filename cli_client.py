@@ -300,7 +300,7 @@ def trust(
     """
     from .client.home import Home
     from .client.keys import trust as follow
-    from .consortium import Card
+    from .consortium.card import Card
     from .errors import ConsortiumError, ProtocolError
 
     home = Home.open(folder)
@@ -324,8 +324,8 @@ def approve_roster(
     """
     from .client.home import Home
     from .client.keys import change_of
+    from .consortium.packets import SignedMembers
     from .errors import ConsortiumError, ProtocolError
-    from .packets import SignedMembers
     from .privacy.secagg.keys import Identity
 
     home, packet = Home.open(folder), SignedMembers.read(file)

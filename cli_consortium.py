@@ -13,8 +13,8 @@ from .errors import ConsortiumError
 from .foreign import say
 
 if TYPE_CHECKING:
+    from .consortium.authority import Consortium
     from .privacy.secagg.roster import Limits
-    from .server.consortium import Consortium
 
 consortium_app = command_group(
     "Make a consortium, and say who is a member of it.",
@@ -54,10 +54,10 @@ def create(
     """
     from dataclasses import replace
 
+    from .consortium.authority import Consortium
     from .job import Job
     from .plan.limits import secure_limits
     from .privacy.secagg.roster import Limits
-    from .server.consortium import Consortium
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()
     limits = replace(limits, owners=owners)
@@ -85,7 +85,7 @@ def split(
     Best done where the consortium is made, before the folder goes to the server's machine: what was
     once on a disk may be found there again.
     """
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
 
     Consortium.open(folder).split(keys)
     say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
@@ -95,7 +95,7 @@ def split(
 @consortium_app.command()
 def unit(folder: Folder) -> None:
     """Print a systemd unit that keeps the server running."""
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
     from .server.unit import systemd_unit
 
     say(systemd_unit(Consortium.open(folder)), end="")
@@ -118,8 +118,8 @@ def admit(
     Compare the fingerprint with the owner, over the telephone say: a request on its own does not
     show who made it. The members get the new roster from the server.
     """
-    from .consortium import Request
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
+    from .consortium.card import Request
 
     consortium, asked = Consortium.open(folder), Request.read(request)
     asked.check(consortium.card)
@@ -148,7 +148,7 @@ def remove(
     The next roster is without it, and sums are made without it from then on. What it gave to
     earlier sums stays in them. Says first what that means for runs in progress.
     """
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
     from .server.orders import consequences
 
     consortium = Consortium.open(folder)
@@ -170,7 +170,7 @@ def remove(
 @consortium_app.command()
 def members(folder: Folder) -> None:
     """List the members and their fingerprints."""
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
 
     consortium = Consortium.open(folder)
     for member in consortium.members():
@@ -181,7 +181,7 @@ def members(folder: Folder) -> None:
 @consortium_app.command()
 def renew(folder: Folder) -> None:
     """Renew the server's certificate; restart the server afterwards. Owners need nothing new."""
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
 
     consortium = Consortium.open(folder)
     consortium.renew_certificate()
@@ -200,7 +200,7 @@ def observer(
     days: Annotated[int, typer.Option(min=1, help="How long it may read.")] = 365,
 ) -> None:
     """Let somebody read how runs stand, and change nothing; without a key, no longer."""
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
     from .server.observers import grant, withdraw
 
     consortium = Consortium.open(folder)
@@ -226,9 +226,9 @@ def rotate(
     operator: signs jobs. consortium: signs rosters, and replaces the others. authority: signs the
     server's certificate; renew that once all owners have followed.
     """
-    from .handovers import KINDS
-    from .server.consortium import Consortium
-    from .server.rotation import rotate as replace
+    from .consortium.authority import Consortium
+    from .consortium.handovers import KINDS
+    from .consortium.rotation import rotate as replace
 
     kind = next((kind for kind in KINDS if kind == key), None)
     if kind is None:

@@ -29,7 +29,7 @@ def init(
     ],
 ) -> None:
     """Make a key for an observer; the operator grants it by its public half."""
-    from .consortium import Card
+    from .consortium.card import Card
     from .privacy.secagg.keys import Identity
     from .storage.files import new_folder, write_durably
 
@@ -56,7 +56,7 @@ def read(
     import http.client
     import ssl
 
-    from .consortium import Card
+    from .consortium.card import Card
     from .privacy.secagg.keys import Identity
     from .server.observers import asking
 

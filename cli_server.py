@@ -16,8 +16,8 @@ from .errors import ConsortiumError
 from .foreign import say
 
 if TYPE_CHECKING:
+    from .consortium.authority import Consortium
     from .job import Job
-    from .server.consortium import Consortium
 
 Folder = Annotated[
     Path | None,
@@ -247,7 +247,7 @@ def _warn_if_unserved(folder: Consortium) -> None:
 
 
 def opened(path: Path | None) -> Consortium:
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
 
     named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))
     if path is None and not (named / "limits.json").exists():

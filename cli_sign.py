@@ -13,7 +13,7 @@ from .errors import ConsortiumError
 from .foreign import say
 
 if TYPE_CHECKING:
-    from .packets import Packet
+    from .consortium.packets import Packet
 
 sign_app = command_group(
     "Sign a job, the roster or the server's certificate where the keys are, away from the server.",
@@ -44,9 +44,9 @@ def job(
 
     An order that has ended, or ends soon, is signed anew for the same run.
     """
+    from .consortium.authority import Consortium
+    from .consortium.packets import SignedJob, read_packet
     from .job import Job
-    from .packets import SignedJob, read_packet
-    from .server.consortium import Consortium
     from .server.signing import sign_order
 
     consortium = Consortium.open(keys)
@@ -72,8 +72,8 @@ def roster(
     out: Out = None,
 ) -> None:
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
+    from .consortium.authority import Consortium
     from .privacy.signed import day
-    from .server.consortium import Consortium
     from .server.signing import sign_members
 
     consortium = Consortium.open(keys)
@@ -87,7 +87,7 @@ def roster(
 @sign_app.command()
 def certificate(keys: Keys, out: Out = None) -> None:
     """Make a new certificate for the server's key; owners need nothing new."""
-    from .server.consortium import Consortium
+    from .consortium.authority import Consortium
     from .server.signing import sign_certificate
 
     consortium = Consortium.open(keys)
@@ -113,7 +113,7 @@ def take(
 ) -> None:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
     from .cli_server import opened
-    from .packets import SignedJob, SignedMembers, read_packet
+    from .consortium.packets import SignedJob, SignedMembers, read_packet
     from .server.orders import begin
     from .server.signing import approvals_awaited, take_certificate, take_members
 

@@ -41,7 +41,7 @@ def verify(
     Exits with 2 where anything differs.
     """
     from .certificate.check import verify as check
-    from .consortium import Card
+    from .consortium.card import Card
 
     if key is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", key):
         raise JobError("--key: a public key has 64 hexadecimal digits.")
@@ -61,9 +61,9 @@ def certify(
     ] = None,
 ) -> None:
     """Sign a run's certificate again: with its audit, or once the operator's key is there."""
+    from .consortium.authority import Consortium
     from .server.conclusion import certify as sign
     from .server.conclusion import signer_of
-    from .server.consortium import Consortium
     from .server.run_folder import RunFolder
     from .simulations.issuer import run_key
 

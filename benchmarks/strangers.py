@@ -21,8 +21,8 @@ import deployment_jobs as jobs
 from deployment import Bar
 from deployment_watch import Seen, Watch
 
+from umbel.consortium.authority import Consortium
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 from umbel.server.store import Store
 from umbel.simulations.rehearsal import set_up, wait_for
 from umbel.storage.processes import free_port

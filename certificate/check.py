@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..consortium import Card
+from ..consortium.card import Card
+from ..consortium.warrants import delegate_of
 from ..errors import CertificateError, LedgerError, PlanRefused, UmbelError
 from ..job import Job, read_toml
 from ..privacy.ledger import Ledger
-from ..warrants import delegate_of
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
 from .guarantee import as_asked, composed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..consortium import Card
+from ..consortium.card import Card
 from ..errors import CertificateError
 from ..privacy.ledger import Ledger
 from .check import verify

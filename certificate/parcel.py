@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..consortium.warrants import delegate_of
 from ..errors import CertificateError, PlanRefused
 from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.keys import Identity, verify
-from ..warrants import delegate_of
 from .form import FILE, Certificate
 from .issue import UNBOUND
 

@@ -93,7 +93,7 @@ class _Examination:
     def keys(self) -> Iterator[Finding]:
         from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-        from ..consortium import public_pem
+        from ..consortium.card import public_pem
 
         home, well = self.home, True
         for part in (home.path, home.identity, home.node_key):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..consortium import Card, Request
+from ..consortium.card import Card, Request
 from ..errors import ConsortiumError, LedgerError
 from ..privacy.secagg.keys import Identity
 from ..storage.files import fit_for_secrets, new_folder, private_folder, write_durably

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..consortium import Card, Request, public_pem
+from ..consortium.card import Card, Request, public_pem
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster

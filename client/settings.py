@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..consortium import MemberName, check_host
+from ..consortium.card import MemberName, check_host
 from ..errors import PlanRefused
 from ..job import Job
 from ..storage.documents import Document, listed, toml_value

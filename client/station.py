@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..certificate.form import FILE, Certificate
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
+from ..consortium.warrants import check_job_signature, parted
 from ..errors import (
     BudgetExceeded,
     ConsortiumError,
@@ -37,7 +38,6 @@ from ..privacy.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.signed import Statement
 from ..storage.files import write_durably
-from ..warrants import check_job_signature, parted
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..consortium.authority import Consortium
 from ..quantities import tested_texts
-from ..server.consortium import Consortium
 from ..server.store import RunRow, Store
 from ..storage.processes import held
 from .decisions import decision_line

@@ -8,9 +8,9 @@ from ..certificate.check import verify
 from ..certificate.form import FILE, Certificate
 from ..certificate.issue import issue
 from ..certificate.model_card import model_card
+from ..consortium.authority import Consortium
 from ..errors import CertificateError
 from ..privacy.secagg.keys import Identity
-from .consortium import Consortium
 from .run_folder import RunFolder
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from ..consortium.authority import Consortium
 from ..errors import ConsortiumError, Interrupted, UmbelError
 from ..flower.tasks import claim_run, grid_of
 from ..job import Job
@@ -29,7 +30,6 @@ from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..storage.processes import end_with_parent, log_to_stderr
 from .conclusion import conclude, signer_of
-from .consortium import Consortium
 from .ending import ended_line
 from .exchange import connected
 from .handout import awaiting, hand_out

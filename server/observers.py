@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..consortium import check_name
+from ..consortium.authority import Consortium
+from ..consortium.card import check_name
 from ..errors import ConsortiumError, ProtocolError, RunFolderError
 from ..privacy.secagg.encoding import Encoded, Point, Size
 from ..privacy.secagg.keys import Identity
 from ..privacy.signed import DAY, Signed, Statement, check_time
 from ..storage.files import write_durably
-from .consortium import Consortium
 from .store import Store
 
 GRANT, READING = "observer", "reading"

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 from .. import __version__
-from ..consortium import Card
+from ..consortium.authority import Consortium
+from ..consortium.card import Card
+from ..consortium.packets import SignedJob
+from ..consortium.rotation import follow
+from ..consortium.warrants import joined, longest_seconds, parted
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
-from ..packets import SignedJob
 from ..plan.encryption import fewest_answers
 from ..privacy.signed import Signed, day
-from ..warrants import joined, longest_seconds, parted
-from .consortium import Consortium
 from .rosters import Rosters
-from .rotation import follow
 from .run_folder import RunFolder
 from .signing import check_order, sign_order, signed_order
 from .store import RunRow, Status, Store

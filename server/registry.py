@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
+from ..consortium.authority import Consortium
 from ..errors import ConsortiumError, DeploymentError
 from ..flower.control import Registered
-from .consortium import Consortium
 
 _LONGEST_WAIT = 30.0
 _log = logging.getLogger(__name__)

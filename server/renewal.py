@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import Grid
 
 from ..certificate.form import CertifiedRoster
+from ..consortium.authority import Consortium
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
 from ..messages import EVALUATE, TRAIN, Arrays, Readiness
@@ -18,7 +19,6 @@ from ..plan.limits import clip_of
 from ..plan.plan import Plan, UnderWay
 from ..plan.refusals import refused
 from ..strategies import build_strategy
-from .consortium import Consortium
 from .muster import Muster, Order, Tell, ask_to_join, muster
 from .rosters import Period, RosterChanged, Rosters
 from .run import Run

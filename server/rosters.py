@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ..consortium.authority import Consortium
 from ..errors import RunFolderError
 from ..job import Job
 from ..plan.plan import participations_of
 from ..privacy.secagg.roster import Roster, open_kept
-from .consortium import Consortium
 from .run_folder import RunFolder
 
 _FILE = "rosters.json"

@@ -7,18 +7,24 @@ import secrets
 import time
 from datetime import datetime
 
+from ..consortium.authority import Consortium
+from ..consortium.lasting import check_lasts
+from ..consortium.packets import SignedCertificate, SignedJob, SignedMembers
+from ..consortium.rotation import follow
+from ..consortium.warrants import (
+    check_job_signature,
+    delegate_of,
+    order_seconds,
+    sign_delegation,
+    sign_job,
+)
 from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
-from ..packets import SignedCertificate, SignedJob, SignedMembers
 from ..plan.limits import keeps_to
 from ..plan.refusals import job_refusals, refused
 from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
 from ..storage.files import write_durably
-from ..warrants import check_job_signature, delegate_of, order_seconds, sign_delegation, sign_job
-from .consortium import Consortium
 from .holdout import public_corpus
-from .lasting import check_lasts
-from .rotation import follow
 from .run_folder import as_kept
 
 
@@ -157,11 +163,11 @@ def _merged(consortium: Consortium, data: bytes) -> SignedRoster:
 
 def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:
     """Use a certificate that was made elsewhere, if it fits authority and key of this folder."""
-    from . import certificates
+    from ..consortium import tls
 
     follow(consortium, packet.handovers)
-    authority, pem = certificates.read_certificate(consortium.ca_certificate), packet.certificate
-    if not certificates.fits(pem.encode(), authority, certificates.read_key(consortium.server_key)):
+    authority, pem = tls.read_certificate(consortium.ca_certificate), packet.certificate
+    if not tls.fits(pem.encode(), authority, tls.read_key(consortium.server_key)):
         raise ConsortiumError(
             "This certificate is not by the consortium's authority, or for another key."
         )

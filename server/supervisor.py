@@ -15,13 +15,13 @@ import sys
 import time
 from datetime import datetime
 
+from ..consortium.authority import Consortium
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
 from ..privacy.signed import DAY, day
 from ..storage.logs import keep_small
 from ..storage.processes import alone, end, free_port, new_secret, start
-from .consortium import Consortium
 from .coordinator import Task
 from .registry import Registry
 from .rosters import awaits_turn

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..consortium.authority import Consortium
 from ..storage.units import unit
-from .consortium import Consortium
 
 
 def systemd_unit(consortium: Consortium) -> str:

@@ -15,8 +15,8 @@ import threading
 import time
 from typing import Any
 
+from ..consortium.authority import Consortium
 from ..errors import RunFolderError, UmbelError
-from .consortium import Consortium
 from .observers import NotAllowed, observer_of, read
 
 _MOST = 16

@@ -39,10 +39,10 @@ from ..server.run import Listener, Run, Silent
 from ..server.run_folder import RunFolder
 from ..server.sums import SecureSums
 from ..strategies import build_strategy
-from .consortium import found
 from .federation import Federation, federate
 from .grid import InProcessGrid
 from .issuer import run_key
+from .membership import found
 from .site import SiteSettings, owner_log
 from .workers import Workers, default_workers, start_workers
 

@@ -21,6 +21,7 @@ import numpy as np
 from ..client.home import Home
 from ..client.policy import Policy
 from ..client.settings import DataSettings
+from ..consortium.authority import Consortium
 from ..errors import DeploymentError
 from ..job import Job
 from ..learning.base import pinned
@@ -28,7 +29,6 @@ from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..plan.limits import secure_limits
 from ..privacy.secagg.roster import Limits
-from ..server.consortium import Consortium
 from ..server.orders import place
 from ..server.run_folder import RunFolder
 from ..server.store import RunRow, Store

@@ -27,8 +27,8 @@ from ..messages import Arrays
 from ..plan.noise import private_recipe
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..server.holdout import PublicRecords, PublicTest
-from .consortium import membership
 from .federation import Federation
+from .membership import membership
 
 if TYPE_CHECKING:
     from flwr.app import Message

@@ -6,12 +6,12 @@ import os
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from umbel.consortium import Card, Request, check_name, public_pem
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Card, Request, check_name, public_pem
+from umbel.consortium.warrants import check_job_signature, sign_job
 from umbel.errors import ConsortiumError, PlanRefused
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
-from umbel.warrants import check_job_signature, sign_job
 
 OPERATOR = Identity(bytes(range(64)))
 JOB = '{"name":"reviews"}'

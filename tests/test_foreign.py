@@ -98,8 +98,8 @@ def test_an_owners_reason_does_nothing_to_the_operators_terminal(
 
 @pytest.fixture
 def consortium_folder(tmp_path):
+    from umbel.consortium.authority import Consortium
     from umbel.privacy.secagg.roster import Limits
-    from umbel.server.consortium import Consortium
 
     consortium = Consortium.create(tmp_path / "c", "localhost", 9443, Limits())
     return consortium.path, consortium.database

@@ -399,7 +399,7 @@ def test_an_audit_is_bound_by_its_numbers_and_none_of_its_texts(run):
 @pytest.fixture
 def operator(tmp_path):
     """An operator's consortium and its card."""
-    from umbel.server.consortium import Consortium
+    from umbel.consortium.authority import Consortium
 
     consortium = Consortium.create(tmp_path / "consortium", "127.0.0.1", 9000, Limits())
     return consortium, tmp_path / "consortium" / "consortium.json"
@@ -425,7 +425,7 @@ def deployed(run, consortium, heads=()):
 def test_an_operators_certificate_verifies_by_the_consortiums_card_and_no_other(
     run, operator, umbel, tmp_path
 ):
-    from umbel.server.consortium import Consortium
+    from umbel.consortium.authority import Consortium
 
     consortium, card = operator
     roster = deployed(run, consortium)
@@ -515,15 +515,15 @@ def test_a_run_that_was_changed_is_not_certified_again(run, umbel):
 
 def test_a_simulation_does_not_pass_for_an_operators_certificate(run, operator):
     _, card = operator
-    from umbel.consortium import Card
+    from umbel.consortium.card import Card
 
     text = wrong(verify(run, card=Card.read(card)))["signer"]
     assert "a simulation, which signs itself" in text
 
 
 def test_the_operators_signature_on_a_certificate_is_none_on_a_job(run, operator):
+    from umbel.consortium.warrants import check_job_signature
     from umbel.errors import PlanRefused
-    from umbel.warrants import check_job_signature
 
     consortium, _ = operator
     deployed(run, consortium)

@@ -17,13 +17,13 @@ from umbel.certificate.issue import issue
 from umbel.certificate.parcel import Expected, Parcel, pack, sealed, unpack
 from umbel.client.models import Models
 from umbel.client.rules import ResultRules
+from umbel.consortium.warrants import sign_delegation
 from umbel.errors import CertificateError, PlanRefused
 from umbel.learning.base import pinned
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.signed import DAY
 from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
-from umbel.warrants import sign_delegation
 
 OPERATOR = Identity(bytes(range(64)))
 CONSORTIUM = "c" * 32
@@ -339,10 +339,10 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
     from flwr.app import Message, RecordDict
 
     from umbel.client.station import Station
+    from umbel.consortium.warrants import sign_job
     from umbel.flower import stamp, take_server_identity
     from umbel.messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
     from umbel.simulations.rehearsal import set_up
-    from umbel.warrants import sign_job
 
     stage, name = set_up(run.job, tmp_path), identity(run)
     operator, consortium = stage.consortium.operator, stage.consortium.card.id

@@ -19,13 +19,13 @@ from umbel.client.owning import moved, new_account, publish_size
 from umbel.client.policy import Policy
 from umbel.client.propose import propose
 from umbel.client.spending import spending
+from umbel.consortium.authority import Consortium
 from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError, PlanRefused
 from umbel.learning.data import row_marks
 from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
 from umbel.privacy.sizes import SIZE_EVENT, SMALLEST_SIZE, Sizes
-from umbel.server.consortium import Consortium
 
 ROWS = [(f"note {number}", ("fine", "ill")[number % 2]) for number in range(300)]
 

@@ -10,13 +10,13 @@ import pytest
 from umbel.client.child import Bench
 from umbel.client.home import Home
 from umbel.client.station import Station
+from umbel.consortium.warrants import sign_job
 from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.base import base_digest, base_folder, named_digest
 from umbel.messages import ASSIGNMENT, PREPARE, Assignment
 from umbel.privacy.randomness import reproducible_stream
 from umbel.simulations.rehearsal import set_up
-from umbel.warrants import sign_job
 
 WATCHED: list[list[str]] = []
 NOT_HERE = "0" * 64

@@ -20,11 +20,11 @@ from umbel.client.settings import DataSettings
 from umbel.client.station import Station
 from umbel.client.work import WorkHere
 from umbel.client.worker import Setup, records_of, workplace_of
+from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.steps import PrivateSteps
 from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.simulations.rehearsal import set_up
-from umbel.warrants import sign_job
 
 DEADLY = """
 import json, os, signal, sys

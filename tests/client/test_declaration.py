@@ -14,6 +14,7 @@ from umbel.client.home import Home
 from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.client.station import Station
+from umbel.consortium.warrants import sign_job
 from umbel.errors import DataError, PlanRefused
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.data import fingerprint, load_corpus, split_rows, split_secret
@@ -22,7 +23,6 @@ from umbel.privacy.accounting import MechanismEvent
 from umbel.privacy.chain import SIZE_RUN
 from umbel.privacy.ledger import Ledger
 from umbel.simulations.rehearsal import set_up
-from umbel.warrants import sign_job
 
 TARGET = "the patient in bed four has what nobody else here has"
 

@@ -19,11 +19,11 @@ from umbel.client import reach
 from umbel.client.audit import AuditLog
 from umbel.client.doctor import Finding, examine
 from umbel.client.home import Home
+from umbel.consortium.authority import Consortium
 from umbel.errors import ConsortiumError
 from umbel.privacy.accounting import MechanismEvent
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 
 SECRET = "patient Mary Poppins"
 ROWS = [(f"{SECRET} {number}", "fine" if number % 2 else "ill") for number in range(6)]

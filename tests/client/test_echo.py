@@ -11,11 +11,11 @@ from umbel.certificate.seal import seal_head
 from umbel.client.echo import Echo
 from umbel.client.home import Home
 from umbel.client.owning import moved
+from umbel.consortium.authority import Consortium
 from umbel.errors import LedgerError, MessageError
 from umbel.privacy.accounting import MechanismEvent
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 
 EVENT = MechanismEvent(100.0, 0.01, 1)
 

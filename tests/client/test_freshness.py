@@ -8,6 +8,7 @@ from flwr.app import Message, RecordDict
 
 from umbel.client.seen import SeenOrders
 from umbel.client.station import Station
+from umbel.consortium.warrants import order_seconds, sign_job
 from umbel.errors import LedgerError, PlanRefused, ProtocolError
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import ASSIGNMENT, Assignment
@@ -15,7 +16,6 @@ from umbel.privacy.secagg.roster import FOREVER, Roster, SignedRoster, open_rost
 from umbel.privacy.signed import DAY, Signed
 from umbel.server.orders import place
 from umbel.simulations.rehearsal import set_up
-from umbel.warrants import order_seconds, sign_job
 
 BEYOND_ORDERS = "Unknown request"
 """What an agent says to a request of no kind, once it has found order and roster good."""

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key, lo
 
 from umbel.client.home import Home
 from umbel.client.policy import Policy
-from umbel.consortium import Request
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request
 from umbel.errors import ConsortiumError, DataError, PlanRefused
 from umbel.job import EncryptionSpec
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 
 
 @pytest.fixture

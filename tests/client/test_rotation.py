@@ -13,18 +13,18 @@ from umbel.certificate.issue import issue
 from umbel.client.home import Home
 from umbel.client.keys import follow, renew_keys, trust, use_new_keys
 from umbel.client.station import Station
-from umbel.consortium import Card, Request
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Card, Request
+from umbel.consortium.handovers import KINDS, hand_over
+from umbel.consortium.rotation import rotate
+from umbel.consortium.warrants import joined, sign_job
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.flower import stamp, take_server_identity
-from umbel.handovers import KINDS, hand_over
 from umbel.messages import ASSIGNMENT, Assignment
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
-from umbel.server.consortium import Consortium
-from umbel.server.rotation import rotate
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.simulations.engine import Options, simulate
-from umbel.warrants import joined, sign_job
 
 BEYOND_ORDERS = "Unknown request"
 
@@ -96,7 +96,7 @@ def test_nobody_but_the_consortiums_key_hands_a_key_over(consortium, owner, job)
     # Weakened: a card that believes in the thief's key for rosters follows it.
     chain = [hand_over(thief, "0" * 32, "operator", card.keys["operator"], b"x" * 32, 1, 1)]
     weak = dict(card.keys, consortium=thief.public.signing)
-    from umbel.handovers import follow as chained
+    from umbel.consortium.handovers import follow as chained
 
     assert chained(weak, "0" * 32, chain)["operator"] == b"x" * 32
 

@@ -10,6 +10,7 @@ import pytest
 
 from umbel.client import decisions
 from umbel.client.station import Station
+from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import (
     ASSIGNMENT,
@@ -24,7 +25,6 @@ from umbel.messages import (
     to_bytes_record,
 )
 from umbel.simulations.rehearsal import set_up
-from umbel.warrants import sign_job
 
 
 @pytest.fixture

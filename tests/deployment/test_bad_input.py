@@ -86,8 +86,8 @@ def test_an_expired_certificate_is_named_and_a_renewal_heals(calm, reference):
 
 
 def test_a_job_that_another_key_signed_is_refused_with_that_reason(calm):
+    from umbel.consortium.warrants import sign_job
     from umbel.privacy.secagg.keys import Identity
-    from umbel.warrants import sign_job
 
     run = calm.place(name="forged")
     file = calm.consortium.runs / run / "run.json"

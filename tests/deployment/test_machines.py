@@ -108,18 +108,16 @@ def move(deployment, places):
     """Let each process of a deployment run on a host of its own, the server on the first."""
     from datetime import UTC, datetime
 
-    from umbel.server import certificates
+    from umbel.consortium import tls
     from umbel.storage.files import write_durably
 
     consortium = deployment.consortium
-    key, authority_key = map(
-        certificates.read_key, (consortium.server_key, consortium.path / "ca.key")
-    )
-    authority = certificates.read_certificate(consortium.ca_certificate)
-    certificate = certificates.server_certificate(
+    key, authority_key = map(tls.read_key, (consortium.server_key, consortium.path / "ca.key"))
+    authority = tls.read_certificate(consortium.ca_certificate)
+    certificate = tls.server_certificate(
         f"{NETWORK}.1", key, authority, authority_key, datetime.now(UTC)
     )
-    write_durably(consortium.server_certificate, certificates.certificate_pem(certificate))
+    write_durably(consortium.server_certificate, tls.certificate_pem(certificate))
     for name, (prefix, _) in places.items():
         deployment.prefixes[name] = prefix
     deployment.host = "0.0.0.0"

@@ -13,12 +13,12 @@ import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from umbel.consortium.authority import Consortium
 from umbel.flower.admission import Admission, Bounds
 from umbel.flower.door import MOST_FIELDS, MOST_HEAD, MOST_UNKNOWN, Door, Server
 from umbel.flower.link import _listen
 from umbel.flower.members import FLEET, MOST_OTHER, MOST_STRANGE, MembersOnly
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 
 MIB = 2**20
 

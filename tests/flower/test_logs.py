@@ -8,10 +8,10 @@ import pytest
 
 from umbel.client import service
 from umbel.client.home import Home
+from umbel.consortium.authority import Consortium
 from umbel.errors import DeploymentError
 from umbel.flower.tasks import in_words
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 
 PAGE = "https://developer.mozilla.org/en-US/docs/Web/HTTP/Status"
 

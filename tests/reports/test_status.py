@@ -8,10 +8,10 @@ import sys
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 from umbel.server.coordinator import Narrator
 from umbel.server.store import Store
 from umbel.storage.processes import alone

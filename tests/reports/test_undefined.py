@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from umbel.consortium.authority import Consortium
 from umbel.errors import UmbelError
 from umbel.learning.private_counts import PrivateCounts
 from umbel.privacy.secagg.roster import Limits
@@ -21,7 +22,6 @@ from umbel.reports.plots import draw
 from umbel.reports.progress import Progress
 from umbel.reports.run import RunRecord
 from umbel.reports.tables import result_table
-from umbel.server.consortium import Consortium
 from umbel.server.store import Store
 
 LABELS = ["negative", "positive"]

@@ -90,8 +90,8 @@ def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     from umbel.server.run import Run
     from umbel.server.run_folder import RunFolder
     from umbel.server.sums import SecureSums
-    from umbel.simulations.consortium import found
     from umbel.simulations.grid import InProcessGrid
+    from umbel.simulations.membership import found
     from umbel.simulations.site import SiteSettings
     from umbel.simulations.workers import Inline
     from umbel.strategies import build_strategy

@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from umbel.client.home import Home
 from umbel.client.keys import change_of
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import (
@@ -18,7 +19,6 @@ from umbel.privacy.secagg.roster import (
     approvals_needed,
     open_roster,
 )
-from umbel.server.consortium import Consortium
 from umbel.server.signing import approvals_awaited, sign_members, take_members
 
 NAMES = ("east", "north", "west")

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 
 from umbel.certificate.check import verify
 from umbel.client.secure import Membership
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import SECRETS, Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
 from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
@@ -21,7 +22,6 @@ from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
-from umbel.server.consortium import SECRETS, Consortium
 from umbel.server.coordinator import Task, coordinate
 from umbel.server.orders import begin as begin_run
 from umbel.server.orders import finish

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from umbel.cli_consortium import consortium_app
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.errors import ConsortiumError, JobError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, open_roster
-from umbel.server.consortium import Consortium
 
 LIMITS = Limits(minimum=4, clip=2.0)
 

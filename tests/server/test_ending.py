@@ -2,12 +2,12 @@
 
 import pytest
 
+from umbel.consortium.authority import Consortium
 from umbel.errors import CannotGoOn, RoundFailed, RunFolderError
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.messages import EVALUATE, FAILED, REFUSED, TRAIN
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 from umbel.server.orders import finish, stop
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds

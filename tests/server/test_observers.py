@@ -11,19 +11,19 @@ import time
 
 import pytest
 
-from umbel.consortium import Card
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Card
+from umbel.consortium.rotation import rotate
+from umbel.consortium.warrants import check_job_signature, sign_job
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
 from umbel.privacy.signed import DAY, Signed, Statement
 from umbel.server import observers
-from umbel.server.consortium import Consortium
 from umbel.server.observers import GRANT, Grant, asking, grant, observer_of, withdraw
-from umbel.server.rotation import rotate
 from umbel.server.run_folder import RunFolder
 from umbel.server.store import Store
 from umbel.server.window import Window
-from umbel.warrants import check_job_signature, sign_job
 
 AUDITOR = Identity(bytes(range(64)))
 STRANGER = Identity(bytes(range(1, 65)))

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.errors import DeploymentError
 from umbel.flower.control import Control, Registered
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.consortium import Consortium
 from umbel.server.registry import Registry, changes
 from umbel.server.store import Store
 from umbel.server.supervisor import Supervisor

@@ -253,7 +253,7 @@ def test_scalars_beside_an_upload_are_checked(where, start_run, quick):
 def test_a_wrong_share_is_decoded_around_and_named(start_run, quick):
     """Three of four shares are enough, and a prekey tells which three are right."""
     from umbel.privacy.secagg.messages import Reveal, RevealReply, Signed
-    from umbel.simulations.consortium import membership
+    from umbel.simulations.membership import membership
 
     def lie(parts):
         reply = RevealReply.from_bytes(parts["reply"])

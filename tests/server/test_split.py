@@ -8,9 +8,11 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from umbel.consortium import Request, public_pem
+from umbel.consortium.authority import SECRETS, Consortium
+from umbel.consortium.card import Request, public_pem
+from umbel.consortium.packets import read_packet
+from umbel.consortium.warrants import delegate_of
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
-from umbel.packets import read_packet
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import (
     CUT,
@@ -27,7 +29,6 @@ from umbel.privacy.secagg.roster import (
     open_roster,
 )
 from umbel.privacy.signed import DAY, FOREVER, Signed, Statement
-from umbel.server.consortium import SECRETS, Consortium
 from umbel.server.orders import begin, place
 from umbel.server.signing import (
     sign_certificate,
@@ -37,7 +38,6 @@ from umbel.server.signing import (
     take_members,
 )
 from umbel.server.store import Store
-from umbel.warrants import delegate_of
 
 RUN = "a" * 32
 NAMES = ("east", "north", "south", "west")

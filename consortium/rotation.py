@@ -11,14 +11,14 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ..consortium import Card
 from ..errors import ConsortiumError, ProtocolError
-from ..handovers import Kind, hand_over
 from ..privacy.secagg.keys import Identity
 from ..storage.files import write_durably
-from ..warrants import now_counter
-from . import certificates
-from .consortium import Consortium
+from . import tls
+from .authority import Consortium
+from .card import Card
+from .handovers import Kind, hand_over
+from .warrants import now_counter
 
 
 def rotate(consortium: Consortium, kind: Kind) -> Card:
@@ -62,11 +62,11 @@ def _new_key(consortium: Consortium, kind: Kind) -> tuple[str, bytes, bytes]:
     if kind != "authority":
         made = Identity(os.urandom(64))
         return f"{kind}.key", made.to_secret_bytes(), made.public.signing
-    key, title = certificates.new_key(), f"Umbel consortium {consortium.card.id}"
+    key, title = tls.new_key(), f"Umbel consortium {consortium.card.id}"
     # Another name than the one before, or programs would take the two for one authority.
     title += f" {len(consortium.card.past('authority')) + 2}"
-    authority = certificates.authority_certificate(title, key, datetime.now(UTC))
-    return "ca.key", certificates.key_pem(key), certificates.certificate_pem(authority)
+    authority = tls.authority_certificate(title, key, datetime.now(UTC))
+    return "ca.key", tls.key_pem(key), tls.certificate_pem(authority)
 
 
 def _last_counter(card: Card) -> int:

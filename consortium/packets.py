@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .consortium import Request
-from .errors import ConsortiumError
+from ..errors import ConsortiumError
+from ..job import Job
+from ..storage.documents import Document
+from .card import Request
 from .handovers import MOST
-from .job import Job
-from .storage.documents import Document
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 

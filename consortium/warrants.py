@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from .errors import PlanRefused, ProtocolError
+from ..errors import PlanRefused, ProtocolError
+from ..job import Job
+from ..privacy.secagg.encoding import Digest, Encoded, Size
+from ..privacy.secagg.keys import Identity
+from ..privacy.secagg.roster import DELEGATION, Delegation
+from ..privacy.signed import DAY, Signed, Statement, check_time
 from .handovers import MOST
-from .job import Job
-from .privacy.secagg.encoding import Digest, Encoded, Size
-from .privacy.secagg.keys import Identity
-from .privacy.secagg.roster import DELEGATION, Delegation
-from .privacy.signed import DAY, Signed, Statement, check_time
 
 ORDER = "job order"
 REST_DAYS = 30

@@ -19,13 +19,13 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from . import __version__
-from .errors import ConsortiumError, ProtocolError
+from .. import __version__
+from ..errors import ConsortiumError, ProtocolError
+from ..privacy.secagg.encoding import Encoded, Name, Size
+from ..privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
+from ..privacy.secagg.roster import Entry
+from ..storage.documents import Document
 from .handovers import MOST, Keys, Kind, Past, first, follow, past
-from .privacy.secagg.encoding import Encoded, Name, Size
-from .privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
-from .privacy.secagg.roster import Entry
-from .storage.documents import Document
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _LONGEST_HOST = 253

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from .errors import ProtocolError
-from .privacy.secagg.encoding import Encoded, Size
-from .privacy.secagg.keys import Identity
-from .privacy.signed import FOREVER, Signed, Statement
+from ..errors import ProtocolError
+from ..privacy.secagg.encoding import Encoded, Size
+from ..privacy.secagg.keys import Identity
+from ..privacy.signed import FOREVER, Signed, Statement
 
 HANDOVER = "handover"
 MOST = 200

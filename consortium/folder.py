@@ -14,11 +14,11 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from ..consortium import Card, Request
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_kept
 from ..storage.documents import Document
+from .card import Card, Request
 
 ROSTER_DAYS = 90
 
@@ -211,7 +211,7 @@ class Folder:
 
     def certificate_days_left(self, now: datetime | None = None) -> int:
         """Whole days until the server's certificate expires; negative once it has."""
-        from .certificates import read_certificate
+        from .tls import read_certificate
 
         found = read_certificate(self.server_certificate)
         return (found.not_valid_after_utc - (now or datetime.now(UTC))).days

@@ -20,7 +20,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..consortium import Card, Request, consortium_id
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import (
@@ -33,8 +32,9 @@ from ..privacy.secagg.roster import (
 )
 from ..privacy.signed import DAY, Signed, check_time
 from ..storage.files import new_folder, write_durably
-from ..warrants import now_counter
+from .card import Card, Request, consortium_id
 from .folder import ROSTER_DAYS, Folder, LimitsFile
+from .warrants import now_counter
 
 SECRETS = ("consortium.key", "operator.key", "ca.key")
 """What a server's folder does without."""
@@ -67,14 +67,14 @@ class Consortium(Folder):
         come from the operating system's generator. Certificates are valid from `now`. `rehearsal` marks
         one whose agents' noise is no secret. A roster holds for `roster_days` after it is signed.
         """
-        from . import certificates
+        from . import tls
 
         now = now or datetime.now(UTC)
         consortium, operator = Identity(os.urandom(64)), Identity(os.urandom(64))
-        authority_key, server_key = certificates.new_key(), certificates.new_key()
+        authority_key, server_key = tls.new_key(), tls.new_key()
         title = f"Umbel consortium {consortium_id(consortium.public.signing)}"
-        authority = certificates.authority_certificate(title, authority_key, now)
-        authority_pem = certificates.certificate_pem(authority)
+        authority = tls.authority_certificate(title, authority_key, now)
+        authority_pem = tls.certificate_pem(authority)
         values = {
             "name": path.resolve().name if name is None else name,
             "host": host,
@@ -85,7 +85,7 @@ class Consortium(Folder):
             "rehearsal": rehearsal,
         }
         card = Card.build(values, f"consortium {path}")
-        server = certificates.server_certificate(
+        server = tls.server_certificate(
             card.host, server_key.public_key(), authority, authority_key, now
         )
         with new_folder(path) as folder:
@@ -93,10 +93,10 @@ class Consortium(Folder):
                 (folder / part).mkdir(mode=0o700)
             write_durably(folder / "consortium.key", consortium.to_secret_bytes(), secret=True)
             write_durably(folder / "operator.key", operator.to_secret_bytes(), secret=True)
-            write_durably(folder / "ca.key", certificates.key_pem(authority_key), secret=True)
+            write_durably(folder / "ca.key", tls.key_pem(authority_key), secret=True)
             write_durably(folder / "ca.crt", authority_pem)
-            write_durably(folder / "server.key", certificates.key_pem(server_key), secret=True)
-            write_durably(folder / "server.crt", certificates.certificate_pem(server))
+            write_durably(folder / "server.key", tls.key_pem(server_key), secret=True)
+            write_durably(folder / "server.crt", tls.certificate_pem(server))
             LimitsFile(**asdict(limits), roster_days=roster_days).write(folder / "limits.json")
             card.write(folder / "consortium.json")
         return cls(path)
@@ -165,15 +165,15 @@ class Consortium(Folder):
 
         Owners need nothing new. The server takes it up when it is started again.
         """
-        from . import certificates
+        from . import tls
 
-        key = certificates.key_of(certificates.read_certificate(self.server_certificate))
-        authority = certificates.read_certificate(self.ca_certificate)
-        authority_key = certificates.key_for(authority, self.path / "ca.key")
-        certificate = certificates.server_certificate(
+        key = tls.key_of(tls.read_certificate(self.server_certificate))
+        authority = tls.read_certificate(self.ca_certificate)
+        authority_key = tls.key_for(authority, self.path / "ca.key")
+        certificate = tls.server_certificate(
             self.card.host, key, authority, authority_key, now or datetime.now(UTC)
         )
-        write_durably(self.server_certificate, certificates.certificate_pem(certificate))
+        write_durably(self.server_certificate, tls.certificate_pem(certificate))
 
     def _check_apart(self, member: Request, request: Request) -> None:
         name = request.name

@@ -8,8 +8,8 @@ import time
 from ..errors import ConsortiumError, PlanRefused
 from ..job import Job
 from ..privacy.signed import DAY, day
-from ..warrants import longest_seconds
-from .consortium import Consortium
+from .authority import Consortium
+from .warrants import longest_seconds
 
 
 def outlasts(consortium: Consortium, job: Job) -> str:
