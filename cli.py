@@ -327,8 +327,8 @@ def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
 def _report(path: Path) -> None:
     from .reports.page import write_page
     from .reports.plots import draw
-    from .reports.run import RunRecord
     from .reports.tables import result_table
+    from .run.record import RunRecord
 
     write_page(path, draw(path))
     _print(result_table(RunRecord.read(path)))

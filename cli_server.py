@@ -115,7 +115,7 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from .reports.status import served, server_lines, standing
-    from .server.store import Store
+    from .run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
@@ -137,7 +137,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     from dataclasses import asdict
 
     from .reports.status import served, server_lines, status_lines
-    from .server.store import Store
+    from .run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
@@ -161,7 +161,7 @@ def logs(
 ) -> None:
     """Print what a run's coordinator wrote."""
     from .reports.status import served, unserved_line, waits_for
-    from .server.store import Store
+    from .run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)

@@ -62,9 +62,9 @@ def certify(
 ) -> None:
     """Sign a run's certificate again: with its audit, or once the operator's key is there."""
     from .consortium.authority import Consortium
+    from .run.run_folder import RunFolder
     from .server.conclusion import certify as sign
     from .server.conclusion import signer_of
-    from .server.run_folder import RunFolder
     from .simulations.issuer import run_key
 
     folder = RunFolder.open(run)

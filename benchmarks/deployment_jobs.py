@@ -16,8 +16,8 @@ from deployment_watch import Watch
 
 from umbel.job import Job
 from umbel.learning.base import base_folder
-from umbel.server.run_folder import RunFolder
-from umbel.server.store import RunRow, Store
+from umbel.run.run_folder import RunFolder
+from umbel.run.store import RunRow, Store
 from umbel.simulations.rehearsal import Stage, running, set_up, wait_for
 
 AGENTS = 3

@@ -23,7 +23,7 @@ from deployment_watch import Seen, Watch
 
 from umbel.consortium.authority import Consortium
 from umbel.privacy.secagg.roster import Limits
-from umbel.server.store import Store
+from umbel.run.store import Store
 from umbel.simulations.rehearsal import set_up, wait_for
 from umbel.storage.processes import free_port
 

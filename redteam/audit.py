@@ -27,10 +27,10 @@ from ..learning.probe import probed
 from ..learning.tasks import Task, task_for
 from ..messages import Arrays
 from ..privacy.client_noise import split_noise
+from ..run.checkpoint import load_latest
+from ..run.run_folder import RunFolder
 from ..server.best import kept_model
-from ..server.checkpoint import load_latest
 from ..server.conclusion import certify
-from ..server.run_folder import RunFolder
 from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key
 from .base_canaries import CANARIES as CANARIES_THROUGH_BASE

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from ..errors import UmbelError
 from ..quantities import duration_text, epsilon_text, metric_text, short, size_text
-from .events import number
-from .run import RunRecord
+from ..run.events import number
+from ..run.record import RunRecord
 from .standings import main_text
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ..quantities import count_text, short, undefined
+from ..run.events import Partition
+from ..run.record import RunRecord
 from . import canvas
 from .canvas import ACCENT, GREY, INK, PALETTE
-from .events import Partition
-from .run import RunRecord
 
 _FEW_CLIENTS = 24
 _FEW_LABELS = 8

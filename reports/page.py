@@ -19,9 +19,9 @@ from ..quantities import (
     size_text,
     undefined,
 )
-from .events import Json, figure_text, number
+from ..run.events import Json, figure_text, number
+from ..run.record import RunRecord
 from .html import Tile, pictures_of, write_html
-from .run import RunRecord
 from .standings import (
     EXACT,
     NOISED,

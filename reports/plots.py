@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ..quantities import delta_text, epsilon_text, metric_text, short
+from ..run.events import number
+from ..run.record import MainMetric, RunRecord
 from . import canvas
 from .canvas import ACCENT, GREY, INK, WARM, End
 from .data_plots import draw_confusion, draw_partition
-from .events import number
-from .run import MainMetric, RunRecord
 
 INDIVIDUAL = 12
 """Up to so many clients get a line each; beyond, the band that holds 80 % of them."""

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from ..quantities import tested_texts
-from .decisions import decision_line
+from ..run.outcome import decision_line
 from .holdings import holdings_lines
 
 _STAGES = {

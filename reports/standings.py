@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..quantities import WHY_NOT_DEFINED, epsilon_text, metric_text, spread_text, undefined
-from .events import Json, figure_text, number
-from .run import RunRecord
+from ..run.events import Json, figure_text, number
+from ..run.record import RunRecord
 
 INDIVIDUAL = 12
 """Up to so many clients are listed one by one; beyond, their median and range."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ..consortium.authority import Consortium
 from ..quantities import tested_texts
-from ..server.store import RunRow, Store
+from ..run.events import Json
+from ..run.outcome import decision_line
+from ..run.store import RunRow, Store
 from ..storage.processes import held
-from .decisions import decision_line
-from .events import Json
 
 
 def served(consortium: Consortium) -> bool:

@@ -29,9 +29,9 @@ from ..quantities import (
     size_text,
     spread_text,
 )
-from .events import figure_text, number
+from ..run.events import figure_text, number
+from ..run.record import RunRecord
 from .holdings import holdings_lines
-from .run import RunRecord
 from .standings import (
     EXACT,
     INDIVIDUAL,

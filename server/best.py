@@ -10,9 +10,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..learning.model import arrays_digest
 from ..messages import Arrays
+from ..run.files import write_whole
 from .choice import Kept
 from .ending import end_early
-from .files import write_whole
 from .run import Run
 
 

@@ -11,7 +11,7 @@ from ..certificate.model_card import model_card
 from ..consortium.authority import Consortium
 from ..errors import CertificateError
 from ..privacy.secagg.keys import Identity
-from .run_folder import RunFolder
+from ..run.run_folder import RunFolder
 
 
 def conclude(

@@ -28,6 +28,8 @@ from ..learning.probe import probed
 from ..messages import to_array_record, to_arrays
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
+from ..run.run_folder import RunFolder
+from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
 from .conclusion import conclude, signer_of
 from .ending import ended_line
@@ -39,8 +41,6 @@ from .renewal import Company, took_part
 from .result import summarise
 from .rosters import RosterChanged
 from .rounds import run_rounds
-from .run_folder import RunFolder
-from .store import Store
 
 _COME_BACK = 60.0
 """Seconds."""

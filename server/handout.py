@@ -13,8 +13,8 @@ from .. import __version__
 from ..certificate.parcel import Parcel, pack
 from ..messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
 from ..privacy.secagg.keys import Identity
+from ..run.run_folder import RunFolder
 from .exchange import Exchange
-from .run_folder import RunFolder
 
 _MOST_BYTES = 2**31
 """What is larger does not go through one message: it is for owners to fetch another way."""

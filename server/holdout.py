@@ -21,8 +21,8 @@ from ..plan.schedule import is_due_publicly
 if TYPE_CHECKING:
     from ..learning.model import Learner
     from ..messages import Arrays
+    from ..run.run_folder import RunFolder
     from .run import Run
-    from .run_folder import RunFolder
 
 
 @dataclass(frozen=True)

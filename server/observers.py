@@ -21,8 +21,8 @@ from ..errors import ConsortiumError, ProtocolError, RunFolderError
 from ..privacy.secagg.encoding import Encoded, Point, Size
 from ..privacy.secagg.keys import Identity
 from ..privacy.signed import DAY, Signed, Statement, check_time
+from ..run.store import Store
 from ..storage.files import write_durably
-from .store import Store
 
 GRANT, READING = "observer", "reading"
 DAYS = 365

@@ -19,10 +19,10 @@ from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..job import Job
 from ..plan.encryption import fewest_answers
 from ..privacy.signed import Signed, day
+from ..run.run_folder import RunFolder
+from ..run.store import RunRow, Status, Store
 from .rosters import Rosters
-from .run_folder import RunFolder
 from .signing import check_order, sign_order, signed_order
-from .store import RunRow, Status, Store
 
 WAIT_SECONDS = 600.0
 """How long a run waits for as many members as it needs, and for owners that have not decided."""

@@ -18,11 +18,11 @@ from ..plan.encryption import group_thresholds, roster_refusals, server_sees
 from ..plan.limits import clip_of
 from ..plan.plan import Plan, UnderWay
 from ..plan.refusals import refused
+from ..run.run_folder import RunFolder
 from ..strategies import build_strategy
 from .muster import Muster, Order, Tell, ask_to_join, muster
 from .rosters import Period, RosterChanged, Rosters
 from .run import Run
-from .run_folder import RunFolder
 from .sums import SecureSums
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ..errors import RunFolderError
 from ..job import Job
 from ..plan.plan import participations_of
 from ..privacy.secagg.roster import Roster, open_kept
-from .run_folder import RunFolder
+from ..run.run_folder import RunFolder
 
 _FILE = "rosters.json"
 

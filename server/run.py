@@ -16,9 +16,9 @@ from ..errors import CheckpointError
 from ..messages import Arrays
 from ..plan.plan import Plan
 from ..privacy.randomness import SecretStream
-from .checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
+from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
+from ..run.run_folder import RunFolder
 from .choice import Choice, Kept
-from .run_folder import RunFolder
 from .sums import SecureSums
 
 

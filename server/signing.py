@@ -23,9 +23,9 @@ from ..job import Job
 from ..plan.limits import keeps_to
 from ..plan.refusals import job_refusals, refused
 from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
+from ..run.run_folder import as_kept
 from ..storage.files import write_durably
 from .holdout import public_corpus
-from .run_folder import as_kept
 
 
 def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> SignedJob:

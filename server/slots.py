@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RunFolderError
 from ..privacy.secagg.aggregator import Aggregator
-from .run_folder import RunFolder
+from ..run.run_folder import RunFolder
 
 _FILE = "slots.json"
 

@@ -10,7 +10,7 @@ from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.messages import Naming, Slot
 from ..privacy.secagg.parameters import fewest, thresholds
 from ..privacy.secagg.roster import Roster
-from .run_folder import RunFolder
+from ..run.run_folder import RunFolder
 from .slots import OpenRound
 
 

@@ -20,13 +20,13 @@ from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
 from ..privacy.signed import DAY, day
+from ..run.run_folder import RunFolder
+from ..run.store import RunRow, Store
 from ..storage.logs import keep_small
 from ..storage.processes import alone, end, free_port, new_secret, start
 from .coordinator import Task
 from .registry import Registry
 from .rosters import awaits_turn
-from .run_folder import RunFolder
-from .store import RunRow, Store
 
 _TICK_SECONDS = 0.3
 _START_SECONDS = 60.0

@@ -31,12 +31,12 @@ from ..learning.private_counts import PrivateCounts
 from ..learning.probe import shape_known
 from ..plan.plan import Plan
 from ..privacy.randomness import reproducible_stream
+from ..run.run_folder import RunFolder
 from ..server.conclusion import conclude
 from ..server.holdout import note_public, read_public
 from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
-from ..server.run_folder import RunFolder
 from ..server.sums import SecureSums
 from ..strategies import build_strategy
 from .federation import Federation, federate

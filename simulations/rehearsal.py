@@ -29,9 +29,9 @@ from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..plan.limits import secure_limits
 from ..privacy.secagg.roster import Limits
+from ..run.run_folder import RunFolder
+from ..run.store import RunRow, Store
 from ..server.orders import place
-from ..server.run_folder import RunFolder
-from ..server.store import RunRow, Store
 from ..storage import processes
 from ..storage.processes import end, free_port, orderly
 from .federation import Federation, federate

@@ -14,7 +14,7 @@ from umbel.client.approvals import printable
 from umbel.foreign import PlainFormatter, cell, console, say, shown
 from umbel.privacy.chain import COLUMNS
 from umbel.privacy.export import to_csv
-from umbel.server.store import Store
+from umbel.run.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ("print", "Console", "echo", "secho")

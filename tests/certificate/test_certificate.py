@@ -20,8 +20,8 @@ from umbel.privacy.accounting import MechanismEvent, epsilon
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
+from umbel.run.run_folder import RunFolder
 from umbel.server.conclusion import certify
-from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
 
 SITES = ["film", "press", "shop", "social"]

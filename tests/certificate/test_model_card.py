@@ -12,7 +12,7 @@ from umbel.certificate.model_card import model_card
 from umbel.job import Job
 from umbel.learning.private_counts import PrivateCounts
 from umbel.quantities import WHY_NOT_DEFINED
-from umbel.server.run_folder import RunFolder
+from umbel.run.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
 
 

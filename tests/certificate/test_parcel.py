@@ -22,7 +22,7 @@ from umbel.errors import CertificateError, PlanRefused
 from umbel.learning.base import pinned
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.signed import DAY
-from umbel.server.run_folder import RunFolder
+from umbel.run.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
 
 OPERATOR = Identity(bytes(range(64)))

@@ -98,7 +98,7 @@ class Deployment:
     """The processes of one consortium: "server", and an agent for each owner, by its name."""
 
     def __init__(self, job, folder, **named):
-        from umbel.server.store import Store
+        from umbel.run.store import Store
         from umbel.simulations.rehearsal import set_up
 
         self.folder = folder
@@ -257,7 +257,7 @@ class Deployment:
         return self.result(run)
 
     def result(self, run):
-        from umbel.server.run_folder import RunFolder
+        from umbel.run.run_folder import RunFolder
 
         return RunFolder.open(self.consortium.runs / run).read_json("result.json")
 

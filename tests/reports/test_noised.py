@@ -9,8 +9,8 @@ from rich.console import Console
 
 from umbel.reports.compare import compare
 from umbel.reports.page import write_page
-from umbel.reports.run import RunRecord
 from umbel.reports.tables import result_table
+from umbel.run.record import RunRecord
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from umbel.errors import RunFolderError
-from umbel.reports.run import RunRecord, main_metric
+from umbel.run.record import RunRecord, main_metric
 
 
 def append(folder: Path, text: str) -> None:

@@ -12,8 +12,8 @@ from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
+from umbel.run.store import Store
 from umbel.server.coordinator import Narrator
-from umbel.server.store import Store
 from umbel.storage.processes import alone
 
 HEAVY = ["torch", "transformers", "flwr", "numpy", "pyarrow", "matplotlib", "scipy"]

@@ -9,8 +9,8 @@ import sys
 from rich.console import Console
 
 from umbel.quantities import epsilon_text, size_text
-from umbel.reports.run import RunRecord
 from umbel.reports.tables import bar, plan_table, result_table
+from umbel.run.record import RunRecord
 
 
 def printed(renderable, width=80) -> str:

@@ -16,13 +16,13 @@ from umbel.learning.private_counts import PrivateCounts
 from umbel.privacy.secagg.roster import Limits
 from umbel.quantities import NOT_DEFINED, WHY_NOT_DEFINED
 from umbel.reports.compare import compare
-from umbel.reports.decisions import kept_line
 from umbel.reports.page import write_page
 from umbel.reports.plots import draw
 from umbel.reports.progress import Progress
-from umbel.reports.run import RunRecord
 from umbel.reports.tables import result_table
-from umbel.server.store import Store
+from umbel.run.outcome import kept_line
+from umbel.run.record import RunRecord
+from umbel.run.store import Store
 
 LABELS = ["negative", "positive"]
 DROWNED = {

@@ -87,8 +87,8 @@ def federation_of():
 def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
     from umbel.plan.plan import Plan
+    from umbel.run.run_folder import RunFolder
     from umbel.server.run import Run
-    from umbel.server.run_folder import RunFolder
     from umbel.server.sums import SecureSums
     from umbel.simulations.grid import InProcessGrid
     from umbel.simulations.membership import found

@@ -5,13 +5,7 @@ import pytest
 
 from umbel.errors import CheckpointError, RunFolderError
 from umbel.job import StrategySpec
-from umbel.server.checkpoint import (
-    Checkpoint,
-    load_latest,
-    restore_strategy,
-    save,
-    strategy_state,
-)
+from umbel.run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from umbel.strategies import build_strategy
 
 MODEL = {

@@ -20,6 +20,7 @@ from umbel.plan.limits import secure_limits
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
+from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
 from umbel.server.coordinator import Task, coordinate
@@ -31,7 +32,6 @@ from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
 from umbel.server.signing import sign_members, sign_order, take_members
-from umbel.server.store import Store
 from umbel.simulations import site
 from umbel.simulations.federation import federate
 from umbel.simulations.grid import InProcessGrid

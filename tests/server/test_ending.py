@@ -8,11 +8,11 @@ from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.messages import EVALUATE, FAILED, REFUSED, TRAIN
 from umbel.privacy.secagg.roster import Limits
+from umbel.run.run_folder import RunFolder
+from umbel.run.store import Store
 from umbel.server.orders import finish, stop
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
-from umbel.server.run_folder import RunFolder
-from umbel.server.store import Store
 
 PRESS = 3
 

@@ -10,8 +10,8 @@ import pytest
 from umbel.errors import DataError, PlanRefused
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import test as count
+from umbel.run.run_folder import RunFolder
 from umbel.server.holdout import PublicTest, note_public, public_corpus, read_public
-from umbel.server.run_folder import RunFolder
 from umbel.simulations.engine import plan_job
 
 ROWS = [("a fine day", "positive"), ("a sad affair", "negative"), ("so good", "positive")]

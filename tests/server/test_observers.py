@@ -19,10 +19,10 @@ from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
 from umbel.privacy.signed import DAY, Signed, Statement
+from umbel.run.run_folder import RunFolder
+from umbel.run.store import Store
 from umbel.server import observers
 from umbel.server.observers import GRANT, Grant, asking, grant, observer_of, withdraw
-from umbel.server.run_folder import RunFolder
-from umbel.server.store import Store
 from umbel.server.window import Window
 
 AUDITOR = Identity(bytes(range(64)))

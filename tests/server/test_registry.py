@@ -17,8 +17,8 @@ from umbel.errors import DeploymentError
 from umbel.flower.control import Control, Registered
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
+from umbel.run.store import Store
 from umbel.server.registry import Registry, changes
-from umbel.server.store import Store
 from umbel.server.supervisor import Supervisor
 from umbel.storage.processes import free_port
 

@@ -24,7 +24,7 @@ from umbel.messages import (
     Readiness,
 )
 from umbel.privacy.ledger import Ledger
-from umbel.server.checkpoint import load_latest, restore_strategy
+from umbel.run.checkpoint import load_latest, restore_strategy
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from umbel.errors import RunFolderError
-from umbel.server.run_folder import RunFolder
+from umbel.run.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_on_a_full_disk_events_fail_clearly_and_are_repaired_later(full_disk, jo
 def test_on_a_full_disk_the_last_checkpoint_stays_whole(full_disk, job):
     import numpy as np
 
-    from umbel.server.checkpoint import Checkpoint, load_latest, save
+    from umbel.run.checkpoint import Checkpoint, load_latest, save
 
     folder = RunFolder.create(full_disk / "run", job)
     small, large = ({"w": np.ones(n, np.float32)} for n in (100, 50_000))
@@ -155,7 +155,7 @@ def test_a_file_too_large_for_the_process_leaves_the_old_one_whole(folder, pytho
 import resource, signal
 from pathlib import Path
 from umbel.errors import RunFolderError
-from umbel.server.run_folder import RunFolder
+from umbel.run.run_folder import RunFolder
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -25,7 +25,7 @@ from umbel.messages import (
 )
 from umbel.privacy.ledger import Ledger
 from umbel.privacy.secagg.scale import Scale
-from umbel.server.checkpoint import load_latest
+from umbel.run.checkpoint import load_latest
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
 

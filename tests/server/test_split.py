@@ -29,6 +29,7 @@ from umbel.privacy.secagg.roster import (
     open_roster,
 )
 from umbel.privacy.signed import DAY, FOREVER, Signed, Statement
+from umbel.run.store import Store
 from umbel.server.orders import begin, place
 from umbel.server.signing import (
     sign_certificate,
@@ -37,7 +38,6 @@ from umbel.server.signing import (
     take_certificate,
     take_members,
 )
-from umbel.server.store import Store
 
 RUN = "a" * 32
 NAMES = ("east", "north", "south", "west")

@@ -10,9 +10,9 @@ from umbel.errors import PlanRefused
 from umbel.plan.schedule import most_tests
 from umbel.privacy.ledger import Ledger
 from umbel.reports.page import write_page
-from umbel.reports.run import RunRecord
 from umbel.reports.standings import EXACT
 from umbel.reports.tables import result_table
+from umbel.run.record import RunRecord
 from umbel.simulations.engine import Options, plan_job, simulate
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from ..errors import JobError, RunFolderError
 from ..job import Job
-from .decisions import decision_line
 from .events import Evaluation, Events, Failure, Json, Partition, Round, number
+from .outcome import decision_line
 
 
 class MainMetric(NamedTuple):
