@@ -175,7 +175,7 @@ def verify(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.ledger import Ledger
+    from .privacy.ledger.ledger import Ledger
 
     with Ledger(path) as opened:
         rows = opened.verify(head)
@@ -200,8 +200,8 @@ def export(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.export import to_csv, to_json
-    from .privacy.ledger import Ledger
+    from .privacy.ledger.export import to_csv, to_json
+    from .privacy.ledger.ledger import Ledger
     from .storage.files import write_durably
 
     with Ledger(path) as opened:
@@ -250,7 +250,7 @@ def recover(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.ledger import Ledger
+    from .privacy.ledger.ledger import Ledger
 
     with Ledger(path, recovering=True) as opened:
         rows = opened.recover(accept=accept)
@@ -259,7 +259,7 @@ def recover(
 
 def _ledger(folder: Path | None) -> Path | None:
     """The owner's ledger; None, and a line that says so, where there is none yet."""
-    from .privacy.ledger import Ledger
+    from .privacy.ledger.ledger import Ledger
 
     path = _home(folder) / "ledger.sqlite"
     if Ledger.begun(path):

@@ -73,7 +73,7 @@ def roster(
 ) -> None:
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
     from .consortium.authority import Consortium
-    from .privacy.signed import day
+    from .privacy.secagg.signed import day
     from .server.signing import sign_members
 
     consortium = Consortium.open(keys)

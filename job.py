@@ -28,7 +28,7 @@ UnitName = Literal["example", "group", "client", "none"]
 _LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
 
 LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM = 1e-3, 1e3
-"""Far from where float32 loses squares, so that no gradient's norm can hide (``privacy.dpsgd``)."""
+"""Far from where float32 loses squares, so that no gradient's norm can hide (``privacy.dpsgd.optimizer``)."""
 
 _MOST_FOR_TESTS = 0.5
 """Epsilon."""

@@ -21,11 +21,11 @@ import numpy as np
 
 from umbel.job import Job
 from umbel.plan.limits import noise_shares
-from umbel.privacy.client_noise import UpdateNoise
-from umbel.privacy.discrete import discrete_gaussian
+from umbel.privacy.noise.client_noise import UpdateNoise
+from umbel.privacy.noise.discrete import discrete_gaussian
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, encode
-from umbel.privacy.secagg.scale import Scale
 
 BAR_SECONDS_A_MILLION = 0.5
 BAR_ROUNDING = 0.01

@@ -19,9 +19,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.dpsgd import GradientsOf, PrivateOptimizer
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.hooked import HookedGradients
+from umbel.privacy.dpsgd.optimizer import GradientsOf, PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 
 TIME_BARS = {"lora": 1.15, "full": 1.25}

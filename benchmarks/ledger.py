@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from umbel.privacy.accounting import MechanismEvent, canonical, epsilon
-from umbel.privacy.chain import Entry
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, canonical, epsilon
+from umbel.privacy.ledger.chain import Entry
+from umbel.privacy.ledger.ledger import Ledger
 
 BAR_MILLISECONDS = 50.0
 EVENTS, DATA_SETS, MECHANISMS = 10_000, 2, 5
@@ -101,9 +101,7 @@ def measure(repeats: int, naively: int = 3) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
         fill(path)
-        script = (
-            f"import umbel.privacy.losses, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
-        )
+        script = f"import umbel.privacy.accounting.losses, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
         script += f"; import ledger; from pathlib import Path; print(ledger.charge(Path({str(path)!r}), 'x'))"
         first = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -12,6 +12,7 @@ from flwr.app import RecordDict
 from secagg_meter import Meter, stages
 
 from umbel.messages import SECAGG, pieces_of, to_bytes_record
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import aggregator, journal, member, shamir
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
@@ -22,7 +23,6 @@ from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
-from umbel.privacy.secagg.scale import Scale
 from umbel.privacy.secagg.state import State
 
 CONTEXT = b"c" * 32

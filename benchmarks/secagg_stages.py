@@ -10,10 +10,10 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from secagg_slots import CAP, CLIP, WEIGHT, random_update
 
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
 from umbel.privacy.secagg.masks import KEY_BYTES, Mask, add_masks, digest_of
-from umbel.privacy.secagg.scale import Scale
 
 PARAMETERS = 1_000_000
 MEMBERS = 10

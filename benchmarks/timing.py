@@ -30,8 +30,8 @@ from umbel.learning.pace import Pace, measured
 from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
 from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
+from umbel.privacy.noise.sizes import Sizes
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.sizes import Sizes
 from umbel.simulations.federation import federate
 
 MOST_AUC = 0.55

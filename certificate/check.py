@@ -14,7 +14,7 @@ from ..consortium.card import Card
 from ..consortium.warrants import delegate_of
 from ..errors import CertificateError, LedgerError, PlanRefused, UmbelError
 from ..job import Job, read_toml
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.ledger import Ledger
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
 from .guarantee import as_asked, composed

@@ -8,7 +8,7 @@ from ..errors import UmbelError
 from ..job import Job
 from ..plan.noise import event_of_test
 from ..plan.schedule import rounds_tested
-from ..privacy.accounting import MechanismEvent, epsilon
+from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..consortium.card import Card
 from ..errors import CertificateError
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.ledger import Ledger
 from .check import verify
 from .seal import bound_row
 

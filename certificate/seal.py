@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..privacy.chain import Entry
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.chain import Entry
+from ..privacy.ledger.ledger import Ledger
 from ..privacy.secagg.keys import derive
 
 

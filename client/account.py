@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import LedgerError, PlanRefused
 from ..job import Job
 from ..plan.facts import training_size
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.ledger import Ledger
+from ..privacy.noise.sizes import SMALLEST_SIZE, Sizes, published_sizes
 from ..privacy.randomness import SecretStream, reproducible_stream
-from ..privacy.sizes import SMALLEST_SIZE, Sizes, published_sizes
 from ..storage.files import write_durably
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from ..job import Job
 from ..messages import Assignment
 from ..plan.noise import PrivateRecipe
 from ..plan.schedule import rounds_tested
-from ..privacy.accounting import MechanismEvent, epsilon
-from ..privacy.chain import SIZE_RUN, TEST, Entry
-from ..privacy.ledger import Ledger
-from ..privacy.sizes import SIZE_EVENT
+from ..privacy.accounting.accountant import MechanismEvent, epsilon
+from ..privacy.ledger.chain import SIZE_RUN, TEST, Entry
+from ..privacy.ledger.ledger import Ledger
+from ..privacy.noise.sizes import SIZE_EVENT
 from .policy import Policy
 
 _MORE = "The run can still end with its last summed model (umbel finish)."

@@ -21,7 +21,7 @@ from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..messages import Arrays
-from ..privacy.sizes import Sizes
+from ..privacy.noise.sizes import Sizes
 from ..storage.processes import start
 from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records

@@ -19,8 +19,8 @@ from ..learning.data import Corpus, load_corpus, row_marks, split_rows
 from ..learning.examples import Examples, tokens_of
 from ..learning.failures import Touch
 from ..learning.grouped import apart, counted, grouped, groups_of, units
-from ..privacy.groups import numbered
-from ..privacy.sizes import Sizes
+from ..privacy.dpsgd.groups import numbered
+from ..privacy.noise.sizes import Sizes
 from .account import Account, Size
 from .left_out import LeftOut
 from .marks import Marks

@@ -207,7 +207,7 @@ class _Examination:
             )
 
     def budget(self) -> Iterator[Finding]:
-        from ..privacy.ledger import Ledger
+        from ..privacy.ledger.ledger import Ledger
         from .spending import spending
 
         if not Ledger.begun(self.home.ledger):
@@ -340,7 +340,7 @@ class _Examination:
         from ..errors import ProtocolError
         from ..privacy.secagg.keys import Identity
         from ..privacy.secagg.roster import SignedRoster, open_kept
-        from ..privacy.signed import FOREVER, day
+        from ..privacy.secagg.signed import FOREVER, day
 
         home = self.home
         if not home.roster.exists():

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ..certificate.seal import bound_row
 from ..errors import LedgerError, MessageError
-from ..privacy.chain import MOVED
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.chain import MOVED
+from ..privacy.ledger.ledger import Ledger
 from ..storage.files import write_durably
 
 _SEAL = re.compile("[0-9a-f]{64}")

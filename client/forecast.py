@@ -10,9 +10,9 @@ from ..job import Job
 from ..plan.facts import training_size
 from ..plan.noise import private_recipe
 from ..plan.schedule import most_tests
-from ..privacy.accounting import MechanismEvent, epsilon
-from ..privacy.ledger import Ledger
-from ..privacy.sizes import SIZE_EVENT, SMALLEST_SIZE
+from ..privacy.accounting.accountant import MechanismEvent, epsilon
+from ..privacy.ledger.ledger import Ledger
+from ..privacy.noise.sizes import SIZE_EVENT, SMALLEST_SIZE
 from .home import Home
 from .policy import Policy
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import ConsortiumError, DataError
 from ..learning.data import row_marks
-from ..privacy.chain import DISJOINT, MOVED, TAKES_OVER
-from ..privacy.ledger import Ledger
-from ..privacy.sizes import Sizes
+from ..privacy.ledger.chain import DISJOINT, MOVED, TAKES_OVER
+from ..privacy.ledger.ledger import Ledger
+from ..privacy.noise.sizes import Sizes
 from ..storage.files import write_durably
 from .account import AccountFile
 from .budget import Budget

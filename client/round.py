@@ -38,9 +38,9 @@ from ..plan.evaluation import counts_shares
 from ..plan.noise import PrivateRecipe, change_of, check_delta, private_recipe
 from ..plan.schedule import most_tests, rounds_tested
 from ..plan.vector import Content
-from ..privacy.chain import TEST
-from ..privacy.client_noise import ClientPart
-from ..privacy.counts_noise import counts_noise
+from ..privacy.ledger.chain import TEST
+from ..privacy.noise.client_noise import ClientPart
+from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
 from .account import Account

@@ -26,6 +26,7 @@ from ..messages import (
 from ..plan.encryption import grid_refusals
 from ..plan.limits import keeps_to
 from ..plan.vector import Content
+from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode
 from ..privacy.secagg.keys import Identity
@@ -33,8 +34,7 @@ from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
 from ..privacy.secagg.participant import Participant, Trip
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
-from ..privacy.secagg.scale import Scale
-from ..privacy.signed import check_time
+from ..privacy.secagg.signed import check_time
 from ..storage.files import write_durably
 from .answers import job_of
 from .policy import NotYet

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LedgerError, PlanRefused
-from ..privacy.signed import Statement, check_time
+from ..privacy.secagg.signed import Statement, check_time
 from ..storage.files import write_durably
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..privacy.accounting import epsilon
-from ..privacy.ledger import Entry, Ledger
+from ..privacy.accounting.accountant import epsilon
+from ..privacy.ledger.ledger import Entry, Ledger
 from .approvals import printable
 from .policy import Policy
 

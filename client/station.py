@@ -34,9 +34,9 @@ from ..learning.base import base_digest, checked
 from ..learning.data import split_secret
 from ..messages import EVALUATE, LEDGER, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
 from ..plan.padding import padding_refusals
-from ..privacy.ledger import Ledger
+from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
-from ..privacy.signed import Statement
+from ..privacy.secagg.signed import Statement
 from ..storage.files import write_durably
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent

@@ -27,7 +27,7 @@ import numpy as np
 from ..clock import Clock
 from ..job import Job
 from ..learning.pace import Pace
-from ..privacy.sizes import SIZE_EPSILON
+from ..privacy.noise.sizes import SIZE_EPSILON
 
 _OVERRUN = 2.0**-30
 """Probability that more records are drawn than an answer has time for."""

@@ -18,7 +18,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
 from ..messages import Arrays
-from ..privacy.sizes import Sizes
+from ..privacy.noise.sizes import Sizes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..privacy.secagg.roster import (
     next_epoch,
     open_roster,
 )
-from ..privacy.signed import DAY, Signed, check_time
+from ..privacy.secagg.signed import DAY, Signed, check_time
 from ..storage.files import new_folder, write_durably
 from .card import Card, Request, consortium_id
 from .folder import ROSTER_DAYS, Folder, LimitsFile

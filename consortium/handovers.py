@@ -16,7 +16,7 @@ from typing import Annotated, Literal, get_args
 from ..errors import ProtocolError
 from ..privacy.secagg.encoding import Encoded, Size
 from ..privacy.secagg.keys import Identity
-from ..privacy.signed import FOREVER, Signed, Statement
+from ..privacy.secagg.signed import FOREVER, Signed, Statement
 
 HANDOVER = "handover"
 MOST = 200

@@ -7,7 +7,7 @@ import time
 
 from ..errors import ConsortiumError, PlanRefused
 from ..job import Job
-from ..privacy.signed import DAY, day
+from ..privacy.secagg.signed import DAY, day
 from .authority import Consortium
 from .warrants import longest_seconds
 

@@ -70,6 +70,6 @@ def _new_key(consortium: Consortium, kind: Kind) -> tuple[str, bytes, bytes]:
 
 
 def _last_counter(card: Card) -> int:
-    from ..privacy.signed import Signed
+    from ..privacy.secagg.signed import Signed
 
     return Signed.from_hex(card.handovers[-1]).said.counter if card.handovers else -1

@@ -2,7 +2,7 @@
 
 An order says: this very job, as this very run, in this consortium, until then. A delegation lets a server
 that holds none of the consortium's keys finish one run: certify it, and take members off the roster.
-Both are statements (``privacy.signed``) with an end, and with their signer's counter.
+Both are statements (``privacy.secagg.signed``) with an end, and with their signer's counter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..job import Job
 from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import DELEGATION, Delegation
-from ..privacy.signed import DAY, Signed, Statement, check_time
+from ..privacy.secagg.signed import DAY, Signed, Statement, check_time
 from .handovers import MOST
 
 ORDER = "job order"

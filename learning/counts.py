@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..job import Job
-from ..privacy.counts_noise import GROUP_COUNTS
+from ..privacy.noise.counts_noise import GROUP_COUNTS
 from .metrics import ClassificationCounts, Counts, LanguageCounts, exact_counts_from_list
 from .private_counts import PrivateCounts, PrivateTask
 

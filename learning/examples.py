@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import __version__
-from ..privacy.counts_noise import GROUP_COUNTS
-from ..privacy.groups import Groups, shared
+from ..privacy.dpsgd.groups import Groups, shared
+from ..privacy.noise.counts_noise import GROUP_COUNTS
 from .base import base_digest, base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
@@ -71,7 +71,7 @@ class Examples:
     """Rows of a store that one client trains or tests on; `features` stand in for the tokens.
 
     rows: int64[n] row numbers; features: float32[n, hidden] in the same order, or None. groups:
-    int64[n], equal where rows belong to one group (``privacy.groups``); None if each is its own.
+    int64[n], equal where rows belong to one group (``privacy.dpsgd.groups``); None if each is its own.
     """
 
     store: TokenStore

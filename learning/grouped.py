@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import Job
-from ..privacy.counts_noise import GROUP_COUNTS
-from ..privacy.groups import first_of_each, numbered
+from ..privacy.dpsgd.groups import first_of_each, numbered
+from ..privacy.noise.counts_noise import GROUP_COUNTS
 from .data import Corpus
 from .examples import Examples, TokenStore
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..privacy.dpsgd import backward, example_gradients
+from ..privacy.dpsgd.optimizer import backward, example_gradients
 from .batches import forward_batch, microbatch
 from .company import COUNTS, Company, Pass
 from .hugging_face import first_line

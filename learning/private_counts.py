@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import MessageError
 from ..job import Job
-from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from .metrics import BINS, ClassificationCounts
 
 if TYPE_CHECKING:

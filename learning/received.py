@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..messages import Arrays
-from ..privacy.dpsgd import backward, example_gradients
+from ..privacy.dpsgd.optimizer import backward, example_gradients
 from .features import head_reads_features
 from .invented import invented_texts
 from .model import Learner

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..privacy.dpsgd import backward, example_gradients
+from ..privacy.dpsgd.optimizer import backward, example_gradients
 from .away import away_from_start
 from .batches import make_batch, microbatch, pad_rows
 from .invented import invented_texts

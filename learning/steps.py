@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..job import TrainingSpec
-from ..privacy.dpsgd import PrivateOptimizer, TornSum
+from ..privacy.dpsgd.optimizer import PrivateOptimizer, TornSum
 from ..privacy.randomness import SecretStream, poisson_sample
 from .examples import Examples
 from .failures import left_out_if_it_fails, one_by_one

@@ -1,7 +1,7 @@
 """What client-level privacy means for a job: its noise, its refusals, what the server adds.
 
 Everybody derives this from the job, as with the rest of the plan. The mechanism itself is
-``privacy.client_noise``.
+``privacy.noise.client_noise``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PlanRefused
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
-from ..privacy.client_noise import (
+from ..privacy.noise.client_noise import (
     COUNT_STEPS,
     TAIL,
     ClientPart,
@@ -21,9 +21,9 @@ from ..privacy.client_noise import (
     clipping_range,
     split_noise,
 )
-from ..privacy.counts_noise import CLIENT
+from ..privacy.noise.counts_noise import CLIENT
+from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.scale import Scale
 from .encryption import group_thresholds
 from .facts import ClientFacts
 from .limits import clip_of, clip_said, noise_shares

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.client_noise import TAIL
-from ..privacy.counts_noise import LOSS_STEPS
+from ..privacy.noise.client_noise import TAIL
+from ..privacy.noise.counts_noise import LOSS_STEPS
+from ..privacy.noise.scale import Scale
 from ..privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from ..privacy.secagg.roster import Limits
-from ..privacy.secagg.scale import Scale
 from .facts import ClientFacts, some
 from .limits import clip_of, clip_said, secure_limits
 from .noise import change_of, event_of_test, more_for_tests

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from ..quantities import OUTWEIGHED
 from .facts import ClientFacts
 from .limits import noise_shares

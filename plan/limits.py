@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from ..job import EncryptionSpec, Job, TrainingSpec
 from ..learning.rate import learning_rate
-from ..privacy.accounting import MOST_NOISE
-from ..privacy.client_noise import TAIL, split_noise
+from ..privacy.accounting.accountant import MOST_NOISE
+from ..privacy.noise.client_noise import TAIL, split_noise
 from ..privacy.secagg.parameters import smallest_sum
 from ..privacy.secagg.roster import MOST_CLIP, Limits
 from ..quantities import rounded_up

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.accounting import Kind, MechanismEvent, epsilon
-from ..privacy.counts_noise import (
+from ..privacy.accounting.accountant import Kind, MechanismEvent, epsilon
+from ..privacy.noise.counts_noise import (
     CLIENT,
     GROUP,
     RECORD,
@@ -21,7 +21,7 @@ from ..privacy.counts_noise import (
     counts_event,
     noise_beside,
 )
-from ..privacy.sizes import SIZE_EPSILON, SIZE_EVENT
+from ..privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 
 _ROUNDING = 1 - 1e-12
 """A sum of two epsilons must not pass the target by how floating point rounds."""
@@ -34,9 +34,9 @@ class PrivateRecipe:
     Guarantee: over `participations` + spare rounds, what leaves this client is
     (epsilon, delta)-differentially private. Under example-level privacy for one record added to or
     removed from its data, by noise in each of its steps, under the assumptions of
-    ``privacy.dpsgd``. Under group-level privacy the same for one group of records
-    (``privacy.groups``), where sizes count groups. Under client-level privacy for all its data
-    exchanged for any other, by noise in each round's sum, under those of ``privacy.client_noise``.
+    ``privacy.dpsgd.optimizer``. Under group-level privacy the same for one group of records
+    (``privacy.dpsgd.groups``), where sizes count groups. Under client-level privacy for all its data
+    exchanged for any other, by noise in each round's sum, under those of ``privacy.noise.client_noise``.
     """
 
     sampling_rate: float

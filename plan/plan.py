@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.accounting import MechanismEvent
+from ..privacy.accounting.accountant import MechanismEvent
 from ..privacy.secagg.parameters import Thresholds
 from ..privacy.secagg.roster import Limits
 from .client_level import client_refusals, client_warnings

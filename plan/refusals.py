@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.sizes import SIZE_EPSILON
+from ..privacy.noise.sizes import SIZE_EPSILON
 from .client_level import sum_refusals
 from .evaluation import release_refusals
 from .noise import step_refusals

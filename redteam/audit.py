@@ -26,7 +26,7 @@ from ..learning.model import Learner, arrays_digest
 from ..learning.probe import probed
 from ..learning.tasks import Task, task_for
 from ..messages import Arrays
-from ..privacy.client_noise import split_noise
+from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest
 from ..run.run_folder import RunFolder
 from ..server.best import kept_model

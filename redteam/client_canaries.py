@@ -19,10 +19,10 @@ import numpy.typing as npt
 from ..job import Job
 from ..plan.client_level import client_part, server_noise
 from ..plan.limits import clip_of, noise_shares
-from ..privacy.client_noise import UpdateNoise
+from ..privacy.noise.client_noise import UpdateNoise
+from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, Layout, decode, encode
-from ..privacy.secagg.scale import Scale
 from .canaries import BLOCK, NORMAL_999, CanaryAudit, Measured, Observation, Tell, guessable, judge
 
 _FAR = 1e3

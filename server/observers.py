@@ -20,7 +20,7 @@ from ..consortium.card import check_name
 from ..errors import ConsortiumError, ProtocolError, RunFolderError
 from ..privacy.secagg.encoding import Encoded, Point, Size
 from ..privacy.secagg.keys import Identity
-from ..privacy.signed import DAY, Signed, Statement, check_time
+from ..privacy.secagg.signed import DAY, Signed, Statement, check_time
 from ..run.store import Store
 from ..storage.files import write_durably
 

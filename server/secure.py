@@ -36,7 +36,7 @@ from ..messages import (
 from ..plan.client_level import server_noise
 from ..plan.encryption import groups_of
 from ..plan.vector import Content, Reading
-from ..privacy.client_noise import ServerNoise
+from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
 from ..privacy.secagg.repeats import digest_of_groups

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..plan.plan import ClientPlan
-from ..privacy.accounting import epsilon
+from ..privacy.accounting.accountant import epsilon
 from .run import Run
 
 _SLACK = 1e-9

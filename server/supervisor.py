@@ -19,7 +19,7 @@ from ..consortium.authority import Consortium
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
-from ..privacy.signed import DAY, day
+from ..privacy.secagg.signed import DAY, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..storage.logs import keep_small

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from umbel.client.approvals import printable
 from umbel.foreign import PlainFormatter, cell, console, say, shown
-from umbel.privacy.chain import COLUMNS
-from umbel.privacy.export import to_csv
+from umbel.privacy.ledger.chain import COLUMNS
+from umbel.privacy.ledger.export import to_csv
 from umbel.run.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,8 +153,8 @@ def test_a_ledgers_export_holds_no_formula_whatever_a_run_is_called(text, ledger
 
 @pytest.fixture
 def ledger_entries(tmp_path):
-    from umbel.privacy.accounting import MechanismEvent
-    from umbel.privacy.ledger import Ledger
+    from umbel.privacy.accounting.accountant import MechanismEvent
+    from umbel.privacy.ledger.ledger import Ledger
 
     def build(run):
         with Ledger(tmp_path / "ledger.sqlite") as ledger:

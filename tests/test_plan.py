@@ -12,8 +12,8 @@ from umbel.plan.encryption import groups_of
 from umbel.plan.facts import ClientFacts
 from umbel.plan.noise import private_recipe
 from umbel.plan.plan import Plan, sample_cohort
-from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier
-from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon, noise_multiplier
+from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 
 MODEL = ModelShape(
     {"head.weight": (2, 16), "head.bias": (2,)}, 1000, "ab" * 32, "/model", INDEPENDENT

@@ -102,7 +102,7 @@ def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels
 
     from umbel.learning.private_counts import PrivateCounts
     from umbel.plan.noise import event_of_test
-    from umbel.privacy.counts_noise import counts_noise
+    from umbel.privacy.noise.counts_noise import counts_noise
     from umbel.privacy.randomness import SecretStream
 
     job, owners, held_out = job_of(labels=labels), 5, 400

@@ -16,6 +16,7 @@ from itertools import combinations, islice
 import numpy as np
 
 from ...errors import ProtocolError, TooFewMembers
+from ..noise.scale import Scale
 from . import shamir
 from .fixed_point import Layout, Total, decode
 from .keys import agree, derive, public_key
@@ -46,7 +47,6 @@ from .messages import (
 )
 from .parameters import fewest, fewest_in_a_row, neighbours, thresholds
 from .roster import Roster
-from .scale import Scale
 
 _MOST_CHOICES = 300
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ProtocolError
-from ..client_noise import UpdateNoise, l2_norm
+from ..noise.client_noise import UpdateNoise, l2_norm
+from ..noise.scale import Scale
 from .encoding import Encoded
 from .masks import Words, new_words
-from .scale import Scale
 
 Floats32 = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]

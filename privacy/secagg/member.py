@@ -19,6 +19,7 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ...errors import ProtocolError
+from ..noise.scale import Scale
 from . import shamir
 from .keys import Identity, agree, derive, hash_of, new_private_key, public_key, seal, unseal
 from .masks import KEY_BYTES, Mask, Words, add_masks, digest_of
@@ -50,7 +51,6 @@ from .messages import (
 from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
 from .repeats import check_naming, check_repeat, names_a_group, with_naming
 from .roster import Roster
-from .scale import Scale
 from .state import (
     COMMITTED,
     CONFIRMED,

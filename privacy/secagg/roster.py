@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Annotated, ClassVar
 
 from ...errors import ProtocolError
-from ..signed import FOREVER, Seal, Signed, Statement, check_time
 from .encoding import MOST_MEMBERS, Digest, Encoded, Name, Names, Point, Size, ascending
 from .keys import Identity, PublicIdentity, verify
+from .signed import FOREVER, Seal, Signed, Statement, check_time
 
 FLOOR = 3
 """No sum of fewer members is ever opened: of two, each knows the other's part."""

@@ -16,8 +16,8 @@ from umbel.certificate.seal import seal_head
 from umbel.client.home import Home
 from umbel.errors import CertificateError
 from umbel.job import Job
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
 from umbel.run.run_folder import RunFolder

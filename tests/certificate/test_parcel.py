@@ -21,7 +21,7 @@ from umbel.consortium.warrants import sign_delegation
 from umbel.errors import CertificateError, PlanRefused
 from umbel.learning.base import pinned
 from umbel.privacy.secagg.keys import Identity
-from umbel.privacy.signed import DAY
+from umbel.privacy.secagg.signed import DAY
 from umbel.run.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
 

@@ -22,10 +22,10 @@ from umbel.client.spending import spending
 from umbel.consortium.authority import Consortium
 from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError, PlanRefused
 from umbel.learning.data import row_marks
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.noise.sizes import SIZE_EVENT, SMALLEST_SIZE, Sizes
 from umbel.privacy.secagg.roster import Limits
-from umbel.privacy.sizes import SIZE_EVENT, SMALLEST_SIZE, Sizes
 
 ROWS = [(f"note {number}", ("fine", "ill")[number % 2]) for number in range(300)]
 

@@ -36,11 +36,11 @@ from umbel.messages import (
 from umbel.plan.facts import training_size
 from umbel.plan.noise import event_of_test, private_recipe
 from umbel.plan.schedule import most_tests
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.chain import SIZE_RUN
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.chain import SIZE_RUN
+from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.simulations.federation import federate
 
 DELTA = 1e-3

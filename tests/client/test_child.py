@@ -31,7 +31,7 @@ import json, os, signal, sys
 import numpy as np, torch
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from umbel.client import worker
-from umbel.privacy.dpsgd import PrivateOptimizer
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 
 found = json.load(open(sys.argv.pop(1)))
 look_up, tokenise, step = torch.nn.Embedding.forward, Tokenizer.__call__, PrivateOptimizer.step

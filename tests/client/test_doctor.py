@@ -21,8 +21,8 @@ from umbel.client.doctor import Finding, examine
 from umbel.client.home import Home
 from umbel.consortium.authority import Consortium
 from umbel.errors import ConsortiumError
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
 
 SECRET = "patient Mary Poppins"

@@ -13,8 +13,8 @@ from umbel.client.home import Home
 from umbel.client.owning import moved
 from umbel.consortium.authority import Consortium
 from umbel.errors import LedgerError, MessageError
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.roster import Limits
 
 EVENT = MechanismEvent(100.0, 0.01, 1)

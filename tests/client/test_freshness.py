@@ -13,7 +13,7 @@ from umbel.errors import LedgerError, PlanRefused, ProtocolError
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import ASSIGNMENT, Assignment
 from umbel.privacy.secagg.roster import FOREVER, Roster, SignedRoster, open_roster
-from umbel.privacy.signed import DAY, Signed
+from umbel.privacy.secagg.signed import DAY, Signed
 from umbel.server.orders import place
 from umbel.simulations.rehearsal import set_up
 

@@ -21,7 +21,7 @@ from umbel.simulations.rehearsal import set_up
 HANGS = """
 import os, sys, time
 from umbel.client import worker
-from umbel.privacy.dpsgd import PrivateOptimizer
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 
 at = sys.argv.pop(1)
 step = PrivateOptimizer.step

@@ -8,8 +8,8 @@ from umbel import cli_owner
 from umbel.client.policy import Policy, write_policy_template
 from umbel.client.spending import spending
 from umbel.errors import LedgerError, UmbelError
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger.ledger import Ledger
 
 EVENT = MechanismEvent(noise_multiplier=2.0, sampling_rate=0.1, steps=4)
 DELTA = Policy().privacy.delta_limit

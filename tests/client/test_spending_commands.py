@@ -18,8 +18,8 @@ from umbel.client.policy import write_policy_template
 from umbel.errors import LedgerError, PlanRefused
 from umbel.job import Job
 from umbel.plan.noise import private_recipe
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger.ledger import Ledger
 
 EVENT = MechanismEvent(2.0, 0.1, 4)
 COUNTS = MechanismEvent(20.0, 1.0, 1, "concentrated")

@@ -281,7 +281,7 @@ class Deployment:
 
     def charged(self, run):
         """How often each round of a run was charged, by owner; every ledger is whole."""
-        from umbel.privacy.ledger import Ledger
+        from umbel.privacy.ledger.ledger import Ledger
 
         found = {}
         for name, home in self.owners.items():

@@ -27,7 +27,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.learning.verdict import INDEPENDENT
-from umbel.privacy.counts_noise import LOSS_STEPS
+from umbel.privacy.noise.counts_noise import LOSS_STEPS
 
 CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"
 ADAPTERS = {CLASSIFICATION: ("head", "lora", "full"), LANGUAGE: ("lora", "full")}

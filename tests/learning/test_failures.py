@@ -14,8 +14,8 @@ from umbel.learning.features import with_features
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.hooked import HookedGradients
 
 CLIP = 0.05
 ROUNDING = 1e-4
@@ -110,7 +110,9 @@ def test_a_failing_record_moves_the_sum_by_at_most_one_clipped_gradient(kind, ba
 @pytest.mark.parametrize("often", [1, 1000], ids=["once", "always"])
 def test_a_failure_while_adding_up_begins_the_step_anew(rule, often, sum_of, monkeypatch):
     """The first tensors' parts of a microbatch are in the sum already: they must not stay there twice."""
-    monkeypatch.setattr("umbel.privacy.dpsgd.has_rules", lambda module: rule is BookKeeping)
+    monkeypatch.setattr(
+        "umbel.privacy.dpsgd.optimizer.has_rules", lambda module: rule is BookKeeping
+    )
     whole = sum_of(KINDS[0], ROWS)
     add, left = rule.add_weighted, [often]
 
@@ -139,9 +141,9 @@ def test_records_taken_one_by_one_add_up_to_the_same_and_are_told_beforehand(sum
 
 def test_gradients_that_do_not_add_up_are_the_owners_affair(sum_of, monkeypatch, caplog):
     """A comparison that depends on records must not decide whether there is an answer."""
-    monkeypatch.setattr("umbel.privacy.dpsgd.has_rules", lambda module: False)
+    monkeypatch.setattr("umbel.privacy.dpsgd.optimizer.has_rules", lambda module: False)
     whole = sum_of(KINDS[0], ROWS)
-    monkeypatch.setattr("umbel.privacy.hooked._ROUNDING", -1.0)
+    monkeypatch.setattr("umbel.privacy.dpsgd.hooked._ROUNDING", -1.0)
     assert np.array_equal(sum_of(KINDS[0], ROWS), whole)
     assert "do not add up" in caplog.text
 

@@ -17,7 +17,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.plan.noise import change_of
-from umbel.privacy.counts_noise import GROUP_COUNTS
+from umbel.privacy.noise.counts_noise import GROUP_COUNTS
 from umbel.privacy.randomness import SecretStream
 
 K = 3

@@ -9,7 +9,7 @@ import torch
 from umbel.errors import MessageError
 from umbel.learning.private_counts import PrivateCounts, PrivateTask, loss_cap
 from umbel.learning.tasks import CausalLm, TextClassification
-from umbel.privacy.counts_noise import LOSS_STEPS
+from umbel.privacy.noise.counts_noise import LOSS_STEPS
 
 WILD = [0.0, 1.0, -3.0, 200.0, -1e30, math.inf, -math.inf, math.nan]
 

@@ -14,7 +14,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.learning.trainer import test as counts_of
-from umbel.privacy.counts_noise import LOSS_STEPS
+from umbel.privacy.noise.counts_noise import LOSS_STEPS
 
 ROWS = np.arange(143)
 

@@ -8,7 +8,7 @@ def released():
     """A function of a module, a rule from it to losses, and the clipping norm: the clipped sum."""
     import torch
 
-    from umbel.privacy.dpsgd import PrivateOptimizer
+    from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
     from umbel.privacy.randomness import SecretStream
 
     class Recorder(torch.optim.SGD):

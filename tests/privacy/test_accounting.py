@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umbel.errors import PlanRefused
-from umbel.privacy.accounting import (
+from umbel.privacy.accounting.accountant import (
     MechanismEvent,
     canonical,
     epsilon,

@@ -15,9 +15,9 @@ from transformers import (
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 
 from umbel.errors import ModelError
-from umbel.privacy.bookkeeping import BookKeeping, has_rules
-from umbel.privacy.factored import Factored, Lookup, Product
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping, has_rules
+from umbel.privacy.dpsgd.factored import Factored, Lookup, Product
+from umbel.privacy.dpsgd.hooked import HookedGradients
 
 torch.set_num_threads(1)
 EXAMPLES, TOKENS, WORDS = 5, 6, 30

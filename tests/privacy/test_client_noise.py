@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, chi2, norm
 
 from umbel.errors import ProtocolError
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.client_noise import (
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.noise.client_noise import (
     COUNT_STEPS,
     UpdateNoise,
     clipping_range,
@@ -19,10 +19,10 @@ from umbel.privacy.client_noise import (
     l2_norm,
     split_noise,
 )
-from umbel.privacy.discrete import discrete_gaussian
+from umbel.privacy.noise.discrete import discrete_gaussian
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
-from umbel.privacy.secagg.scale import Scale
 
 MEMBERS, CLIP = 10, 8.0
 SCALE = Scale(MEMBERS, CLIP)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.errors import PlanRefused
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.counts_noise import (
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.noise.counts_noise import (
     LOSS_STEPS,
     budget_of_tests,
     counts_event,

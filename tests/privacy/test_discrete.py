@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from umbel.privacy.discrete import _Coins, discrete_gaussian
+from umbel.privacy.noise.discrete import _Coins, discrete_gaussian
 from umbel.privacy.randomness import SecretStream
 
 KEY = bytes(range(32))
@@ -72,7 +72,7 @@ def test_no_noise_is_not_noise():
 @pytest.mark.parametrize("variance", [Fraction(1, 4), Fraction(10, 3), Fraction(10**14)])
 def test_coins_that_are_all_decided_exactly_fall_the_same(variance, monkeypatch):
     quick = discrete_gaussian(300, variance, SecretStream.from_key(KEY))
-    monkeypatch.setattr("umbel.privacy.discrete._WINDOW", 2.0)
+    monkeypatch.setattr("umbel.privacy.noise.discrete._WINDOW", 2.0)
     exact = discrete_gaussian(300, variance, SecretStream.from_key(KEY))
     assert quick.tolist() == exact.tolist()
 

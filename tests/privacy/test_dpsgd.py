@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from umbel.errors import ModelError
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.dpsgd import PrivateOptimizer
-from umbel.privacy.grid import grid_step, snap
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.hooked import HookedGradients
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
+from umbel.privacy.noise.grid import grid_step, snap
 from umbel.privacy.randomness import SecretStream
 
 torch.set_num_threads(1)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.dpsgd import PrivateOptimizer
-from umbel.privacy.factored import Factored, Lookup, Product
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.factored import Factored, Lookup, Product
+from umbel.privacy.dpsgd.hooked import HookedGradients
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 
 LARGEST = 2.0**64

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umbel.privacy.client_noise import ServerNoise
-from umbel.privacy.grid import grid_step, snap
+from umbel.privacy.noise.client_noise import ServerNoise
+from umbel.privacy.noise.grid import grid_step, snap
 from umbel.privacy.randomness import SecretStream
 
 deviations = st.floats(1e-9, 1e9)

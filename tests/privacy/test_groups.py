@@ -10,8 +10,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.privacy.accounting import MechanismEvent, epsilon, noise_multiplier
-from umbel.privacy.groups import Groups, first_of_each, numbered, shared
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon, noise_multiplier
+from umbel.privacy.dpsgd.groups import Groups, first_of_each, numbered, shared
 from umbel.privacy.randomness import SecretStream
 
 DELTA = 1e-5

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umbel.errors import BudgetExceeded, LedgerError
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger.ledger import Ledger
 
 DELTA = 1e-5
 DATA = "3f2a9c81d0e4b765" * 4
@@ -153,8 +153,8 @@ def test_one_key_cannot_stand_for_two_reproducible_values(path, changed):
 def test_a_reservation_survives_a_kill_right_after_it_returned(path):
     script = """
 import os, signal, sys
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for n in range(3):
     ledger.reserve("data", MechanismEvent(5.0, 0.1, 1), job="j", key=str(n), delta=1e-5, limit=9)
@@ -174,7 +174,7 @@ def test_a_process_killed_inside_its_turn_leaves_the_ledger_as_it_was(path):
     script = """
 import os, signal, sys
 from umbel.privacy import ledger as room
-from umbel.privacy.accounting import MechanismEvent
+from umbel.privacy.accounting.accountant import MechanismEvent
 append = room.Ledger._append
 def append_and_die(self, *arguments):
     append(self, *arguments)
@@ -196,8 +196,8 @@ def test_processes_that_charge_at_once_lose_no_event_and_never_pass_the_limit(pa
     script = """
 import sys
 from umbel.errors import BudgetExceeded
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 for n in range(6):
     with Ledger(sys.argv[1]) as ledger:
         try:
@@ -301,8 +301,8 @@ def test_a_full_disk_charges_nothing_and_says_so(path):
     script = """
 import os, resource, sys
 from umbel.errors import LedgerError
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 size = os.path.getsize(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -10,8 +10,13 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
-from umbel.privacy import losses, renyi
-from umbel.privacy.accounting import MOST_MECHANISMS, MechanismEvent, epsilon, epsilon_rdp
+from umbel.privacy.accounting import losses, renyi
+from umbel.privacy.accounting.accountant import (
+    MOST_MECHANISMS,
+    MechanismEvent,
+    epsilon,
+    epsilon_rdp,
+)
 
 DELTA = 1e-5
 SIGMAS, RATES = (0.8, 1.2, 2.5), (0.02, 0.1, 1.0)

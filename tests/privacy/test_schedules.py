@@ -11,8 +11,8 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 
 DELTA = 1e-5
 EVENTS = (

@@ -6,8 +6,8 @@ import torch
 
 from umbel.learning.batches import make_batch
 from umbel.learning.tasks import task_for
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.hooked import HookedGradients
 
 COUNT = 6
 CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"

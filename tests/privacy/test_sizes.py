@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.privacy.accounting import epsilon
-from umbel.privacy.discrete import _falls, two_sided_geometric
+from umbel.privacy.accounting.accountant import epsilon
+from umbel.privacy.noise.discrete import _falls, two_sided_geometric
+from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT, SMALLEST_SIZE, published_size
 from umbel.privacy.randomness import SecretStream, reproducible_stream
-from umbel.privacy.sizes import SIZE_EPSILON, SIZE_EVENT, SMALLEST_SIZE, published_size
 
 DRAWS = 20_000
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from umbel.privacy import dpsgd
-from umbel.privacy.bookkeeping import BookKeeping
-from umbel.privacy.dpsgd import PrivateOptimizer
-from umbel.privacy.hooked import HookedGradients
+from umbel.privacy.dpsgd import optimizer as dpsgd
+from umbel.privacy.dpsgd.bookkeeping import BookKeeping
+from umbel.privacy.dpsgd.hooked import HookedGradients
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 
 ROUNDOFF = 2.0**-24

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from umbel.errors import LedgerError
-from umbel.privacy import ledger_file
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.ledger import ledger_file
+from umbel.privacy.ledger.ledger import Ledger
 
 DELTA = 1e-5
 ROUND = MechanismEvent(1.0, 0.1, 10)
@@ -172,8 +172,8 @@ def test_a_crash_between_row_and_witness_is_made_good_by_the_next_charge(path):
 def test_a_process_killed_at_any_moment_leaves_ledger_and_witness_in_order(path):
     script = """
 import sys
-from umbel.privacy.accounting import MechanismEvent
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.ledger import Ledger
 for n in range(1000):
     with Ledger(sys.argv[1]) as ledger:
         ledger.reserve("data", MechanismEvent(9.0, 1.0, 1), job="j", key=f"{sys.argv[2]}/{n}",

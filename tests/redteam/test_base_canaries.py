@@ -10,7 +10,7 @@ import pytest
 
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import train
-from umbel.privacy.accounting import MechanismEvent, epsilon
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
 from umbel.privacy.randomness import SecretStream
 from umbel.redteam.base_canaries import replay_through_base
 from umbel.redteam.canaries import Mechanism, Records, audit_mechanism

@@ -17,8 +17,8 @@ from torch import nn
 
 from umbel.job import Job
 from umbel.learning.trainer import train
-from umbel.privacy.accounting import MechanismEvent, epsilon
-from umbel.privacy.dpsgd import PrivateOptimizer
+from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
+from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 from umbel.privacy.randomness import SecretStream
 from umbel.redteam.canaries import Mechanism, Records, audit_mechanism, judge, replay
 

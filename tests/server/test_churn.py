@@ -17,7 +17,7 @@ from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
 from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
 from umbel.plan.limits import secure_limits
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
 from umbel.run.store import Store

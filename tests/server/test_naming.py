@@ -5,7 +5,7 @@ import pytest
 from umbel.errors import JobError, RoundFailed
 from umbel.flower import refuse
 from umbel.messages import FAILED, TRAIN
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.participant import Participant
 from umbel.server.rounds import run_rounds
 

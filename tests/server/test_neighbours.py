@@ -14,7 +14,7 @@ import pytest
 from umbel.client.account import SeededSize
 from umbel.client.gate import FIELDS
 from umbel.messages import LEDGER, SECAGG
-from umbel.privacy.sizes import Sizes
+from umbel.privacy.noise.sizes import Sizes
 from umbel.server.rounds import run_rounds
 
 NODE = 2

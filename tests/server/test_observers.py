@@ -18,7 +18,7 @@ from umbel.consortium.warrants import check_job_signature, sign_job
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
-from umbel.privacy.signed import DAY, Signed, Statement
+from umbel.privacy.secagg.signed import DAY, Signed, Statement
 from umbel.run.run_folder import RunFolder
 from umbel.run.store import Store
 from umbel.server import observers

@@ -13,9 +13,9 @@ from umbel.errors import RoundFailed
 from umbel.messages import EVALUATE, SECAGG, Assignment, only_arrays, to_array_record, to_arrays
 from umbel.plan.noise import event_of_test
 from umbel.plan.schedule import most_tests, rounds_tested
-from umbel.privacy.accounting import epsilon
-from umbel.privacy.counts_noise import LOSS_STEPS
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import epsilon
+from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.noise.counts_noise import LOSS_STEPS
 from umbel.server.rounds import evaluate, prepare, run_rounds
 
 SITES = 4

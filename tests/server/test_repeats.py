@@ -15,7 +15,7 @@ from umbel.messages import (
     TRAIN,
     bytes_of,
 )
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.server import trips
 from umbel.server.rounds import _with_rounds_left, run_rounds
 from umbel.server.slots import OpenRound

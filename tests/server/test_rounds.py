@@ -23,7 +23,7 @@ from umbel.messages import (
     WEIGHT,
     Readiness,
 )
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.checkpoint import load_latest, restore_strategy
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds

@@ -23,8 +23,8 @@ from umbel.messages import (
     bytes_of,
     to_bytes_record,
 )
-from umbel.privacy.ledger import Ledger
-from umbel.privacy.secagg.scale import Scale
+from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.noise.scale import Scale
 from umbel.run.checkpoint import load_latest
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds

@@ -28,7 +28,7 @@ from umbel.privacy.secagg.roster import (
     SignedRoster,
     open_roster,
 )
-from umbel.privacy.signed import DAY, FOREVER, Signed, Statement
+from umbel.privacy.secagg.signed import DAY, FOREVER, Signed, Statement
 from umbel.run.store import Store
 from umbel.server.orders import begin, place
 from umbel.server.signing import (

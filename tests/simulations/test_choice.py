@@ -9,7 +9,7 @@ import pytest
 
 from umbel.errors import CheckpointError, PlanRefused
 from umbel.learning.predict import Predictor
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.redteam.audit import audit_run
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate

@@ -12,8 +12,8 @@ from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.errors import Interrupted, PlanRefused
 from umbel.plan.client_level import next_clipping_norm
-from umbel.privacy.accounting import epsilon
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.accounting.accountant import epsilon
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate
 

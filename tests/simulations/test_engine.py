@@ -13,7 +13,7 @@ import pytest
 from umbel.certificate.check import verify
 from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
 from umbel.learning.predict import Predictor
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate
 from umbel.simulations.issuer import run_key

@@ -9,7 +9,7 @@ import pytest
 
 from umbel.errors import DataError
 from umbel.learning.data import load_corpus, split_secret
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.redteam.audit import audit_run
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate

@@ -8,7 +8,7 @@ from rich.console import Console
 from umbel.certificate.form import FILE, Certificate
 from umbel.errors import PlanRefused
 from umbel.plan.schedule import most_tests
-from umbel.privacy.ledger import Ledger
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.reports.page import write_page
 from umbel.reports.standings import EXACT
 from umbel.reports.tables import result_table

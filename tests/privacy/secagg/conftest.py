@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from umbel.errors import ProtocolError
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg.aggregator import Aggregator, Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, Total, encode
@@ -24,7 +25,6 @@ from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import PrekeyReply, PrekeyRequest, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster, SignedRoster, open_roster
-from umbel.privacy.secagg.scale import Scale
 
 CONTEXT = b"c" * 32
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.errors import ProtocolError
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import fixed_point
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
-from umbel.privacy.secagg.scale import Scale
 
 LIAR = "m0003"
 FIRST = slice(0, 7)

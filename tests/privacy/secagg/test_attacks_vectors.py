@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from umbel.errors import ProtocolError
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import fixed_point
 from umbel.privacy.secagg.aggregator import Aggregator
@@ -17,7 +18,6 @@ from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encod
 from umbel.privacy.secagg.masks import Words
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, UploadRequest
 from umbel.privacy.secagg.roster import Limits
-from umbel.privacy.secagg.scale import Scale
 
 CONTEXT = b"c" * 32
 OTHER = b"o" * 32

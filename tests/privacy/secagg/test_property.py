@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from umbel.errors import ProtocolError, TooFewMembers
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, encode
 from umbel.privacy.secagg.messages import PrekeyReply
 from umbel.privacy.secagg.parameters import fewest, thresholds
 from umbel.privacy.secagg.roster import Limits
-from umbel.privacy.secagg.scale import Scale
 
 CONTEXT = b"c" * 32
 CAP = 7

@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from umbel.errors import ProtocolError
+from umbel.privacy.noise.scale import Scale
 from umbel.privacy.secagg import shamir
 from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.privacy.secagg.encoding import Encoded, Names, Size
@@ -41,7 +42,6 @@ from umbel.privacy.secagg.messages import (
 from umbel.privacy.secagg.parameters import Thresholds, thresholds
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Roster, SignedRoster
-from umbel.privacy.secagg.scale import Scale
 from umbel.privacy.secagg.state import CONFIRMED, Secrets, State
 
 FEW_BITS = 12

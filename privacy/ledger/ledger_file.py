@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import ConsortiumError, LedgerError
-from .accounting import MechanismEvent
+from ...errors import ConsortiumError, LedgerError
+from ..accounting.accountant import MechanismEvent
 from .chain import COLUMNS, GENESIS, VERSION, Entry, chained, checked
 from .witness import Testimony, Witness
 

@@ -17,7 +17,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from .randomness import SecretStream
+from ..randomness import SecretStream
 
 Integers = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.floating]

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ..errors import PlanRefused
-from ..quantities import rounded_up
+from ...errors import PlanRefused
+from ...quantities import rounded_up
 from . import losses, renyi
 
 Kind = Literal["gaussian", "concentrated", "pure"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 
 class ExampleGradients(Protocol):

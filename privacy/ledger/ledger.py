@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..errors import BudgetExceeded, LedgerError
-from .accounting import MechanismEvent, epsilon
+from ...errors import BudgetExceeded, LedgerError
+from ..accounting.accountant import MechanismEvent, epsilon
 from .chain import DISJOINT, GENESIS, TAKES_OVER, Entry
 from .ledger_file import ROW, LedgerFile
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import LedgerError
-from .accounting import MechanismEvent
+from ...errors import LedgerError
+from ..accounting.accountant import MechanismEvent
 
 VERSION = 2
 GENESIS = hashlib.sha256(b"umbel privacy ledger").hexdigest()

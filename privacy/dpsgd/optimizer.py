@@ -18,11 +18,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ...errors import ModelError
+from ..noise.grid import grid_step, snap
+from ..randomness import SecretStream
 from .bookkeeping import BookKeeping, has_rules
 from .gradients import ExampleGradients, check_layers
-from .grid import grid_step, snap
-from .randomness import SecretStream
 
 GradientsOf = Callable[[nn.Module, dict[str, nn.Parameter]], ExampleGradients]
 

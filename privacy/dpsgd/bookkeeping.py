@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ..errors import ModelError
+from ...errors import ModelError
 from .factored import Factored, Lookup, Product
 
 _CONV1D = "transformers.pytorch_utils.Conv1D"  # by name: importing transformers takes seconds

@@ -19,11 +19,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ProtocolError
+from ...errors import ProtocolError
+from ..randomness import SecretStream
 from .discrete import discrete_gaussian
 from .grid import grid_step, snap
-from .randomness import SecretStream
-from .secagg.scale import Scale
+from .scale import Scale
 
 _Number = TypeVar("_Number", np.float32, np.int32)
 _BLOCK = 1 << 16

@@ -21,7 +21,7 @@ from opacus.grad_sample.embedding import compute_embedding_grad_sample
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ...errors import ModelError
 from .factored import add_samples
 from .gradients import own_trainable
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from ..errors import PlanRefused
-from .accounting import (
+from ...errors import PlanRefused
+from ..accounting.accountant import (
     MOST_NOISE,
     NOISE_PRECISION,
     Kind,
@@ -23,8 +23,8 @@ from .accounting import (
     noise_multiplier,
     tidy,
 )
+from ..randomness import SecretStream
 from .discrete import discrete_gaussian
-from .randomness import SecretStream
 
 LOSS_STEPS = 64
 """A held-out record's loss is rounded to so many steps: what one record can change of their sum."""

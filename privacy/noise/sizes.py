@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .accounting import MechanismEvent
+from ..accounting.accountant import MechanismEvent
+from ..randomness import SecretStream
 from .discrete import two_sided_geometric
-from .randomness import SecretStream
 
 SIZE_EPSILON = 0.1
 """What a published size costs: pure, so at delta 0."""

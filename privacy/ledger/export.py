@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
-from ..foreign import cell
+from ...foreign import cell
 from .chain import COLUMNS, GENESIS, Entry
 
 RECIPE = (

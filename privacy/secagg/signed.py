@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated
 
-from ..errors import ProtocolError
-from .secagg.encoding import Encoded, Point, Signature, Size
-from .secagg.keys import Identity, verify
+from ...errors import ProtocolError
+from .encoding import Encoded, Point, Signature, Size
+from .keys import Identity, verify
 
 DAY = 86_400
 """Seconds."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import LedgerError
-from ..storage.files import write_durably
+from ...errors import LedgerError
+from ...storage.files import write_durably
 
 _SUFFIX = ".witness"
 _TAIL = 8192

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from .randomness import SecretStream, poisson_sample
+from ..randomness import SecretStream, poisson_sample
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,0 +1,1 @@
+"""What noise is worth: epsilon of releases, and the noise that an epsilon needs."""

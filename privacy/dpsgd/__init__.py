@@ -1,0 +1,1 @@
+"""DP-SGD: the gradient of each example, clipped, summed and noised."""

@@ -1,0 +1,1 @@
+"""Discrete noise, and the grids that it is added on."""
