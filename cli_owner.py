@@ -165,7 +165,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check every row of the ledger and every line of the audit log, their chains, and their witnesses."""
-    from .client.audit import AuditLog
+    from .client.audit_log import AuditLog
 
     log = AuditLog(_home(folder) / "audit.jsonl")
     files = len(log.archives) + 1
@@ -291,7 +291,7 @@ def _decisions(home: Path) -> Decisions:
 
 
 def _note(home: Path, event: Any, request: JobRequest) -> None:
-    from .client.audit import AuditLog
+    from .client.audit_log import AuditLog
 
     AuditLog(home / "audit.jsonl").write(
         event,

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def note(notes: Path, folder: str) -> None:
     """The agent as it is, with clocks around training, testing, and all that a message takes."""
     from umbel import cli
-    from umbel.client import child, station
+    from umbel.client import child
+    from umbel.client import intake as station
 
     learning = 0.0
 
@@ -71,7 +72,8 @@ def echo(node: str, folder: str) -> None:
     """The loop that fetches messages and brings back replies, and nothing in between."""
     from flwr.app import Message
 
-    from umbel.client import service, station
+    from umbel.client import intake as station
+    from umbel.client import service
     from umbel.client.home import Home
     from umbel.flower.node import Node
     from umbel.storage.processes import log_to_stderr

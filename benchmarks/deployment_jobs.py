@@ -15,7 +15,7 @@ from typing import Any
 from deployment_watch import Watch
 
 from umbel.job import Job
-from umbel.learning.base import base_folder
+from umbel.learning.base_model import base_folder
 from umbel.run.run_folder import RunFolder
 from umbel.run.store import RunRow, Store
 from umbel.simulations.rehearsal import Stage, running, set_up, wait_for

@@ -19,7 +19,7 @@ from torch import nn
 
 from umbel.errors import UmbelError
 from umbel.job import Job
-from umbel.learning.base import base_folder
+from umbel.learning.base_model import base_folder
 from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner

@@ -17,7 +17,7 @@ from ..job import Job, read_toml
 from ..privacy.ledger.ledger import Ledger
 from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending, canonical_json
-from .guarantee import as_asked, composed
+from .guarantee_check import as_asked, composed
 from .issue import CAUSES, digests, figures_of, public_of, spending_of
 from .seal import bound_row
 

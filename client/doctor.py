@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UmbelError
+from .connection_probe import Server, Unusable, clock
 from .echo import missing
 from .finding import Finding, Level
 from .home import Home
 from .places import cache, witness
 from .policy import Policy
-from .reach import Server, Unusable, clock
 
 if TYPE_CHECKING:
     pass
@@ -235,7 +235,7 @@ class _Examination:
                 yield Finding("budget", "warning", text, remedy)
 
     def audit(self) -> Iterator[Finding]:
-        from .audit import AuditLog
+        from .audit_log import AuditLog
 
         yield Finding("audit log", "ok", f"verifies; lines: {AuditLog(self.home.audit).verify()}")
 

@@ -10,7 +10,7 @@ from ..errors import UmbelError
 from ..job import Job
 from ..messages import EVALUATE, PREPARE, RESULT, TRAIN, Assignment
 from .answers import job_of
-from .audit import AuditLog, Event
+from .audit_log import AuditLog, Event
 from .decisions import Decisions
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ..privacy.randomness import SecretStream
 from ..storage.logs import keep_small
 from ..storage.processes import alone, end, free_port, new_secret, start
 from .home import Home
-from .station import Station
+from .intake import Station
 
 _IDLE_SECONDS = 0.1
 _ASK_SECONDS = 2.0

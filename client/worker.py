@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import UmbelError
 from ..job import Job
-from ..learning.base import base_digest
+from ..learning.base_model import base_digest
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.verdict import Verdict

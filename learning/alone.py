@@ -8,7 +8,7 @@ from ..messages import Arrays
 from .examples import Examples
 from .model import Learner
 from .steps import PrivateSteps
-from .tasks.base import Task
+from .tasks.task import Task
 from .trainer import Outcome, StepRange, train
 
 

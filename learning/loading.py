@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import ModelError
 from ..job import Job
 from .adapters import add_adapter, zero_linear
-from .base import base_folder, checked, sealed
+from .base_model import base_folder, checked, sealed
 from .batches import pad_rows
 from .device import choose_device
 from .dropout import remove_dropout

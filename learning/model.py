@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import ModelError
 from ..job import Job
 from ..messages import Arrays
-from .base import named_digest
+from .base_model import named_digest
 from .batches import make_batch, pad_rows
 from .examples import Examples
 from .network import Batch, Network

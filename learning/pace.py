@@ -22,7 +22,7 @@ from .invented import invented_texts
 from .model import Learner
 from .shapes import rows_that_fill, rows_to_train
 from .steps import PrivateSteps
-from .tasks.base import Task
+from .tasks.task import Task
 from .trainer import StepRange, test, train
 
 _REPEATS = 3

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ModelError
 from ..job import Job
-from .base import named_digest
+from .base_model import named_digest
 from .data import clean_text
 from .examples import beginning
 from .export import CARD

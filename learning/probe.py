@@ -37,7 +37,7 @@ from .. import __version__
 from ..errors import ModelError
 from ..job import Job
 from .away import away_from_start
-from .base import base_folder, checked, named_digest
+from .base_model import base_folder, checked, named_digest
 from .cache import cache_folder, write_once
 from .device import choose_device, use_bfloat16
 from .independence import CannotRun, Coupled, Independence

@@ -29,7 +29,7 @@ from .private_counts import PrivateTask
 from .rate import learning_rate
 from .shapes import Passes, rows_of, rows_to_train
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
-from .tasks.base import Task
+from .tasks.task import Task
 
 # Examples with features in one pass of a test.
 _TEST_BATCH = 1024

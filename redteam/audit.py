@@ -29,7 +29,7 @@ from ..messages import Arrays
 from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest
 from ..run.run_folder import RunFolder
-from ..server.best import kept_model
+from ..server.best_model import kept_model
 from ..server.conclusion import certify
 from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key

@@ -24,7 +24,7 @@ from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.model import Learner
 from ..learning.steps import PrivateSteps
-from ..learning.tasks.base import Task
+from ..learning.tasks.task import Task
 from ..learning.trainer import StepRange, train
 from ..messages import Arrays
 from ..privacy.randomness import SecretStream

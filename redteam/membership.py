@@ -15,7 +15,7 @@ import torch
 
 from ..learning.examples import Examples
 from ..learning.model import Learner
-from ..learning.tasks.base import Task
+from ..learning.tasks.task import Task
 
 _BATCH = 64
 _NORMAL_95 = 1.959964

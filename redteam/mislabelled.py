@@ -15,7 +15,7 @@ import numpy as np
 from ..learning.alone import train_alone
 from ..learning.examples import Examples
 from ..learning.model import Learner
-from ..learning.tasks.base import Task
+from ..learning.tasks.task import Task
 from ..privacy.randomness import SecretStream
 from .canaries import CanaryAudit, FeatureLabels, Mechanism, judge
 from .membership import losses_of

@@ -11,10 +11,10 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from .choice import Kept
 from .ending import ended
 from .restored import lost_rounds
 from .run import Run
+from .selection import Kept
 
 ROSTER = ("consortium", "epoch", "sha256")
 """What names a roster."""

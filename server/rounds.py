@@ -30,7 +30,7 @@ from ..plan.noise import most_participations
 from ..plan.plan import sample_cohort
 from ..plan.schedule import rounds_tested
 from .attempts import Attempt, Attempts, present
-from .best import ends_early, keep_candidate, settle
+from .best_model import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .ending import end_by, end_early, ends_with, failure
 from .exchange import CohortGrid, Stage, connected

@@ -18,7 +18,7 @@ from ..plan.plan import Plan
 from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.run_folder import RunFolder
-from .choice import Choice, Kept
+from .selection import Choice, Kept
 from .sums import SecureSums
 
 

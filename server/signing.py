@@ -49,7 +49,7 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
         raise refused(reasons)
     check_lasts(consortium, job)
     # Late: stopping a run needs no model.
-    from ..learning.base import pinned
+    from ..learning.base_model import pinned
     from ..learning.probe import fitted
 
     # Owners are told which files they are, and compare that before they look into them.

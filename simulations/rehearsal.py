@@ -24,7 +24,7 @@ from ..client.settings import DataSettings
 from ..consortium.authority import Consortium
 from ..errors import DeploymentError
 from ..job import Job
-from ..learning.base import pinned
+from ..learning.base_model import pinned
 from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..plan.limits import secure_limits

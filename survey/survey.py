@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, UmbelError
 from ..job import DataSpec, Job, TaskName
-from ..learning.base import base_folder
+from ..learning.base_model import base_folder
 from ..learning.data import label_name, load_corpus, sort_names
 from ..learning.examples import beginning
 from ..learning.header import column_names

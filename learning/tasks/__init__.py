@@ -1,8 +1,8 @@
 """What a model can learn to do: how a batch is made, what its loss is, what is counted."""
 
 from ...job import Job
-from .base import Task
 from .causal_lm import CausalLm
+from .task import Task
 from .text_classification import TextClassification
 
 __all__ = ["CausalLm", "Task", "TextClassification", "task_for"]

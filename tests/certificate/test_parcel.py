@@ -19,7 +19,7 @@ from umbel.client.models import Models
 from umbel.client.rules import ResultRules
 from umbel.consortium.warrants import sign_delegation
 from umbel.errors import CertificateError, PlanRefused
-from umbel.learning.base import pinned
+from umbel.learning.base_model import pinned
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.signed import DAY
 from umbel.run.run_folder import RunFolder
@@ -338,7 +338,7 @@ def test_two_runs_of_one_job_leave_two_models(run, contents, tmp_path):
 def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_come(run, tmp_path):
     from flwr.app import Message, RecordDict
 
-    from umbel.client.station import Station
+    from umbel.client.intake import Station
     from umbel.consortium.warrants import sign_job
     from umbel.flower import stamp, take_server_identity
     from umbel.messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record

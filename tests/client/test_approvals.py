@@ -10,7 +10,7 @@ import typer
 
 from umbel import cli_owner
 from umbel.client.approvals import MOST_PENDING, Approvals
-from umbel.client.audit import AuditLog
+from umbel.client.audit_log import AuditLog
 from umbel.client.policy import NotYet
 from umbel.errors import LedgerError, PlanRefused, UmbelError
 from umbel.job import Job

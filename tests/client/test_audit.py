@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.client import audit
-from umbel.client.audit import AuditLog
+from umbel.client import audit_log as audit
+from umbel.client.audit_log import AuditLog
 from umbel.errors import LedgerError
 
 

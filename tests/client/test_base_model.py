@@ -9,11 +9,11 @@ import pytest
 
 from umbel.client.child import Bench
 from umbel.client.home import Home
-from umbel.client.station import Station
+from umbel.client.intake import Station
 from umbel.consortium.warrants import sign_job
 from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
-from umbel.learning.base import base_digest, base_folder, named_digest
+from umbel.learning.base_model import base_digest, base_folder, named_digest
 from umbel.messages import ASSIGNMENT, PREPARE, Assignment
 from umbel.privacy.randomness import reproducible_stream
 from umbel.simulations.rehearsal import set_up

@@ -14,10 +14,10 @@ import pytest
 
 from umbel.client.child import Bench, Child, WorkInChild, WorkLost, command
 from umbel.client.data import DataSource
+from umbel.client.intake import Station
 from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.client.settings import DataSettings
-from umbel.client.station import Station
 from umbel.client.work import WorkHere
 from umbel.client.worker import Setup, records_of, workplace_of
 from umbel.consortium.warrants import sign_job

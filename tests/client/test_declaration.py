@@ -11,9 +11,9 @@ from pyarrow import parquet
 
 from umbel.client.data import DataSource
 from umbel.client.home import Home
+from umbel.client.intake import Station
 from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
-from umbel.client.station import Station
 from umbel.consortium.warrants import sign_job
 from umbel.errors import DataError, PlanRefused
 from umbel.flower import stamp, take_server_identity

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from umbel.cli_client import client_app
-from umbel.client import reach
-from umbel.client.audit import AuditLog
+from umbel.client import connection_probe as reach
+from umbel.client.audit_log import AuditLog
 from umbel.client.doctor import Finding, examine
 from umbel.client.home import Home
 from umbel.consortium.authority import Consortium

@@ -6,8 +6,8 @@ import time
 import pytest
 from flwr.app import Message, RecordDict
 
+from umbel.client.intake import Station
 from umbel.client.seen import SeenOrders
-from umbel.client.station import Station
 from umbel.consortium.warrants import order_seconds, sign_job
 from umbel.errors import LedgerError, PlanRefused, ProtocolError
 from umbel.flower import stamp, take_server_identity

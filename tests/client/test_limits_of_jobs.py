@@ -8,13 +8,13 @@ import pytest
 
 from umbel.client.child import Bench
 from umbel.client.home import Home
-from umbel.client.station import Station
+from umbel.client.intake import Station
 from umbel.consortium.warrants import sign_job
 from umbel.errors import JobError, PlanRefused
 from umbel.flower import stamp, take_server_identity
 from umbel.job import Job
 from umbel.learning.adapters import add_adapter
-from umbel.learning.base import base_folder
+from umbel.learning.base_model import base_folder
 from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.simulations.rehearsal import set_up
 

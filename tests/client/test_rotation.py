@@ -11,8 +11,8 @@ from umbel.certificate.check import verify
 from umbel.certificate.form import FILE
 from umbel.certificate.issue import issue
 from umbel.client.home import Home
+from umbel.client.intake import Station
 from umbel.client.keys import follow, renew_keys, trust, use_new_keys
-from umbel.client.station import Station
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Card, Request
 from umbel.consortium.handovers import KINDS, hand_over

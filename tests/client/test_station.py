@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from umbel.client import decisions
-from umbel.client.station import Station
+from umbel.client.intake import Station
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.messages import (

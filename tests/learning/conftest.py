@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from umbel.learning.base import base_digest, base_folder
+from umbel.learning.base_model import base_digest, base_folder
 
 
 @pytest.fixture

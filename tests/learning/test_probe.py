@@ -11,7 +11,7 @@ from torch import nn
 
 from umbel.errors import ModelError, PlanRefused
 from umbel.learning import probe as probing
-from umbel.learning.base import base_digest
+from umbel.learning.base_model import base_digest
 from umbel.learning.invented import invented_texts
 from umbel.learning.loading import load_learner
 from umbel.learning.lookups import CheckedLookups

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from umbel.errors import ModelError
 from umbel.job import Job
-from umbel.learning.base import base_digest, checked, named_digest, pinned
+from umbel.learning.base_model import base_digest, checked, named_digest, pinned
 from umbel.learning.loading import load_learner
 from umbel.learning.model_files import model_files, sealed
 from umbel.learning.tokenizer import load_tokenizer

@@ -3,7 +3,7 @@
 import pytest
 
 from umbel.job import Job
-from umbel.server.choice import Candidate, Choice
+from umbel.server.selection import Candidate, Choice
 
 
 def job_of(task="text-classification", **evaluation):

@@ -30,7 +30,7 @@ from ..errors import (
     ProtocolError,
 )
 from ..job import Job
-from ..learning.base import base_digest, checked
+from ..learning.base_model import base_digest, checked
 from ..learning.data import split_secret
 from ..messages import EVALUATE, LEDGER, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
 from ..plan.padding import padding_refusals
@@ -42,7 +42,7 @@ from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error
 from .approvals import Approvals
-from .audit import AuditLog, Event
+from .audit_log import AuditLog, Event
 from .child import Bench, WorkInChild
 from .data import DataSource
 from .echo import Echo

@@ -11,9 +11,9 @@ from ..errors import CheckpointError
 from ..learning.model import arrays_digest
 from ..messages import Arrays
 from ..run.files import write_whole
-from .choice import Kept
 from .ending import end_early
 from .run import Run
+from .selection import Kept
 
 
 def ends_early(run: Run) -> bool:
