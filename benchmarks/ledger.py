@@ -101,7 +101,8 @@ def measure(repeats: int, naively: int = 3) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
         fill(path)
-        script = f"import umbel.privacy.accounting.losses, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+        script = "import umbel.privacy.accounting.losses, sys\n"
+        script += f"sys.path.insert(0, {str(Path(__file__).parent)!r})"
         script += f"; import ledger; from pathlib import Path; print(ledger.charge(Path({str(path)!r}), 'x'))"
         first = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True

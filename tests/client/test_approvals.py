@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from umbel import cli_owner
+from umbel.cli import owner as owner_commands
 from umbel.client.approvals import MOST_PENDING, Approvals
 from umbel.client.audit_log import AuditLog
 from umbel.client.policy import NotYet
@@ -48,7 +48,7 @@ def owner(monkeypatch, capsys):
     """Run one of the owner's commands; what it printed."""
 
     def run(*arguments):
-        typer.main.get_command(cli_owner.owner_app)(
+        typer.main.get_command(owner_commands.owner_app)(
             [str(argument) for argument in arguments], standalone_mode=False
         )
         return capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_a_hostile_name_does_not_reach_the_terminal(owner, approvals, home, job)
 
 
 def test_the_commands_start_without_the_heavy_libraries(python):
-    script = "import sys, umbel.cli_owner; print({'torch', 'flwr', 'pydantic'} & set(sys.modules))"
+    script = "import sys, umbel.cli.owner; print({'torch', 'flwr', 'pydantic'} & set(sys.modules))"
     assert python(script).communicate()[0] == "set()\n", sys.executable
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umbel.client import audit_log as audit
+from umbel.client import audit_log
 from umbel.client.audit_log import AuditLog
 from umbel.errors import LedgerError
 
@@ -169,7 +169,7 @@ def test_a_witness_that_is_gone_is_noted(log):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A log whose files are put aside after two or three lines."""
-    monkeypatch.setattr(audit, "MOST_BYTES", 700)
+    monkeypatch.setattr(audit_log, "MOST_BYTES", 700)
     return AuditLog(tmp_path / "audit.jsonl")
 
 
@@ -213,7 +213,7 @@ def test_an_archive_that_is_missing_or_changed_is_noticed_and_the_oldest_may_be_
 
 
 def test_so_many_archives_are_kept(small, monkeypatch):
-    monkeypatch.setattr(audit, "MOST_ARCHIVES", 3)
+    monkeypatch.setattr(audit_log, "MOST_ARCHIVES", 3)
     fill(small, 30)
     assert len(small.archives) == 3
     assert small.archives[-1].name > "audit-000004.jsonl"

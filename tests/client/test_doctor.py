@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from umbel.cli_client import client_app
-from umbel.client import connection_probe as reach
+from umbel.cli.client import client_app
+from umbel.client import connection_probe
 from umbel.client.audit_log import AuditLog
 from umbel.client.doctor import Finding, examine
 from umbel.client.home import Home
@@ -322,7 +322,7 @@ def test_a_name_that_does_not_exist(home):
 
 
 def test_a_port_that_stays_silent(home, monkeypatch):
-    monkeypatch.setattr(reach, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection_probe, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         home = moved(home, f"127.0.0.1:{listener.getsockname()[1]}")
         assert "timed out" in found(home, "server")[1]

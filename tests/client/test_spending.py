@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from umbel import cli_owner
+from umbel.cli import owner as owner_commands
 from umbel.client.policy import Policy, write_policy_template
 from umbel.client.spending import spending
 from umbel.errors import LedgerError, UmbelError
@@ -63,13 +63,13 @@ def test_what_is_left_can_be_spent_and_no_more(home):
 def test_looking_at_a_ledger_that_is_not_there_does_not_begin_one(tmp_path, capsys):
     (tmp_path / "client.toml").touch()
     write_policy_template(tmp_path / "policy.toml")
-    cli_owner.show(tmp_path)
+    owner_commands.show(tmp_path)
     assert capsys.readouterr().out == "Nothing was spent yet.\n"
     assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_the_command_shows_spent_rounded_up_and_left_rounded_down(home, capsys):
-    cli_owner.show(home)
+    owner_commands.show(home)
     shown = capsys.readouterr().out
     one, _ = spending(home / "ledger.sqlite", Policy())
     [total] = [line for line in shown.splitlines() if "data1" in line and "all runs" in line]
@@ -79,7 +79,7 @@ def test_the_command_shows_spent_rounded_up_and_left_rounded_down(home, capsys):
 
 
 def test_json_holds_all_of_it(home, capsys):
-    cli_owner.show(home, as_json=True)
+    owner_commands.show(home, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads(
         json.dumps([item.to_dict() for item in spending(home / "ledger.sqlite", Policy())])
@@ -93,9 +93,9 @@ def test_a_changed_ledger_is_not_shown_as_if_it_could_be_trusted(home):
     with sqlite3.connect(home / "ledger.sqlite") as connection:
         connection.execute("UPDATE entries SET steps = 1 WHERE number = 2")
     with pytest.raises(LedgerError, match="was changed"):
-        cli_owner.show(home)
+        owner_commands.show(home)
 
 
 def test_a_folder_without_an_owner_is_refused(tmp_path):
     with pytest.raises(UmbelError, match="not a data owner's folder"):
-        cli_owner.show(tmp_path)
+        owner_commands.show(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from umbel.cli import app
+from umbel.cli.commands import app
 from umbel.client.forecast import MOST_JOBS, forecast
 from umbel.client.home import Home
 from umbel.client.policy import write_policy_template

@@ -173,7 +173,7 @@ def test_a_process_killed_inside_its_turn_leaves_the_ledger_as_it_was(path):
         reserve(ledger)
     script = """
 import os, signal, sys
-from umbel.privacy import ledger as room
+from umbel.privacy.ledger import ledger as room
 from umbel.privacy.accounting.accountant import MechanismEvent
 append = room.Ledger._append
 def append_and_die(self, *arguments):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from umbel.privacy.dpsgd import optimizer as dpsgd
+from umbel.privacy.dpsgd import optimizer as optimizer_module
 from umbel.privacy.dpsgd.bookkeeping import BookKeeping
 from umbel.privacy.dpsgd.hooked import HookedGradients
 from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
@@ -57,7 +57,7 @@ def test_one_record_moves_the_sum_of_any_number_by_the_clipping_norm(count, size
 def test_of_a_whole_model_it_moves_it_by_what_rounding_can_come_to_at_most(
     count, size, alike, monkeypatch
 ):
-    monkeypatch.setattr(dpsgd, "_FEW", 0)
+    monkeypatch.setattr(optimizer_module, "_FEW", 0)
     rows = gradients(alike, count)
     whole = clipped_sum(rows, size)
     together = min(4 * size, count)
@@ -70,7 +70,7 @@ def test_of_a_whole_model_it_moves_it_by_what_rounding_can_come_to_at_most(
 def test_the_sum_of_a_whole_model_is_off_by_no_more_than_its_bound_however_alike_its_parts(
     monkeypatch,
 ):
-    monkeypatch.setattr(dpsgd, "_FEW", 0)
+    monkeypatch.setattr(optimizer_module, "_FEW", 0)
     rows = gradients(True, 1).expand(2048, NUMBERS).contiguous()
     one = clipped_sum(rows[:1], 1)
     error = float((clipped_sum(rows, 32) - 2048 * one).norm())

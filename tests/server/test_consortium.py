@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from umbel.cli_consortium import consortium_app
+from umbel.cli.consortium import consortium_app
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.errors import ConsortiumError, JobError

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from umbel.cli import app
+from umbel.cli.commands import app
 from umbel.errors import DataError
 from umbel.job import Job
 from umbel.survey.advice import advice, facts, warnings

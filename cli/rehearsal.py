@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .foreign import say
+from ..foreign import say
 
 
 def rehearse(
@@ -33,9 +33,9 @@ def rehearse(
     Then simulate the same job and hold the two adapters side by side: they are the same, bit for bit.
     The privacy noise is seeded for that, so what comes of it is not private.
     """
-    from .job import Job
-    from .simulations.engine import Options, simulate
-    from .simulations.rehearsal import rehearse as run_rehearsal
+    from ..job import Job
+    from ..simulations.engine import Options, simulate
+    from ..simulations.rehearsal import rehearse as run_rehearsal
 
     given = {} if clients is None else {"simulation.clients": clients}
     loaded = Job.compose(job, given, set_)

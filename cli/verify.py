@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import JobError
-from .foreign import say
+from ..errors import JobError
+from ..foreign import say
 
 if TYPE_CHECKING:
-    from .certificate.check import Verdict
+    from ..certificate.check import Verdict
 
 _SEEDED = (
     "NOT PRIVATE, for its noise was seeded. The same job with secret noise would promise this:"
@@ -40,8 +40,8 @@ def verify(
 
     Exits with 2 where anything differs.
     """
-    from .certificate.check import verify as check
-    from .consortium.card import Card
+    from ..certificate.check import verify as check
+    from ..consortium.card import Card
 
     if key is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", key):
         raise JobError("--key: a public key has 64 hexadecimal digits.")
@@ -61,11 +61,11 @@ def certify(
     ] = None,
 ) -> None:
     """Sign a run's certificate again: with its audit, or once the operator's key is there."""
-    from .consortium.authority import Consortium
-    from .run.run_folder import RunFolder
-    from .server.conclusion import certify as sign
-    from .server.conclusion import signer_of
-    from .simulations.issuer import run_key
+    from ..consortium.authority import Consortium
+    from ..run.run_folder import RunFolder
+    from ..server.conclusion import certify as sign
+    from ..server.conclusion import signer_of
+    from ..simulations.issuer import run_key
 
     folder = RunFolder.open(run)
     deployed = bool(folder.read_json("run.json").get("signature"))

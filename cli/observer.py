@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_group import command_group
-from .errors import ConsortiumError, DeploymentError
-from .foreign import say
+from ..errors import ConsortiumError, DeploymentError
+from ..foreign import say
+from .group import command_group
 
 observer_app = command_group(
     "Read how a consortium's runs stand, without being able to change anything.",
@@ -29,9 +29,9 @@ def init(
     ],
 ) -> None:
     """Make a key for an observer; the operator grants it by its public half."""
-    from .consortium.card import Card
-    from .privacy.secagg.keys import Identity
-    from .storage.files import new_folder, write_durably
+    from ..consortium.card import Card
+    from ..privacy.secagg.keys import Identity
+    from ..storage.files import new_folder, write_durably
 
     card, key = Card.read(consortium), Identity(os.urandom(64))
     with new_folder(folder) as new:
@@ -56,9 +56,9 @@ def read(
     import http.client
     import ssl
 
-    from .consortium.card import Card
-    from .privacy.secagg.keys import Identity
-    from .server.observers import asking
+    from ..consortium.card import Card
+    from ..privacy.secagg.keys import Identity
+    from ..server.observers import asking
 
     card, path = Card.read(folder / "consortium.json"), "/" + what.strip("/")
     try:

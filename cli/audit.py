@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .foreign import say
+from ..foreign import say
 
 _STAGES = {
     "data": "reading and tokenising data",
@@ -48,8 +48,8 @@ def audit(
     Writes audit.json and audit.html into the run's folder; both quote records of a simulation. It is
     a lower bound and misses small faults. Exits with 1 where the run is not what it claims.
     """
-    from .redteam.audit import audit_run
-    from .reports.audit_page import write_audit_page
+    from ..redteam.audit import audit_run
+    from ..reports.audit_page import write_audit_page
 
     found = audit_run(run, canaries=canaries, production=production, tell=_Lines().tell)
     page = write_audit_page(run, found)

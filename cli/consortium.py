@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_group import command_group
-from .errors import ConsortiumError
-from .foreign import say
+from ..errors import ConsortiumError
+from ..foreign import say
+from .group import command_group
 
 if TYPE_CHECKING:
-    from .consortium.authority import Consortium
-    from .privacy.secagg.roster import Limits
+    from ..consortium.authority import Consortium
+    from ..privacy.secagg.roster import Limits
 
 consortium_app = command_group(
     "Make a consortium, and say who is a member of it.",
@@ -54,10 +54,10 @@ def create(
     """
     from dataclasses import replace
 
-    from .consortium.authority import Consortium
-    from .job import Job
-    from .plan.limits import secure_limits
-    from .privacy.secagg.roster import Limits
+    from ..consortium.authority import Consortium
+    from ..job import Job
+    from ..plan.limits import secure_limits
+    from ..privacy.secagg.roster import Limits
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()
     limits = replace(limits, owners=owners)
@@ -85,7 +85,7 @@ def split(
     Best done where the consortium is made, before the folder goes to the server's machine: what was
     once on a disk may be found there again.
     """
-    from .consortium.authority import Consortium
+    from ..consortium.authority import Consortium
 
     Consortium.open(folder).split(keys)
     say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
@@ -95,8 +95,8 @@ def split(
 @consortium_app.command()
 def unit(folder: Folder) -> None:
     """Print a systemd unit that keeps the server running."""
-    from .consortium.authority import Consortium
-    from .server.unit import systemd_unit
+    from ..consortium.authority import Consortium
+    from ..server.unit import systemd_unit
 
     say(systemd_unit(Consortium.open(folder)), end="")
 
@@ -118,8 +118,8 @@ def admit(
     Compare the fingerprint with the owner, over the telephone say: a request on its own does not
     show who made it. The members get the new roster from the server.
     """
-    from .consortium.authority import Consortium
-    from .consortium.card import Request
+    from ..consortium.authority import Consortium
+    from ..consortium.card import Request
 
     consortium, asked = Consortium.open(folder), Request.read(request)
     asked.check(consortium.card)
@@ -148,8 +148,8 @@ def remove(
     The next roster is without it, and sums are made without it from then on. What it gave to
     earlier sums stays in them. Says first what that means for runs in progress.
     """
-    from .consortium.authority import Consortium
-    from .server.orders import consequences
+    from ..consortium.authority import Consortium
+    from ..server.orders import consequences
 
     consortium = Consortium.open(folder)
     told = consequences(consortium, name) if name in _names(consortium) else []
@@ -170,7 +170,7 @@ def remove(
 @consortium_app.command()
 def members(folder: Folder) -> None:
     """List the members and their fingerprints."""
-    from .consortium.authority import Consortium
+    from ..consortium.authority import Consortium
 
     consortium = Consortium.open(folder)
     for member in consortium.members():
@@ -181,7 +181,7 @@ def members(folder: Folder) -> None:
 @consortium_app.command()
 def renew(folder: Folder) -> None:
     """Renew the server's certificate; restart the server afterwards. Owners need nothing new."""
-    from .consortium.authority import Consortium
+    from ..consortium.authority import Consortium
 
     consortium = Consortium.open(folder)
     consortium.renew_certificate()
@@ -200,8 +200,8 @@ def observer(
     days: Annotated[int, typer.Option(min=1, help="How long it may read.")] = 365,
 ) -> None:
     """Let somebody read how runs stand, and change nothing; without a key, no longer."""
-    from .consortium.authority import Consortium
-    from .server.observers import grant, withdraw
+    from ..consortium.authority import Consortium
+    from ..server.observers import grant, withdraw
 
     consortium = Consortium.open(folder)
     if key is None:
@@ -226,9 +226,9 @@ def rotate(
     operator: signs jobs. consortium: signs rosters, and replaces the others. authority: signs the
     server's certificate; renew that once all owners have followed.
     """
-    from .consortium.authority import Consortium
-    from .consortium.handovers import KINDS
-    from .consortium.rotation import rotate as replace
+    from ..consortium.authority import Consortium
+    from ..consortium.handovers import KINDS
+    from ..consortium.rotation import rotate as replace
 
     kind = next((kind for kind in KINDS if kind == key), None)
     if kind is None:
@@ -248,7 +248,7 @@ def rotate(
 
 def _pending(consortium: Consortium) -> bool:
     """Whether the change waits for approvals; says what to do about it."""
-    from .privacy.secagg.roster import approvals_needed
+    from ..privacy.secagg.roster import approvals_needed
 
     if consortium.pending is None:
         return False
@@ -269,7 +269,7 @@ def _names(consortium: Consortium) -> list[str]:
 
 def _tolerance(consortium: Consortium) -> str:
     """How many members there are, and how many of them a round can do without."""
-    from .privacy.secagg.parameters import most_absent
+    from ..privacy.secagg.parameters import most_absent
 
     members = len(_names(consortium))
     absent = most_absent(members, consortium.limits)
@@ -280,7 +280,7 @@ def _tolerance(consortium: Consortium) -> str:
 
 def _absences(limits: Limits) -> str:
     """How many members may be absent, for consortia of some sizes."""
-    from .privacy.secagg.parameters import most_absent
+    from ..privacy.secagg.parameters import most_absent
 
     found = {members: most_absent(members, limits) for members in (3, 4, 5, 10, 30)}
     shown = [f"{absent} of {members}" for members, absent in found.items() if absent is not None]

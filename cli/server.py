@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import ConsortiumError
-from .foreign import say
+from ..errors import ConsortiumError
+from ..foreign import say
 
 if TYPE_CHECKING:
-    from .consortium.authority import Consortium
-    from .job import Job
+    from ..consortium.authority import Consortium
+    from ..job import Job
 
 Folder = Annotated[
     Path | None,
@@ -53,8 +53,8 @@ def server(
     Runs in progress go on when it is started again.
     """
     folder = opened(consortium)
-    from .server.supervisor import Supervisor
-    from .storage.processes import end_with_parent, log_to_stderr
+    from ..server.supervisor import Supervisor
+    from ..storage.processes import end_with_parent, log_to_stderr
 
     end_with_parent()
     log_to_stderr()
@@ -71,8 +71,8 @@ def window(
 ) -> None:
     """Let observers read how runs stand (umbel consortium observer), over a port of its own."""
     folder = opened(consortium)
-    from .server.window import Window
-    from .storage.processes import end_with_parent
+    from ..server.window import Window
+    from ..storage.processes import end_with_parent
 
     end_with_parent()
     with Window(folder, host, port) as found:
@@ -95,8 +95,8 @@ def run(
     reproducible: Annotated[bool, typer.Option("--reproducible", hidden=True)] = False,
 ) -> None:
     """Sign a job and give it to the server, which asks the members and leads its rounds."""
-    from .job import Job
-    from .server.orders import place
+    from ..job import Job
+    from ..server.orders import place
 
     where, wanted = opened(consortium), Job.compose(job, {}, set_)
     warn_of_refusals(where, wanted)
@@ -114,8 +114,8 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
     """List all runs of a consortium."""
     from dataclasses import asdict
 
-    from .reports.status import served, server_lines, standing
-    from .run.store import Store
+    from ..reports.status import served, server_lines, standing
+    from ..run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
@@ -136,8 +136,8 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
-    from .reports.status import served, server_lines, status_lines
-    from .run.store import Store
+    from ..reports.status import served, server_lines, status_lines
+    from ..run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
@@ -160,8 +160,8 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a run's coordinator wrote."""
-    from .reports.status import served, unserved_line, waits_for
-    from .run.store import Store
+    from ..reports.status import served, unserved_line, waits_for
+    from ..run.store import Store
 
     folder = opened(consortium)
     store = Store(folder.database)
@@ -187,8 +187,8 @@ def logs(
 
 def stop(name: RunName, consortium: Folder = None) -> None:
     """Stop a run after the round in progress. What is finished is kept."""
-    from .reports.status import served
-    from .server.orders import stop as stop_run
+    from ..reports.status import served
+    from ..server.orders import stop as stop_run
 
     folder = opened(consortium)
     row = stop_run(folder, name, is_led=served(folder))
@@ -200,7 +200,7 @@ def finish(name: RunName, consortium: Folder = None) -> None:
 
     A run in progress ends after its round; one that was stopped or has failed is taken up for that.
     """
-    from .server.orders import finish as finish_run
+    from ..server.orders import finish as finish_run
 
     folder = opened(consortium)
     row = finish_run(folder, name)
@@ -210,7 +210,7 @@ def finish(name: RunName, consortium: Folder = None) -> None:
 
 def deliver(name: RunName, consortium: Folder = None) -> None:
     """Send a finished run's result to the owners that were away when it ended."""
-    from .server.orders import deliver as deliver_result
+    from ..server.orders import deliver as deliver_result
 
     folder = opened(consortium)
     say(f"{deliver_result(folder, name).name} goes to the owners that lack it.")
@@ -219,7 +219,7 @@ def deliver(name: RunName, consortium: Folder = None) -> None:
 
 def resume(name: RunName, consortium: Folder = None) -> None:
     """Go on with a run that was stopped or has failed."""
-    from .server.orders import resume as resume_run
+    from ..server.orders import resume as resume_run
 
     folder = opened(consortium)
     say(f"{resume_run(folder, name).name} waits for the server to go on with it.")
@@ -228,7 +228,7 @@ def resume(name: RunName, consortium: Folder = None) -> None:
 
 def warn_of_refusals(folder: Consortium, job: Job) -> None:
     """Say why owners whose policy nobody has changed take no part in a job; the operator decides."""
-    from .client.policy import Policy
+    from ..client.policy import Policy
 
     reasons = [] if folder.card.rehearsal else Policy().reasons(job)
     if reasons:
@@ -240,14 +240,14 @@ def warn_of_refusals(folder: Consortium, job: Job) -> None:
 
 
 def _warn_if_unserved(folder: Consortium) -> None:
-    from .reports.status import served, unserved_line
+    from ..reports.status import served, unserved_line
 
     if not served(folder):
         say(unserved_line(folder), file=sys.stderr)
 
 
 def opened(path: Path | None) -> Consortium:
-    from .consortium.authority import Consortium
+    from ..consortium.authority import Consortium
 
     named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))
     if path is None and not (named / "limits.json").exists():

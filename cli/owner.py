@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from .errors import UmbelError
-from .foreign import console, say
+from ..errors import UmbelError
+from ..foreign import console, say
 
 if TYPE_CHECKING:
     from click import Context
 
-    from .client.approvals import Approvals, JobRequest
-    from .client.decisions import Decisions
+    from ..client.approvals import Approvals, JobRequest
+    from ..client.decisions import Decisions
 
 
 class _ShowFirst(TyperGroup):
@@ -67,7 +67,7 @@ owner_app.add_typer(jobs_app, name="jobs")
 @jobs_app.command("list")
 def list_jobs(folder: Folder = None, as_json: Json = False) -> None:
     """List the runs that were asked of this owner, and what was decided."""
-    from .client.asked import asked, asked_table
+    from ..client.asked import asked, asked_table
 
     home = _home(folder)
     rows = asked(_approvals(home), _decisions(home))
@@ -90,7 +90,7 @@ def show_job(
     as_json: Json = False,
 ) -> None:
     """Show what a run wanted, on whose order, what was decided and why, and what it did here."""
-    from .client.asked import asked_lines, find
+    from ..client.asked import asked_lines, find
 
     home = _home(folder)
     found = find(run, _approvals(home), _decisions(home))
@@ -132,8 +132,8 @@ def show(
     ] = None,
 ) -> None:
     """Show what this owner's data has spent, by which runs, and what is left."""
-    from .client.policy import Policy
-    from .client.spending import spending, spending_curves, spending_table
+    from ..client.policy import Policy
+    from ..client.spending import spending, spending_curves, spending_table
 
     home = _home(folder)
     policy = Policy.read(home / "policy.toml")
@@ -145,7 +145,7 @@ def show(
     else:
         say("Nothing was spent yet.")
     if plot and items:
-        from .reports.spending_plot import draw_spending
+        from ..reports.spending_plot import draw_spending
 
         curves = spending_curves(home / "ledger.sqlite", policy.privacy.delta_limit)
         rules = policy.privacy
@@ -165,7 +165,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check every row of the ledger and every line of the audit log, their chains, and their witnesses."""
-    from .client.audit_log import AuditLog
+    from ..client.audit_log import AuditLog
 
     log = AuditLog(_home(folder) / "audit.jsonl")
     files = len(log.archives) + 1
@@ -175,15 +175,15 @@ def verify(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.ledger.ledger import Ledger
+    from ..privacy.ledger.ledger import Ledger
 
     with Ledger(path) as opened:
         rows = opened.verify(head)
         say(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
         say(f"head {opened.head()}")
         if certificate is not None:
-            from .certificate.owner import bound_line
-            from .client.home import Home
+            from ..certificate.owner import bound_line
+            from ..client.home import Home
 
             say(bound_line(certificate, Home(path.parent).card, opened))
 
@@ -200,9 +200,9 @@ def export(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.ledger.export import to_csv, to_json
-    from .privacy.ledger.ledger import Ledger
-    from .storage.files import write_durably
+    from ..privacy.ledger.export import to_csv, to_json
+    from ..privacy.ledger.ledger import Ledger
+    from ..storage.files import write_durably
 
     with Ledger(path) as opened:
         entries, identity = opened.entries(), opened.identity
@@ -222,10 +222,10 @@ def forecast(
     as_json: Json = False,
 ) -> None:
     """Say what this owner's data would have spent after more jobs like one."""
-    from .client.forecast import forecast as look_ahead
-    from .client.forecast import forecast_line, forecast_table
-    from .client.home import Home
-    from .job import Job
+    from ..client.forecast import forecast as look_ahead
+    from ..client.forecast import forecast_line, forecast_table
+    from ..client.home import Home
+    from ..job import Job
 
     found = look_ahead(Home(_home(folder)), Job.load(job), times)
     if as_json:
@@ -250,7 +250,7 @@ def recover(
     path = _ledger(folder)
     if path is None:
         return
-    from .privacy.ledger.ledger import Ledger
+    from ..privacy.ledger.ledger import Ledger
 
     with Ledger(path, recovering=True) as opened:
         rows = opened.recover(accept=accept)
@@ -259,7 +259,7 @@ def recover(
 
 def _ledger(folder: Path | None) -> Path | None:
     """The owner's ledger; None, and a line that says so, where there is none yet."""
-    from .privacy.ledger.ledger import Ledger
+    from ..privacy.ledger.ledger import Ledger
 
     path = _home(folder) / "ledger.sqlite"
     if Ledger.begun(path):
@@ -279,19 +279,19 @@ def _home(folder: Path | None) -> Path:
 
 
 def _approvals(home: Path) -> Approvals:
-    from .client.approvals import Approvals
+    from ..client.approvals import Approvals
 
     return Approvals(home / "jobs")
 
 
 def _decisions(home: Path) -> Decisions:
-    from .client.decisions import Decisions
+    from ..client.decisions import Decisions
 
     return Decisions(home / "decisions")
 
 
 def _note(home: Path, event: Any, request: JobRequest) -> None:
-    from .client.audit_log import AuditLog
+    from ..client.audit_log import AuditLog
 
     AuditLog(home / "audit.jsonl").write(
         event,
@@ -303,7 +303,7 @@ def _note(home: Path, event: Any, request: JobRequest) -> None:
 
 
 def _named(request: JobRequest) -> str:
-    from .client.approvals import printable
+    from ..client.approvals import printable
 
     return f"{printable(request.run)} of job {request.summary.name}"
 

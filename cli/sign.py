@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_group import command_group
-from .cli_server import warn_of_refusals
-from .errors import ConsortiumError
-from .foreign import say
+from ..errors import ConsortiumError
+from ..foreign import say
+from .group import command_group
+from .server import warn_of_refusals
 
 if TYPE_CHECKING:
-    from .consortium.packets import Packet
+    from ..consortium.packets import Packet
 
 sign_app = command_group(
     "Sign a job, the roster or the server's certificate where the keys are, away from the server.",
@@ -44,10 +44,10 @@ def job(
 
     An order that has ended, or ends soon, is signed anew for the same run.
     """
-    from .consortium.authority import Consortium
-    from .consortium.packets import SignedJob, read_packet
-    from .job import Job
-    from .server.signing import sign_order
+    from ..consortium.authority import Consortium
+    from ..consortium.packets import SignedJob, read_packet
+    from ..job import Job
+    from ..server.signing import sign_order
 
     consortium = Consortium.open(keys)
     if job.suffix == ".signed":
@@ -72,9 +72,9 @@ def roster(
     out: Out = None,
 ) -> None:
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
-    from .consortium.authority import Consortium
-    from .privacy.secagg.signed import day
-    from .server.signing import sign_members
+    from ..consortium.authority import Consortium
+    from ..privacy.secagg.signed import day
+    from ..server.signing import sign_members
 
     consortium = Consortium.open(keys)
     packet = sign_members(consortium, days)
@@ -87,8 +87,8 @@ def roster(
 @sign_app.command()
 def certificate(keys: Keys, out: Out = None) -> None:
     """Make a new certificate for the server's key; owners need nothing new."""
-    from .consortium.authority import Consortium
-    from .server.signing import sign_certificate
+    from ..consortium.authority import Consortium
+    from ..server.signing import sign_certificate
 
     consortium = Consortium.open(keys)
     packet = sign_certificate(consortium)
@@ -112,10 +112,10 @@ def take(
     ] = None,
 ) -> None:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
-    from .cli_server import opened
-    from .consortium.packets import SignedJob, SignedMembers, read_packet
-    from .server.orders import begin
-    from .server.signing import approvals_awaited, take_certificate, take_members
+    from ..consortium.packets import SignedJob, SignedMembers, read_packet
+    from ..server.orders import begin
+    from ..server.signing import approvals_awaited, take_certificate, take_members
+    from .server import opened
 
     folder, packet = opened(consortium), read_packet(file)
     if isinstance(packet, SignedJob):

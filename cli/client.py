@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_owner import owner_app as client_app
-from .foreign import console, say
+from ..foreign import console, say
+from .owner import owner_app as client_app
 
 if TYPE_CHECKING:
-    from .client.propose import Proposal
+    from ..client.propose import Proposal
 
 __all__ = ["client_app"]
 
@@ -77,8 +77,8 @@ def init(
     What jobs may ask of the data (columns, classes, which records are held out) is looked up in the
     file, shown, and declared once you confirm it.
     """
-    from .client.home import Home
-    from .client.propose import propose
+    from ..client.home import Home
+    from ..client.propose import propose
 
     given = {
         "text_column": text_column,
@@ -113,8 +113,8 @@ def upgrade(
     yes: Yes = False,
 ) -> None:
     """Declare what a folder of an earlier version lacks; its account inherits all that was spent."""
-    from .client.owning import proposed_upgrade
-    from .client.owning import upgrade as take_over
+    from ..client.owning import proposed_upgrade
+    from ..client.owning import upgrade as take_over
 
     given = {
         "text_column": text_column,
@@ -132,8 +132,8 @@ def upgrade(
 @client_app.command("publish-size")
 def publish_size(folder: Folder = Path()) -> None:
     """Draw a new published size of the data, with new noise: it costs epsilon 0.1 once more."""
-    from .client.home import Home
-    from .client.owning import publish_size as draw
+    from ..client.home import Home
+    from ..client.owning import publish_size as draw
 
     sizes = draw(Home.open(folder))
     say(f"Published size from now on: {sizes.data:,}")
@@ -154,9 +154,9 @@ def new_account(
     ] = False,
 ) -> None:
     """Begin an account with nothing spent, for other data than before."""
-    from .client.home import Home
-    from .client.owning import new_account as begin
-    from .errors import ConsortiumError
+    from ..client.home import Home
+    from ..client.owning import new_account as begin
+    from ..errors import ConsortiumError
 
     if not disjoint:
         raise ConsortiumError(
@@ -170,8 +170,8 @@ def new_account(
 @client_app.command()
 def moved(folder: Folder = Path()) -> None:
     """Say that this copy of the folder is the only one that goes on; the ledger notes it."""
-    from .client.home import Home
-    from .client.owning import moved as settle
+    from ..client.home import Home
+    from ..client.owning import moved as settle
 
     settle(Home.open(folder))
     say("This folder goes on. Delete every other copy of it: two that spend count half each.")
@@ -179,7 +179,7 @@ def moved(folder: Folder = Path()) -> None:
 
 def _confirm(proposal: Proposal, confirmed: bool) -> None:
     """Show a declaration, and have it confirmed by whoever is there."""
-    from .errors import ConsortiumError
+    from ..errors import ConsortiumError
 
     console(highlight=False).print(proposal.table())
     if confirmed:
@@ -199,8 +199,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at everything that has to be right: data, keys, clock, certificate, server, disk, budget."""
-    from .client.doctor import examine
-    from .client.home import Home
+    from ..client.doctor import examine
+    from ..client.home import Home
 
     findings = examine(Home(folder))
     if as_json:
@@ -218,15 +218,15 @@ def run(
     rehearsal: Annotated[bool, typer.Option("--rehearsal", hidden=True)] = False,
 ) -> None:
     """Take part: connect to the server, answer its jobs as the policy says. Ctrl-C ends it."""
-    from .client.home import Home
-    from .client.service import serve
-    from .storage.processes import end_with_parent, log_to_stderr
+    from ..client.home import Home
+    from ..client.service import serve
+    from ..storage.processes import end_with_parent, log_to_stderr
 
     home = Home.open(folder)
     end_with_parent()
     log_to_stderr()
     if rehearsal:
-        from .privacy.randomness import reproducible_stream
+        from ..privacy.randomness import reproducible_stream
 
         serve(home, reproducible_stream)
     else:
@@ -239,7 +239,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the models that came of the jobs this owner took part in, and where they lie."""
-    from .client.home import Home
+    from ..client.home import Home
 
     found = Home.open(folder).models.list()
     if as_json:
@@ -256,8 +256,8 @@ def models(
 @client_app.command()
 def unit(folder: Folder = Path()) -> None:
     """Print a systemd unit that keeps the agent running."""
-    from .client.home import Home
-    from .client.unit import systemd_unit
+    from ..client.home import Home
+    from ..client.unit import systemd_unit
 
     say(systemd_unit(Home.open(folder)), end="")
 
@@ -274,8 +274,8 @@ def rotate(
     The request is signed with the keys of today, so the operator need not compare it by telephone. If
     those may be stolen, make a new folder instead (umbel client init).
     """
-    from .client.home import Home
-    from .client.keys import renew_keys, use_new_keys
+    from ..client.home import Home
+    from ..client.keys import renew_keys, use_new_keys
 
     home = Home.open(folder)
     if finish:
@@ -298,10 +298,10 @@ def trust(
     Agents follow by themselves with the next job; this is for one that was away meanwhile. The card is
     taken only if its keys were handed over from those that this folder knows.
     """
-    from .client.home import Home
-    from .client.keys import trust as follow
-    from .consortium.card import Card
-    from .errors import ConsortiumError, ProtocolError
+    from ..client.home import Home
+    from ..client.keys import trust as follow
+    from ..consortium.card import Card
+    from ..errors import ConsortiumError, ProtocolError
 
     home = Home.open(folder)
     try:
@@ -322,11 +322,11 @@ def approve_roster(
 
     Compare the fingerprint of each new member with its owner, by telephone.
     """
-    from .client.home import Home
-    from .client.keys import change_of
-    from .consortium.packets import SignedMembers
-    from .errors import ConsortiumError, ProtocolError
-    from .privacy.secagg.keys import Identity
+    from ..client.home import Home
+    from ..client.keys import change_of
+    from ..consortium.packets import SignedMembers
+    from ..errors import ConsortiumError, ProtocolError
+    from ..privacy.secagg.keys import Identity
 
     home, packet = Home.open(folder), SignedMembers.read(file)
     try:

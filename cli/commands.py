@@ -1,4 +1,4 @@
-"""The command line: one small function a command, and no logic of its own."""
+"""The command line's own commands: from a job file to the report of a finished run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
-from . import __version__
-from .cli_group import command_group
-from .errors import Interrupted, JobError, UmbelError, of_the_machine
-from .foreign import console, say
+from .. import __version__
+from ..errors import Interrupted, JobError, UmbelError, of_the_machine
+from ..foreign import console, say
+from .group import command_group
 
 if TYPE_CHECKING:
-    from .job import Job
+    from ..job import Job
 
 # Else "[required]" and "[default: ...]" stand in every --help with a backslash before them.
 typer.core.HAS_RICH = False
@@ -81,7 +81,7 @@ def init(
     label_column: LabelColumn = None,
 ) -> None:
     """Write a commented job file."""
-    from .job_reference import write_template
+    from ..job_reference import write_template
 
     given = _given(
         task=task, model=model, data=data, text_column=text_column, label_column=label_column
@@ -95,8 +95,8 @@ def schema(
     markdown: Annotated[bool, typer.Option(help="The job reference as Markdown instead.")] = False,
 ) -> None:
     """Print the JSON Schema of job files."""
-    from .job import Job
-    from .job_reference import reference
+    from ..job import Job
+    from ..job_reference import reference
 
     say(reference() if markdown else json.dumps(Job.model_json_schema(), indent=2))
 
@@ -133,13 +133,13 @@ def plan(
     )
     loaded = _job(job, given, set_)
     if consortium is not None:
-        from .consortium.authority import Consortium
-        from .consortium.lasting import refuse_longer
+        from ..consortium.authority import Consortium
+        from ..consortium.lasting import refuse_longer
 
         refuse_longer(Consortium.open(consortium), loaded)
-    from .reports.progress import Progress
-    from .reports.tables import plan_table
-    from .simulations.engine import plan_job
+    from ..reports.progress import Progress
+    from ..reports.tables import plan_table
+    from ..simulations.engine import plan_job
 
     with Progress() as progress:
         found, federation = plan_job(loaded, progress)
@@ -200,8 +200,8 @@ def simulate(
         clients=clients,
         partition=partition,
     )
-    from .reports.progress import Progress
-    from .simulations import engine as engines
+    from ..reports.progress import Progress
+    from ..simulations import engine as engines
 
     try:
         with Progress() as progress:
@@ -216,7 +216,7 @@ def simulate(
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
     _report(folder.path)
     if audit:
-        from .cli_audit import audit as attack
+        from .audit import audit as attack
 
         attack(folder.path)
 
@@ -240,10 +240,10 @@ def predict(
     ] = 40,
 ) -> None:
     """Try the model of a finished run."""
-    from .reports.predictions import prediction_line, predictions, read_texts
+    from ..reports.predictions import prediction_line, predictions, read_texts
 
     wanted = read_texts(texts or [], file, text_column)
-    from .learning.predict import Predictor
+    from ..learning.predict import Predictor
 
     for prediction in predictions(Predictor.load(run), wanted, tokens):
         say(prediction_line(prediction, as_json))
@@ -257,7 +257,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare runs: a table and a plot."""
-    from .reports.compare import compare as compare_runs
+    from ..reports.compare import compare as compare_runs
 
     table, picture = compare_runs(runs, out)
     _print(table)
@@ -272,16 +272,16 @@ def report(run: RunArgument) -> None:
 
 def _mount() -> None:
     """The commands of a deployment: an operator's, a data owner's, and the rehearsal of both."""
-    from .cli_audit import audit
-    from .cli_client import client_app
-    from .cli_consortium import consortium_app
-    from .cli_data import data
-    from .cli_observer import observer_app
-    from .cli_owner import ledger_app
-    from .cli_rehearsal import rehearse
-    from .cli_server import add_to
-    from .cli_sign import sign_app, take
-    from .cli_verify import certify, verify
+    from .audit import audit
+    from .client import client_app
+    from .consortium import consortium_app
+    from .data import data
+    from .observer import observer_app
+    from .owner import ledger_app
+    from .rehearsal import rehearse
+    from .server import add_to
+    from .sign import sign_app, take
+    from .verify import certify, verify
 
     app.add_typer(consortium_app, name="consortium")
     add_to(app)
@@ -315,7 +315,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
-    from .job import Job
+    from ..job import Job
 
     if path is None and "data.path" not in given:
         raise JobError(
@@ -325,10 +325,10 @@ def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
 
 
 def _report(path: Path) -> None:
-    from .reports.page import write_page
-    from .reports.plots import draw
-    from .reports.tables import result_table
-    from .run.record import RunRecord
+    from ..reports.page import write_page
+    from ..reports.plots import draw
+    from ..reports.tables import result_table
+    from ..run.record import RunRecord
 
     write_page(path, draw(path))
     _print(result_table(RunRecord.read(path)))
@@ -336,7 +336,3 @@ def _report(path: Path) -> None:
 
 def _print(renderable: Any) -> None:
     console(highlight=False).print(renderable)
-
-
-if __name__ == "__main__":
-    main()

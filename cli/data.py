@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .foreign import console, say
+from ..foreign import console, say
 
 
 def data(
@@ -38,11 +38,11 @@ def data(
 
     Nothing is changed or sent, and no text is shown.
     """
-    from .job import Job
-    from .reports.progress import Progress
-    from .survey.advice import advice, warnings
-    from .survey.show import survey_table
-    from .survey.survey import survey
+    from ..job import Job
+    from ..reports.progress import Progress
+    from ..survey.advice import advice, warnings
+    from ..survey.show import survey_table
+    from ..survey.survey import survey
 
     given = {
         "data.path": str(file),
