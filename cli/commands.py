@@ -81,7 +81,7 @@ def init(
     label_column: LabelColumn = None,
 ) -> None:
     """Write a commented job file."""
-    from ..job_reference import write_template
+    from ..job.reference import write_template
 
     given = _given(
         task=task, model=model, data=data, text_column=text_column, label_column=label_column
@@ -96,7 +96,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of job files."""
     from ..job import Job
-    from ..job_reference import reference
+    from ..job.reference import reference
 
     say(reference() if markdown else json.dumps(Job.model_json_schema(), indent=2))
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from umbel import job_reference
-from umbel.job import Job
+from umbel.job import Job, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -139,7 +138,7 @@ def test_the_template_is_a_job_that_can_be_planned(umbel, reviews_csv, tiny_bert
 
 def test_every_field_of_a_job_stands_in_the_template_with_its_default(tmp_path):
     path = tmp_path / "job.toml"
-    job_reference.write_template(path, {})
+    reference.write_template(path, {})
     uncommented = "\n".join(
         line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
         for line in path.read_text().splitlines()
@@ -160,7 +159,7 @@ def test_init_does_not_overwrite_a_file(umbel, tmp_path):
 
 
 def test_the_reference_in_the_documents_is_what_the_code_says():
-    assert (ROOT / "docs" / "job-reference.md").read_text() == job_reference.reference() + "\n"
+    assert (ROOT / "docs" / "job-reference.md").read_text() == reference.reference() + "\n"
 
 
 def test_the_examples_are_valid_jobs():

@@ -11,9 +11,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .errors import JobError
+from ..errors import JobError
+from ..storage.documents import toml_value
 from .job import Job, set_key
-from .storage.documents import toml_value
 
 _WIDTH = 92
 

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import JobError
-from .storage.documents import explain
+from ..errors import JobError
+from ..storage.documents import explain
 
 TaskName = Literal["text-classification", "causal-lm"]
 AdapterName = Literal["lora", "head", "full"]

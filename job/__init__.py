@@ -1,0 +1,43 @@
+"""What is asked: the typed description of one federated fine-tuning, read from TOML."""
+
+from .job import (
+    LEAST_CLIPPING_NORM,
+    MOST_CLIPPING_NORM,
+    AdapterName,
+    CohortSpec,
+    DataSpec,
+    EncryptionSpec,
+    EvaluationSpec,
+    Job,
+    LoraSpec,
+    ModelSpec,
+    PrivacySpec,
+    SimulationSpec,
+    StrategySpec,
+    TaskName,
+    TrainingSpec,
+    UnitName,
+    read_toml,
+    set_key,
+)
+
+__all__ = [
+    "LEAST_CLIPPING_NORM",
+    "MOST_CLIPPING_NORM",
+    "AdapterName",
+    "CohortSpec",
+    "DataSpec",
+    "EncryptionSpec",
+    "EvaluationSpec",
+    "Job",
+    "LoraSpec",
+    "ModelSpec",
+    "PrivacySpec",
+    "SimulationSpec",
+    "StrategySpec",
+    "TaskName",
+    "TrainingSpec",
+    "UnitName",
+    "read_toml",
+    "set_key",
+]
