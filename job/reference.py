@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from ..errors import JobError
 from ..storage.documents import toml_value
-from .job import Job, set_key
+from .job import Job
+from .toml_file import set_key
 
 _WIDTH = 92
 

@@ -1,0 +1,174 @@
+"""What is trained, on which columns, by which steps: model, data, training."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from .section import AdapterName, PositiveFloat, PositiveInt, Section
+
+_ENDING = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){0,15}")
+
+
+def _check_ending(text: str) -> str:
+    # A pattern of the job's choice would be matched against every name, and can take for ever.
+    if not _ENDING.fullmatch(text):
+        raise ValueError(
+            f"{text!r:.80} is not the ending of a module's name: give letters, digits, '_', '-' and '.', "
+            'such as ["query", "output.dense"]; regular expressions are not taken'
+        )
+    return text
+
+
+ModuleEnding = Annotated[str, AfterValidator(_check_ending)]
+
+
+class LoraSpec(Section):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: PositiveInt = Field(8, description="Rank of the two factors.")
+    alpha: PositiveFloat = Field(
+        16.0, description="Scale; the update is alpha / rank times the product."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first factor.")
+    target: ModuleEnding | Annotated[list[ModuleEnding], Field(min_length=1, max_length=256)] = (
+        Field(
+            "all-linear",
+            description='Modules that get an adapter: "all-linear" (every linear layer of the base '
+            'model), or endings of module names, such as "query" or ["query", "output.dense"].',
+        )
+    )
+
+
+class ModelSpec(Section):
+    """Which base model is tuned, and which part of it."""
+
+    base: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description='Hugging Face hub id, local folder, "package:NAME/FOLDER" (a folder inside an '
+        "installed Python package), or a .gguf file in either of the last two.",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the base model's files, as umbel plan shows it (base_sha256): another "
+        "model under this name is refused before it is loaded. umbel run fills it in; owners insist on it.",
+    )
+    adapter: AdapterName | None = Field(
+        None,
+        description='"lora": low-rank adapters, and the head of a classifier; "head": only the '
+        'head, on frozen features computed once; "full": every weight. Default: "head" for '
+        'text-classification, "lora" for causal-lm.',
+    )
+    pooling: Literal["mean", "layers", "own"] = Field(
+        "mean",
+        description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
+        'states, "layers" on the means of those after a third, two thirds and all of the layers, '
+        'equally long and side by side, "own" uses the head that the architecture brings '
+        "(AutoModelForSequenceClassification). Not used by causal-lm.",
+    )
+    feature_scale: PositiveFloat = Field(
+        4.0,
+        description="Length to which pooled features are normalised before the linear head.",
+    )
+    max_length: int = Field(64, ge=4, description="Longest input, in tokens; the rest is cut off.")
+    padding: Literal["longest", "max_length"] = Field(
+        "longest",
+        description='"longest" pads each text to the longest of its batch, "max_length" every text to '
+        "max_length, for base models that do not ignore padding. Umbel probes the model and changes "
+        "the first into the second where that is needed (docs/models.md).",
+    )
+    lora: LoraSpec = LoraSpec()
+
+
+class DataSpec(Section):
+    """Where the examples are and which columns hold what, in a simulation. Between machines each owner
+    declares that of its own data, and of these keys only `labels` and `end_of_text` count."""
+
+    path: str | None = Field(
+        None,
+        description="CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. "
+        "Relative paths start at the job file's folder. A simulation needs it; in a deployment each "
+        "owner names its own.",
+    )
+    test_path: str | None = Field(
+        None, description="File with held-out examples; without it they are split off `path`."
+    )
+    text_column: str = Field("text", description="Column with the text.")
+    label_column: str | None = Field(
+        "label", description="Column with the class (text-classification only)."
+    )
+    end_of_text: bool = Field(
+        True,
+        description="Put the end-of-text token after each text that is not cut off, so that the "
+        "model learns where texts end (causal-lm only). Off for passages of longer texts.",
+    )
+    labels: list[str] | None = Field(
+        None,
+        description="All classes, in order. Default: those found, sorted (numbers by value). A "
+        "deployment must name them: all classes that the owners declared, and no others.",
+    )
+    group_column: str | None = Field(
+        None,
+        description="Rows that share this value (one document, patient or customer) stay on the "
+        "same side of the split between training and test.",
+    )
+    records_per_group: int = Field(
+        8,
+        ge=2,
+        description="Most records of one group that a step trains on, and that a test counts, if "
+        'privacy.unit is "group"; not used otherwise. Between machines each owner declares its own.',
+    )
+    test_fraction: float = Field(
+        0.2, ge=0, lt=1, description="Share of rows (or groups) held out for testing."
+    )
+    limit: PositiveInt | None = Field(
+        None, description="Use at most this many rows of the file (for a quick try)."
+    )
+
+
+class TrainingSpec(Section):
+    """Local training at each client."""
+
+    rounds: PositiveInt = Field(10, description="Rounds of training and aggregation.")
+    local_steps: PositiveInt = Field(8, description="Optimizer steps of each client in each round.")
+    batch_size: PositiveInt = Field(
+        64,
+        description="Examples a step. Under example-level privacy the expected number: each record "
+        "is drawn independently (Poisson sampling).",
+    )
+    microbatch: PositiveInt | None = Field(
+        None,
+        description="Examples in one forward and backward pass; gradients are accumulated up to "
+        "the batch. Default: 32 (8 on a CPU) where the base model runs, the whole batch for a head.",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Local optimizer.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Peak learning rate. Default: 0.01 for a head, 0.001 for lora, 0.00005 for full "
+        "(fit for adamw).",
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled for adamw, L2 for sgd.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate over the steps of all rounds together."
+    )
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises."
+    )
+    gradient_clipping: PositiveFloat | None = Field(
+        None, description="Largest L2 norm of a step's gradient (only without privacy)."
+    )
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description='"bfloat16" runs the base model under autocast, "auto" does so where the '
+        "hardware is faster with it; trained weights, gradient norms and updates stay in float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where to train; auto takes CUDA, then MPS, then the CPU."
+    )
