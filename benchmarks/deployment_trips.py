@@ -18,10 +18,10 @@ from umbel.flower import quiet_logs
 from umbel.flower.control import Control
 from umbel.flower.link import Link
 from umbel.flower.tasks import Runtime, grid_of
-from umbel.messages import to_bytes_record
 from umbel.server.exchange import Exchange
 from umbel.simulations.rehearsal import Stage, running
 from umbel.storage.processes import free_port
+from umbel.wire.packing import to_bytes_record
 
 
 def measure(stage: Stage, folder: Path, node: str, sizes: dict[int, int]) -> dict[int, list[float]]:

@@ -23,11 +23,11 @@ from umbel.learning.base_model import base_folder
 from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
-from umbel.messages import Arrays
 from umbel.server.run import Listener, Silent
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate
 from umbel.simulations.workers import default_workers
+from umbel.wire.arrays import Arrays
 
 MOST_OVER_PLAIN = 1.15
 LEAST_UNDER_RAY = 10.0

@@ -11,7 +11,6 @@ import numpy as np
 from flwr.app import RecordDict
 from secagg_meter import Meter, stages
 
-from umbel.messages import SECAGG, pieces_of, to_bytes_record
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import aggregator, journal, member, shamir
@@ -24,6 +23,7 @@ from umbel.privacy.secagg.messages import Manifest, PrekeyReply, Slot
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
 from umbel.privacy.secagg.state import State
+from umbel.wire.packing import SECAGG, pieces_of, to_bytes_record
 
 CONTEXT = b"c" * 32
 WEIGHT, CAP, CLIP = 3, 5, 8.0

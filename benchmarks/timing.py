@@ -29,10 +29,11 @@ from umbel.learning.loading import load_learner
 from umbel.learning.pace import Pace, measured
 from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
-from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.privacy.noise.sizes import Sizes
 from umbel.privacy.randomness import SecretStream
 from umbel.simulations.federation import federate
+from umbel.wire.arrays import to_array_record
+from umbel.wire.requests import ASSIGNMENT, PREPARE, TRAIN, Assignment
 
 MOST_AUC = 0.55
 LEAST_CORRELATION = 0.5

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import MessageError, UmbelError
 from ..job import Job
-from ..messages import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
 from ..privacy.randomness import SecretStream
+from ..wire.requests import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
 from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget

@@ -21,7 +21,7 @@ from ..errors import (
     WeightsRefused,
 )
 from ..job import Job
-from ..messages import ASSIGNMENT, FAILED, OUT_OF_RANGE, REFUSED, WAITING, Assignment
+from ..wire.requests import ASSIGNMENT, FAILED, OUT_OF_RANGE, REFUSED, WAITING, Assignment
 from .budget import RunSpent
 from .gate import check_leaves
 from .policy import NotYet, Policy

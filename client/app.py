@@ -11,7 +11,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ..messages import KINDS
+from ..wire.requests import KINDS
 
 Handle = Callable[[Message, Context], Message]
 """Answers a request; the context holds the node's own configuration."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from ..certificate.seal import seal_head
 from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
-from ..messages import Assignment
 from ..plan.noise import PrivateRecipe
 from ..plan.schedule import rounds_tested
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from ..privacy.ledger.chain import SIZE_RUN, TEST, Entry
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.noise.sizes import SIZE_EVENT
+from ..wire.requests import Assignment
 from .policy import Policy
 
 _MORE = "The run can still end with its last summed model (umbel finish)."

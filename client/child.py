@@ -20,9 +20,9 @@ from ..learning.failures import NOBODY
 from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..messages import Arrays
 from ..privacy.noise.sizes import Sizes
 from ..storage.processes import start
+from ..wire.arrays import Arrays
 from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from ..job import Job
 from ..learning.metrics import Counts
 from ..learning.trainer import Outcome
-from ..messages import SECAGG, to_array_record, to_bytes_record
+from ..wire.arrays import to_array_record
+from ..wire.packing import SECAGG, to_bytes_record
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict

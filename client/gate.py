@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..errors import MessageError
 from ..job import Job
 from ..learning.counts import zero_counts
-from ..messages import (
+from ..wire.packing import SECAGG
+from ..wire.requests import (
     COMMIT,
     CONFIRM,
     EVALUATE,
@@ -35,7 +36,6 @@ from ..messages import (
     PREPARE,
     RESULT,
     REVEAL,
-    SECAGG,
     TRAIN,
     WEIGHT,
 )

@@ -32,12 +32,13 @@ from ..errors import (
 from ..job import Job
 from ..learning.base_model import base_digest, checked
 from ..learning.data import split_secret
-from ..messages import EVALUATE, LEDGER, PREPARE, RESULT, SECAGG, TRAIN, Assignment, bytes_of
 from ..plan.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.signed import Statement
 from ..storage.files import write_durably
+from ..wire.packing import SECAGG, bytes_of
+from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, TRAIN, Assignment
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConsortiumError, ProtocolError
-from ..messages import Arrays
 from ..privacy.secagg.keys import derive, seal, unseal
 from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
+from ..wire.arrays import Arrays
 from .secure import SecureUpload
 
 _CHUNK = 1 << 24

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UmbelError
 from ..job import Job
-from ..messages import EVALUATE, PREPARE, RESULT, TRAIN, Assignment
+from ..wire.requests import EVALUATE, PREPARE, RESULT, TRAIN, Assignment
 from .answers import job_of
 from .audit_log import AuditLog, Event
 from .decisions import Decisions

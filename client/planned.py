@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..job import Job
-from ..messages import Assignment
+from ..wire.requests import Assignment
 from .round import Rounds
 
 

@@ -21,17 +21,6 @@ from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..messages import (
-    LEDGER,
-    WEIGHT,
-    Arrays,
-    Assignment,
-    bytes_of,
-    only_arrays,
-    request_digest,
-    to_arrays,
-    update_digest,
-)
 from ..plan.client_level import client_part, count_refusals, norm_refusals
 from ..plan.encryption import roster_refusals
 from ..plan.evaluation import counts_shares
@@ -43,6 +32,9 @@ from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
+from ..wire.arrays import Arrays, to_arrays
+from ..wire.packing import bytes_of
+from ..wire.requests import LEDGER, WEIGHT, Assignment, only_arrays, request_digest, update_digest
 from .account import Account
 from .answers import job_of, log_error
 from .budget import Budget

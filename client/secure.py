@@ -12,17 +12,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
-from ..messages import (
-    COMMIT,
-    CONFIRM,
-    NONCE,
-    PREKEY,
-    REVEAL,
-    SECAGG,
-    Assignment,
-    bytes_of,
-    to_bytes_record,
-)
 from ..plan.encryption import grid_refusals
 from ..plan.limits import keeps_to
 from ..plan.vector import Content
@@ -36,6 +25,8 @@ from ..privacy.secagg.participant import Participant, Trip
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 from ..privacy.secagg.signed import check_time
 from ..storage.files import write_durably
+from ..wire.packing import SECAGG, bytes_of, to_bytes_record
+from ..wire.requests import COMMIT, CONFIRM, NONCE, PREKEY, REVEAL, Assignment
 from .answers import job_of
 from .policy import NotYet
 

@@ -17,8 +17,8 @@ from ..learning.received import ReceivedWeights
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
-from ..messages import Arrays
 from ..privacy.noise.sizes import Sizes
+from ..wire.arrays import Arrays
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .examples import Examples
 from .model import Learner
 from .steps import PrivateSteps

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..job import Job
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .cache import write_once
 from .hugging_face import quiet
 from .model import Learner

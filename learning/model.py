@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..job import Job
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .base_model import named_digest
 from .batches import make_batch, pad_rows
 from .examples import Examples

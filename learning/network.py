@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..job import Job
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .device import use_bfloat16
 
 Batch = dict[str, Tensor]

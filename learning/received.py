@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..messages import Arrays
 from ..privacy.dpsgd.optimizer import backward, example_gradients
+from ..wire.arrays import Arrays
 from .features import head_reads_features
 from .invented import invented_texts
 from .model import Learner

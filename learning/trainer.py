@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..job import TrainingSpec
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .batches import microbatch
 from .examples import Examples
 from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one

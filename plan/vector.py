@@ -16,9 +16,9 @@ from ..errors import MessageError
 from ..job import Job
 from ..learning.counts import counts_from_list, zero_counts
 from ..learning.metrics import Counts
-from ..messages import Arrays
 from ..privacy.noise.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from ..privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
+from ..wire.arrays import Arrays
 from .limits import clip_of
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -25,7 +25,6 @@ from ..learning.loading import load_learner
 from ..learning.model import Learner, arrays_digest
 from ..learning.probe import probed
 from ..learning.tasks import Task, task_for
-from ..messages import Arrays
 from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest
 from ..run.run_folder import RunFolder
@@ -33,6 +32,7 @@ from ..server.best_model import kept_model
 from ..server.conclusion import certify
 from ..simulations.federation import Federation, federate
 from ..simulations.issuer import run_key
+from ..wire.arrays import Arrays
 from .base_canaries import CANARIES as CANARIES_THROUGH_BASE
 from .base_canaries import replay_through_base
 from .canaries import CANARIES, CanaryAudit, Mechanism, Observation, Records, Tell, audit_mechanism

@@ -26,8 +26,8 @@ from ..learning.model import Learner
 from ..learning.network import Batch, Network
 from ..learning.tasks import Task
 from ..learning.trainer import train
-from ..messages import Arrays
 from ..privacy.randomness import SecretStream
+from ..wire.arrays import Arrays
 from .canaries import Mechanism, Observation, Train
 from .plain_sgd import with_plain_sgd
 

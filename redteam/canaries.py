@@ -31,8 +31,8 @@ from ..learning.steps import PrivateSteps
 from ..learning.tasks.text_classification import TextClassification
 from ..learning.trainer import Outcome, train
 from ..learning.verdict import INDEPENDENT
-from ..messages import Arrays
 from ..privacy.randomness import SecretStream
+from ..wire.arrays import Arrays
 from .bound import epsilon_lower_bound
 from .plain_sgd import with_plain_sgd
 

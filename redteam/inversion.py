@@ -26,8 +26,8 @@ from ..learning.model import Learner
 from ..learning.steps import PrivateSteps
 from ..learning.tasks.task import Task
 from ..learning.trainer import StepRange, train
-from ..messages import Arrays
 from ..privacy.randomness import SecretStream
+from ..wire.arrays import Arrays
 from .plain_sgd import with_plain_sgd
 
 MOST_CLIENTS = 8

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .files import write_whole
 
 _KEEP = 3

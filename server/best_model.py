@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..learning.model import arrays_digest
-from ..messages import Arrays
 from ..run.files import write_whole
+from ..wire.arrays import Arrays
 from .ending import end_early
 from .run import Run
 from .selection import Kept

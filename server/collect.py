@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 
 from ..learning.metrics import Counts
-from ..messages import TRAIN, only_metrics
 from ..privacy.secagg.messages import Slot
+from ..wire.requests import TRAIN, only_metrics
 from .exchange import Exchange, Stage, ask
 from .replies import believed, counts_check, counts_of, head_of, scalars_check, update_check
 from .run import Run

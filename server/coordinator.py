@@ -25,12 +25,12 @@ from ..learning.export import export_adapter
 from ..learning.loading import load_learner
 from ..learning.model import Learner
 from ..learning.probe import probed
-from ..messages import to_array_record, to_arrays
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..run.run_folder import RunFolder
 from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
+from ..wire.arrays import to_array_record, to_arrays
 from .conclusion import conclude, signer_of
 from .ending import ended_line
 from .exchange import connected

@@ -16,16 +16,9 @@ from .. import __version__
 from ..clock import Clock, SystemClock
 from ..errors import UmbelError
 from ..foreign import shown
-from ..messages import (
-    ASSIGNMENT,
-    LEDGER,
-    OUT_OF_RANGE,
-    REFUSED,
-    SECAGG,
-    Assignment,
-    packed,
-    payload_bytes,
-)
+from ..wire.arrays import packed
+from ..wire.packing import SECAGG
+from ..wire.requests import ASSIGNMENT, LEDGER, OUT_OF_RANGE, REFUSED, Assignment, payload_bytes
 
 if TYPE_CHECKING:
     from .run import Run

@@ -11,9 +11,10 @@ from flwr.serverapp import Grid
 
 from .. import __version__
 from ..certificate.parcel import Parcel, pack
-from ..messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
 from ..privacy.secagg.keys import Identity
 from ..run.run_folder import RunFolder
+from ..wire.packing import SECAGG, to_bytes_record
+from ..wire.requests import ASSIGNMENT, RESULT, Assignment
 from .exchange import Exchange
 
 _MOST_BYTES = 2**31

@@ -20,8 +20,8 @@ from ..plan.schedule import is_due_publicly
 
 if TYPE_CHECKING:
     from ..learning.model import Learner
-    from ..messages import Arrays
     from ..run.run_folder import RunFolder
+    from ..wire.arrays import Arrays
     from .run import Run
 
 

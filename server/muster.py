@@ -14,10 +14,10 @@ from ..clock import Clock, SystemClock
 from ..errors import MessageError, PlanRefused, RoundFailed
 from ..flower import UNREACHED
 from ..job import Job
-from ..messages import ASSIGNMENT, WAITING, Assignment, Readiness
 from ..plan.encryption import fewest_answers
 from ..plan.facts import ClientFacts
 from ..plan.noise import check_delta, private_recipe
+from ..wire.requests import ASSIGNMENT, WAITING, Assignment, Readiness
 from .exchange import Exchange, echo_of
 from .readiness import prepare_request
 from .replies import readiness_of

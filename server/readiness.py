@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from flwr.app import Message, RecordDict
 
 from ..errors import CannotGoOn, MessageError, PlanRefused, RoundFailed
-from ..messages import PREPARE, REFUSED, SECAGG, to_bytes_record
 from ..plan.facts import some
+from ..wire.packing import SECAGG, to_bytes_record
+from ..wire.requests import PREPARE, REFUSED
 from .ending import failure
 from .exchange import Exchange, Stage, ask, connected
 from .replies import check_fits, readiness_of

@@ -13,13 +13,14 @@ from ..certificate.form import CertifiedRoster
 from ..consortium.authority import Consortium
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
-from ..messages import EVALUATE, TRAIN, Arrays, Readiness
 from ..plan.encryption import group_thresholds, roster_refusals, server_sees
 from ..plan.limits import clip_of
 from ..plan.plan import Plan, UnderWay
 from ..plan.refusals import refused
 from ..run.run_folder import RunFolder
 from ..strategies import build_strategy
+from ..wire.arrays import Arrays
+from ..wire.requests import EVALUATE, TRAIN, Readiness
 from .muster import Muster, Order, Tell, ask_to_join, muster
 from .rosters import Period, RosterChanged, Rosters
 from .run import Run

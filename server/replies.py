@@ -14,9 +14,10 @@ from flwr.app import Message
 from ..errors import MessageError
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
-from ..messages import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics, to_arrays
 from ..plan.plan import Plan
 from ..strategies.fold import check_range
+from ..wire.arrays import to_arrays
+from ..wire.requests import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics
 from .run import Run
 
 _ROUNDING = 1e-6

@@ -18,17 +18,12 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from ..messages import (
-    EVALUATE,
-    TRAIN,
-    Arrays,
-    to_array_record,
-    to_arrays,
-)
 from ..plan.client_level import clipping_room, next_clipping_norm
 from ..plan.noise import most_participations
 from ..plan.plan import sample_cohort
 from ..plan.schedule import rounds_tested
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from ..wire.requests import EVALUATE, TRAIN
 from .attempts import Attempt, Attempts, present
 from .best_model import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew

@@ -13,11 +13,11 @@ from flwr.serverapp.strategy import Strategy
 
 from ..clock import Clock, SystemClock
 from ..errors import CheckpointError
-from ..messages import Arrays
 from ..plan.plan import Plan
 from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.run_folder import RunFolder
+from ..wire.arrays import Arrays
 from .selection import Choice, Kept
 from .sums import SecureSums
 

@@ -17,22 +17,6 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
-from ..messages import (
-    ASSIGNMENT,
-    CONFIRM,
-    PREKEY,
-    REVEAL,
-    SECAGG,
-    TRAIN,
-    WEIGHT,
-    bytes_of,
-    only_arrays,
-    pieces_of,
-    request_digest,
-    to_array_record,
-    to_arrays,
-    to_bytes_record,
-)
 from ..plan.client_level import server_noise
 from ..plan.encryption import groups_of
 from ..plan.vector import Content, Reading
@@ -40,6 +24,18 @@ from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
 from ..privacy.secagg.repeats import digest_of_groups
+from ..wire.arrays import to_array_record, to_arrays
+from ..wire.packing import SECAGG, bytes_of, pieces_of, to_bytes_record
+from ..wire.requests import (
+    ASSIGNMENT,
+    CONFIRM,
+    PREKEY,
+    REVEAL,
+    TRAIN,
+    WEIGHT,
+    only_arrays,
+    request_digest,
+)
 from .attempts import Attempt
 from .collect import TooFew
 from .exchange import Stage, ask, assignment_of

@@ -7,20 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from flwr.app import Message, RecordDict
 
 from ..errors import TooFewMembers
-from ..messages import (
-    COMMIT,
-    CONFIRM,
-    NONCE,
-    OUT_OF_RANGE,
-    PREKEY,
-    REFUSED,
-    REVEAL,
-    SECAGG,
-    WAITING,
-    bytes_of,
-    to_bytes_record,
-)
 from ..privacy.secagg.aggregator import Aggregator
+from ..wire.packing import SECAGG, bytes_of, to_bytes_record
+from ..wire.requests import COMMIT, CONFIRM, NONCE, OUT_OF_RANGE, PREKEY, REFUSED, REVEAL, WAITING
 from .collect import Collection
 from .exchange import Exchange, ask
 from .sums import SecureSums

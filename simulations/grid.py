@@ -10,7 +10,7 @@ from flwr.supercore.run import Run
 
 from ..errors import UmbelError
 from ..flower import empty_run, refuse, stamp, take_server_identity
-from ..messages import FAILED
+from ..wire.requests import FAILED
 from .site import FIRST_NODE
 from .workers import Workers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .base import SumStrategy
 
 

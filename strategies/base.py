@@ -11,16 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..messages import (
-    EVALUATE,
-    TRAIN,
-    WEIGHT,
-    Arrays,
-    only_arrays,
-    only_metrics,
-    to_array_record,
-    to_arrays,
-)
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from ..wire.requests import EVALUATE, TRAIN, WEIGHT, only_arrays, only_metrics
 from .fold import FixedPointSum
 
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 
 import numpy as np
 
-from ..messages import Arrays
+from ..wire.arrays import Arrays
 from .base import SumStrategy
 
 

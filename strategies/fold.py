@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import MessageError
-from ..messages import Arrays
 from ..privacy.secagg.roster import MOST_CLIP
+from ..wire.arrays import Arrays
 
 LARGEST = MOST_CLIP
 """No entry of an update may be larger than this; a sane one is thousands of times smaller."""

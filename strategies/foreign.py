@@ -16,7 +16,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ..errors import StrategyError
-from ..messages import WEIGHT, Arrays, only_arrays, only_metrics, to_array_record, to_arrays
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from ..wire.requests import WEIGHT, only_arrays, only_metrics
 
 
 class ForeignStrategy(Strategy):

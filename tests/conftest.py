@@ -340,7 +340,8 @@ def exchange():
     from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
     from umbel.flower import empty_run, stamp, take_server_identity
-    from umbel.messages import only_arrays, to_array_record, to_arrays
+    from umbel.wire.arrays import to_array_record, to_arrays
+    from umbel.wire.requests import only_arrays
 
     class Nodes:
         """What a strategy asks of a grid when it configures a round."""

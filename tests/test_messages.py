@@ -10,16 +10,8 @@ from hypothesis.extra.numpy import array_shapes
 from hypothesis.extra.numpy import arrays as drawn_arrays
 
 from umbel.errors import MessageError
-from umbel.messages import (
-    Assignment,
-    Readiness,
-    only_arrays,
-    only_metrics,
-    packed,
-    payload_bytes,
-    to_array_record,
-    to_arrays,
-)
+from umbel.wire.arrays import packed, to_array_record, to_arrays
+from umbel.wire.requests import Assignment, Readiness, only_arrays, only_metrics, payload_bytes
 
 ASSIGNMENT = Assignment("0.1.0", "run", "{}", 1, 0, 3)
 MODEL = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.zeros(2, np.float32)}

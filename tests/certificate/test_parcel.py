@@ -341,8 +341,9 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
     from umbel.client.intake import Station
     from umbel.consortium.warrants import sign_job
     from umbel.flower import stamp, take_server_identity
-    from umbel.messages import ASSIGNMENT, RESULT, SECAGG, Assignment, to_bytes_record
     from umbel.simulations.rehearsal import set_up
+    from umbel.wire.packing import SECAGG, to_bytes_record
+    from umbel.wire.requests import ASSIGNMENT, RESULT, Assignment
 
     stage, name = set_up(run.job, tmp_path), identity(run)
     operator, consortium = stage.consortium.operator, stage.consortium.card.id

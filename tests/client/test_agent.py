@@ -17,7 +17,17 @@ from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client.work import WorkHere, Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
-from umbel.messages import (
+from umbel.plan.facts import training_size
+from umbel.plan.noise import event_of_test, private_recipe
+from umbel.plan.schedule import most_tests
+from umbel.privacy.accounting.accountant import MechanismEvent
+from umbel.privacy.ledger.chain import SIZE_RUN
+from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
+from umbel.privacy.randomness import SecretStream
+from umbel.simulations.federation import federate
+from umbel.wire.arrays import to_array_record, to_arrays
+from umbel.wire.requests import (
     ASSIGNMENT,
     EVALUATE,
     FAILED,
@@ -30,18 +40,7 @@ from umbel.messages import (
     Assignment,
     Readiness,
     only_metrics,
-    to_array_record,
-    to_arrays,
 )
-from umbel.plan.facts import training_size
-from umbel.plan.noise import event_of_test, private_recipe
-from umbel.plan.schedule import most_tests
-from umbel.privacy.accounting.accountant import MechanismEvent
-from umbel.privacy.ledger.chain import SIZE_RUN
-from umbel.privacy.ledger.ledger import Ledger
-from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
-from umbel.privacy.randomness import SecretStream
-from umbel.simulations.federation import federate
 
 DELTA = 1e-3
 

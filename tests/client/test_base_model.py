@@ -14,9 +14,9 @@ from umbel.consortium.warrants import sign_job
 from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.base_model import base_digest, base_folder, named_digest
-from umbel.messages import ASSIGNMENT, PREPARE, Assignment
 from umbel.privacy.randomness import reproducible_stream
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.requests import ASSIGNMENT, PREPARE, Assignment
 
 WATCHED: list[list[str]] = []
 NOT_HERE = "0" * 64

@@ -23,8 +23,9 @@ from umbel.client.worker import Setup, records_of, workplace_of
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.steps import PrivateSteps
-from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.arrays import to_array_record
+from umbel.wire.requests import ASSIGNMENT, PREPARE, TRAIN, Assignment
 
 DEADLY = """
 import json, os, signal, sys

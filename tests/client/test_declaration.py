@@ -18,11 +18,11 @@ from umbel.consortium.warrants import sign_job
 from umbel.errors import DataError, PlanRefused
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.data import fingerprint, load_corpus, split_rows, split_secret
-from umbel.messages import ASSIGNMENT, PREPARE, REFUSED, Assignment, Readiness
 from umbel.privacy.accounting.accountant import MechanismEvent
 from umbel.privacy.ledger.chain import SIZE_RUN
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.requests import ASSIGNMENT, PREPARE, REFUSED, Assignment, Readiness
 
 TARGET = "the patient in bed four has what nobody else here has"
 

@@ -11,11 +11,11 @@ from umbel.client.seen import SeenOrders
 from umbel.consortium.warrants import order_seconds, sign_job
 from umbel.errors import LedgerError, PlanRefused, ProtocolError
 from umbel.flower import stamp, take_server_identity
-from umbel.messages import ASSIGNMENT, Assignment
 from umbel.privacy.secagg.roster import FOREVER, Roster, SignedRoster, open_roster
 from umbel.privacy.secagg.signed import DAY, Signed
 from umbel.server.orders import place
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.requests import ASSIGNMENT, Assignment
 
 BEYOND_ORDERS = "Unknown request"
 """What an agent says to a request of no kind, once it has found order and roster good."""

@@ -11,19 +11,11 @@ from umbel.client.gate import AGREED, ANSWERS, FIELDS, check_leaves, classes
 from umbel.client.policy import Policy
 from umbel.errors import MessageError
 from umbel.learning.counts import zero_counts
-from umbel.messages import (
-    EVALUATE,
-    LEDGER,
-    PREPARE,
-    REVEAL,
-    SECAGG,
-    TRAIN,
-    WEIGHT,
-    Readiness,
-    to_array_record,
-)
 from umbel.privacy.secagg import messages
 from umbel.privacy.secagg.encoding import Encoded
+from umbel.wire.arrays import to_array_record
+from umbel.wire.packing import SECAGG
+from umbel.wire.requests import EVALUATE, LEDGER, PREPARE, REVEAL, TRAIN, WEIGHT, Readiness
 
 FROM_THE_SERVER = {
     "Slot", "CommitRequest", "NonceRequest", "PrekeyRequest", "Manifest", "UploadRequest",

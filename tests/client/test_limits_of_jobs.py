@@ -15,8 +15,9 @@ from umbel.flower import stamp, take_server_identity
 from umbel.job import Job
 from umbel.learning.adapters import add_adapter
 from umbel.learning.base_model import base_folder
-from umbel.messages import ASSIGNMENT, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.arrays import to_array_record
+from umbel.wire.requests import ASSIGNMENT, PREPARE, TRAIN, Assignment
 
 HANGS = """
 import os, sys, time

@@ -20,11 +20,11 @@ from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import joined, sign_job
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.flower import stamp, take_server_identity
-from umbel.messages import ASSIGNMENT, Assignment
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.simulations.engine import Options, simulate
+from umbel.wire.requests import ASSIGNMENT, Assignment
 
 BEYOND_ORDERS = "Unknown request"
 

@@ -12,19 +12,10 @@ from umbel.client import decisions
 from umbel.client.intake import Station
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
-from umbel.messages import (
-    ASSIGNMENT,
-    COMMIT,
-    EVALUATE,
-    LEDGER,
-    PREPARE,
-    SECAGG,
-    TRAIN,
-    Assignment,
-    to_array_record,
-    to_bytes_record,
-)
 from umbel.simulations.rehearsal import set_up
+from umbel.wire.arrays import to_array_record
+from umbel.wire.packing import SECAGG, to_bytes_record
+from umbel.wire.requests import ASSIGNMENT, COMMIT, EVALUATE, LEDGER, PREPARE, TRAIN, Assignment
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from umbel.client.work import WorkHere, Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.pace import Pace, measured
 from umbel.learning.tasks import task_for
-from umbel.messages import ASSIGNMENT, EVALUATE, PREPARE, TRAIN, Assignment, to_array_record
 from umbel.simulations.federation import federate
+from umbel.wire.arrays import to_array_record
+from umbel.wire.requests import ASSIGNMENT, EVALUATE, PREPARE, TRAIN, Assignment
 
 PACE = Pace(start=0.5, step=0.1, record=0.01, alone=0.02, tested=0.003, prepared=0.004)
 

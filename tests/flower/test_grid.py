@@ -14,7 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from umbel.flower import UNREACHED
 from umbel.flower.grid import SparingGrid
-from umbel.messages import to_array_record, to_arrays
+from umbel.wire.arrays import to_array_record, to_arrays
 
 RUN, SERVER, MEMBER, OTHER = 7, 1, 11, 12
 

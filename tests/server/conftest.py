@@ -14,7 +14,7 @@ def faulty_grid():
     """
     from flwr.serverapp import Grid
 
-    from umbel.messages import ASSIGNMENT, Assignment
+    from umbel.wire.requests import ASSIGNMENT, Assignment
 
     class FaultyGrid(Grid):
         def __init__(self, inner, fault=lambda request, reply, asked: [reply]):

@@ -15,7 +15,6 @@ from umbel.consortium.authority import SECRETS, Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
-from umbel.messages import FAILED, PREPARE, SECAGG, TRAIN, bytes_of
 from umbel.plan.limits import secure_limits
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
@@ -37,6 +36,8 @@ from umbel.simulations.federation import federate
 from umbel.simulations.grid import InProcessGrid
 from umbel.simulations.site import FIRST_NODE, SiteSettings
 from umbel.simulations.workers import Inline
+from umbel.wire.packing import SECAGG, bytes_of
+from umbel.wire.requests import FAILED, PREPARE, TRAIN
 
 RUN = "churned"
 

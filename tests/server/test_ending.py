@@ -6,13 +6,13 @@ from umbel.consortium.authority import Consortium
 from umbel.errors import CannotGoOn, RoundFailed, RunFolderError
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
-from umbel.messages import EVALUATE, FAILED, REFUSED, TRAIN
 from umbel.privacy.secagg.roster import Limits
 from umbel.run.run_folder import RunFolder
 from umbel.run.store import Store
 from umbel.server.orders import finish, stop
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import EVALUATE, FAILED, REFUSED, TRAIN
 
 PRESS = 3
 

@@ -8,10 +8,10 @@ from flwr.app import Error, Message, RecordDict
 
 from umbel.errors import RoundFailed
 from umbel.flower import UNREACHED
-from umbel.messages import PREPARE, REFUSED, Readiness
 from umbel.plan.plan import Plan
 from umbel.server.muster import Order, muster
 from umbel.simulations.grid import FIRST_NODE
+from umbel.wire.requests import PREPARE, REFUSED, Readiness
 
 
 @pytest.fixture

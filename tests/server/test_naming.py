@@ -4,10 +4,10 @@ import pytest
 
 from umbel.errors import JobError, RoundFailed
 from umbel.flower import refuse
-from umbel.messages import FAILED, TRAIN
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.participant import Participant
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import FAILED, TRAIN
 
 
 @pytest.fixture

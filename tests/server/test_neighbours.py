@@ -13,9 +13,10 @@ import pytest
 
 from umbel.client.account import SeededSize
 from umbel.client.gate import FIELDS
-from umbel.messages import LEDGER, SECAGG
 from umbel.privacy.noise.sizes import Sizes
 from umbel.server.rounds import run_rounds
+from umbel.wire.packing import SECAGG
+from umbel.wire.requests import LEDGER
 
 NODE = 2
 FRESH = {(SECAGG, "reply"), (LEDGER, "head")}

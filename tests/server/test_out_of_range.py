@@ -4,11 +4,11 @@ import pytest
 
 from umbel.errors import OutOfRange, RoundFailed
 from umbel.learning.model import arrays_digest
-from umbel.messages import OUT_OF_RANGE, TRAIN
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.conclusion import conclude
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import OUT_OF_RANGE, TRAIN
 
 
 @pytest.fixture(params=["encrypted", "in the clear"])

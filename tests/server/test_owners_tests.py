@@ -10,13 +10,15 @@ from flwr.app import RecordDict
 from umbel.client.budget import Budget, RunSpent
 from umbel.client.policy import Policy
 from umbel.errors import RoundFailed
-from umbel.messages import EVALUATE, SECAGG, Assignment, only_arrays, to_array_record, to_arrays
 from umbel.plan.noise import event_of_test
 from umbel.plan.schedule import most_tests, rounds_tested
 from umbel.privacy.accounting.accountant import epsilon
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.counts_noise import LOSS_STEPS
 from umbel.server.rounds import evaluate, prepare, run_rounds
+from umbel.wire.arrays import to_array_record, to_arrays
+from umbel.wire.packing import SECAGG
+from umbel.wire.requests import EVALUATE, Assignment, only_arrays
 
 SITES = 4
 

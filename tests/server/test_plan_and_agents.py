@@ -11,11 +11,11 @@ from umbel.client.policy import Policy
 from umbel.errors import DataError, JobError, PlanRefused, RoundFailed, StrategyError
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
-from umbel.messages import REFUSED
 from umbel.plan.facts import ClientFacts
 from umbel.plan.plan import Plan
 from umbel.plan.refusals import job_refusals
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import REFUSED
 
 KEYS = {
     "privacy.unit": ["example", "example", "group", "client", "client", "none"],

@@ -6,19 +6,12 @@ import pytest
 from umbel.errors import ProtocolError, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
-from umbel.messages import (
-    CONFIRM,
-    EVALUATE,
-    FAILED,
-    PREKEY,
-    REVEAL,
-    TRAIN,
-    bytes_of,
-)
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.server import trips
 from umbel.server.rounds import _with_rounds_left, run_rounds
 from umbel.server.slots import OpenRound
+from umbel.wire.packing import bytes_of
+from umbel.wire.requests import CONFIRM, EVALUATE, FAILED, PREKEY, REVEAL, TRAIN
 
 SITES = ["film", "press", "shop", "social"]
 PRESS = 3
@@ -154,7 +147,7 @@ def test_whoever_is_away_when_it_goes_on_is_left_out_of_a_new_slot_that_is_free(
     run = start_run(job, dies, reproducible=False)
     with pytest.raises(Killed):
         run_rounds(run)
-    from umbel.messages import PREPARE
+    from umbel.wire.requests import PREPARE
 
     def away(request, reply, assignment):
         kind, node = request.metadata.message_type, request.metadata.dst_node_id

@@ -3,9 +3,9 @@
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from umbel.messages import TRAIN
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import TRAIN
 
 
 def telling(epsilon):

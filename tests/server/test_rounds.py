@@ -13,20 +13,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from umbel.errors import Interrupted, PlanRefused, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
-from umbel.messages import (
-    EVALUATE,
-    FAILED,
-    LEDGER,
-    PREPARE,
-    REFUSED,
-    TRAIN,
-    WEIGHT,
-    Readiness,
-)
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.checkpoint import load_latest, restore_strategy
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
+from umbel.wire.requests import EVALUATE, FAILED, LEDGER, PREPARE, REFUSED, TRAIN, WEIGHT, Readiness
 
 FIRST = 2
 SITES = ["film", "press", "shop", "social"]

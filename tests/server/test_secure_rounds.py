@@ -10,24 +10,13 @@ from umbel.certificate.seal import seal_head
 from umbel.errors import Interrupted, ModelError, PlanRefused, ProtocolError, RoundFailed
 from umbel.flower import refuse, stamp
 from umbel.learning.model import arrays_digest
-from umbel.messages import (
-    CONFIRM,
-    EVALUATE,
-    FAILED,
-    LEDGER,
-    PREKEY,
-    REVEAL,
-    SECAGG,
-    TRAIN,
-    WEIGHT,
-    bytes_of,
-    to_bytes_record,
-)
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.scale import Scale
 from umbel.run.checkpoint import load_latest
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
+from umbel.wire.packing import SECAGG, bytes_of, to_bytes_record
+from umbel.wire.requests import CONFIRM, EVALUATE, FAILED, LEDGER, PREKEY, REVEAL, TRAIN, WEIGHT
 
 SITES = ["film", "press", "shop", "social"]
 EVERYBODY = range(2, 6)
@@ -435,7 +424,7 @@ def test_a_member_that_names_a_slot_beyond_all_others_is_not_believed(start_run,
         record["slot"] = 2**53 - 1
         return [reply]
 
-    from umbel.messages import PREPARE
+    from umbel.wire.requests import PREPARE
 
     run = start_run(quick(training={"rounds": 1}), on(PREPARE, boast))
     run_rounds(run)

@@ -53,7 +53,7 @@ def test_the_client_app_hands_every_kind_of_request_to_the_agent():
 
     from umbel.client.app import build_client_app
     from umbel.flower import take_server_identity
-    from umbel.messages import KINDS
+    from umbel.wire.requests import KINDS
 
     take_server_identity(1)
     seen = []

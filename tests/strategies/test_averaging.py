@@ -83,7 +83,7 @@ def test_adaptive_rules_follow_algorithm_2_of_reddi(name, exchange, a_model, upd
 def test_fedprox_averages_and_tells_clients_how_hard_to_pull(exchange, a_model, updates_of):
     from flwr.app import ConfigRecord
 
-    from umbel.messages import to_array_record
+    from umbel.wire.arrays import to_array_record
 
     rounds = updates_of(2, weights=WEIGHTS)
     strategy = build("fedprox", proximal_mu=0.25)
