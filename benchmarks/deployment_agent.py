@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def note(notes: Path, folder: str) -> None:
     """The agent as it is, with clocks around training, testing, and all that a message takes."""
     from umbel import cli
-    from umbel.client import child
-    from umbel.client import intake as station
+    from umbel.client import child, intake
 
     learning = 0.0
 
@@ -45,9 +44,9 @@ def note(notes: Path, folder: str) -> None:
 
     for what in ("trained", "tested"):
         setattr(child.WorkInChild, what, clocked(getattr(child.WorkInChild, what)))
-    handle = station.Station.handle
+    handle = intake.Intake.handle
 
-    def handled(self: station.Station, message: Message) -> Message:
+    def handled(self: intake.Intake, message: Message) -> Message:
         nonlocal learning
         learning, begun, at = 0.0, time.monotonic(), time.time()
         try:
@@ -63,7 +62,7 @@ def note(notes: Path, folder: str) -> None:
             with notes.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    station.Station.handle = handled  # type: ignore[method-assign]
+    intake.Intake.handle = handled  # type: ignore[method-assign]
     sys.argv = ["umbel", "client", "run", folder, "--rehearsal"]
     cli.main()
 
@@ -72,16 +71,15 @@ def echo(node: str, folder: str) -> None:
     """The loop that fetches messages and brings back replies, and nothing in between."""
     from flwr.app import Message
 
-    from umbel.client import intake as station
-    from umbel.client import service
+    from umbel.client import intake, service
     from umbel.client.home import Home
     from umbel.flower.node import Node
     from umbel.storage.processes import log_to_stderr
 
-    def handle(self: station.Station, message: Message) -> Message:
+    def handle(self: intake.Intake, message: Message) -> Message:
         return Message(message.content, reply_to=message)
 
-    station.Station.handle = handle  # type: ignore[method-assign]
+    intake.Intake.handle = handle  # type: ignore[method-assign]
     if node == "flower":
         Node.command = unpatched  # type: ignore[method-assign]
         service._ASK_SECONDS = 1.0  # Flower's SuperNode rings no bell

@@ -73,7 +73,7 @@ class _Desk:
     stamp: Stamp
 
 
-class Station:
+class Intake:
     """Answers one owner's messages. Its child holds one loaded model, until another job needs another.
 
     `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals

@@ -24,7 +24,7 @@ from ..privacy.randomness import SecretStream
 from ..storage.logs import keep_small
 from ..storage.processes import alone, end, free_port, new_secret, start
 from .home import Home
-from .intake import Station
+from .intake import Intake
 
 _IDLE_SECONDS = 0.1
 _ASK_SECONDS = 2.0
@@ -41,7 +41,7 @@ class Service:
     ) -> None:
         # The SuperNode starts in a folder of its own, where a relative path leads elsewhere.
         self.home = Home(home.path.absolute())
-        self._station = Station(self.home, secrets)
+        self._intake = Intake(self.home, secrets)
         self._stopping = False
 
     def stop(self) -> None:
@@ -54,9 +54,9 @@ class Service:
             f"Another agent serves {self.home.path} already. Stop that one first; two at once would "
             "answer with the same keys."
         )
-        with alone(self.home.path / "lock", refusal), contextlib.closing(self._station):
-            self._station.warm()
-            self._station.audit.write("agent started", pid=os.getpid())
+        with alone(self.home.path / "lock", refusal), contextlib.closing(self._intake):
+            self._intake.warm()
+            self._intake.audit.write("agent started", pid=os.getpid())
             _log.info("%s starts, and connects to %s", self.home.name, self.home.address)
             wait = 1.0
             while not self._stopping:
@@ -74,7 +74,7 @@ class Service:
                 )
                 self._pause(wait)
                 wait = min(2 * wait, _LONGEST_BACKOFF)
-            self._station.audit.write("agent stopped")
+            self._intake.audit.write("agent stopped")
 
     def _serve(self, node: _Child) -> None:
         """Answer messages while the SuperNode lives."""
@@ -96,7 +96,7 @@ class Service:
                     continue
                 try:
                     with runtime.message(claim) as task:
-                        task.reply(self._station.handle(task.message))
+                        task.reply(self._intake.handle(task.message))
                 except Exception as error:
                     # The SuperNode is gone or confused: it is started anew, and the server asks again.
                     _log.warning("a message could not be answered: %s", error)

@@ -338,7 +338,7 @@ def test_two_runs_of_one_job_leave_two_models(run, contents, tmp_path):
 def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_come(run, tmp_path):
     from flwr.app import Message, RecordDict
 
-    from umbel.client.intake import Station
+    from umbel.client.intake import Intake
     from umbel.consortium.warrants import sign_job
     from umbel.flower import stamp, take_server_identity
     from umbel.simulations.rehearsal import set_up
@@ -353,8 +353,8 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
     folder.write(FILE, issue(folder.path, result, operator).to_bytes())
     parcel = pack(folder.path, name, operator)
     job = run.job.to_json()
-    station = Station(stage.owners[0])
-    station._note(name, seconds=1.0)  # it took part
+    intake = Intake(stage.owners[0])
+    intake._note(name, seconds=1.0)  # it took part
     order = Assignment(
         "0.1.0", name, job, 0, 0, 1, signature=sign_job(operator, consortium, name, job)
     )
@@ -365,14 +365,14 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
         told = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
         message = Message(told, dst_node_id=2, message_type=RESULT)
         stamp(message)
-        return station.handle(message)
+        return intake.handle(message)
 
     assert send(parcel.content[:-1]).has_error()
-    assert "job finished" not in [entry.event for entry in station.audit.entries()]
+    assert "job finished" not in [entry.event for entry in intake.audit.entries()]
     for _ in range(2):
         assert not send(parcel.content).has_error()
-    events = [entry.event for entry in station.audit.entries()]
+    events = [entry.event for entry in intake.audit.entries()]
     assert events.count("job finished") == 1
-    [kept] = station.home.decisions.list()
+    [kept] = intake.home.decisions.list()
     assert (kept.run, kept.status) == (name, "job finished")
     assert "after 1 of 1 rounds" in kept.decisions[-1]["why"]

@@ -9,7 +9,7 @@ import pytest
 
 from umbel.client.child import Bench
 from umbel.client.home import Home
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.consortium.warrants import sign_job
 from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
@@ -42,9 +42,9 @@ def contacts():
 
 @pytest.fixture
 def asked(open_job_of, tmp_path):
-    """A station, which the operator asks to prepare for a job on another base model."""
+    """An intake, which the operator asks to prepare for a job on another base model."""
     stage = set_up(open_job_of(), tmp_path)
-    home, stations = stage.owners[0], []
+    home, intakes = stage.owners[0], []
 
     def ask(base=None, sha256="", policy=""):
         from flwr.app import Message, RecordDict
@@ -67,14 +67,14 @@ def asked(open_job_of, tmp_path):
                 line if old.startswith(f"{key} =") else old for old in text.splitlines()
             )
         home.policy.write_text(text)
-        station = Station(home)
-        stations.append(station)
-        reply = station.handle(message)
+        intake = Intake(home)
+        intakes.append(intake)
+        reply = intake.handle(message)
         return reply.error.reason if reply.has_error() else "answered"
 
     yield ask
-    for station in stations:
-        station.close()
+    for intake in intakes:
+        intake.close()
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_an_assignment_cannot_name_the_digest_beside_the_signed_job(asked):
 def test_an_agent_whose_noise_is_no_secret_takes_part_in_rehearsals_alone(open_job_of, tmp_path):
     """Started as a rehearsal's by mistake, its noise would follow from the seed that the operator chose."""
     home = set_up(open_job_of(), tmp_path).owners[0]
-    Station(home, reproducible_stream).close()
+    Intake(home, reproducible_stream).close()
     real = home.card.model_copy(update={"rehearsal": False})
     real.write(home.card_file)
     with pytest.raises(ConsortiumError, match="is not a rehearsal"):
-        Station(Home(home.path), reproducible_stream)
+        Intake(Home(home.path), reproducible_stream)

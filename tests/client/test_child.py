@@ -14,7 +14,7 @@ import pytest
 
 from umbel.client.child import Bench, Child, WorkInChild, WorkLost, command
 from umbel.client.data import DataSource
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.client.settings import DataSettings
@@ -285,7 +285,7 @@ def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
     home, job = stage.owners[0], stage.job
     take_server_identity(1)
 
-    def ask(station, run, kind):
+    def ask(intake, run, kind):
         signature = sign_job(
             stage.consortium.operator, stage.consortium.card.id, run, job.to_json()
         )
@@ -294,12 +294,12 @@ def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
         )
         content = RecordDict({ASSIGNMENT: assignment.to_record()})
         if kind == TRAIN:
-            shapes = station._desk.agent._work.shapes
+            shapes = intake._desk.agent._work.shapes
             zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
             content["arrays"] = to_array_record(zeros)
         message = Message(content, dst_node_id=2, message_type=kind)
         stamp(message)
-        reply = station.handle(message)
+        reply = intake.handle(message)
         assert not reply.has_error(), reply.error.reason
         return reply.content
 
@@ -311,9 +311,9 @@ def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
     killer = data.train.store.tokens(int(data.train.rows[0])).tolist()
     forms = []
     for number, started in enumerate((bench(), bench(tokens=[killer]))):
-        with contextlib.closing(Station(home, bench=started, clock=Skipped())) as station:
-            ask(station, f"run {number}", PREPARE)
-            forms.append(form(ask(station, f"run {number}", TRAIN)))
-            left_out = station._desk.agent._work._left_out
+        with contextlib.closing(Intake(home, bench=started, clock=Skipped())) as intake:
+            ask(intake, f"run {number}", PREPARE)
+            forms.append(form(ask(intake, f"run {number}", TRAIN)))
+            left_out = intake._desk.agent._work._left_out
     assert len(left_out) == 1
     assert forms[0] == forms[1]

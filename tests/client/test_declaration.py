@@ -1,6 +1,6 @@
 """What may be asked of an owner's data is the owner's to say: the attacks that jobs could make, and can not.
 
-Each attack is made twice: on the owner's station, and on the rule of before, on which it succeeds.
+Each attack is made twice: on the owner's intake, and on the rule of before, on which it succeeds.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from umbel.client.data import DataSource
 from umbel.client.home import Home
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.client.left_out import LeftOut
 from umbel.client.marks import Marks
 from umbel.consortium.warrants import sign_job
@@ -42,7 +42,7 @@ def owner(open_job_of, sound, moved_clock, tmp_path):
             self.rows = parquet.read_table(home.data).to_pylist()
 
         def open(self):
-            self.station = Station(self.home, bench=sound, clock=moved_clock)
+            self.intake = Intake(self.home, bench=sound, clock=moved_clock)
 
         def hold(self, rows):
             parquet.write_table(pa.Table.from_pylist(rows), home.data)
@@ -60,7 +60,7 @@ def owner(open_job_of, sound, moved_clock, tmp_path):
             content = RecordDict({ASSIGNMENT: said.to_record()})
             message = Message(content, dst_node_id=2, message_type=PREPARE)
             stamp(message)
-            return self.station.handle(message)
+            return self.intake.handle(message)
 
         def told(self, **data):
             """All that an operator hears: the whole answer, or the whole error."""

@@ -6,7 +6,7 @@ import time
 import pytest
 from flwr.app import Message, RecordDict
 
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.client.seen import SeenOrders
 from umbel.consortium.warrants import order_seconds, sign_job
 from umbel.errors import LedgerError, PlanRefused, ProtocolError
@@ -37,7 +37,7 @@ class Owner:
             seconds=order_seconds(job),
         )
 
-    def told(self, order, station=None):
+    def told(self, order, intake=None):
         """What the agent says to a server that brings this order; the agent starts anew each time."""
         take_server_identity(1)
         run, signature = order
@@ -47,8 +47,8 @@ class Owner:
         content = RecordDict({ASSIGNMENT: assignment.to_record()})
         message = Message(content, dst_node_id=2, message_type="query.unknown")
         stamp(message)
-        station = station or Station(self.home, now=lambda: self.time)
-        return station.handle(message).error.reason
+        intake = intake or Intake(self.home, now=lambda: self.time)
+        return intake.handle(message).error.reason
 
 
 @pytest.fixture

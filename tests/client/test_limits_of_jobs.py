@@ -8,7 +8,7 @@ import pytest
 
 from umbel.client.child import Bench
 from umbel.client.home import Home
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.consortium.warrants import sign_job
 from umbel.errors import JobError, PlanRefused
 from umbel.flower import stamp, take_server_identity
@@ -67,7 +67,7 @@ def owner_of(tmp_path, open_job_of):
             self.home.policy.write_text("\n".join(lines))
             self.clock = Clock()
             named = {} if watch is None else {"watch": watch}
-            self.station = Station(self.home, bench=bench, clock=self.clock, **named)
+            self.intake = Intake(self.home, bench=bench, clock=self.clock, **named)
             made.append(self)
 
         def ask(self, run="run", kind=PREPARE, round_=0):
@@ -80,17 +80,17 @@ def owner_of(tmp_path, open_job_of):
             assignment = Assignment("0.1.0", run, job, round_, 0, rounds, signature=signature)
             content = RecordDict({ASSIGNMENT: assignment.to_record()})
             if kind == TRAIN:
-                shapes = self.station._desk.agent._work.shapes if self.station._desk else {}
+                shapes = self.intake._desk.agent._work.shapes if self.intake._desk else {}
                 zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
                 content["arrays"] = to_array_record(zeros)
             message = Message(content, dst_node_id=2, message_type=kind)
             stamp(message)
-            reply = self.station.handle(message)
+            reply = self.intake.handle(message)
             return reply.error.reason if reply.has_error() else "answered"
 
     yield Owner
     for owner in made:
-        owner.station.close()
+        owner.intake.close()
 
 
 BACKTRACKS = [
@@ -154,7 +154,7 @@ def test_rank_times_modules_is_bounded_by_what_the_model_has(owner_of, open_job_
     owner = owner_of(open_job_of(model={"adapter": "lora"}), max_rank_modules=8)
     assert "jobs.max_rank_modules" in owner.ask()
     assert not owner.home.ledger.exists()
-    job, policy = owner.stage.job, owner.station._policy
+    job, policy = owner.stage.job, owner.intake._policy
     most = policy.jobs.max_rank_modules // job.model.lora.rank
     shapes = {f"layer.{number}.lora_A.weight": (1, 1) for number in range(most + 1)}
     with pytest.raises(PlanRefused, match=f"the job has {job.rank} x {most + 1}"):
@@ -185,7 +185,7 @@ def test_an_answer_that_hangs_ends_the_run_at_a_public_time_and_leaves_no_part(
     job = open_job_of(training={"rounds": 1, "local_steps": 1})
     owner = owner_of(job, bench, lambda: 1e9 if reached.exists() else 0.0, max_hours=24)
     assert owner.ask() == "answered"
-    timing, before = owner.station._desk.timing, owner.clock.time
+    timing, before = owner.intake._desk.timing, owner.clock.time
     counted = timing.counted
     (tmp_path / "reached.now").touch()
     reason = owner.ask(kind=TRAIN, round_=1)

@@ -11,7 +11,7 @@ from umbel.certificate.check import verify
 from umbel.certificate.form import FILE
 from umbel.certificate.issue import issue
 from umbel.client.home import Home
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.client.keys import follow, renew_keys, trust, use_new_keys
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Card, Request
@@ -54,7 +54,7 @@ def told(home, job, order):
         message_type="query.unknown",
     )
     stamp(message)
-    return Station(Home.open(home.path)).handle(message).error.reason
+    return Intake(Home.open(home.path)).handle(message).error.reason
 
 
 def order_by(consortium, job, signer=None, handovers=None):

@@ -1,4 +1,4 @@
-"""An owner's station over real data files: what stands between a request and the data."""
+"""An owner's intake over real data files: what stands between a request and the data."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from umbel.client import decisions
-from umbel.client.intake import Station
+from umbel.client.intake import Intake
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.simulations.rehearsal import set_up
@@ -27,7 +27,7 @@ def owner_of(sound, moved_clock, tmp_path):
             self.stage = set_up(job, tmp_path)
             self.home = self.stage.owners[0]
             self.clock = moved_clock
-            self.station = Station(self.home, bench=sound, clock=self.clock)
+            self.intake = Intake(self.home, bench=sound, clock=self.clock)
 
         @property
         def has_read(self):
@@ -58,13 +58,13 @@ def owner_of(sound, moved_clock, tmp_path):
             if kind == COMMIT:
                 content[SECAGG] = to_bytes_record(request=b"commit")
             if kind in (TRAIN, EVALUATE):
-                desk = self.station._desk
+                desk = self.intake._desk
                 shapes = desk.agent._work.shapes if desk else {"weight": (1,)}
                 zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
                 content["arrays"] = to_array_record(zeros)
             message = Message(content, dst_node_id=2, message_type=kind)
             stamp(message)
-            return self.station.handle(message)
+            return self.intake.handle(message)
 
     return Owner
 
@@ -115,7 +115,7 @@ def test_what_public_numbers_forbid_is_refused_before_a_record_is_read(owner):
     reply = owner.ask("first", kind=TRAIN, round=1)
     assert not reply.has_error(), reply.error.reason
     assert owner.has_read
-    assert owner.station._spent("first") == pytest.approx(owner.clock.time) != 0
+    assert owner.intake._spent("first") == pytest.approx(owner.clock.time) != 0
 
 
 def test_an_answer_for_which_records_are_read_first_leaves_at_its_time_also_as_a_refusal(owner):
@@ -171,10 +171,10 @@ def test_a_decision_is_written_down_once_also_by_an_agent_that_starts_again(owne
     for _ in range(2):
         for _ in range(2):
             owner.ask("first")
-        owner.station = Station(owner.home, bench=sound, clock=owner.clock)
+        owner.intake = Intake(owner.home, bench=sound, clock=owner.clock)
     [kept] = owner.home.decisions.list()
     assert [step["event"] for step in kept.decisions] == ["job accepted"]
-    events = [entry.event for entry in owner.station.audit.entries()]
+    events = [entry.event for entry in owner.intake.audit.entries()]
     assert events.count("job accepted") == 1
 
 
@@ -201,7 +201,7 @@ def test_a_folder_that_was_put_back_from_a_copy_answers_nothing_from_its_records
         file.write_bytes(copy)
     if home.seen_head is not None:
         home.seen_head.unlink(missing_ok=True)
-    owner.station = Station(home, bench=sound, clock=owner.clock)
+    owner.intake = Intake(home, bench=sound, clock=owner.clock)
     before = home.ledger.read_bytes()
     for kind, round_ in ((PREPARE, 0), (TRAIN, 1), (EVALUATE, 1)):
         reply = owner.ask("first", kind=kind, round=round_, told=told)
@@ -222,8 +222,8 @@ def test_a_server_without_the_operators_key_keeps_no_agent_busy_and_fills_no_dis
         assert "is not signed by the operator" in reply.error.reason
     for number in range(120):
         owner.ask(f"run {number}", signature="00" * 64)
-    refused = [e for e in owner.station.audit.entries() if e.event == "job refused"]
+    refused = [e for e in owner.intake.audit.entries() if e.event == "job refused"]
     assert len(refused) <= 100
     # Whoever has the key is heard as before.
     assert not owner.ask("signed").has_error()
-    assert [e.run for e in owner.station.audit.entries() if e.event == "job accepted"] == ["signed"]
+    assert [e.run for e in owner.intake.audit.entries() if e.event == "job accepted"] == ["signed"]
