@@ -38,8 +38,9 @@ lint: $(VENV)/.installed  ## Linters and type checks
 data: $(VENV)/.packages  ## Write the example data
 	$(PY) examples/fetch.py
 
-docs: $(VENV)/.installed  ## Make the job reference from the code
+docs: $(VENV)/.installed  ## Make the job reference and the table of rooms from the code
 	$(VENV)/bin/umbel schema --markdown > docs/job-reference.md
+	$(PY) docs/floors.py
 
 lock: $(VENV)/.installed  ## Resolve the ranges of pyproject.toml again, into requirements/
 	$(PY) requirements/lock.py

@@ -55,7 +55,7 @@ class CertifiedBase(Document):
 class Mechanism(Document):
     """One of the things that a client's privacy is spent on, as the accountant knows it.
 
-    `what` it is for ("training", "tests"); the rest is an ``accounting.MechanismEvent``.
+    `what` it is for ("training", "tests"); the rest is an ``accountant.MechanismEvent``.
     """
 
     what: str

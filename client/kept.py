@@ -126,7 +126,7 @@ class KeptUpdates:
 
 @dataclass(frozen=True)
 class KeptRound:
-    """What an owner has kept of one round of a run, or will. `what` is ``messages.update_digest``."""
+    """What an owner has kept of one round of a run, or will. `what` is ``requests.update_digest``."""
 
     store: KeptUpdates
     run: str

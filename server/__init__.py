@@ -1,1 +1,1 @@
-"""Coordination: the round loop, checkpoints, and the run folder."""
+"""Coordination: who takes part, the round loop, and the trips of a secure sum."""

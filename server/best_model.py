@@ -1,4 +1,4 @@
-"""Keeping the best model of a run, and ending training early, as ``choice`` says.
+"""Keeping the best model of a run, and ending training early, as ``selection`` says.
 
 The best model so far lies beside the checkpoints, which are only the last three.
 """

@@ -1,7 +1,7 @@
 """An owner's ledger of privacy: what each of its accounts has spent, over all jobs and servers.
 
 Before an agent touches data it reserves the noisy steps here. What an account has spent is the
-composition of all its rows (``accounting.epsilon``), so a job cannot be cut into cheap pieces. How
+composition of all its rows (``accountant.epsilon``), so a job cannot be cut into cheap pieces. How
 the rows are kept, and a change to them noticed, is the affair of ``ledger_file``.
 """
 

@@ -118,7 +118,7 @@ def noise_beside(
     beside: MechanismEvent | None,
     kind: Kind = "gaussian",
 ) -> float:
-    """``accounting.noise_multiplier`` where `beside` is spent as well, and for noise of any `kind`.
+    """``accountant.noise_multiplier`` where `beside` is spent as well, and for noise of any `kind`.
 
     Raises ``PlanRefused`` where no noise is enough.
     """
