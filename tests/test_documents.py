@@ -1,0 +1,65 @@
+"""What documents tell a reader to type exists: commands, options, and as many words as they take."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from umbel.cli import app
+
+ROOT = Path(__file__).parents[1]
+UMBEL = typer.main.get_command(app)
+PAGES = [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]
+LAST = re.compile(r"[;|>&]|\.\.\.|…|[│─]")
+"""What follows is another command, prose or a picture."""
+
+
+def commands_of(text):
+    """Each ``umbel ...`` in a block of code, or in backquotes."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
+    lines = [line.split(" #")[0] for b in blocks for line in b.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    spans = [" ".join(span.split()) for span in re.findall(r"`(umbel [^`]+)`", prose)]
+    # One is no command: what a ledger's hashes begin with.
+    spans = [span for span in spans if span != "umbel privacy ledger"]
+    return spans + [
+        m[1] for line in lines if (m := re.match(r"(?:\w+=\S+ )*(umbel [a-z].*)", line))
+    ]
+
+
+def resolved(words):
+    """The command that they name, its path, and the words that are left."""
+    command, path = UMBEL, ["umbel"]
+    while hasattr(command, "commands"):
+        name = words[0] if words and words[0] in command.commands else getattr(command, "first", "")
+        if not name:
+            break
+        words = words[1:] if words and words[0] == name else words
+        command = command.commands[name]
+        path.append(name)
+    return command, path, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_exists_and_takes_these_words(page):
+    for text in commands_of(page.read_text()):
+        words = shlex.split(LAST.split(text)[0].rstrip(".:, "))[1:]
+        command, path, words = resolved(words)
+        if hasattr(command, "commands"):
+            assert not words or words[0].startswith("-"), f"{text}: {path} has no such command"
+            continue
+        options = {o: p for p in command.params for o in (*p.opts, *p.secondary_opts)}
+        wanted = [p for p in command.params if p.param_type_name == "argument"]
+        given, rest = 0, iter(words)
+        for word in rest:
+            name, equals, _ = word.partition("=")
+            if not word.startswith("--"):
+                given += 1
+            elif name != "--help":
+                assert name in options, f"{text}: {path} has no {name}"
+                if not equals and not options[name].is_flag:
+                    next(rest, None)  # prose may name the option alone
+        most = 99 if any(p.nargs != 1 for p in wanted) else len(wanted)
+        assert given <= most, f"{text}: {path} takes {most} words"
