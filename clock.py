@@ -1,8 +1,9 @@
-"""A clock to wait by."""
+"""A clock to wait by, and times as people read them."""
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Protocol
 
 
@@ -24,3 +25,8 @@ class SystemClock:
 
     def wait_until(self, moment: float) -> None:
         time.sleep(max(0.0, moment - self.now()))
+
+
+def local(text: str) -> str:
+    """A time in ISO 8601, in UTC in what is kept, as the clock on the wall shows it, and the logs."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"

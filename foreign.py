@@ -8,6 +8,7 @@ terminal shows what a person then reads. What ``cell`` gives is taken for a form
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -75,6 +76,11 @@ class _Harmless:
             else:
                 text = shown(segment.text, lines=True, longest=None)
                 yield segment._replace(text=text)
+
+
+def typed(path: object) -> str:
+    """A path as it is typed into a shell, also one with spaces: for commands that a reader copies."""
+    return shlex.quote(str(path))
 
 
 def cell(value: Any) -> Any:

@@ -234,7 +234,7 @@ class Certificate(Document):
             values = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise CertificateError(
-                f"{source} was cut off or changed: it is no JSON ({error}). {_GET_AGAIN}"
+                f"{source} was cut off or changed: it is not JSON ({error}). {_GET_AGAIN}"
             ) from None
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:

@@ -178,7 +178,7 @@ def _check_content(name: str, data: bytes) -> None:
         try:
             deserialize(data)  # type: ignore[no-untyped-call]
         except SafetensorError as error:
-            raise _refusal(f"{name} is no safetensors file: {error}") from None
+            raise _refusal(f"{name} is not a safetensors file: {error}") from None
         return
     if name.endswith(".model"):
         return

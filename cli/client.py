@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..foreign import console, say
+from ..foreign import console, say, typed
 from .owner import owner_app as client_app
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def init(
         "training_share": training_share,
         "smallest_size": smallest_size,
     }
+    Home.check_new(folder, consortium, name)
     proposal = propose(data, test_data, **given)
     _confirm(proposal, yes or (text_column is not None and (not proposal.classes or bool(label))))
     home = Home.create(folder, consortium, data, name, proposal.declared)
@@ -98,7 +99,7 @@ def init(
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
         f"Send {home.request_file} to the operator, and tell this fingerprint on another way:\n"
         f"  {home.request.fingerprint}\n"
-        f"Then read {home.policy}, and: umbel client check {folder}; umbel client run {folder}"
+        f"Then read {home.policy}, and: umbel client check {typed(folder)}; umbel client run {typed(folder)}"
     )
 
 
@@ -283,7 +284,7 @@ def rotate(
         say("The new keys are in use. Start the agent again.")
         return
     say(f"Request: {renew_keys(home)}  (send it to the operator, who admits it)")
-    say(f"Then stop the agent, and: umbel client rotate {folder} --finish")
+    say(f"Then stop the agent, and: umbel client rotate {typed(folder)} --finish")
 
 
 @client_app.command()
@@ -314,8 +315,8 @@ def trust(
 
 @client_app.command("approve-roster")
 def approve_roster(
-    folder: Folder,
     file: Annotated[Path, typer.Argument(help="What umbel sign roster wrote.", show_default=False)],
+    folder: Folder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> None:
     """Approve a change of the members, where the consortium asks its members to. Back to the operator then.
@@ -323,21 +324,20 @@ def approve_roster(
     Compare the fingerprint of each new member with its owner, by telephone.
     """
     from ..client.home import Home
-    from ..client.keys import change_of
+    from ..client.keys import approve, change_of
     from ..consortium.packets import SignedMembers
     from ..errors import ConsortiumError, ProtocolError
-    from ..privacy.secagg.keys import Identity
 
     home, packet = Home.open(folder), SignedMembers.read(file)
     try:
         change = change_of(home, bytes.fromhex(packet.roster), packet.requests)
     except ProtocolError as error:
         raise ConsortiumError(f"{file}: {error}") from None
-    for what, names in (("Joins", change.joins), ("Leaves", change.leaves)):
-        for name in names:
-            say(f"{what}: {name}")
-    if not yes and not (sys.stdin.isatty() and typer.confirm("Approve these members?")):
-        raise ConsortiumError("Nothing was approved. (Nobody is here to ask? --yes)")
-    approved = change.signed.approved_by(Identity(home.identity.read_bytes()))
-    packet.model_copy(update={"roster": approved.to_bytes().hex()}).write(file)
+    for line in change.lines:
+        say(line)
+    if not yes and not sys.stdin.isatty():
+        raise ConsortiumError("Nobody is here to confirm that. Approve it with --yes.")
+    if not yes and not typer.confirm("Approve this?"):
+        raise ConsortiumError("Nothing was approved.")
+    approve(home, file, packet, change)
     say(f"Approved: {file}  (back to the operator)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConsortiumError
-from ..foreign import say
+from ..foreign import say, typed
 from .group import command_group
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def create(
     host: Annotated[
         str, typer.Option(help="Name or address at which data owners reach this server.")
     ],
-    port: Annotated[int, typer.Option(help="The one port that must be open to them.")] = 9443,
+    port: Annotated[
+        int, typer.Option(min=1, max=65534, help="The one port that must be open to them.")
+    ] = 9443,
     name: Annotated[
         str | None, typer.Option(help="What owners read [the folder's name].", show_default=False)
     ] = None,
@@ -69,7 +71,7 @@ def create(
     say(
         "Keys:        all in this folder. To keep them from the server's machine: umbel consortium split"
     )
-    say(f"Next: umbel consortium admit {folder} REQUEST.json for each owner's request.")
+    say(f"Next: umbel consortium admit {typed(folder)} REQUEST.json for each owner's request.")
 
 
 @consortium_app.command()
@@ -86,8 +88,9 @@ def split(
     once on a disk may be found there again.
     """
     from ..consortium.authority import Consortium
+    from ..server.split import split as move
 
-    Consortium.open(folder).split(keys)
+    move(Consortium.open(folder), keys)
     say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
     say(f"Server: {folder}  (signs nothing but what an order's delegation allows)")
 
@@ -135,6 +138,7 @@ def admit(
     consortium.admit(asked)
     if not _pending(consortium):
         say(f"{asked.name} is a member. {_tolerance(consortium)}")
+        _bring_roster(consortium)
 
 
 @consortium_app.command()
@@ -162,9 +166,16 @@ def remove(
             )
         if not typer.confirm(f"Remove {name}?"):
             raise ConsortiumError("Nothing was changed.")
-    consortium.remove(name)
-    if not _pending(consortium):
-        say(f"{name} is no longer a member. {_tolerance(consortium)}")
+    removed = consortium.remove(name)
+    if _pending(consortium):
+        return
+    what = "is no longer a member" if removed else "was removed before, nothing was changed"
+    say(f"{name} {what}. {_tolerance(consortium)}")
+    if removed and not consortium.holds_keys:
+        say(
+            "Remove it where the keys are as well: else the next roster that they sign has it again."
+        )
+    _bring_roster(consortium)
 
 
 @consortium_app.command()
@@ -172,10 +183,13 @@ def members(folder: Folder) -> None:
     """List the members and their fingerprints."""
     from ..consortium.authority import Consortium
 
+    """List the members and their fingerprints; and the change, if one waits for approval."""
+
     consortium = Consortium.open(folder)
     for member in consortium.members():
         say(f"{member.name:24} {member.fingerprint}")
     say(_tolerance(consortium))
+    _pending(consortium)
 
 
 @consortium_app.command()
@@ -197,7 +211,7 @@ def observer(
         str | None,
         typer.Argument(help="What umbel observer init printed [withdraw it].", show_default=False),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="How long it may read.")] = 365,
+    days: Annotated[int, typer.Option(min=1, max=36500, help="How long it may read.")] = 365,
 ) -> None:
     """Let somebody read how runs stand, and change nothing; without a key, no longer."""
     from ..consortium.authority import Consortium
@@ -205,12 +219,17 @@ def observer(
 
     consortium = Consortium.open(folder)
     if key is None:
-        withdraw(consortium, name)
-        say(f"{name} reads no more.")
+        path = withdraw(consortium, name)
+        if _is_apart(consortium):
+            say(
+                f"{path} is deleted here. Delete it in the server's folder as well: until then {name} reads."
+            )
+        else:
+            say(f"{name} reads no more.")
         return
     path = grant(consortium, name, key, days)
     say(f"{name} may read for {days} days: {path}")
-    if consortium.delegate is not None:
+    if _is_apart(consortium):
         say("Copy that file to the same place in the server's folder.")
 
 
@@ -232,7 +251,7 @@ def rotate(
 
     kind = next((kind for kind in KINDS if kind == key), None)
     if kind is None:
-        raise ConsortiumError(f"Which key? {key!r} is none of: {', '.join(KINDS)}.")
+        raise ConsortiumError(f"Which key? {key!r} is not one of: {', '.join(KINDS)}.")
     consortium = Consortium.open(folder)
     card = replace(consortium, kind)
     say(f"The {kind} key is another one. Keep a backup of {folder}; the old key opens nothing new.")
@@ -241,9 +260,11 @@ def rotate(
     )
     say(f"Fingerprint: {card.fingerprint}")
     if kind == "authority":
-        say(f"Once all owners have followed: umbel consortium renew {folder}, restart the server.")
-    if consortium.delegate is not None:
-        say("The server learns of it by the next file that umbel sign makes.")
+        say(
+            f"Once all owners have followed: umbel consortium renew {typed(folder)}, restart the server."
+        )
+    if _is_apart(consortium):
+        say(f"The server learns of it by: umbel sign roster {typed(folder)}, and umbel take there.")
 
 
 def _pending(consortium: Consortium) -> bool:
@@ -252,14 +273,36 @@ def _pending(consortium: Consortium) -> bool:
 
     if consortium.pending is None:
         return False
-    needed = approvals_needed(consortium.current_roster())
+    current = consortium.current_roster()
+    needed = approvals_needed(current)
+    before = current.by_name if current else {}
+    after = consortium.pending.whole.by_name
+    joins = [name for name in after if after[name] != before.get(name)]
+    leaves = [name for name in before if before[name] != after.get(name)]
+    for what, names in (("in", joins), ("out", leaves)):
+        if names:
+            say(f"To be taken {what}: {', '.join(names)}")
     say(f"The change waits until {needed} members have approved it:")
-    say(f"  umbel sign roster {consortium.path} --out roster.signed   (here; to each of them)")
-    say("  umbel client approve-roster FOLDER roster.signed   (each of them)")
     say(
-        f"  umbel take roster.signed --consortium {consortium.path}   (here, each one that comes back)"
+        f"  umbel sign roster {typed(consortium.path)} --out roster.signed   (here; to each of them)"
+    )
+    say("  umbel client approve-roster roster.signed FOLDER   (each of them)")
+    say(
+        f"  umbel take roster.signed --consortium {typed(consortium.path)}   (here, each one that comes back)"
     )
     return True
+
+
+def _is_apart(consortium: Consortium) -> bool:
+    """Whether this is the keys' folder, and the server's is another one."""
+    return consortium.holds_keys and consortium.delegate is not None
+
+
+def _bring_roster(consortium: Consortium) -> None:
+    if _is_apart(consortium):
+        say(
+            f"The server learns of it by: umbel sign roster {typed(consortium.path)}, and umbel take there."
+        )
 
 
 def _names(consortium: Consortium) -> list[str]:
@@ -274,8 +317,8 @@ def _tolerance(consortium: Consortium) -> str:
     members = len(_names(consortium))
     absent = most_absent(members, consortium.limits)
     if absent is None:
-        return f"The consortium has {members}: too few for an encrypted sum."
-    return f"The consortium has {members}; a round in which all are asked can do without {absent}."
+        return f"Members: {members}, too few for an encrypted sum."
+    return f"Members: {members}; a round in which all are asked can do without {absent}."
 
 
 def _absences(limits: Limits) -> str:

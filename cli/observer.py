@@ -47,7 +47,7 @@ def read(
     what: Annotated[
         str, typer.Argument(help="runs, runs/NAME, or runs/NAME/report.", show_default=False)
     ] = "runs",
-    port: Annotated[int, typer.Option(help="Of umbel window.")] = PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of umbel window.")] = PORT,
     address: Annotated[
         str | None, typer.Option(help="Where it is [the consortium's host].", show_default=False)
     ] = None,
@@ -64,7 +64,10 @@ def read(
     try:
         key = Identity((folder / "observer.key").read_bytes())
     except (OSError, ValueError) as error:
-        raise ConsortiumError(f"{folder} is no observer's folder: {error}") from None
+        raise ConsortiumError(
+            f"{folder / 'observer.key'} cannot be used: {error}. An observer's folder is made with: "
+            "umbel observer init"
+        ) from None
     context = ssl.create_default_context(cadata=card.ca_certificate)
     connection = http.client.HTTPSConnection(
         address or card.host, port, timeout=30, context=context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -45,7 +46,8 @@ def server(
     consortium: Folder = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[
-        int | None, typer.Option(help="Public port [the consortium's].", show_default=False)
+        int | None,
+        typer.Option(min=1, max=65534, help="Public port [the consortium's].", show_default=False),
     ] = None,
 ) -> None:
     """Run the coordination server: leads runs, lets the members' agents in. Ctrl-C ends it.
@@ -67,7 +69,7 @@ def server(
 def window(
     consortium: Folder = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    port: Annotated[int, typer.Option(help="Port for observers.")] = 9444,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for observers.")] = 9444,
 ) -> None:
     """Let observers read how runs stand (umbel consortium observer), over a port of its own."""
     folder = opened(consortium)
@@ -75,7 +77,7 @@ def window(
     from ..storage.processes import end_with_parent
 
     end_with_parent()
-    with Window(folder, host, port) as found:
+    with Window(folder, host, port) as found, contextlib.suppress(KeyboardInterrupt):
         say(f"Observers of {folder.card.name} read on port {port}.", flush=True)
         found.serve_forever()
 
@@ -87,6 +89,7 @@ def run(
     wait: Annotated[
         float | None,
         typer.Option(
+            min=0,
             help="Seconds to wait for every member [600 for as many as the job needs, and for those that "
             "have not decided; 60 more for those that are away].",
             show_default=False,
@@ -107,13 +110,14 @@ def run(
         reproducible=reproducible,
     )
     say(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
-    _warn_if_unserved(where)
+    warn_if_unserved(where)
 
 
 def runs(consortium: Folder = None, as_json: Json = False) -> None:
     """List all runs of a consortium."""
     from dataclasses import asdict
 
+    from ..clock import local
     from ..reports.status import served, server_lines, standing
     from ..run.store import Store
 
@@ -127,7 +131,7 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
         say(line)
     for row in rows:
         came = f"round {row.round} of {row.rounds}"
-        say(f"{row.name:<40} {standing(row, is_served):<18} {came}  {row.created[:19]}")
+        say(f"{row.name:<40} {standing(row, is_served):<18} {came}  {local(row.created)}")
     if not rows:
         say("No run yet. Begin one with: umbel run my-job.toml")
 
@@ -205,7 +209,7 @@ def finish(name: RunName, consortium: Folder = None) -> None:
     folder = opened(consortium)
     row = finish_run(folder, name)
     say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
-    _warn_if_unserved(folder)
+    warn_if_unserved(folder)
 
 
 def deliver(name: RunName, consortium: Folder = None) -> None:
@@ -214,7 +218,7 @@ def deliver(name: RunName, consortium: Folder = None) -> None:
 
     folder = opened(consortium)
     say(f"{deliver_result(folder, name).name} goes to the owners that lack it.")
-    _warn_if_unserved(folder)
+    warn_if_unserved(folder)
 
 
 def resume(name: RunName, consortium: Folder = None) -> None:
@@ -223,7 +227,7 @@ def resume(name: RunName, consortium: Folder = None) -> None:
 
     folder = opened(consortium)
     say(f"{resume_run(folder, name).name} waits for the server to go on with it.")
-    _warn_if_unserved(folder)
+    warn_if_unserved(folder)
 
 
 def warn_of_refusals(folder: Consortium, job: Job) -> None:
@@ -239,7 +243,7 @@ def warn_of_refusals(folder: Consortium, job: Job) -> None:
         )
 
 
-def _warn_if_unserved(folder: Consortium) -> None:
+def warn_if_unserved(folder: Consortium) -> None:
     from ..reports.status import served, unserved_line
 
     if not served(folder):

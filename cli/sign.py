@@ -10,7 +10,7 @@ import typer
 from ..errors import ConsortiumError
 from ..foreign import say
 from .group import command_group
-from .server import warn_of_refusals
+from .server import warn_if_unserved, warn_of_refusals
 
 if TYPE_CHECKING:
     from ..consortium.packets import Packet
@@ -25,6 +25,8 @@ Keys = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", help="File to write [here].", show_default=False)
 ]
+
+_TAKE = "Next, where the server is: umbel take {} --consortium FOLDER"
 
 
 @sign_app.command()
@@ -45,21 +47,21 @@ def job(
     An order that has ended, or ends soon, is signed anew for the same run.
     """
     from ..consortium.authority import Consortium
-    from ..consortium.packets import SignedJob, read_packet
+    from ..consortium.packets import SignedJob, is_packet, read_packet
     from ..job import Job
     from ..server.signing import sign_order
 
-    consortium = Consortium.open(keys)
-    if job.suffix == ".signed":
+    consortium, again = Consortium.open(keys), is_packet(job)
+    if again:
         before = read_packet(job)
         if not isinstance(before, SignedJob):
-            raise ConsortiumError(f"{job} is no order for a job.")
+            raise ConsortiumError(f"{job} is signed, but it is not an order for a job.")
         order = sign_order(consortium, before.built, before.run)
     else:
         wanted = Job.compose(job, {}, set_)
         warn_of_refusals(consortium, wanted)
         order = sign_order(consortium, wanted)
-    _write(order, out or (job if job.suffix == ".signed" else Path(f"{order.run}.signed")))
+    _write(order, out or (job if again else Path(f"{order.run}.signed")))
 
 
 @sign_app.command()
@@ -67,7 +69,9 @@ def roster(
     keys: Keys,
     days: Annotated[
         int | None,
-        typer.Option(min=1, help="How long it holds [as said at create].", show_default=False),
+        typer.Option(
+            min=1, max=36500, help="How long it holds [as said at create].", show_default=False
+        ),
     ] = None,
     out: Out = None,
 ) -> None:
@@ -77,11 +81,17 @@ def roster(
     from ..server.signing import sign_members
 
     consortium = Consortium.open(keys)
+    waits = consortium.pending is not None
     packet = sign_members(consortium, days)
-    if consortium.pending is None:
+    if not waits:
         say(f"The roster holds until {day(consortium.roster_ends())}.")
-    if consortium.pending or consortium.delegate is not None or out is not None:
-        _write(packet, out or Path(f"roster-{consortium.epoch:04}.signed"))
+    if waits or consortium.delegate is not None or out is not None:
+        what = f"{consortium.epoch:04}" if not waits else "pending"
+        _write(
+            packet,
+            out or Path(f"roster-{what}.signed"),
+            "Next, at each member: umbel client approve-roster {} FOLDER" if waits else _TAKE,
+        )
 
 
 @sign_app.command()
@@ -108,19 +118,24 @@ def take(
     ] = None,
     wait: Annotated[
         float | None,
-        typer.Option(help="For a job: seconds to wait for every member.", show_default=False),
+        typer.Option(
+            min=0, help="For a job: seconds to wait for every member.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
     from ..consortium.packets import SignedJob, SignedMembers, read_packet
+    from ..reports.status import taken_line
+    from ..run.store import Store
     from ..server.orders import begin
     from ..server.signing import approvals_awaited, take_certificate, take_members
     from .server import opened
 
     folder, packet = opened(consortium), read_packet(file)
     if isinstance(packet, SignedJob):
-        run = begin(folder, packet, wait)
-        say(f"{run.path.name}\nWatch it with: umbel logs {run.path.name} --follow")
+        begin(folder, packet, wait)
+        say(taken_line(Store(folder.database).run(packet.run)))
+        warn_if_unserved(folder)
     elif isinstance(packet, SignedMembers) and (awaited := approvals_awaited(folder, packet)):
         say(awaited)
     elif isinstance(packet, SignedMembers):
@@ -136,7 +151,7 @@ def take(
         )
 
 
-def _write(packet: Packet, path: Path) -> None:
+def _write(packet: Packet, path: Path, following: str = _TAKE) -> None:
     packet.write(path)
     say(f"Signed:  {path}")
-    say(f"Next, where the server is: umbel take {path.name} --consortium FOLDER")
+    say(following.format(path.name))

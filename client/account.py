@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import LedgerError, PlanRefused
+from ..foreign import typed
 from ..job import Job
 from ..plan.facts import training_size
 from ..privacy.ledger.ledger import Ledger
@@ -174,7 +175,7 @@ class AccountFile:
             raise LedgerError(
                 f"{self.path.parent} was copied, moved or restored since it last spent: if another "
                 "copy of it spends as well, neither counts everything. If this is the only one, and "
-                f"its ledger is the newest: umbel client moved {self.path.parent}"
+                f"its ledger is the newest: umbel client moved {typed(self.path.parent)}"
             )
 
     def check_ledger(self, ledger: Path, seen: Path | None) -> None:
@@ -192,7 +193,7 @@ class AccountFile:
                 raise LedgerError(
                     f"{ledger} is older than what this machine has seen spent: it was put back from "
                     "a copy. What came after counts: bring the newest copy of ledger and witness. If "
-                    f"there is none: umbel client moved {self.path.parent}"
+                    f"there is none: umbel client moved {typed(self.path.parent)}"
                 )
         if strangers:
             raise LedgerError(
@@ -220,7 +221,7 @@ class AccountFile:
             raise LedgerError(
                 f"{self.path} is missing: it names the account that this owner's spending stands "
                 "under. Put the newest copy back; a folder of an earlier version gets one with: "
-                f"umbel client upgrade {self.path.parent}"
+                f"umbel client upgrade {typed(self.path.parent)}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError):
             raise LedgerError(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..clock import local
 from ..errors import UmbelError
 from .approvals import Approvals, JobRequest, JobSummary, printable
 from .decisions import ACCEPTED, FINISHED, REFUSED, Decisions, KeptJob
@@ -71,7 +72,7 @@ def asked_table(rows: list[dict[str, Any]]) -> Table:
                 f"on {base} ({job.adapter})"
             ),
             Text(privacy if job.encryption != "none" else f"{privacy}, NOT ENCRYPTED"),
-            Text(row["first_seen"][:10]),
+            Text(local(row["first_seen"])[:10]),
         )
     return table
 
@@ -83,7 +84,7 @@ def asked_lines(row: dict[str, Any]) -> Iterator[str]:
     yield f"Job       {row['job_digest']}"
     yield f"Operator  {row['operator'] or 'signed by none that this owner accepts'}"
     for step in row["decisions"]:
-        yield f"{step['time'][:19]}  {step['event']}: {step['why']}"
+        yield f"{local(step['time'])}  {step['event']}: {step['why']}"
     if row["plan"]:
         yield "What it does here:"
         yield from (f"  {key} = {_text(value)}" for key, value in row["plan"].items())

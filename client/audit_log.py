@@ -36,6 +36,8 @@ Event = Literal[
     "budget reserved",
     "model loaded",
     "keys followed",
+    "keys replaced",
+    "roster approved",
     "log repaired",
     "log continued",
 ]
@@ -211,7 +213,7 @@ class AuditLog:
         previous, last = _GENESIS, whole
         if not whole and os.fstat(file).st_size > lost:
             raise LedgerError(
-                f"The audit log {self.path} was changed: its end is no log. {_RESTORE}"
+                f"The audit log {self.path} was changed: its end is not a log. {_RESTORE}"
             )
         archives = self.archives
         if not whole and archives:

@@ -8,25 +8,23 @@ stranger could ask; it learns that somebody connected.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UmbelError
+from ..foreign import typed
+from ..storage.processes import held
 from .connection_probe import Server, Unusable, clock
 from .echo import missing
 from .finding import Finding, Level
 from .home import Home
 from .places import cache, witness
 from .policy import Policy
-
-if TYPE_CHECKING:
-    pass
 
 _GIB = 2**30
 _FLEET, _CONTROL = "/v1/fleet/activate-node", "/v1/control/list-runs"
@@ -184,7 +182,7 @@ class _Examination:
             yield Finding(
                 "account", "bad", "the ledger lacks what this owner has told the server: it is an older copy",
                 "Bring the newest copy of ledger and witness. If there is none, and no other copy of the "
-                f"folder spends: umbel client moved {self.home.path}",
+                f"folder spends: umbel client moved {typed(self.home.path)}",
             )  # fmt: skip
             return
         text = "no size of it was published yet"
@@ -241,11 +239,8 @@ class _Examination:
 
     def agent(self) -> Iterator[Finding]:
         text = "none runs for this owner now"
-        with contextlib.suppress(FileNotFoundError), (self.home.path / "lock").open("rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = "one runs for this owner"
+        if held(self.home.path / "lock"):
+            text = "one runs for this owner"
         yield Finding("agent", "ok", text)
 
     def software(self) -> Iterator[Finding]:
@@ -363,8 +358,11 @@ class _Examination:
             until = f"; holds until {day(ends)}" if ends < FOREVER else ""
             yield Finding("roster", "ok", f"{home.name} is a member: {where}{until}")
         else:
-            yield Finding("roster", "bad", f"{where}, names {home.name} with other keys",
-                          "Ask the operator which keys it admitted under this name.")  # fmt: skip
+            yield Finding(
+                "roster", "warning", f"{where}, names {home.name} with other keys",
+                "After umbel client rotate --finish this passes with the next job; else ask the operator "
+                "which keys it admitted under this name.",
+            )  # fmt: skip
 
 
 def _laxer(policy: Policy) -> Iterator[str]:

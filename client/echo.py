@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..certificate.seal import bound_row
 from ..errors import LedgerError, MessageError
+from ..foreign import typed
 from ..privacy.ledger.chain import MOVED
 from ..privacy.ledger.ledger import Ledger
 from ..storage.files import write_durably
@@ -38,7 +39,7 @@ class Echo:
     def check(self, seal: object) -> None:
         """Refuse (``LedgerError``) to go on behind what the server was told before."""
         if not isinstance(seal, str) or not _SEAL.fullmatch(seal):
-            raise MessageError(f"A request brings a ledger head that is none: {seal!r:.100}")
+            raise MessageError(f"A request brings a malformed ledger head: {seal!r:.100}")
         if Ledger.begun(self._ledger):
             with Ledger(self._ledger) as ledger:
                 if self._holds(ledger, seal):
@@ -48,7 +49,7 @@ class Echo:
             f"{self._ledger} is older than what this owner has told the server: it, or the whole folder, "
             "was put back from a copy, or begun anew. What came after counts: bring the newest copy of "
             "ledger and witness. If there is none, and no other copy of the folder spends: umbel client "
-            f"moved {self._ledger.parent}"
+            f"moved {typed(self._ledger.parent)}"
         )
 
     def _holds(self, ledger: Ledger, seal: str) -> bool:

@@ -9,10 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..consortium.card import Card, Request
+from ..consortium.card import Card, Request, check_name
 from ..errors import ConsortiumError, LedgerError
+from ..foreign import typed
 from ..privacy.secagg.keys import Identity
-from ..storage.files import fit_for_secrets, new_folder, private_folder, write_durably
+from ..storage.files import (
+    fit_for_secrets,
+    new_folder,
+    private_folder,
+    refuse_existing,
+    write_durably,
+)
 from .account import AccountFile
 from .decisions import Decisions
 from .kept import KeptUpdates
@@ -60,8 +67,7 @@ class Home:
         """
         from .policy import write_policy_template
 
-        card = Card.read(card_path)
-        name = path.resolve().name if name is None else name
+        card, name = cls.check_new(path, card_path, name)
         if declared is None:
             from .propose import propose
 
@@ -88,12 +94,28 @@ class Home:
         return home
 
     @classmethod
+    def check_new(cls, path: Path, card_path: Path, name: str | None) -> tuple[Card, str]:
+        """Card and name of a folder that is to be made; ``ConsortiumError`` for one that cannot be.
+
+        Before the data is looked at, which may take long, and be confirmed by a person.
+        """
+        refuse_existing(path)
+        card = Card.read(card_path)
+        name = path.resolve().name if name is None else name
+        try:
+            return card, check_name(name)
+        except ValueError as error:
+            raise ConsortiumError(
+                f"{name!r} cannot be the name of an owner: {error}. Give another one with --name."
+            ) from None
+
+    @classmethod
     def open(cls, path: Path) -> Home:
         """An existing folder, its settings checked; ``ConsortiumError`` where something is wrong."""
         home = cls(path)
         if not home.settings_file.is_file():
             raise ConsortiumError(
-                f"{path} is no owner's folder (there is no client.toml in it). Make one with: "
+                f"{path} is not an owner's folder (there is no client.toml in it). Make one with: "
                 "umbel client init FOLDER --data FILE --consortium consortium.json"
             )
         for file in (home.identity, home.node_key, home.card_file, home.consortium_key):
@@ -127,7 +149,7 @@ class Home:
             raise ConsortiumError(
                 f"{file} does not say yet what may be asked of the data: [data] needs text_column, "
                 "label_column and labels (all classes), and a group_column if records belong to "
-                f"groups. Look it up in the data and add it with: umbel client upgrade {self.path}"
+                f"groups. Look it up in the data and add it with: umbel client upgrade {typed(self.path)}"
             )
         return Settings.build(values, str(file))
 
@@ -174,7 +196,7 @@ class Home:
             raise LedgerError(
                 f"{self.split_key} is missing or damaged: it says which records are held out, and "
                 "which an account has had. Put the newest copy back; a folder of an earlier version "
-                f"gets one with: umbel client upgrade {self.path}"
+                f"gets one with: umbel client upgrade {typed(self.path)}"
             )
         return secret
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..consortium.card import Card, Request, public_pem
+from ..consortium.packets import SignedMembers
 from ..errors import ConsortiumError, ProtocolError
+from ..foreign import typed
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
+from ..privacy.secagg.roster import Changes, Entry, SignedRoster, open_kept, open_roster
 from ..storage.files import write_durably
+from .audit_log import AuditLog
 
 if TYPE_CHECKING:
     from .home import Home
@@ -29,6 +33,11 @@ def follow(home: Home, handovers: Sequence[str]) -> bool:
     card = home.card.after(handovers)
     if card is home.card:
         return False
+    if card.ca_certificate != home.card.ca_certificate:
+        # First: with new and former authority in it, it fits either card, should the rest be cut off. The
+        # former one because the server has its certificate from it until that is renewed.
+        both = (card.ca_certificate, home.card.ca_certificate)
+        write_durably(home.ca_certificate, "".join(both).encode())
     card.write(home.card_file)
     home.__dict__.pop("card")
     pin(home, card)
@@ -39,51 +48,64 @@ def trust(home: Home, card: Card) -> bool:
     """The same by the consortium's newest card, and a former authority is believed no more."""
     changed = follow(home, card.handovers)
     write_durably(home.ca_certificate, home.card.ca_certificate.encode())
+    if changed:
+        AuditLog(home.audit).write("keys followed", fingerprint=home.card.fingerprint)
     return changed
 
 
 def pin(home: Home, card: Card) -> None:
-    """Write the files that follow from a card; again, if that was cut off."""
-    former = [past.key for past in reversed(card.past("authority"))]
-    # The last former authority as well: the server has its certificate from it until that is renewed.
-    write_durably(home.ca_certificate, b"".join([card.ca_certificate.encode(), *former[:1]]))
+    """Write the keys that follow from a card; again, if that was cut off."""
     write_durably(home.consortium_key, b"".join(card.consortium_keys))
 
 
 @dataclass(frozen=True)
 class RosterChange:
-    """What a roster that is to be approved says other than the one that is known."""
+    """A roster that is to be approved."""
 
     signed: SignedRoster
-    joins: list[str]
-    """With the fingerprint of the request, as the owner of each can read it out."""
-    leaves: list[str]
+    lines: list[str]
+    """What it says other than the one that is known: whose fingerprints are to be compared, and rules."""
 
 
 def change_of(home: Home, roster: bytes, requests: Sequence[Request]) -> RosterChange:
-    """A proposed roster by the consortium's key; ``ProtocolError`` for any other."""
+    """A proposed roster by the consortium's key; ``ProtocolError`` for any other.
+
+    Guarantee: nothing in which it differs from the roster that this owner knows is left out.
+    """
     membership = home.membership
     known = membership.roster.read_bytes() if membership.roster.exists() else None
     current = open_kept(known, membership.keys) if known else None
     signed, whole = SignedRoster.from_bytes(roster), open_roster(roster, membership.keys[0])
     if current and whole.epoch <= current.epoch:
-        raise ProtocolError("roster", "the operator", "this roster is no newer than the one known")
-    before = {member.name: member.identity for member in current.members} if current else {}
+        raise ProtocolError("roster", "the operator", "this roster is not newer than the one known")
     prints = {request.entry: request.fingerprint for request in requests}
-    joins = [
-        f"{member.name} ({prints.get(member, 'no request of it came along')})"
-        for member in whole.members
-        if before.get(member.name) != member.identity
-    ]
-    after = {member.name: member.identity for member in whole.members}
-    leaves = [name for name, identity in before.items() if after.get(name) != identity]
-    return RosterChange(signed, joins, leaves)
+
+    def named(entry: Entry) -> str:
+        return f"{entry.name} ({prints.get(entry, 'no request of it came along')})"
+
+    changes = Changes.between(current, whole)
+    lines = [f"Joins: {named(entry)}" for entry in changes.joins]
+    lines += [f"Has new keys: {named(entry)}" for entry in changes.rekeyed]
+    lines += [f"Leaves: {name}" for name in changes.leaves]
+    lines += [f"Rule: {rule}" for rule in changes.rules]
+    return RosterChange(signed, lines)
+
+
+def approve(home: Home, file: Path, packet: SignedMembers, change: RosterChange) -> None:
+    """Put this owner's approval into the file that goes back to the operator."""
+    approved = change.signed.approved_by(Identity(home.identity.read_bytes()))
+    AuditLog(home.audit).write("roster approved", change="; ".join(change.lines))
+    packet.model_copy(update={"roster": approved.to_bytes().hex()}).write(file)
 
 
 def renew_keys(home: Home) -> Path:
     """Make new keys beside the ones in use, and a request that both sign; where that lies."""
     place = home.path / "next"
     place.mkdir(mode=0o700, exist_ok=True)
+    if (place / _OWN[-1]).exists() and not (place / _OWN[0]).exists():
+        raise ConsortiumError(
+            f"New keys are half in use. Go on with that: umbel client rotate {typed(home.path)} --finish"
+        )
     if not (place / _OWN[-1]).exists():
         secret, public = new_node_key()
         write_durably(place / "identity", os.urandom(64), secret=True)
@@ -97,15 +119,23 @@ def renew_keys(home: Home) -> Path:
 
 
 def use_new_keys(home: Home) -> None:
-    """Go over to the keys that ``renew_keys`` made; again, if that was cut off."""
+    """Go over to the keys that ``renew_keys`` made; again, if that was cut off.
+
+    The request that the former ones signed as well stays: should the operator not have admitted it, it can.
+    """
     place = home.path / "next"
     found = [name for name in _OWN if (place / name).exists()]
     if not found:
         raise ConsortiumError(
-            f"{home.path} has no new keys. Make them with: umbel client rotate {home.path}"
+            f"{home.path} has no new keys. Make them with: umbel client rotate {typed(home.path)}"
         )
     for name in found:
         os.replace(place / name, home.path / name)
+    request = home.request
+    AuditLog(home.audit).write("keys replaced", fingerprint=request.fingerprint)
+    with contextlib.suppress(ConsortiumError):
+        if Request.read(home.request_file).keys == request.keys:
+            return
     home.write_request()
 
 

@@ -189,7 +189,7 @@ def window_of(text: str) -> tuple[time, time]:
     except ValueError:
         start = end = time()
     if start == end:
-        raise ValueError(f'{text!r} is no window of time such as "22:00-06:00"')
+        raise ValueError(f'{text!r} is not a window of time such as "22:00-06:00"')
     return start, end
 
 

@@ -48,7 +48,7 @@ class SeenOrders:
         try:
             found = json.loads(self.path.read_text(encoding="ascii"))
             if not all(type(counter) is int for counter in found.values()):
-                raise ValueError("a counter is no number")
+                raise ValueError("a counter is not a number")
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError) as error:

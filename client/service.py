@@ -160,7 +160,7 @@ def reason(home: Home) -> str:
     if "[code: 2004]" in text and home.roster.exists():
         return (
             f": the server does not take {home.name} in. After a crash that passes within half a "
-            "minute; if it lasts, the operator has removed this member"
+            "minute; if it lasts, the operator has removed this member, or not admitted its new keys yet"
         )
     if "[code: 2004]" in text:
         return (

@@ -2,9 +2,10 @@
 
 What counts is written last. A new folder is filled under another name and then renamed, so there is
 a whole one or none. A roster is the only statement of who is a member, and the request of a member
-is on disk before the roster that names it: a crash between the two leaves a request that nobody
-looks at, and the same admission done again ends well. A certificate is renewed for the key that is
-there, so that replacing one file is all there is to it.
+is on disk before the roster that names it, beside the one of before if its keys are replaced: a crash
+between the two, or a roster that waits for approval, leaves a request that nobody looks at, and the same
+admission done again ends well. A certificate is renewed for the key that is there, so that replacing one
+file is all there is to it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import ConsortiumError, ProtocolError
+from ..foreign import typed
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import (
+    Entry,
     Limits,
     Roster,
     SignedRoster,
@@ -31,13 +34,10 @@ from ..privacy.secagg.roster import (
     open_roster,
 )
 from ..privacy.secagg.signed import DAY, Signed, check_time
-from ..storage.files import new_folder, write_durably
+from ..storage.files import new_folder, successor, write_durably
 from .card import Card, Request, consortium_id
 from .folder import ROSTER_DAYS, Folder, LimitsFile
 from .warrants import now_counter
-
-SECRETS = ("consortium.key", "operator.key", "ca.key")
-"""What a server's folder does without."""
 
 
 class Consortium(Folder):
@@ -116,41 +116,49 @@ class Consortium(Folder):
             members, roster = self.members(), self.current_roster()
             same = [m for m in members if m.name == request.name and m.keys == request.keys]
             if same and roster and request.entry in roster.members:
+                self._settle()
                 return same[0]
             others = [m for m in members if m not in same and not request.is_of(m)]
             for member in others:
                 self._check_apart(member, request)
-            request.write(self._request_path(request.name))
-            self._sign([*others, request])
+            self._bring(request)
+            self._sign([*(member.entry for member in others), request.entry])
+            self._settle()
         return request
 
-    def remove(self, name: str) -> None:
-        """Sign a roster without a member. Its name can be admitted again, also with other keys."""
+    def remove(self, name: str) -> bool:
+        """Sign a roster without a member. Its name can be admitted again, also with other keys.
+
+        Who was removed before, is removed: False, and nothing changes.
+        """
         with self._alone():
-            members = self.members()
-            names = [member.name for member in members]
-            if name not in names:
+            roster = self.current_roster()
+            names = list(roster.by_name) if roster else []
+            if (is_member := name in names) and roster is not None and self.holds_keys:
+                self._sign([entry for entry in roster.members if entry.name != name])
+            elif is_member:
+                self._cut(name)
+            elif not self.was_member(name):
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Members: {', '.join(names)}."
                 raise ConsortiumError(
-                    f"{name!r} is no member of {self.card.name!r}. "
+                    f"{name!r} is not a member of {self.card.name!r}. "
                     + (hint if names else "It has no members yet.")
                 )
-            if self.holds_keys:
-                self._sign([member for member in members if member.name != name])
-            else:
-                self._cut(name)
-            # Only now: a member of the roster must have its request beside it.
-            if self.pending is None:
-                self._request_path(name).unlink(missing_ok=True)
+            self._settle()
+        return is_member
 
     def prolong(self, days: int | None = None) -> None:
-        """Sign the newest roster once more: the same members, from now on for so many days."""
+        """Sign the newest roster once more: the same members, from now on for so many days.
+
+        By default as many as the consortium says, unless it holds for longer anyway.
+        """
         with self._alone():
             roster = self.current_roster()
             if roster is None:
                 raise ConsortiumError("There is no roster yet: admit the first member.")
-            self._write_roster(roster, days)
+            left = (self.roster_ends() - int(time.time())) // DAY
+            self._write_roster(roster, days or max(self.limits_file.roster_days, left))
 
     def next_counter(self) -> int:
         """For the operator's next order: higher than any before, also if folder or clock were set back."""
@@ -181,7 +189,7 @@ class Consortium(Folder):
             raise ConsortiumError(
                 f"{name!r} is a member already, with other keys. Its owner replaces keys with umbel "
                 "client rotate; if they are lost or stolen, remove the member first (umbel "
-                f"consortium remove {self.path} {name}); if this is another "
+                f"consortium remove {typed(self.path)} {name}); if this is another "
                 "owner, it must choose another name."
             )
         if member.name.casefold() == name.casefold():
@@ -196,18 +204,45 @@ class Consortium(Folder):
                 f"to rename {member.name!r}, remove it first."
             )
 
-    def _sign(self, members: list[Request]) -> None:
+    def _sign(self, members: Iterable[Entry]) -> None:
         current = self.current_roster()
-        entries = tuple(sorted((member.entry for member in members), key=lambda e: e.name))
+        entries = tuple(sorted(members, key=lambda entry: entry.name))
         epoch, previous = (current.epoch, current.hash) if current else (0, bytes(32))
-        if self.pending is not None:
-            raise ConsortiumError(
-                f"A roster waits for its members' approval: {self.path / 'rosters' / 'pending'}. Take it in "
-                "(umbel take), or delete that file to give it up."
-            )
         following = next_epoch(epoch, apart=self.delegate is not None)
         roster = Roster(following, entries, self.limits, previous)
+        if (pending := self.pending) is not None:
+            if pending.whole == roster:
+                return  # it was asked for before
+            raise ConsortiumError(
+                f"A roster waits for its members' approval: {self._pending_path}. Take it in (umbel take), "
+                "or delete that file to give it up."
+            )
         self._write_roster(roster, pending=approvals_needed(current) > 0)
+
+    def _bring(self, request: Request) -> None:
+        """Put a request beside the one that counts, whose place it takes when a roster names it."""
+        path = self._request_path(request.name)
+        with contextlib.suppress(ConsortiumError):
+            if Request.read(path) == request:
+                return
+        request.write(successor(path))
+
+    def _settle(self) -> None:
+        """Have each member's request under its name, and nobody else's: the roster is on the disk.
+
+        What a pending roster brings waits with it.
+        """
+        roster = self.current_roster()
+        waiting = {entry.name for entry in self.pending.whole.members} if self.pending else set()
+        for entry in roster.members if roster else ():
+            path = self._request_path(entry.name)
+            with contextlib.suppress(ConsortiumError):
+                if Request.read(successor(path)).entry == entry:
+                    os.replace(successor(path), path)
+        kept = (set(roster.by_name) if roster else set()) | waiting
+        for path in (self.path / "members").glob("*.json*"):
+            if path.name.removesuffix(".next").removesuffix(".json") not in kept:
+                path.unlink(missing_ok=True)
 
     def _cut(self, name: str) -> None:
         """Take a member off the roster with a delegation alone, while one holds."""
@@ -238,51 +273,20 @@ class Consortium(Folder):
         """Keep a roster that was signed elsewhere and has been checked, and its members' requests."""
         with self._alone():
             for request in requests:
-                request.write(self._request_path(request.name))
+                self._bring(request)
             write_durably(self._roster_path(epoch), signed)
-            (self.path / "rosters" / "pending").unlink(missing_ok=True)
+            self._pending_path.unlink(missing_ok=True)
+            self._settle()
 
     def approve(self, given: SignedRoster) -> SignedRoster | None:
         """The pending roster with the approvals of a copy of it, which are kept; None if it is another."""
-        pending = self.pending
-        if pending is None or pending.whole.hash != given.whole.hash:
-            return None
-        merged = pending.with_approvals(given.approvals)
-        write_durably(self.path / "rosters" / "pending", merged.to_bytes())
+        with self._alone():
+            pending = self.pending
+            if pending is None or pending.whole.hash != given.whole.hash:
+                return None
+            merged = pending.with_approvals(given.approvals)
+            write_durably(self._pending_path, merged.to_bytes())
         return merged
-
-    def split(self, keys: Path) -> Consortium:
-        """Move the secrets into a folder of their own, which signs for this one from then on; that folder.
-
-        This one keeps what a server needs: its TLS key, and a key that only a delegation gives a meaning.
-        """
-        delegate = Identity(os.urandom(64))
-        public = delegate.public.signing.hex().encode()
-        if self.delegate is not None:
-            raise ConsortiumError(f"{self.path} was split already: its keys are elsewhere.")
-        _ = self.identity, self.operator
-        # Before anything counts: without delegate.pub it is a file that nobody looks at.
-        write_durably(self.path / "delegate.key", delegate.to_secret_bytes(), secret=True)
-        with new_folder(keys) as folder:
-            for part in ("rosters", "members", "runs"):
-                (folder / part).mkdir(mode=0o700)
-            if self.pending is not None:
-                raise ConsortiumError(
-                    "A roster waits for its members' approval: umbel take comes first."
-                )
-            for part in ("rosters", "members"):
-                for path in sorted((self.path / part).iterdir()):
-                    write_durably(folder / part / path.name, path.read_bytes())
-            for name in ("consortium.json", "limits.json", "ca.crt", "server.crt", "counter"):
-                if (self.path / name).exists():
-                    write_durably(folder / name, (self.path / name).read_bytes())
-            for name in SECRETS:
-                write_durably(folder / name, (self.path / name).read_bytes(), secret=True)
-            write_durably(folder / "delegate.pub", public)
-        write_durably(self.path / "delegate.pub", public)
-        for name in SECRETS:
-            (self.path / name).unlink()
-        return Consortium(keys)
 
     def _write_roster(
         self, roster: Roster, days: int | None = None, *, pending: bool = False
@@ -294,8 +298,8 @@ class Consortium(Folder):
         signed = SignedRoster.sign(roster, self.identity, counter=counter, issued=now, expires=ends)
         if known and known.whole.hash == roster.hash:
             signed = signed.with_approvals(known.approvals)
-        path = self._roster_path(roster.epoch)
-        write_durably(path.with_name("pending") if pending else path, signed.to_bytes())
+        path = self._pending_path if pending else self._roster_path(roster.epoch)
+        write_durably(path, signed.to_bytes())
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -263,7 +263,7 @@ class Request(Document):
             self._refuse("holds a key or a text that cannot be used. It is to be made again.")
         if not _is_node_key(self.node_key):
             self._refuse(
-                "holds a node key that is no EC P-384 public key in PEM. It is to be made again."
+                "holds a node key that is not an EC P-384 public key in PEM. It is to be made again."
             )
         if not verify(self.identity.signing, bytes.fromhex(self.signature), claim):
             self._refuse(

@@ -1,11 +1,13 @@
 """A consortium's folder as everybody at the operator reads it: card, limits, members, rosters.
 
-The operator's own holds the keys as well; a server's may lack them (``Consortium.split``).
+The operator's own holds the keys as well; a server's may lack them (``split``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,8 +18,9 @@ from pydantic import Field
 
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
-from ..privacy.secagg.roster import Limits, Roster, SignedRoster, open_kept
+from ..privacy.secagg.roster import Entry, Limits, Roster, SignedRoster, open_kept
 from ..storage.documents import Document
+from ..storage.files import successor
 from .card import Card, Request
 
 ROSTER_DAYS = 90
@@ -42,20 +45,31 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read_card: tuple[tuple[int, int, int], Card] | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """An existing folder; ``ConsortiumError`` where there is no operator's folder."""
         if not (path / "limits.json").is_file():
             raise ConsortiumError(
-                f"{path} is no operator's folder (there is no limits.json in it). Make one with: "
+                f"{path} is not an operator's folder (there is no limits.json in it). Make one with: "
                 "umbel consortium create FOLDER --host HOST"
             )
         return cls(path)
 
-    @cached_property
+    @property
     def card(self) -> Card:
-        return Card.read(self.path / "consortium.json")
+        """The newest: another process may have replaced a key since, and this one may run for months."""
+        path = self.path / "consortium.json"
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            stamp = found.st_mtime_ns, found.st_ino, found.st_size
+            if self._read_card is None or self._read_card[0] != stamp:
+                self._read_card = stamp, Card.read(path)
+                for secret in ("identity", "operator"):
+                    self.__dict__.pop(secret, None)
+            return self._read_card[1]
+        return Card.read(path)  # which says what is wrong
 
     @cached_property
     def identity(self) -> Identity:
@@ -139,7 +153,7 @@ class Folder:
     def members(self) -> list[Request]:
         """The requests of the newest roster's members, ascending by name."""
         roster = self.current_roster()
-        return [self.request_of(entry.name) for entry in roster.members] if roster else []
+        return [self.request_of(entry) for entry in roster.members] if roster else []
 
     def node_keys(self) -> tuple[dict[bytes, str], dict[str, str]]:
         """The members' names by the keys of their nodes; and by name why a key cannot be read."""
@@ -147,7 +161,7 @@ class Folder:
         keys, unreadable = {}, {}
         for entry in roster.members if roster else ():
             try:
-                keys[self.request_of(entry.name).node_key.encode()] = entry.name
+                keys[self.request_of(entry).node_key.encode()] = entry.name
             except ConsortiumError as error:
                 unreadable[entry.name] = str(error)
         return keys, unreadable
@@ -172,16 +186,12 @@ class Folder:
 
     def current_roster(self) -> Roster | None:
         """The newest roster, its signature checked."""
-        data = self.roster()
-        if data is None:
-            return None
-        try:
-            return open_kept(data, self.card.consortium_keys)
-        except ProtocolError as error:
-            path = self._roster_path(self._epochs()[-1])
-            raise ConsortiumError(
-                f"{path} is damaged ({error}). Restore it from a backup."
-            ) from None
+        epochs = self._epochs()
+        return self._opened(epochs[-1]) if epochs else None
+
+    def was_member(self, name: str) -> bool:
+        """Whether any roster names it, whoever it was."""
+        return any(name in roster.by_name for roster in self._all_rosters())
 
     def admitted_with(self) -> dict[str, str]:
         """By member: the signing key, in hexadecimal, with which it was admitted, also if replaced since.
@@ -189,11 +199,7 @@ class Folder:
         Whoever was removed and came back with other keys is somebody else by this.
         """
         found: dict[str, str] = {}
-        for epoch in self._epochs():
-            try:
-                roster = open_kept(self.roster_of(epoch), self.card.consortium_keys)
-            except ProtocolError:
-                continue  # an old one that is damaged decides about nothing else
+        for roster in self._all_rosters():
             here = {entry.name: entry.identity.signing.hex() for entry in roster.members}
             found = {name: found.get(name, key) for name, key in here.items()}
         return found
@@ -201,13 +207,27 @@ class Folder:
     @property
     def pending(self) -> SignedRoster | None:
         """A roster that waits until enough members have approved it."""
-        path = self.path / "rosters" / "pending"
-        return SignedRoster.from_bytes(path.read_bytes()) if path.exists() else None
+        path = self._pending_path
+        try:
+            return SignedRoster.from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ProtocolError as error:
+            raise ConsortiumError(
+                f"{path} is damaged ({error}). Delete it: the change is asked for once more."
+            ) from None
 
     def roster_ends(self) -> int:
         """When the newest roster's lifetime ends, in seconds since 1970; 0 before the first admission."""
         data = self.roster()
         return SignedRoster.from_bytes(data).expires if data else 0
+
+    @property
+    def roster_is_by_todays_key(self) -> bool:
+        """Whether owners that know the newest keys learn the newest roster; so they do if there is none."""
+        data = self.roster()
+        key = self.card.consortium_key_bytes
+        return data is None or SignedRoster.from_bytes(data).roster.is_by(key)
 
     def certificate_days_left(self, now: datetime | None = None) -> int:
         """Whole days until the server's certificate expires; negative once it has."""
@@ -216,19 +236,48 @@ class Folder:
         found = read_certificate(self.server_certificate)
         return (found.not_valid_after_utc - (now or datetime.now(UTC))).days
 
-    def request_of(self, name: str) -> Request:
-        """With which a member asked to be admitted."""
-        path = self._request_path(name)
-        try:
-            return Request.read(path)
-        except ConsortiumError as error:
-            raise ConsortiumError(
-                f"The request of the member {name!r} is missing or damaged: {error} Restore {path} "
-                "from a backup."
-            ) from None
+    def request_of(self, entry: Entry) -> Request:
+        """With which a member of a roster asked to be admitted.
+
+        Guarantee: it is the one that the roster means, with these very keys. As long as a member's new keys
+        are in no roster that counts, both of its requests are here.
+        """
+        path, reason = self._request_path(entry.name), "it has other keys than the roster names."
+        for file in (path, successor(path)):
+            if file is not path and not file.exists():
+                continue
+            try:
+                found = Request.read(file)
+            except ConsortiumError as error:
+                reason = str(error)
+                continue
+            if found.entry == entry:
+                return found
+        raise ConsortiumError(
+            f"The request of the member {entry.name!r} is missing or damaged: {reason} Restore {path} "
+            "from a backup."
+        )
 
     def _request_path(self, name: str) -> Path:
         return self.path / "members" / f"{name}.json"
+
+    @property
+    def _pending_path(self) -> Path:
+        return self.path / "rosters" / "pending"
+
+    def _all_rosters(self) -> Iterator[Roster]:
+        """Oldest first. An old one that is damaged decides about nothing else."""
+        for epoch in self._epochs():
+            with contextlib.suppress(ConsortiumError):
+                yield self._opened(epoch)
+
+    def _opened(self, epoch: int) -> Roster:
+        try:
+            return open_kept(self.roster_of(epoch), self.card.consortium_keys)
+        except ProtocolError as error:
+            raise ConsortiumError(
+                f"{self._roster_path(epoch)} is damaged ({error}). Restore it from a backup."
+            ) from None
 
     def _roster_path(self, epoch: int) -> Path:
         return self.path / "rosters" / f"{epoch:04}"
@@ -237,14 +286,9 @@ class Folder:
         names = (path.name for path in (self.path / "rosters").iterdir())
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def forget(self) -> None:
-        """Read card and secrets anew: they are others."""
-        for name in ("card", "identity", "operator"):
-            self.__dict__.pop(name, None)
-
     def _secret(self, name: str, public: bytes) -> Identity:
         path = self.path / name
-        following = path.with_name(f"{name}.next")
+        following = successor(path)
         if following.exists() and Identity(following.read_bytes()).public.signing == public:
             os.replace(following, path)  # a rotation was cut off before its last step
         try:

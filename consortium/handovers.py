@@ -89,14 +89,14 @@ def _signed(text: str) -> Signed:
     try:
         return Signed.from_hex(text)
     except ValueError:
-        raise _refused("it is no statement") from None
+        raise _refused("it is not a statement") from None
 
 
 def _kind(handover: Handover) -> Kind:
     for kind in KINDS:
         if handover.kind == kind:
             return kind
-    raise _refused(f"{handover.kind!r:.40} is no kind of key")
+    raise _refused(f"{handover.kind!r:.40} is not a kind of key")
 
 
 def _refused(text: str) -> ProtocolError:

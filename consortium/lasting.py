@@ -6,6 +6,7 @@ import contextlib
 import time
 
 from ..errors import ConsortiumError, PlanRefused
+from ..foreign import typed
 from ..job import Job
 from ..privacy.secagg.signed import DAY, day
 from .authority import Consortium
@@ -20,16 +21,23 @@ def outlasts(consortium: Consortium, job: Job) -> str:
     ends, needed = consortium.roster_ends(), longest_seconds(job)
     if not job.encrypted or not ends or time.time() + needed < ends:
         return ""
+    # A server without keys is brought what is signed elsewhere.
+    keys, taken = (
+        (typed(consortium.path), "") if consortium.holds_keys else ("KEYS", ", and umbel take")
+    )
     return (
         f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
         f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
-        f"longer: umbel sign roster {consortium.path} --days {needed // DAY + 2}"
+        f"longer: umbel sign roster {keys} --days {needed // DAY + 2}{taken}"
     )
 
 
 def check_lasts(consortium: Consortium, job: Job) -> None:
-    """Refuse (``PlanRefused``) a job that may outlast the roster; prolong that first, if the key is here."""
-    if outlasts(consortium, job):
+    """Refuse (``PlanRefused``) a job that may outlast the roster; prolong that first, if the key is here.
+
+    So is one that a key of before signed: a rotation that was cut off had not come to it.
+    """
+    if outlasts(consortium, job) or not consortium.roster_is_by_todays_key:
         with contextlib.suppress(ConsortiumError):
             consortium.prolong()
     refuse_longer(consortium, job)

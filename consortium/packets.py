@@ -64,6 +64,15 @@ class SignedCertificate(_Carried):
     certificate: str
 
 
+def is_packet(path: Path) -> bool:
+    """Whether a file is one of these, not a job file: JSON begins with a brace, TOML cannot."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError:
+        return False
+
+
 Packet = SignedJob | SignedMembers | SignedCertificate
 
 
@@ -74,6 +83,8 @@ def read_packet(path: Path) -> Packet:
         for kind in (SignedJob, SignedMembers, SignedCertificate)
     }
     try:
+        if path.stat().st_size > max(kind._largest for kind in kinds.values()):
+            raise ValueError("far too large")
         values = json.loads(path.read_bytes())
         kind = kinds[values["format"]]
     except OSError as error:

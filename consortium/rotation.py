@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
-from ..storage.files import write_durably
+from ..storage.files import successor, write_durably
 from . import tls
 from .authority import Consortium
 from .card import Card
@@ -22,15 +22,24 @@ from .warrants import now_counter
 
 
 def rotate(consortium: Consortium, kind: Kind) -> Card:
-    """Make a new key of a kind and hand over to it, with the consortium's key of today; the new card."""
+    """Make a new key of a kind and hand over to it, with the consortium's key of today; the new card.
+
+    Raises ``ConsortiumError`` while members are asked to approve a roster that the old key signed.
+    """
     card, signer = consortium.card, consortium.identity
+    if kind == "consortium" and consortium.pending is not None:
+        raise ConsortiumError(
+            "A roster waits for its members' approval, signed by the key that is to be replaced. Take it in "
+            f"first (umbel take), or delete {consortium.path / 'rosters' / 'pending'} to give it up."
+        )
     name, secret, new = _new_key(consortium, kind)
-    write_durably(consortium.path / f"{name}.next", secret, secret=True)
+    path = consortium.path / name
+    write_durably(successor(path), secret, secret=True)
     old, last = card.keys[kind], _last_counter(card)
     counter, now = max(last + 1, now_counter()), int(time.time())
     handover = hand_over(signer, card.id, kind, old, new, counter, now)
     follow(consortium, [*card.handovers, handover])
-    os.replace(consortium.path / f"{name}.next", consortium.path / name)
+    os.replace(successor(path), path)
     if kind == "consortium" and consortium.epoch:
         consortium.prolong()
     return consortium.card
@@ -47,7 +56,6 @@ def follow(consortium: Consortium, handovers: Sequence[str]) -> bool:
     # The authority first: with both in it, it fits either card.
     write_durably(consortium.ca_certificate, authorities(card))
     card.write(consortium.path / "consortium.json")
-    consortium.forget()
     return True
 
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConsortiumError
+from ..storage.files import successor
 
 _AUTHORITY_LIFE = timedelta(days=3650)
 # Some TLS libraries refuse a server's certificate that is valid for longer.
@@ -89,7 +90,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 def key_for(authority: x509.Certificate, path: Path) -> ec.EllipticCurvePrivateKey:
     """An authority's private key; the one beside it if a rotation was cut off before its last step."""
-    following = path.with_name(f"{path.name}.next")
+    following = successor(path)
     if following.exists() and read_key(following).public_key() == authority.public_key():
         os.replace(following, path)
     key = read_key(path)
@@ -120,7 +121,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _unreadable(path, "it is no key on an elliptic curve")
+        raise _unreadable(path, "it is not a key on an elliptic curve")
     return key
 
 

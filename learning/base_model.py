@@ -136,11 +136,11 @@ def _from_hub(base: str, hub: bool) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if not hub:
             raise ModelError(
-                f"{base!r} is no folder here, is not in the Hugging Face cache, and this owner's policy "
+                f"{base!r} is not a folder here, is not in the Hugging Face cache, and this owner's policy "
                 "does not let the model hub be asked (jobs.hub). Bring the model in on a disk."
             ) from None
         raise ModelError(
-            f"{base!r} is no folder here, and the hub did not give it "
+            f"{base!r} is not a folder here, and the hub did not give it "
             f"({type(error).__name__}). Check the name and the network, or give a local folder or "
             "package:NAME/FOLDER."
         ) from None

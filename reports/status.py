@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..clock import local
 from ..consortium.authority import Consortium
+from ..foreign import typed
 from ..quantities import tested_texts
 from ..run.events import Json
 from ..run.outcome import decision_line
@@ -26,7 +28,7 @@ def unserved_line(consortium: Consortium) -> str:
     """What to do if none does."""
     return (
         "No server runs for this consortium, so nothing goes on. Start it: umbel server --consortium "
-        f"{consortium.path}"
+        f"{typed(consortium.path)}"
     )
 
 
@@ -43,13 +45,23 @@ def waits_for(store: Store, row: RunRow) -> str:
     return f"It waits until {before[0]} is over: one run is led at a time." if before else ""
 
 
+def taken_line(row: RunRow) -> str:
+    """What became of an order that was taken in."""
+    if row.status == "queued":
+        return f"{row.name}\nWatch it with: umbel logs {row.name} --follow"
+    further = (
+        f" Go on with it: umbel resume {row.name}" if row.status in ("stopped", "failed") else ""
+    )
+    return f"{row.name} is {row.standing}; its order is the newest one now.{further}"
+
+
 def server_lines(consortium: Consortium, store: Store) -> Iterator[str]:
     """What is wrong with the server at the moment."""
     if not served(consortium):
         yield unserved_line(consortium)
         return
     for what, (when, text) in store.notes().items():
-        yield f"Server, {what} (since {when[:19]}): {text}"
+        yield f"Server, {what} (since {local(when)}): {text}"
 
 
 def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[str]:

@@ -60,12 +60,17 @@ def grant(consortium: Consortium, name: str, key: str, days: int = DAYS) -> Path
     return path
 
 
-def withdraw(consortium: Consortium, name: str) -> None:
-    """Let an observer read no more."""
+def withdraw(consortium: Consortium, name: str) -> Path:
+    """Let an observer read no more; which file is gone."""
     try:
-        (_folder(consortium) / f"{check_name(name)}.grant").unlink()
+        path = _folder(consortium) / f"{check_name(name)}.grant"
+        path.unlink()
     except (OSError, ValueError):
-        raise ConsortiumError(f"{name!r} is no observer of {consortium.card.name!r}.") from None
+        known = ", ".join(sorted(p.stem for p in _folder(consortium).glob("*.grant"))) or "none"
+        raise ConsortiumError(
+            f"{name!r} is not an observer of {consortium.card.name!r}. There are: {known}."
+        ) from None
+    return path
 
 
 def asking(observer: Identity, path: str, now: float | None = None) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 from .. import __version__
 from ..consortium.authority import Consortium
 from ..consortium.card import Card
+from ..consortium.lasting import refuse_longer
 from ..consortium.packets import SignedJob
 from ..consortium.rotation import follow
 from ..consortium.warrants import joined, longest_seconds, parted
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
+from ..foreign import typed
 from ..job import Job
 from ..plan.encryption import fewest_answers
 from ..privacy.secagg.signed import Signed, day
@@ -67,6 +69,7 @@ def begin(
                 raise PlanRefused(f"{run.name} is a run of another job.")
             _go_by(folder, order, consortium.card)
             return folder
+    refuse_longer(consortium, job)
     path = consortium.runs / name if name else _free_place(consortium.runs, order.run)
     folder = RunFolder.create(RunFolder.free_path(path, job, consortium.runs), job)
     folder.write_json(
@@ -158,8 +161,8 @@ def deliver(consortium: Consortium, name: str) -> RunRow:
         raise RunFolderError(f"{run.name} has no result to send: it is {run.standing}.")
     if not (consortium.runs / run.name / "certificate.json").is_file():
         raise RunFolderError(
-            f"{run.name} has no certificate yet: umbel certify {consortium.runs / run.name} "
-            f"--consortium {consortium.path}"
+            f"{run.name} has no certificate yet: umbel certify {typed(consortium.runs / run.name)} "
+            f"--consortium {typed(consortium.path)}"
         )
     _renew(consortium, run)
     store.set_status(run.name, "delivering", run.reason)

@@ -49,7 +49,7 @@ def scalars_check(run: Run) -> Callable[[Message], None]:
         for name in ("epsilon", "loss"):
             number = metrics.get(name, 0.0)
             if isinstance(number, list) or not math.isfinite(number):
-                raise MessageError(f"sent a {name} that is no number: {number}")
+                raise MessageError(f"sent a {name} that is not a number: {number}")
         head_of(reply)
 
     return check
@@ -77,7 +77,7 @@ def head_of(reply: Message) -> str | None:
         return None
     head = record.get("head")
     if not isinstance(head, str) or not re.fullmatch("[0-9a-f]{64}", head):
-        raise MessageError(f"sent a ledger head that is none: {head!r:.100}")
+        raise MessageError(f"sent a malformed ledger head: {head!r:.100}")
     return head
 
 

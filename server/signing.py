@@ -84,10 +84,8 @@ def sign_members(consortium: Consortium, days: int | None = None) -> SignedMembe
     pending = consortium.pending
     if pending is None:
         consortium.prolong(days)
-    roster = pending.to_bytes() if pending else consortium.roster()
-    assert roster is not None
-    names = [member.name for member in SignedRoster.from_bytes(roster).whole.members]
-    requests = [consortium.request_of(name) for name in names]
+    roster = pending.to_bytes() if pending else consortium.roster_of(consortium.epoch)
+    requests = [consortium.request_of(e) for e in SignedRoster.from_bytes(roster).whole.members]
     handovers = consortium.card.handovers
     return SignedMembers(roster=roster.hex(), requests=requests, handovers=handovers)
 
@@ -106,6 +104,11 @@ def check_order(consortium: Consortium, packet: SignedJob) -> None:
     said = check_job_signature(card.operator_key_bytes, card.id, packet.run, text, packet.order)
     if time.time() > said.expires:
         raise PlanRefused("This order has ended. Sign the job anew: umbel sign job")
+    if packet.built.encrypted and not consortium.roster_is_by_todays_key:
+        raise PlanRefused(
+            "The roster here is signed by a key that was replaced, and owners take no such one. Sign it "
+            "where the keys are, and take it in first: umbel sign roster, umbel take"
+        )
     public_corpus(packet.built)
     if consortium.holds_keys:
         return
@@ -152,7 +155,9 @@ def approvals_awaited(consortium: Consortium, packet: SignedMembers) -> str:
     given = _merged(consortium, bytes.fromhex(packet.roster)).approvers(current)
     if len(given) >= needed:
         return ""
-    return f"Approved by {', '.join(given) or 'nobody'}: {needed - len(given)} more are needed."
+    more = needed - len(given)
+    are = "is" if more == 1 else "are"
+    return f"Approved by {', '.join(given) or 'nobody'}: {more} more {are} needed."
 
 
 def _merged(consortium: Consortium, data: bytes) -> SignedRoster:

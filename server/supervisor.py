@@ -7,7 +7,6 @@ is killed with it (this process too) goes on when it is started the next time.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
 import subprocess
@@ -19,22 +18,22 @@ from ..consortium.authority import Consortium
 from ..errors import DeploymentError, UmbelError
 from ..flower.control import Control
 from ..flower.link import Link
+from ..foreign import typed
 from ..privacy.secagg.signed import DAY, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..storage.logs import keep_small
-from ..storage.processes import alone, end, free_port, new_secret, start
+from ..storage.processes import alone, check_port, end, free_port, new_secret, start
 from .coordinator import Task
 from .registry import Registry
 from .rosters import awaits_turn
 
 _TICK_SECONDS = 0.3
 _START_SECONDS = 60.0
-_PORT_SECONDS = 5.0
-"""The SuperLink of a server that was killed lets go of the port within this time."""
 _MOST_CRASHES = 5
 _TO_LEAD = ("queued", "running", "finishing", "delivering")
 _SOON_DAYS = 30
+_LOOK_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +65,8 @@ class Supervisor:
             consortium, lambda: Control(self._link), lambda text: self._note("members", text)
         )
         self._crashes: dict[str, int] = {}
+        self._told: dict[str, str] = {}
+        self._look_next = 0.0
 
     def stop(self) -> None:
         """End soon; runs in progress go on when the server is started again."""
@@ -78,13 +79,16 @@ class Supervisor:
         with alone(folder / "lock", refusal):
             self._check_certificate()
             new_secret(self._link.secret)
-            _check_port(self._link.host, self._link.port)
-            told = ""
+            check_port(
+                self._link.host,
+                self._link.port,
+                "and tell the data owners: it is in consortium.json",
+            )
             for what in self._store.notes():
                 self._store.note(what, "")
-            self._check_roster()
             try:
                 while not self._stopping:
+                    self._look_ahead()
                     if self._process is None or self._process.poll() is not None:
                         self._start_link()
                     self._registry.settle(keep=self._needs_removed())
@@ -94,29 +98,46 @@ class Supervisor:
                         trouble = ""
                     except (UmbelError, OSError) as error:
                         trouble = str(error)
-                    if told != trouble:
-                        told = trouble
-                        self._note("runs", told)
+                    self._note("runs", trouble)
                     time.sleep(_TICK_SECONDS)
             finally:
                 self._end()
 
     def _check_certificate(self) -> None:
-        left = self._consortium.certificate_days_left()
-        way_out = f"umbel consortium renew {self._consortium.path}, then start the server again."
-        if left < 0:
+        if self._consortium.certificate_days_left() < 0:
             raise DeploymentError(
-                f"The server's certificate has expired. Make a new one: {way_out}"
+                f"The server's certificate has expired. Make a new one: {self._renewal}"
+            )
+
+    @property
+    def _renewal(self) -> str:
+        """How the server comes to a new certificate."""
+        path = typed(self._consortium.path)
+        by = f"umbel consortium renew {path}"
+        if not self._consortium.holds_keys:
+            by = f"umbel sign certificate where the keys are, and umbel take --consortium {path}"
+        return f"{by}; then start the server again."
+
+    def _look_ahead(self) -> None:
+        """Say in time what will end, and take it back once it was prolonged."""
+        if time.monotonic() < self._look_next:
+            return
+        self._look_next = time.monotonic() + _LOOK_SECONDS
+        try:
+            ends, left = self._consortium.roster_ends(), self._consortium.certificate_days_left()
+        except UmbelError as error:
+            _log.warning("%s", error)
+            return
+        roster = certificate = ""
+        if ends and ends < time.time() + _SOON_DAYS * DAY:
+            roster = (
+                f"it holds until {day(ends)}, and no agent goes by it after that: sign it anew with umbel "
+                "sign roster, where the consortium's keys are"
             )
         if left < _SOON_DAYS:
-            _log.warning("the server's certificate expires in %d days: %s", left, way_out)
-
-    def _check_roster(self) -> None:
-        """Say in time that no agent will go by this roster any more."""
-        ends = self._consortium.roster_ends()
-        if ends and ends < time.time() + _SOON_DAYS * DAY:
-            way_out = "sign it anew with umbel sign roster, where the consortium's keys are"
-            self._note("roster", f"it holds until {day(ends)}: {way_out}")
+            certificate = f"the server's expires in {left} days: {self._renewal}"
+        self._note("roster", roster)
+        self._note("certificate", certificate)
 
     def _start_link(self) -> None:
         if self._process is not None:
@@ -160,7 +181,10 @@ class Supervisor:
             keep_small(self._consortium.runs / self._coordinator[0] / "log")
 
     def _note(self, what: str, text: str) -> None:
-        """For the log and for `umbel status`; an empty text: nothing is wrong any more."""
+        """For the log and for `umbel status`, if it is news; an empty text: nothing is wrong any more."""
+        if self._told.get(what, "") == text:
+            return
+        self._told[what] = text
         self._store.note(what, text)
         if text:
             _log.warning("%s: %s", what, text)
@@ -237,7 +261,6 @@ class Supervisor:
         assert process.stdin is not None
         process.stdin.write(task.to_json().encode() + b"\n")
         process.stdin.close()
-        self._check_roster()
         self._store.change(run.name, ("queued",), "running")
         self._coordinator = (run.name, flower_run, process)
         _log.info("%s: %s", run.name, how)
@@ -266,20 +289,3 @@ class Supervisor:
     def _end(self) -> None:
         children = [self._process, self._coordinator[2] if self._coordinator else None]
         end(child for child in children if child is not None)
-
-
-def _check_port(host: str, port: int) -> None:
-    until = time.monotonic() + _PORT_SECONDS
-    while True:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                return probe.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > until:
-                    raise DeploymentError(
-                        f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses "
-                        "it, or choose another one with --port (and tell the data owners: it is in "
-                        "consortium.json)."
-                    ) from None
-        time.sleep(0.1)

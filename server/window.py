@@ -17,6 +17,7 @@ from typing import Any
 
 from ..consortium.authority import Consortium
 from ..errors import RunFolderError, UmbelError
+from ..storage.processes import check_port
 from .observers import NotAllowed, observer_of, read
 
 _MOST = 16
@@ -30,10 +31,11 @@ class Window(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, consortium: Consortium, host: str, port: int) -> None:
+        """Raises ``DeploymentError`` if the port is taken."""
         self.consortium = consortium
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.load_cert_chain(consortium.server_certificate, consortium.server_key)
         self._places = threading.BoundedSemaphore(_MOST)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        check_port(host, port, "and tell the observers")
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -45,8 +47,11 @@ class Window(http.server.ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             request.settimeout(_SECONDS)
+            # Each time, for the certificate may have been renewed since.
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(self.consortium.server_certificate, self.consortium.server_key)
             # In this thread, and later: who does not shake hands keeps nobody else waiting.
-            with self._tls.wrap_socket(
+            with tls.wrap_socket(
                 request, server_side=True, do_handshake_on_connect=False
             ) as secured:
                 over = threading.Timer(2 * _SECONDS, _end, [secured])

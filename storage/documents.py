@@ -41,12 +41,12 @@ class Document(BaseModel):
         except FileNotFoundError:
             raise ConsortiumError(f"There is no {cls._what} {path}. Check the path.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ConsortiumError(f"{path} is no {cls._what}: {error}") from None
+            raise ConsortiumError(f"{path} is not a {cls._what}: {error}") from None
         form = cls.model_fields["format"].default if "format" in cls.model_fields else None
         found = values.get("format") if isinstance(values, dict) else None
         if found != form:
             raise ConsortiumError(
-                f"{path} is no {cls._what} that Umbel {__version__} knows: its format is "
+                f"{path} is not a {cls._what} that Umbel {__version__} knows: its format is "
                 f"{found!r:.60}, not {form!r}. Check that it is the right file, and that both sides "
                 "run the same version."
             )

@@ -43,14 +43,24 @@ def replace_durably(path: Path, content: bytes | Iterable[bytes], mode: int = 0o
         raise
 
 
+def successor(path: Path) -> Path:
+    """Where what takes a file's place lies until it counts: whoever reads the file looks at both."""
+    return path.with_name(f"{path.name}.next")
+
+
+def refuse_existing(path: Path) -> None:
+    """``ConsortiumError`` if there is anything at a `path` where a folder is to be made."""
+    if os.path.lexists(path):
+        raise ConsortiumError(f"{path} exists already. Choose another folder; nothing was changed.")
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, for its owner's eyes alone; it appears at `path`, whole, when the block ends.
 
     A crash or an error before leaves nothing at `path`. Refuses a `path` that exists.
     """
-    if os.path.lexists(path):
-        raise ConsortiumError(f"{path} exists already. Choose another folder; nothing was changed.")
+    refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))

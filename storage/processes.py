@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -23,6 +24,7 @@ _SECRET_BYTES = 32
 _PARENT = "UMBEL_PARENT"
 """Holds the process id of who started a child."""
 _LOOK_SECONDS = 0.2
+_PORT_SECONDS = 5.0
 _HELD_SECONDS = 1.0
 """``held`` has a lock for an instant."""
 _PLAIN = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
@@ -164,6 +166,26 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int, advice: str) -> None:
+    """``DeploymentError`` if this port cannot be listened on. `advice`: what to do about another one.
+
+    A child of a process that was killed lets go of its port within seconds.
+    """
+    until = time.monotonic() + _PORT_SECONDS
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > until:
+                    raise DeploymentError(
+                        f"Port {port} of {host} cannot be used: {error.strerror}. Stop what uses it, or "
+                        f"choose another one with --port ({advice})."
+                    ) from None
+        time.sleep(0.1)
 
 
 def log_to_stderr() -> None:

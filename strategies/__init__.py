@@ -68,7 +68,7 @@ def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
     if not (inspect.isclass(found) and issubclass(found, Strategy)):
         flowers = sorted(n for n, c in vars(flower).items() if inspect.isclass(c) and n != "Result")
         raise StrategyError(
-            f"strategy.name = {spec.name!r} is no strategy. Umbel's own: {', '.join(NAMES)}; "
+            f"strategy.name = {spec.name!r} is not a strategy. Umbel's own: {', '.join(NAMES)}; "
             f"Flower's: {', '.join(flowers)}; or module:Class."
         )
     known = inspect.signature(found).parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
@@ -86,8 +86,36 @@ class Roster(Encoded):
     def identity(self, name: str) -> PublicIdentity:
         """Public keys of a member; a ``ProtocolError`` for anybody else."""
         if name not in self.by_name:
-            raise ProtocolError("roster", name, "is no member of the roster")
+            raise ProtocolError("roster", name, "is not a member of the roster")
         return self.by_name[name]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a roster says other than the one before it."""
+
+    joins: tuple[Entry, ...]
+    rekeyed: tuple[Entry, ...]
+    """Members with other keys than before."""
+    leaves: tuple[str, ...]
+    rules: tuple[str, ...]
+    """Limits that are others, each with its value and the one of before."""
+
+    @classmethod
+    def between(cls, before: Roster | None, after: Roster) -> Changes:
+        known = before.by_name if before else {}
+        other = [entry for entry in after.members if known.get(entry.name) != entry.identity]
+        limits = [
+            (field.name, getattr(after.limits, field.name), getattr(before.limits, field.name))
+            for field in fields(Limits)
+            if before
+        ]
+        return cls(
+            tuple(entry for entry in other if entry.name not in known),
+            tuple(entry for entry in other if entry.name in known),
+            tuple(name for name in known if name not in after.by_name),
+            tuple(f"{name} = {now}, was {was}" for name, now, was in limits if now != was),
+        )
 
 
 @dataclass(frozen=True)

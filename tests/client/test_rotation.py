@@ -23,6 +23,7 @@ from umbel.flower import stamp, take_server_identity
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
+from umbel.server.split import split
 from umbel.simulations.engine import Options, simulate
 from umbel.wire.requests import ASSIGNMENT, Assignment
 
@@ -229,11 +230,34 @@ def test_an_owner_replaces_its_keys_without_a_telephone_and_nobody_does_it_for_i
     assert consortium.admit(home.request).keys == asked.keys
 
 
-def test_an_owners_new_keys_that_were_half_admitted_are_admitted_again(consortium, owner):
-    asked = Request.read(renew_keys(owner))
-    asked.write(consortium.path / "members" / f"{owner.name}.json")  # and then the power failed
-    consortium.admit(asked)
-    assert consortium.current_roster().by_name[owner.name] == asked.identity
+def test_an_owner_that_goes_over_to_new_keys_too_early_can_still_be_admitted(consortium, owner):
+    renew_keys(owner)
+    use_new_keys(owner)
+    consortium.admit(Request.read(owner.request_file))
+    assert consortium.current_roster().by_name[owner.name] == Home.open(owner.path).request.identity
+    assert "keys replaced" in owner.audit.read_text()
+
+
+def test_a_former_authority_that_an_owner_let_go_of_does_not_come_back(consortium, owner):
+    former = consortium.card.ca_certificate
+    rotate(consortium, "authority")
+    follow(owner, consortium.card.handovers)
+    assert former in owner.ca_certificate.read_text()
+    trust(owner, consortium.card)
+    for kind in ("operator", "consortium"):
+        rotate(consortium, kind)
+        follow(owner, consortium.card.handovers)
+        assert owner.ca_certificate.read_text() == consortium.card.ca_certificate
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_runs_goes_by_keys_that_are_replaced_meanwhile(kind, consortium, owner):
+    running = Consortium.open(consortium.path)
+    before = running.card, running.operator, running.node_keys()
+    rotate(Consortium.open(consortium.path), kind)
+    assert running.card == Consortium.open(consortium.path).card != before[0]
+    assert running.node_keys() == before[2]
+    assert running.operator.public.signing == running.card.operator_key_bytes
 
 
 @pytest.mark.parametrize("kind", ["operator", "consortium", "authority"])
@@ -255,7 +279,7 @@ def test_a_rotation_that_was_cut_before_its_last_step_is_whole(consortium, kind)
 
 
 def test_a_server_apart_follows_by_what_is_brought_to_it(consortium, owner):
-    keys = consortium.split(consortium.path.parent / "keys")
+    keys = split(consortium, consortium.path.parent / "keys")
     server = Consortium.open(consortium.path)
     for kind in KINDS:
         rotate(keys, kind)

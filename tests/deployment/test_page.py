@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -212,8 +213,18 @@ def test_the_page_works_as_written(reader, deployed_job, tiny):
             reader.until("the server", lambda: "serves on port" in reader.logs())
     for owner in OWNERS:
         assert len(Home.open(reader.folder / owner).models.list()) == 2
+    assert not unnamed(reader.folder / "st-mary")
+    assert not unnamed(reader.folder / "hospitals")
     for service in ("umbel-agent.service", "umbel-server.service"):
         assert "ExecStart=" in (reader.folder / service).read_text()
+
+
+def unnamed(folder):
+    """What lies in a folder, and docs/operations.md does not say whether it is backed up."""
+    page = (PAGE.parent / "operations.md").read_text().split("## Restore")[0]
+    named = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", page)}
+    known = [*named, *(f"{name}-*" for name in ("audit",)), "*.db-*", "*.sqlite-*"]
+    return [p.name for p in folder.iterdir() if not any(fnmatch(p.name, k) for k in known)]
 
 
 def name_of_run(out):

@@ -9,6 +9,7 @@ from umbel.client.home import Home
 from umbel.client.keys import change_of
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
+from umbel.consortium.rotation import rotate
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import (
@@ -67,7 +68,7 @@ def test_a_change_counts_once_enough_members_approved_it_whichever_copy_came_fir
     with pytest.raises(ProtocolError, match="0 of the members before have approved it, 2 are"):
         take_members(consortium, packet)
     east = approved(packet, owners["east"])
-    assert approvals_awaited(consortium, east) == "Approved by east: 1 more are needed."
+    assert approvals_awaited(consortium, east) == "Approved by east: 1 more is needed."
     west = approved(packet, owners["west"])
     assert approvals_awaited(consortium, west) == ""
     assert take_members(consortium, west) == ["new"]
@@ -125,11 +126,15 @@ def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
     assert (status, "waits until 2 members have approved it" in out) == (0, True)
     file = tmp_path / "roster.signed"
     assert umbel("sign", "roster", consortium.path, "--out", file)[0] == 0
-    assert umbel("client", "approve-roster", home.path, file)[0] == 2  # nobody is here to ask
-    status, out, _ = umbel("client", "approve-roster", home.path, file, "--yes")
+    assert umbel("client", "approve-roster", file, home.path)[0] == 2  # nobody is here to ask
+    status, out, _ = umbel("client", "approve-roster", file, home.path, "--yes")
     assert (status, "Leaves: east" in out) == (0, True)
     status, out, _ = umbel("take", file, "--consortium", consortium.path)
-    assert (status, out.strip()) == (0, "Approved by st-mary: 1 more are needed.")
+    assert (status, out.strip()) == (0, "Approved by st-mary: 1 more is needed.")
+    status, out, _ = umbel("consortium", "remove", consortium.path, "east")
+    assert (status, "waits until 2" in out) == (0, True)  # it was asked for before
+    assert "To be taken out: east" in umbel("consortium", "members", consortium.path)[1]
+    assert "roster approved" in home.audit.read_text()
     again = approved(sign_members(consortium), owners["north"])
     assert take_members(consortium, again) == []
     assert "east" not in consortium.current_roster().by_name
@@ -137,5 +142,54 @@ def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
     consortium.admit(own)
     packet = sign_members(consortium)
     change = change_of(home, bytes.fromhex(packet.roster), packet.requests)
-    assert change.leaves == ["east"]
-    assert change.joins == [f"new ({own.fingerprint})"]
+    assert change.lines == [f"Joins: new ({own.fingerprint})", "Leaves: east"]
+
+
+def test_a_member_whose_new_keys_wait_for_approval_goes_on_with_the_ones_it_has(consortium, owners):
+    before, _ = consortium.node_keys()
+    held, new = owners["east"], Identity(os.urandom(64))
+    node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+    asked = Request.make(consortium.card, "east", new, node, held)
+    consortium.admit(asked)
+    assert consortium.admit(asked) == asked  # once more changes nothing
+    assert consortium.node_keys() == (before, {})
+    packet = approved(sign_members(consortium), held, owners["west"])
+    pending = consortium.path / "rosters" / "pending"
+    waiting = pending.read_bytes()
+    pending.unlink()  # given up
+    assert consortium.node_keys() == (before, {})
+    pending.write_bytes(waiting)
+    take_members(consortium, packet)
+    after, unreadable = consortium.node_keys()
+    assert (after[node.encode()], unreadable) == ("east", {})
+    assert len(after) == len(NAMES)
+
+
+def test_a_rule_that_changes_is_shown_to_who_approves_it(consortium, owners, tmp_path):
+    (tmp_path / "notes.csv").write_text("text,label\nfine,positive\nill,negative\n")
+    card = consortium.path / "consortium.json"
+    home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
+    consortium.admit(home.request)
+    take_members(consortium, approved(sign_members(consortium), owners["east"], owners["west"]))
+    home.membership.learn(consortium.roster())
+    limits = consortium.path / "limits.json"
+    limits.write_text(limits.read_text().replace('"owners": 2', '"owners": 0'))
+    changed = Consortium.open(consortium.path)
+    held = owners["east"]
+    node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+    asked = Request.make(changed.card, "east", Identity(os.urandom(64)), node, held)
+    changed.admit(asked)
+    packet = sign_members(changed)
+    lines = change_of(home, bytes.fromhex(packet.roster), packet.requests).lines
+    assert lines == [f"Has new keys: east ({asked.fingerprint})", "Rule: owners = 0, was 2"]
+
+
+def test_the_key_that_signed_what_waits_is_not_replaced(consortium, owners):
+    consortium.remove("east")
+    with pytest.raises(ConsortiumError, match="waits for its members' approval"):
+        rotate(consortium, "consortium")
+    rotate(consortium, "operator")
+    approved_by = approved(sign_members(consortium), *owners.values())
+    take_members(consortium, approved_by)
+    rotate(consortium, "consortium")
+    assert list(consortium.current_roster().by_name) == ["north", "west"]

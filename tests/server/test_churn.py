@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from umbel.certificate.check import verify
 from umbel.client.secure import Membership
-from umbel.consortium.authority import SECRETS, Consortium
+from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
@@ -31,6 +31,7 @@ from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
 from umbel.server.signing import sign_members, sign_order, take_members
+from umbel.server.split import SECRETS, split
 from umbel.simulations import site
 from umbel.simulations.federation import federate
 from umbel.simulations.grid import InProcessGrid
@@ -144,7 +145,7 @@ class Federation:
         members = {self.node(name): self.membership(name) for name in self.names}
         self.net = Net(InProcessGrid(self.workers, len(self.names)), members)
         self.at = At()
-        self.keys = self.consortium.split(folder / "keys") if apart else self.consortium
+        self.keys = split(self.consortium, folder / "keys") if apart else self.consortium
         order = sign_order(self.keys, self.job)
         self.run_folder = begin_run(self.consortium, order, wait=0.0, name=RUN)
 

@@ -18,6 +18,9 @@ from umbel.consortium.card import Request, public_pem
 from umbel.errors import ConsortiumError, JobError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, open_roster
+from umbel.privacy.secagg.signed import DAY
+from umbel.run.store import Store
+from umbel.server.supervisor import Supervisor
 
 LIMITS = Limits(minimum=4, clip=2.0)
 
@@ -168,7 +171,10 @@ def test_removing_a_stranger_names_who_is_near(consortium, ask):
     consortium.admit(ask("st-mary"))
     with pytest.raises(ConsortiumError, match="Did you mean 'st-mary'"):
         consortium.remove("st-marry")
-    consortium.remove("st-mary")
+    assert consortium.remove("st-mary") is True
+    epoch = consortium.epoch
+    assert consortium.remove("st-mary") is False  # it was removed: nothing changes
+    assert consortium.epoch == epoch
     assert consortium.members() == []
     assert consortium.current_roster().members == ()
 
@@ -320,3 +326,50 @@ def test_a_consortium_takes_its_limits_from_a_job(command, tmp_path):
     assert Consortium.open(tmp_path / "clinics").limits == Limits(minimum=5, clip=1.5)
     missing = command("create", tmp_path / "b", "--host", "a.org", "--job", tmp_path / "no.toml")
     assert isinstance(missing.exception, JobError)
+
+
+def test_a_member_whose_request_is_lost_is_named_and_can_be_removed(consortium, ask):
+    for name in ("st-mary", "north"):
+        consortium.admit(ask(name))
+    (consortium.path / "members" / "north.json").unlink()
+    with pytest.raises(ConsortiumError, match="The request of the member 'north' is missing"):
+        consortium.members()
+    consortium.remove("north")
+    assert names(consortium) == ["st-mary"]
+
+
+def test_a_request_that_is_not_the_rosters_lets_nobody_in(consortium, ask):
+    consortium.admit(ask("st-mary"))
+    ask("st-mary").write(consortium.path / "members" / "st-mary.json")
+    keys, unreadable = consortium.node_keys()
+    assert (keys, list(unreadable)) == ({}, ["st-mary"])
+
+
+def test_a_roster_that_was_signed_for_long_is_not_cut_short_unasked(consortium, ask):
+    consortium.admit(ask("st-mary"))
+    consortium.prolong(400)
+    ends = consortium.roster_ends()
+    consortium.prolong()
+    assert ends - 2 * DAY <= consortium.roster_ends() <= ends + 2 * DAY
+    consortium.prolong(10)
+    assert consortium.roster_ends() < ends - 300 * DAY
+
+
+def test_a_server_says_in_time_what_will_end_and_takes_it_back(consortium, ask):
+    consortium.admit(ask("st-mary"))
+    server = Supervisor(consortium)
+
+    def told():
+        server._look_next = 0.0
+        server._look_ahead()
+        return {what: text for what, (_, text) in Store(consortium.database).notes().items()}
+
+    assert told() == {}
+    consortium.prolong(10)
+    assert "umbel sign roster" in told()["roster"]
+    consortium.prolong()
+    assert told() == {}
+    consortium.renew_certificate(datetime.now(UTC) - timedelta(days=810))
+    assert "umbel consortium renew" in told()["certificate"]
+    consortium.renew_certificate()
+    assert told() == {}

@@ -23,6 +23,7 @@ from umbel.run.run_folder import RunFolder
 from umbel.run.store import Store
 from umbel.server import observers
 from umbel.server.observers import GRANT, Grant, asking, grant, observer_of, withdraw
+from umbel.server.split import split
 from umbel.server.window import Window
 
 AUDITOR = Identity(bytes(range(64)))
@@ -141,8 +142,45 @@ def test_a_grant_ends_is_withdrawn_and_goes_with_the_key_that_signed_it(consorti
     for name, key in (("../x", "ab" * 32), ("x", "ab"), ("x", "no")):
         with pytest.raises(ConsortiumError, match="cannot be an observer"):
             grant(consortium, name, key)
-    with pytest.raises(ConsortiumError, match="is no observer"):
+    with pytest.raises(ConsortiumError, match="is not an observer"):
         withdraw(consortium, "nobody")
+
+
+def test_a_window_goes_by_keys_and_certificate_as_they_are_now(consortium, window):
+    def served():
+        context = ssl.create_default_context(cafile=consortium.ca_certificate)
+        with (
+            socket.create_connection(window.server_address) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            return secure.getpeercert()["serialNumber"]
+
+    before = served()
+    consortium.renew_certificate()
+    assert served() != before
+    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+    rotate(Consortium.open(consortium.path), "operator")
+    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 403
+    grant(consortium, "auditor", AUDITOR.public.signing.hex())
+    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+
+
+def test_a_port_that_is_taken_is_said(consortium, window, umbel, monkeypatch):
+    monkeypatch.setattr("umbel.processes._PORT_SECONDS", 0.0)
+    port = window.server_address[1]
+    status, _, err = umbel(
+        "window", "--consortium", consortium.path, "--host", "127.0.0.1", "--port", port
+    )
+    assert (status, f"Port {port} of 127.0.0.1 cannot be used" in err) == (2, True)
+
+
+def test_a_grant_is_withdrawn_where_the_server_is(consortium, umbel, tmp_path):
+    Store(consortium.database).set_status("night", "finished")
+    keys = split(consortium, tmp_path / "keys")
+    status, out, _ = umbel("consortium", "observer", keys.path, "auditor")
+    assert (status, "in the server's folder as well" in out) == (0, True)
+    status, out, _ = umbel("consortium", "observer", consortium.path, "auditor")
+    assert (status, out.strip()) == (0, "auditor reads no more.")
 
 
 def test_strangers_that_say_nothing_hold_few_places_and_end(consortium, monkeypatch):

@@ -306,8 +306,8 @@ POISONS = {
     "weight": (_with_metric(**{WEIGHT: 7}), "weight of 7, the plan says 1"),
     "negative": (_with_metric(**{WEIGHT: -1}), "weight of -1"),
     "list": (_with_metric(**{WEIGHT: [1, 1]}), "weight of"),
-    "epsilon": (_with_metric(epsilon=float("nan")), "epsilon that is no number"),
-    "epsilons": (_with_metric(epsilon=[0.5]), "epsilon that is no number"),
+    "epsilon": (_with_metric(epsilon=float("nan")), "epsilon that is not a number"),
+    "epsilons": (_with_metric(epsilon=[0.5]), "epsilon that is not a number"),
     "empty": (lambda request, reply: [Message(RecordDict(), reply_to=request)], "array records"),
     "no-metrics": (
         lambda request, reply: [

@@ -8,9 +8,10 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from umbel.consortium.authority import SECRETS, Consortium
+from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.consortium.packets import read_packet
+from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import delegate_of
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
@@ -38,6 +39,7 @@ from umbel.server.signing import (
     take_certificate,
     take_members,
 )
+from umbel.server.split import SECRETS, split
 
 RUN = "a" * 32
 NAMES = ("east", "north", "south", "west")
@@ -54,7 +56,7 @@ def apart(tmp_path):
     server = Consortium.create(tmp_path / "server", "localhost", 9443, Limits())
     for name in NAMES:
         server.admit(request_of(server, name))
-    keys = server.split(tmp_path / "keys")
+    keys = split(server, tmp_path / "keys")
     return Consortium.open(server.path), keys
 
 
@@ -75,7 +77,7 @@ def test_a_servers_folder_holds_no_secret_but_what_it_serves_with(apart):
     assert not (keys.path / "server.key").exists()
     assert [m.name for m in server.members()] == [m.name for m in keys.members()] == list(NAMES)
     with pytest.raises(ConsortiumError, match="split already"):
-        server.split(keys.path.parent / "more")
+        split(server, keys.path.parent / "more")
 
 
 def test_a_server_without_keys_orders_nothing_and_admits_nobody(apart, job):
@@ -232,3 +234,34 @@ def test_a_certificate_is_renewed_from_afar_for_the_servers_own_key_alone(apart,
     for pem in (other.server_certificate.read_text(), server.ca_certificate.read_text(), "x"):
         with pytest.raises(ConsortiumError, match="not by the consortium's authority"):
             take_certificate(server, sign_certificate(keys).model_copy(update={"certificate": pem}))
+
+
+def test_keys_do_not_go_apart_beneath_a_run(job, tmp_path):
+    whole = Consortium.create(tmp_path / "server", "localhost", 9443, Limits())
+    run = begin(whole, signed_order(whole, job, RUN))
+    with pytest.raises(ConsortiumError, match="is not over"):
+        split(whole, tmp_path / "keys")
+    assert not (tmp_path / "keys").exists()
+    Store(whole.database).set_status(run.path.name, "finished")
+    assert split(whole, tmp_path / "keys").operator
+
+
+def test_a_job_that_outlasts_the_roster_here_or_whose_roster_a_former_key_signed_is_not_begun(
+    apart, job_of
+):
+    server, keys = apart
+    job = job_of()
+    take_members(server, sign_members(keys, 1))
+    begin(server, signed_order(keys, job, "a-1"))
+    long = job_of(cohort={"deadline": 86_400.0})
+    sign_members(keys, 400)  # and was not brought
+    with pytest.raises(PlanRefused, match="KEYS --days .* and umbel take"):
+        begin(server, signed_order(keys, long, "a-2"))
+    take_members(server, sign_members(keys))  # what holds for longer is not cut short
+    begin(server, signed_order(keys, long, "a-2"))
+    rotate(keys, "consortium")
+    with pytest.raises(PlanRefused, match="by a key that was replaced"):
+        begin(server, signed_order(keys, job, "a-3"))
+    take_members(server, sign_members(keys))
+    begin(server, signed_order(keys, job, "a-3"))
+    assert len(Store(server.database).runs()) == 3

@@ -114,11 +114,11 @@ def test_a_strategy_of_ones_own_gets_the_plans_weights_too(own, exchange, a_mode
     [
         ("fedavgg", "Umbel's own: fedavg, fedavgm"),
         ("FedMedium", "FedMedian"),
-        ("Grid", "is no strategy"),
-        ("Result", "is no strategy"),
+        ("Grid", "is not a strategy"),
+        ("Result", "is not a strategy"),
         ("no_such_module:Class", "No module named"),
-        ("json:JSONDecoder", "is no strategy"),
-        ("json:Nothing", "is no strategy"),
+        ("json:JSONDecoder", "is not a strategy"),
+        ("json:Nothing", "is not a strategy"),
         ("umbel.strategies.base:SumStrategy", "abstract"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_name_that_is_no_strategy_is_refused_with_those_that_are(name, words):
 
 @pytest.mark.parametrize("name", ["NoStrategy", "Missing"])
 def test_a_class_that_is_no_strategy_is_refused(own, name):
-    with pytest.raises(StrategyError, match="is no strategy"):
+    with pytest.raises(StrategyError, match="is not a strategy"):
         build(f"{own}:{name}")
 
 
