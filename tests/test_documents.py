@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from umbel.cli import app
+from umbel.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 UMBEL = typer.main.get_command(app)

@@ -199,7 +199,7 @@ def test_names_stay_inside_and_are_of_kinds_that_hold_no_code(name, run, content
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
-        (WEIGHTS, pickle.dumps(os.getcwd), "no safetensors file"),
+        (WEIGHTS, pickle.dumps(os.getcwd), "not a safetensors file"),
         ("adapter/config.json", b'{"auto_map": {"AutoModel": "evil.Model"}}', "names code"),
         ("adapter/config.json", b"[" * 100_000, "cannot be read"),
         ("adapter/notes.md", b"\xff\xfe", "cannot be read"),

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from umbel.client.home import Home
 from umbel.client.keys import follow as owner_follows
 from umbel.client.keys import renew_keys, trust, use_new_keys
-from umbel.consortium import Request, public_pem
 from umbel.consortium.authority import Consortium
+from umbel.consortium.card import Request, public_pem
 from umbel.consortium.handovers import KINDS
 from umbel.consortium.rotation import follow, rotate
 from umbel.privacy.secagg.keys import Identity

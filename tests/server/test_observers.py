@@ -166,7 +166,7 @@ def test_a_window_goes_by_keys_and_certificate_as_they_are_now(consortium, windo
 
 
 def test_a_port_that_is_taken_is_said(consortium, window, umbel, monkeypatch):
-    monkeypatch.setattr("umbel.processes._PORT_SECONDS", 0.0)
+    monkeypatch.setattr("umbel.storage.processes._PORT_SECONDS", 0.0)
     port = window.server_address[1]
     status, _, err = umbel(
         "window", "--consortium", consortium.path, "--host", "127.0.0.1", "--port", port
