@@ -29,6 +29,7 @@ from umbel.learning.loading import load_learner
 from umbel.learning.pace import Pace, measured
 from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
+from umbel.learning.tempo import STILL, Tempo
 from umbel.privacy.noise.sizes import Sizes
 from umbel.privacy.randomness import SecretStream
 from umbel.simulations.federation import federate
@@ -64,7 +65,8 @@ the greatest length and many draws: at most {MOST_OVER} x the time.
 """
 
 
-PACES: dict[Path, Pace] = {}
+PACES: dict[Path, tuple[Pace, Tempo]] = {}
+"""One for all owners: it is the machine's, and tells nothing of any."""
 
 
 class ProcessorClock:
@@ -144,28 +146,25 @@ class Owner:
                     handle.remove()
 
         data_ = federation.data(share)
-        work = Counted("mary", Workplace(self.learner, task_for(self.job, 2)), data_)
+        task = task_for(self.job, 2)
+        if base not in PACES:
+            tempo = Tempo(self.learner.network.device, CLOCK.now)
+            PACES[base] = measured(self.learner, task, tempo, CLOCK.now), tempo
+        pace, tempo = PACES[base]
         self._agents = {
             waits: Agent(
                 "mary",
-                work,
+                Counted("mary", Workplace(self.learner, task, tempo if waits else STILL), data_),
                 Account("mary", 1.0, False, Published(max(100, round(len(lengths), -1)))),
                 folder / f"{name}-{waits}.sqlite",
                 policy=Policy.simulated(self.job),
-                timing=Timing(CLOCK, PACES[base], "mary") if waits else None,
+                timing=Timing(CLOCK, pace, "mary") if waits else None,
                 secrets=lambda _: SecretStream.from_os(),
             )
             for waits in (False, True)
-            if self._measured(base)
         }
         self._round = 0
         self._ask(PREPARE, waits=True)  # what the first answer waits for is not what is measured
-
-    def _measured(self, base: Path) -> Pace:
-        """One pace for all owners: it is the machine's, and tells nothing of any."""
-        if base not in PACES:
-            PACES[base] = measured(self.learner, task_for(self.job, 2), CLOCK.now)
-        return PACES[base]
 
     def _count(self, ids: Any) -> None:
         self.tokens += int(ids.numel())

@@ -151,7 +151,8 @@ class Rounds:
         try:
             found = self._computed(job, assignment, arrays, private, mu, train=trains, test=test)
         finally:
-            self._timing.leave(begun, span)
+            slowness = self._timing.slowness(self._work.beats(), span)
+            self._timing.leave(begun, span * slowness)
         if repeated is not None:
             found.outcome = Outcome(repeated, 0.0)
         if found.error is not None and not job.encrypted:

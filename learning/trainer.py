@@ -30,6 +30,7 @@ from .rate import learning_rate
 from .shapes import Passes, rows_of, rows_to_train
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
 from .tasks.task import Task
+from .tempo import STILL, Still, Tempo
 
 # Examples with features in one pass of a test.
 _TEST_BATCH = 1024
@@ -69,6 +70,7 @@ def train(
     private: PrivateSteps | None = None,
     proximal_mu: float = 0.0,
     touch: Touch | None = None,
+    tempo: Tempo | Still = STILL,
 ) -> Outcome:
     """Start from `arrays`, take the steps on `examples`, return the difference.
 
@@ -78,6 +80,7 @@ def train(
     steps, are post-processing. Without privacy both raise ``ModelError``.
 
     touch: told of each record before it is used, one at a time: for a process that may die of it.
+    tempo: feels how fast the machine is meanwhile.
 
     `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
     draw their batches and noise from the secret stream. `proximal_mu` pulls every step towards the
@@ -111,12 +114,14 @@ def train(
         rule = PrivateRule(module, optimizer, private, examples)
 
     def losses_of(chunk: np.ndarray) -> Tensor:
+        tempo.beat()
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
         batch = passes.batch(chunk) if passes else learner.batch(examples, chunk)
         return task.losses(rule.module(batch), batch)
 
     total_loss, seen = 0.0, 0
+    tempo.beat()
     with contextlib.closing(rule):
         for step in range(steps.first, steps.first + steps.count):
             for group in optimizer.param_groups:
@@ -153,6 +158,7 @@ def test(
     *,
     forgiving: bool = False,  # noqa: PT028
     touch: Touch | None = None,  # noqa: PT028
+    tempo: Tempo | Still = STILL,  # noqa: PT028
 ) -> Counts:
     """Counts of the model `arrays` on `examples`; batches group examples of like length.
 
@@ -161,7 +167,7 @@ def test(
 
     If `forgiving`, a record that the model cannot read counts nothing: what stands beside it in a
     batch that fails is counted one by one, as it would have been without it but for rounding.
-    touch: as in ``train``.
+    touch, tempo: as in ``train``.
     """
     network = learner.network
     counts = task.zero()
@@ -176,12 +182,14 @@ def test(
     network.eval()
 
     def counted(chunk: np.ndarray) -> Counts:
+        tempo.beat()
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
         batch = passes.counted(chunk) if passes else learner.batch(examples, chunk)
         return task.counts(network(batch), batch)
 
     alone = touch is not None
+    tempo.beat()
     chunks = passes.chunks(alone=alone) if passes else _by_length(examples, 1 if alone else size)
     for chunk in chunks:
         try:
