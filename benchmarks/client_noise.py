@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from umbel.job import Job
-from umbel.plan.limits import noise_shares
+from umbel.planning.limits import noise_shares
 from umbel.privacy.noise.client_noise import UpdateNoise
 from umbel.privacy.noise.discrete import discrete_gaussian
 from umbel.privacy.noise.scale import Scale

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ..errors import UmbelError
 from ..job import Job
-from ..plan.noise import event_of_test
-from ..plan.schedule import rounds_tested
+from ..planning.noise import event_of_test
+from ..planning.schedule import rounds_tested
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism

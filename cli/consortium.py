@@ -58,7 +58,7 @@ def create(
 
     from ..consortium.authority import Consortium
     from ..job import Job
-    from ..plan.limits import secure_limits
+    from ..planning.limits import secure_limits
     from ..privacy.secagg.roster import Limits
 
     limits = secure_limits(Job.load(job).encryption) if job else Limits()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import LedgerError, PlanRefused
 from ..foreign import typed
 from ..job import Job
-from ..plan.facts import training_size
+from ..planning.facts import training_size
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.noise.sizes import SMALLEST_SIZE, Sizes, published_sizes
 from ..privacy.randomness import SecretStream, reproducible_stream

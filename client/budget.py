@@ -9,8 +9,8 @@ from pathlib import Path
 from ..certificate.seal import seal_head
 from ..errors import BudgetExceeded, PlanRefused
 from ..job import Job
-from ..plan.noise import PrivateRecipe
-from ..plan.schedule import rounds_tested
+from ..planning.noise import PrivateRecipe
+from ..planning.schedule import rounds_tested
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from ..privacy.ledger.chain import SIZE_RUN, TEST, Entry
 from ..privacy.ledger.ledger import Ledger

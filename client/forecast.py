@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..plan.facts import training_size
-from ..plan.noise import private_recipe
-from ..plan.schedule import most_tests
+from ..planning.facts import training_size
+from ..planning.noise import private_recipe
+from ..planning.schedule import most_tests
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.noise.sizes import SIZE_EVENT, SMALLEST_SIZE

@@ -32,7 +32,7 @@ from ..errors import (
 from ..job import Job
 from ..learning.base_model import base_digest, checked
 from ..learning.data import split_secret
-from ..plan.padding import padding_refusals
+from ..planning.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.signed import Statement

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from ..errors import PlanRefused, UmbelError
 from ..job import Job
-from ..plan.limits import secure_limits
-from ..plan.refusals import job_refusals
+from ..planning.limits import secure_limits
+from ..planning.refusals import job_refusals
 from ..storage.documents import explain, listed
 from .rules import (
     EncryptionRules,

@@ -21,12 +21,12 @@ from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..plan.client_level import client_part, count_refusals, norm_refusals
-from ..plan.encryption import roster_refusals
-from ..plan.evaluation import counts_shares
-from ..plan.noise import PrivateRecipe, change_of, check_delta, private_recipe
-from ..plan.schedule import most_tests, rounds_tested
-from ..plan.vector import Content
+from ..planning.client_level import client_part, count_refusals, norm_refusals
+from ..planning.encryption import roster_refusals
+from ..planning.evaluation import counts_shares
+from ..planning.noise import PrivateRecipe, change_of, check_delta, private_recipe
+from ..planning.schedule import most_tests, rounds_tested
+from ..planning.vector import Content
 from ..privacy.ledger.chain import TEST
 from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise

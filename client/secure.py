@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
-from ..plan.encryption import grid_refusals
-from ..plan.limits import keeps_to
-from ..plan.vector import Content
+from ..planning.encryption import grid_refusals
+from ..planning.limits import keeps_to
+from ..planning.vector import Content
 from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import Contribution, encode

@@ -26,7 +26,7 @@ from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.tempo import Tempo
 from ..learning.verdict import Verdict
-from ..plan.padding import padding_refusals
+from ..planning.padding import padding_refusals
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..job import Job
-from ..plan.client_level import client_part, server_noise
-from ..plan.limits import clip_of, noise_shares
+from ..planning.client_level import client_part, server_noise
+from ..planning.limits import clip_of, noise_shares
 from ..privacy.noise.client_noise import UpdateNoise
 from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream

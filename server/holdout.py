@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..job import Job
 from ..learning.data import Corpus, fingerprint, load_corpus
 from ..learning.examples import Examples, tokens_of
-from ..plan.schedule import is_due_publicly
+from ..planning.schedule import is_due_publicly
 
 if TYPE_CHECKING:
     from ..learning.model import Learner

@@ -14,9 +14,9 @@ from ..clock import Clock, SystemClock
 from ..errors import MessageError, PlanRefused, RoundFailed
 from ..flower import UNREACHED
 from ..job import Job
-from ..plan.encryption import fewest_answers
-from ..plan.facts import ClientFacts
-from ..plan.noise import check_delta, private_recipe
+from ..planning.encryption import fewest_answers
+from ..planning.facts import ClientFacts
+from ..planning.noise import check_delta, private_recipe
 from ..wire.requests import ASSIGNMENT, WAITING, Assignment, Readiness
 from .exchange import Exchange, echo_of
 from .readiness import prepare_request

@@ -19,7 +19,7 @@ from ..consortium.warrants import joined, longest_seconds, parted
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..foreign import typed
 from ..job import Job
-from ..plan.encryption import fewest_answers
+from ..planning.encryption import fewest_answers
 from ..privacy.secagg.signed import Signed, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Status, Store

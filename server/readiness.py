@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flwr.app import Message, RecordDict
 
 from ..errors import CannotGoOn, MessageError, PlanRefused, RoundFailed
-from ..plan.facts import some
+from ..planning.facts import some
 from ..wire.packing import SECAGG, to_bytes_record
 from ..wire.requests import PREPARE, REFUSED
 from .ending import failure

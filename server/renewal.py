@@ -13,10 +13,10 @@ from ..certificate.form import CertifiedRoster
 from ..consortium.authority import Consortium
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
-from ..plan.encryption import group_thresholds, roster_refusals, server_sees
-from ..plan.limits import clip_of
-from ..plan.plan import Plan, UnderWay
-from ..plan.refusals import refused
+from ..planning.encryption import group_thresholds, roster_refusals, server_sees
+from ..planning.limits import clip_of
+from ..planning.plan import Plan, UnderWay
+from ..planning.refusals import refused
 from ..run.run_folder import RunFolder
 from ..strategies import build_strategy
 from ..wire.arrays import Arrays

@@ -14,7 +14,7 @@ from flwr.app import Message
 from ..errors import MessageError
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
-from ..plan.plan import Plan
+from ..planning.plan import Plan
 from ..strategies.fold import check_range
 from ..wire.arrays import to_arrays
 from ..wire.requests import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics

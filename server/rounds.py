@@ -18,10 +18,10 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from ..plan.client_level import clipping_room, next_clipping_norm
-from ..plan.noise import most_participations
-from ..plan.plan import sample_cohort
-from ..plan.schedule import rounds_tested
+from ..planning.client_level import clipping_room, next_clipping_norm
+from ..planning.noise import most_participations
+from ..planning.plan import sample_cohort
+from ..planning.schedule import rounds_tested
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.requests import EVALUATE, TRAIN
 from .attempts import Attempt, Attempts, present

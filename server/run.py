@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 
 from ..clock import Clock, SystemClock
 from ..errors import CheckpointError
-from ..plan.plan import Plan
+from ..planning.plan import Plan
 from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.run_folder import RunFolder

@@ -17,9 +17,9 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
-from ..plan.client_level import server_noise
-from ..plan.encryption import groups_of
-from ..plan.vector import Content, Reading
+from ..planning.client_level import server_noise
+from ..planning.encryption import groups_of
+from ..planning.vector import Content, Reading
 from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..job import Job
-from ..plan.evaluation import deciding_metric, grounds
+from ..planning.evaluation import deciding_metric, grounds
 
 _KINDS = {
     "public hold-out": "holdout",

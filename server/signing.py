@@ -20,8 +20,8 @@ from ..consortium.warrants import (
 )
 from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
-from ..plan.limits import keeps_to
-from ..plan.refusals import job_refusals, refused
+from ..planning.limits import keeps_to
+from ..planning.refusals import job_refusals, refused
 from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
 from ..run.run_folder import as_kept
 from ..storage.files import write_durably

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..plan.plan import ClientPlan
+from ..planning.plan import ClientPlan
 from ..privacy.accounting.accountant import epsilon
 from .run import Run
 

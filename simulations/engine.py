@@ -29,7 +29,7 @@ from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
 from ..learning.probe import shape_known
-from ..plan.plan import Plan
+from ..planning.plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..run.run_folder import RunFolder
 from ..server.conclusion import conclude

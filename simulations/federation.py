@@ -14,7 +14,7 @@ from ..job import Job
 from ..learning.data import load_corpus, split_rows, split_secret
 from ..learning.examples import TokenStore, tokens_of
 from ..learning.grouped import apart, counted, grouped, groups_of, units
-from ..plan.facts import ClientFacts, training_size
+from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
 from .partition import Share, parse_scheme, partition
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..client.secure import Membership
 from ..job import EncryptionSpec
-from ..plan.limits import secure_limits
+from ..planning.limits import secure_limits
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Entry, Roster, SignedRoster, open_roster
 

@@ -27,7 +27,7 @@ from ..job import Job
 from ..learning.base_model import pinned
 from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
-from ..plan.limits import secure_limits
+from ..planning.limits import secure_limits
 from ..privacy.secagg.roster import Limits
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store

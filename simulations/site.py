@@ -23,7 +23,7 @@ from ..learning.probe import probed
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
 from ..learning.trainer import test
-from ..plan.noise import private_recipe
+from ..planning.noise import private_recipe
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..server.holdout import PublicRecords, PublicTest
 from ..wire.arrays import Arrays

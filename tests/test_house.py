@@ -24,7 +24,7 @@ STAIRS = [
     {"storage", "wire"},
     {"privacy", "job"},
     {"learning", "consortium", "strategies", "run"},
-    {"plan"},
+    {"planning"},
     {"certificate", "reports"},
     {"server", "client"},
     {"simulations"},

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from umbel.errors import MessageError
 from umbel.job import Job
-from umbel.plan.evaluation import chosen_tests, deviation
-from umbel.plan.facts import ClientFacts
-from umbel.plan.schedule import most_tests, rounds_tested
+from umbel.planning.evaluation import chosen_tests, deviation
+from umbel.planning.facts import ClientFacts
+from umbel.planning.schedule import most_tests, rounds_tested
 
 
 def job_of(rounds=10, epsilon=4.0, labels=2, task="text-classification", **evaluation):
@@ -101,7 +101,7 @@ def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels
     import numpy as np
 
     from umbel.learning.private_counts import PrivateCounts
-    from umbel.plan.noise import event_of_test
+    from umbel.planning.noise import event_of_test
     from umbel.privacy.noise.counts_noise import counts_noise
     from umbel.privacy.randomness import SecretStream
 

@@ -17,9 +17,9 @@ from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client.work import WorkHere, Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
-from umbel.plan.facts import training_size
-from umbel.plan.noise import event_of_test, private_recipe
-from umbel.plan.schedule import most_tests
+from umbel.planning.facts import training_size
+from umbel.planning.noise import event_of_test, private_recipe
+from umbel.planning.schedule import most_tests
 from umbel.privacy.accounting.accountant import MechanismEvent
 from umbel.privacy.ledger.chain import SIZE_RUN
 from umbel.privacy.ledger.ledger import Ledger

@@ -17,7 +17,7 @@ from umbel.client.home import Home
 from umbel.client.policy import write_policy_template
 from umbel.errors import LedgerError, PlanRefused
 from umbel.job import Job
-from umbel.plan.noise import private_recipe
+from umbel.planning.noise import private_recipe
 from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
 from umbel.privacy.ledger.ledger import Ledger
 

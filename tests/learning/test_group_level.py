@@ -16,7 +16,7 @@ from umbel.learning.grouped import counted, grouped
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
-from umbel.plan.noise import change_of
+from umbel.planning.noise import change_of
 from umbel.privacy.noise.counts_noise import GROUP_COUNTS
 from umbel.privacy.randomness import SecretStream
 

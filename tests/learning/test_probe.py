@@ -19,7 +19,7 @@ from umbel.learning.model import arrays_digest
 from umbel.learning.probe import fitted, probe, probed, shape_known
 from umbel.learning.tasks import task_for
 from umbel.learning.verdict import INDEPENDENT, Verdict
-from umbel.plan.padding import padding_refusals, padding_warnings
+from umbel.planning.padding import padding_refusals, padding_warnings
 from umbel.simulations import engine
 from umbel.simulations.engine import plan_job
 

@@ -16,7 +16,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.learning.verdict import INDEPENDENT
-from umbel.plan.padding import padding_refusals
+from umbel.planning.padding import padding_refusals
 
 
 def coupling(learner, weight):

@@ -6,8 +6,8 @@ import pytest
 
 from umbel.errors import ProtocolError
 from umbel.job import Job
-from umbel.plan import client_level
-from umbel.plan.noise import private_recipe
+from umbel.planning import client_level
+from umbel.planning.noise import private_recipe
 from umbel.privacy.noise.client_noise import UpdateNoise
 from umbel.redteam import client_canaries
 from umbel.redteam.client_canaries import audit_clients

@@ -86,7 +86,7 @@ def federation_of():
 @pytest.fixture
 def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
-    from umbel.plan.plan import Plan
+    from umbel.planning.plan import Plan
     from umbel.run.run_folder import RunFolder
     from umbel.server.run import Run
     from umbel.server.sums import SecureSums

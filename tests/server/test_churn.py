@@ -15,7 +15,7 @@ from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
-from umbel.plan.limits import secure_limits
+from umbel.planning.limits import secure_limits
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from umbel.errors import PlanRefused
 from umbel.job import EncryptionSpec, Job
-from umbel.plan.client_level import clipping_room
-from umbel.plan.limits import clip_of, expected_update, keeps_to, secure_limits
+from umbel.planning.client_level import clipping_room
+from umbel.planning.limits import clip_of, expected_update, keeps_to, secure_limits
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.secagg.roster import MOST_CLIP, Limits
 from umbel.server.rounds import run_rounds

@@ -8,7 +8,7 @@ from flwr.app import Error, Message, RecordDict
 
 from umbel.errors import RoundFailed
 from umbel.flower import UNREACHED
-from umbel.plan.plan import Plan
+from umbel.planning.plan import Plan
 from umbel.server.muster import Order, muster
 from umbel.simulations.grid import FIRST_NODE
 from umbel.wire.requests import PREPARE, REFUSED, Readiness

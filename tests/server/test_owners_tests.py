@@ -10,8 +10,8 @@ from flwr.app import RecordDict
 from umbel.client.budget import Budget, RunSpent
 from umbel.client.policy import Policy
 from umbel.errors import RoundFailed
-from umbel.plan.noise import event_of_test
-from umbel.plan.schedule import most_tests, rounds_tested
+from umbel.planning.noise import event_of_test
+from umbel.planning.schedule import most_tests, rounds_tested
 from umbel.privacy.accounting.accountant import epsilon
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.counts_noise import LOSS_STEPS

@@ -11,9 +11,9 @@ from umbel.client.policy import Policy
 from umbel.errors import DataError, JobError, PlanRefused, RoundFailed, StrategyError
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
-from umbel.plan.facts import ClientFacts
-from umbel.plan.plan import Plan
-from umbel.plan.refusals import job_refusals
+from umbel.planning.facts import ClientFacts
+from umbel.planning.plan import Plan
+from umbel.planning.refusals import job_refusals
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import REFUSED
 

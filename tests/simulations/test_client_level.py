@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.errors import Interrupted, PlanRefused
-from umbel.plan.client_level import next_clipping_norm
+from umbel.planning.client_level import next_clipping_norm
 from umbel.privacy.accounting.accountant import epsilon
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.run import Silent

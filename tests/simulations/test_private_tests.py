@@ -7,7 +7,7 @@ from rich.console import Console
 
 from umbel.certificate.form import FILE, Certificate
 from umbel.errors import PlanRefused
-from umbel.plan.schedule import most_tests
+from umbel.planning.schedule import most_tests
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.reports.page import write_page
 from umbel.reports.standings import EXACT
