@@ -33,10 +33,17 @@ Set = Annotated[
 ]
 Task = Annotated[str | None, typer.Option(help="text-classification or causal-lm.")]
 Data = Annotated[
-    str | None, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
+    str | None,
+    typer.Option(
+        help="CSV, TSV, JSON, .xlsx, Parquet, also .gz and the like, or a Hugging Face dataset folder."
+    ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Column with the text [text].")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the class [label].")]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of the file, e.g. cp1252 [found].", show_default=False),
+]
 Model = Annotated[
     str | None, typer.Option(help="Base model: hub id, folder, or package:NAME/FOLDER.")
 ]
@@ -79,12 +86,18 @@ def init(
     data: Data = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding: Encoding = None,
 ) -> None:
     """Write a commented job file."""
     from ..job.reference import write_template
 
     given = _given(
-        task=task, model=model, data=data, text_column=text_column, label_column=label_column
+        task=task,
+        model=model,
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        encoding=encoding,
     )
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
@@ -109,6 +122,7 @@ def plan(
     data: Data = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding: Encoding = None,
     clients: Clients = None,
     partition: Partition = None,
     set_: Set = [],  # noqa: B006
@@ -128,6 +142,7 @@ def plan(
         data=data,
         text_column=text_column,
         label_column=label_column,
+        encoding=encoding,
         clients=clients,
         partition=partition,
     )
@@ -158,6 +173,7 @@ def simulate(
     data: Data = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding: Encoding = None,
     clients: Clients = None,
     partition: Partition = None,
     set_: Set = [],  # noqa: B006
@@ -197,6 +213,7 @@ def simulate(
         data=data,
         text_column=text_column,
         label_column=label_column,
+        encoding=encoding,
         clients=clients,
         partition=partition,
     )
@@ -229,24 +246,30 @@ def predict(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="CSV, TSV, JSONL or Parquet; or any other file, with one text per line."),
+        typer.Option(
+            help="CSV, JSON, Excel or Parquet; or any other file, with one text per line."
+        ),
     ] = None,
     text_column: Annotated[
         str, typer.Option(help="Column of --file with the text [text].", show_default=False)
     ] = "text",
+    encoding: Encoding = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     tokens: Annotated[
         int, typer.Option(help="Tokens that a language model adds [40].", show_default=False)
     ] = 40,
 ) -> None:
     """Try the model of a finished run."""
+    from ..learning.layout import Layout
     from ..reports.predictions import prediction_line, predictions, read_texts
 
-    wanted = read_texts(texts or [], file, text_column)
+    found = read_texts(texts or [], file, text_column, Layout(encoding))
+    for note in found.notes:
+        say(f"{file}: {note}", file=sys.stderr)
     from ..learning.predict import Predictor
 
-    for prediction in predictions(Predictor.load(run), wanted, tokens):
-        say(prediction_line(prediction, as_json))
+    for asked, prediction in predictions(Predictor.load(run), found.asked, tokens):
+        say(prediction_line(asked, prediction, as_json))
 
 
 @app.command()
@@ -308,6 +331,7 @@ def _given(**options: Any) -> dict[str, Any]:
         "data": "data.path",
         "text_column": "data.text_column",
         "label_column": "data.label_column",
+        "encoding": "data.encoding",
         "clients": "simulation.clients",
         "partition": "simulation.partition",
     }

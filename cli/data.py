@@ -13,7 +13,10 @@ from ..foreign import console, say
 
 def data(
     file: Annotated[
-        Path, typer.Argument(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
+        Path,
+        typer.Argument(
+            help="CSV, TSV, JSON, Excel, Parquet, also compressed, or a dataset folder."
+        ),
     ],
     task: Annotated[str | None, typer.Option(help="text-classification or causal-lm.")] = None,
     text_column: Annotated[
@@ -21,6 +24,10 @@ def data(
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the class [found].", show_default=False)
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of the file, e.g. cp1252 [found].", show_default=False),
     ] = None,
     group_column: Annotated[
         str | None,
@@ -50,6 +57,7 @@ def data(
         "data.text_column": text_column,
         "data.label_column": label_column,
         "data.group_column": group_column,
+        "data.encoding": encoding,
         "model.base": model,
         "model.max_length": max_length,
     }

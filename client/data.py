@@ -15,10 +15,11 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec, Job, TaskName
-from ..learning.data import Corpus, load_corpus, row_marks, split_rows
+from ..learning.data import Corpus, load_corpus
 from ..learning.examples import Examples, tokens_of
 from ..learning.failures import Touch
 from ..learning.grouped import apart, counted, grouped, groups_of, units
+from ..learning.split import row_marks, split_rows
 from ..privacy.dpsgd.groups import numbered
 from ..privacy.noise.sizes import Sizes
 from .account import Account, Size
@@ -70,6 +71,8 @@ class DataSource:
             label_column=declared.label_column,
             labels=labels or declared.labels,
             group_column=declared.group_column,
+            encoding=declared.encoding,
+            quoting=declared.quoting,
         )
         task: TaskName = "causal-lm" if declared.labels is None else "text-classification"
         corpus = load_corpus(spec, task, declared=True, grouped=declared.unit == "group")
@@ -104,6 +107,8 @@ class DataSource:
         """
         from ..learning.columns import check_columns
         from ..learning.header import column_names
+        from ..learning.lines import JSON
+        from ..learning.packing import ending
 
         declared = self.declared
         columns = [declared.text_column, declared.label_column, declared.group_column]
@@ -112,9 +117,9 @@ class DataSource:
                 columns = columns[:2]  # which side these records are on is settled
             if not path.exists():
                 raise DataError(f"There is no data file {path}. Check client.toml.")
-            if path.suffix.lower() not in (".jsonl", ".ndjson"):
+            if ending(path) not in JSON:
                 wanted = [name for name in columns if name is not None]
-                check_columns(str(path), wanted, column_names(path))
+                check_columns(str(path), wanted, column_names(path, declared.layout, wanted))
 
     def load(
         self,

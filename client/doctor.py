@@ -127,23 +127,28 @@ class _Examination:
 
     def data(self) -> Iterator[Finding]:
         from ..learning.columns import check_columns
-        from ..learning.encoding import UTF8_FILES, check_utf8
         from ..learning.header import column_names
         from ..learning.signatures import refuse_other_kinds
+        from ..learning.tables import find_layout
 
         home, given = self.home, self.home.settings.data
         for path in (home.data, home.test_data):
             if path is None:
                 continue
             refuse_other_kinds(path)
-            if path.is_file() and path.suffix.lower() in UTF8_FILES:
-                check_utf8(path)
-            found = column_names(path)
-            yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
-            wanted = [given.text_column, given.label_column]
+            written = find_layout(path, given.layout)
+            if written != given.layout:
+                yield Finding(
+                    "data", "warning", f"{path} seems to be written as {written}; declared is {given.layout}",
+                    f"Records that cannot be read so are left out. Set it in client.toml: {written.toml}",
+                )  # fmt: skip
+            columns = [given.text_column, given.label_column]
             if path == home.data:
-                wanted.append(given.group_column)
-            check_columns(str(path), [name for name in wanted if name is not None], found)
+                columns.append(given.group_column)
+            wanted = [name for name in columns if name is not None]
+            found = column_names(path, given.layout, wanted)
+            yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
+            check_columns(str(path), wanted, found)
         yield from self._records()
 
     def _records(self) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..job import Job
 from ..learning.base_model import base_digest, checked
-from ..learning.data import split_secret
+from ..learning.split import split_secret
 from ..planning.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream

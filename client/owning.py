@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConsortiumError, DataError
-from ..learning.data import row_marks
+from ..learning.split import row_marks
 from ..privacy.ledger.chain import DISJOINT, MOVED, TAKES_OVER
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.noise.sizes import Sizes

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..learning.arrow_files import split_names
 from ..learning.columns import check_columns
-from ..learning.data import alike, clean_text, label_name, sort_names
-from ..learning.encoding import UTF8_FILES, check_utf8
 from ..learning.header import column_names
+from ..learning.layout import USUAL, Layout
+from ..learning.names import alike, clean_text, label_name, sort_names
 from ..learning.signatures import refuse_other_kinds
-from ..learning.tables import read_table, split_names
+from ..learning.tables import find_layout, read_table
 from .settings import DataSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Proposal:
         )
         rows = {
             "file": f"{declared.path} ({self.records:,} records)",
+            "written as": ", ".join(filter(None, (declared.encoding, declared.quoting))) or "usual",
             "left out": ", ".join(f"{n:,} ({why})" for why, n in self.left_out.items() if n)
             or "none of them",
             "its columns": ", ".join(self.columns),
@@ -81,21 +83,24 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
             raise DataError(f"There is no data file {file}. Check the path.")
         # An agent leaves out what it cannot read, in silence: so its owner is told now.
         refuse_other_kinds(file)
-        if file.suffix.lower() in UTF8_FILES:
-            check_utf8(file)
+    layout = _layout([data, *([test_data] if test_data else [])], given)
+    written = {"encoding": layout.encoding, "quoting": layout.quoting}
+    given |= {key: value for key, value in written.items() if value is not None}
     if test_data is None and "training_share" not in given and "test" in (split_names(data) or ()):
         test_data = data  # a saved dataset with a split for tests: they are read from there
-    columns = column_names(data)
     wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
     for file in filter(None, (data, test_data)):
-        check_columns(str(file), wanted[:2], column_names(file))
+        check_columns(str(file), wanted[:2], column_names(file, layout, wanted[:2]))
+    columns = column_names(data, layout, wanted)
     check_columns(str(data), wanted, columns)
     label = given.get("label_column") or _called("label", columns)
-    text = given.get("text_column") or _text_column(data, [c for c in columns if c != label])
+    text = given.get("text_column") or _text_column(
+        data, [c for c in columns if c != label], layout
+    )
     if label is None and "labels" in given:
         raise DataError(f"{data} has no column 'label'. Say which one holds the class.")
     others = [label] if label else []
-    found = read_table(data, text, others, lenient=True)
+    found = read_table(data, text, others, lenient=True, layout=layout)
     if not len(found):
         raise DataError(f"{data} has no rows. Name the file that holds the records.")
     names = [label_name(value or "") for value in found.columns[label]] if label else []
@@ -118,16 +123,28 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     return Proposal(declared, tuple(columns), len(found), classes, left_out)
 
 
-def _text_column(data: Path, columns: list[str]) -> str:
+def _layout(files: list[Path], given: dict[str, Any]) -> Layout:
+    """How all of the files are written: what is given, or what is found in one and fits the others."""
+    said = Layout(given.get("encoding"), given.get("quoting"))
+    found = [find_layout(file, said) for file in files]
+    unusual = [layout for layout in found if layout != USUAL] or found
+    for file in files:
+        if find_layout(file, unusual[0]) != unusual[0] and file.is_file():
+            raise DataError(
+                f"{files[0]} and {files[-1]} are written in different ways: "
+                f"{', and '.join(map(str, found))}. Save both alike, best as UTF-8."
+            )
+    return unusual[0]
+
+
+def _text_column(data: Path, columns: list[str], layout: Layout) -> str:
     """The column called "text", in any case, or the one with the longest values."""
     named = _called("text", columns)
     if named is not None:
         return named
 
-    def length(name: str) -> int:
-        return sum(len(value or "") for value in read_table(data, name, lenient=True).columns[name])
-
-    return max(columns, key=length)
+    found = read_table(data, None, [], columns, lenient=True, layout=layout).columns
+    return max(columns, key=lambda name: sum(len(value or "") for value in found.get(name, [])))
 
 
 def _called(name: str, columns: list[str]) -> str | None:

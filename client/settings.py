@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ..consortium.card import MemberName, check_host
-from ..errors import PlanRefused
+from ..errors import DataError, PlanRefused
 from ..job import Job
 from ..storage.documents import Document, listed, toml_value
+
+if TYPE_CHECKING:
+    from ..learning.layout import Layout
 
 DEFAULT_SHARE = 0.8
 
@@ -26,9 +29,14 @@ name = {name}
 # What may be asked of this owner's data. Jobs name what they want to learn; which records, columns
 # and classes a job sees, and which records are held out, is said here alone.
 
-# CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. A relative path starts
-# at this file's folder.
+# CSV, TSV, JSON, Excel (.xlsx), Parquet or Feather file, or a Hugging Face dataset saved to disk. A
+# relative path starts at this file's folder.
 path = {path}
+
+# How CSV and JSON files are written, if not as UTF-8 with quotes that are doubled within quotes:
+# "cp1252", "gb18030", ...; "backslash" or "none". Said here, so that no record decides how others are read.
+{encoding}
+{quoting}
 
 # Held-out records in a file of their own. Without it they are split off the file above, by a keyed
 # hash under the secret in split.key, so that nobody but this owner can choose which ones they are.
@@ -81,6 +89,16 @@ def _check_proxy(proxy: str) -> str:
     return f"http://{address}"
 
 
+def _check_encoding(name: str) -> str:
+    from ..learning.encoding import codec_of
+
+    try:
+        codec_of(name)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
 class DataSettings(Document):
     """[data]: what may be asked of this owner's data."""
 
@@ -92,6 +110,8 @@ class DataSettings(Document):
     label_column: Annotated[str, Field(min_length=1)] | None = None
     labels: list[str] | None = None
     group_column: Annotated[str, Field(min_length=1)] | None = None
+    encoding: Annotated[str, AfterValidator(_check_encoding)] | None = None
+    quoting: Literal["doubled", "backslash", "none"] | None = None
     unit: Literal["record", "group"] = "record"
     records_per_group: int = Field(8, ge=2)
     smallest_size: int = Field(1, ge=1)
@@ -109,6 +129,13 @@ class DataSettings(Document):
         if self.test_path is not None and self.training_share not in (None, 1.0):
             raise ValueError("with a test_path all of path is trained on: training_share = 1.0")
         return self
+
+    @property
+    def layout(self) -> Layout:
+        """How its files of text are written."""
+        from ..learning.layout import Layout
+
+        return Layout(self.encoding, self.quoting)
 
     @property
     def share(self) -> float:
@@ -149,7 +176,7 @@ class DataSettings(Document):
 
 
 def _domain(labels: Iterable[str]) -> set[str]:
-    from ..learning.data import label_name
+    from ..learning.names import label_name
 
     return set(map(label_name, labels))
 
@@ -175,6 +202,8 @@ def settings_text(name: str, data: DataSettings) -> str:
     values = data.model_dump() | {"training_share": data.share}
     examples = {
         "test_path": "held-out.csv",
+        "encoding": "cp1252",
+        "quoting": "none",
         "label_column": "label",
         "labels": ["no", "yes"],
         "group_column": "patient",

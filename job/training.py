@@ -89,16 +89,28 @@ class DataSpec(Section):
 
     path: str | None = Field(
         None,
-        description="CSV, TSV, JSONL or Parquet file, or a Hugging Face dataset saved to disk. "
+        description="CSV, TSV, JSON, Excel (.xlsx), Parquet or Feather file, also compressed, or a Hugging "
+        "Face dataset saved to disk. "
         "Relative paths start at the job file's folder. A simulation needs it; in a deployment each "
         "owner names its own.",
     )
     test_path: str | None = Field(
         None, description="File with held-out examples; without it they are split off `path`."
     )
-    text_column: str = Field("text", description="Column with the text.")
+    text_column: str = Field(
+        "text", description="Column with the text; of nested JSON the path, such as doc.text."
+    )
     label_column: str | None = Field(
         "label", description="Column with the class (text-classification only)."
+    )
+    encoding: str | None = Field(
+        None,
+        description='Encoding of CSV and JSON files, such as "cp1252". Default: found, and said.',
+    )
+    quoting: Literal["doubled", "backslash", "none"] | None = Field(
+        None,
+        description='What a quote within a quoted field of CSV looks like: "" or \\" ("backslash"); or '
+        '"none": quotes are plain characters. Default: found, and said.',
     )
     end_of_text: bool = Field(
         True,

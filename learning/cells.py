@@ -6,10 +6,13 @@ Guarantee: whether a value can be read, and as what, follows from this value alo
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
+from .names import number_name
 
 
 def as_name(value: object) -> str | None:
@@ -19,77 +22,80 @@ def as_name(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return str(int(value)) if value.is_integer() else repr(value)
+        return None if math.isnan(value) else number_name(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
     if isinstance(value, dict | list | tuple | bytes):
         raise TypeError(type(value).__name__)
     return str(value)
 
 
-def cell(place: str, name: str, value: object, is_text: bool) -> str | None:
-    """A value of the column `name`; `is_text`: where nothing but a string will do."""
+def cell(name: str, value: object, is_text: bool) -> str | None:
+    """A value of the column `name`; `is_text`: where nothing but a string will do.
+
+    Raises ``DataError`` without the place, which its caller knows.
+    """
     if is_text and not isinstance(value, str | None):
         raise DataError(
-            f"{place}: {name!r} holds {value!r:.60}, which is no text. Point data.text_column to "
-            "a column of strings."
+            f"{name!r} holds {value!r:.60}, which is no text. Point data.text_column to a column of strings."
         )
     try:
         text = as_name(value)
     except TypeError as error:
         raise DataError(
-            f"{place}: {name!r} holds a {error}; a string, a number or a truth value is needed."
+            f"{name!r} holds a {error}; a string, a number or a truth value is needed."
         ) from None
     if text is not None and not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
             raise DataError(
-                f"{place}: {name!r} holds half of a surrogate pair (such as \\ud83d alone), which "
-                "is no character. Write the data again with whole characters."
+                f"{name!r} holds half of a surrogate pair (such as \\ud83d alone), which is no character. "
+                "Write the data again with whole characters."
             ) from None
     return text
 
 
+def reason(error: Exception) -> str:
+    """Why a value cannot be read, as a sentence."""
+    return (
+        str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error!s:.100}."
+    )
+
+
 def arrow_cells(
-    source: str,
     name: str,
     column: pa.ChunkedArray,
     classes: list[object] | None,
     is_text: bool,
-    unreadable: set[int] | None,
+    unreadable: dict[int, str],
 ) -> list[str | None]:
     """A column of Arrow's. `classes`: what its numbers stand for, if they are class labels.
 
-    unreadable: gets the rows (from 0) whose value cannot be read, which is None then; without it such
-    a value is an error. Every value is converted by itself: a string that is not UTF-8, or a time
-    that no calendar has, would else make the whole column fail.
+    unreadable: gets the rows (from 0) whose value cannot be read, which is None then, with the reason.
+    Every value is converted by itself: a string that is not UTF-8, or a time that no calendar has, would
+    else make the whole column fail.
     """
-    if unreadable is None:
-        values = enumerate(column.to_pylist(), start=1)
-        return [_arrow_cell(source, name, row, value, classes, is_text) for row, value in values]
+    short = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
+    kind = np.dtype(column.type.to_pandas_dtype()).type if short else None
     found: list[str | None] = []
     for row, scalar in enumerate(column):
         try:
             value = scalar.as_py()
-            found.append(_arrow_cell(source, name, row + 1, value, classes, is_text))
-        except Exception:
+            if kind is not None and value is not None:
+                # The shortest spelling in its own precision: 0.1, not 0.10000000149011612.
+                value = float(str(kind(value)))
+            if classes:
+                value = _class_name(name, value, classes)
+            found.append(cell(name, value, is_text))
+        except Exception as error:
             # Not DataError alone: deep nests, huge numbers and times fail in ways of their own.
-            unreadable.add(row)
+            unreadable.setdefault(row, reason(error))
             found.append(None)
     return found
 
 
-def _arrow_cell(
-    source: str, name: str, row: int, value: object, classes: list[object] | None, is_text: bool
-) -> str | None:
-    place = f"{source}, row {row}"
-    if classes:
-        value = _class_name(place, name, value, classes)
-    return cell(place, name, value, is_text)
-
-
-def _class_name(place: str, name: str, value: object, classes: list[object]) -> object:
+def _class_name(name: str, value: object, classes: list[object]) -> object:
     """The class that a number stands for; None for -1, which datasets writes where none is known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -98,6 +104,5 @@ def _class_name(place: str, name: str, value: object, classes: list[object]) -> 
     if isinstance(value, int):
         return classes[value] if 0 <= value < len(classes) else None
     raise DataError(
-        f"{place}: {name!r} holds {value!r:.60}, which is the number of no class. Store class "
-        "labels as whole numbers."
+        f"{name!r} holds {value!r:.60}, which is the number of no class. Store class labels as whole numbers."
     )

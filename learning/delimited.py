@@ -1,12 +1,12 @@
 """Read columns of a CSV or TSV file, as strings.
 
-What a record is, where one that cannot be read is to be left out alone (``lenient``): it begins at
-the beginning of a line, has as many fields as the header, and ends at the end of a line. A field that
-begins with a quote ends at the next quote that is not doubled, behind which the delimiter or the line's
-end stands; it may hold line ends, but the record spans at most ``MOST_LINES`` lines, and
-``MOST_CHARACTERS`` characters if it is more than one. A line at which no such record begins is left
-out, and reading goes on at the next line. So a quote that is not closed costs its own line, and not all
-that follow.
+What a record is: it begins at the beginning of a line, has as many fields as the header, and ends at the
+end of a line; empty fields beyond those of the header do not count. A field that begins with a quote ends
+at the next quote that is not doubled (or behind a backslash, if the file is so written), behind which the
+delimiter or the line's end stands; it may hold line ends, but the record spans at most ``MOST_LINES`` lines,
+and ``MOST_CHARACTERS`` characters if it is more than one. A line at which no such record begins is a record
+that cannot be read, and reading goes on at the next line. So a quote that is not closed costs its own line,
+and not all that follow.
 
 Guarantee: where records are lines, one that is damaged affects none but itself and, if a quote that it
 leaves open meets one that looks like its end, the next ``MOST_LINES`` - 1. Where records span several
@@ -18,142 +18,233 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.csv
+from typing import NamedTuple, TextIO
 
 from ..errors import DataError
 from .columns import check_columns
-from .encoding import check_utf8
+from .encoding import is_text, text_of
+from .layout import Layout, Quoting
+from .packing import ending
 
-Rows = tuple[Sequence[int], dict[str, list[str | None]]]
-"""Numbers of the rows, counted after the header, and the columns."""
-
-DELIMITED = {".csv": ",", ".tsv": "\t"}
+DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 """Endings of names, and what separates columns unless the header says otherwise."""
 
+CALLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 _OTHERS = (",", ";", "\t", "|")
 
 MOST_LINES = 256
-"""Of one record in a file that is read leniently, with the line ends in its fields."""
+"""Of one record, with the line ends in its fields."""
 
 MOST_CHARACTERS = 1 << 20
 """Of one record that spans several lines; a single line may be of any length."""
 
-# One block must hold a whole row, however long its text; Arrow's offsets are 32 bits wide.
-_LARGEST_BLOCK = 1 << 30
+_BACKSLASHED = re.compile(r'\\(["\\])')
+_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*')
 
 
-def header_of(path: Path) -> tuple[str, list[str]]:
-    """What separates the columns of a file, and their names. No record has a part in it.
+@dataclass(frozen=True)
+class Header:
+    """What separates the columns of a file, and their names. No record has a part in it."""
 
-    That is a comma in CSV and a tab in TSV if it stands in the header; else a comma, semicolon (as
-    spreadsheets write where the comma is decimal), tab or bar, whichever makes most columns of it.
+    delimiter: str
+    names: list[str]
+    announced: bool = False
+    """Whether a line "sep=..." of Excel stands before it."""
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """Columns of a file, and what was met on the way."""
+
+    columns: dict[str, list[str | None]]
+    faults: dict[int, str]
+    """Rows, from 0, that cannot be read, each with the reason; they have no values."""
+    rows: int
+    several: int
+    """Rows that span several lines."""
+    longest: int
+    """Most lines of one row."""
+
+
+def header_of(path: Path, codec: str, layout: Layout, wanted: Sequence[str] = ()) -> Header:
+    """The header: the first line that is not blank, behind a line "sep=..." if there is one.
+
+    It is separated by a comma in CSV and a tab in TSV if one stands in it; else by a comma, semicolon (as
+    spreadsheets write where the comma is decimal), tab or bar, whichever makes most columns of it. If only
+    another of these makes the columns that are `wanted`, it is that.
     """
-    usual = DELIMITED[path.suffix.lower()]
-    delimiter, names = usual, _header(path, usual)
+    usual = DELIMITED[ending(path)]
+    delimiter, names, announced = _header(path, codec, layout, usual)
+    if announced:
+        return Header(delimiter, names, True)
+    others = {}
+    for other in _OTHERS:
+        with contextlib.suppress(DataError):
+            others[other] = _header(path, codec, layout, other)[1]
+    if not set(wanted) <= set(names):
+        for other, found in others.items():
+            if set(wanted) <= set(found):
+                return Header(other, found)
     if len(names) == 1:
-        for other in _OTHERS:
-            with contextlib.suppress(DataError):
-                found = _header(path, other)
-                if len(found) > len(names):
-                    delimiter, names = other, found
-    if len(names) > 1 and names[0] == "sep=":
-        raise DataError(
-            f"{path} begins with the line 'sep={delimiter}' of Excel. Remove that line."
-        )
-    return delimiter, names
+        for other, found in others.items():
+            if len(found) > len(names):
+                delimiter, names = other, found
+    return Header(delimiter, names)
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def _header(path: Path, codec: str, layout: Layout, delimiter: str) -> tuple[str, list[str], bool]:
     # What stands after the header must not decide whether the header can be read.
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+    with text_of(path, codec) as lines:
         try:
-            return next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
+            return _read_header(lines, layout, delimiter)
         except csv.Error as error:
             raise DataError(f"{path} has no header that can be read: {error}.") from None
 
 
-def read_delimited(path: Path, required: list[str], extra: list[str], lenient: bool) -> Rows:
-    """Columns `required`, and those of `extra` that there are; ``DataError`` for what cannot be read.
+def _read_header(lines: TextIO, layout: Layout, delimiter: str) -> tuple[str, list[str], bool]:
+    first = next((line for line in lines if line.strip("\r\n")), "")
+    announced = _EXCEL.fullmatch(first)
+    if announced:
+        delimiter = announced[1]
+        first = next((line for line in lines if line.strip("\r\n")), "")
+    quoting = csv.QUOTE_NONE if layout.quoting == "none" else csv.QUOTE_MINIMAL
 
-    `lenient`: a row that cannot be read is left out.
-    """
-    if not lenient:
-        check_utf8(path)
-    # pyarrow tells of neither duplicate nor absent columns in a way that helps, so look first.
-    delimiter, header = header_of(path)
-    check_columns(str(path), required, header)
-    columns = required + [name for name in extra if name in header]
-    if lenient:
-        return _read_row_by_row(path, delimiter, header, columns)
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            # Rows are numbered only when one thread reads.
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=min(path.stat().st_size + 1, _LARGEST_BLOCK)
-            ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=columns, column_types={name: pa.string() for name in columns}
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        # Only a header without a line end is "empty" to pyarrow.
-        if "Empty CSV" not in str(error):
-            raise DataError(_explain_csv(path, str(error))) from None
-        table = pa.table({name: pa.array([], pa.string()) for name in columns})
-    values = {name: table[name].to_pylist() for name in columns}
-    return range(1, table.num_rows + 1), values
+    def with_first() -> Iterator[str]:
+        yield first
+        yield from lines
+
+    rows = csv.reader(with_first(), delimiter=delimiter, quoting=quoting)
+    return delimiter, next((row for row in rows if row), []), bool(announced)
 
 
-def _read_row_by_row(path: Path, delimiter: str, header: list[str], columns: list[str]) -> Rows:
-    """All records; a line at which none begins, and one that is not UTF-8 alone, has no values."""
-    places = {name: header.index(name) for name in columns}
+def read_delimited(
+    path: Path, codec: str, layout: Layout, required: list[str], extra: list[str]
+) -> tuple[Header, Delimited]:
+    """Columns `required`, and those of `extra` that there are; ``DataError`` if one is missing."""
+    header = header_of(path, codec, layout, required)
+    check_columns(str(path), required, header.names)
+    columns = required + [name for name in extra if header.names.count(name) == 1]
+    places = {name: header.names.index(name) for name in columns}
     values: dict[str, list[str | None]] = {name: [] for name in columns}
-    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        # The header is what the strict reader takes for it.
-        for row in csv.reader(file, delimiter=delimiter):
-            if row:
-                break
-        count = 0
-        for row in _records(file, delimiter, len(header)):
-            count += 1
-            sound = row is not None and all(map(_is_text, row))
-            for name, place in places.items():
-                values[name].append(row[place] if row is not None and sound else None)
-    return range(1, count + 1), values
+    faults: dict[int, str] = {}
+    row = several = longest = 0
+    for record in _records_of(path, codec, layout, header):
+        if record.fields is None:
+            faults[row] = record.fault
+        for name, place in places.items():
+            values[name].append(None if record.fields is None else record.fields[place])
+        several += record.lines > 1
+        longest = max(longest, record.lines)
+        row += 1
+    return header, Delimited(values, faults, row, several, longest)
 
 
-def _records(lines: Iterator[str], delimiter: str, width: int) -> Iterator[list[str] | None]:
-    """The fields of each record, and None for each line at which none of `width` fields begins."""
+def quoting_of(path: Path, codec: str) -> Quoting | None:
+    """How quotes are written, by a look at all of a file; None for the usual way.
+
+    The usual way, unless it leaves rows unreadable of which another reads more. Quotes are plain characters
+    only if fewer fields stand in quotes than rows are broken by one.
+    """
+    usual, _ = _broken(path, codec, "doubled")
+    if not usual:
+        return None
+    backslash, _ = _broken(path, codec, "backslash")
+    plain, enclosed = _broken(path, codec, "none")
+    if plain < min(usual, backslash) and enclosed < usual:
+        return "none"
+    return "backslash" if backslash < usual else None
+
+
+def _broken(path: Path, codec: str, quoting: Quoting) -> tuple[int, int]:
+    """Rows that cannot be read so, and fields that begin and end with a quote nevertheless."""
+    layout = Layout(codec, quoting)
+    header = header_of(path, codec, layout)
+    broken = enclosed = 0
+    for record in _records_of(path, codec, layout, header):
+        broken += record.fields is None
+        fields = record.fields or ()
+        enclosed += sum(len(f) > 1 and f[0] == f[-1] == '"' for f in fields)
+    return broken, enclosed
+
+
+class Record(NamedTuple):
+    """The fields of a record, or why there are none, and how many lines it spans."""
+
+    fields: list[str] | None
+    lines: int
+    fault: str = ""
+
+
+def _records_of(path: Path, codec: str, layout: Layout, header: Header) -> Iterator[Record]:
+    with text_of(path, codec) as lines:
+        _read_header(lines, layout, header.delimiter)
+        for record in _records(
+            lines, header.delimiter, len(header.names), layout.quoting or "doubled"
+        ):
+            if record.fields is None or all(map(is_text, record.fields)):
+                yield record
+            else:
+                yield Record(
+                    None, record.lines, "it holds bytes that are not of the file's encoding."
+                )
+
+
+def _records(
+    lines: Iterator[str], delimiter: str, width: int, quoting: Quoting
+) -> Iterator[Record]:
+    """Each record, and one without fields for each line at which none of `width` fields begins."""
     ahead: deque[str] = deque()
+    blank = 0
     while True:
         if not ahead:
             line = next(lines, None)
             if line is None:
                 return
             ahead.append(line)
-        if not ahead[0].rstrip("\r\n"):
+        line = ahead[0]
+        bare = line.rstrip("\r\n")
+        if not bare:
             ahead.popleft()
+            blank += width == 1
             continue
-        found = _record(ahead, lines, delimiter)
-        if found is None or len(found[0]) != width:
-            ahead.popleft()
-            yield None
-            continue
-        fields, used = found
+        # In a table of one column a blank line is a record, unless nothing follows.
+        yield from [Record([""], 1)] * blank
+        blank = 0
+        if quoting == "none" or '"' not in line:
+            found: tuple[list[str], int] | None = bare.split(delimiter), 1
+        else:
+            found = _record(ahead, lines, delimiter, quoting)
+        fields, used = found or ([], 1)
+        if len(fields) > width and not any(fields[width:]):
+            fields = fields[:width]
+        if len(fields) == width:
+            yield Record(fields, used)
+        else:
+            used = 1
+            yield Record(None, 1, _fault(found, width, bare))
         for _ in range(used):
             ahead.popleft()
-        yield fields
+
+
+def _fault(found: tuple[list[str], int] | None, width: int, line: str) -> str:
+    what = (
+        "a quote in it has no end"
+        if found is None
+        else f"expected {width} columns, got {len(found[0])}"
+    )
+    return (
+        f"{what}. The row begins {line[:60]!r}. Quote a field that holds the delimiter, a quote or a line "
+        'end ("..."), and close every quote.'
+    )
 
 
 def _record(
-    ahead: deque[str], lines: Iterator[str], delimiter: str
+    ahead: deque[str], lines: Iterator[str], delimiter: str, quoting: Quoting
 ) -> tuple[list[str], int] | None:
     """The record that begins at the first line `ahead`, and how many lines it is; None if none does.
 
@@ -178,6 +269,9 @@ def _record(
                     size += len(line)
                     if used > MOST_LINES or size > MOST_CHARACTERS:
                         return None
+                elif quoting == "backslash" and _escaped(line, at, quote):
+                    parts.append(line[at : quote + 1])
+                    at = quote + 1
                 elif line.startswith('"', quote + 1):
                     parts.append(line[at : quote + 1])
                     at = quote + 2
@@ -185,7 +279,8 @@ def _record(
                     parts.append(line[at:quote])
                     at = quote + 1
                     break
-            fields.append("".join(parts))
+            field = "".join(parts)
+            fields.append(_BACKSLASHED.sub(r"\1", field) if quoting == "backslash" else field)
         else:
             end = line.find(delimiter, at)
             if end < 0:
@@ -200,23 +295,7 @@ def _record(
             return None
 
 
-def _is_text(value: str) -> bool:
-    """Whether it is made of whole characters, none of them half of a pair or a stray byte."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _explain_csv(path: Path, message: str) -> str:
-    message = message.removeprefix("CSV parse error: ")
-    if message.startswith("Row #") and "Expected" in message:
-        row, _, rest = message.removeprefix("Row #").partition(": ")
-        expected, _, content = rest.partition(": ")
-        return (
-            f"{path}, row {int(row) - 1} after the header: {expected[0].lower()}{expected[1:]}. "
-            f"The row begins {content[:60]!r}. Quote a field that holds the delimiter, a quote or "
-            'a line end ("..."), and close every quote.'
-        )
-    return f"{path} is not a table that can be read: {message[:200]}. Write it again as CSV."
+def _escaped(line: str, at: int, quote: int) -> bool:
+    """Whether an odd number of backslashes stands before the quote, from place `at` on."""
+    before = line[at:quote]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1

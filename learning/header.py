@@ -3,63 +3,60 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.parquet
 
 from ..errors import DataError
+from .arrow_files import ARROW, arrow_schema, split_names
 from .delimited import DELIMITED, header_of
+from .encoding import usual_codec
+from .layout import USUAL, Layout
+from .lines import JSON, field_names
+from .nested import schema_paths
+from .packing import ending
+from .sheet import SHEETS, sheet_columns
 from .signatures import no_dataset, unknown_format
-from .tables import split_names
-
-_LINES = 1000
-"""JSON objects may leave out what they have no value for, so more than the first is looked at."""
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ()) -> list[str]:
     """The columns of any source that ``read_table`` reads; ``DataError`` for one that it cannot.
+
+    wanted: columns that are asked for, by which a header, or the sheet of a workbook, is told.
 
     A file that passes may still have a row that is refused when it is read.
     """
     if not path.exists():
         raise DataError(f"There is no data file {path}. Check the path.")
     try:
-        names = _names(path)
+        names = _names(path, layout, wanted)
     except (OSError, ValueError, KeyError, TypeError, csv.Error, pa.ArrowException) as error:
         raise DataError(
             f"{path} cannot be read: {str(error)[:200].rstrip('.')}. Write the data again."
         ) from None
     if not names:
-        raise DataError(f"{path} has no columns: it is empty. Write the data again.")
+        raise DataError(
+            f"{path} has no columns: it is empty, or holds no records. Write the data again."
+        )
     return names
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:
     if path.is_dir():
         return _folder_names(path)
-    suffix = path.suffix.lower()
+    suffix = ending(path)
+    if suffix in SHEETS:
+        return sheet_columns(path, wanted)
+    if suffix in ARROW:
+        return schema_paths(arrow_schema(path))
     if suffix in DELIMITED:
-        return header_of(path)[1]
-    if suffix in (".jsonl", ".ndjson"):
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            records = map(_record, itertools.islice(file, _LINES))
-            return list(dict.fromkeys(key for record in records for key in record))
-    if suffix == ".parquet":
-        return list(pyarrow.parquet.read_schema(path).names)
+        return header_of(path, usual_codec(path, layout.encoding), layout, wanted).names
+    if suffix in JSON:
+        return field_names(path, usual_codec(path, layout.encoding))
     raise unknown_format(path)
-
-
-def _record(line: str) -> dict[str, object]:
-    """A line's object; one that cannot be read names no columns."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _folder_names(path: Path) -> list[str]:
@@ -71,4 +68,4 @@ def _folder_names(path: Path) -> list[str]:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     first = path / state["_data_files"][0]["filename"]
     with pa.OSFile(str(first)) as file:
-        return list(pa.ipc.open_stream(file).schema.names)
+        return schema_paths(pa.ipc.open_stream(file).schema)

@@ -14,11 +14,11 @@ import torch
 from ..errors import ModelError
 from ..job import Job
 from .base_model import named_digest
-from .data import clean_text
 from .examples import beginning
 from .export import CARD
 from .loading import load_learner
 from .model import Learner
+from .names import clean_text
 
 _BATCH = 32
 _PENALTY = 1.2

@@ -11,19 +11,23 @@ import shlex
 from pathlib import Path
 
 from ..errors import DataError
+from .packing import ending, inner_name, opened, packing
 
-FORMATS = "a .csv, .tsv, .jsonl, .ndjson or .parquet file, or a folder of datasets.save_to_disk"
+FORMATS = (
+    "a .csv, .tsv, .jsonl, .json, .xlsx, .parquet or .feather file, also compressed (.gz, .bz2, .xz, .zst, "
+    "or .zip with one file), or a folder of datasets.save_to_disk"
+)
 
 _EXCEL = "an Excel workbook"
-_SAVE_AS = 'Save the sheet as "CSV UTF-8" there, and name that file.'
+_SAVE_AS = "Save it as .xlsx there, and name that file."
 _LOOK = 512
 
 _SIGNATURES = (
-    (b"\xd0\xcf\x11\xe0", _EXCEL, _SAVE_AS),
-    (b"\x1f\x8b", "compressed (gzip)", "Unpack it: gunzip -c {path} > {new}"),
-    (b"BZh", "compressed (bzip2)", "Unpack it: bunzip2 -c {path} > {new}"),
-    (b"\xfd7zXZ", "compressed (xz)", "Unpack it: unxz -c {path} > {new}"),
-    (b"\x28\xb5\x2f\xfd", "compressed (zstd)", "Unpack it: unzstd -c {path} > {new}"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old format, or one with a password", _SAVE_AS),
+    (b"\x1f\x8b", "compressed (gzip)", "Give it the ending {ending}.gz."),
+    (b"BZh", "compressed (bzip2)", "Give it the ending {ending}.bz2."),
+    (b"\xfd7zXZ", "compressed (xz)", "Give it the ending {ending}.xz."),
+    (b"\x28\xb5\x2f\xfd", "compressed (zstd)", "Give it the ending {ending}.zst."),
     (b"%PDF", "a PDF document", "Give the table it was made from."),
     (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
     (
@@ -32,14 +36,24 @@ _SIGNATURES = (
         "Fetch it: git lfs pull",
     ),
     (b"PAR1", "a Parquet file", "Give it the ending .parquet."),
+    (b"ARROW1", "a Feather (Arrow) file", "Give it the ending .feather."),
     (b"<!doctype html", "a web page", "Download the data itself: this may be a page to log in."),
     (b"<html", "a web page", "Download the data itself: this may be a page to log in."),
 )
+_OWN = {
+    ".parquet": b"PAR1",
+    ".feather": b"ARROW1",
+    ".arrow": b"ARROW1",
+    ".xlsx": b"PK",
+    ".xlsm": b"PK",
+}
+"""Beginnings of files that are what their names say."""
 _NAMES = {
-    ".xlsx": (_EXCEL, _SAVE_AS),
     ".xls": (_EXCEL, _SAVE_AS),
-    ".xlsm": (_EXCEL, _SAVE_AS),
-    ".ods": ("an OpenDocument sheet", "Save it as CSV there, with UTF-8, and name that file."),
+    ".xlsb": (_EXCEL, _SAVE_AS),
+    ".ods": ("an OpenDocument sheet", "Save it as .xlsx or CSV there, and name that file."),
+    ".tar": ("an archive", "Unpack it, and name the file with the records."),
+    ".tgz": ("an archive", "Unpack it, and name the file with the records."),
 }
 
 
@@ -53,17 +67,21 @@ def refuse_other_kinds(path: Path) -> None:
 
 def unknown_format(path: Path) -> DataError:
     """The error for a file whose ending says nothing, with what it could be."""
-    found = _NAMES.get(path.suffix.lower())
+    suffix = ending(path)
+    found = _NAMES.get(suffix) or _NAMES.get(path.suffix.lower())
     if found is not None:
         return DataError(f"{path} is {found[0]}, which Umbel does not read. {found[1]}")
-    if path.suffix.lower() == ".json":
-        to = shlex.quote(f"{path.stem}.jsonl")
+    if suffix == ".txt":
         return DataError(
-            f"{path} is one JSON document; Umbel reads lines of JSON, one object per record. "
-            f"If it is a list of objects: jq -c '.[]' {shlex.quote(str(path))} > {to}"
+            f"{path} has the ending .txt. If it is a table, give it the ending .csv or .tsv (the header says "
+            "what separates the columns). If it has one text per line, give it a header and the ending .tsv: "
+            f"(echo text; cat {shlex.quote(str(path))}) > {shlex.quote(f'{path.stem}.tsv')}"
         )
-    ending = f"the ending {path.suffix!r}" if path.suffix else "no ending"
-    return DataError(f"{path} has {ending}, which does not say what is in it. Give {FORMATS}.")
+    what = f"the ending {suffix!r}" if suffix else "no ending"
+    inside = f" holds {inner_name(path)!r}, which" if packing(path) else ""
+    return DataError(
+        f"{path}{inside} has {what}, which does not say what is in it. Give {FORMATS}."
+    )
 
 
 def no_dataset(path: Path) -> str:
@@ -77,18 +95,19 @@ def no_dataset(path: Path) -> str:
 def _kind(path: Path) -> tuple[str, str] | None:
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = file.read(_LOOK).removeprefix(codecs.BOM_UTF8)
-    if path.suffix.lower() == ".parquet" and start.startswith(b"PAR1"):
+    suffix = ending(path)
+    if suffix in _OWN and start.startswith(_OWN[suffix]):
         return None
     if start.startswith(b"PK\x03\x04"):
-        if b"xl/" in start or b"[Content_Types]" in start or path.suffix.lower() in _NAMES:
-            return _NAMES.get(path.suffix.lower(), (_EXCEL, _SAVE_AS))
-        return "a zip archive", f"Unpack it: unzip {shlex.quote(str(path))}"
+        if suffix in _NAMES:
+            return _NAMES[suffix]
+        if b"xl/" in start or b"[Content_Types]" in start:
+            return _EXCEL, "Give it the ending .xlsx."
+        return "a zip archive", "Give it the ending .zip if it holds one file, else unpack it."
     beginning = start.lstrip().lower()
     for signature, kind, remedy in _SIGNATURES:
         if beginning.startswith(signature.lower()):
-            name = path.stem if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst") else ""
-            new = shlex.quote(name or f"{path.stem}-unpacked{path.suffix}")
-            return kind, remedy.format(path=shlex.quote(str(path)), new=new)
+            return kind, remedy.format(ending=suffix)
     return None

@@ -3,64 +3,120 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from ..learning.layout import Layout
     from ..learning.predict import Prediction, Predictor
 
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+@dataclass(frozen=True)
+class Asked:
+    """A text to try, where it stands in a file, and why it cannot be read, if so."""
+
+    text: str
+    place: str = ""
+    fault: str = ""
 
 
-def read_texts(texts: list[str], file: Path | None, column: str = "text") -> list[str]:
+@dataclass(frozen=True)
+class Texts:
+    """All that is asked, in order, and how the file was read: phrases for a person."""
+
+    asked: list[Asked]
+    notes: tuple[str, ...] = ()
+
+
+def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout) -> Texts:
     """Texts of the command line, then those of a file: a column of a table, else its lines.
 
-    A blank one keeps its place, so that answers can be put beside what was asked.
+    A blank or unreadable one keeps its place, so that answers can be put beside what was asked.
     """
-    if file is not None and (file.suffix.lower() in _TABLES or file.is_dir()):
-        from ..learning.tables import read_table
-
-        texts = [*texts, *(text or "" for text in read_table(file, column).columns[column])]
-    elif file is not None:
-        from ..learning.encoding import check_utf8
-        from ..learning.signatures import refuse_other_kinds
-
-        try:
-            refuse_other_kinds(file)
-            check_utf8(file)
-            texts = [*texts, *file.read_text(encoding="utf-8-sig").splitlines()]
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}.") from None
-    if not any(text.strip() for text in texts):
+    found = Texts([Asked(text) for text in texts])
+    if file is not None:
+        read = _of_table(file, column, layout) if _is_table(file) else _of_lines(file, layout)
+        found = Texts(found.asked + read.asked, read.notes)
+    if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
             'There is no text to try. Give some: umbel predict RUN "..." or --file FILE'
         )
-    return texts
+    return found
 
 
-def predictions(predictor: Predictor, texts: list[str], tokens: int) -> Iterator[Prediction]:
-    """One for each text, in order; of a blank one nothing is said."""
-    from ..learning.data import clean_text
-    from ..learning.predict import Prediction
+def _is_table(file: Path) -> bool:
+    from ..learning.packing import ending
+    from ..learning.tables import TABLES
 
-    found = predictor.predict([text for text in texts if clean_text(text)], tokens)
-    for text in texts:
-        yield next(found) if clean_text(text) else Prediction(text, {})
+    return file.is_dir() or (file.exists() and ending(file) in TABLES)
 
 
-def prediction_line(prediction: Prediction, as_json: bool) -> str:
+def _of_table(file: Path, column: str, layout: Layout) -> Texts:
+    from ..learning.tables import read_table
+
+    table = read_table(file, column, every=True, layout=layout)
+    asked = [
+        Asked(text or "", f"{table.unit} {number}", table.faults.get(row, ""))
+        for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
+    ]
+    return Texts(asked, table.notes)
+
+
+def _of_lines(file: Path, layout: Layout) -> Texts:
+    from ..learning.encoding import find_encoding, is_text, text_of
+    from ..learning.signatures import refuse_other_kinds
+
+    try:
+        refuse_other_kinds(file)
+        encoding = find_encoding(file, layout.encoding)
+        with text_of(file, encoding.codec) as content:
+            lines = _LINE_END.split(content.read())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    if not lines[-1]:
+        lines.pop()
+    fault = "it holds bytes that are not of the file's encoding."
+    asked = [
+        Asked(line, f"line {number}", "" if is_text(line) else fault)
+        for number, line in enumerate(lines, start=1)
+    ]
+    return Texts(asked, (encoding.said,) if encoding.said else ())
+
+
+def predictions(
+    predictor: Predictor, asked: list[Asked], tokens: int
+) -> Iterator[tuple[Asked, Prediction | None]]:
+    """One for each that is asked, in order; None for a text that is blank or unreadable."""
+    from ..learning.names import clean_text
+
+    readable = [not one.fault and bool(clean_text(one.text)) for one in asked]
+    texts = [one.text for one, can in zip(asked, readable, strict=True) if can]
+    found = predictor.predict(texts, tokens)
+    for one, can in zip(asked, readable, strict=True):
+        yield one, next(found) if can else None
+
+
+def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) -> str:
     """One line a prediction: label and probability, or the text with its continuation."""
     if as_json:
-        return json.dumps(asdict(prediction), ensure_ascii=False)
+        values = {"text": asked.text, "probabilities": {}, "continuation": None}
+        if prediction is not None:
+            values = asdict(prediction)
+        if asked.place:
+            values["place"] = asked.place
+        if prediction is None:
+            values["no_answer"] = asked.fault or "no text"
+        return json.dumps(values, ensure_ascii=False)
+    if prediction is None:
+        return f"-  ({asked.place}: {asked.fault})" if asked.fault else "-  (no text)"
     if prediction.continuation is not None:
         return prediction.text + prediction.continuation
-    if not prediction.probabilities:
-        return "-  (no text)"
     label, probability = next(iter(prediction.probabilities.items()))
     return f"{label}  {probability:.3f}  {prediction.text}"

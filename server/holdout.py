@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import Job
-from ..learning.data import Corpus, fingerprint, load_corpus
+from ..learning.data import Corpus, load_corpus
 from ..learning.examples import Examples, tokens_of
+from ..learning.split import fingerprint
 from ..planning.schedule import is_due_publicly
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 from ..client.account import Account, SeededSize, seeded_name
 from ..client.work import LocalData
 from ..job import Job
-from ..learning.data import load_corpus, split_rows, split_secret
+from ..learning.data import load_corpus
 from ..learning.examples import TokenStore, tokens_of
 from ..learning.grouped import apart, counted, grouped, groups_of, units
+from ..learning.split import split_rows, split_secret
 from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
 from .partition import Share, parse_scheme, partition

@@ -39,6 +39,7 @@ def facts(found: Survey) -> list[tuple[str, str]]:
             + (f"; left out: {dropped}" if dropped else ""),
         )
     ]
+    lines += [("read" if not at else "", note) for at, note in enumerate(found.notes)]
     lines.append(("text", f"column {found.text_column!r}"))
     if found.label_column:
         lines.append(("label", f"column {found.label_column!r}, {_classes(found.classes)}"))

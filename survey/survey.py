@@ -12,10 +12,12 @@ import numpy as np
 from ..errors import DataError, UmbelError
 from ..job import DataSpec, Job, TaskName
 from ..learning.base_model import base_folder
-from ..learning.data import label_name, load_corpus, sort_names
+from ..learning.data import load_corpus
 from ..learning.examples import beginning
 from ..learning.header import column_names
-from ..learning.tables import read_table
+from ..learning.layout import Layout
+from ..learning.names import label_name, sort_names
+from ..learning.tables import find_layout, read_table
 from ..learning.tokenizer import load_tokenizer
 from . import columns as look
 from .columns import Column
@@ -40,6 +42,8 @@ class Survey:
     group_column: str | None
     unusable: str | None
     """Why a training refuses the file as it is, if it does: the first reason."""
+    notes: tuple[str, ...]
+    """How the file was read, where that is worth a word."""
     used: int
     dropped: dict[str, int]
     classes: dict[str, int]
@@ -82,16 +86,18 @@ def survey(job: Job) -> Survey:
     if job.data.path is None:
         raise DataError("Name the file to look at.")
     path = Path(job.data.path)
-    names = column_names(path)
-    table = read_table(path, names[0], [], names[1:], lenient=True)
+    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting))
+    names = column_names(path, layout)
+    table = read_table(path, None, [], names, lenient=True, layout=layout)
     described = tuple(look.describe(name, table.columns.get(name, [])) for name in names)
     text, label = job.data.text_column, job.data.label_column
     text = text if text in names else look.text_column(described) or text
     label = label if label in names else look.label_column(described, text)
     label = label if job.task == "text-classification" else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
-    task = job.task if label else "causal-lm"
-    unusable = _unusable(data, task)
+    notes, unusable = _as_training(data, task := job.task if label else "causal-lm")
+    written = {"encoding": layout.encoding, "quoting": layout.quoting}
+    data = data.model_copy(update=written)
     if label:
         # All that are there are declared, so that none is a reason to stop.
         labels_found = {label_name(value) for value in table.columns[label] if value}
@@ -114,6 +120,7 @@ def survey(job: Job) -> Survey:
         ),
         group_column=job.data.group_column,
         unusable=unusable,
+        notes=notes,
         used=len(corpus),
         dropped=dict(corpus.dropped),
         classes=dict(Counter(labels or ()).most_common()),
@@ -135,12 +142,12 @@ def _characters(texts: list[str]) -> tuple[int, int, int]:
     return quantile(counts, 0.5), quantile(counts, 0.9), quantile(counts, 1.0)
 
 
-def _unusable(data: DataSpec, task: TaskName) -> str | None:
+def _as_training(data: DataSpec, task: TaskName) -> tuple[tuple[str, ...], str | None]:
+    """How a training reads the file, and why it refuses it, if it does."""
     try:
-        load_corpus(data, task)
+        return load_corpus(data, task).notes, None
     except DataError as error:
-        return str(error)
-    return None
+        return (), str(error)
 
 
 def _groups(

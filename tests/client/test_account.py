@@ -21,7 +21,7 @@ from umbel.client.propose import propose
 from umbel.client.spending import spending
 from umbel.consortium.authority import Consortium
 from umbel.errors import BudgetExceeded, ConsortiumError, DataError, LedgerError, PlanRefused
-from umbel.learning.data import row_marks
+from umbel.learning.split import row_marks
 from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.sizes import SIZE_EVENT, SMALLEST_SIZE, Sizes

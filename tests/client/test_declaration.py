@@ -17,7 +17,8 @@ from umbel.client.marks import Marks
 from umbel.consortium.warrants import sign_job
 from umbel.errors import DataError, PlanRefused
 from umbel.flower import stamp, take_server_identity
-from umbel.learning.data import fingerprint, load_corpus, split_rows, split_secret
+from umbel.learning.data import load_corpus
+from umbel.learning.split import fingerprint, split_rows, split_secret
 from umbel.privacy.accounting.accountant import MechanismEvent
 from umbel.privacy.ledger.chain import SIZE_RUN
 from umbel.privacy.ledger.ledger import Ledger

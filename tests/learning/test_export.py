@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.learning.data import clean_text
 from umbel.learning.export import export_adapter
+from umbel.learning.names import clean_text
 from umbel.learning.predict import Predictor
 
 KINDS = [

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from umbel.errors import DataError
-from umbel.learning.data import load_corpus, split_secret
+from umbel.learning.data import load_corpus
+from umbel.learning.split import split_secret
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.redteam.audit import audit_run
 from umbel.simulations.engine import Options, simulate

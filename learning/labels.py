@@ -1,0 +1,94 @@
+"""The classes of a corpus: those that a job names, or those that its rows have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..errors import DataError
+from ..job import DataSpec
+from .names import alike, canonical, clean_text, sort_names
+from .rows import Row
+
+# Above this many classes, of which most stand on one row only, a label column holds ids or scores.
+_MOST_CLASSES_OF_ONE_ROW = 20
+
+
+def encode_labels(
+    rows: Sequence[Row], spec: DataSpec, column: str
+) -> tuple[tuple[str, ...], np.ndarray]:
+    if spec.labels is None:
+        names = sort_names(row.label for row in rows)
+        _check_found_labels(rows, names, column)
+    else:
+        names = [clean_text(name) for name in spec.labels]
+    index = {canonical(name): i for i, name in enumerate(names)}
+    if len(index) < len(names):
+        counts = Counter(map(canonical, names))
+        twice = ", ".join(repr(name) for name, count in counts.items() if count > 1)
+        raise DataError(f"data.labels names {twice} more than once. Name each class once.")
+    if "" in index:
+        raise DataError("data.labels holds an empty name. Name each class.")
+    if len(names) < 2:
+        raise DataError(f"data.labels names one class only ({names!r}). Name at least two.")
+    unknown = Counter(row.label for row in rows if row.label not in index)
+    if unknown:
+        value, count = unknown.most_common(1)[0]
+        example = next(row for row in rows if row.label == value)
+        others = f" {len(unknown) - 1} other unknown labels follow." if len(unknown) > 1 else ""
+        raise DataError(
+            f"{example.place}: the label {value!r:.60} is not in data.labels "
+            f"({', '.join(map(repr, names))}); it stands on {count} rows.{others} Add it to "
+            "data.labels, or correct the rows."
+        )
+    return tuple(names), np.array([index[row.label] for row in rows], dtype=np.int64)
+
+
+def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) -> None:
+    source = rows[0].table.source
+    if len(names) == 1:
+        raise DataError(
+            f"{source}: every row of column {column!r} has the label {names[0]!r}, so there is "
+            "nothing to tell apart. Check data.label_column, or name all classes in data.labels."
+        )
+    if pairs := alike(names):
+        one, other = pairs[0]
+        raise DataError(
+            f"{source}: column {column!r} has the labels {one!r:.60} and {other!r:.60}, which look like one. "
+            "Give equal classes equal names, or, if they differ in truth, name them all in data.labels."
+        )
+    counts = Counter(row.label for row in rows)
+    single = sum(count == 1 for count in counts.values())
+    if len(names) > _MOST_CLASSES_OF_ONE_ROW and 2 * single > len(names):
+        raise DataError(
+            f"{source}: column {column!r} has {len(names)} different labels on {len(rows)} rows, "
+            f"{single} of them on one row only, such as {names[0]!r:.60}; it seems to hold ids or "
+            "scores, not classes. Check data.label_column, or name the classes in data.labels."
+        )
+
+
+def check_clients_share_labels(rows: Sequence[Row], column: str) -> None:
+    """Refuse a client none of whose labels any other client has: it spells its classes apart."""
+    of_client: dict[str, set[str]] = {}
+    for row in rows:
+        of_client.setdefault(row.client, set()).add(row.label)
+    if len(of_client) < 2:
+        return
+    clients_with = Counter(label for labels in of_client.values() for label in labels)
+    for client in sort_names(of_client):
+        own = of_client[client]
+        if all(clients_with[label] == 1 for label in own):
+            other = next(name for name in sort_names(of_client) if name != client)
+            raise DataError(
+                f"{rows[0].table.source}: client {client!r} (column {column!r}) has the labels "
+                f"{_some(own)}, which no other client has; {other!r}, for one, has "
+                f"{_some(of_client[other])}. Give equal classes equal names, or, if they differ "
+                "in truth, name them all in data.labels."
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = [repr(name) for name in sort_names(names)]
+    return ", ".join(ordered[:6]) + (", ..." if len(ordered) > 6 else "")

@@ -1,0 +1,33 @@
+"""One row on its way from a table into the corpus."""
+
+from __future__ import annotations
+
+from ..job import DataSpec
+from .names import clean_text, label_name
+from .table import Table
+
+
+class Row:
+    """One row on its way from a table into the corpus."""
+
+    __slots__ = ("client", "group", "held_out", "label", "row", "table", "text")
+
+    def __init__(self, table: Table, row: int, held_out: bool) -> None:
+        self.table, self.row, self.held_out = table, row, held_out
+        self.text = self.label = self.group = self.client = ""
+
+    def value(self, column: str) -> str | None:
+        values = self.table.columns.get(column)
+        return None if values is None else values[self.row]
+
+    @property
+    def place(self) -> str:
+        return self.table.place(self.row)
+
+
+def fill(row: Row, spec: DataSpec, label_column: str | None, client_column: str | None) -> None:
+    """Clean what the row holds; it may fail only in a way that no other row has to do with."""
+    row.text = clean_text(row.value(spec.text_column))
+    row.label = label_name(row.value(label_column)) if label_column else "-"
+    row.client = label_name(row.value(client_column)) if client_column else "-"
+    row.group = label_name(row.value(spec.group_column)) if spec.group_column else ""
