@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
@@ -106,7 +106,7 @@ def predictions(
 def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) -> str:
     """One line a prediction: label and probability, or the text with its continuation."""
     if as_json:
-        values = {"text": asked.text, "probabilities": {}, "continuation": None}
+        values: dict[str, Any] = {"text": asked.text, "probabilities": {}, "continuation": None}
         if prediction is not None:
             values = asdict(prediction)
         if asked.place:

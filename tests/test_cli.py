@@ -259,12 +259,13 @@ def test_a_wrong_value_is_named_with_what_would_be_right(case, simulate, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_text_that_is_not_utf8_is_refused_with_its_place(umbel, tiny_bert, tmp_path):
-    data = write(tmp_path / "data.csv", "text,label\ncafé,x\nthé,y\n", "latin-1")
+def test_text_of_several_encodings_is_refused_with_its_place(umbel, tiny_bert, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_bytes("text,label\ncafé,x\n".encode() + "thé,y\n".encode("latin-1"))
     status, _, err = umbel("simulate", "--data", data, "--model", tiny_bert)
     assert status == 2
-    assert "line 2" in err
-    assert "iconv" in err
+    assert "line 3" in err
+    assert "mixes encodings" in err
 
 
 def test_a_model_without_weights_is_refused(simulate, tiny_bert, tmp_path):

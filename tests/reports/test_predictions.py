@@ -3,7 +3,12 @@
 import pytest
 
 from umbel.errors import DataError
-from umbel.reports.predictions import read_texts
+from umbel.learning.layout import USUAL
+from umbel.reports import predictions
+
+
+def read_texts(texts, file, column="text"):
+    return [one.text for one in predictions.read_texts(texts, file, column, USUAL).asked]
 
 
 def test_lines_and_arguments_keep_their_places(tmp_path):
@@ -25,7 +30,7 @@ def test_of_a_table_the_column_is_tried_and_not_its_lines(tmp_path, delimiter):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\n \n", "no text to try"), ("grün".encode("cp1252"), "not UTF-8"), (b"PK\x03\x04", "zip")],
+    [(b"\n \n", "no text to try"), (b"gr\xc3\xbcn\ngr\xfcn", "not UTF-8"), (b"PK\x03\x04", "zip")],
 )
 def test_what_holds_no_texts_is_refused(tmp_path, content, said):
     (tmp_path / "texts.txt").write_bytes(content)

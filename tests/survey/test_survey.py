@@ -156,12 +156,13 @@ def test_what_is_advised_can_be_set(look):
 def test_a_file_that_training_would_refuse_says_why(tmp_path, tiny):
     file = tmp_path / "brought.jsonl"
     lines = [json.dumps(row) for row in rows_of(1200)]
-    file.write_text("\n".join([*lines[:5], "{not json", *lines[5:]]))
+    file.write_text("\n".join([*lines[:5], *["{not json"] * 30, *lines[5:]]))
     found = survey(Job.compose(None, {"data.path": str(file), "model.base": tiny("bert")}, []))
     assert found.used == 1200
     (line,) = warnings(found)
     assert "cannot be used as it is" in line
-    assert "unreadable" in line
+    assert "line 6: it is not valid JSON" in line
+    assert "30 of 1,230 rows cannot be read" in line
 
 
 def test_a_file_with_one_class_says_so(look):
