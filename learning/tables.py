@@ -56,8 +56,7 @@ def read_table(
     """
     required = list(dict.fromkeys([*([] if text is None else [text]), *others]))
     extra = [name for name in dict.fromkeys(optional) if name not in required]
-    if not path.exists():
-        raise DataError(f"There is no data file {path}.{_near_file(path)}")
+    _check_there(path)
     if path.is_dir():
         table = read_folder(path, text, required, extra, split)
         return table if lenient or every else table.checked()
@@ -71,6 +70,7 @@ def read_table(
 
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     """How a file of text is written, by a look at all of it; what is usual stays None."""
+    _check_there(path)
     if path.is_dir() or ending(path) not in (*DELIMITED, *JSON):
         return USUAL
     codec = find_encoding(path, given.encoding).codec
@@ -137,6 +137,11 @@ def _said(path: Path, header: Header, found: Delimited, layout: Layout) -> list[
             "are part of a field"
         )
     return notes
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"There is no data file {path}.{_near_file(path)}")
 
 
 def _near_file(path: Path) -> str:

@@ -223,7 +223,9 @@ def test_records_that_are_left_out_are_told_to_their_owner_alone(home, data):
 
 def test_another_encoding_is_named(home, data):
     data.write_bytes("note,class\nGrüße,fine\n".encode("latin1"))
-    assert "iconv -f cp1252" in found(home, "data")[1]
+    levels, text = found(home, "data")
+    assert levels[0] == "warning"
+    assert 'encoding = "cp1252"' in text
 
 
 @pytest.mark.parametrize(
