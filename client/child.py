@@ -99,8 +99,8 @@ class Child:
 
 
 def command() -> list[str]:
-    """What starts a worker: this Python, without the folder that it happens to be in."""
-    return [sys.executable, "-P", "-c", "from umbel.client.worker import main; main()"]
+    """What starts a worker: this Python."""
+    return [sys.executable, "-c", "from umbel.client.worker import main; main()"]
 
 
 class Bench:

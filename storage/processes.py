@@ -27,6 +27,8 @@ _LOOK_SECONDS = 0.2
 _PORT_SECONDS = 5.0
 _HELD_SECONDS = 1.0
 """``held`` has a lock for an instant."""
+_SAFE = {"PYTHONSAFEPATH": "1"}
+"""``python -m`` would import from the folder that it is started in before all else."""
 _PLAIN = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 """For a child that writes to a file."""
 
@@ -87,7 +89,8 @@ def start(
 
     Guarantee: the child ends when this process does, also if that is killed. On Linux the kernel sees to
     it, for any command and from its first instant; elsewhere, or if another thread than the main one
-    started it, a command of Umbel sees to it itself (``end_with_parent``, which each calls).
+    started it, a command of Umbel sees to it itself (``end_with_parent``, which each calls). A child in
+    Python imports nothing from the folder that it happens to be in, which others may be able to write.
 
     Assumptions: the command is not set-user-id, for which the kernel forgets the request.
 
@@ -107,6 +110,7 @@ def start(
         pass_fds=tuple(pass_fds),
         env={
             **os.environ,
+            **_SAFE,
             **(_PLAIN if log else {}),
             **(environment or {}),
             _PARENT: str(os.getpid()),

@@ -52,6 +52,21 @@ def started_by(path):
     return (names & STARTERS) | (owners & {"subprocess", "multiprocessing"})
 
 
+@pytest.mark.parametrize("how", [["-m", "umbel.units"], ["-c", "import umbel.units"]])
+def test_a_child_imports_nothing_from_the_folder_that_it_is_started_in(how, tmp_path):
+    """Somebody may start a server in a folder that other users of the machine can write."""
+    command, planted = [sys.executable, *how], tmp_path / "planted"
+    own = f"open({str(planted)!r}, 'w')\nraise SystemExit\n"
+    (tmp_path / "umbel").mkdir()
+    for name in ("umbel/__init__.py", "re.py"):
+        (tmp_path / name).write_text(own)
+    assert processes.start(command, cwd=tmp_path).wait() == 0
+    assert not planted.exists()
+    # Weakened: as Python does it.
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert planted.exists()
+
+
 def gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
