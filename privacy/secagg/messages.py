@@ -36,8 +36,8 @@ from .fixed_point import Layout
 from .keys import Identity, verify
 from .roster import Roster
 
-Run = Annotated[str, Size(1, 64)]
-"""Name of a run."""
+Run = Annotated[str, Size(1, 256)]
+"""Name of a run, as long as an order's may be (``warrants.JobOrder``)."""
 Sealed = Annotated[bytes, Size(112, 112)]
 """The dealer's X25519 key for sealing, and two shares of 32 bytes under AES-256-GCM."""
 Share = Annotated[bytes, Size(32, 32)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from .encoding import MOST_MEMBERS, Digest, Encoded, Names, Point, Size
-from .messages import Manifest, Naming, NonceRequest, PrekeyRequest, Share, Slot, Survivors
+from .messages import Manifest, Naming, NonceRequest, PrekeyRequest, Run, Share, Slot, Survivors
 
 IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
 MOST_REPEATS = 8
@@ -59,7 +59,7 @@ class State(Encoded):
     """Everything that a member remembers of a run. Replies are those of the slot in progress."""
 
     version: ClassVar[int] = 2
-    run: Annotated[str, Size(1, 64)]
+    run: Run
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
     floor: int = 0
     """A slot number known to have been used where the state itself was lost."""
