@@ -73,7 +73,9 @@ def read(
         address or card.host, port, timeout=30, context=context
     )
     try:
-        connection.request("GET", path, headers={"Authorization": f"Umbel {asking(key, path)}"})
+        connection.request(
+            "GET", path, headers={"Authorization": f"Umbel {asking(key, card.id, path)}"}
+        )
         answer = connection.getresponse()
         found = json.loads(answer.read())
     except (OSError, ValueError, http.client.HTTPException) as error:

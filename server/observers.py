@@ -73,10 +73,10 @@ def withdraw(consortium: Consortium, name: str) -> Path:
     return path
 
 
-def asking(observer: Identity, path: str, now: float | None = None) -> str:
-    """An observer's request to read `path`, in hexadecimal."""
-    issued = int(time.time() if now is None else now)
-    said = Statement(READING, issued, issued, issued + _ASKED_SECONDS, path.encode())
+def asking(observer: Identity, consortium: str, path: str, now: float | None = None) -> str:
+    """An observer's request to read `path` at the consortium of this id, in hexadecimal."""
+    issued, body = int(time.time() if now is None else now), _wanted(consortium, path)
+    said = Statement(READING, issued, issued, issued + _ASKED_SECONDS, body)
     return Signed.sign(said, observer).to_hex()
 
 
@@ -87,7 +87,8 @@ def observer_of(consortium: Consortium, path: str, asked: str, now: float) -> st
         for grant_ in _granted(consortium, now):
             if request.is_by(grant_.key):
                 said = request.opened(READING, grant_.key)
-                if said.body == path.encode() and not check_time(said, now):
+                wanted = _wanted(consortium.card.id, path)
+                if said.body == wanted and not check_time(said, now):
                     return grant_.name
     except (ValueError, ProtocolError):
         pass
@@ -106,6 +107,11 @@ def read(consortium: Consortium, path: str) -> Any:
         return {**asdict(run), "events": [event for _, _, event in store.events(run.name)]}
     files = [consortium.runs / run.name / name for name in _REPORTS]
     return {file.name: json.loads(file.read_bytes()) for file in files if file.is_file()}
+
+
+def _wanted(consortium: str, path: str) -> bytes:
+    """What a request says. With the consortium in it, who gets one can use it nowhere else."""
+    return f"{consortium} {path}".encode()
 
 
 def _granted(consortium: Consortium, now: float) -> list[Grant]:

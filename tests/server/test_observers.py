@@ -64,9 +64,9 @@ def answer(window, method, path, asked):
         return reply.status, reply.read()
 
 
-def test_an_observer_reads_runs_their_events_and_reports(window):
+def test_an_observer_reads_runs_their_events_and_reports(consortium, window):
     def found(path):
-        status, body = answer(window, "GET", path, asking(AUDITOR, path))
+        status, body = answer(window, "GET", path, asking(AUDITOR, consortium.card.id, path))
         assert status == 200
         return json.loads(body)
 
@@ -75,7 +75,7 @@ def test_an_observer_reads_runs_their_events_and_reports(window):
     assert found("/runs/night")["events"][0]["round"] == 2
     assert found("/runs/night/report") == {"result.json": {"rounds": 3}}
     for path in ("/runs/day", "/runs/night/log", "/", "/runs/../operator.key", "/operator.key"):
-        assert answer(window, "GET", path, asking(AUDITOR, path))[0] == 404
+        assert answer(window, "GET", path, asking(AUDITOR, consortium.card.id, path))[0] == 404
 
 
 def test_an_observer_starts_stops_and_changes_nothing(window, consortium):
@@ -83,8 +83,8 @@ def test_an_observer_starts_stops_and_changes_nothing(window, consortium):
     for verb in ("run", "stop", "finish", "resume", "deliver"):
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             path = f"/runs/night/{verb}"
-            assert answer(window, method, path, asking(AUDITOR, path))[0] == 501
-        assert answer(window, "GET", path, asking(AUDITOR, path))[0] == 404
+            assert answer(window, method, path, asking(AUDITOR, consortium.card.id, path))[0] == 501
+        assert answer(window, "GET", path, asking(AUDITOR, consortium.card.id, path))[0] == 404
     assert Store(consortium.database).runs() == before
     assert len(list(consortium.runs.iterdir())) == 2  # with the link to the latest
 
@@ -100,7 +100,7 @@ def test_an_observers_key_signs_nothing_that_anybody_takes(consortium):
     # Its request to read is taken for nothing else either, not even by who believes its key.
     with pytest.raises(PlanRefused):
         own = AUDITOR.public.signing
-        check_job_signature(own, card.id, "run", job, asking(AUDITOR, "/runs"))
+        check_job_signature(own, card.id, "run", job, asking(AUDITOR, consortium.card.id, "/runs"))
 
 
 def test_nobody_reads_whom_the_operator_has_not_granted_it(consortium, window, monkeypatch):
@@ -109,28 +109,38 @@ def test_nobody_reads_whom_the_operator_has_not_granted_it(consortium, window, m
     # Whoever may write into the folder is no operator: without its signature nothing is granted.
     (consortium.path / "observers" / "me.grant").write_text(own.to_hex())
     requests = {
-        "a stranger": asking(STRANGER, "/runs"),
-        "for another path": asking(AUDITOR, "/runs/night"),
-        "an old one": asking(AUDITOR, "/runs", now - DAY),
+        "a stranger": asking(STRANGER, consortium.card.id, "/runs"),
+        "for another path": asking(AUDITOR, consortium.card.id, "/runs/night"),
+        "an old one": asking(AUDITOR, consortium.card.id, "/runs", now - DAY),
         "nothing": "",
         "no statement": "ab",
         "an order": sign_job(AUDITOR, consortium.card.id, "run", "{}"),
     }
     for what, asked in requests.items():
         assert answer(window, "GET", "/runs", asked)[0] == 403, what
-    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+    assert answer(window, "GET", "/runs", asking(AUDITOR, consortium.card.id, "/runs"))[0] == 200
     # Weakened: a server that believes what lies in its folder, whoever signed it.
     monkeypatch.setattr(observers, "_granted", lambda *_: [Grant.from_bytes(mine)])
-    assert answer(window, "GET", "/runs", asking(STRANGER, "/runs"))[0] == 200
+    assert answer(window, "GET", "/runs", asking(STRANGER, consortium.card.id, "/runs"))[0] == 200
+
+
+def test_what_an_observer_asks_of_one_consortium_is_good_at_no_other(consortium, tmp_path):
+    """A server that gets a request could else read with it wherever the same key may."""
+    other = Consortium.create(tmp_path / "other", "localhost", 9443, Limits())
+    grant(other, "auditor", AUDITOR.public.signing.hex())
+    asked = asking(AUDITOR, consortium.card.id, "/runs")
+    assert observer_of(consortium, "/runs", asked, time.time()) == "auditor"
+    with pytest.raises(ConsortiumError, match="may not read"):
+        observer_of(other, "/runs", asked, time.time())
 
 
 def test_a_grant_ends_is_withdrawn_and_goes_with_the_key_that_signed_it(consortium):
     now = time.time()
-    asked = asking(AUDITOR, "/runs")
+    asked = asking(AUDITOR, consortium.card.id, "/runs")
     assert observer_of(consortium, "/runs", asked, now) == "auditor"
     later = now + 366 * DAY
     with pytest.raises(ConsortiumError, match="may not read"):
-        observer_of(consortium, "/runs", asking(AUDITOR, "/runs", later), later)
+        observer_of(consortium, "/runs", asking(AUDITOR, consortium.card.id, "/runs", later), later)
     rotate(consortium, "operator")
     with pytest.raises(ConsortiumError, match="may not read"):
         observer_of(consortium, "/runs", asked, now)
@@ -201,11 +211,43 @@ def test_strangers_that_say_nothing_hold_few_places_and_end(consortium, monkeypa
             thread.join()
 
 
+def test_strangers_that_hold_every_place_keep_no_observer_out(window, monkeypatch):
+    monkeypatch.setattr("umbel.server.window._SECONDS", 600)
+    silent = [socket.create_connection(window.server_address) for _ in range(16)]
+    try:
+        assert eventually_answered(window) == 200
+        for one in silent[1:]:  # the oldest gave way; the others are still there
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_of_a_request_no_more_is_read_than_it_may_have(window):
+    """So that strangers hold some kilobytes of this process each, not megabytes."""
+    asked = asking(AUDITOR, window.consortium.card.id, "/runs")
+
+    def status(filling):
+        context = ssl.create_default_context(cafile=window.consortium.ca_certificate)
+        plain = socket.create_connection(window.server_address, timeout=60)
+        with context.wrap_socket(plain, server_hostname="localhost") as secured:
+            head = b"GET /runs HTTP/1.0\r\n" + b"X: %s\r\n" % (b"x" * 1000) * filling
+            secured.sendall(head + f"Authorization: Umbel {asked}\r\n\r\n".encode())
+            return secured.recv(12)
+
+    assert status(20) == b"HTTP/1.0 200"
+    with contextlib.suppress(OSError):  # what nobody read resets the connection
+        assert status(40) in (b"HTTP/1.0 403", b"")
+
+
 def eventually_answered(window):
     """The status, once there is a place again."""
     for _ in range(600):
+        asked = asking(AUDITOR, window.consortium.card.id, "/runs")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0]
+            return answer(window, "GET", "/runs", asked)[0]
         time.sleep(0.1)
     return None
 
