@@ -33,8 +33,8 @@ def prepare(run: Run) -> None:
     waiting = {node: known.get(node, f"node {node}") for node in known or run.grid.get_node_ids()}
     labels = dict(waiting)
     failed: dict[str, str] = {}
-    slots: list[int] = []
-    rounds: list[int] = []
+    slots: dict[str, int] = {}
+    rounds: dict[str, int] = {}
     run.nodes = {}
     while True:
         online = set(run.grid.get_node_ids())
@@ -64,7 +64,7 @@ def prepare(run: Run) -> None:
             + reasons(failed),
             CannotGoOn if may_be < run.plan.minimum else RoundFailed,
         )
-    learn_rounds(run, rounds)
+    learn_rounds(run, list(rounds.values()))
     seconds = round(time.monotonic() - begun, 3)
     run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
 
@@ -76,8 +76,8 @@ def take_back(run: Run) -> None:
     if not here:
         return
     begun, before = time.monotonic(), set(run.nodes)
-    slots: list[int] = []
-    exchange = _ask_whether_ready(run, here, slots, [])
+    slots: dict[str, int] = {}
+    exchange = _ask_whether_ready(run, here, slots, {})
     if run.sums is not None:
         run.sums.learn(slots)
     gone = [name for name in here.values() if _for_good(exchange, name)]
@@ -91,7 +91,7 @@ def take_back(run: Run) -> None:
 
 
 def _ask_whether_ready(
-    run: Run, labels: dict[int, str], slots: list[int], rounds: list[int]
+    run: Run, labels: dict[int, str], slots: dict[str, int], rounds: dict[str, int]
 ) -> Exchange:
     """Ask these nodes; note who is ready, and the `slots` and `rounds` that each one came to."""
 
@@ -106,8 +106,7 @@ def _ask_whether_ready(
     exchange = ask(run, requests, labels, Stage(run.round), check)
     for reply in exchange:
         readiness = readiness_of(reply)
-        slots.append(readiness.slot)
-        rounds.append(readiness.round)
+        slots[readiness.name], rounds[readiness.name] = readiness.slot, readiness.round
         node = reply.metadata.src_node_id
         if run.nodes.setdefault(readiness.name, node) != node:
             raise PlanRefused(f"Two clients call themselves {readiness.name!r}: rename one.")

@@ -21,7 +21,7 @@ from ..wire.requests import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics
 from .run import Run
 
 _ROUNDING = 1e-6
-_MOST_RECORDS = 2**40
+_MOST_RECORDS = _MOST_SUMS = 2**40
 
 
 def update_check(run: Run) -> Callable[[Message], None]:
@@ -110,10 +110,15 @@ def readiness_of(reply: Message) -> Readiness:
     if record is None:
         raise MessageError("answered without saying whether it is ready")
     found = Readiness.from_record(record)
-    if not (0 <= found.size <= _MOST_RECORDS and 0 < found.training_share <= 1 and found.slot >= 0):
+    if not (
+        0 <= found.size <= _MOST_RECORDS
+        and 0 < found.training_share <= 1
+        and 0 <= found.slot <= _MOST_SUMS
+        and 0 <= found.round <= _MOST_SUMS
+    ):
         raise MessageError(
             f"says what cannot be of its data: a size of {found.size:,}, of which a share of "
-            f"{found.training_share:g} is trained on, after {found.slot:,} sums"
+            f"{found.training_share:g} is trained on, after {found.slot:,} sums and {found.round:,} rounds"
         )
     return found
 

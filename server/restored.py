@@ -8,28 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .run import Run
+from ..privacy.secagg.roster import Roster
+
+if TYPE_CHECKING:
+    from .run import Run
 
 
 def learn_rounds(run: Run, stated: Sequence[int]) -> None:
     """Go on after the last round that clients were charged for in this run, as they say.
 
-    A coordinator that only died is at most in the middle of the next round, which is gone on with. As many
-    as may collude could name any number, so theirs are left out: one honest client at least is believed.
+    A coordinator that only died is at most in the middle of the next round, which is gone on with.
     """
     if run.replayable or not run.plan.job.private or not stated:
         return
-    liars = 0
-    if run.sums is not None:
-        roster = run.sums.roster
-        liars = math.ceil(roster.limits.colluders * len(roster.members))
-    believed = sorted(stated)[: max(1, len(stated) - liars)]
-    reached = min(believed[-1], run.plan.job.training.rounds)
+    roster = run.sums.roster if run.sums is not None else None
+    reached = min(agreed(stated, roster), run.plan.job.training.rounds)
     if reached > run.round + 1:
         run.tell({"event": "restored", "round": run.round, "reached": reached})
         run.round = reached
+
+
+def agreed(stated: Sequence[int], roster: Roster | None) -> int:
+    """The highest of the numbers that clients say they came to which an honest one has said, or was past.
+
+    Any client could name a number that leaves no room for more. So as many of the highest are left out as
+    may collude under the roster, and one at least.
+    """
+    liars = math.ceil(roster.limits.colluders * len(roster.members)) if roster else 0
+    believed = sorted(stated)[: max(1, len(stated) - max(1, liars))]
+    return believed[-1] if believed else 0
 
 
 def lost_rounds(events: Sequence[Mapping[str, Any]]) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..privacy.secagg.aggregator import Aggregator
@@ -11,6 +10,7 @@ from ..privacy.secagg.messages import Naming, Slot
 from ..privacy.secagg.parameters import fewest, thresholds
 from ..privacy.secagg.roster import Roster
 from ..run.run_folder import RunFolder
+from .restored import agreed
 from .slots import OpenRound
 
 
@@ -21,6 +21,8 @@ class SecureSums:
     roster: Roster
     used: int = 0
     """The highest slot that any member ever entered."""
+    entered: dict[str, int] = field(default_factory=dict)
+    """The slot that each member last said it came to."""
     upcoming: dict[tuple[str, ...], Aggregator] = field(default_factory=dict)
     """Slots whose prekeys came with the last reveal, by their members."""
     stopped: OpenRound | None = None
@@ -30,15 +32,14 @@ class SecureSums:
     excluded: set[str] = field(default_factory=set)
     """Members whose secret could not be had back: they would spoil the next slot too."""
 
-    def learn(self, entered: list[int]) -> None:
+    def learn(self, entered: Mapping[str, int]) -> None:
         """Go on after the slots that members say they entered, as after a restart.
 
-        As many as may collude could name a number that leaves no room, so theirs are left out; should
+        One that comes back alone is held against what the others said before (``restored.agreed``). Should
         an honest one be ahead, its next slots are given up until the numbers have passed it.
         """
-        liars = math.ceil(self.roster.limits.colluders * len(self.roster.members))
-        believed = sorted(entered)[: max(1, len(entered) - liars)]
-        self.used = max([self.used, *believed])
+        self.entered.update(entered)
+        self.used = max(self.used, agreed(list(self.entered.values()), self.roster))
 
     def resume(self, folder: RunFolder) -> None:
         """Learn where an earlier process stopped in the middle of a slot."""
