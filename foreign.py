@@ -93,7 +93,11 @@ def cell(value: Any) -> Any:
 
 
 class PlainFormatter(logging.Formatter):
-    """Lines of a log in which nothing but ends of lines is unprintable."""
+    """Lines of a log in which nothing but ends of lines is unprintable.
+
+    Every line of a record but the first is indented, so that no text in it begins a line of its own.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record), lines=True, longest=None)
+        text = shown(super().format(record), lines=True, longest=None)
+        return text.replace("\n", "\n    ")

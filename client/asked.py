@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import local
 from ..errors import UmbelError
+from ..foreign import shown
 from .approvals import Approvals, JobRequest, JobSummary, printable
 from .decisions import ACCEPTED, FINISHED, REFUSED, Decisions, KeptJob
 
@@ -79,12 +80,12 @@ def asked_table(rows: list[dict[str, Any]]) -> Table:
 
 def asked_lines(row: dict[str, Any]) -> Iterator[str]:
     """One run (``find``) in words, then its job as it was signed."""
-    yield f"Run       {row['run']}"
+    yield f"Run       {shown(row['run'])}"
     yield f"Status    {row['status']}"
     yield f"Job       {row['job_digest']}"
     yield f"Operator  {row['operator'] or 'signed by none that this owner accepts'}"
     for step in row["decisions"]:
-        yield f"{local(step['time'])}  {step['event']}: {step['why']}"
+        yield f"{local(step['time'])}  {step['event']}: {shown(step['why'])}"
     if row["plan"]:
         yield "What it does here:"
         yield from (f"  {key} = {_text(value)}" for key, value in row["plan"].items())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.client.approvals import printable
+from umbel.client.asked import asked_lines
 from umbel.foreign import PlainFormatter, cell, console, say, shown
 from umbel.privacy.ledger.chain import COLUMNS
 from umbel.privacy.ledger.export import to_csv
@@ -72,6 +73,25 @@ def test_a_log_gets_none_either(text):
     record = logging.LogRecord("x", logging.ERROR, "x", 1, "%s: %s", ("st-mary", text), None)
     handler.emit(record)
     assert stream.getvalue().replace("\n", "").isprintable()
+    # Nor does it begin a line, which would be taken for the agent's or the server's own.
+    first, *others = stream.getvalue().rstrip("\n").split("\n")
+    assert first.endswith(f"st-mary: {shown(text.partition(chr(10))[0])}")
+    assert all(line.startswith("    ") for line in others)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_decision_is_one_line_whatever_the_job_that_it_is_about_says(text):
+    step = {"time": "2026-01-01T00:00:00", "event": "job refused", "why": text}
+    row = {
+        "run": text,
+        "status": "refused",
+        "job_digest": "0",
+        "operator": "",
+        "plan": {},
+        "job": {},
+    }
+    for line in asked_lines(row | {"decisions": [step]}):
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
