@@ -321,7 +321,7 @@ def approve_roster(
 ) -> None:
     """Approve a change of the members, where the consortium asks its members to. Back to the operator then.
 
-    Compare the fingerprint of each new member with its owner, by telephone.
+    Compare the fingerprint of each new member with its owner, by telephone, and ask why a limit changes.
     """
     from ..client.home import Home
     from ..client.keys import approve, change_of

@@ -41,22 +41,26 @@ def job(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value of a job file."),
     ] = [],  # noqa: B006
     out: Out = None,
+    former: Annotated[
+        bool,
+        typer.Option("--former", help="Sign anew an order by an operator's key that was replaced."),
+    ] = False,
 ) -> None:
     """Sign a job for one run. Needs the base model's files, to write their digest into the job.
 
-    An order that has ended, or ends soon, is signed anew for the same run.
+    An order that has ended, or ends soon, is signed anew for the same run, if this operator signed it.
     """
     from ..consortium.authority import Consortium
     from ..consortium.packets import SignedJob, is_packet, read_packet
     from ..job import Job
-    from ..server.signing import sign_order
+    from ..server.signing import sign_again, sign_order
 
     consortium, again = Consortium.open(keys), is_packet(job)
     if again:
         before = read_packet(job)
         if not isinstance(before, SignedJob):
             raise ConsortiumError(f"{job} is signed, but it is not an order for a job.")
-        order = sign_order(consortium, before.built, before.run)
+        order = sign_again(consortium, before, former=former)
     else:
         wanted = Job.compose(job, {}, set_)
         warn_of_refusals(consortium, wanted)

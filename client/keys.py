@@ -58,6 +58,14 @@ def pin(home: Home, card: Card) -> None:
     write_durably(home.consortium_key, b"".join(card.consortium_keys))
 
 
+def trusts_newest(home: Home) -> bool:
+    """Whether the authority that the card names is the one that is believed, if it was ever replaced."""
+    if not home.card.past("authority"):
+        return True
+    newest, file = home.card.ca_certificate.encode(), home.ca_certificate
+    return file.is_file() and file.read_bytes().startswith(newest)
+
+
 @dataclass(frozen=True)
 class RosterChange:
     """A roster that is to be approved."""
@@ -76,6 +84,13 @@ def change_of(home: Home, roster: bytes, requests: Sequence[Request]) -> RosterC
     known = membership.roster.read_bytes() if membership.roster.exists() else None
     current = open_kept(known, membership.keys) if known else None
     signed, whole = SignedRoster.from_bytes(roster), open_roster(roster, membership.keys[0])
+    if signed.cuts:
+        # An approval is for the whole roster, and the cut would hide members of it.
+        raise ProtocolError(
+            "roster",
+            "the operator",
+            "a server has taken members off it; approved is what was signed",
+        )
     if current and whole.epoch <= current.epoch:
         raise ProtocolError("roster", "the operator", "this roster is not newer than the one known")
     prints = {request.entry: request.fingerprint for request in requests}

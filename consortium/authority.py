@@ -279,12 +279,15 @@ class Consortium(Folder):
             self._settle()
 
     def approve(self, given: SignedRoster) -> SignedRoster | None:
-        """The pending roster with the approvals of a copy of it, which are kept; None if it is another."""
+        """The pending roster with the approvals of a copy of it, which are kept; None if it is another.
+
+        Only those that count: a copy comes back from one member by way of others.
+        """
         with self._alone():
-            pending = self.pending
-            if pending is None or pending.whole.hash != given.whole.hash:
+            pending, current = self.pending, self.current_roster()
+            if pending is None or current is None or pending.whole.hash != given.whole.hash:
                 return None
-            merged = pending.with_approvals(given.approvals)
+            merged = pending.with_approvals(given.counted(current).values())
             write_durably(self._pending_path, merged.to_bytes())
         return merged
 

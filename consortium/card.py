@@ -25,7 +25,7 @@ from ..privacy.secagg.encoding import Encoded, Name, Size
 from ..privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from ..privacy.secagg.roster import Entry
 from ..storage.documents import Document
-from .handovers import MOST, Keys, Kind, Past, first, follow, past
+from .handovers import MOST, Keys, Kind, Past, first, follow, past, plain, statements
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _LONGEST_HOST = 253
@@ -149,26 +149,29 @@ class Card(Document):
 
         What is older than the card changes nothing.
         """
-        known, given = self.handovers, list(handovers)
-        if given == known[: len(given)]:
+        if len(handovers) > MOST:
+            raise ProtocolError("handover", "the server", "keys were handed over too often")
+        known, said = statements(self.handovers), statements(handovers)
+        if said == known[: len(said)]:
             return self
-        if given[: len(known)] != known or len(given) > MOST:
+        if said[: len(known)] != known:
             raise ProtocolError(
                 "handover", "the server", "keys were handed over another way before"
             )
-        keys = follow(self._first, self.id, given)
+        keys = follow(self._first, self.id, handovers)
         values = {
             "consortium_key": keys["consortium"].hex(),
             "operator_key": keys["operator"].hex(),
             "ca_certificate": keys["authority"].decode("ascii", "replace"),
-            "handovers": given,
+            "handovers": plain(self._first, handovers),
         }
         return self.build(self.model_dump() | values, "the card after a handover")
 
     @property
     def fingerprint(self) -> str:
-        """For two people to compare: a card with another key or authority has another one."""
-        parts = (self.ca_certificate.encode(), self.consortium_key_bytes, self.operator_key_bytes)
+        """For two people to compare: a card with another key or authority, or a former one, has another."""
+        parts = [self.ca_certificate.encode(), self.consortium_key_bytes, self.operator_key_bytes]
+        parts += statements(self.handovers)
         return _groups(hash_of(b"umbel consortium", *parts))
 
     @property

@@ -53,6 +53,14 @@ def hand_over(
     return Signed.sign(Statement(HANDOVER, counter, now, FOREVER, body), consortium).to_hex()
 
 
+def statements(handovers: Sequence[str]) -> list[bytes]:
+    """What they say, by which two chains are compared: one statement can be written in several ways.
+
+    In capitals, say, or with a seal more, which whoever carries it can put to it.
+    """
+    return [_signed(text).statement for text in handovers]
+
+
 def follow(keys: Mapping[Kind, bytes], id_: str, handovers: Sequence[str]) -> Keys:
     """The keys after these handovers; ``ProtocolError`` unless each follows from the ones before."""
     found, counter = dict(keys), -1
@@ -63,6 +71,17 @@ def follow(keys: Mapping[Kind, bytes], id_: str, handovers: Sequence[str]) -> Ke
         if handover.consortium != id_ or handover.old != found[kind] or said.counter <= counter:
             raise _refused("it does not follow from the one before")
         found[kind], counter = handover.new, said.counter
+    return found
+
+
+def plain(keys: Mapping[Kind, bytes], handovers: Sequence[str]) -> list[str]:
+    """Handovers that were followed from these keys, in the one form in which they are kept."""
+    found, signer = [], keys["consortium"]
+    for text in handovers:
+        signed = _signed(text)
+        handover = Handover.from_bytes(signed.said.body)
+        found.append(signed.only(signer).to_hex())
+        signer = handover.new if handover.kind == "consortium" else signer
     return found
 
 

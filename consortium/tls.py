@@ -83,9 +83,14 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def read_certificate(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return certificate_of(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+
+
+def certificate_of(pem: bytes) -> x509.Certificate:
+    """The first one in it; ``ValueError`` if there is none."""
+    return x509.load_pem_x509_certificate(pem)
 
 
 def key_for(authority: x509.Certificate, path: Path) -> ec.EllipticCurvePrivateKey:

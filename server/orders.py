@@ -24,7 +24,7 @@ from ..privacy.secagg.signed import Signed, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Status, Store
 from .rosters import Rosters
-from .signing import check_order, sign_order, signed_order
+from .signing import checked_order, sign_order, signed_order
 
 WAIT_SECONDS = 600.0
 """How long a run waits for as many members as it needs, and for owners that have not decided."""
@@ -60,13 +60,14 @@ def begin(
     An order for a run that is here already takes the place of the one before it.
     """
     follow(consortium, order.handovers)
-    check_order(consortium, order)
+    order = checked_order(consortium, order)
     job, store = order.built, Store(consortium.database)
     for run in store.runs():
         if run.id == order.run:
             folder = RunFolder.open(consortium.runs / run.name)
             if folder.job.to_json() != job.to_json():
                 raise PlanRefused(f"{run.name} is a run of another job.")
+            _check_later(folder, order, run.name)
             _go_by(folder, order, consortium.card)
             return folder
     refuse_longer(consortium, job)
@@ -86,6 +87,13 @@ def begin(
     )
     store.add(folder.path.name, order.run, job.training.rounds)
     return folder
+
+
+def _check_later(folder: RunFolder, order: SignedJob, name: str) -> None:
+    """Refuse an order that its signer made before the one that is here: who carries it may have kept it."""
+    before = Signed.from_hex(parted(folder.read_json("run.json")["signature"])[0])
+    if Signed.from_hex(order.order).said.counter < before.said.counter:
+        raise PlanRefused(f"{name} goes by an order that was signed later than this one already.")
 
 
 def _free_place(runs: Path, id_: str) -> Path:

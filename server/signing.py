@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from ..consortium.authority import Consortium
+from ..consortium.card import Card, Request
 from ..consortium.lasting import check_lasts
 from ..consortium.packets import SignedCertificate, SignedJob, SignedMembers
 from ..consortium.rotation import follow
@@ -22,7 +26,8 @@ from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
 from ..planning.limits import keeps_to
 from ..planning.refusals import job_refusals, refused
-from ..privacy.secagg.roster import SignedRoster, approvals_needed, open_roster
+from ..privacy.secagg.roster import Roster, SignedRoster, approvals_needed, open_roster
+from ..privacy.secagg.signed import Signed
 from ..run.run_folder import as_kept
 from ..storage.files import write_durably
 from .holdout import public_corpus
@@ -54,6 +59,34 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
 
     # Owners are told which files they are, and compare that before they look into them.
     return signed_order(consortium, as_kept(fitted(pinned(job))), run or new_run(job))
+
+
+def sign_again(consortium: Consortium, before: SignedJob, *, former: bool = False) -> SignedJob:
+    """The same order for the same run, from now on.
+
+    Raises ``PlanRefused`` for one that the operator's key did not sign, or, if `former`, no former one: the
+    file may come from the server, which could have written any job into it.
+    """
+    card = consortium.card
+    keys = [past.key for past in card.past("operator")]
+    if _is_signed(before, card, [card.operator_key_bytes, *(keys if former else [])]):
+        return sign_order(consortium, before.built, before.run)
+    why = "is not as this operator signed it"
+    if _is_signed(before, card, keys):
+        why = "is by a key that was replaced (if it was not stolen, and you have read the job: --former)"
+    raise PlanRefused(
+        f"The order for {before.run} {why}, so it is not signed anew. Or sign the job from its own file, as "
+        "a new run: umbel sign job"
+    )
+
+
+def _is_signed(order: SignedJob, card: Card, keys: Iterable[bytes]) -> bool:
+    """Whether one of these keys signed it, whether or not it holds now."""
+    for key in keys:
+        with contextlib.suppress(PlanRefused):
+            check_job_signature(key, card.id, order.run, order.built.to_json(), order.order)
+            return True
+    return False
 
 
 def new_run(job: Job) -> str:
@@ -97,8 +130,8 @@ def sign_certificate(consortium: Consortium) -> SignedCertificate:
     return SignedCertificate(certificate=pem, handovers=handovers)
 
 
-def check_order(consortium: Consortium, packet: SignedJob) -> None:
-    """Refuse (``PlanRefused``) an order that this server cannot carry out."""
+def checked_order(consortium: Consortium, packet: SignedJob) -> SignedJob:
+    """The order as it was signed, and no more; ``PlanRefused`` for one that this server cannot carry out."""
     card = consortium.card
     text = packet.built.to_json()
     said = check_job_signature(card.operator_key_bytes, card.id, packet.run, text, packet.order)
@@ -110,8 +143,9 @@ def check_order(consortium: Consortium, packet: SignedJob) -> None:
             "where the keys are, and take it in first: umbel sign roster, umbel take"
         )
     public_corpus(packet.built)
+    order = Signed.from_hex(packet.order).only(card.operator_key_bytes).to_hex()
     if consortium.holds_keys:
-        return
+        return packet.model_copy(update={"order": order, "delegation": ""})
     own, when = consortium.delegate, time.time()
     try:
         given = delegate_of(packet.delegation, card.operator_key_bytes, card.id, packet.run, when)
@@ -121,21 +155,26 @@ def check_order(consortium: Consortium, packet: SignedJob) -> None:
         raise PlanRefused(
             f"The delegation in it is for another server: sign the job where {consortium.path} was split"
         )
+    keys = card.operator_key_bytes, card.consortium_key_bytes
+    delegation = Signed.from_hex(packet.delegation).only(*keys).to_hex()
+    return packet.model_copy(update={"order": order, "delegation": delegation})
 
 
 def take_members(consortium: Consortium, packet: SignedMembers) -> list[str]:
     """Go by a roster that was signed elsewhere; the names of members that came back by it.
 
-    Raises ``ProtocolError`` for one that does not follow the roster here.
+    Raises ``ProtocolError`` for one that does not follow the roster here, or was signed before it.
     """
     follow(consortium, packet.handovers)
     card, current = consortium.card, consortium.current_roster()
-    data = bytes.fromhex(packet.roster)
+    signed = SignedRoster.from_bytes(bytes.fromhex(packet.roster))
     if consortium.pending is not None:
-        data = _merged(consortium, data).to_bytes()
-    roster = open_roster(data, card.consortium_key_bytes, current)
-    SignedRoster.from_bytes(data).check_time(time.time())
+        signed = _merged(consortium, signed)
+    roster = open_roster(signed.to_bytes(), card.consortium_key_bytes, current)
+    signed.check_time(time.time())
+    data = _as_kept(consortium, signed, current).to_bytes()
     requests = {request.name: request for request in packet.requests}
+    _check_apart(packet.requests)
     for entry in roster.members:
         request = requests.get(entry.name)
         if request is None or request.entry != entry:
@@ -152,7 +191,9 @@ def approvals_awaited(consortium: Consortium, packet: SignedMembers) -> str:
     needed = approvals_needed(current)
     if consortium.pending is None or current is None:
         return ""
-    given = _merged(consortium, bytes.fromhex(packet.roster)).approvers(current)
+    given = _merged(consortium, SignedRoster.from_bytes(bytes.fromhex(packet.roster))).approvers(
+        current
+    )
     if len(given) >= needed:
         return ""
     more = needed - len(given)
@@ -160,10 +201,37 @@ def approvals_awaited(consortium: Consortium, packet: SignedMembers) -> str:
     return f"Approved by {', '.join(given) or 'nobody'}: {more} more {are} needed."
 
 
-def _merged(consortium: Consortium, data: bytes) -> SignedRoster:
+def _merged(consortium: Consortium, given: SignedRoster) -> SignedRoster:
     """The roster with all approvals that ever came for it."""
-    given = SignedRoster.from_bytes(data)
     return consortium.approve(given) or given
+
+
+def _as_kept(consortium: Consortium, signed: SignedRoster, current: Roster | None) -> SignedRoster:
+    """What is kept of a roster that came: nothing that was put to it on the way, and no older one."""
+    here, key = consortium.roster(), consortium.card.consortium_key_bytes
+    known = SignedRoster.from_bytes(here) if here else None
+    signed = replace(signed, roster=signed.roster.only(key))
+    if current is None or known is None:
+        return signed
+    if known.whole.hash != signed.whole.hash:
+        return signed.only_counted(current)
+    if signed.roster.said.counter < known.roster.said.counter:
+        raise ConsortiumError(
+            "The roster here was signed later than this one. Bring the newest: umbel sign roster"
+        )
+    # Whose approvals these are, the roster before this one says; it was looked at when they came.
+    return replace(signed, approvals=known.approvals)
+
+
+def _check_apart(requests: Sequence[Request]) -> None:
+    """A request is signed by its own keys alone: one that came by way of others may bring another's."""
+    keys = [key for request in requests for key in request.keys]
+    if len(set(keys)) < len(keys):
+        names = ", ".join(request.name for request in requests)
+        raise ConsortiumError(
+            f"Two of the requests in this file have the same key, or one is there twice ({names}). Bring the "
+            "file as it was signed: umbel sign roster"
+        )
 
 
 def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:
@@ -176,4 +244,6 @@ def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:
         raise ConsortiumError(
             "This certificate is not by the consortium's authority, or for another key."
         )
-    write_durably(consortium.server_certificate, packet.certificate.encode())
+    # As it was signed: a file on its way may have got more in it than a certificate.
+    found = tls.certificate_pem(tls.certificate_of(pem.encode()))
+    write_durably(consortium.server_certificate, found)

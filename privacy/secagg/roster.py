@@ -198,19 +198,27 @@ class SignedRoster(Encoded):
         return self.with_approvals([Seal(member.public.signing, given)])
 
     def with_approvals(self, seals: Iterable[Seal]) -> SignedRoster:
-        """The same, with these as well; whose they are is looked at when they are counted."""
+        """The same, with these as well, in the place of others by the same keys."""
         by_key = {seal.key: seal for seal in (*self.approvals, *seals)}
         return replace(self, approvals=tuple(by_key[key] for key in sorted(by_key)))
 
+    def counted(self, current: Roster) -> dict[str, Seal]:
+        """By name: approvals of members of the `current` roster. Whatever else came along is nothing."""
+        text = Approval(self.whole.hash).to_bytes()
+        names = {member.identity.signing: member.name for member in current.members}
+        return {
+            names[seal.key]: seal
+            for seal in self.approvals
+            if seal.key in names and verify(seal.key, seal.signature, text)
+        }
+
     def approvers(self, current: Roster) -> list[str]:
         """The members of the `current` roster that approved this one."""
-        text, seals = Approval(self.whole.hash).to_bytes(), {s.key: s for s in self.approvals}
-        return [
-            member.name
-            for member in current.members
-            if (seal := seals.get(member.identity.signing))
-            and verify(seal.key, seal.signature, text)
-        ]
+        return sorted(self.counted(current))
+
+    def only_counted(self, current: Roster) -> SignedRoster:
+        """The same, with nothing but what counts: others may have added to it on the way."""
+        return replace(self, approvals=()).with_approvals(self.counted(current).values())
 
     @property
     def expires(self) -> int:

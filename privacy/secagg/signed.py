@@ -75,6 +75,11 @@ class Signed(Encoded):
             seals[key] = Seal(key, signer.sign(self.statement))
         return Signed(self.statement, tuple(seals[key] for key in sorted(seals)))
 
+    def only(self, *keys: bytes) -> Signed:
+        """The same without what others put to it: the one form in which it is kept, and compared."""
+        given = {seal.key: seal for seal in self.seals if seal.key in self._valid(keys, [seal])}
+        return Signed(self.statement, tuple(given[key] for key in sorted(given)))
+
     @cached_property
     def said(self) -> Statement:
         """The statement, whoever signed it; a ``ProtocolError`` if it is none."""
@@ -85,9 +90,15 @@ class Signed(Encoded):
 
     def signers(self, keys: Iterable[bytes]) -> set[bytes]:
         """Which of these keys have signed it."""
+        return self._valid(keys, self.seals)
+
+    def _valid(self, keys: Iterable[bytes], seals: Iterable[Seal]) -> set[bytes]:
         wanted = set(keys)
-        found = {seal.key: seal.signature for seal in self.seals if seal.key in wanted}
-        return {key for key, given in found.items() if verify(key, given, self.statement)}
+        return {
+            seal.key
+            for seal in seals
+            if seal.key in wanted and verify(seal.key, seal.signature, self.statement)
+        }
 
     def opened(self, purpose: str, key: bytes) -> Statement:
         """The statement, if the holder of `key` signed it for this purpose; else ``ProtocolError``."""

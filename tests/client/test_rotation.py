@@ -14,7 +14,7 @@ from umbel.client.home import Home
 from umbel.client.intake import Intake
 from umbel.client.keys import follow, renew_keys, trust, use_new_keys
 from umbel.consortium.authority import Consortium
-from umbel.consortium.card import Card, Request
+from umbel.consortium.card import Card, Request, consortium_id
 from umbel.consortium.handovers import KINDS, hand_over
 from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import joined, sign_job
@@ -22,6 +22,7 @@ from umbel.errors import ConsortiumError, ProtocolError
 from umbel.flower import stamp, take_server_identity
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
+from umbel.privacy.secagg.signed import Signed
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.server.split import split
 from umbel.simulations.engine import Options, simulate
@@ -306,3 +307,52 @@ def test_the_commands_do_it(consortium, owner, umbel):
     assert (status, "whose place the new ones take" in out) == (0, True)
     assert umbel("client", "rotate", owner.path, "--finish")[0] == 0
     assert not list((owner.path / "next").iterdir())
+
+
+def test_a_handover_that_is_written_in_another_way_parts_nobody_from_the_consortium(
+    consortium, owner
+):
+    """A server that puts a seal to a handover, or writes it in capitals, says the same with other bytes."""
+    rotate(consortium, "consortium")
+    [plain] = consortium.card.handovers
+    sealed = Signed.from_hex(plain).sealed_by(Identity(os.urandom(64))).to_hex()
+    for text in (sealed, plain.upper(), f"{plain[:2]} {plain[2:]}"):
+        home = Home.open(owner.path)
+        card = home.card
+        assert follow(home, [text])
+        assert home.card.handovers == [plain]
+        assert not follow(home, [plain])
+        card.write(home.card_file)
+        (home.path / "consortium.key.pub").write_bytes(card.consortium_key_bytes)
+    assert follow(owner, [sealed])
+    rotate(consortium, "operator")
+    assert follow(owner, consortium.card.handovers)
+    assert owner.card == consortium.card
+
+
+def test_a_former_authority_is_not_believed_because_the_power_failed(consortium, owner):
+    rotate(consortium, "authority")
+    consortium.renew_certificate()
+    consortium.card.write(owner.card_file)  # and then the power failed
+    assert not shakes_hands(consortium, owner.ca_certificate)
+    home = Home.open(owner.path)
+    assert shakes_hands(consortium, home.ca_certificate)
+
+
+def test_keys_that_somebody_on_the_way_says_were_before_change_the_fingerprint(consortium):
+    """Else they would be believed as former ones, and two people would compare the same."""
+    real, false = consortium.card, Identity(os.urandom(64))
+    own = false.public.signing
+    false_id = consortium_id(own)
+    steps = [
+        ("authority", b"another", real.ca_certificate.encode()),
+        ("consortium", own, real.consortium_key_bytes),
+    ]
+    chain = [
+        hand_over(false, false_id, kind, old, new, number, 0)
+        for number, (kind, old, new) in enumerate(steps)
+    ]
+    card = Card.build(real.model_dump() | {"handovers": chain}, "it")
+    assert card.keys == real.keys
+    assert card.past("authority")[0].key == b"another"
+    assert card.fingerprint != real.fingerprint

@@ -1,5 +1,6 @@
 """k of n owners approve a roster: without them even the consortium's key brings nobody in."""
 
+import dataclasses
 import os
 
 import pytest
@@ -13,6 +14,8 @@ from umbel.consortium.rotation import rotate
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import (
+    DELEGATION,
+    Delegation,
     Entry,
     Limits,
     Roster,
@@ -20,6 +23,7 @@ from umbel.privacy.secagg.roster import (
     approvals_needed,
     open_roster,
 )
+from umbel.privacy.secagg.signed import FOREVER, Seal, Signed, Statement
 from umbel.server.signing import approvals_awaited, sign_members, take_members
 
 NAMES = ("east", "north", "west")
@@ -113,15 +117,80 @@ def test_a_thief_of_the_consortiums_key_brings_nobody_in(consortium, owners):
     assert "x" in open_roster(SignedRoster.sign(follows, thief).to_bytes(), key, weak).by_name
 
 
-def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
-    consortium, owners, umbel, tmp_path
-):
+@pytest.fixture
+def home(consortium, owners, tmp_path):
+    """A fourth owner's, who knows the roster."""
     (tmp_path / "notes.csv").write_text("text,label\nfine,positive\nill,negative\n")
     card = consortium.path / "consortium.json"
-    home = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
-    consortium.admit(home.request)
+    made = Home.create(tmp_path / "st-mary", card, tmp_path / "notes.csv")
+    consortium.admit(made.request)
     take_members(consortium, approved(sign_members(consortium), owners["east"], owners["west"]))
-    home.membership.learn(consortium.roster())
+    made.membership.learn(consortium.roster())
+    return made
+
+
+def test_a_thief_of_the_consortiums_key_hides_no_member_from_who_approves(consortium, home):
+    """An approval is for the roster as it was signed, so a cut that is shown and taken off later hides who
+    is in it."""
+    key, known = consortium.card.consortium_key_bytes, consortium.current_roster()
+    thief, made_up, delegate = (
+        consortium.identity,
+        Identity(os.urandom(64)),
+        Identity(os.urandom(64)),
+    )
+    entries = tuple(sorted((*known.members, Entry("x", made_up.public)), key=lambda e: e.name))
+    grown = SignedRoster.sign(Roster(known.epoch + 1, entries, known.limits, known.hash), thief)
+    body = Delegation(consortium.card.id, "run", delegate.public.signing).to_bytes()
+    delegation = Signed.sign(Statement(DELEGATION, 1, 0, FOREVER, body), thief)
+    harmless = grown.cut(["x"], known.epoch + 2, delegate, delegation, 0)
+    # All that it seems to change is nothing, and the approval would be for a roster with the stranger in it.
+    assert set(open_roster(harmless.to_bytes(), key).members) == set(known.members)
+    assert harmless.whole.hash == grown.whole.hash
+    with pytest.raises(ProtocolError, match="taken members off"):
+        change_of(home, harmless.to_bytes(), [])
+    assert change_of(home, grown.to_bytes(), []).lines == ["Joins: x (no request of it came along)"]
+
+
+def test_no_member_spoils_the_approval_of_another_nor_adds_to_what_is_sent_to_all(
+    consortium, owners
+):
+    consortium.admit(request_of(consortium, "new", Identity(os.urandom(64))))
+    packet = sign_members(consortium)
+    east = owners["east"].public.signing
+    false = [Seal(east, bytes(64)), *(Seal(os.urandom(32), bytes(64)) for _ in range(50))]
+
+    def spoiled(packet):
+        signed = SignedRoster.from_bytes(bytes.fromhex(packet.roster))
+        signed = dataclasses.replace(signed, approvals=(*signed.approvals, *false))
+        return packet.model_copy(update={"roster": signed.to_bytes().hex()})
+
+    assert "Approved by east: 1" in approvals_awaited(consortium, approved(packet, owners["east"]))
+    assert "Approved by east: 1" in approvals_awaited(consortium, spoiled(packet))
+    west = spoiled(approved(packet, owners["west"]))
+    assert approvals_awaited(consortium, west) == ""
+    assert take_members(consortium, west) == ["new"]
+    assert len(SignedRoster.from_bytes(consortium.roster()).approvals) == 2
+
+
+def test_a_request_that_comes_by_way_of_others_takes_no_key_of_another_member(consortium, owners):
+    consortium.admit(request_of(consortium, "new", Identity(os.urandom(64))))
+    packet = approved(sign_members(consortium), owners["east"], owners["west"])
+    known = {request.name: request for request in packet.requests}
+    # East signs for itself with the key of north's node, whose messages would be taken for east's.
+    stolen = Request.make(consortium.card, "east", owners["east"], known["north"].node_key)
+    stolen.check(consortium.card)
+    requests = [stolen if r.name == "east" else r for r in packet.requests]
+    for wrong in (requests, [*packet.requests, known["north"]]):
+        with pytest.raises(ConsortiumError, match="have the same key"):
+            take_members(consortium, packet.model_copy(update={"requests": wrong}))
+    keys, _ = consortium.node_keys()
+    assert sorted(keys.values()) == sorted(owners)
+    assert take_members(consortium, packet) == ["new"]
+
+
+def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
+    consortium, owners, home, umbel, tmp_path
+):
     status, out, _ = umbel("consortium", "remove", consortium.path, "east", "--yes")
     assert (status, "waits until 2 members have approved it" in out) == (0, True)
     file = tmp_path / "roster.signed"

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
-from umbel.consortium.packets import read_packet
+from umbel.consortium.packets import SignedJob, read_packet
 from umbel.consortium.rotation import rotate
-from umbel.consortium.warrants import delegate_of
+from umbel.consortium.warrants import JobOrder, delegate_of, sign_job
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
+from umbel.privacy.secagg.messages import Slot
 from umbel.privacy.secagg.roster import (
     CUT,
     DELEGATION,
@@ -30,11 +31,15 @@ from umbel.privacy.secagg.roster import (
     open_roster,
 )
 from umbel.privacy.secagg.signed import DAY, FOREVER, Signed, Statement
+from umbel.privacy.secagg.state import State
 from umbel.run.store import Store
 from umbel.server.orders import begin, place
 from umbel.server.signing import (
+    new_run,
+    sign_again,
     sign_certificate,
     sign_members,
+    sign_order,
     signed_order,
     take_certificate,
     take_members,
@@ -218,6 +223,77 @@ def test_an_order_for_a_run_that_is_here_takes_the_place_of_the_one_before(apart
         begin(server, signed_order(keys, job.model_copy(update={"name": "x"}), RUN))
 
 
+def test_who_carries_a_file_sets_nothing_back_by_an_older_one_and_adds_nothing_to_it(apart, job):
+    server, keys = apart
+    orders = [signed_order(keys, job, RUN) for _ in range(2)]
+    rosters = [sign_members(keys, days) for days in (30, 200)]
+    stranger = Identity(os.urandom(64))
+
+    def with_seal(text):
+        return Signed.from_hex(text).sealed_by(stranger).to_hex()
+
+    more = {"order": with_seal(orders[1].order), "delegation": with_seal(orders[1].delegation)}
+    run = begin(server, orders[1].model_copy(update=more))
+    with pytest.raises(PlanRefused, match="signed later"):
+        begin(server, orders[0])
+    values = run.read_json("run.json")
+    assert (values["signature"], values["delegation"]) == (orders[1].order, orders[1].delegation)
+    signed = SignedRoster.from_bytes(bytes.fromhex(rosters[1].roster))
+    sealed = dataclasses.replace(signed, roster=signed.roster.sealed_by(stranger))
+    sealed = sealed.approved_by(stranger).to_bytes().hex()
+    take_members(server, rosters[1].model_copy(update={"roster": sealed}))
+    ends = server.roster_ends()
+    with pytest.raises(ConsortiumError, match="signed later"):
+        take_members(server, rosters[0])
+    assert server.roster() == bytes.fromhex(rosters[1].roster)
+    assert server.roster_ends() == ends == keys.roster_ends()
+
+
+def test_the_operator_signs_nothing_anew_that_it_did_not_sign_before(apart, job_of):
+    """The file may come from the server's machine, which lacks the key."""
+    server, keys = apart
+    job = job_of()
+    before = sign_order(keys, job)
+    again = sign_again(keys, before)
+    assert (again.run, again.job) == (before.run, before.job)
+    assert again.order != before.order
+    forged = [
+        before.model_copy(update={"job": before.job | {"name": "another"}}),
+        before.model_copy(update={"run": "another"}),
+        before.model_copy(update={"order": sign_job(
+            server.delegate_identity, keys.card.id, before.run, before.built.to_json()
+        )}),
+    ]  # fmt: skip
+    for order in forged:
+        with pytest.raises(PlanRefused, match="not as this operator signed it"):
+            sign_again(keys, order, former=True)
+    rotate(keys, "operator")
+    with pytest.raises(PlanRefused, match="a key that was replaced"):
+        sign_again(keys, before)
+    assert sign_again(keys, before, former=True).run == before.run
+    with pytest.raises(PlanRefused, match="not as this operator signed it"):
+        sign_again(keys, forged[0], former=True)
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    path = tmp_path / "large.signed"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConsortiumError, match="nothing that umbel sign makes"):
+        read_packet(path)
+
+
+def test_a_run_of_a_job_with_the_longest_name_can_be_summed(job_of):
+    job = job_of(name="n" * 64)
+    run = new_run(job)
+    assert JobOrder("c" * 32, run, bytes(32)).to_bytes()
+    slot = Slot(run, 1, bytes(32), NAMES)
+    assert Slot.from_bytes(slot.to_bytes()) == slot
+    state = State(run, slot=(slot,))
+    assert State.from_bytes(state.to_bytes(), "this client") == state
+    SignedJob(run=run, job={}, order="")
+
+
 def test_an_order_whose_delegation_is_for_another_server_is_refused(apart, job, tmp_path):
     server, keys = apart
     (keys.path / "delegate.pub").write_text(Identity(os.urandom(64)).public.signing.hex())
@@ -230,6 +306,10 @@ def test_a_certificate_is_renewed_from_afar_for_the_servers_own_key_alone(apart,
     before = server.server_certificate.read_bytes()
     take_certificate(server, sign_certificate(keys))
     assert server.server_certificate.read_bytes() != before
+    plain, packet = server.server_certificate.read_text(), sign_certificate(keys)
+    longer = packet.certificate + "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n"
+    take_certificate(server, packet.model_copy(update={"certificate": longer}))
+    assert server.server_certificate.read_text() == packet.certificate != plain
     other = Consortium.create(tmp_path / "other", "localhost", 9443, Limits())
     for pem in (other.server_certificate.read_text(), server.ca_certificate.read_text(), "x"):
         with pytest.raises(ConsortiumError, match="not by the consortium's authority"):
