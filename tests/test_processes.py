@@ -52,7 +52,9 @@ def started_by(path):
     return (names & STARTERS) | (owners & {"subprocess", "multiprocessing"})
 
 
-@pytest.mark.parametrize("how", [["-m", "umbel.units"], ["-c", "import umbel.units"]])
+@pytest.mark.parametrize(
+    "how", [["-m", "umbel.storage.units"], ["-c", "import umbel.storage.units"]]
+)
 def test_a_child_imports_nothing_from_the_folder_that_it_is_started_in(how, tmp_path):
     """Somebody may start a server in a folder that other users of the machine can write."""
     command, planted = [sys.executable, *how], tmp_path / "planted"

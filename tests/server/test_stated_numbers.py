@@ -7,12 +7,12 @@ from flwr.app import Message, RecordDict
 
 from umbel.errors import MessageError
 from umbel.flower import take_server_identity
-from umbel.messages import Readiness
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Entry, Limits, Roster
 from umbel.server.replies import readiness_of
 from umbel.server.restored import agreed
 from umbel.server.sums import SecureSums
+from umbel.wire.requests import Readiness
 
 
 def test_no_single_owner_names_a_round_or_a_slot_that_the_others_do_not_know():
