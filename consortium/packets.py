@@ -17,6 +17,7 @@ from ..job import Job
 from ..storage.documents import Document
 from .card import Request
 from .handovers import MOST
+from .warrants import RUN_NAME
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
@@ -33,7 +34,7 @@ class SignedJob(_Carried):
     _largest: ClassVar[int] = 2**20
 
     format: Literal["umbel signed job 1"] = "umbel signed job 1"
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+    run: Annotated[str, Field(pattern=RUN_NAME)]
     job: dict[str, Any]
     order: Hex
     delegation: Hex = ""

@@ -8,6 +8,7 @@ Both are statements (``privacy.secagg.signed``) with an end, and with their sign
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from ..privacy.secagg.signed import DAY, Signed, Statement, check_time
 from .handovers import MOST
 
 ORDER = "job order"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+"""What a run may be called: a file's name, and never a part of another name, nor a note's, in a ledger."""
+_RUN = re.compile(RUN_NAME)
 REST_DAYS = 30
 """How long an order outlasts the run that it is for: time in which a stopped run can go on."""
 
@@ -33,6 +37,10 @@ class JobOrder(Encoded):
     consortium: Annotated[str, Size(32, 32)]
     run: Annotated[str, Size(1, 256)]
     job: Digest
+
+    def __post_init__(self) -> None:
+        if not _RUN.fullmatch(self.run):
+            raise ValueError(f"{self.run!r:.80} is no name of a run")
 
 
 def longest_seconds(job: Job) -> int:
@@ -85,6 +93,8 @@ def check_job_signature(
 
     Whether it holds at this time is for the caller to see.
     """
+    if not _RUN.fullmatch(run):
+        raise PlanRefused(f"{run!r:.80} is not what a run may be called")
     order_hex, _ = parted(signature)
     if not order_hex:
         raise PlanRefused(

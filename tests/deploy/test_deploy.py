@@ -13,6 +13,8 @@ import yaml
 from setuptools import find_packages
 
 from umbel import __version__
+from umbel.consortium.authority import SECRETS, Consortium
+from umbel.privacy.secagg.roster import Limits
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -310,23 +312,46 @@ def test_a_pod_is_locked_down(chart):
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
 
 
-@charts
-def test_the_first_start_copies_the_keys_and_later_ones_leave_the_volume_alone(chart, tmp_path):
-    pod = manifests(chart)["StatefulSet"]["spec"]["template"]["spec"]
-    (start,) = pod["initContainers"]
-    keys, volume = tmp_path / "keys", tmp_path / "volume"
-    keys.mkdir(), volume.mkdir()
-    (keys / "first").write_text("from the secret")
-    (keys / "renewed").write_text("old")
-    (volume / "renewed").write_text("new")
+def started(chart, keys, volume):
+    """What a pod does first, with these folders in the place of its secret and its volume."""
+    (start,) = manifests(chart)["StatefulSet"]["spec"]["template"]["spec"]["initContainers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in start["volumeMounts"]}
     (there,) = (path for name, path in mounts.items() if name != "keys")
     script = start["args"][0].replace("/keys/", f"{keys}/").replace(there, str(volume))
+    subprocess.run([*start["command"], script], check=True)
+
+
+@pytest.fixture
+def places(tmp_path):
+    found = tmp_path / "keys", tmp_path / "volume"
+    for folder in found:
+        folder.mkdir()
+    return found
+
+
+@charts
+def test_the_first_start_copies_the_keys_and_later_ones_leave_the_volume_alone(chart, places):
+    keys, volume = places
+    (keys / "first").write_text("from the secret")
+    (keys / "renewed").write_text("old")
+    (volume / "renewed").write_text("new")
     for _ in range(2):
-        subprocess.run([*start["command"], script], check=True)
+        started(chart, keys, volume)
     assert (volume / "first").read_text() == "from the secret"
     assert (volume / "first").stat().st_mode & 0o777 == 0o600
     assert (volume / "renewed").read_text() == "new"
+
+
+def test_keys_that_were_split_from_a_servers_volume_do_not_come_back_into_it(places):
+    keys, volume = places
+    server = Consortium.create(keys.with_name("server"), "localhost", 9443, Limits())
+    for path in server.path.glob("*.*"):
+        (keys / path.name).write_bytes(path.read_bytes())
+    started(CHARTS[0], keys, volume)
+    assert all((volume / name).exists() for name in SECRETS)
+    Consortium.open(volume).split(keys.with_name("apart"))
+    started(CHARTS[0], keys, volume)
+    assert not any((volume / name).exists() for name in SECRETS)
 
 
 @charts

@@ -12,7 +12,7 @@ from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.consortium.packets import SignedJob, read_packet
 from umbel.consortium.rotation import rotate
-from umbel.consortium.warrants import JobOrder, delegate_of, sign_job
+from umbel.consortium.warrants import JobOrder, check_job_signature, delegate_of, sign_job
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import Slot
@@ -345,3 +345,14 @@ def test_a_job_that_outlasts_the_roster_here_or_whose_roster_a_former_key_signed
     take_members(server, sign_members(keys))
     begin(server, signed_order(keys, job, "a-3"))
     assert len(Store(server.database).runs()) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x", "a/1", "published size", "takes over", "moved/x", "a\nb", "-x", "n" * 201]
+)
+def test_an_order_names_a_run_that_is_a_files_name_and_nothing_else_in_a_ledger(name):
+    """A ledger's rows are by run, round and attempt, and its owner's notes stand under words of their own."""
+    with pytest.raises(ValueError, match="is no name of a run"):
+        JobOrder("c" * 32, name, bytes(32))
+    with pytest.raises(PlanRefused, match="not what a run may be called"):
+        check_job_signature(bytes(32), "c" * 32, name, "{}", "ab")
