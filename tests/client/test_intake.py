@@ -182,10 +182,10 @@ def test_refused_jobs_do_not_fill_the_disk_and_what_ran_stays(owner, monkeypatch
     owner.ask("ran")
     monkeypatch.setattr(decisions, "MOST_REFUSED", 3)
     for number in range(6):
-        owner.ask(f"refused {number}", signature="00" * 64)
+        owner.ask(f"refused-{number}", signature="00" * 64)
     runs = [kept.run for kept in owner.home.decisions.list()]
     assert runs[0] == "ran"
-    assert runs[1:] == [f"refused {number}" for number in (3, 4, 5)]
+    assert runs[1:] == [f"refused-{number}" for number in (3, 4, 5)]
 
 
 def test_a_folder_that_was_put_back_from_a_copy_answers_nothing_from_its_records(
