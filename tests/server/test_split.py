@@ -354,5 +354,5 @@ def test_an_order_names_a_run_that_is_a_files_name_and_nothing_else_in_a_ledger(
     """A ledger's rows are by run, round and attempt, and its owner's notes stand under words of their own."""
     with pytest.raises(ValueError, match="is no name of a run"):
         JobOrder("c" * 32, name, bytes(32))
-    with pytest.raises(PlanRefused, match="not what a run may be called"):
+    with pytest.raises(PlanRefused, match="not signed by the operator"):
         check_job_signature(bytes(32), "c" * 32, name, "{}", "ab")
