@@ -221,7 +221,7 @@ def test_a_server_without_the_operators_key_keeps_no_agent_busy_and_fills_no_dis
         # On the code before, each was looked into first, and one kept the agent for long.
         assert "is not signed by the operator" in reply.error.reason
     for number in range(120):
-        owner.ask(f"run {number}", signature="00" * 64)
+        owner.ask(f"run-{number}", signature="00" * 64)
     refused = [e for e in owner.intake.audit.entries() if e.event == "job refused"]
     assert len(refused) <= 100
     # Whoever has the key is heard as before.
