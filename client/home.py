@@ -23,7 +23,7 @@ from ..storage.files import (
 from .account import AccountFile
 from .decisions import Decisions
 from .kept import KeptUpdates
-from .keys import new_node_key, pin, trusts_newest
+from .keys import new_node_key, pin
 from .marks import Marks
 from .models import Models
 from .secure import Membership
@@ -130,7 +130,7 @@ class Home:
                 f"{home.card_file} is of another consortium than this folder was made for. Put the "
                 "first one back, or make a new folder with umbel client init."
             )
-        if pinned != b"".join(home.card.consortium_keys) or not trusts_newest(home):
+        if pinned != b"".join(home.card.consortium_keys):
             pin(home, home.card)  # following a handover was cut off
         _ = home.settings
         return home

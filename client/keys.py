@@ -58,14 +58,6 @@ def pin(home: Home, card: Card) -> None:
     write_durably(home.consortium_key, b"".join(card.consortium_keys))
 
 
-def trusts_newest(home: Home) -> bool:
-    """Whether the authority that the card names is the one that is believed, if it was ever replaced."""
-    if not home.card.past("authority"):
-        return True
-    newest, file = home.card.ca_certificate.encode(), home.ca_certificate
-    return file.is_file() and file.read_bytes().startswith(newest)
-
-
 @dataclass(frozen=True)
 class RosterChange:
     """A roster that is to be approved."""

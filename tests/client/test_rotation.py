@@ -330,15 +330,6 @@ def test_a_handover_that_is_written_in_another_way_parts_nobody_from_the_consort
     assert owner.card == consortium.card
 
 
-def test_a_former_authority_is_not_believed_because_the_power_failed(consortium, owner):
-    rotate(consortium, "authority")
-    consortium.renew_certificate()
-    consortium.card.write(owner.card_file)  # and then the power failed
-    assert not shakes_hands(consortium, owner.ca_certificate)
-    home = Home.open(owner.path)
-    assert shakes_hands(consortium, home.ca_certificate)
-
-
 def test_keys_that_somebody_on_the_way_says_were_before_change_the_fingerprint(consortium):
     """Else they would be believed as former ones, and two people would compare the same."""
     real, false = consortium.card, Identity(os.urandom(64))

@@ -13,8 +13,9 @@ import yaml
 from setuptools import find_packages
 
 from umbel import __version__
-from umbel.consortium.authority import SECRETS, Consortium
+from umbel.consortium.authority import Consortium
 from umbel.privacy.secagg.roster import Limits
+from umbel.server.split import SECRETS, split
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -349,7 +350,7 @@ def test_keys_that_were_split_from_a_servers_volume_do_not_come_back_into_it(pla
         (keys / path.name).write_bytes(path.read_bytes())
     started(CHARTS[0], keys, volume)
     assert all((volume / name).exists() for name in SECRETS)
-    Consortium.open(volume).split(keys.with_name("apart"))
+    split(Consortium.open(volume), keys.with_name("apart"))
     started(CHARTS[0], keys, volume)
     assert not any((volume / name).exists() for name in SECRETS)
 

@@ -168,11 +168,11 @@ def test_a_window_goes_by_keys_and_certificate_as_they_are_now(consortium, windo
     before = served()
     consortium.renew_certificate()
     assert served() != before
-    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+    assert answer(window, "GET", "/runs", asking(AUDITOR, consortium.card.id, "/runs"))[0] == 200
     rotate(Consortium.open(consortium.path), "operator")
-    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 403
+    assert answer(window, "GET", "/runs", asking(AUDITOR, consortium.card.id, "/runs"))[0] == 403
     grant(consortium, "auditor", AUDITOR.public.signing.hex())
-    assert answer(window, "GET", "/runs", asking(AUDITOR, "/runs"))[0] == 200
+    assert answer(window, "GET", "/runs", asking(AUDITOR, consortium.card.id, "/runs"))[0] == 200
 
 
 def test_a_port_that_is_taken_is_said(consortium, window, umbel, monkeypatch):
