@@ -152,17 +152,13 @@ def plan(
         from ..consortium.lasting import refuse_longer
 
         refuse_longer(Consortium.open(consortium), loaded)
-    from ..reports.progress import Progress
-    from ..reports.tables import plan_table
-    from ..simulations.engine import plan_job
+    from ..api.plans import plan as plan_of
 
-    with Progress() as progress:
-        found, federation = plan_job(loaded, progress)
-    planned = found.to_dict() | {"data": federation.holdings()}
+    planned = plan_of(loaded)
     if as_json:
-        say(json.dumps(planned, indent=2))
+        say(json.dumps(planned.values, indent=2))
     else:
-        _print(plan_table(planned))
+        _print(planned.table())
 
 
 @app.command()
@@ -217,25 +213,31 @@ def simulate(
         clients=clients,
         partition=partition,
     )
-    from ..reports.progress import Progress
-    from ..simulations import engine as engines
+    from ..api.runs import Run
+    from ..api.simulate import simulate as simulated
 
     try:
-        with Progress() as progress:
-            if resume:
-                expected = _job(job, given, set_) if job or given else None
-                path = run_dir or Path("runs/latest")
-                folder = engines.resume(path, workers, progress, expected, engine)
-            else:
-                options = engines.Options(run_dir, workers, engine, reproducible, ledgers)
-                folder = engines.simulate(_job(job, given, set_), options, progress)
+        if resume:
+            expected = _job(job, given, set_) if job or given else None
+            run = Run(run_dir or Path("runs/latest")).resume(
+                expected, workers=workers, engine=engine
+            )
+        else:
+            run = simulated(
+                _job(job, given, set_),
+                run_dir=run_dir,
+                workers=workers,
+                engine=engine,
+                reproducible=reproducible,
+                ledgers=ledgers,
+            )
     except KeyboardInterrupt:
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
-    _report(folder.path)
+    _report(run.path)
     if audit:
         from .audit import audit as attack
 
-        attack(folder.path)
+        attack(run.path)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from .job import Job
 from .protection import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
 from .section import AdapterName, TaskName, UnitName
-from .toml_file import read_toml, set_key
+from .toml_file import dotted, read_toml, set_key
 from .training import DataSpec, LoraSpec, ModelSpec, TrainingSpec
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "TaskName",
     "TrainingSpec",
     "UnitName",
+    "dotted",
     "read_toml",
     "set_key",
 ]

@@ -21,7 +21,7 @@ from ..storage.documents import explain
 from .protection import EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
 from .section import AdapterName, Section, TaskName
-from .toml_file import parse_override, read_toml, resolve_paths, set_key
+from .toml_file import dotted, parse_override, read_toml, resolve_paths, set_key
 from .training import DataSpec, ModelSpec, TrainingSpec
 
 _LEARNING_RATES: dict[AdapterName, float] = {"head": 1e-2, "lora": 1e-3, "full": 5e-5}
@@ -164,6 +164,18 @@ class Job(Section):
         training = self.training.model_copy(update={"learning_rate": rate})
         return self.model_copy(update={"training": training})
 
+    def changed(self, given: Mapping[str, Any]) -> Job:
+        """The same job with other values at dotted keys; a ``JobError`` names what is wrong with them.
+
+        A learning rate that is the default of its adapter follows the adapter.
+        """
+        values = self.model_dump(mode="json", exclude_unset=True)
+        if self.training.learning_rate == _LEARNING_RATES[self.adapter]:
+            del values["training"]["learning_rate"]
+        for key, value in given.items():
+            set_key(values, key, value)
+        return type(self).build(resolve_paths(values, Path.cwd()))
+
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -181,9 +193,10 @@ class Job(Section):
             raise JobError(f"{source}: {explain(error, Job, longest=None)}") from None
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
-        """Read a TOML file and apply overrides such as ``training.rounds=3``."""
-        return cls.compose(Path(path), {}, overrides)
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), **sections: Any) -> Job:
+        """Read a TOML file and apply overrides: texts such as ``training.rounds=3``, or sections
+        such as ``training={"rounds": 3}``."""
+        return cls.compose(Path(path), dict(dotted(sections)), overrides)
 
     @classmethod
     def compose(

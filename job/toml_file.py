@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise JobError(f"{dotted}: {section} is a value, not a section")
     values[name] = value
+
+
+def dotted(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested tables by ``section.name``."""
+    for name, value in sections.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ a display.
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,11 +44,22 @@ _SETTINGS = threading.Lock()
 """Held while these settings, which are matplotlib's for all threads, are in force."""
 
 
+class Sheet(Figure):
+    """A figure that a notebook shows without pyplot, which would have to be told of it."""
+
+    def _repr_png_(self) -> bytes:
+        fall_back(self)
+        stream = io.BytesIO()
+        with _SETTINGS, silence():
+            self.savefig(stream, format="png", dpi=DPI // 2)
+        return stream.getvalue()
+
+
 def figure(title: str, subtitle: str, width: float = 8.4, height: float = 4.8) -> Figure:
     """An empty sheet, in inches, with a headline above the room that axes may fill."""
     share = _HEADER_INCHES / height
     # Constrained layout leaves the header alone: its text is as wide as the sheet, not the axes.
-    sheet = Figure(
+    sheet = Sheet(
         figsize=(width, height),
         dpi=DPI,
         facecolor="white",

@@ -31,21 +31,36 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     if not folders:
         raise UmbelError("There is nothing to compare. Name at least one run folder.")
     records, others = _read(folders)
-    titles = _titles(records)
+    refuse_different_tasks(records)
+    from .canvas import save
+
+    path = out or records[0].folder.resolve().parent / "comparison.png"
+    tables: list[RenderableType] = [comparison_table(records)]
+    if others:
+        names = ", ".join(map(str, others))
+        tables.append(Text(f"Left out, because no run has written them: {names}", style="dim"))
+    return Group(*tables), save(comparison_figure(records), path)
+
+
+def refuse_different_tasks(records: Sequence[RunRecord]) -> None:
+    """``UmbelError`` if the runs have no metric in common."""
     if len({record.task for record in records}) > 1:
+        titles = _titles(records)
         listed = ", ".join(f"{t}: {r.task}" for t, r in zip(titles, records, strict=True))
         raise UmbelError(
             f"These runs have different tasks and no metric in common: {listed}. "
             "Compare runs of one task."
         )
-    from .canvas import save
 
-    path = out or records[0].folder.resolve().parent / "comparison.png"
-    tables: list[RenderableType] = [_tables(records, titles)]
-    if others:
-        names = ", ".join(map(str, others))
-        tables.append(Text(f"Left out, because no run has written them: {names}", style="dim"))
-    return Group(*tables), save(_curves(records, titles), path)
+
+def comparison_table(records: Sequence[RunRecord]) -> RenderableType:
+    """What the runs reached and cost, and what differs in their jobs."""
+    return _tables(records, _titles(records))
+
+
+def comparison_figure(records: Sequence[RunRecord]) -> Figure:
+    """All learning curves in one picture."""
+    return _curves(records, _titles(records))
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[Path]]:

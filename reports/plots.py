@@ -24,15 +24,20 @@ INDIVIDUAL = 12
 def draw(folder: Path) -> list[Path]:
     """Draw every picture that the run in `folder` has data for, into ``folder/plots``."""
     record = RunRecord.read(folder)
-    sheets = {
+    target = record.folder / "plots"
+    return [canvas.save(sheet, target / f"{name}.png") for name, sheet in sheets(record).items()]
+
+
+def sheets(record: RunRecord) -> dict[str, Figure]:
+    """The same pictures by name, not written anywhere."""
+    drawn = {
         "learning-curve": _learning_curve(record),
         "perplexity-by-client": _perplexity_by_client(record),
         "confusion": draw_confusion(record),
         "partition": draw_partition(record),
         "epsilon": _epsilon(record),
     }
-    target = record.folder / "plots"
-    return [canvas.save(sheet, target / f"{name}.png") for name, sheet in sheets.items() if sheet]
+    return {name: sheet for name, sheet in drawn.items() if sheet}
 
 
 def percentile_band(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ class Progress:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() or self._console.is_jupyter),
         )
         self._task: TaskID | None = None
         self._round: dict[str, Any] = {}

@@ -60,6 +60,8 @@ class Options:
     reproducible: bool = False
     ledgers: Path | None = None
     """Folder of the owners' ledgers; default: the run's own. A shared one composes over runs."""
+    stop: threading.Event | None = None
+    """Once it is set the run ends after its round in progress, as with Ctrl-C."""
 
 
 def plan_job(job: Job, listener: Listener | None = None) -> tuple[Plan, Federation]:
@@ -100,7 +102,7 @@ def simulate(job: Job, options: Options, listener: Listener | None = None) -> Ru
         "ledgers": str((options.ledgers or path / "ledgers").resolve()),
     }
     listener = listener or Silent()
-    return _simulate(job, path, identity, options.workers, options.engine, listener)
+    return _simulate(job, path, identity, options.workers, options.engine, listener, options.stop)
 
 
 def resume(
@@ -109,6 +111,7 @@ def resume(
     listener: Listener | None = None,
     expected: Job | None = None,
     engine: Engine = "inprocess",
+    stop: threading.Event | None = None,
 ) -> RunFolder:
     """Go on with a run that stopped, from its last whole checkpoint, to the same result.
 
@@ -129,7 +132,7 @@ def resume(
             "finish it with that version, or start anew."
         )
     listener = listener or Silent()
-    return _simulate(folder.job, folder.path, identity, workers, engine, listener, again=True)
+    return _simulate(folder.job, folder.path, identity, workers, engine, listener, stop, again=True)
 
 
 def _simulate(
@@ -139,6 +142,7 @@ def _simulate(
     workers: int | None,
     engine: Engine,
     listener: Listener,
+    stop: threading.Event | None = None,
     again: bool = False,
 ) -> RunFolder:
     quiet_logs()
@@ -155,12 +159,12 @@ def _simulate(
     settings = SiteSettings(federation, ledgers, owners, identity["reproducible"], public)
     count = default_workers(len(federation.shares)) if workers is None else workers
     listener.started("model", 0)
-    with start_workers(settings, count) as pool, _interruptible() as should_stop:
+    with start_workers(settings, count) as pool, _interruptible(stop) as should_stop:
         shape, initial = pool.call("model")
         if _needs_padding(federation.job, shape):
             # Workers hold the job as it was; nothing is written yet.
             pool.close()
-            return _simulate(job.padded(), path, identity, workers, engine, listener, again)
+            return _simulate(job.padded(), path, identity, workers, engine, listener, stop, again)
         plan = _compiled(federation, shape)
         strategy = build_strategy(job.strategy, plan.total_weight)
         if again:
@@ -275,9 +279,9 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C lets the round in progress finish; a second Ctrl-C stops at once."""
-    asked = threading.Event()
+def _interruptible(stop: threading.Event | None) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, or `stop`, lets the round in progress finish; a second Ctrl-C stops at once."""
+    asked = stop or threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return

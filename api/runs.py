@@ -1,0 +1,184 @@
+"""A finished or unfinished run: its figures, its model, its proof."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunFolderError
+from ..job import Job
+from ..run.record import RunRecord
+from ..run.run_folder import RunFolder
+from .tables import Rows, Shown
+
+if TYPE_CHECKING:
+    import threading
+
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+    from ..learning.predict import Prediction, Predictor
+    from ..simulations.engine import Engine
+
+
+class Run(Shown):
+    """A run's folder. It is read anew whenever it is asked, so it may be of a run that goes on."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._predictor: Predictor | None = None
+
+    @classmethod
+    def open(cls, path: str | Path = "runs/latest") -> Run:
+        """The run in a folder; raises ``RunFolderError`` if there is none."""
+        RunRecord.read(path)
+        return cls(Path(path).resolve())
+
+    @property
+    def record(self) -> RunRecord:
+        """Everything that the folder says, typed."""
+        return RunRecord.read(self.path)
+
+    @property
+    def job(self) -> Job:
+        return RunFolder(self.path).job
+
+    @property
+    def finished(self) -> bool:
+        return self.record.finished
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """``result.json``; raises ``RunFolderError`` while the run is not finished."""
+        found = self.record.result
+        if found is None:
+            raise RunFolderError(
+                f"{self.path} is not finished ({self.record.state}), so there is no result yet. "
+                "Go on with it: run.resume()"
+            )
+        return found
+
+    @property
+    def accuracy(self) -> float | None:
+        """On everybody's held-out records, of the model that was kept; None if it is not defined."""
+        return self.record.final.get("accuracy")
+
+    @property
+    def epsilon(self) -> float | None:
+        """The most that any client has spent; None without privacy."""
+        return max(self.record.epsilon.values(), default=None)
+
+    @property
+    def metrics(self) -> Rows:
+        """A row per test: the round, and what was measured of everybody's held-out records."""
+        return Rows([{"round": t.round, **_numbers(t.metrics)} for t in self.record.evaluations])
+
+    @property
+    def rounds(self) -> Rows:
+        """A row per round: who took part, what it cost."""
+        return Rows(
+            [
+                {
+                    "round": r.number,
+                    "clients": len(r.clients),
+                    "seconds": r.seconds,
+                    "loss": r.loss,
+                    "bytes_up": r.bytes_up,
+                    "bytes_down": r.bytes_down,
+                    "epsilon": max(r.epsilon.values(), default=None),
+                }
+                for r in self.record.rounds
+            ]
+        )
+
+    @property
+    def clients(self) -> Rows:
+        """A row per client: its own held-out records before and after, and what it has spent."""
+        record = self.record
+        metric, before, after = record.metric.key, record.client_before, record.client_final
+        return Rows(
+            [
+                {
+                    "client": name,
+                    "before": before.get(name, {}).get(metric),
+                    "after": after.get(name, {}).get(metric),
+                    "epsilon": record.epsilon.get(name),
+                }
+                for name in record.client_names
+            ]
+        )
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the tuned model, in PEFT's format."""
+        return self._present("adapter")
+
+    @property
+    def certificate(self) -> Path:
+        """The signed statement of what was run: ``umbel verify`` checks it."""
+        return self._present("certificate.json")
+
+    @property
+    def page(self) -> Path:
+        """The report page, drawn anew from what the folder says now."""
+        from ..reports.page import write_page
+        from ..reports.plots import draw
+
+        return write_page(self.path, draw(self.path))
+
+    def figure(self, name: str = "learning-curve") -> Figure:
+        """A picture of the report, for a notebook or ``savefig``; ``KeyError`` names those there are."""
+        from ..reports.plots import sheets
+
+        found = sheets(self.record)
+        if name not in found:
+            raise KeyError(f"{name!r}; there is {', '.join(found) or 'no picture yet'}")
+        return found[name]
+
+    def predict(self, texts: str | Sequence[str], new_tokens: int = 40) -> list[Prediction]:
+        """Labels with probabilities for each text, or how a language model goes on."""
+        from ..reports.predictions import predictions
+
+        if self._predictor is None:
+            from ..learning.predict import Predictor
+
+            self._predictor = Predictor.load(self.path)
+        wanted = [texts] if isinstance(texts, str) else list(texts)
+        return list(predictions(self._predictor, wanted, new_tokens))
+
+    def resume(
+        self,
+        expected: Job | None = None,
+        *,
+        workers: int | None = None,
+        engine: Engine = "inprocess",
+        progress: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Run:
+        """Go on with a run that stopped, to the same result.
+
+        expected: the job that it is believed to run; another one is refused. The rest is as
+        ``umbel.simulate`` takes it.
+        """
+        from ..simulations import engine as engines
+        from .progress import shown
+
+        with shown(progress) as listener:
+            engines.resume(self.path, workers, listener, expected, engine, stop)
+        return self
+
+    def table(self) -> RenderableType:
+        from ..reports.tables import result_table
+
+        return result_table(self.record)
+
+    def _present(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise RunFolderError(f"{path} is not there: the run is {self.record.state}.")
+        return path
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}

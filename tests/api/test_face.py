@@ -1,0 +1,199 @@
+"""The Python face: a federation from a script or a notebook."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pyarrow as pa
+import pytest
+
+import umbel
+from umbel.api.sources import as_job, table_file
+from umbel.errors import DataError, Interrupted, JobError, RunFolderError
+from umbel.run.record import RunRecord
+
+NAMES = ["Job", "Run", "UmbelError", "__version__", "compare", "plan", "simulate"]
+
+
+@pytest.fixture(scope="module")
+def job(job_of):
+    """A head on features, without noise, which is quick."""
+    return job_of(
+        privacy={"unit": "none"},
+        encryption={"mode": "none"},
+        simulation={"encryption_required": False, "clients": 2, "partition": "iid"},
+        training={"rounds": 2, "local_steps": 2, "batch_size": 64},
+    ).changed({"model.adapter": "head"})
+
+
+@pytest.fixture(scope="module")
+def run(job, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("face") / "first"
+    return umbel.simulate(job, run_dir=folder, workers=1, progress=False)
+
+
+def test_these_names_and_no_others_are_offered():
+    assert umbel.__all__ == NAMES
+    assert all(getattr(umbel, name) for name in NAMES)
+    assert set(NAMES) <= set(dir(umbel))
+    with pytest.raises(AttributeError, match="simulat3"):
+        _ = umbel.simulat3
+
+
+def test_to_import_it_loads_nothing_heavy():
+    script = (
+        "import sys, umbel; umbel.Job, umbel.Run, umbel.plan, umbel.simulate, umbel.compare\n"
+        "print(sorted({'torch', 'transformers', 'flwr', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_run_tells_what_its_folder_says(run):
+    record = RunRecord.read(run.path)
+    assert run.finished
+    assert run.result == json.loads((run.path / "result.json").read_text())
+    assert run.accuracy == run.metrics["accuracy"][-1] == record.final["accuracy"]
+    assert run.metrics["round"] == [0, 1, 2]
+    assert run.rounds["clients"] == [2, 2]
+    assert run.clients["client"] == record.client_names
+    assert run.epsilon is None
+    assert (run.adapter / "umbel.json").is_file() or any(run.adapter.iterdir())
+    assert run.page.name == "index.html" or run.page.suffix == ".html"
+    assert run.job == umbel.Run.open(run.path).job
+
+
+def test_a_notebook_is_shown_the_tables_of_the_command_line(run, umbel, capsys):
+    status, out, _ = umbel("report", run.path)
+    assert status == 0
+    shown = repr(run)
+    for line in ("quick", "Accuracy", "finished"):
+        assert line in out
+        assert line in shown
+    assert run._repr_html_().startswith("<pre")
+    assert "<td>2</td>" in run.metrics._repr_html_()
+    assert "accuracy" in repr(run.metrics)
+
+
+def test_figures_are_those_of_the_page(run):
+    figure = run.figure("learning-curve")
+    assert figure.get_axes()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(KeyError, match="learning-curve"):
+        run.figure("learning curve")
+
+
+def test_it_predicts_what_the_command_line_does(run, umbel):
+    texts = ["a fine film", "", "dreadful"]
+    found = run.predict(texts)
+    assert [one.text for one in found] == texts
+    assert found[1].probabilities == {}
+    _, out, err = umbel("predict", run.path, *texts, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["probabilities"] for one in told] == [one.probabilities for one in found], err
+    assert run.predict("a fine film")[0] == found[0]
+
+
+def test_a_plan_is_what_the_command_line_prints(job, umbel, tmp_path, monkeypatch):
+    import umbel as face
+
+    monkeypatch.chdir(tmp_path)
+    planned = face.plan(job, progress=False, training={"rounds": 5})
+    assert planned.job.training.rounds == planned.values["rounds"] == 5
+    assert planned.guarantee == planned.values["guarantee"]
+    assert planned.epsilon is None
+    assert len(planned.clients) == 2
+    assert "quick" in repr(planned)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_compared(run, job, tmp_path):
+    other = umbel.simulate(
+        job, run_dir=tmp_path / "second", workers=1, progress=False, training={"rounds": 1}
+    )
+    both = umbel.compare(run, other.path)
+    assert both.differences["key"] == ["training.rounds"]
+    assert both.differences[0] == {"key": "training.rounds", "first": 2, "second": 1}
+    assert both.figure.get_axes()
+    assert "first" in repr(both)
+    with pytest.raises(umbel.UmbelError, match="nothing to compare"):
+        umbel.compare()
+
+
+def test_another_thread_stops_a_run_which_then_goes_on_to_the_same_model(run, job, tmp_path):
+    stop, folder = threading.Event(), tmp_path / "stopped"
+    raised = []
+
+    def work():
+        try:
+            umbel.simulate(job, run_dir=folder, workers=1, progress=False, stop=stop)
+        except Interrupted as error:
+            raised.append(error)
+
+    stop.set()  # while it is loaded: it ends before its first round
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(600)
+    assert len(raised) == 1
+    stopped = umbel.Run.open(folder)
+    assert not stopped.finished
+    with pytest.raises(RunFolderError, match="resume"):
+        _ = stopped.result
+    done = stopped.resume(workers=1, progress=False)
+    assert done.result["adapter_sha256"] == run.result["adapter_sha256"]
+
+
+TABLES = {
+    "records": [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}],
+    "columns": {"text": ["good", "bad"], "label": ["a", "b"]},
+    "arrow": pa.table({"text": ["good", "bad"], "label": ["a", "b"]}),
+}
+
+
+class Frame:
+    """What knows how to write itself, as data frames and datasets do."""
+
+    def to_parquet(self, path):
+        from pyarrow import parquet
+
+        parquet.write_table(TABLES["arrow"], path)
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), Frame()], ids=[*TABLES, "frame"])
+def test_a_table_in_memory_is_data_like_a_file(table):
+    from pyarrow import parquet
+
+    path = table_file(table)
+    assert parquet.read_table(path).to_pydict() == TABLES["columns"]
+    assert table_file(table) == path
+    assert path.stat().st_mode & 0o077 == 0
+    made = as_job(table, {"training": {"rounds": 3}, "model.adapter": "head"})
+    assert (made.data.path, made.training.rounds, made.adapter) == (str(path), 3, "head")
+
+
+@pytest.mark.parametrize("what", [7, [1, 2], {"text": 3}, object(), {"a": [1], "b": [1, 2]}])
+def test_what_is_not_a_table_is_refused_in_one_sentence(what):
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        table_file(what)
+
+
+def test_sections_change_a_job_and_wrong_ones_are_named(job, tmp_path):
+    assert as_job(job, {}) is job
+    changed = as_job(job, {"training": {"rounds": 9}})
+    assert changed.training.rounds == 9
+    assert changed.model == job.model
+    # A learning rate that came with the adapter goes with it.
+    plain = as_job("data.csv", {"model.adapter": "lora"})
+    head = as_job(plain, {"model.adapter": "head"})
+    assert (
+        head.training.learning_rate
+        == as_job("data.csv", {"model.adapter": "head"}).training.learning_rate
+    )
+    assert head.training.learning_rate != plain.training.learning_rate
+    with pytest.raises(JobError, match="rounds"):
+        as_job(job, {"training": {"round": 9}})
+    (tmp_path / "my.toml").write_text('[data]\npath = "x.csv"\n')
+    loaded = umbel.Job.load(tmp_path / "my.toml", training={"rounds": 4})
+    assert loaded.training.rounds == 4
+    assert loaded == as_job(tmp_path / "my.toml", {"training": {"rounds": 4}})
