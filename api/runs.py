@@ -137,15 +137,18 @@ class Run(Shown):
         return found[name]
 
     def predict(self, texts: str | Sequence[str], new_tokens: int = 40) -> list[Prediction]:
-        """Labels with probabilities for each text, or how a language model goes on."""
-        from ..reports.predictions import predictions
+        """Labels with probabilities for each text, or how a language model goes on; of a blank text, none."""
+        from ..learning.predict import Prediction
+        from ..reports.predictions import Asked, predictions
 
         if self._predictor is None:
             from ..learning.predict import Predictor
 
             self._predictor = Predictor.load(self.path)
         wanted = [texts] if isinstance(texts, str) else list(texts)
-        return list(predictions(self._predictor, wanted, new_tokens))
+        asked = [Asked(text) for text in wanted]
+        found = predictions(self._predictor, asked, new_tokens)
+        return [prediction or Prediction(one.text, {}) for one, prediction in found]
 
     def resume(
         self,
