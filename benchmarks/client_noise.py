@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from umbel.job import Job
-from umbel.planning.limits import noise_shares
+from umbel.planning.terms import Terms
 from umbel.privacy.noise.client_noise import UpdateNoise
 from umbel.privacy.noise.discrete import discrete_gaussian
 from umbel.privacy.noise.scale import Scale
@@ -78,7 +78,7 @@ def excess(parameters: int, members: int) -> dict[str, float]:
     return {
         # What rounding may add to the norm is taken off the update, so the noise is larger beside it.
         "rounding": 1 / (1 - math.sqrt(parameters) / grid) - 1,
-        "shares": math.sqrt(members / noise_shares(job, members)) - 1,
+        "shares": math.sqrt(members / Terms(job, members).noise_shares) - 1,
     }
 
 

@@ -21,11 +21,11 @@ from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..planning.client_level import client_part, count_refusals, norm_refusals
+from ..planning.client_level import count_refusals, norm_refusals
 from ..planning.encryption import roster_refusals
-from ..planning.evaluation import counts_shares
-from ..planning.noise import PrivateRecipe, change_of, check_delta, private_recipe
+from ..planning.noise import PrivateRecipe, check_delta, private_recipe
 from ..planning.schedule import most_tests, rounds_tested
+from ..planning.terms import Terms
 from ..planning.vector import Content
 from ..privacy.ledger.chain import TEST
 from ..privacy.noise.client_noise import ClientPart
@@ -203,7 +203,9 @@ class Rounds:
         rounds = job.training.rounds
         if job.encrypted and job.cohort.size:
             # The plan draws cohorts, and does not stand yet: as many as fall to each member.
-            rounds = math.ceil(rounds * min(1.0, job.cohort.size / self._consortium(assignment)))
+            rounds = math.ceil(
+                rounds * min(1.0, job.cohort.size / self._terms(assignment).consortium)
+            )
         tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
         return self._timing.whole(job, self.numbers(job, assignment), rounds, tests)
 
@@ -323,15 +325,14 @@ class Rounds:
         metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self._name}/{what}")
-        consortium = self._consortium(assignment) if job.encrypted else 1
-        shares = counts_shares(job, consortium)
-        return counts_noise(cells, event, shares, stream, change_of(job))
+        terms = self._terms(assignment)
+        return counts_noise(cells, event, terms.counts_shares, stream, terms.change)
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")
         norm = self._clipping_norm(job, assignment)
-        return client_part(job, norm, self._consortium(assignment), stream)
+        return self._terms(assignment).client_part(norm, stream)
 
     def _clipping_norm(self, job: Job, assignment: Assignment) -> float:
         """Of a whole update; a ``MessageError`` for one that the job does not allow."""
@@ -347,26 +348,29 @@ class Rounds:
 
     def _check_room(self, job: Job, assignment: Assignment, content: Content, members: int) -> None:
         """Refuse sums whose words are too small for a client's noise; nothing is charged."""
-        consortium, reasons = self._consortium(assignment), []
+        terms, reasons = self._terms(assignment), []
         if content.train:
             norm = self._clipping_norm(job, assignment)
-            reasons += norm_refusals(job, norm, content.parameters, members, consortium)
+            reasons += norm_refusals(terms, norm, content.parameters, members)
         if content.test:
-            reasons += count_refusals(job, consortium, members, assignment.tests)
+            reasons += count_refusals(terms, members, assignment.tests)
         if reasons:
             raise PlanRefused(f"{self._name}: {reasons[0]}")
 
     def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
-        job, roster = job_of(assignment), self._participant(assignment).member.roster
-        content = Content(job, self._work.shapes, train, test, len(roster.members))
-        if reasons := roster_refusals(content.clip, roster.limits):
+        content = Content(self._terms(assignment), self._work.shapes, train, test)
+        limits = self._participant(assignment).member.roster.limits
+        if reasons := roster_refusals(content.clip, limits):
             raise PlanRefused(f"{self._name}: {reasons[0]}")
         return content
 
-    def _consortium(self, assignment: Assignment) -> int:
-        """Members of the roster that this client holds."""
-        return len(self._participant(assignment).member.roster.members)
+    def _terms(self, assignment: Assignment) -> Terms:
+        """The job's terms among the members of the roster that this client holds."""
+        job = job_of(assignment)
+        if not job.encrypted:
+            return Terms(job, 1)
+        return Terms(job, len(self._participant(assignment).member.roster.members))
 
     def _participant(self, assignment: Assignment) -> Participant:
         job = job_of(assignment)

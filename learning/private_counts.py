@@ -71,7 +71,7 @@ class PrivateCounts:
         return PrivateCounts(cells.reshape(self.cells.shape), loss)
 
     def bounded(self, job: Job) -> PrivateCounts:
-        """The same as noise is to hide it: what a neighbour changes is within ``plan.noise.change_of``.
+        """The same as noise is to hide it: what a neighbour changes is within ``planning.noise.change_of``.
 
         Guarantee under unit "group", for counts of a ``PrivateTask``: one group more or less changes
         the cells by a vector of L2 norm at most GROUP_COUNTS, for its entries are of one sign and sum

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,12 @@ from ..job import Job
 from ..privacy.noise.client_noise import TAIL
 from ..privacy.noise.counts_noise import LOSS_STEPS
 from ..privacy.noise.scale import Scale
-from ..privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
+from ..privacy.secagg.parameters import fewest
 from ..privacy.secagg.roster import Limits
 from .facts import ClientFacts, some
-from .limits import clip_of, clip_said, secure_limits
-from .noise import change_of, event_of_test, more_for_tests
+from .limits import clip_said
+from .noise import more_for_tests
+from .terms import Terms
 from .vector import OFFSET, Content
 
 if TYPE_CHECKING:
@@ -27,33 +27,18 @@ _FEWEST_BITS = 10
 """Binary places that an update must keep: a resolution of a thousandth."""
 
 
-def groups_of(cohort: Sequence[str], job: Job) -> list[list[str]]:
-    """Who is summed with whom: one group, or several of at least ``encryption.group_size``.
-
-    Dealt by lot from the job's seed, the same in every round with the same cohort: a client that
-    changed groups could be singled out from the differences.
-    """
-    size = job.encryption.group_size or len(cohort)
-    count = max(1, len(cohort) // max(1, size))
-
-    def lot(name: str) -> bytes:
-        return hashlib.sha256(f"{job.seed}\ngroups\n{name}".encode()).digest()
-
-    dealt = sorted(cohort, key=lot)
-    return [sorted(dealt[place::count]) for place in range(count)]
-
-
-def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str:
-    """What the server can read, in one sentence.
+def server_sees(terms: Terms, cohort: int) -> str:
+    """What the server can read where a cohort has so many clients, in one sentence.
 
     The fewest clients are those of any cohort that the members would accept, for the server picks it.
     """
+    job = terms.job
     if not job.encrypted:
         return (
             "NOT ENCRYPTED: the server sees each client's own "
             f"{'noised ' if job.private else ''}update and counts in every round."
         )
-    fewest_in_one = smallest_sum(consortium, secure_limits(job.encryption))
+    numbers = terms.thresholds(cohort)
     colluders = max(group.colluders for group in numbers)
     over = (
         f"each of {len(numbers)} groups of clients"
@@ -66,11 +51,13 @@ def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str
         else "as long as it follows the protocol (honest but curious: encryption.confirm is off)"
     )
     alone = (
-        f" and has up to {colluders} of the {consortium} clients on its side" if colluders else ""
+        f" and has up to {colluders} of the {terms.consortium} clients on its side"
+        if colluders
+        else ""
     )
     return (
         f"The server sees only sums of updates, counts and losses over {over}, and can open none "
-        f"of fewer than {fewest_in_one}, {server}{alone}."
+        f"of fewer than {terms.fewest_in_a_sum}, {server}{alone}."
         + (
             " Where a sum was spoiled, it sees those of groups of its members, too, of which one is named."
             if job.encryption.name_spoilers
@@ -79,54 +66,33 @@ def server_sees(job: Job, numbers: Sequence[Thresholds], consortium: int) -> str
     )
 
 
-def encryption_facts(
-    job: Job, numbers: Sequence[Thresholds], consortium: int, parameters: int
-) -> dict[str, Any]:
+def encryption_facts(terms: Terms, cohort: int, parameters: int) -> dict[str, Any]:
     """How the sums of a job's updates of so many parameters are protected, as JSON values."""
+    job, sees = terms.job, server_sees(terms, cohort)
     if not job.encrypted:
-        return {"mode": "none", "server_sees": server_sees(job, numbers, consortium)}
-    limits = secure_limits(job.encryption)
-    clip = clip_of(job, parameters, consortium)
+        return {"mode": "none", "server_sees": sees}
+    numbers, clip = terms.thresholds(cohort), terms.clip(parameters)
     scale = Scale(max(group.members for group in numbers), clip)
     return {
         "mode": job.encryption.mode,
         "groups": [group.members for group in numbers],
         "quorums": [group.quorum for group in numbers],
-        "fewest": [fewest(group, limits) for group in numbers],
+        "fewest": [fewest(group, terms.limits) for group in numbers],
         "colluders": [group.colluders for group in numbers],
         "trips": 3 if job.encryption.confirm else 2,
         "clip": clip,
         "resolution": 2.0**-scale.bits,
-        "server_sees": server_sees(job, numbers, consortium),
+        "server_sees": sees,
     }
 
 
-def group_thresholds(job: Job, cohort: int, consortium: int) -> list[Thresholds]:
-    """The numbers of each group of a cohort of so many clients, out of a consortium of so many."""
-    spec = job.encryption
-    groups = groups_of([str(number) for number in range(cohort)], job)
-    return [thresholds(len(group), spec.colluders, spec.confirm, consortium) for group in groups]
-
-
-def fewest_answers(job: Job, cohort: int, consortium: int) -> int:
-    """Fewest answers for a round of so many clients to count, of a consortium of so many.
-
-    As few as its sums are opened of, so that a round survives the absences that the roster's thresholds
-    allow; the job may ask for more. Without encryption all, unless the job asks for fewer.
-    """
-    if not job.encrypted:
-        return job.cohort.minimum or cohort
-    limits = secure_limits(job.encryption)
-    least = sum(fewest(numbers, limits) for numbers in group_thresholds(job, cohort, consortium))
-    return max(job.cohort.minimum or 0, least)
-
-
 def encryption_refusals(
-    job: Job, facts: Sequence[ClientFacts], model: ModelShape, consortium: int, tests: int
+    terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
     from ..strategies import sees
 
+    job = terms.job
     if not job.encrypted:
         unwilling = [client.name for client in facts if client.encryption_required]
         if not unwilling:
@@ -136,9 +102,8 @@ def encryption_refusals(
             "a simulation you are every owner: simulation.encryption_required = false"
         ]
     reasons = []
-    spec, limits = job.encryption, secure_limits(job.encryption)
-    cohort = min(job.cohort.size or len(facts), len(facts))
-    groups = group_thresholds(job, cohort, consortium) if cohort else []
+    spec, limits, cohort = job.encryption, terms.limits, terms.cohort_size(len(facts))
+    groups = terms.thresholds(cohort) if cohort else []
     for numbers in groups:
         least = fewest(numbers, limits)
         if numbers.members < least:
@@ -164,7 +129,7 @@ def encryption_refusals(
         weight_cap = max((c.training_size for c in facts), default=1)
     most = max((group.members for group in groups), default=1)
     try:
-        clip = clip_of(job, model.trained_parameters, consortium)
+        clip = terms.clip(model.trained_parameters)
     except PlanRefused:
         return reasons  # of noise that is not enough: said elsewhere
     reasons += grid_refusals(job, clip, most, weight_cap)
@@ -178,8 +143,8 @@ def encryption_refusals(
     if job.private:
         longest = LOSS_STEPS
     with contextlib.suppress(PlanRefused):  # of noise that is not enough: said elsewhere
-        test = None if job.per_client else event_of_test(job, tests)
-        widest = max(change_of(job).loss, math.sqrt(change_of(job).cells_squared))
+        test = None if job.per_client else terms.test_event(tests)
+        widest = max(terms.change.loss, math.sqrt(terms.change.cells_squared))
         noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * widest if test else 0.0
         if noised > 2 * OFFSET:
             reasons.append(
@@ -189,7 +154,7 @@ def encryption_refusals(
     large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    if Content(job, model.trained, True, True, consortium).layout.length > limits.longest:
+    if Content(terms, model.trained, True, True).layout.length > limits.longest:
         reasons.append("the update is longer than a secure sum can be")
     return reasons
 

@@ -16,9 +16,9 @@ from ..job import Job
 from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
 from ..quantities import OUTWEIGHED
 from .facts import ClientFacts
-from .limits import noise_shares
-from .noise import change_of, event_of_test, more_for_tests
+from .noise import more_for_tests
 from .schedule import most_tests, rounds_tested
+from .terms import Terms
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
 
@@ -41,33 +41,34 @@ def deciding_metric(job: Job) -> tuple[str, bool]:
     return _DECIDING[job.task]
 
 
-def chosen_tests(job: Job, facts: Sequence[ClientFacts], consortium: int) -> int:
+def chosen_tests(terms: Terms, facts: Sequence[ClientFacts]) -> int:
     """How many tests a run has: as the job says, or as many as noise leaves sharp; 0 if nobody can test.
 
     From public numbers alone: published sizes, cohort, classes, epsilon.
     """
+    job = terms.job
     most = most_tests(job) if any(client.holds_out for client in facts) else 0
     if job.evaluation.every is not None or not job.tests_privately or not most:
         return most
     found, beyond = 1, most + 1  # the last test there is, however blurred
     while beyond - found > 1:
         middle = (found + beyond) // 2
-        if _is_sharp(job, facts, consortium, middle):
+        if _is_sharp(terms, facts, middle):
             found = middle
         else:
             beyond = middle
     return found
 
 
-def _is_sharp(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: int) -> bool:
+def _is_sharp(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> bool:
     try:
-        blur = deviation(job, facts, consortium, tests)
+        blur = deviation(terms, facts, tests)
     except PlanRefused:
         return False
-    return blur is not None and blur < _BLUR[deciding_metric(job)[0]]
+    return blur is not None and blur < _BLUR[deciding_metric(terms.job)[0]]
 
 
-def deviation(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: int) -> float | None:
+def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float | None:
     """Standard deviation that noise gives the main figure of one test; None if there is no noise.
 
     Nor where nobody publishes how many records are held out, because they are files of their own. Of
@@ -75,8 +76,9 @@ def deviation(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: in
     answers over all: if all are right, the noise of the cells that are wrong ones moves the ratio; if
     none is, that of the diagonal. The larger of the two bounds every accuracy between.
     """
-    event, labels = event_of_test(job, tests), len(job.data.labels or ())
-    cohort = min(job.cohort.size or len(facts), len(facts))
+    job = terms.job
+    event, labels = terms.test_event(tests), len(job.data.labels or ())
+    cohort = terms.cohort_size(len(facts))
     # Records, groups or clients that the counts of one test are of, and what each adds to them.
     units = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
     of_cells = of_loss = 1
@@ -86,22 +88,13 @@ def deviation(job: Job, facts: Sequence[ClientFacts], consortium: int, tests: in
         of_cells = GROUP_COUNTS
     if event is None or not units or (labels == 0 and job.task == "text-classification"):
         return None
-    change, shares = change_of(job), counts_shares(job, consortium)
-    one = math.sqrt(2 * cohort / shares) * event.noise_multiplier / units
+    change = terms.change
+    one = math.sqrt(2 * cohort / terms.counts_shares) * event.noise_multiplier / units
     cell = one * math.sqrt(change.cells_squared) / of_cells
     if job.task == "causal-lm":
         # A ratio of two noised sums, at the largest loss.
         return loss_cap(1) * math.hypot(one * change.loss / LOSS_STEPS / of_loss, cell)
     return cell * math.sqrt(max(labels, labels * (labels - 1)))
-
-
-def counts_shares(job: Job, consortium: int) -> int:
-    """How many clients share the noise of a test: 1 if every owner adds the whole.
-
-    Noise that is shared rests on honest members; under example-level privacy an owner relies on
-    nobody, so that a server with made-up members around it reads nothing without noise.
-    """
-    return max(1, noise_shares(job, consortium)) if job.per_client and job.encrypted else 1
 
 
 def evaluation_facts(job: Job, tests: int, blur: float | None) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from ..job import Job
-from .limits import noise_shares, secure_limits
 from .noise import most_spent
+from .terms import Terms
 
 _DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
 _ONE_GROUP = (
@@ -18,12 +18,12 @@ _ONE_GROUP = (
 )
 
 
-def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[str, Any]:
+def guarantee_facts(terms: Terms, epsilon: float | None) -> dict[str, Any]:
     """The guarantee as JSON values: unit, neighbours, figures, mechanism, adversary, assumptions.
 
-    epsilon: the planned one, the largest of any client; None without privacy. consortium: members of
-    the roster.
+    epsilon: the planned one, the largest of any client; None without privacy.
     """
+    job = terms.job
     if epsilon is None:
         return {"unit": job.privacy.unit}
     facts = {
@@ -34,10 +34,11 @@ def guarantee_facts(job: Job, epsilon: float | None, consortium: int) -> dict[st
         "rounds": job.training.rounds,
         "clipping_norm": job.privacy.clipping_norm,
     }
-    return facts | (_of_clients if job.per_client else _of_records)(job, consortium)
+    return facts | (_of_clients if job.per_client else _of_records)(terms)
 
 
-def _of_records(job: Job, consortium: int) -> dict[str, Any]:
+def _of_records(terms: Terms) -> dict[str, Any]:
+    job = terms.job
     exact = (
         "held-out records (their exact counts "
         f"{'are summed over the cohort' if job.encrypted else 'are reported'})"
@@ -54,7 +55,8 @@ def _of_records(job: Job, consortium: int) -> dict[str, Any]:
     }
 
 
-def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
+def _of_clients(terms: Terms) -> dict[str, Any]:
+    job = terms.job
     found = {
         "neighbours": "all data of one client exchanged for any other",
         "accountant": "Renyi" if job.noised_by_clients or job.tests_privately else "PLD",
@@ -68,33 +70,26 @@ def _of_clients(job: Job, consortium: int) -> dict[str, Any]:
             "mechanism": "Gaussian noise that the server is trusted to add to each sum",
             "assumes": [
                 "the server adds the noise, and keeps the sums to itself",
-                *(_few_collude(job, consortium) if job.tests_privately else []),
+                *(_few_collude(terms) if job.tests_privately else []),
             ],
         }
-    colluders = _colluders(job, consortium)
-    honest = noise_shares(job, consortium)
     return found | {
         "against": "whoever sees the opened sums or any model of this job, the server included",
         "mechanism": "the distributed discrete Gaussian mechanism (each client's share of the noise "
-        f"suffices with {honest} honest clients in a sum, which holds while at most {colluders} of "
-        f"{consortium} collude)",
-        "assumes": _few_collude(job, consortium),
+        f"suffices with {terms.noise_shares} honest clients in a sum, which holds while at most "
+        f"{terms.colluders} of {terms.consortium} collude)",
+        "assumes": _few_collude(terms),
     }
 
 
-def _few_collude(job: Job, consortium: int) -> list[str]:
+def _few_collude(terms: Terms) -> list[str]:
     """What noise that is shared among clients rests on."""
-    few = _colluders(job, consortium)
-    return [f"at most {few} of {consortium} clients collude with the server"]
+    return [f"at most {terms.colluders} of {terms.consortium} clients collude with the server"]
 
 
-def _colluders(job: Job, consortium: int) -> int:
-    return math.ceil(secure_limits(job.encryption).colluders * consortium)
-
-
-def sentence(job: Job, epsilon: float | None, consortium: int, tests: int) -> str:
+def sentence(terms: Terms, epsilon: float | None, tests: int) -> str:
     """The guarantee for people, without what the server can read; `tests` are planned."""
-    facts = guarantee_facts(job, epsilon, consortium)
+    job, facts = terms.job, guarantee_facts(terms, epsilon)
     if epsilon is None:
         if job.encrypted:
             return (
@@ -112,7 +107,7 @@ def sentence(job: Job, epsilon: float | None, consortium: int, tests: int) -> st
         f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
         f"by {facts['mechanism']}{_clipped(job)}, composed over "
         f"{'at most ' if job.evaluation.patience or job.cohort.size else ''}{facts['rounds']} rounds by "
-        f"the {facts['accountant']} accountant{_sampled(job)}{_tested(job, consortium, tests)}; "
+        f"the {facts['accountant']} accountant{_sampled(job)}{_tested(terms, tests)}; "
         f"{most_spent(job)}; not "
         f"covered are {', '.join(others)} and {last}."
     )
@@ -137,12 +132,13 @@ def _sampled(job: Job) -> str:
     return "" if job.noised_locally else " without amplification by sampling"
 
 
-def _tested(job: Job, consortium: int, tests: int) -> str:
+def _tested(terms: Terms, tests: int) -> str:
+    job = terms.job
     if not job.tests_privately or not tests:
         return ""
     shared = " that each client adds whole to its own"
     if job.per_client:
-        few = f", so while at most {_colluders(job, consortium)} collude"
+        few = f", so while at most {terms.colluders} collude"
         shared = f", shared among clients{'' if job.noised_by_clients else few}"
     return (
         "; the same holds for held-out records, whose counts carry discrete Gaussian noise"

@@ -1,8 +1,4 @@
-"""The numbers of a job's secure sums: what binds every member, who shares noise, how far an entry goes.
-
-Server and agents compute all of it from the job, the model's shape and the size of the consortium, so
-none has to take a number on trust.
-"""
+"""What binds every member of a secure sum, and how far an entry of an update goes by a job's own numbers."""
 
 from __future__ import annotations
 
@@ -13,16 +9,11 @@ from functools import lru_cache
 from ..job import EncryptionSpec, Job, TrainingSpec
 from ..learning.rate import learning_rate
 from ..privacy.accounting.accountant import MOST_NOISE
-from ..privacy.noise.client_noise import TAIL, split_noise
-from ..privacy.secagg.parameters import smallest_sum
 from ..privacy.secagg.roster import MOST_CLIP, Limits
-from ..quantities import rounded_up
 from .noise import private_recipe
 
 _BETA_1, _BETA_2 = 0.9, 0.999
 """Of Adam, as torch has them."""
-_ROOM = 1.25
-"""Room beyond a bound, for what float32 rounds and for weights of decay."""
 _UNEVEN = 4.0
 """The largest entry of a gradient over the root mean square of all, at most, in practice."""
 _DEVIATIONS = 8.0
@@ -30,8 +21,6 @@ _UNCLIPPED = 8.0
 """L2 norm of a gradient that nothing clips, at most, in practice."""
 _HEAVIEST = 32.0
 """The largest weight that decay pulls at, in practice."""
-_ADAPTIVE = 16.0
-"""How far a clipping norm may rise that adapts."""
 
 
 def secure_limits(spec: EncryptionSpec) -> Limits:
@@ -50,35 +39,6 @@ def keeps_to(spec: EncryptionSpec, limits: Limits) -> bool:
     asked = secure_limits(spec)
     asked = replace(asked, clip=limits.clip, owners=limits.owners)
     return asked == limits and (spec.clip or 0.0) <= limits.clip
-
-
-def noise_shares(job: Job, consortium: int) -> int:
-    """Honest clients in any sum that may be opened, at least: so many share its noise.
-
-    Every member sees to it, whichever cohort the server picks of the `consortium` members: no sum is
-    opened of fewer than ``smallest_sum``, and no more members collude than are tolerated.
-    """
-    if not job.encrypted:
-        return 1
-    limits = secure_limits(job.encryption)
-    return smallest_sum(consortium, limits) - math.ceil(limits.colluders * consortium)
-
-
-def clip_of(job: Job, parameters: int, consortium: int) -> float:
-    """Largest magnitude of an entry of an update of so many numbers, as all sides compute it.
-
-    An update beyond it is scaled down as a whole, so it should never bite; a malicious member takes a
-    mean as far as the clip, so it should not be larger than updates may need. It is a multiple of what
-    an update comes to by the job's own numbers (``expected_update``); under client-level privacy of the
-    clipping norm, with room for its noise. Raises ``PlanRefused`` if no noise meets the target.
-    """
-    if job.encryption.clip is not None:
-        return job.encryption.clip
-    found = _ROOM * (
-        _hidden_client(job, consortium) if job.per_client else expected_update(job, parameters)
-    )
-    # At most before it is rounded: a learning rate of 10^300 makes it infinite.
-    return min(MOST_CLIP, rounded_up(min(MOST_CLIP, found)))
 
 
 def clip_said(job: Job, clip: float) -> str:
@@ -147,14 +107,3 @@ def _adam_reach(step: int) -> float:
     first = (1 - _BETA_1) / (1 - _BETA_1**step)
     second = (1 - _BETA_2) / (1 - _BETA_2**step)
     return first * math.sqrt(ages / second)
-
-
-def _hidden_client(job: Job, consortium: int) -> float:
-    """What one client's part comes to where its whole update is clipped and hidden."""
-    sigma = private_recipe(job, 1, job.training.rounds).noise_multiplier
-    update, _ = split_noise(sigma, job.privacy.clipping == "adaptive")
-    norm = job.privacy.clipping_norm * (_ADAPTIVE if job.privacy.clipping == "adaptive" else 1.0)
-    if not job.noised_by_clients:
-        return norm
-    shares = max(1, noise_shares(job, consortium))
-    return norm * (1 + TAIL * 2 * update / math.sqrt(shares))

@@ -8,7 +8,6 @@ their numbers from the same functions here, so an agent never has to take one on
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,29 +16,17 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
-from ..privacy.secagg.parameters import Thresholds
 from ..privacy.secagg.roster import Limits
-from .client_level import client_refusals, client_warnings
-from .encryption import (
-    encryption_facts,
-    encryption_refusals,
-    fewest_answers,
-    group_thresholds,
-    server_sees,
-)
-from .evaluation import (
-    chosen_tests,
-    deviation,
-    evaluation_facts,
-    evaluation_refusals,
-    evaluation_warnings,
-)
+from .client_level import client_warnings
+from .cohorts import participations_of
+from .encryption import encryption_facts, server_sees
+from .evaluation import chosen_tests, deviation, evaluation_facts, evaluation_warnings
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, sentence
-from .limits import clip_of, secure_limits
-from .noise import delta_fits, delta_refusal, private_recipe
-from .padding import padding_refusals, padding_warnings
-from .refusals import job_refusals, refused
+from .noise import private_recipe
+from .padding import padding_warnings
+from .refusals import plan_refusals, refused
+from .terms import Terms
 from .vector import Content
 
 if TYPE_CHECKING:
@@ -47,17 +34,6 @@ if TYPE_CHECKING:
 
 _FLOAT32 = 4
 _WORD = 4
-
-
-def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
-    """The clients asked in a round, sorted: the same for everybody who knows the seed."""
-    if job.cohort.size is None or job.cohort.size >= len(names):
-        return sorted(names)
-
-    def lot(name: str) -> bytes:
-        return hashlib.sha256(f"{job.seed}\n{round_}\n{attempt}\n{name}".encode()).digest()
-
-    return sorted(sorted(names, key=lot)[: job.cohort.size])
 
 
 @dataclass(frozen=True)
@@ -96,12 +72,10 @@ class UnderWay:
 class Plan:
     """A job that can run, and what it guarantees."""
 
-    job: Job
+    terms: Terms
     model: ModelShape
     clients: tuple[ClientPlan, ...]
     warnings: tuple[str, ...]
-    consortium: int
-    """Members of the roster, whether they take part in this job or not."""
     tests: int
     """How often the owners test the model (``schedule.rounds_tested``)."""
     blur: float | None
@@ -124,59 +98,58 @@ class Plan:
         `consortium` is the number of the roster's members (default: the clients are all of them),
         `padding_cost` how many times the texts' own tokens are computed, where that is known.
         """
-        consortium = len(facts) if consortium is None else consortium
-        tests = under_way.tests if under_way else chosen_tests(job, facts, consortium)
-        reasons = _refusals(job, facts, model, consortium, tests, begun=under_way is not None)
-        if reasons:
+        terms = Terms(job, len(facts) if consortium is None else consortium)
+        tests = under_way.tests if under_way else chosen_tests(terms, facts)
+        if reasons := plan_refusals(terms, facts, model, tests, begun=under_way is not None):
             raise refused(reasons)
         rounds = participations_of(job, [client.name for client in facts])
         rounds |= under_way.participations if under_way else {}
         clients, left = (
-            tuple(_plan_client(job, client, rounds[client.name], tests) for client in many)
+            tuple(_plan_client(terms, client, rounds[client.name], tests) for client in many)
             for many in (facts, under_way.left if under_way else ())
         )
-        planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
-        if job.private and planned > job.privacy.owner_limit:
-            raise PlanRefused(
-                f"This job is refused: its rounds cost epsilon {planned:.4g}, and each client's agent "
-                f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
-                f"privacy.epsilon (now {job.privacy.epsilon:g})"
-            )
-        blur = deviation(job, facts, consortium, tests)
-        warnings = _warnings(job, facts) + evaluation_warnings(job, facts, tests, blur)
-        warnings += padding_warnings(job, model.verdict, padding_cost)
-        if job.per_client:
-            warnings += client_warnings(job, facts, consortium)
-        return cls(job, model, clients, tuple(warnings), consortium, tests, blur, left)
+        _check_limit(job, clients)
+        blur = deviation(terms, facts, tests)
+        warnings = (
+            *_warnings(job, facts),
+            *evaluation_warnings(job, facts, tests, blur),
+            *padding_warnings(job, model.verdict, padding_cost),
+            *(client_warnings(terms, facts) if job.per_client else ()),
+        )
+        return cls(terms, model, clients, warnings, tests, blur, left)
+
+    @property
+    def job(self) -> Job:
+        return self.terms.job
+
+    @property
+    def consortium(self) -> int:
+        """Members of the roster, whether they take part in this job or not."""
+        return self.terms.consortium
 
     @property
     def minimum(self) -> int:
         """Fewest answers for a round to count, and clients in all its sums together."""
-        return fewest_answers(self.job, self.cohort_size, self.consortium)
+        return self.terms.fewest_answers(self.cohort_size)
 
     @property
     def limits(self) -> Limits:
         """What every member of the secure sums insists on."""
-        return secure_limits(self.job.encryption)
+        return self.terms.limits
 
     @property
     def clip(self) -> float:
         """Largest magnitude of an entry of an update under secure aggregation."""
-        return clip_of(self.job, self.model.trained_parameters, self.consortium)
+        return self.terms.clip(self.model.trained_parameters)
 
     @property
     def weight_cap(self) -> int:
         """No client may weigh more in a sum."""
         return max(client.weight for client in self.clients)
 
-    @cached_property
-    def _thresholds(self) -> list[Thresholds]:
-        """The numbers of each group of a full cohort."""
-        return group_thresholds(self.job, self.cohort_size, self.consortium)
-
     @property
     def cohort_size(self) -> int:
-        return min(self.job.cohort.size or len(self.clients), len(self.clients))
+        return self.terms.cohort_size(len(self.clients))
 
     @property
     def total_weight(self) -> int:
@@ -202,14 +175,14 @@ class Plan:
     def guarantee(self) -> str:
         """What is promised, to whom, and what is not, in one sentence."""
         if self.epsilon is None and not self.job.encrypted:
-            return sentence(self.job, None, self.consortium, self.tests)
-        promised = sentence(self.job, self.epsilon, self.consortium, self.tests)
+            return sentence(self.terms, None, self.tests)
+        promised = sentence(self.terms, self.epsilon, self.tests)
         return f"{promised} {self.server_sees}"
 
     @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
-        return server_sees(self.job, self._thresholds, self.consortium)
+        return server_sees(self.terms, self.cohort_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -237,10 +210,10 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(job, self._thresholds, self.consortium, parameters),
+            "encryption": encryption_facts(self.terms, self.cohort_size, parameters),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
-            "proof": guarantee_facts(job, self.epsilon, self.consortium),
+            "proof": guarantee_facts(self.terms, self.epsilon),
             "warnings": list(self.warnings),
         }
 
@@ -261,27 +234,13 @@ class Plan:
         if not self.job.encrypted:
             return self.model.trained_parameters * _FLOAT32
         rides = self.tests > 1  # the last test travels alone
-        return (
-            _WORD
-            * Content(self.job, self.model.trained, True, rides, self.consortium).layout.length
-        )
+        return _WORD * Content(self.terms, self.model.trained, True, rides).layout.length
 
 
-def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:
-    """Rounds in which each client is asked, if all of them are there."""
-    if job.cohort.size is None or job.cohort.size >= len(names):
-        return dict.fromkeys(names, job.training.rounds)
-    counts = dict.fromkeys(names, 0)
-    for round_ in range(1, job.training.rounds + 1):
-        for name in sample_cohort(names, job, round_):
-            counts[name] += 1
-    return counts
-
-
-def _plan_client(job: Job, client: ClientFacts, participations: int, tests: int) -> ClientPlan:
-    recipe = None
+def _plan_client(terms: Terms, client: ClientFacts, participations: int, tests: int) -> ClientPlan:
+    job, recipe = terms.job, None
     if job.private:
-        recipe = private_recipe(job, client.training_size, participations, tests)
+        recipe = terms.recipe(client.training_size, participations, tests)
     return ClientPlan(
         name=client.name,
         size=client.size,
@@ -298,52 +257,14 @@ def _plan_client(job: Job, client: ClientFacts, participations: int, tests: int)
     )
 
 
-def _refusals(
-    job: Job,
-    facts: Sequence[ClientFacts],
-    model: ModelShape,
-    consortium: int,
-    tests: int,
-    begun: bool,
-) -> list[str]:
-    """Every reason why this job cannot be right; empty when it can.
-
-    Raises ``StrategyError`` for a strategy that cannot be built.
-    """
-    from ..strategies import sees
-
-    sees(job.strategy)
-    reasons = []
-    if not model.trained:
-        reasons.append("nothing would be trained: model.lora.target leaves no tensor")
-    if job.cohort.size and job.cohort.size > len(facts) and not begun:
-        reasons.append(f"cohort.size is {job.cohort.size}, but there are only {len(facts)} clients")
-    if job.cohort.minimum and job.cohort.minimum > len(facts):
-        reasons.append(
-            f"cohort.minimum is {job.cohort.minimum}, but there are only {len(facts)} clients"
+def _check_limit(job: Job, clients: Sequence[ClientPlan]) -> None:
+    planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
+    if job.private and planned > job.privacy.owner_limit:
+        raise PlanRefused(
+            f"This job is refused: its rounds cost epsilon {planned:.4g}, and each client's agent "
+            f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
+            f"privacy.epsilon (now {job.privacy.epsilon:g})"
         )
-    reasons += job_refusals(job)
-    if job.private:
-        reasons += _private_refusals(job, facts)
-    if job.per_client:
-        asked = participations_of(job, [client.name for client in facts])
-        reasons += client_refusals(job, facts, model, consortium, asked, tests)
-    reasons += padding_refusals(job, model.verdict)
-    reasons += evaluation_refusals(job, facts, tests)
-    return reasons + encryption_refusals(job, facts, model, consortium, tests)
-
-
-def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
-    reasons = []
-    if job.per_group and job.data.group_column is None:
-        reasons.append(
-            'privacy.unit = "group" without data.group_column: nothing says which records belong to '
-            "one person; name the column that does"
-        )
-    small = [client.name for client in facts if not delta_fits(job, client.size)]
-    if small:
-        reasons.append(delta_refusal(job, some(small)))
-    return reasons
 
 
 def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:

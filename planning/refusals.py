@@ -1,4 +1,4 @@
-"""What a job can ask for that no plan has and no agent takes part in.
+"""What a job can ask for that no plan has, and what no agent takes part in either.
 
 Plan and agents call the same functions, so a job that an agent would refuse for its numbers is refused
 before anybody is asked, and an owner takes no plan on trust. Beside what follows from the job alone, here:
@@ -18,13 +18,21 @@ policy, declaration or ledger is that owner's affair (``client.policy``, ``clien
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.noise.sizes import SIZE_EPSILON
-from .client_level import sum_refusals
-from .evaluation import release_refusals
-from .noise import step_refusals
+from .client_level import client_refusals, sum_refusals
+from .encryption import encryption_refusals
+from .evaluation import evaluation_refusals, release_refusals
+from .facts import ClientFacts, some
+from .noise import delta_fits, delta_refusal, step_refusals
+from .padding import padding_refusals
+from .terms import Terms
+
+if TYPE_CHECKING:
+    from ..learning.model import ModelShape
 
 
 def refused(reasons: Sequence[str]) -> PlanRefused:
@@ -41,6 +49,54 @@ def job_refusals(job: Job) -> list[str]:
         *release_refusals(job),
         *sum_refusals(job),
     ]
+
+
+def plan_refusals(
+    terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int, *, begun: bool
+) -> list[str]:
+    """Every reason why this job cannot be right with these clients; `begun`: it runs already.
+
+    Raises ``StrategyError`` for a strategy that cannot be built.
+    """
+    from ..strategies import sees
+
+    job = terms.job
+    sees(job.strategy)
+    return [
+        *_model_refusals(model),
+        *_company_refusals(job, len(facts), begun=begun),
+        *job_refusals(job),
+        *(_private_refusals(job, facts) if job.private else []),
+        *(client_refusals(terms, facts, model, tests) if job.per_client else []),
+        *padding_refusals(job, model.verdict),
+        *evaluation_refusals(job, facts, tests),
+        *encryption_refusals(terms, facts, model, tests),
+    ]
+
+
+def _model_refusals(model: ModelShape) -> Iterator[str]:
+    if not model.trained:
+        yield "nothing would be trained: model.lora.target leaves no tensor"
+
+
+def _company_refusals(job: Job, clients: int, *, begun: bool) -> Iterator[str]:
+    """More clients in a round than there are."""
+    if job.cohort.size and job.cohort.size > clients and not begun:
+        yield f"cohort.size is {job.cohort.size}, but there are only {clients} clients"
+    if job.cohort.minimum and job.cohort.minimum > clients:
+        yield f"cohort.minimum is {job.cohort.minimum}, but there are only {clients} clients"
+
+
+def _private_refusals(job: Job, facts: Sequence[ClientFacts]) -> Iterator[str]:
+    """What the clients' public numbers forbid a private job."""
+    if job.per_group and job.data.group_column is None:
+        yield (
+            'privacy.unit = "group" without data.group_column: nothing says which records belong to '
+            "one person; name the column that does"
+        )
+    small = [client.name for client in facts if not delta_fits(job, client.size)]
+    if small:
+        yield delta_refusal(job, some(small))
 
 
 def _mechanism_refusals(job: Job) -> Iterator[str]:

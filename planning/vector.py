@@ -19,7 +19,7 @@ from ..learning.metrics import Counts
 from ..privacy.noise.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from ..privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
 from ..wire.arrays import Arrays
-from .limits import clip_of
+from .terms import Terms
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,12 +32,14 @@ OFFSET_PER_CLIENT = 2**21
 class Content:
     """What the clients of one slot add up: an update, the counts of a test, or both."""
 
-    job: Job
+    terms: Terms
     shapes: Shapes
     train: bool
     test: bool
-    consortium: int
-    """Members of the roster."""
+
+    @property
+    def job(self) -> Job:
+        return self.terms.job
 
     @property
     def parameters(self) -> int:
@@ -46,7 +48,7 @@ class Content:
     @property
     def clip(self) -> float:
         """Largest magnitude of an entry of an update."""
-        return clip_of(self.job, self.parameters, self.consortium)
+        return self.terms.clip(self.parameters)
 
     @property
     def layout(self) -> Layout:

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..job import Job
-from ..planning.client_level import client_part, server_noise
-from ..planning.limits import clip_of, noise_shares
+from ..planning.terms import Terms
 from ..privacy.noise.client_noise import UpdateNoise
 from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
@@ -50,7 +49,8 @@ def audit_clients(
     for block in range(blocks):
         tell("canaries", block, blocks)
         count = min(BLOCK, canaries - block * BLOCK)
-        parts.append(_Replay(job, members, consortium, secrets).observe(rounds, count))
+        replay = _Replay(Terms(job, consortium), members, secrets)
+        parts.append(replay.observe(rounds, count))
     coins = np.concatenate([part.coins for part in parts])
     releases = np.concatenate([part.releases for part in parts], axis=1)
     delta = job.privacy.delta
@@ -66,10 +66,13 @@ def audit_clients(
 class _Replay:
     """The sums of a job's clients, as they are opened."""
 
-    job: Job
+    terms: Terms
     members: int
-    consortium: int
     secrets: Callable[[], SecretStream]
+
+    @property
+    def job(self) -> Job:
+        return self.terms.job
 
     def observe(self, rounds: int, count: int) -> Observation:
         """`count` canaries, each in the sums of so many rounds.
@@ -95,10 +98,10 @@ class _Replay:
         norm = self.job.privacy.clipping_norm
         if not self.job.noised_by_clients:
             alone = np.zeros(size)
-            server_noise(self.job, norm, self.secrets()).hide_mean(alone, 1)
+            self.terms.server_noise(norm, self.secrets()).hide_mean(alone, 1)
             return alone
-        honest = range(noise_shares(self.job, self.consortium))
-        shares = [client_part(self.job, norm, self.consortium, self.secrets()) for _ in honest]
+        honest = range(self.terms.noise_shares)
+        shares = [self.terms.client_part(norm, self.secrets()) for _ in honest]
         nothing = [np.zeros(size, np.float32)] * len(shares)
         return self._sum(nothing, [share.noise for share in shares])
 
@@ -107,7 +110,7 @@ class _Replay:
     ) -> npt.NDArray[np.float64]:
         """The sum of these clients' parts, as it is opened."""
         layout = Layout(len(updates[0]), 0, 0)
-        scale = Scale(self.members, clip_of(self.job, layout.parameters, self.consortium))
+        scale = Scale(self.members, self.terms.clip(layout.parameters))
         total = np.zeros(layout.length, np.uint32)
         for update, noise in zip(updates, noises, strict=True):
             part = Contribution([update], [], [], 1, noise)

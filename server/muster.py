@@ -14,9 +14,9 @@ from ..clock import Clock, SystemClock
 from ..errors import MessageError, PlanRefused, RoundFailed
 from ..flower import UNREACHED
 from ..job import Job
-from ..planning.encryption import fewest_answers
 from ..planning.facts import ClientFacts
 from ..planning.noise import check_delta, private_recipe
+from ..planning.terms import Terms
 from ..wire.requests import ASSIGNMENT, WAITING, Assignment, Readiness
 from .exchange import Exchange, echo_of
 from .readiness import prepare_request
@@ -163,8 +163,8 @@ def _asking(
 
 def needed_to_begin(job: Job, members: int) -> int:
     """How many of a consortium's members must take part before those that are away are left out."""
-    cohort = min(job.cohort.size or members, members)
-    return max(job.cohort.size or 0, fewest_answers(job, cohort, members))
+    terms = Terms(job, members)
+    return max(job.cohort.size or 0, terms.fewest_answers(terms.cohort_size(members)))
 
 
 def _ask(

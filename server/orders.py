@@ -19,7 +19,7 @@ from ..consortium.warrants import joined, longest_seconds, parted
 from ..errors import ConsortiumError, PlanRefused, RunFolderError
 from ..foreign import typed
 from ..job import Job
-from ..planning.encryption import fewest_answers
+from ..planning.terms import Terms
 from ..privacy.secagg.signed import Signed, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Status, Store
@@ -203,7 +203,8 @@ def consequences(consortium: Consortium, name: str) -> list[str]:
         if periods and name not in periods[-1].clients:
             continue
         left = len(periods[-1].clients) - 1 if periods else members
-        needed = fewest_answers(folder.job, min(folder.job.cohort.size or left, left), members)
+        terms = Terms(folder.job, members)
+        needed = terms.fewest_answers(terms.cohort_size(left))
         found.append(
             f"{run.name} (round {run.round} of {run.rounds}) " + _goes_on(run, left, needed)
         )

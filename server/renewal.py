@@ -13,10 +13,10 @@ from ..certificate.form import CertifiedRoster
 from ..consortium.authority import Consortium
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
-from ..planning.encryption import group_thresholds, roster_refusals, server_sees
-from ..planning.limits import clip_of
+from ..planning.encryption import roster_refusals, server_sees
 from ..planning.plan import Plan, UnderWay
 from ..planning.refusals import refused
+from ..planning.terms import Terms
 from ..run.run_folder import RunFolder
 from ..strategies import build_strategy
 from ..wire.arrays import Arrays
@@ -157,8 +157,8 @@ class Company:
         for period in self.rosters.periods:
             roster = self.rosters.of(period)
             members, clients = len(roster.members), len(period.clients)
-            cohort = min(job.cohort.size or clients, clients)
-            sees = server_sees(job, group_thresholds(job, cohort, members), members)
+            terms = Terms(job, members)
+            sees = server_sees(terms, terms.cohort_size(clients))
             found.append(
                 CertifiedRoster.of(roster, consortium).model_dump()
                 | {
@@ -218,7 +218,7 @@ class Company:
 def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: int) -> None:
     """Refuse what every member would, before any of them is asked, and charges its published size."""
     if job.encrypted:
-        clip = clip_of(job, shape.trained_parameters, members)
+        clip = Terms(job, members).clip(shape.trained_parameters)
         if reasons := roster_refusals(clip, consortium.limits):
             raise refused(reasons)
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..consortium.authority import Consortium
 from ..errors import RunFolderError
 from ..job import Job
-from ..planning.plan import participations_of
+from ..planning.cohorts import participations_of
 from ..privacy.secagg.roster import Roster, open_kept
 from ..run.run_folder import RunFolder
 

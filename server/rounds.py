@@ -18,9 +18,9 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
-from ..planning.client_level import clipping_room, next_clipping_norm
+from ..planning.client_level import next_clipping_norm
+from ..planning.cohorts import sample_cohort
 from ..planning.noise import most_participations
-from ..planning.plan import sample_cohort
 from ..planning.schedule import rounds_tested
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.requests import EVALUATE, TRAIN
@@ -194,7 +194,7 @@ def _clipping(run: Run, collection: Collection) -> dict[str, float]:
         return {}
     plan, norm = run.plan, run.clipping_norm
     parameters = sum(array.size for array in run.arrays.values())
-    room = clipping_room(plan.job, parameters, plan.cohort_size, plan.consortium)
+    room = plan.terms.clipping_room(parameters, plan.cohort_size)
     following = next_clipping_norm(plan.job, norm, collection.within, room)
     return {"clipping_norm": norm, "within": collection.within, "next_clipping_norm": following}
 

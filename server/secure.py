@@ -17,8 +17,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
 from ..learning.metrics import total
-from ..planning.client_level import server_noise
-from ..planning.encryption import groups_of
+from ..planning.cohorts import groups_of
 from ..planning.vector import Content, Reading
 from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator, Purpose
@@ -70,8 +69,8 @@ class SecureCollection(SecureTrips):
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
-        job, shapes = run.plan.job, {name: array.shape for name, array in run.arrays.items()}
-        self._content = Content(job, shapes, kind == TRAIN, self.tests, run.plan.consortium)
+        shapes = {name: array.shape for name, array in run.arrays.items()}
+        self._content = Content(run.plan.terms, shapes, kind == TRAIN, self.tests)
 
     def __iter__(self) -> Iterator[Message]:
         groups: list[Aggregator] = []
@@ -346,7 +345,7 @@ class SecureCollection(SecureTrips):
         if not self._content.train or not job.per_client or job.noised_by_clients:
             return None
         stream = run.secrets(f"server/{stage.round}/{stage.attempt}")
-        return server_noise(job, run.clipping_norm, stream)
+        return run.plan.terms.server_noise(run.clipping_norm, stream)
 
     def _upcoming(self) -> list[Aggregator]:
         """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""

@@ -8,10 +8,10 @@ from umbel.errors import PlanRefused
 from umbel.job import Job
 from umbel.learning.model import ModelShape
 from umbel.learning.verdict import INDEPENDENT
-from umbel.planning.encryption import groups_of
+from umbel.planning.cohorts import groups_of, sample_cohort
 from umbel.planning.facts import ClientFacts
 from umbel.planning.noise import private_recipe
-from umbel.planning.plan import Plan, sample_cohort
+from umbel.planning.plan import Plan
 from umbel.privacy.accounting.accountant import MechanismEvent, epsilon, noise_multiplier
 from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 

@@ -11,6 +11,7 @@ from umbel.job import Job
 from umbel.planning.evaluation import chosen_tests, deviation
 from umbel.planning.facts import ClientFacts
 from umbel.planning.schedule import most_tests, rounds_tested
+from umbel.planning.terms import Terms
 
 
 def job_of(rounds=10, epsilon=4.0, labels=2, task="text-classification", **evaluation):
@@ -67,32 +68,32 @@ def test_the_plan_takes_the_most_tests_that_stay_below_two_points(
 ):
     job = job_of(epsilon=epsilon, labels=labels)
     asked = facts(owners, held_out)
-    tests = chosen_tests(job, asked, owners)
+    tests = chosen_tests(Terms(job, owners), asked)
     assert 1 <= tests <= 11
     if tests > 1:
-        assert deviation(job, asked, owners, tests) < 0.02
+        assert deviation(Terms(job, owners), asked, tests) < 0.02
     if tests < 11:
-        assert deviation(job, asked, owners, tests + 1) >= 0.02
+        assert deviation(Terms(job, owners), asked, tests + 1) >= 0.02
 
 
 def test_where_nobody_says_how_many_records_are_held_out_the_last_model_alone_is_tested():
     apart = [ClientFacts(f"c{n}", 5000, 1.0) for n in range(4)]
-    assert chosen_tests(job_of(), apart, 4) == 1
-    assert chosen_tests(job_of(every=1), apart, 4) == 11
+    assert chosen_tests(Terms(job_of(), 4), apart) == 1
+    assert chosen_tests(Terms(job_of(every=1), 4), apart) == 11
 
 
 def test_without_noise_every_round_is_tested_and_without_records_none():
-    assert chosen_tests(job_of(counts="exact"), facts(4, 10), 4) == 11
-    assert chosen_tests(job_of(counts="off"), facts(4, 1000), 4) == 0
+    assert chosen_tests(Terms(job_of(counts="exact"), 4), facts(4, 10)) == 11
+    assert chosen_tests(Terms(job_of(counts="off"), 4), facts(4, 1000)) == 0
     none = [ClientFacts(f"c{n}", 5000, 1.0, holds_out=False) for n in range(4)]
-    assert chosen_tests(job_of(), none, 4) == 0
+    assert chosen_tests(Terms(job_of(), 4), none) == 0
 
 
 def test_a_language_model_is_tested_as_often_as_its_loss_stays_sharp():
     job = job_of(task="causal-lm")
-    few, many = (chosen_tests(job, facts(4, n), 4) for n in (50, 100_000))
+    few, many = (chosen_tests(Terms(job, 4), facts(4, n)) for n in (50, 100_000))
     assert (few, many) == (1, 11)
-    assert deviation(job, facts(4, 100_000), 4, 11) < 0.1
+    assert deviation(Terms(job, 4), facts(4, 100_000), 11) < 0.1
 
 
 @pytest.mark.parametrize("labels", [2, 4])
@@ -116,5 +117,5 @@ def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels
         for _ in range(owners):
             counts = counts.plus(counts_noise(labels**2, event, 1, stream))
         found.append(counts.metrics([str(k) for k in range(labels)])["accuracy"])
-    stated = deviation(job, facts(owners, held_out), owners, 4)
+    stated = deviation(Terms(job, owners), facts(owners, held_out), 4)
     assert np.std(found) <= 1.2 * stated

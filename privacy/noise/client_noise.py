@@ -62,7 +62,7 @@ class UpdateNoise:
     noise is noise_multiplier times that.
 
     Assumptions: those of ``secagg`` (only the sum is opened), of ``SecretStream``, and that the
-    honest clients are as many as `shares` says (``encryption.noise_shares``). A noise multiplier of
+    honest clients are as many as `shares` says (``planning.terms``). A noise multiplier of
     0 adds none: then this is only the clipping, and the guarantee is whoever's who adds it.
     """
 

@@ -6,10 +6,9 @@ import pytest
 
 from umbel.errors import ProtocolError
 from umbel.job import Job
-from umbel.planning import client_level
 from umbel.planning.noise import private_recipe
+from umbel.planning.terms import Terms
 from umbel.privacy.noise.client_noise import UpdateNoise
-from umbel.redteam import client_canaries
 from umbel.redteam.client_canaries import audit_clients
 
 MEMBERS, CANARIES = 20, 40_000
@@ -61,12 +60,12 @@ def test_the_right_noise_passes_and_is_measured(mechanism, audited):
 
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
 def test_a_third_of_the_noise_is_caught(mechanism, audited, monkeypatch):
-    def thirds(job):
-        update, count = noise(job)
+    def thirds(terms):
+        update, count = planned_noise(terms)
         return update / 3, count
 
-    noise = client_level._noise
-    monkeypatch.setattr(client_level, "_noise", thirds)
+    planned_noise = Terms.client_noise.func
+    monkeypatch.setattr(Terms, "client_noise", property(thirds))
     bound, claim, measured, planned = audited(job_of(mechanism=mechanism))
     assert bound > claim
     assert measured.noise_high < planned
@@ -75,11 +74,12 @@ def test_a_third_of_the_noise_is_caught(mechanism, audited, monkeypatch):
 def test_shares_for_a_cohort_in_which_everybody_is_honest_are_caught(audited, monkeypatch):
     """The weakened variant: noise divided among all members, though some may drop out or collude."""
 
-    def thin(job, norm, consortium, stream):
-        part = client_level.client_part(job, norm, consortium, stream)
+    def thin(terms, norm, stream):
+        part = client_part(terms, norm, stream)
         return dataclasses.replace(part, noise=dataclasses.replace(part.noise, shares=MEMBERS))
 
-    monkeypatch.setattr(client_canaries, "client_part", thin)
+    client_part = Terms.client_part
+    monkeypatch.setattr(Terms, "client_part", thin)
     _, _, measured, planned = audited(job_of())
     assert measured.noise_high < 0.6 * planned
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from umbel.errors import PlanRefused
 from umbel.job import EncryptionSpec, Job
-from umbel.planning.client_level import clipping_room
-from umbel.planning.limits import clip_of, expected_update, keeps_to, secure_limits
+from umbel.planning.limits import expected_update, keeps_to, secure_limits
+from umbel.planning.terms import Terms
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.secagg.roster import MOST_CLIP, Limits
 from umbel.server.rounds import run_rounds
@@ -63,16 +63,16 @@ def test_no_schedule_goes_farther_than_a_constant_rate(schedule, warmup, rounds,
     common = {"rounds": rounds, "optimizer": optimizer, "learning_rate": 0.1}
     planned = job_of(training={**common, "schedule": schedule, "warmup": warmup})
     constant = job_of(training=common)
-    assert 0 < clip_of(planned, 1000, 4) <= clip_of(constant, 1000, 4)
+    assert 0 < Terms(planned, 4).clip(1000) <= Terms(constant, 4).clip(1000)
 
 
 def test_the_default_job_keeps_far_more_digits_than_a_clip_of_eight():
-    finer = Scale(4, clip_of(job_of(), 770, 4)).bits - Scale(4, 8.0).bits
+    finer = Scale(4, Terms(job_of(), 4).clip(770)).bits - Scale(4, 8.0).bits
     assert finer >= 6
 
 
 def test_a_clip_that_a_job_names_is_taken():
-    assert clip_of(job_of(encryption={"clip": 0.25}), 770, 4) == 0.25
+    assert Terms(job_of(encryption={"clip": 0.25}), 4).clip(770) == 0.25
 
 
 @pytest.mark.parametrize("mechanism", ["distributed", "central"])
@@ -90,7 +90,7 @@ def test_under_client_level_privacy_the_norm_and_its_noise_have_room(
     }
     for clipping in ("fixed", "adaptive"):
         job = job_of(privacy={**privacy, "clipping": clipping})
-        low, high = clipping_room(job, 770, members, members)
+        low, high = Terms(job, members).clipping_room(770, members)
         assert low <= norm <= high
         assert clipping == "fixed" or high >= 10 * norm
 
@@ -140,10 +140,12 @@ def _with(plan, job):
     from dataclasses import replace
 
     training = job.training.model_copy(update={"learning_rate": 1.0})
-    return replace(plan, job=job.model_copy(update={"training": training}))
+    return replace(
+        plan, terms=Terms(job.model_copy(update={"training": training}), plan.consortium)
+    )
 
 
 def test_a_figure_is_rounded_up_to_what_people_read():
-    found = [clip_of(job_of(training={"learning_rate": r}), 770, 4) for r in (1e-4, 3e-3, 0.07)]
+    found = [Terms(job_of(training={"learning_rate": r}), 4).clip(770) for r in (1e-4, 3e-3, 0.07)]
     assert all(float(f"{value:.2g}") == value for value in found)
     assert all(math.isfinite(value) for value in found)

@@ -444,7 +444,8 @@ def test_a_policy_refuses_what_the_owner_did_not_allow(start_run, quick):
     job = quick()
     run = start_run(job)
     clear = job.encryption.model_copy(update={"mode": "none"})
-    run.plan = dataclasses.replace(run.plan, job=job.model_copy(update={"encryption": clear}))
+    terms = dataclasses.replace(run.plan.terms, job=job.model_copy(update={"encryption": clear}))
+    run.plan = dataclasses.replace(run.plan, terms=terms)
     with pytest.raises(RoundFailed, match="policy requires encrypted updates"):
         run_rounds(run)
 
@@ -453,7 +454,8 @@ def test_a_job_with_other_limits_than_the_roster_is_refused(start_run, quick):
     job = quick()
     run = start_run(job)
     lower = job.encryption.model_copy(update={"colluders": 0.0})
-    run.plan = dataclasses.replace(run.plan, job=job.model_copy(update={"encryption": lower}))
+    terms = dataclasses.replace(run.plan.terms, job=job.model_copy(update={"encryption": lower}))
+    run.plan = dataclasses.replace(run.plan, terms=terms)
     with pytest.raises(RoundFailed, match="not what the consortium's roster says"):
         run_rounds(run)
 
