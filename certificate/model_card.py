@@ -21,7 +21,6 @@ from .issue import CAUSES, figures_of
 Json = Mapping[str, Any]
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_PIPELINES = {"text-classification": "text-classification", "causal-lm": "text-generation"}
 _MAIN = ("accuracy", "perplexity")
 _NAMED = ("accuracy", "f1", "precision", "recall", "roc_auc", "perplexity", "loss")
 
@@ -57,7 +56,7 @@ def model_card(job: Job, plan: Json, result: Json, certificate: Certificate | No
 def _front_matter(job: Job, result: Json) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = _PIPELINES[job.task]
+    task = job.kind.pipeline
     tags = ["umbel", "federated-learning"]
     if job.private and not result["reproducible"]:
         tags.append("differential-privacy")
@@ -125,14 +124,10 @@ def _purpose(job: Job) -> str:
     labels = ", ".join(
         f"`{json.dumps(label, ensure_ascii=False)}`" for label in job.data.labels or ()
     )
-    does = {
-        "text-classification": f"It sorts texts into {labels}.",
-        "causal-lm": "It continues texts.",
-    }[job.task]
     return (
-        f"{does} It is meant for texts like those of the owners that trained it, of up to "
-        f"{job.model.max_length} tokens; the figures below say nothing of other texts. What it says "
-        "of a person should not be acted on without someone who looks at the case."
+        f"{job.kind.purpose.format(labels=labels)} It is meant for texts like those of the owners that "
+        f"trained it, of up to {job.model.max_length} tokens; the figures below say nothing of other "
+        "texts. What it says of a person should not be acted on without someone who looks at the case."
     )
 
 

@@ -13,6 +13,7 @@ import typer.core
 from .. import __version__
 from ..errors import Interrupted, JobError, UmbelError, of_the_machine
 from ..foreign import console, say
+from ..tasks.spec import BUILT_IN
 from .group import command_group
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
 ]
-Task = Annotated[str | None, typer.Option(help="text-classification or causal-lm.")]
+Task = Annotated[str | None, typer.Option(help=f"{' or '.join(BUILT_IN)}.")]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..foreign import console, say
+from ..tasks.spec import BUILT_IN
 
 
 def data(
@@ -18,7 +19,7 @@ def data(
             help="CSV, TSV, JSON, Excel, Parquet, also compressed, or a dataset folder."
         ),
     ],
-    task: Annotated[str | None, typer.Option(help="text-classification or causal-lm.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"{' or '.join(BUILT_IN)}.")] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column with the text [found].", show_default=False)
     ] = None,

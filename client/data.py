@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..job import DataSpec, Job, TaskName
+from ..job import DataSpec, Job
 from ..learning.data import Corpus, load_corpus
 from ..learning.examples import Examples, tokens_of
 from ..learning.failures import Touch
@@ -22,6 +22,7 @@ from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..learning.split import row_marks, split_rows
 from ..privacy.dpsgd.groups import numbered
 from ..privacy.noise.sizes import Sizes
+from ..tasks.spec import first
 from .account import Account, Size
 from .left_out import LeftOut
 from .marks import Marks
@@ -74,8 +75,8 @@ class DataSource:
             encoding=declared.encoding,
             quoting=declared.quoting,
         )
-        task: TaskName = "causal-lm" if declared.labels is None else "text-classification"
-        corpus = load_corpus(spec, task, declared=True, grouped=declared.unit == "group")
+        task = first(labelled=declared.labels is not None)
+        corpus = load_corpus(spec, task.name, declared=True, grouped=declared.unit == "group")
         if of_all_accounts:
             return corpus
         foreign = self.marks.foreign(row_marks(corpus, self.secret), self.account)
@@ -136,13 +137,13 @@ class DataSource:
         # Here, because a forecast reads records and does without the agent's torch.
         from .work import LocalData
 
-        corpus = self.corpus(job.data.labels if job.task == "text-classification" else None)
+        corpus = self.corpus(job.data.labels if job.kind.labelled else None)
         self.marks.keep(row_marks(corpus, self.secret), self.account)
         if left_out:
             self.left_out.add(corpus.texts, left_out, self.secret)
         left_out |= self.left_out.rows(corpus.texts, self.secret)
         counts = self.counts(corpus)
-        if job.task == "causal-lm":
+        if not job.kind.labelled:
             corpus = replace(corpus, labels=None, label_names=())
         train, test = self.split(corpus, split_secret)
         store = tokens_of(job, corpus, left_out=left_out, touch=touch)

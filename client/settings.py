@@ -157,7 +157,7 @@ class DataSettings(Document):
             raise PlanRefused(f"{owner}'s declaration (client.toml) {' · '.join(reasons)}")
 
     def _reasons(self, job: Job) -> Iterator[str]:
-        if job.task == "text-classification":
+        if job.kind.labelled:
             if self.labels is None:
                 yield "names no classes, the job wants to learn some"
             elif _domain(job.data.labels or ()) != _domain(self.labels) or len(

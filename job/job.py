@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..errors import JobError
 from ..storage.documents import explain
+from ..tasks.spec import TaskSpec, first, spec_of
 from .protection import EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
 from .section import AdapterName, Section, TaskName
@@ -36,7 +37,7 @@ class Job(Section):
     name: str = Field(
         "job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Short name."
     )
-    task: TaskName = Field("text-classification", description="What the model learns to do.")
+    task: TaskName = Field(first(labelled=True).name, description="What the model learns to do.")
     seed: int = Field(
         0,
         ge=0,
@@ -55,12 +56,13 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
-        if self.task == "text-classification" and self.data.label_column is None:
-            raise ValueError("text-classification needs data.label_column")
-        if self.task == "causal-lm" and self.model.adapter == "head":
+        task = self.kind
+        if task.labelled and self.data.label_column is None:
+            raise ValueError(f"{task.name} needs data.label_column")
+        if self.model.adapter is not None and self.model.adapter not in task.adapters:
             raise ValueError(
-                'model.adapter = "head": a causal language model has no head of its own to train; '
-                'use "lora"'
+                f'model.adapter = "{self.model.adapter}": {task.name} has no such part to train; '
+                f'use "{task.adapters[0]}"'
             )
         spec = self.encryption
         if spec.name_spoilers and not (
@@ -75,6 +77,21 @@ class Job(Section):
                 f"cohort.minimum ({self.cohort.minimum}) is above cohort.size ({self.cohort.size})"
             )
         return self
+
+    @property
+    def kind(self) -> TaskSpec:
+        """What the job's task is."""
+        return spec_of(self.task)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a head of our own stands on pooled states, else what the architecture brings."""
+        return self.kind.pools and self.model.pooling != "own"
+
+    @property
+    def own_head(self) -> bool:
+        """Whether the architecture's own head is trained, which tells classes apart."""
+        return self.kind.pools and self.model.pooling == "own"
 
     @property
     def tests_privately(self) -> bool:
@@ -114,7 +131,7 @@ class Job(Section):
         """The adapter, with the task's default filled in."""
         if self.model.adapter is not None:
             return self.model.adapter
-        return "head" if self.task == "text-classification" else "lora"
+        return self.kind.adapters[0]
 
     def padded(self) -> Job:
         """The same job with every text padded to ``model.max_length``."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from ..errors import JobError
@@ -55,7 +55,7 @@ def reference() -> str:
         for name, field in _plain_fields(model):
             default = _default(field)
             meaning = (field.description or "").replace("|", "\\|")
-            lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
+            lines.append(f"| `{name}` | {_type_of(field)} | {default} | {meaning} |")
     return "\n".join(lines)
 
 
@@ -105,6 +105,13 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = toml_value(field.get_default(call_default_factory=True))
     return f"`{value}`" if value else ""
+
+
+def _type_of(field: FieldInfo) -> str:
+    for said in field.metadata:
+        if isinstance(said, WithJsonSchema) and "enum" in said.json_schema:
+            return " \\| ".join(f'"{name}"' for name in said.json_schema["enum"])
+    return _type(field.annotation)
 
 
 def _type(annotation: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..tasks.spec import names
 from .section import PositiveFloat, PositiveInt, Section
 
 
@@ -95,7 +96,8 @@ class EvaluationSpec(Section):
     keep: Literal["last", "best"] = Field(
         "last",
         description='Which of the tested models is the result: the "last", or the "best", by accuracy '
-        "(text-classification) or loss (causal-lm) on public_path if there is one, else on the counts.",
+        f"({names(labelled=True)}) or loss ({names(labelled=False)}) on public_path if there is one, else on "
+        "the counts.",
     )
     patience: PositiveInt | None = Field(
         None,

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-TaskName = Literal["text-classification", "causal-lm"]
+from ..tasks.spec import BUILT_IN, known
+
+
+def _known_task(name: str) -> str:
+    if name not in BUILT_IN and name not in (names := known()):
+        *others, last = map(repr, names)
+        expected = f"{', '.join(others)} or {last}"
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": expected}
+        )
+    return name
+
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Annotated[
+        str,
+        AfterValidator(_known_task),
+        WithJsonSchema({"enum": list(BUILT_IN), "type": "string"}),
+    ]
 AdapterName = Literal["lora", "head", "full"]
 UnitName = Literal["example", "group", "client", "none"]
 

@@ -7,7 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from ..tasks.spec import first, names
 from .section import AdapterName, PositiveFloat, PositiveInt, Section
+
+_LABELLED, _UNLABELLED = names(labelled=True), names(labelled=False)
+_OWN_CLASS = first(labelled=True).model_class
 
 _ENDING = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){0,15}")
 
@@ -60,14 +64,14 @@ class ModelSpec(Section):
         None,
         description='"lora": low-rank adapters, and the head of a classifier; "head": only the '
         'head, on frozen features computed once; "full": every weight. Default: "head" for '
-        'text-classification, "lora" for causal-lm.',
+        f'{_LABELLED}, "lora" for {_UNLABELLED}.',
     )
     pooling: Literal["mean", "layers", "own"] = Field(
         "mean",
         description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
         'states, "layers" on the means of those after a third, two thirds and all of the layers, '
         'equally long and side by side, "own" uses the head that the architecture brings '
-        "(AutoModelForSequenceClassification). Not used by causal-lm.",
+        f"({_OWN_CLASS}). Not used by {_UNLABELLED}.",
     )
     feature_scale: PositiveFloat = Field(
         4.0,
@@ -101,7 +105,7 @@ class DataSpec(Section):
         "text", description="Column with the text; of nested JSON the path, such as doc.text."
     )
     label_column: str | None = Field(
-        "label", description="Column with the class (text-classification only)."
+        "label", description=f"Column with the class ({_LABELLED} only)."
     )
     encoding: str | None = Field(
         None,
@@ -115,7 +119,7 @@ class DataSpec(Section):
     end_of_text: bool = Field(
         True,
         description="Put the end-of-text token after each text that is not cut off, so that the "
-        "model learns where texts end (causal-lm only). Off for passages of longer texts.",
+        f"model learns where texts end ({_UNLABELLED} only). Off for passages of longer texts.",
     )
     labels: list[str] | None = Field(
         None,

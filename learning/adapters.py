@@ -23,11 +23,10 @@ def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[st
     import peft
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
-    kind = "CAUSAL_LM" if job.task == "causal-lm" else "SEQ_CLS"
     lora = job.model.lora
     endings = [lora.target] if isinstance(lora.target, str) else list(lora.target)
     config = peft.LoraConfig(
-        task_type="FEATURE_EXTRACTION" if mean_head else kind,
+        task_type="FEATURE_EXTRACTION" if mean_head else job.kind.peft_type,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -51,7 +50,7 @@ def _modules_to_save(job: Job, backbone: nn.Module, missing: list[str]) -> list[
     These are trained and exported whole, as the head is: frozen, they would be noise that nobody
     could load again. Anywhere else, missing weights mean that this is no model for the task.
     """
-    own = job.task == "text-classification" and job.model.pooling == "own"
+    own = job.own_head
     head = own_head(backbone) if own else ""
     before_head = [name for name in missing if not (own and name.startswith(f"{head}."))]
     if before_head and not own:

@@ -66,9 +66,8 @@ class Company:
             ("moved into another microbatch", parts),
             (f"after a text of {self._limit} tokens", self.alone()),
         ]
-        spec = self._learner.job.model
-        own_head = spec.pooling == "own" and self._learner.job.task == "text-classification"
-        if spec.padding == "longest" and not own_head:
+        job = self._learner.job
+        if job.model.padding == "longest" and not job.own_head:
             others = [replace(one, padded_otherwise=True) for one in self.passes(order)]
             groups.append(("with what stands where there is no text", others))
         return groups

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..job import Job
 from ..privacy.noise.counts_noise import GROUP_COUNTS
-from .metrics import ClassificationCounts, Counts, LanguageCounts, exact_counts_from_list
+from .metrics import Counts, counts_of, exact_counts_from_list
 from .private_counts import PrivateCounts, PrivateTask
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ def zero_counts(job: Job) -> Counts:
     classes = len(job.data.labels or ())
     if job.private:
         return PrivateCounts.zero(classes)
-    return LanguageCounts.zero() if job.task == "causal-lm" else ClassificationCounts.zero(classes)
+    return counts_of(job.kind).zero(classes)

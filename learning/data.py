@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..job import DataSpec, TaskName
+from ..job import DataSpec
+from ..tasks.spec import spec_of
 from .arrow_files import split_names
 from .labels import check_clients_share_labels, encode_labels
 from .layout import Layout
@@ -71,7 +72,7 @@ class Corpus:
 
 def load_corpus(
     spec: DataSpec,
-    task: TaskName,
+    task: str,
     client_column: str | None = None,
     *,
     grouped: bool = False,
@@ -91,7 +92,7 @@ def load_corpus(
     counted. `spec.limit` takes a fixed random choice of rows from each source, since a file is
     often sorted by class.
     """
-    label_column = spec.label_column if task == "text-classification" else None
+    label_column = spec.label_column if spec_of(task).labelled else None
     sources = _read_sources(spec, label_column, client_column, grouped, declared)
     domain = {label_name(name) for name in spec.labels or ()} if declared else None
     dropped: Counter[str] = Counter()

@@ -156,7 +156,7 @@ def tokens_of(
     """
     folder = base_folder(job.model.base)
     state = " ".join([base_digest(folder), *map(version, _LIBRARIES), __version__])
-    end_with_eos = job.task == "causal-lm" and job.data.end_of_text
+    end_with_eos = job.kind.ends_texts and job.data.end_of_text
     request = _Request(corpus.texts, corpus.labels, job.model.max_length, end_with_eos, left_out)
     return _found_or_made(request, state, lambda: load_tokenizer(folder), touch)
 

@@ -89,7 +89,7 @@ def usage(job: Job, loader: str) -> str:
         '    return unicodedata.normalize("NFC", text).strip()',
         "",
     ]
-    if job.task == "text-classification" and job.model.pooling != "own":
+    if job.pooled:
         lines += [
             "from safetensors.torch import load_file",
             'head = load_file("adapter/head.safetensors")',
@@ -101,7 +101,7 @@ def usage(job: Job, loader: str) -> str:
         ]
     elif job.model.padding == "max_length":
         lines.append(f'inputs = tokenizer([read("a text")], return_tensors="pt"{_padding(job)})')
-        if job.task == "causal-lm":
+        if not job.kind.labelled:
             lines += [
                 "# generate() does not pad like this: take one token at a time, and pad the longer text.",
                 'last = inputs["attention_mask"].sum() - 1',

@@ -42,7 +42,7 @@ class Independence:
 
     def __init__(self, learner: Learner, task: Task, fewer: bool = False) -> None:
         self._learner, self._task, self._network = learner, task, learner.network
-        self._language = learner.job.task == "causal-lm"
+        self._language = not learner.job.kind.pools
         self._private = learner.job.noised_locally
         self._on_features = self._network.head_alone and self._network.mean_head is not None
         self._tolerance = _TOLERANCE_BFLOAT16 if self._network.autocast else _TOLERANCE
@@ -161,7 +161,7 @@ class Independence:
             raise ModelError(
                 f"{self._base} is not a causal language model: a later token changes what it says "
                 "of earlier ones, so it would learn to copy. Use a decoder, or "
-                'task = "text-classification".'
+                f'task = "{first(labelled=True).name}".'
             )
 
     def _plain_training(self) -> None:

@@ -53,11 +53,11 @@ def load_learner(job: Job, classes: int) -> Learner:
     with one_sentence(f"{job.model.base} does not fit on {device}"):
         backbone.to(device)
     torch.manual_seed(job.seed)
-    mean_head = job.task == "text-classification" and job.model.pooling != "own"
+    mean_head = job.pooled
     backbone = add_adapter(job, backbone, mean_head, found.missing)
     # One mode for all modules: the trainer changes it only where the network says another.
     network = Network(backbone, None, job).eval()
-    if job.task == "text-classification":
+    if job.kind.pools:
         with one_sentence(f"{job.model.base} cannot run as the job says"):
             batch = _some_text(job, network, tokenizer)
             if mean_head:
@@ -93,13 +93,13 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
     arguments: dict[str, Any] = {
         "dtype": torch.float32,
     }
-    mean = job.task == "text-classification" and job.model.pooling != "own"
+    mean = job.pooled
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
         alone = sealed(folder)
         config = transformers.AutoConfig.from_pretrained(alone, trust_remote_code=False)
         _check_depth(job, config.to_dict())
         name = _auto_class(job, config)
-        if name == "AutoModelForSequenceClassification":
+        if job.own_head:
             _check_labels(job, config, classes)
             arguments["num_labels"] = classes
         factory: Any = getattr(transformers, name)
@@ -158,10 +158,8 @@ def _auto_class(job: Job, config: Any) -> str:
         MODEL_MAPPING_NAMES,
     )
 
-    if job.task == "causal-lm":
-        return "AutoModelForCausalLM"
-    if job.model.pooling == "own":
-        return "AutoModelForSequenceClassification"
+    if not job.pooled:
+        return job.kind.model_class
     usual = MODEL_MAPPING_NAMES.get(config.model_type)
     encoder = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, usual)
     return "AutoModel" if encoder == usual else "AutoModelForTextEncoding"

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ..errors import MessageError, ModelError
-from ..job import TaskName
+from ..tasks.spec import TaskSpec, spec_of
 
 BINS = 1024
 
@@ -34,10 +34,14 @@ class Counts(Protocol):
     def metrics(self, label_names: Sequence[str]) -> dict[str, Any]: ...
 
 
-def exact_counts_from_list(task: TaskName, numbers: Sequence[float]) -> Counts:
+def exact_counts_from_list(task: str, numbers: Sequence[float]) -> Counts:
     """Exact counts as numbers again; ``MessageError`` for what no client can have counted."""
-    kind = LanguageCounts if task == "causal-lm" else ClassificationCounts
-    return kind.from_list(numbers)
+    return counts_of(spec_of(task)).from_list(numbers)
+
+
+def counts_of(task: TaskSpec) -> type[ClassificationCounts | LanguageCounts]:
+    """What is counted of a task's held-out records."""
+    return ClassificationCounts if task.counts == "confusion" else LanguageCounts
 
 
 def total(counts: Mapping[str, Counts]) -> Counts:
@@ -201,7 +205,7 @@ class LanguageCounts:
     examples: int
 
     @classmethod
-    def zero(cls) -> LanguageCounts:
+    def zero(cls, classes: int = 0) -> LanguageCounts:
         """Counts of no examples."""
         return cls(0.0, 0, 0)
 

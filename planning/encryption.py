@@ -137,8 +137,7 @@ def encryption_refusals(
         scale = Scale(most, clip)
     except ValueError:
         return reasons
-    # A language model counts tokens, of which a record has at most max_length.
-    longest = 1 if job.task == "text-classification" else job.model.max_length
+    longest = job.kind.most_counts(job.model.max_length)
     noised = 0.0
     if job.private:
         longest = LOSS_STEPS

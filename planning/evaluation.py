@@ -22,11 +22,6 @@ from .terms import Terms
 
 Grounds = Literal["public hold-out", "private counts", "exact counts"]
 
-_DECIDING = {"text-classification": ("accuracy", True), "causal-lm": ("loss", False)}
-
-_BLUR = {"accuracy": 0.02, "loss": 0.1}
-"""Standard deviation of a test's main figure that noise should stay below; the loss is in nats."""
-
 
 def grounds(job: Job) -> Grounds | None:
     """The figures to decide on; None if there are none."""
@@ -34,11 +29,6 @@ def grounds(job: Job) -> Grounds | None:
         return "public hold-out"
     found: dict[str, Grounds] = {"exact": "exact counts", "private": "private counts"}
     return found.get(job.counts)
-
-
-def deciding_metric(job: Job) -> tuple[str, bool]:
-    """The figure that models are held against each other by, and whether more of it is better."""
-    return _DECIDING[job.task]
 
 
 def chosen_tests(terms: Terms, facts: Sequence[ClientFacts]) -> int:
@@ -65,7 +55,7 @@ def _is_sharp(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> bool:
         blur = deviation(terms, facts, tests)
     except PlanRefused:
         return False
-    return blur is not None and blur < _BLUR[deciding_metric(terms.job)[0]]
+    return blur is not None and blur < terms.job.kind.deciding.blur
 
 
 def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float | None:
@@ -86,12 +76,12 @@ def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float |
         units, of_cells, of_loss = cohort, CLIENT_COUNTS, CLIENT_COUNTS
     elif job.per_group:
         of_cells = GROUP_COUNTS
-    if event is None or not units or (labels == 0 and job.task == "text-classification"):
+    if event is None or not units or (labels == 0 and job.kind.labelled):
         return None
     change = terms.change
     one = math.sqrt(2 * cohort / terms.counts_shares) * event.noise_multiplier / units
     cell = one * math.sqrt(change.cells_squared) / of_cells
-    if job.task == "causal-lm":
+    if job.kind.deciding.key == "loss":
         # A ratio of two noised sums, at the largest loss.
         return loss_cap(1) * math.hypot(one * change.loss / LOSS_STEPS / of_loss, cell)
     return cell * math.sqrt(max(labels, labels * (labels - 1)))
@@ -105,7 +95,7 @@ def evaluation_facts(job: Job, tests: int, blur: float | None) -> dict[str, Any]
         "tests": tests,
         "rounds": list(rounds_tested(job, tests)),
         "deviation": blur,
-        "deviation_of": deciding_metric(job)[0] if blur is not None else None,
+        "deviation_of": job.kind.deciding.key if blur is not None else None,
         "counts": job.counts,
         "public": spec.public_path is not None,
         "keep": spec.keep,
@@ -201,7 +191,7 @@ def evaluation_warnings(
         )
     if blur is None:
         return warnings
-    metric = deciding_metric(job)[0]
+    metric = job.kind.deciding.key
     asked = (
         "" if job.evaluation.every is not None else f", of {most_tests(job)} that fit the rounds"
     )
@@ -216,7 +206,7 @@ def evaluation_warnings(
     times = f"{tests} test{'s' if tests > 1 else ''} of the model{asked}"
     amount = f"{100 * blur:.1f} points" if metric == "accuracy" else f"{blur:.2f}"
     rarer = "test less often (evaluation.every), " if tests > 1 else ""
-    if blur >= _BLUR[metric]:
+    if blur >= job.kind.deciding.blur:
         return [
             *warnings,
             f"Private tests: noise moves {metric} by {amount} (one standard deviation) in {times}. For "

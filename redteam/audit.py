@@ -280,7 +280,7 @@ def _no_claim(job: Job) -> str:
 
 def _records(subject: _Subject, federation: Federation, learner: Learner) -> Records:
     """Features of some real records of the audited client; none for a language model."""
-    if learner.job.task == "causal-lm" or not learner.job.noised_locally:
+    if not learner.job.kind.labelled or not learner.job.noised_locally:
         return Records.none()
     share = next(s for s in federation.shares if s.name == subject.client["name"])
     some = _some(with_features(learner, federation.data(share).train), _RECORDS_BESIDE)

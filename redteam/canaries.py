@@ -19,19 +19,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..job import Job
 from ..learning.alone import train_alone
 from ..learning.device import choose_device
 from ..learning.examples import Examples, TokenStore
+from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
 from ..learning.steps import PrivateSteps
-from ..learning.tasks.text_classification import TextClassification
+from ..learning.tasks import Task, task_for
 from ..learning.trainer import Outcome, train
 from ..learning.verdict import INDEPENDENT
 from ..privacy.randomness import SecretStream
+from ..tasks.spec import first
 from ..wire.arrays import Arrays
 from .bound import epsilon_lower_bound
 from .plain_sgd import with_plain_sgd
@@ -164,9 +165,10 @@ def replay(
     and noise, round by round. Only what comes after the noise is replaced by plain SGD, so that the
     update is the sum of what was released. `secrets` gives fresh streams for coins, batches, noise.
     """
-    task = CanaryTask(records.classes, mechanism.clipping_norm)
     hidden = records.features.shape[1]
     learner = _learner(job, hidden + math.ceil(count / records.classes), records.classes)
+    of_records = task_for(learner.job, records.classes)
+    task = CanaryTask(of_records, records.classes, mechanism.clipping_norm)
     coins = (secrets().words(count) & 1).astype(bool)
     examples = _examples(records, np.flatnonzero(coins), learner, mechanism.records_per_canary)
     expected = max(1.0, mechanism.sampling_rate * len(examples.by_group))
@@ -259,20 +261,29 @@ def judge(
 
 
 @dataclass(frozen=True)
-class CanaryTask(TextClassification):
-    """Cross-entropy for records; for a canary, marked by a label of `classes` + k, logit k itself.
+class CanaryTask:
+    """The losses of records; for a canary, marked by a label of `classes` + k, logit k itself.
 
     The gradient of a logit is the same whatever the weights are.
     """
 
+    records: Task
+    classes: int
     strength: float = 1.0
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         labels = batch["labels"]
-        real = cross_entropy(logits, labels.clamp(max=self.classes - 1), reduction="none")
+        known = {**batch, "labels": labels.clamp(max=self.classes - 1)}
+        real = self.records.losses(logits, known)
         chosen = (labels - self.classes).clamp(min=0)
         linear = self.strength * logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
         return torch.where(labels >= self.classes, linear, real)
+
+    def counts(self, logits: Tensor, batch: Batch) -> Counts:
+        return self.records.counts(logits, batch)
+
+    def zero(self) -> Counts:
+        return self.records.zero()
 
 
 class _NoBackbone(nn.Module):
@@ -303,7 +314,7 @@ def _learner(job: Job, inputs: int, classes: int) -> Learner:
     """The job's own linear head, with a column more for every weight that canaries need."""
     job = with_plain_sgd(job, precision="float32", microbatch=256)
     model = job.model.model_copy(update={"adapter": "head", "pooling": "mean"})
-    job = job.model_copy(update={"task": "text-classification", "model": model})
+    job = job.model_copy(update={"task": first(labelled=True).name, "model": model})
     head = nn.Linear(inputs, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

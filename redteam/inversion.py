@@ -199,7 +199,7 @@ class Inverter:
 
 def _head(learner: Learner) -> str | None:
     """Name of the weight of a linear head that is trained."""
-    if learner.job.task == "causal-lm":
+    if not learner.job.kind.labelled:
         return None
     head = learner.network.head
     if not isinstance(getattr(head, "original_module", head), torch.nn.Linear):

@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ..quantities import delta_text, epsilon_text, metric_text, short
 from ..run.events import number
-from ..run.record import MainMetric, RunRecord
+from ..run.record import RunRecord
+from ..tasks.spec import MainMetric
 from . import canvas
 from .canvas import ACCENT, GREY, INK, WARM, End
 from .data_plots import draw_confusion, draw_partition

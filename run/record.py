@@ -10,35 +10,22 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import JobError, RunFolderError
 from ..job import Job
+from ..tasks.spec import MainMetric, first, known, spec_of
 from .events import Evaluation, Events, Failure, Json, Partition, Round, number
 from .outcome import decision_line
-
-
-class MainMetric(NamedTuple):
-    """The one number that a task is judged by."""
-
-    key: str
-    label: str
-    higher_is_better: bool
-
-
-_MAIN_METRICS = {
-    "text-classification": MainMetric("accuracy", "Accuracy", True),
-    "causal-lm": MainMetric("perplexity", "Perplexity", False),
-}
 
 
 def main_metric(task: str) -> MainMetric:
     """The metric that headlines, curves and comparisons of `task` show."""
     try:
-        return _MAIN_METRICS[task]
+        return spec_of(task).main
     except KeyError:
-        known = ", ".join(_MAIN_METRICS)
-        raise RunFolderError(f"No report is known for task {task!r} (known: {known})") from None
+        raise RunFolderError(
+            f"No report is known for task {task!r} (known: {', '.join(known())})"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -98,7 +85,7 @@ class RunRecord:
     @property
     def task(self) -> str:
         source = self.result or self.plan
-        return str(source.get("task") or self.job.get("task") or "text-classification")
+        return str(source.get("task") or self.job.get("task") or first(labelled=True).name)
 
     @property
     def metric(self) -> MainMetric:

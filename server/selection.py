@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..job import Job
-from ..planning.evaluation import deciding_metric, grounds
+from ..planning.evaluation import grounds
 
 _KINDS = {
     "public hold-out": "holdout",
@@ -50,7 +50,7 @@ class Choice:
     def __init__(self, job: Job, events: Iterable[dict[str, Any]]) -> None:
         found = grounds(job) if job.evaluation.decides else None
         self.on = found
-        self.metric, self._more = deciding_metric(job)
+        self.metric, self._more, _ = job.kind.deciding
         self.best: Candidate | None = None
         self.cause = ""
         """Why training was ended early, for good: no later event takes that back."""

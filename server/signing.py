@@ -39,7 +39,7 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
     Raises for a job that no member would take part in, or that may outlast the roster.
     """
     _ = consortium.operator  # without it the rest would be in vain
-    if job.task == "text-classification" and not job.data.labels:
+    if job.kind.labelled and not job.data.labels:
         raise JobError(
             "data.labels is missing: between machines nobody sees all data, so the job has to name "
             'the classes, in order, such as data.labels = ["negative", "positive"]'

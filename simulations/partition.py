@@ -112,7 +112,7 @@ def partition(
         owners = _evenly(len(first), clients, train_rng)
     elif corpus.labels is None:
         raise JobError(
-            f"simulation.partition = {spec.partition!r} needs labels, which causal-lm does not "
+            f"simulation.partition = {spec.partition!r} needs labels, which this task does not "
             'have. Use "iid" or "column:NAME".'
         )
     elif scheme.kind == "dirichlet":

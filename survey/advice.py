@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..tasks.spec import first
 from .survey import Survey
 
 _NAMED = 8
@@ -134,7 +135,11 @@ def advice(found: Survey) -> list[Advice]:
         )
     if not found.label_column:
         found_advice.append(
-            Advice("No column seems to hold classes; for a language model", "", "--task causal-lm")
+            Advice(
+                "No column seems to hold classes; for a language model",
+                "",
+                f"--task {first(labelled=False).name}",
+            )
         )
     lengths = found.lengths
     if lengths is not None and lengths.share_cut(found.max_length) > _CUT:

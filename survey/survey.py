@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UmbelError
-from ..job import DataSpec, Job, TaskName
+from ..job import DataSpec, Job
 from ..learning.base_model import base_folder
 from ..learning.data import load_corpus
 from ..learning.examples import beginning
@@ -19,6 +19,7 @@ from ..learning.layout import Layout
 from ..learning.names import label_name, sort_names
 from ..learning.tables import find_layout, read_table
 from ..learning.tokenizer import load_tokenizer
+from ..tasks.spec import first
 from . import columns as look
 from .columns import Column
 from .texts import Copies, Lengths, copies, giveaways, odd_characters, quantile
@@ -93,9 +94,10 @@ def survey(job: Job) -> Survey:
     text, label = job.data.text_column, job.data.label_column
     text = text if text in names else look.text_column(described) or text
     label = label if label in names else look.label_column(described, text)
-    label = label if job.task == "text-classification" else None
+    label = label if job.kind.labelled else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
-    notes, unusable = _as_training(data, task := job.task if label else "causal-lm")
+    task = job.task if label else first(labelled=False).name
+    notes, unusable = _as_training(data, task)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     data = data.model_copy(update=written)
     if label:
@@ -103,7 +105,7 @@ def survey(job: Job) -> Survey:
         labels_found = {label_name(value) for value in table.columns[label] if value}
         data = data.model_copy(update={"labels": sort_names(labels_found - {""})})
         if len(data.labels or ()) < 2:
-            task, label = "causal-lm", None
+            task, label = first(labelled=False).name, None
     corpus = load_corpus(data, task, declared=True)
     labels = None
     if corpus.labels is not None:
@@ -142,7 +144,7 @@ def _characters(texts: list[str]) -> tuple[int, int, int]:
     return quantile(counts, 0.5), quantile(counts, 0.9), quantile(counts, 1.0)
 
 
-def _as_training(data: DataSpec, task: TaskName) -> tuple[tuple[str, ...], str | None]:
+def _as_training(data: DataSpec, task: str) -> tuple[tuple[str, ...], str | None]:
     """How a training reads the file, and why it refuses it, if it does."""
     try:
         return load_corpus(data, task).notes, None

@@ -1,13 +1,15 @@
 """What a model can learn to do: how a batch is made, what its loss is, what is counted."""
 
-from ...job import Job
-from .causal_lm import CausalLm
-from .task import Task
-from .text_classification import TextClassification
+from importlib import import_module
 
-__all__ = ["CausalLm", "Task", "TextClassification", "task_for"]
+from ...job import Job
+from .task import Task
+
+__all__ = ["Task", "task_for"]
 
 
 def task_for(job: Job, classes: int) -> Task:
     """The task of a job; `classes` is the number of labels, 0 for a language model."""
-    return CausalLm() if job.task == "causal-lm" else TextClassification(classes)
+    module, _, name = job.kind.learning.partition(":")
+    made: Task = getattr(import_module(module), name)(classes)
+    return made

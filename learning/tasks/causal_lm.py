@@ -20,6 +20,9 @@ class CausalLm:
     would let one example change the weight of all others, and break per-example privacy.
     """
 
+    classes: int = 0
+    """There are none."""
+
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         losses, mask = _token_losses(logits, batch)
         return losses.sum(1) / mask.sum(1).clamp(min=1)

@@ -8,7 +8,8 @@ import torch
 
 from umbel.errors import MessageError
 from umbel.learning.private_counts import PrivateCounts, PrivateTask, loss_cap
-from umbel.learning.tasks import CausalLm, TextClassification
+from umbel.learning.tasks.causal_lm import CausalLm
+from umbel.learning.tasks.text_classification import TextClassification
 from umbel.privacy.noise.counts_noise import LOSS_STEPS
 
 WILD = [0.0, 1.0, -3.0, 200.0, -1e30, math.inf, -math.inf, math.nan]

@@ -1,0 +1,1 @@
+"""What a task is, without torch: its columns, adapters, figures, and where its losses are computed."""

@@ -1,0 +1,134 @@
+"""Every task as one value: all that other rooms ask of it, but for its mathematics.
+
+Those are in ``learning/tasks/NAME.py``. No other file names a task: it asks the job's ``TaskSpec``. A task of
+one's own is a module with a ``TaskSpec`` in an installed package that names it as an entry point of the group
+``umbel.tasks``. So a job chooses among what an owner installed, and cannot have anything else imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, NamedTuple
+
+GROUP = "umbel.tasks"
+
+
+class MainMetric(NamedTuple):
+    """The one number that a task is judged by."""
+
+    key: str
+    label: str
+    higher_is_better: bool
+
+
+class Deciding(NamedTuple):
+    """The figure that models are held against each other by, if something is decided on tests."""
+
+    key: str
+    higher_is_better: bool
+    blur: float
+    """Standard deviation that noise of private counts should stay below."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model learns to do."""
+
+    name: str
+    purpose: str
+    """A sentence of the model card; {labels} stands for the classes."""
+    labelled: bool
+    """Whether each text has a class: a column of the data, and names in the job."""
+    adapters: tuple[Literal["lora", "head", "full"], ...]
+    """Which can be trained; the first is the default."""
+    model_class: str
+    """Of transformers, which loads the model with the head that the architecture brings."""
+    pools: bool
+    """Whether a head of our own may stand on pooled states of the bare model (``model.pooling``)."""
+    peft_type: str
+    pipeline: str
+    """Of transformers, for the model card."""
+    counts: Literal["confusion", "tokens"]
+    """What is counted of held-out records: one cell each, or each of their tokens."""
+    main: MainMetric
+    deciding: Deciding
+    learning: str
+    """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
+    ends_texts: bool = False
+    """Whether the model learns where a text ends."""
+
+    def most_counts(self, max_length: int) -> int:
+        """What one record of so many tokens adds to one count, at most."""
+        return max_length if self.counts == "tokens" else 1
+
+
+BUILT_IN = {
+    spec.name: spec
+    for spec in (
+        TaskSpec(
+            name="text-classification",
+            purpose="It sorts texts into {labels}.",
+            labelled=True,
+            adapters=("head", "lora", "full"),
+            model_class="AutoModelForSequenceClassification",
+            pools=True,
+            peft_type="SEQ_CLS",
+            pipeline="text-classification",
+            counts="confusion",
+            main=MainMetric("accuracy", "Accuracy", True),
+            deciding=Deciding("accuracy", True, 0.02),
+            learning="umbel.learning.tasks.text_classification:TextClassification",
+        ),
+        TaskSpec(
+            name="causal-lm",
+            purpose="It continues texts.",
+            labelled=False,
+            adapters=("lora", "full"),
+            model_class="AutoModelForCausalLM",
+            pools=False,
+            peft_type="CAUSAL_LM",
+            pipeline="text-generation",
+            counts="tokens",
+            main=MainMetric("perplexity", "Perplexity", False),
+            deciding=Deciding("loss", False, 0.1),  # nats
+            learning="umbel.learning.tasks.causal_lm:CausalLm",
+            ends_texts=True,
+        ),
+    )
+}
+
+
+def known() -> tuple[str, ...]:
+    """Names of all tasks: our own, then those of installed packages."""
+    return (*BUILT_IN, *sorted(_installed().keys() - BUILT_IN.keys()))
+
+
+def spec_of(name: str) -> TaskSpec:
+    """The task of a name; a ``KeyError`` for one that is not installed here."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    return _loaded(_installed()[name])
+
+
+def first(*, labelled: bool) -> TaskSpec:
+    """Of our own tasks the first that learns classes, or that needs none."""
+    return next(spec for spec in BUILT_IN.values() if spec.labelled == labelled)
+
+
+def names(*, labelled: bool) -> str:
+    """Our own tasks of that kind, as a list in a sentence."""
+    return ", ".join(spec.name for spec in BUILT_IN.values() if spec.labelled == labelled)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@cache
+def _loaded(entry: EntryPoint) -> TaskSpec:
+    spec = entry.load()
+    if not isinstance(spec, TaskSpec) or spec.name != entry.name:
+        raise TypeError(f"{entry.value} is not a TaskSpec of the name {entry.name!r}")
+    return spec
