@@ -14,7 +14,8 @@ from secagg_meter import Meter, stages
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import aggregator, journal, member, shamir
-from umbel.privacy.secagg.aggregator import Aggregator, Purpose
+from umbel.privacy.secagg.aggregator import Aggregator
+from umbel.privacy.secagg.collecting import Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Floats32, Layout, Total, encode
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.masks import Mask, Words, add_masks

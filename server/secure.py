@@ -20,7 +20,8 @@ from ..learning.metrics import total
 from ..planning.cohorts import groups_of
 from ..planning.vector import Content, Reading
 from ..privacy.noise.client_noise import ServerNoise
-from ..privacy.secagg.aggregator import Aggregator, Purpose
+from ..privacy.secagg.aggregator import Aggregator
+from ..privacy.secagg.collecting import Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
 from ..privacy.secagg.repeats import digest_of_groups
 from ..wire.arrays import to_array_record, to_arrays

@@ -13,9 +13,10 @@ the other members. Of a member whose vector arrived they reveal shares of b, of 
 shares of its key, and never of both.
 
 Reading order: ``encoding`` and ``messages`` (what travels), ``keys``, ``roster``, ``parameters``
-(who, and how many), ``fixed_point``, ``masks`` and ``shamir`` (the arithmetic), ``member`` and
-``aggregator`` (the two state machines), ``journal`` and ``participant`` (a member that may be killed),
-``repeats`` (when the same content is masked again).
+(who, and how many), ``fixed_point``, ``masks`` and ``shamir`` (the arithmetic), ``member`` (one state
+machine; ``checks`` is what it insists on) and ``aggregator`` (the other; ``collecting`` is its half until
+the survivors are fixed), ``journal`` and ``participant`` (a member that may be killed), ``repeats``
+(when the same content is masked again).
 
 Guarantee. Let n be the members of a cohort, n_C how many of the whole roster at most collude with each
 other and with the server, and t = floor((n + n_C) / 2) + 1 the quorum. Whatever the server sends, it and the

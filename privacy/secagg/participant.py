@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import ProtocolError
+from .checks import SERVER
 from .journal import Journal
 from .masks import Words
-from .member import SERVER, Member
+from .member import Member
 from .messages import Manifest
 from .state import Kept, State
 

@@ -17,7 +17,8 @@ import pytest
 from umbel.errors import ProtocolError
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.secagg.aggregator import Aggregator, Purpose
+from umbel.privacy.secagg.aggregator import Aggregator
+from umbel.privacy.secagg.collecting import Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, Total, encode
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.masks import Words

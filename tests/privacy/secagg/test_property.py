@@ -124,7 +124,7 @@ class Played:
 
     @staticmethod
     def purpose(case: Case):
-        from umbel.privacy.secagg.aggregator import Purpose
+        from umbel.privacy.secagg.collecting import Purpose
 
         return Purpose(CONTEXT, case.layout, weight_cap=CAP, clip=8.0)
 
