@@ -471,11 +471,11 @@ def streams():
 @pytest.fixture
 def seeded_attacks(streams, monkeypatch):
     """Audits with such coins and noise: with 95 or 99.9 % confidence some sound run is called broken."""
-    from umbel.redteam import audit
+    from umbel.redteam import audit, on_records
 
     attacks = (
-        audit.audit_clients, audit.audit_from_outside, audit.audit_mechanism,
-        audit.replay_through_base, audit.Inverter.view,
+        audit.audit_clients, on_records.audit_from_outside, audit.audit_mechanism,
+        audit.replay_through_base, on_records.Inverter.view,
     )  # fmt: skip
     for attack in attacks:
         monkeypatch.setitem(attack.__kwdefaults__, "secrets", streams(attack.__name__))
