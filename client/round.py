@@ -5,18 +5,14 @@ Reserve the budget, compute from the records, hide, encode, mask: each comes aft
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import MessageError, ModelError, PlanRefused, UmbelError, WeightsRefused
+from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
-from ..learning.counts import own_counts, own_figures, zero_counts
-from ..learning.metrics import Counts
+from ..learning.counts import zero_counts
 from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
@@ -36,26 +32,17 @@ from ..wire.arrays import Arrays, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import LEDGER, WEIGHT, Assignment, only_arrays, request_digest, update_digest
 from .account import Account
-from .answers import job_of, log_error
+from .answers import job_of
 from .budget import Budget
+from .computing import Computing
 from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .secure import Membership, SecureUpload, participant_of
 from .timing import Numbers, Timing
-from .work import OutOfTime, Work
+from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
-
-
-@dataclass
-class Computed:
-    """What came of an owner's records in one round."""
-
-    counts: Counts | None = None
-    outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
-    error: Exception | None = None
-    """Only without privacy: what the server may hear of."""
 
 
 class Rounds:
@@ -84,7 +71,7 @@ class Rounds:
         self._budget = budget
         self._membership = membership
         self._secrets = secrets
-        self._log = log
+        self._computing = Computing(name, work, log)
         self._kept = kept
         self._timing = timing
 
@@ -149,7 +136,9 @@ class Rounds:
         trains = train and repeated is None
         begun, span = self._timing.now(), self._span(job, assignment, train=trains, test=test)
         try:
-            found = self._computed(job, assignment, arrays, private, mu, train=trains, test=test)
+            found = self._computing.computed(
+                job, assignment, arrays, private, mu, train=trains, test=test
+            )
         finally:
             slowness = self._timing.slowness(self._work.beats(), span)
             self._timing.leave(begun, span * slowness)
@@ -208,66 +197,6 @@ class Rounds:
             )
         tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
         return self._timing.whole(job, self.numbers(job, assignment), rounds, tests)
-
-    def _computed(
-        self,
-        job: Job,
-        assignment: Assignment,
-        arrays: Arrays,
-        private: PrivateSteps | None,
-        mu: float,
-        *,
-        train: bool,
-        test: bool,
-    ) -> Computed:
-        """What comes of the records; under privacy something always does.
-
-        What cannot be computed at all is then what an owner of no record would send: counts of
-        nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
-        independent of why the first try failed; nothing of that try has left. Only work that is out of
-        time (``OutOfTime``) ends without an answer, at the same time as one.
-        """
-        found = Computed()
-        if test:
-            try:
-                found.counts = self._work.tested(job, arrays)
-                self._note_test(job, assignment, found.counts)
-            except OutOfTime:
-                raise
-            except Exception as error:
-                self._failed(job, found, error)
-        if train and found.error is None:
-            try:
-                found.outcome = self._work.trained(job, assignment.round, arrays, private, mu)
-            except OutOfTime:
-                raise
-            except Exception as error:
-                self._failed(job, found, error)
-                if private is not None:
-                    anew = private.drawn_anew()
-                    found.outcome = self._work.trained(
-                        job, assignment.round, arrays, anew, mu, records=False
-                    )
-        return found
-
-    def _failed(self, job: Job, found: Computed, error: Exception) -> None:
-        """Into the owner's own log; without privacy the server hears that it failed, too."""
-        if isinstance(error, UmbelError):
-            log_error(self._name, error)
-        else:
-            logging.getLogger(__name__).exception("%s could not train or test", self._name)
-        if not job.private:
-            found.error = error
-
-    def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
-        """A line in the owner's own log of figures, which never leave."""
-        if self._log is not None:
-            line = {"run": assignment.run, "round": assignment.round - assignment.test}
-            kept = own_counts(job, counts)
-            line["metrics"] = own_figures(job, kept)
-            if job.private:
-                line["counts"] = kept.to_list()
-            append_line(self._log, line)
 
     def _kept_round(
         self, assignment: Assignment, message: Message, arrays: Arrays, train: bool
@@ -425,10 +354,3 @@ def _proximal_mu(message: Message) -> float:
         if mu:
             return float(mu)
     return 0.0
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add a line of JSON to a log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

@@ -13,7 +13,8 @@ from dataclasses import replace
 from ...errors import BudgetExceeded, LedgerError
 from ..accounting.accountant import MechanismEvent, epsilon
 from .chain import DISJOINT, GENESIS, TAKES_OVER, Entry
-from .ledger_file import ROW, LedgerFile
+from .ledger_file import LedgerFile
+from .schema import ROW
 
 __all__ = ["Entry", "Ledger"]
 

@@ -20,34 +20,9 @@ from typing import Any, Self
 from ...errors import ConsortiumError, LedgerError
 from ..accounting.accountant import MechanismEvent
 from .chain import COLUMNS, GENESIS, VERSION, Entry, chained, checked
+from .schema import APPLICATION, FROM_VERSION_1, ROW, TABLES
 from .witness import Testimony, Witness
 
-_APPLICATION = 0x554D424C  # "UMBL": tells a ledger from any other SQLite file
-ROW = ", ".join(COLUMNS)
-_TABLES = (
-    """CREATE TABLE entries (
-    number INTEGER PRIMARY KEY,
-    dataset TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    noise_multiplier REAL NOT NULL,
-    sampling_rate REAL NOT NULL,
-    steps INTEGER NOT NULL,
-    job TEXT NOT NULL,
-    key TEXT NOT NULL,
-    delta REAL NOT NULL,
-    epsilon_limit REAL NOT NULL,
-    replay INTEGER NOT NULL,
-    recorded TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    hash TEXT NOT NULL
-)""",
-    "CREATE TABLE identity (id TEXT NOT NULL)",
-)
-_FROM_VERSION_1 = (
-    "ALTER TABLE entries ADD COLUMN kind TEXT NOT NULL DEFAULT 'gaussian'",
-    "ALTER TABLE entries ADD COLUMN version INTEGER NOT NULL DEFAULT 1",
-    _TABLES[1],
-)
 # Clocks are corrected by seconds; a clock that is minutes behind was set back.
 _CLOCK_TOLERANCE = timedelta(minutes=10)
 
@@ -180,14 +155,14 @@ class LedgerFile:
         self.close()
 
     def _begin_or_recognise(self, recovering: bool) -> None:
-        if self._pragma("application_id") != _APPLICATION:
+        if self._pragma("application_id") != APPLICATION:
             # Two processes may begin the same ledger; the second finds it begun.
             with self._turn():
                 tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 if tables[0] == 0:
-                    self._become(_TABLES, recovering)
-                    self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        if self._pragma("application_id") != _APPLICATION:
+                    self._become(TABLES, recovering)
+                    self._connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        if self._pragma("application_id") != APPLICATION:
             raise LedgerError(f"{self.path} is a database, but not a privacy ledger of Umbel.")
         if self._pragma("user_version") == 1:
             self._migrate()
@@ -230,7 +205,7 @@ class LedgerFile:
             )
             for _ in checked(self._rows(columns), "", str(self.path)):
                 pass
-            self._become(_FROM_VERSION_1, recovering=False)
+            self._become(FROM_VERSION_1, recovering=False)
         self._witness_rows()
 
     def _pragma(self, name: str) -> int:

@@ -1,0 +1,106 @@
+"""What comes of an owner's records in one round: under privacy something always does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UmbelError
+from ..job import Job
+from ..learning.counts import own_counts, own_figures
+from ..learning.metrics import Counts
+from ..learning.steps import PrivateSteps
+from ..learning.trainer import Outcome
+from ..wire.arrays import Arrays
+from ..wire.requests import Assignment
+from .answers import log_error
+from .work import OutOfTime, Work
+
+
+@dataclass
+class Computed:
+    """What came of an owner's records in one round."""
+
+    counts: Counts | None = None
+    outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
+    error: Exception | None = None
+    """Only without privacy: what the server may hear of."""
+
+
+class Computing:
+    """An owner's work on its records, with a log of its own for what failed and for its figures."""
+
+    def __init__(self, name: str, work: Work, log: Path | None) -> None:
+        self._name = name
+        self._work = work
+        self._log = log
+
+    def computed(
+        self,
+        job: Job,
+        assignment: Assignment,
+        arrays: Arrays,
+        private: PrivateSteps | None,
+        mu: float,
+        *,
+        train: bool,
+        test: bool,
+    ) -> Computed:
+        """What comes of the records; under privacy something always does.
+
+        What cannot be computed at all is then what an owner of no record would send: counts of
+        nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
+        independent of why the first try failed; nothing of that try has left. Only work that is out of
+        time (``OutOfTime``) ends without an answer, at the same time as one.
+        """
+        found = Computed()
+        if test:
+            try:
+                found.counts = self._work.tested(job, arrays)
+                self._note_test(job, assignment, found.counts)
+            except OutOfTime:
+                raise
+            except Exception as error:
+                self._failed(job, found, error)
+        if train and found.error is None:
+            try:
+                found.outcome = self._work.trained(job, assignment.round, arrays, private, mu)
+            except OutOfTime:
+                raise
+            except Exception as error:
+                self._failed(job, found, error)
+                if private is not None:
+                    anew = private.drawn_anew()
+                    found.outcome = self._work.trained(
+                        job, assignment.round, arrays, anew, mu, records=False
+                    )
+        return found
+
+    def _failed(self, job: Job, found: Computed, error: Exception) -> None:
+        """Into the owner's own log; without privacy the server hears that it failed, too."""
+        if isinstance(error, UmbelError):
+            log_error(self._name, error)
+        else:
+            logging.getLogger(__name__).exception("%s could not train or test", self._name)
+        if not job.private:
+            found.error = error
+
+    def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
+        """A line in the owner's own log of figures, which never leave."""
+        if self._log is not None:
+            line = {"run": assignment.run, "round": assignment.round - assignment.test}
+            kept = own_counts(job, counts)
+            line["metrics"] = own_figures(job, kept)
+            if job.private:
+                line["counts"] = kept.to_list()
+            append_line(self._log, line)
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
