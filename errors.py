@@ -13,6 +13,7 @@ UmbelError                  a person can act on it; the command line prints it a
 │   └── OutOfRange          too few owners train a model any further: its weights are too large
 ├── StrategyError           a strategy cannot be found, configured or used
 ├── RunFolderError          a run folder exists already, is missing, or cannot be written
+├── FileError               a file or folder cannot be written, or is not fit for secrets
 ├── ConsortiumError         a consortium's card, request or folder: missing, damaged, not acceptable
 ├── CertificateError         a run's certificate is missing, was changed, or is about something else
 ├── CheckpointError         no usable checkpoint to resume from
@@ -86,6 +87,10 @@ class StrategyError(UmbelError):
 
 class RunFolderError(UmbelError):
     """A run folder cannot be created, read or written."""
+
+
+class FileError(UmbelError):
+    """A file or folder cannot be written whole, or is not safe for secrets. Nothing was changed."""
 
 
 class ConsortiumError(UmbelError):

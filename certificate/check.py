@@ -15,8 +15,9 @@ from ..consortium.warrants import delegate_of
 from ..errors import CertificateError, LedgerError, PlanRefused, UmbelError
 from ..job import Job, read_toml
 from ..privacy.ledger.ledger import Ledger
+from ..storage.canonical import canonical_json
 from .finding import Finding, differences, some
-from .form import FILE, Certificate, Spending, canonical_json
+from .form import FILE, Certificate, Spending
 from .guarantee_check import as_asked, composed
 from .issue import CAUSES, digests, figures_of, public_of, spending_of
 from .seal import bound_row

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .form import canonical_json
+from ..storage.canonical import canonical_json
 
 
 @dataclass(frozen=True)

@@ -293,8 +293,3 @@ class CertificateClaim(Encoded):
 
 
 _GET_AGAIN = "Get it again from whoever issued it, and do not rely on this copy."
-
-
-def canonical_json(values: Any) -> str:
-    """Sorted keys, no white space: as ``Job.to_json`` writes a job."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))

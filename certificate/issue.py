@@ -15,7 +15,8 @@ from typing import Any
 from .. import __version__
 from ..job import Job, read_toml
 from ..privacy.secagg.keys import Identity
-from .form import Audit, Certificate, Guarantee, Mechanism, Spending, canonical_json
+from ..storage.canonical import canonical_json
+from .form import Audit, Certificate, Guarantee, Mechanism, Spending
 
 Json = Mapping[str, Any]
 

@@ -22,6 +22,7 @@ from ..consortium.warrants import delegate_of
 from ..errors import CertificateError, PlanRefused
 from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.keys import Identity, verify
+from ..storage.canonical import canonical_json
 from .form import FILE, Certificate
 from .issue import UNBOUND
 
@@ -192,7 +193,7 @@ def _check_content(name: str, data: bytes) -> None:
 
 
 def _claim(run: str, files: list[dict[str, Any]]) -> bytes:
-    listed = json.dumps(files, sort_keys=True, separators=(",", ":")).encode()
+    listed = canonical_json(files).encode()
     return ParcelClaim(run, hashlib.sha256(listed).digest()).to_bytes()
 
 

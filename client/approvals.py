@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..errors import ConsortiumError, LedgerError, PlanRefused, UmbelError
+from ..errors import FileError, LedgerError, PlanRefused, UmbelError
 from ..foreign import shown
 from ..job import Job
 from ..storage.files import write_durably
@@ -219,7 +219,7 @@ class Approvals:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(self._file(request.id), text.encode("ascii"), secret=True)
-        except (OSError, ConsortiumError) as error:
+        except (OSError, FileError) as error:
             raise LedgerError(f"The request cannot be kept in {self.folder} ({error}).") from None
 
 

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import ConsortiumError, LedgerError
+from ..errors import FileError, LedgerError
+from ..storage.canonical import canonical_json
 from ..storage.files import flush_folder, write_durably
 
 Event = Literal[
@@ -113,7 +114,7 @@ class AuditLog:
                     self._put_aside()
                     with self._opened() as file:
                         self._append(file, self._repaired(file), event, run, job, details)
-        except (OSError, ConsortiumError) as error:
+        except (OSError, FileError) as error:
             raise LedgerError(f"The audit log {self.path} cannot be written ({error}).") from error
 
     def entries(self) -> Iterator[AuditEntry]:
@@ -295,7 +296,7 @@ def _cut(value: Detail) -> Detail:
 def _digest(entry: AuditEntry) -> str:
     content = asdict(entry)
     del content["hash"]
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = canonical_json(content)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 

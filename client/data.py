@@ -22,7 +22,7 @@ from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..learning.split import row_marks, split_rows
 from ..privacy.dpsgd.groups import numbered
 from ..privacy.noise.sizes import Sizes
-from ..tasks.spec import first
+from ..tasks.spec import usual_task
 from .account import Account, Size
 from .left_out import LeftOut
 from .marks import Marks
@@ -75,7 +75,7 @@ class DataSource:
             encoding=declared.encoding,
             quoting=declared.quoting,
         )
-        task = first(labelled=declared.labels is not None)
+        task = usual_task(labelled=declared.labels is not None)
         corpus = load_corpus(spec, task.name, declared=True, grouped=declared.unit == "group")
         if of_all_accounts:
             return corpus

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConsortiumError, LedgerError
+from ..errors import FileError, LedgerError
 from ..job import Job
 from ..storage.files import write_durably
 from .approvals import JobSummary
@@ -143,7 +143,7 @@ class Decisions:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(self._file(kept.run, kept.job_digest), text.encode("ascii"), secret=True)
-        except (OSError, ConsortiumError) as error:
+        except (OSError, FileError) as error:
             raise LedgerError(
                 f"What was decided cannot be kept in {self.folder} ({error})."
             ) from None

@@ -24,6 +24,7 @@ from ..consortium.warrants import check_job_signature, parted
 from ..errors import (
     BudgetExceeded,
     ConsortiumError,
+    FileError,
     MessageError,
     ModelError,
     PlanRefused,
@@ -252,7 +253,7 @@ class Intake:
         """Go by the consortium's newest keys before anything is checked by them."""
         try:
             changed = follow(self.home, parted(assignment.signature)[1])
-        except (ProtocolError, ConsortiumError) as error:
+        except (ProtocolError, ConsortiumError, FileError) as error:
             raise PlanRefused(
                 f"{self.home.name} does not follow the consortium's keys: {error}"
             ) from None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConsortiumError, ProtocolError
+from ..errors import FileError, ProtocolError
 from ..privacy.secagg.keys import derive, seal, unseal
 from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
@@ -52,7 +52,7 @@ class KeptUpdates:
     def keep(self, run: str, what: bytes, update: Arrays) -> bytes:
         """Write an update through to the disk, in the place of the run's last; the key that opens it.
 
-        Raises ``ConsortiumError`` if it cannot be written.
+        Raises ``FileError`` if it cannot be written.
         """
         self._tidy()
         key = os.urandom(32)
@@ -158,7 +158,7 @@ class KeptRound:
                 self.store.remember(self.run, self.what, key)
             else:
                 self.participant.keep(self.what, key)
-        except ConsortiumError as error:
+        except FileError as error:
             _log.error("the update is not kept, so a repetition would be charged: %s", error)
             if self.participant is not None:
                 self.participant.close()

@@ -9,7 +9,6 @@ default. ``Job.load`` reads a file, ``Job.build`` a dictionary; both raise ``Job
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,8 +16,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..errors import JobError
+from ..storage.canonical import canonical_json
 from ..storage.documents import explain
-from ..tasks.spec import TaskSpec, first, spec_of
+from ..tasks.spec import TaskSpec, spec_of, usual_task
 from .protection import EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
 from .section import AdapterName, Section, TaskName
@@ -37,7 +37,9 @@ class Job(Section):
     name: str = Field(
         "job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Short name."
     )
-    task: TaskName = Field(first(labelled=True).name, description="What the model learns to do.")
+    task: TaskName = Field(
+        usual_task(labelled=True).name, description="What the model learns to do."
+    )
     seed: int = Field(
         0,
         ge=0,
@@ -195,7 +197,7 @@ class Job(Section):
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return canonical_json(self.model_dump(mode="json"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..tasks.spec import names
+from ..tasks.spec import task_names
 from .section import PositiveFloat, PositiveInt, Section
 
 
@@ -96,8 +96,8 @@ class EvaluationSpec(Section):
     keep: Literal["last", "best"] = Field(
         "last",
         description='Which of the tested models is the result: the "last", or the "best", by accuracy '
-        f"({names(labelled=True)}) or loss ({names(labelled=False)}) on public_path if there is one, else on "
-        "the counts.",
+        f"({task_names(labelled=True)}) or loss ({task_names(labelled=False)}) on public_path if there is "
+        "one, else on the counts.",
     )
     patience: PositiveInt | None = Field(
         None,

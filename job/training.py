@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..tasks.spec import first, names
+from ..tasks.spec import task_names, usual_task
 from .section import AdapterName, PositiveFloat, PositiveInt, Section
 
-_LABELLED, _UNLABELLED = names(labelled=True), names(labelled=False)
-_OWN_CLASS = first(labelled=True).model_class
+_LABELLED, _UNLABELLED = task_names(labelled=True), task_names(labelled=False)
+_OWN_CLASS = usual_task(labelled=True).model_class
 
 _ENDING = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100}){0,15}")
 

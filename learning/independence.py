@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..privacy.dpsgd.optimizer import backward, example_gradients
+from ..tasks.spec import usual_task
 from .batches import forward_batch, microbatch
 from .company import COUNTS, Company, Pass
 from .hugging_face import first_line
@@ -161,7 +162,7 @@ class Independence:
             raise ModelError(
                 f"{self._base} is not a causal language model: a later token changes what it says "
                 "of earlier ones, so it would learn to copy. Use a decoder, or "
-                f'task = "{first(labelled=True).name}".'
+                f'task = "{usual_task(labelled=True).name}".'
             )
 
     def _plain_training(self) -> None:

@@ -32,7 +32,7 @@ from ..learning.tasks import Task, task_for
 from ..learning.trainer import Outcome, train
 from ..learning.verdict import INDEPENDENT
 from ..privacy.randomness import SecretStream
-from ..tasks.spec import first
+from ..tasks.spec import usual_task
 from ..wire.arrays import Arrays
 from .bound import epsilon_lower_bound
 from .plain_sgd import with_plain_sgd
@@ -314,7 +314,7 @@ def _learner(job: Job, inputs: int, classes: int) -> Learner:
     """The job's own linear head, with a column more for every weight that canaries need."""
     job = with_plain_sgd(job, precision="float32", microbatch=256)
     model = job.model.model_copy(update={"adapter": "head", "pooling": "mean"})
-    job = job.model_copy(update={"task": first(labelled=True).name, "model": model})
+    job = job.model_copy(update={"task": usual_task(labelled=True).name, "model": model})
     head = nn.Linear(inputs, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import RunFolderError
-from ..storage.files import replace_durably
+from ..errors import FileError, RunFolderError
+from ..storage.files import cannot_write, write_durably
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -15,13 +15,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(exist_ok=True)
-        replace_durably(path, content)
+        write_durably(path, content)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise rounds_are_safe(cannot_write(path, error)) from None
+    except FileError as error:
+        raise rounds_are_safe(error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> RunFolderError:
+def rounds_are_safe(error: FileError) -> RunFolderError:
+    """The same, with what to do about it."""
     return RunFolderError(
-        f"{path} cannot be written: {error.strerror}. The finished rounds are safe; free some space "
-        "and go on with --resume."
+        f"{error}. The finished rounds are safe; free some space and go on with --resume."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import JobError, RunFolderError
 from ..job import Job
-from ..tasks.spec import MainMetric, first, known, spec_of
+from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import Evaluation, Events, Failure, Json, Partition, Round, number
 from .outcome import decision_line
 
@@ -85,7 +85,7 @@ class RunRecord:
     @property
     def task(self) -> str:
         source = self.result or self.plan
-        return str(source.get("task") or self.job.get("task") or first(labelled=True).name)
+        return str(source.get("task") or self.job.get("task") or usual_task(labelled=True).name)
 
     @property
     def metric(self) -> MainMetric:

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import RunFolderError
 from ..job import Job, read_toml
-from ..storage.files import flush_folder
-from .files import cannot_write, write_whole
+from ..storage.files import cannot_write, flush_folder
+from .files import rounds_are_safe, write_whole
 
 
 class RunFolder:
@@ -95,7 +95,7 @@ class RunFolder:
             if not begun:
                 flush_folder(self.path)
         except OSError as error:
-            raise cannot_write(self.events, error) from None
+            raise rounds_are_safe(cannot_write(self.events, error)) from None
 
     def read_events(self) -> list[dict[str, Any]]:
         if not self.events.exists():

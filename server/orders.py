@@ -16,7 +16,7 @@ from ..consortium.lasting import refuse_longer
 from ..consortium.packets import SignedJob
 from ..consortium.rotation import follow
 from ..consortium.warrants import joined, longest_seconds, parted
-from ..errors import ConsortiumError, PlanRefused, RunFolderError
+from ..errors import ConsortiumError, FileError, PlanRefused, RunFolderError
 from ..foreign import typed
 from ..job import Job
 from ..planning.terms import Terms
@@ -123,7 +123,7 @@ def _renew(consortium: Consortium, run: RunRow) -> None:
         return
     try:
         order = signed_order(consortium, folder.job, run.id)
-    except ConsortiumError:
+    except (ConsortiumError, FileError):
         if same and time.time() < ends:
             return
         why = f"ended on {day(ends)}" if same else "is by a key that was replaced"

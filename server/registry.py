@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from ..consortium.authority import Consortium
-from ..errors import ConsortiumError, DeploymentError
+from ..errors import ConsortiumError, DeploymentError, FileError
 from ..flower.control import Registered
 
 _LONGEST_WAIT = 30.0
@@ -78,7 +78,7 @@ class Registry:
             troubles = [*unreadable.values(), *self._change(members, unreadable, keep)]
             if not troubles:
                 self._settled = wanted
-        except (ConsortiumError, DeploymentError) as error:
+        except (ConsortiumError, DeploymentError, FileError) as error:
             troubles.append(str(error))
         if troubles:
             self._next = self._clock() + self._wait

@@ -10,26 +10,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import ConsortiumError
+from ..errors import FileError
 
 
 def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool = False) -> None:
     """Write a file that survives a crash: afterwards there is the old one or the new one, whole.
 
     What is long may come in parts. `secret` lets only the owner of the file read it. Where it cannot
-    be written, ``ConsortiumError``, and what stood at `path` before stays as it was.
+    be written, ``FileError``, and what stood at `path` before stays as it was.
     """
-    try:
-        replace_durably(path, content, 0o600 if secret else 0o644)
-    except OSError as error:
-        raise ConsortiumError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def replace_durably(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> None:
-    """The same, with this mode; an ``OSError`` where it cannot be written."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)
+        mode = 0o600 if secret else 0o644
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.writelines([content] if isinstance(content, bytes) else content)
@@ -37,10 +30,15 @@ def replace_durably(path: Path, content: bytes | Iterable[bytes], mode: int = 0o
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         flush_folder(path.parent)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> FileError:
+    """Which file, and why; what to do about it is for the caller to add."""
+    return FileError(f"{path} cannot be written: {error.strerror}")
 
 
 def successor(path: Path) -> Path:
@@ -49,9 +47,9 @@ def successor(path: Path) -> Path:
 
 
 def refuse_existing(path: Path) -> None:
-    """``ConsortiumError`` if there is anything at a `path` where a folder is to be made."""
+    """``FileError`` if there is anything at a `path` where a folder is to be made."""
     if os.path.lexists(path):
-        raise ConsortiumError(f"{path} exists already. Choose another folder; nothing was changed.")
+        raise FileError(f"{path} exists already. Choose another folder; nothing was changed.")
 
 
 @contextlib.contextmanager
@@ -65,14 +63,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     except OSError as error:
-        raise ConsortiumError(f"{path} cannot be made: {error.strerror}") from None
+        raise FileError(f"{path} cannot be made: {error.strerror}") from None
     try:
         yield partial
         flush_folder(partial)
         os.rename(partial, path)
         flush_folder(path.parent)
     except OSError as error:
-        raise ConsortiumError(f"{path} cannot be made: {error.strerror}") from None
+        raise FileError(f"{path} cannot be made: {error.strerror}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -83,7 +81,7 @@ def private_folder(path: Path) -> Path:
     Guarantee: when it returns, `path` is a folder of this user, closed to others, and no other user can
     have put it there, or can put another in its place: each folder on the way was opened by its name in
     the one above, not through a link, and is this user's or root's; where others may write in it, it is
-    sticky, so that they cannot move what is not theirs. Anything else is a ``ConsortiumError``.
+    sticky, so that they cannot move what is not theirs. Anything else is a ``FileError``.
 
     Assumptions: root is trusted, and changes nothing meanwhile.
     """
@@ -103,7 +101,7 @@ def private_folder(path: Path) -> Path:
             at = below
             _check_folder(at, so_far, last)
     except OSError as error:
-        raise ConsortiumError(
+        raise FileError(
             f"{place} is not a folder that can be kept from other users ({so_far}: {error.strerror}). "
             "If it is a link, or somebody else's, find out who made it, and remove it."
         ) from None
@@ -126,12 +124,12 @@ def _check_folder(descriptor: int, path: Path, last: bool) -> None:
     found = os.fstat(descriptor)
     mode, own = stat.S_IMODE(found.st_mode), found.st_uid == os.geteuid()
     if not own and (last or found.st_uid != 0):
-        raise ConsortiumError(
+        raise FileError(
             f"{path} belongs to another user of this machine (number {found.st_uid}), who could read or "
             "replace what is kept there. Find out who made it, and remove it."
         )
     if mode & 0o022 and (last or not mode & stat.S_ISVTX):
-        raise ConsortiumError(
+        raise FileError(
             f"{path} can be written by other users of this machine (mode {mode:04o}). Remove it, or name "
             "another place with XDG_RUNTIME_DIR: a folder of this user alone."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tasks.spec import first
+from ..tasks.spec import usual_task
 from .survey import Survey
 
 _NAMED = 8
@@ -138,7 +138,7 @@ def advice(found: Survey) -> list[Advice]:
             Advice(
                 "No column seems to hold classes; for a language model",
                 "",
-                f"--task {first(labelled=False).name}",
+                f"--task {usual_task(labelled=False).name}",
             )
         )
     lengths = found.lengths

@@ -19,7 +19,7 @@ from ..learning.layout import Layout
 from ..learning.names import label_name, sort_names
 from ..learning.tables import find_layout, read_table
 from ..learning.tokenizer import load_tokenizer
-from ..tasks.spec import first
+from ..tasks.spec import usual_task
 from . import columns as look
 from .columns import Column
 from .texts import Copies, Lengths, copies, giveaways, odd_characters, quantile
@@ -96,7 +96,7 @@ def survey(job: Job) -> Survey:
     label = label if label in names else look.label_column(described, text)
     label = label if job.kind.labelled else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
-    task = job.task if label else first(labelled=False).name
+    task = job.task if label else usual_task(labelled=False).name
     notes, unusable = _as_training(data, task)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     data = data.model_copy(update=written)
@@ -105,7 +105,7 @@ def survey(job: Job) -> Survey:
         labels_found = {label_name(value) for value in table.columns[label] if value}
         data = data.model_copy(update={"labels": sort_names(labels_found - {""})})
         if len(data.labels or ()) < 2:
-            task, label = first(labelled=False).name, None
+            task, label = usual_task(labelled=False).name, None
     corpus = load_corpus(data, task, declared=True)
     labels = None
     if corpus.labels is not None:

@@ -112,12 +112,12 @@ def spec_of(name: str) -> TaskSpec:
     return _loaded(_installed()[name])
 
 
-def first(*, labelled: bool) -> TaskSpec:
+def usual_task(*, labelled: bool) -> TaskSpec:
     """Of our own tasks the first that learns classes, or that needs none."""
     return next(spec for spec in BUILT_IN.values() if spec.labelled == labelled)
 
 
-def names(*, labelled: bool) -> str:
+def task_names(*, labelled: bool) -> str:
     """Our own tasks of that kind, as a list in a sentence."""
     return ", ".join(spec.name for spec in BUILT_IN.values() if spec.labelled == labelled)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from umbel.client.home import Home
-from umbel.errors import ConsortiumError
+from umbel.errors import FileError
 from umbel.storage.files import private_folder, write_durably
 
 NOBODY = 65534
@@ -57,7 +57,7 @@ def test_another_user_who_made_the_folder_first_reads_no_key(shared):
     os.chown(place / "witness", NOBODY, NOBODY)  # who owns the folder can do as much
     by_another_user(READ, place / "witness")  # the attack, on the code before
     (place / "witness").unlink()
-    with pytest.raises(ConsortiumError, match="belongs to another user"):
+    with pytest.raises(FileError, match="belongs to another user"):
         keep_a_key(private_folder(place))
     assert not list(place.iterdir())
 
@@ -75,7 +75,7 @@ def test_another_users_link_leads_to_no_file_of_this_user(shared, tmp_path):
     (made_or_found(place) / "head").write_text("overwritten")  # the attack, on the code before
     assert ledger.read_text() == "overwritten"
     ledger.write_text("spent")
-    with pytest.raises(ConsortiumError):
+    with pytest.raises(FileError):
         (private_folder(place) / "head").write_text("overwritten")
     assert ledger.read_text() == "spent"
 
@@ -84,7 +84,7 @@ def test_a_link_in_the_place_of_the_folder_is_refused(shared, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (shared / "umbel-witness").symlink_to(elsewhere)
-    with pytest.raises(ConsortiumError, match="is a link, or somebody else's"):
+    with pytest.raises(FileError, match="is a link, or somebody else's"):
         private_folder(shared / "umbel-witness")
     assert not list(elsewhere.iterdir())
 
@@ -94,7 +94,7 @@ def test_a_folder_that_others_may_write_into_is_refused(shared, mode):
     place = shared / "umbel-witness"
     place.mkdir()
     place.chmod(mode)
-    with pytest.raises(ConsortiumError, match="can be written by other users"):
+    with pytest.raises(FileError, match="can be written by other users"):
         private_folder(place)
 
 
@@ -103,7 +103,7 @@ def test_a_folder_above_in_which_others_may_replace_it_is_refused(shared, mode):
     above = shared / "above"
     above.mkdir()
     above.chmod(mode)
-    with pytest.raises(ConsortiumError, match="can be written by other users"):
+    with pytest.raises(FileError, match="can be written by other users"):
         private_folder(above / "umbel-witness")
 
 
@@ -111,7 +111,7 @@ def test_a_folder_above_in_which_others_may_replace_it_is_refused(shared, mode):
 def test_a_folder_above_that_is_another_users_is_refused(shared):
     above = shared / "above"
     by_another_user(MAKE, above)
-    with pytest.raises(ConsortiumError, match="belongs to another user"):
+    with pytest.raises(FileError, match="belongs to another user"):
         private_folder(above / "umbel-witness")
 
 
@@ -148,5 +148,5 @@ def test_an_owners_witness_is_refused_where_a_link_stands_in_its_place(
     assert place.parent == shared
     place.rmdir()
     place.symlink_to(tmp_path)
-    with pytest.raises(ConsortiumError):
+    with pytest.raises(FileError):
         _ = home.membership

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ...errors import ConsortiumError, LedgerError
+from ...errors import FileError, LedgerError
 from ..accounting.accountant import MechanismEvent
 from .chain import COLUMNS, GENESIS, VERSION, Entry, chained, checked
 from .schema import APPLICATION, FROM_VERSION_1, ROW, TABLES
@@ -356,7 +356,7 @@ class LedgerFile:
     def _explained(self, done: str, consequence: str = "") -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ConsortiumError) as error:
+        except (sqlite3.Error, OSError, FileError) as error:
             consequence = consequence or "Nothing was spent, because nothing ran on the data"
             raise LedgerError(
                 f"The privacy ledger {self.path} cannot be {done} ({error}). {consequence}."

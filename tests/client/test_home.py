@@ -17,7 +17,7 @@ from umbel.client.home import Home
 from umbel.client.policy import Policy
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request
-from umbel.errors import ConsortiumError, DataError, PlanRefused
+from umbel.errors import ConsortiumError, DataError, FileError, PlanRefused
 from umbel.job import EncryptionSpec
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
@@ -141,7 +141,7 @@ def test_wrong_settings_are_refused_with_file_key_and_remedy(make, line, words):
 def test_keys_are_never_overwritten(make):
     home = make()
     before = home.identity.read_bytes()
-    with pytest.raises(ConsortiumError, match="exists already"):
+    with pytest.raises(FileError, match="exists already"):
         make()
     assert home.identity.read_bytes() == before
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from umbel.client import kept as kept_module
 from umbel.client.kept import KeptUpdates
-from umbel.errors import ConsortiumError
+from umbel.errors import FileError
 
 WHAT = b"w" * 32
 
@@ -110,5 +110,5 @@ def test_a_disk_that_takes_nothing_says_so(tmp_path):
     store = KeptUpdates(tmp_path / "kept")
     blocker = tmp_path / "kept" / f".{store._file('run').name}.partial"
     blocker.mkdir()
-    with pytest.raises(ConsortiumError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         store.keep("run", WHAT, update_of([3]))

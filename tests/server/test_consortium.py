@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from umbel.cli.consortium import consortium_app
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
-from umbel.errors import ConsortiumError, JobError
+from umbel.errors import ConsortiumError, FileError, JobError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, open_roster
 from umbel.privacy.secagg.signed import DAY
@@ -65,7 +65,7 @@ def test_a_new_folder_has_a_card_for_its_keys_and_nobody_in_it(consortium):
 
 def test_what_exists_is_never_overwritten(consortium):
     before = {path: path.read_bytes() for path in consortium.path.iterdir() if path.is_file()}
-    with pytest.raises(ConsortiumError, match="exists already"):
+    with pytest.raises(FileError, match="exists already"):
         Consortium.create(consortium.path, "other.example.org", 9443, LIMITS)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -75,9 +75,9 @@ def test_a_full_disk_leaves_no_folder_and_no_admission(consortium, ask, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConsortiumError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         Consortium.create(tmp_path / "banks", "127.0.0.1", 9443, LIMITS)
-    with pytest.raises(ConsortiumError, match="No space left"):
+    with pytest.raises(FileError, match="No space left"):
         consortium.admit(ask("st-mary"))
     assert [path.name for path in tmp_path.iterdir()] == ["hospitals"]
     assert consortium.members() == []
