@@ -239,7 +239,7 @@ class Home:
         """A folder in memory, which no backup holds and a reboot forgets; None where there is none.
 
         What systemd gives the service comes first, also for a command beside it; then what it gives a
-        user, then the shared memory of Linux, where any user may make folders: ``ConsortiumError`` if
+        user, then the shared memory of Linux, where any user may make folders: ``FileError`` if
         this one is not, or may not stay, this user's alone.
         """
         own, given = self.runtime_folder, os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]

@@ -149,4 +149,4 @@ def test_an_owners_witness_is_refused_where_a_link_stands_in_its_place(
     place.rmdir()
     place.symlink_to(tmp_path)
     with pytest.raises(FileError):
-        _ = home.membership
+        _ = home.witness
