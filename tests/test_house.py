@@ -38,7 +38,9 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("floor", range(len(STAIRS)), ids=lambda floor: "+".join(sorted(STAIRS[floor])))
+@pytest.mark.parametrize(
+    "floor", range(len(STAIRS)), ids=lambda floor: "+".join(sorted(STAIRS[floor]))
+)
 def test_a_room_knows_only_rooms_below_its_own(floor):
     above = set().union(*STAIRS[floor + 1 :])
     for room in STAIRS[floor]:
