@@ -63,3 +63,28 @@ def test_every_command_that_a_page_names_exists_and_takes_these_words(page):
                     next(rest, None)  # prose may name the option alone
         most = 99 if any(p.nargs != 1 for p in wanted) else len(wanted)
         assert given <= most, f"{text}: {path} takes {most} words"
+
+
+TRANSLATED = [
+    ("README.md", "README.zh-CN.md"),
+    ("docs/quick-start.md", "docs/quick-start.zh-CN.md"),
+]
+
+
+def typed(text):
+    """What a reader types, block by block, without comments."""
+    blocks = re.findall(r"^```(?:bash|python)\n(.*?)^```", text, re.S | re.M)
+    return [[line.split("  #")[0].rstrip() for line in b.splitlines()] for b in blocks]
+
+
+@pytest.mark.parametrize(("page", "translation"), TRANSLATED, ids=lambda page: Path(page).name)
+def test_a_translated_page_has_the_same_commands_and_headings(page, translation):
+    first, second = ((ROOT / one).read_text(encoding="utf-8") for one in (page, translation))
+    assert typed(second) == typed(first) != []
+    levels = [
+        re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", t, flags=re.S | re.M), re.M)
+        for t in (first, second)
+    ]
+    assert levels[0] == levels[1]
+    for link in re.findall(r"\]\((?!https:)([^)#]+)", second):
+        assert ((ROOT / translation).parent / link).exists(), link
