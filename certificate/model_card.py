@@ -10,10 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..job import Job
-from ..learning.export import usage
+from ..learning.usage import usage
 from ..quantities import NOT_DEFINED, WHY_NOT_DEFINED, undefined
 from .form import Certificate
 from .issue import CAUSES, figures_of
@@ -25,17 +26,19 @@ _MAIN = ("accuracy", "perplexity")
 _NAMED = ("accuracy", "f1", "precision", "recall", "roc_auc", "perplexity", "loss")
 
 
-def model_card(job: Job, plan: Json, result: Json, certificate: Certificate | None) -> str:
+def model_card(
+    job: Job, plan: Json, result: Json, certificate: Certificate | None, adapter: Json
+) -> str:
     """The card of a finished run, as Markdown under YAML.
 
-    plan and result: as in plan.json and result.json. Without a certificate it says that there is
-    none.
+    plan and result: as in plan.json and result.json; adapter: as in the adapter's umbel.json. Without a
+    certificate it says that there is none.
     """
     parts = [
         f"# {job.name}",
         _summary(job, result, certificate),
         "## How to load it",
-        usage(job, plan["loader"]).rstrip(),
+        usage(adapter).rstrip(),
         "## What it is for",
         _purpose(job),
         "## What it was trained on",
@@ -76,7 +79,7 @@ def _front_matter(job: Job, result: Json) -> str:
     ]
     base = job.model.base
     data = ModelCardData(
-        base_model=base if _HUB_ID.fullmatch(base) else None,
+        base_model=base if _is_on_the_hub(base) else None,
         library_name="transformers" if job.adapter == "full" else "peft",
         license="unknown",
         pipeline_tag=task,
@@ -85,6 +88,10 @@ def _front_matter(job: Job, result: Json) -> str:
         eval_results=measured or None,
     )
     return f"---\n{data.to_yaml().rstrip()}\n---\n\n"
+
+
+def _is_on_the_hub(base: str) -> bool:
+    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists()
 
 
 def _simulated(certificate: Certificate | None) -> bool:

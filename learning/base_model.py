@@ -21,7 +21,9 @@ from .whole import check_whole
 if TYPE_CHECKING:
     from ..job import Job
 
-__all__ = ["base_digest", "base_folder", "checked", "named_digest", "pinned", "sealed"]
+__all__ = [
+    "base_digest", "base_folder", "checked", "gguf_of", "named_digest", "pinned", "sealed",
+]  # fmt: skip
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -43,6 +45,12 @@ def named_digest(base: str, *, hub: bool = True) -> str:
     hub: whether the model hub may be asked for what is not on this machine.
     """
     return base_digest(_source(base, hub=hub))
+
+
+def gguf_of(base: str) -> str | None:
+    """The name of the GGUF file that `base` is made from, if it is; it asks no hub."""
+    path = _source(base, hub=False)
+    return path.name if path.suffix == ".gguf" else None
 
 
 def pinned(job: Job) -> Job:

@@ -67,6 +67,29 @@ class TokenStore:
 
 
 @dataclass(frozen=True)
+class TokensInMemory(TokenStore):
+    """Tokens that are in no file: `values`, int[tokens] by row, and `marks` as labels, int64[rows]."""
+
+    values: Sequence[np.ndarray]
+    marks: np.ndarray
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        return np.concatenate(self.values).astype(np.int32)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum([len(text) for text in self.values])])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self.marks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokensInMemory, (self.folder, self.values, self.marks)
+
+
+@dataclass(frozen=True)
 class Examples:
     """Rows of a store that one client trains or tests on; `features` stand in for the tokens.
 
@@ -230,8 +253,13 @@ def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     The end of it where the tokenizer keeps ends. Everything that makes tokens of texts cuts them here
     first: one text, one answer, and in a time that its length does not make longer.
     """
-    most = max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
+    most = most_characters(max_length)
     return text[-most:] if tokenizer.truncation_side == "left" else text[:most]
+
+
+def most_characters(max_length: int) -> int:
+    """How many characters of a text are looked at, for so many tokens."""
+    return max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
 
 
 def _write_store(

@@ -1,20 +1,27 @@
 """The result as other tools know it: a PEFT adapter (or a whole model) and a small head file.
 
-The folder loads with plain ``peft`` and ``transformers``; its README says how.
+The folder loads with plain ``peft`` and ``transformers``; its README says how (``usage``). What decides how
+a text is read is saved as it was in training: the tokenizer pads on the same side, with the same token,
+and cuts at the same length, and a whole classifier names its labels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..job import Job
+from ..errors import ModelError
 from ..wire.arrays import Arrays
+from .base_model import gguf_of, sealed
 from .cache import write_once
+from .continuation import ends, first_tokens
+from .examples import most_characters
 from .hugging_face import quiet
 from .model import Learner
-from .network import POOLED_LAYERS
+from .usage import usage
 
 CARD = "umbel.json"
 
@@ -25,6 +32,23 @@ def export_adapter(learner: Learner, arrays: Arrays, folder: Path) -> None:
     write_once(folder, lambda made: _write(learner, made), private=False)
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """What an adapter folder says of itself. Raises ``ModelError``."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if card["format"] == _FORMAT:
+            return dict(card)
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ModelError(
+            f"{folder} holds no adapter ({CARD} is missing or damaged). Name the folder of a "
+            "finished run, such as runs/latest."
+        ) from None
+    raise ModelError(f"{folder / CARD} was written by another version of Umbel. Use that version.")
+
+
+_FORMAT = 1
+
+
 def _write(learner: Learner, folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -32,112 +56,84 @@ def _write(learner: Learner, folder: Path) -> None:
     backbone: Any = network.backbone
     if job.adapter != "full":
         backbone.peft_config["default"].base_model_name_or_path = job.model.base
-    elif job.data.labels and network.mean_head is None:
-        backbone.config.id2label = dict(enumerate(job.data.labels))
-        backbone.config.label2id = {label: i for i, label in enumerate(job.data.labels)}
     folder.mkdir()
-    with quiet():
+    with quiet(), _configuration(learner):
         backbone.save_pretrained(folder)
-    learner.tokenizer.save_pretrained(folder)
+    _write_tokenizer(learner, folder)
     if network.mean_head is not None:
         tensors = {
             n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()
         }
         save_file(tensors, folder / "head.safetensors")
-    (folder / CARD).write_text(json.dumps(_card(learner), indent=2) + "\n", encoding="utf-8")
-    readme = f"# {job.name}: tuned with Umbel\n\n{usage(job, learner.loader)}"
+    card = _card(learner)
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    readme = f"# {job.name}: tuned with Umbel\n\n{usage(card)}"
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _configuration(learner: Learner) -> Iterator[None]:
+    """The configuration of a whole model as it is saved: with the job's labels, and with the padding token
+    that the base model was built with, from which some count their positions."""
+    import transformers
+
+    if learner.job.adapter != "full":
+        yield
+        return
+    backbone: Any = learner.network.backbone
+    if learner.job.data.labels:
+        backbone.config.id2label = dict(enumerate(learner.job.data.labels))
+        backbone.config.label2id = {label: i for i, label in enumerate(learner.job.data.labels)}
+    built = transformers.AutoConfig.from_pretrained(sealed(learner.folder), trust_remote_code=False)
+    pairs = [(backbone.config, built), (backbone.config.get_text_config(), built.get_text_config())]
+    before = [config.pad_token_id for config, _ in pairs]
+    try:
+        for config, source in pairs:
+            if getattr(source, "pad_token_id", None) is not None:
+                config.pad_token_id = source.pad_token_id
+        yield
+    finally:
+        for (config, _), pad in zip(pairs, before, strict=True):
+            config.pad_token_id = pad
+
+
+def _write_tokenizer(learner: Learner, folder: Path) -> None:
+    job, tokenizer = learner.job, learner.tokenizer
+    if tokenizer.is_fast:
+        # What the last call set would be the way in which it reads from then on.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["truncation_side"] = tokenizer.truncation_side
+    if job.kind.labelled:
+        settings |= {"model_max_length": job.model.max_length, "padding_side": "right"}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _card(learner: Learner) -> dict[str, Any]:
-    """What it takes to build the same network again."""
-    job = learner.job
+    """What it takes to build the same network again, and to read a text as it does."""
+    job, language = learner.job, not learner.job.kind.labelled
+    # Of a prompt the end decides, and is read.
+    cut = "start" if language or learner.tokenizer.truncation_side == "left" else "end"
     return {
+        "format": _FORMAT,
         "task": job.task,
+        "labelled": job.kind.labelled,
+        "pooled": job.pooled,
+        "own_head": job.own_head,
         "adapter": job.adapter,
         "base": job.model.base,
         "base_sha256": learner.base_digest,
+        "gguf": gguf_of(job.model.base),
+        "loader": learner.loader,
         "labels": list(job.data.labels or ()),
         "model": job.model.model_dump(mode="json"),
+        "precision": "bfloat16" if learner.network.autocast else "float32",
+        "pad_token_id": int(learner.tokenizer.pad_token_id),
+        "characters": most_characters(job.model.max_length),
+        "cut": cut,
+        "first": first_tokens(learner.tokenizer) if language else [],
+        "ends": ends(learner) if language else [],
     }
-
-
-def usage(job: Job, loader: str) -> str:
-    """Markdown: the Python that loads the folder with plain ``peft`` and ``transformers``.
-
-    loader: as in ``Learner``.
-    """
-    kind = loader.partition(".")[0]
-    lines = ["```python", "import unicodedata", "import torch"]
-    labels = f", num_labels={len(job.data.labels or ())}" if kind.endswith("Classification") else ""
-    lines.append(f"from transformers import AutoTokenizer, {kind}")
-    if job.adapter == "full":
-        lines += ["", f"model = {loader.format(_quoted('adapter'))}"]
-    else:
-        base = loader.format(f"{_quoted(job.model.base)}{labels}")
-        lines += [
-            "from peft import PeftModel",
-            "",
-            f"base = {base}  # or its local folder",
-            'model = PeftModel.from_pretrained(base, "adapter").eval()',
-        ]
-    lines.append('tokenizer = AutoTokenizer.from_pretrained("adapter")')
-    lines += [
-        "",
-        "def read(text):  # as every text was read in training",
-        '    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")',
-        '    return unicodedata.normalize("NFC", text).strip()',
-        "",
-    ]
-    if job.pooled:
-        lines += [
-            "from safetensors.torch import load_file",
-            'head = load_file("adapter/head.safetensors")',
-            f'inputs = tokenizer([read("a text")], return_tensors="pt"{_padding(job)})',
-            'inputs.pop("token_type_ids", None)',
-            *_features(job),
-            'logits = features @ head["weight"].T + head["bias"]',
-            f"labels = {list(job.data.labels or ())!r}",
-        ]
-    elif job.model.padding == "max_length":
-        lines.append(f'inputs = tokenizer([read("a text")], return_tensors="pt"{_padding(job)})')
-        if not job.kind.labelled:
-            lines += [
-                "# generate() does not pad like this: take one token at a time, and pad the longer text.",
-                'last = inputs["attention_mask"].sum() - 1',
-                "token = model(**inputs).logits[0, last].argmax()",
-            ]
-    return "\n".join([*lines, "```", ""])
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
-
-
-def _padding(job: Job) -> str:
-    """As the texts were padded in training, where the model needs that."""
-    if job.model.padding == "longest":
-        return ""
-    size = job.model.max_length
-    return f', padding="max_length", max_length={size}, truncation=True, padding_side="right"'
-
-
-def _features(job: Job) -> list[str]:
-    """Python for what the head sees: as Network.features."""
-    mask = 'mask = inputs["attention_mask"].unsqueeze(-1).float()'
-    if job.model.pooling == "mean":
-        return [
-            "hidden = model(**inputs).last_hidden_state",
-            mask,
-            "mean = (hidden * mask).sum(1) / mask.sum(1)",
-            f"features = torch.nn.functional.normalize(mean, dim=-1) * {job.model.feature_scale}",
-        ]
-    count = POOLED_LAYERS
-    return [
-        "hidden = model(**inputs, output_hidden_states=True).hidden_states",
-        f"layers = [(len(hidden) - 1) * part // {count} for part in range(1, {count + 1})]",
-        mask,
-        "means = [(hidden[layer] * mask).sum(1) / mask.sum(1) for layer in layers]",
-        "directions = [torch.nn.functional.normalize(mean, dim=-1) for mean in means]",
-        f"features = torch.cat(directions, dim=-1) * ({job.model.feature_scale} / {count} ** 0.5)",
-    ]

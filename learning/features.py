@@ -18,7 +18,7 @@ import torch
 from .cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
-from .invented import invented_texts
+from .invented import frame, invented_texts
 from .model import Learner
 from .shapes import Passes, rows_of
 
@@ -73,11 +73,19 @@ def head_reads_features(learner: Learner) -> bool:
         return True
     longest = learner.job.model.max_length
     texts = invented_texts(learner.tokenizer, [min(length, longest) for length in _LENGTHS])
-    batch = learner.batch_of(texts)
+    # A text may end with the padding token, which some heads look for.
+    end = len(frame(learner.tokenizer)[1])
+    ending = texts[-1].copy()
+    ending[-end - 1] = learner.tokenizer.pad_token_id
     learner.network.eval()
-    with torch.inference_mode():
-        whole = learner.network(batch)
-        parts = learner.network({"features": learner.network.features(batch)})
+    return _agree(learner, texts) and _agree(learner, [ending])
+
+
+@torch.inference_mode()
+def _agree(learner: Learner, texts: list[np.ndarray]) -> bool:
+    batch = learner.batch_of(texts)
+    whole = learner.network(batch)
+    parts = learner.network({"features": learner.network.features(batch)})
     return bool((whole - parts).abs().max() < _TOLERANCE)
 
 

@@ -20,7 +20,7 @@ def invented_texts(
     tokens, which some architectures look for."""
     generator = np.random.default_rng(seed)
     special = set(tokenizer.all_special_ids)
-    first, last = _frame(tokenizer)
+    first, last = frame(tokenizer)
     texts = []
     for length in lengths:
         drawn = generator.integers(0, len(tokenizer), 4 * length + 64)
@@ -30,7 +30,7 @@ def invented_texts(
     return texts
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The tokens before and behind every text."""
     whole = list(tokenizer(_WORD)["input_ids"])
     bare = list(tokenizer(_WORD, add_special_tokens=False)["input_ids"])

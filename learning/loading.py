@@ -24,6 +24,7 @@ from .device import choose_device
 from .dropout import remove_dropout
 from .hugging_face import one_sentence
 from .invented import invented_texts
+from .label_order import is_classifier, order_labels
 from .model import Learner
 from .network import Batch, Network
 from .tokenizer import load_tokenizer
@@ -107,6 +108,8 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         model, info = factory.from_pretrained(
             alone, output_loading_info=True, trust_remote_code=False, **arguments
         )
+    if job.own_head:
+        order_labels(job, model, config)
     loader = f"{name}.from_pretrained({{}})"
     missing = set(info["missing_keys"])
     if mean and name == "AutoModel" and getattr(model.config, "is_encoder_decoder", False):
@@ -141,10 +144,7 @@ def _check_depth(job: Job, settings: dict[Any, Any]) -> None:
 
 def _check_labels(job: Job, config: Any, classes: int) -> None:
     """A folder that holds a head must hold one for the job's labels."""
-    held = [
-        name for name in config.architectures or () if name.endswith("ForSequenceClassification")
-    ]
-    if held and config.num_labels != classes:
+    if is_classifier(config) and config.num_labels != classes:
         raise ModelError(
             f"{job.model.base} has a head of its own for {config.num_labels} labels, and the job names "
             f'{classes}. Name its labels in data.labels, or use model.pooling = "mean".'

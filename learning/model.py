@@ -38,8 +38,6 @@ class ModelShape:
     base_folder: str
     verdict: Verdict | None
     """Of a probe, where there was one."""
-    loader: str = "AutoModel.from_pretrained({})"
-    """As in ``Learner``."""
 
     @property
     def trained_parameters(self) -> int:
@@ -99,7 +97,6 @@ class Learner:
             base_digest=self.base_digest,
             base_folder=str(self.folder),
             verdict=self.verdict,
-            loader=self.loader,
         )
 
 

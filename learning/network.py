@@ -89,8 +89,8 @@ class Network(nn.Module):
 
         Before our head: the mean over real tokens of the last hidden states, scaled to one length;
         or three such means, each of the same length, side by side.
-        Before the architecture's own head: its input, at the last token for a `score` layer of a
-        decoder and at the first token for a head that reads a sequence.
+        Before the architecture's own head: its input, at the last token that is not padding for a
+        `score` layer of a decoder and at the first token for a head that reads a sequence.
         """
         mask = batch["attention_mask"]
         if self.mean_head is not None:
@@ -103,8 +103,20 @@ class Network(nn.Module):
         inputs = self._inputs_of_head(batch)
         if inputs.dim() == 2:
             return inputs
+        if not _is_linear(self.head):
+            return inputs[:, 0]
         rows = torch.arange(len(inputs), device=inputs.device)
-        return inputs[rows, mask.sum(1) - 1] if _is_linear(self.head) else inputs[:, 0]
+        return inputs[rows, self._last_places(batch)]
+
+    def _last_places(self, batch: Batch) -> Tensor:
+        """Where decoders' own heads read: at the last token that is not the padding token, int64[B].
+
+        Not at the last that the mask leaves: the padding token may also be the one that ends a text.
+        """
+        config: Any = self.backbone.config
+        ids = batch["input_ids"]
+        real = (ids != config.get_text_config().pad_token_id).long()
+        return (torch.arange(ids.shape[1], device=ids.device) * real).argmax(1)
 
     def _inputs_of_head(self, batch: Batch) -> Tensor:
         seen: list[Tensor] = []
@@ -142,8 +154,12 @@ class Network(nn.Module):
             count, length = inputs["input_ids"].shape
             positions = torch.arange(length, device=inputs["input_ids"].device)
             inputs["position_ids"] = positions.repeat(count, 1)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.precision():
             return self.backbone(**inputs, **options)
+
+    def precision(self) -> torch.autocast:
+        """In which the base model runs, as the job says."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and tensors that travel, in the model's own order."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,37 @@ import torch
 
 from ..errors import ModelError
 from ..job import Job
+<<<<<<< HEAD
 from .base_model import named_digest
+<<<<<<< HEAD
 from .examples import beginning
 from .export import CARD
 from .loading import load_learner
 from .model import Learner
 from .names import clean_text
+=======
+=======
+from .base import named_digest
+from .continuation import Continuation
+>>>>>>> e03748f (One text, one answer: the card's code reads, pads, cuts and names as training does)
+from .names import clean_text
+from .examples import Examples, TokensInMemory, beginning, most_characters
+from .export import CARD, read_card
+from .loading import load_learner
+from .model import Learner
+from .shapes import Passes, rows_of
+>>>>>>> f194703 (One text, one answer: the card's code reads, pads, cuts and names as training does)
 
-_BATCH = 32
-_PENALTY = 1.2
-"""On tokens that were said before (Keskar et al. 2019, section 4.1), for small models repeat themselves."""
+_CHUNK = 256
+"""Texts that are read before the first is answered."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities by label, most likely first; or the text that a language model went on with."""
+    """Probabilities by label, most likely first; or the text that a language model went on with.
+
+    Neither for a text that says nothing: a blank one, or one of which the tokenizer makes nothing.
+    """
 
     text: str
     probabilities: dict[str, float]
@@ -35,23 +51,26 @@ class Prediction:
 
 
 class Predictor:
-    """A tuned model, loaded from the adapter folder of a run."""
+    """A tuned model, loaded from the adapter folder of a run.
 
-    def __init__(self, learner: Learner, labels: list[str]) -> None:
+    Guarantee: what it says of a text is a function of that text, to the last bit; it does not depend on the
+    other texts of the call.
+
+    Assumption: as in ``shapes``, whose passes it makes; the base model may couple texts otherwise only on an
+    accelerator, and the plan warns of such a model.
+    """
+
+    def __init__(self, learner: Learner, labels: list[str], at_once: int | None = None) -> None:
+        """at_once: texts in a pass. Default: what suits the device."""
         self._learner = learner
         self._labels = labels
+        self._at_once = at_once
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
         """`folder` is a run's folder or its adapter folder. Raises ``ModelError``."""
         folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-        try:
-            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ModelError(
-                f"{folder} holds no adapter ({CARD} is missing or damaged). Name the folder of a "
-                "finished run, such as runs/latest."
-            ) from None
+        card = read_card(folder)
         _check_base(card)
         learner = load_learner(_job(card, folder, device), len(card["labels"]))
         _load_weights(learner, card, folder)
@@ -59,71 +78,70 @@ class Predictor:
 
     def predict(self, texts: Sequence[str], new_tokens: int = 40) -> Iterator[Prediction]:
         """One prediction a text, in order."""
-        for start in range(0, len(texts), _BATCH):
-            chunk = texts[start : start + _BATCH]
-            if self._labels:
-                yield from self._classify(chunk)
-            else:
-                yield from (self._continue(text, new_tokens) for text in chunk)
+        self._learner.network.eval()
+        if not self._labels:
+            yield from (self._continue(text, new_tokens) for text in texts)
+            return
+        for start in range(0, len(texts), _CHUNK):
+            yield from self._classify(texts[start : start + _CHUNK])
 
-    @torch.inference_mode()
-    def _classify(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        network = self._learner.network.eval()
-        # Padded by us, as in training: a tokenizer may pad on the other side.
+    def _classify(self, texts: Sequence[str]) -> list[Prediction]:
+        rows = [self._read(text) for text in texts]
+        found = [Prediction(text, {}) for text in texts]
+        for places, chances in self._chances(rows):
+            for place, row in zip(places, chances.tolist(), strict=True):
+                ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])
+                found[place] = Prediction(texts[place], dict(ranked))
+        return found
+
+    def _read(self, text: str) -> list[int]:
+        """The tokens of a text, as in training; none if there is nothing to read."""
+        cleaned, tokenizer = clean_text(text), self._learner.tokenizer
+        if not cleaned:
+            return []
         limit = self._learner.job.model.max_length
-        tokenizer = self._learner.tokenizer
-        read = [beginning(clean_text(text), tokenizer, limit) for text in texts]
-        tokens = tokenizer(read, truncation=True, max_length=limit)
-        batch = self._learner.batch_of([np.asarray(row) for row in tokens["input_ids"]])
-        for text, row in zip(texts, network(batch).softmax(-1).tolist(), strict=True):
-            ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])
-            yield Prediction(text, dict(ranked))
+        read = beginning(cleaned, tokenizer, limit)
+        tokens: list[int] = tokenizer(read, truncation=True, max_length=limit)["input_ids"]
+        return tokens
 
     @torch.inference_mode()
-    def _continue(self, text: str, new_tokens: int) -> Prediction:
-        network, tokenizer = self._learner.network.eval(), self._learner.tokenizer
-        prompt = clean_text(text, goes_on=True)
-        if self._learner.length is not None:
-            return Prediction(text, {}, self._continue_padded(prompt, new_tokens))
-        inputs = tokenizer(prompt, return_tensors="pt").to(network.device)
-        output = network.backbone.generate(  # type: ignore[operator]
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            repetition_penalty=_PENALTY,
-            pad_token_id=tokenizer.pad_token_id,
+    def _chances(self, rows: list[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Probabilities of some of the texts that have tokens, float32[texts, labels], with their places."""
+        learner, network = self._learner, self._learner.network
+        full = [place for place, row in enumerate(rows) if row]
+        if self._rows == 1:
+            for place in full:
+                batch = learner.batch_of([np.asarray(rows[place])])
+                yield [place], network(batch).softmax(-1)
+            return
+        values, unlabelled = (
+            [np.asarray(rows[place]) for place in full],
+            np.zeros(len(full), np.int64),
         )
-        fresh = output[0, inputs["input_ids"].shape[1] :]
-        return Prediction(text, {}, tokenizer.decode(fresh, skip_special_tokens=True))
+        examples = Examples(TokensInMemory(Path(), values, unlabelled), np.arange(len(full)))
+        passes = Passes(learner, examples, self._rows)
+        for chunk in passes.chunks():
+            logits = network(passes.batch(chunk))[: len(chunk)]
+            yield [full[place] for place in chunk], logits.softmax(-1)
 
-    def _continue_padded(self, text: str, new_tokens: int) -> str:
-        """The same words, each from the whole text padded as in training and tests.
+    @cached_property
+    def _rows(self) -> int:
+        """Texts in a pass. A CPU takes one nearly as fast as its share of several."""
+        if self._at_once is not None:
+            return self._at_once
+        return 1 if self._learner.network.device.type == "cpu" else rows_of(self._learner)
 
-        ``generate`` never pads a text on its right, and this model would say something else then. Of a
-        text that has outgrown ``max_length`` the last so many tokens are read.
-        """
-        from transformers import RepetitionPenaltyLogitsProcessor
+    @cached_property
+    def _continuation(self) -> Continuation:
+        return Continuation(self._learner)
 
-        learner, limit = self._learner, self._learner.job.model.max_length
-        penalise = RepetitionPenaltyLogitsProcessor(_PENALTY)
-        tokens: list[int] = learner.tokenizer(text)["input_ids"]
-        given, ends = len(tokens), _ends(learner)
-        for _ in range(new_tokens):
-            read = tokens[-limit:]
-            logits = learner.network(learner.batch_of([np.asarray(read)]))[:, len(read) - 1]
-            seen = torch.tensor([tokens], device=logits.device)
-            tokens = [*tokens, int(penalise(seen, logits).argmax())]
-            if tokens[-1] in ends:
-                break
-        return str(learner.tokenizer.decode(tokens[given:], skip_special_tokens=True))
-
-
-def _ends(learner: Learner) -> list[int]:
-    """Tokens after which a text is over."""
-    config: Any = learner.network.backbone
-    found = config.generation_config.eos_token_id
-    return found if isinstance(found, list) else [found]
+    def _continue(self, text: str, new_tokens: int) -> Prediction:
+        prompt = clean_text(text, goes_on=True)
+        if not prompt.strip():
+            return Prediction(text, {})
+        # Of a prompt the end decides.
+        prompt = prompt[-most_characters(self._learner.job.model.max_length) :]
+        return Prediction(text, {}, self._continuation.of(prompt, new_tokens))
 
 
 def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
@@ -133,8 +151,9 @@ def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
     model["adapter"] = card["adapter"]
     model.pop("sha256", None)  # a job's, which the card names as base_sha256
     data = {"path": "-", "labels": card["labels"] or None}
+    training = {"device": device, "precision": card["precision"]}
     return Job.build(
-        {"task": card["task"], "model": model, "data": data, "training": {"device": device}},
+        {"task": card["task"], "model": model, "data": data, "training": training},
         source=str(folder / CARD),
     )
 

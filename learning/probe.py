@@ -82,7 +82,6 @@ def shape_known(job: Job) -> ModelShape | None:
             digest,
             str(base_folder(job.model.base)),
             Verdict(**found["verdict"]),
-            found["loader"],
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -193,7 +193,6 @@ class Plan:
             "base": job.model.base,
             "base_sha256": self.model.base_digest,
             "padding": job.model.padding,
-            "loader": self.model.loader,
             "adapter": job.adapter,
             "strategy": job.strategy.name,
             "weighting": job.weighting,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..learning.alone import train_alone
-from ..learning.examples import Examples, TokenStore
+from ..learning.examples import Examples, TokensInMemory
 from ..learning.invented import invented_texts
 from ..learning.metrics import Counts
 from ..learning.model import Learner
@@ -176,30 +175,10 @@ def _texts(learner: Learner, count: int) -> list[np.ndarray]:
     return invented_texts(learner.tokenizer, drawn.tolist(), seed=count)
 
 
-@dataclass(frozen=True)
-class _Texts(TokenStore):
-    """Tokens in memory."""
-
-    values: list[np.ndarray]
-    marks: np.ndarray
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        return np.concatenate(self.values).astype(np.int32)
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum([len(text) for text in self.values])])
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        return self.marks
-
-
 def _examples(real: Examples, texts: list[np.ndarray], chosen: np.ndarray, each: int) -> Examples:
     """The canaries that are in, each `each` times in one group, and the records."""
     chosen = np.repeat(chosen, each)
     tokens = [texts[k] for k in chosen] + [real.tokens(n) for n in range(len(real))]
     labels = np.concatenate([_MARK + chosen, real.labels]).astype(np.int64)
     groups = np.concatenate([chosen, -1 - np.arange(len(real))])
-    return Examples(_Texts(Path(), tokens, labels), np.arange(len(tokens)), None, groups)
+    return Examples(TokensInMemory(Path(), tokens, labels), np.arange(len(tokens)), None, groups)

@@ -93,14 +93,16 @@ def _of_lines(file: Path, layout: Layout) -> Texts:
 def predictions(
     predictor: Predictor, asked: list[Asked], tokens: int
 ) -> Iterator[tuple[Asked, Prediction | None]]:
-    """One for each that is asked, in order; None for a text that is blank or unreadable."""
+    """One for each that is asked, in order; None for a text that is blank or unreadable, or has no token."""
     from ..learning.names import clean_text
 
     readable = [not one.fault and bool(clean_text(one.text)) for one in asked]
     texts = [one.text for one, can in zip(asked, readable, strict=True) if can]
     found = predictor.predict(texts, tokens)
     for one, can in zip(asked, readable, strict=True):
-        yield one, next(found) if can else None
+        answer = next(found) if can else None
+        said = answer and (answer.probabilities or answer.continuation is not None)
+        yield one, answer if said else None
 
 
 def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) -> str:

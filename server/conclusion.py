@@ -10,6 +10,7 @@ from ..certificate.issue import issue
 from ..certificate.model_card import model_card
 from ..consortium.authority import Consortium
 from ..errors import CertificateError
+from ..learning.export import read_card
 from ..privacy.secagg.keys import Identity
 from ..run.run_folder import RunFolder
 
@@ -57,7 +58,8 @@ def _state(
     certificate = issue(folder.path, result, signer, delegation) if signer else None
     if certificate is not None:
         folder.write(FILE, certificate.to_bytes())
-    card = model_card(folder.job, folder.read_json("plan.json"), result, certificate)
+    plan, adapter = folder.read_json("plan.json"), read_card(folder.path / "adapter")
+    card = model_card(folder.job, plan, result, certificate, adapter)
     folder.write("adapter/README.md", card.encode())
     return certificate
 

@@ -219,6 +219,12 @@ def architectures():
     return _beside("architectures")
 
 
+@pytest.fixture(scope="session")
+def cards():
+    """Base models with habits of their own, and what a process without Umbel makes of their cards."""
+    return _beside("learning/cards")
+
+
 @pytest.fixture
 def silent_proxy():
     """A proxy that accepts every connection and never answers; `environment` names it for everything."""
@@ -236,7 +242,8 @@ def connecting_proxy():
 
 def _beside(name):
     """A module of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    path = Path(__file__).parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

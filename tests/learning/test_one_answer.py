@@ -1,0 +1,175 @@
+"""One text, one answer: from Umbel alone, in company, and from the code of the model's card without Umbel."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from umbel.learning.data import clean_text
+from umbel.learning.examples import Examples, tokenise
+from umbel.learning.features import with_features
+from umbel.learning.loading import load_learner
+from umbel.learning.predict import Predictor
+
+CLOSE, IN_BFLOAT16 = 1e-5, 0.03
+
+# name: (model, habits, adapter, pooling, other sections)
+FEW = {
+    "left, a quote in its path": ("bert", ["left", "short"], "head", "mean", {}),
+    "saved padding": ("bert", ["fixed"], "lora", "layers", {}),
+    "llama without padding": ("llama", ["no-pad", "left"], "lora", "own", {}),
+    "padding ends each text": ("gpt2", ["pad-is-end", "ends-texts"], "head", "own", {}),
+    "whole, padding ends each text": ("gpt2", ["pad-is-end", "ends-texts", "left"], "full", "own", {}),
+    "labels in another order": ("bert", ["own-order", "left"], "lora", "own", {}),
+    "whole, other order": ("bert", ["own-order"], "full", "own", {}),
+    "positions by padding": ("roberta", ["pad-is-end", "cuts-left"], "full", "own", {}),
+    "padded to one length": ("bert", ["left"], "lora", "mean", {"model": {"padding": "max_length"}}),
+    "bfloat16": ("bert", [], "lora", "mean", {"training": {"precision": "bfloat16"}}),
+    "language": ("llama", ["left", "ends-texts"], "lora", None, {}),
+    "whole language": ("gpt2", ["samples", "begins-texts"], "full", None, {}),
+    "padded language": ("gpt2", ["left"], "lora", None, {"model": {"padding": "max_length"}}),
+}  # fmt: skip
+
+
+def _folder(root, name):
+    return root / f'it\'s "{name}" ü` 模型'
+
+
+@pytest.fixture(scope="module")
+def few(tiny, job_of, texts, cards, tmp_path_factory, python):
+    """The few cases, and what their cards' code said in one other process."""
+    root = tmp_path_factory.mktemp("cards")
+    made = cards.Cards(root, job_of, texts)
+    for name, (kind, habits, adapter, pooling, sections) in FEW.items():
+        made.add(
+            name, cards.base(tiny(kind), _folder(root, name), *habits), adapter, pooling, **sections
+        )
+    package = root / "packages" / "bases_of_cards"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    cards.base(tiny("bert"), package / "inside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "packages"))
+        patch.setenv("PYTHONPATH", str(root / "packages"))
+        made.add("package", "package:bases_of_cards/inside", "lora", "mean")
+        yield made, made.outside(python)
+
+
+def check(made, said, name):
+    assert "error" not in said[name], said[name]["error"]
+    expected = made.inside(name)
+    assert [e.text for e in expected] == made.texts
+    if "batch" not in said[name]:
+        assert said[name]["single"] == [e.continuation or "" for e in expected]
+        assert len(set(said[name]["single"])) > 3
+        return
+    assert said[name]["none"] == []
+    blank = [not clean_text(text) for text in made.texts]
+    exact = made.predictors[name]._learner.network.autocast is False
+    for way, close in (("single", CLOSE), ("batch", CLOSE if exact else IN_BFLOAT16)):
+        assert len(said[name][way]) == len(expected)
+        for found, one, empty in zip(said[name][way], expected, blank, strict=True):
+            assert (
+                set(found)
+                == set(one.probabilities)
+                == (set() if empty else {"negative", "positive"})
+            )
+            assert found == pytest.approx(one.probabilities, abs=close)
+    chances = [one.probabilities["positive"] for one in expected if one.probabilities]
+    assert max(chances) - min(chances) > 1e-3
+
+
+@pytest.mark.parametrize("name", [*FEW, "package"])
+def test_the_code_of_a_card_answers_as_umbel_does(few, name):
+    check(*few, name)
+
+
+@pytest.mark.parametrize("name", [*FEW, "package"])
+def test_what_is_said_of_a_text_does_not_depend_on_the_other_texts(few, name):
+    made, _ = few
+    assert made.inside_together(name) == made.inside(name)
+
+
+@pytest.mark.parametrize("name", ["left, a quote in its path", "llama without padding"])
+def test_nor_does_it_where_several_texts_go_through_together(few, name):
+    made, _ = few
+    alone = made.predictors[name]
+    several = Predictor(alone._learner, alone._labels, at_once=4)
+    together = list(several.predict(made.texts))
+    for one, text in zip(together, made.texts, strict=True):
+        assert [one] == list(several.predict([text]))
+    for one, other in zip(together, made.inside(name), strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=CLOSE)
+
+
+def test_a_whole_classifier_is_named_as_the_job_names_it(few):
+    made, said = few
+    assert said["whole, other order"]["names"] == ["negative", "positive"]
+    assert said["labels in another order"]["names"] == ["negative", "positive"]
+
+
+@pytest.mark.parametrize("adapter", ["head", "lora", "full"])
+def test_a_classifier_that_names_its_labels_in_another_order_begins_with_its_own_answers(
+    adapter, tiny, job_of, cards, texts, tmp_path
+):
+    from transformers import pipeline
+
+    base = cards.base(tiny("bert"), tmp_path / "base", "own-order")
+    job = job_of(base, model={"adapter": adapter, "pooling": "own"})
+    found = Predictor(load_learner(job, 2), ["negative", "positive"]).predict(texts[:6])
+    its_own = pipeline("text-classification", model=base, top_k=None)(
+        texts[:6], truncation=True, max_length=24
+    )
+    for one, other in zip(found, its_own, strict=True):
+        expected = {answer["label"].lower(): answer["score"] for answer in other}
+        assert one.probabilities == pytest.approx(expected, abs=CLOSE)
+
+
+def test_a_decoders_head_reads_the_same_token_in_features_as_in_the_whole_model(
+    tiny, job_of, cards, texts, tmp_path
+):
+    base = cards.base(tiny("gpt2"), tmp_path / "base", "pad-is-end", "ends-texts")
+    learner = load_learner(job_of(base, model={"adapter": "head", "pooling": "own"}), 2)
+    read = [clean_text(text) for text in cards.awkward(texts) if clean_text(text)]
+    store = tokenise(read, np.arange(len(read)) % 2, learner.tokenizer, 24)
+    examples = Examples(store, np.arange(len(read)))
+    featured = with_features(learner, examples)
+    assert featured.features is not None
+    learner.network.eval()
+    with torch.no_grad():
+        whole = learner.network(learner.batch(examples, range(len(read))))
+        parts = learner.network(learner.batch(featured, range(len(read))))
+    assert parts.numpy() == pytest.approx(whole.numpy(), abs=CLOSE)
+
+
+@pytest.mark.slow
+def test_every_kind_of_model_tokenizer_adapter_and_pooling_answers_alike(
+    tiny, job_of, texts, cards, tmp_path, python
+):
+    habits = [
+        [], ["left"], ["no-pad"], ["pad-is-end", "left"], ["fixed"], ["cuts-left", "short"],
+        ["long", "no-pad"], ["ends-texts", "pad-is-end"], ["begins-texts", "left"], ["own-order", "no-pad"],
+    ]  # fmt: skip
+    made, kinds = cards.Cards(tmp_path, job_of, texts), ("bert", "roberta", "gpt2", "llama")
+    for kind, habit in itertools.product(kinds, habits):
+        base = cards.base(tiny(kind), _folder(tmp_path, f"{kind} {' '.join(habit)}"), *habit)
+        ways = [*itertools.product(("lora", "head", "full"), ("mean", "layers", "own"))]
+        if kind in ("gpt2", "llama") and "own-order" not in habit:
+            ways += [("lora", None), ("full", None)]
+        for adapter, pooling in ways:
+            if "own-order" in habit and pooling != "own":
+                continue
+            for padding in ("longest", "max_length"):
+                name = f"{kind} {habit} {adapter} {pooling} {padding}"
+                made.add(name, base, adapter, pooling, model={"padding": padding})
+    said = made.outside(python)
+    wrong = {}
+    for name in said:
+        try:
+            check(made, said, name)
+            assert made.inside_together(name) == made.inside(name)
+        except AssertionError as error:
+            wrong[name] = str(error)[:600]
+    assert not wrong, f"{len(wrong)} of {len(said)}: {json.dumps(wrong, indent=1)}"
