@@ -56,6 +56,7 @@ def _key(learner: Learner, examples: Examples) -> str:
         job.model.pooling,
         str(job.model.feature_scale),
         f"{learner.length} {learner.job.model.max_length} rows {rows_of(learner)}",
+        f"padding token {learner.tokenizer.pad_token_id}",
         "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
         torch.__version__,

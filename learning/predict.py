@@ -13,26 +13,14 @@ import torch
 
 from ..errors import ModelError
 from ..job import Job
-<<<<<<< HEAD
 from .base_model import named_digest
-<<<<<<< HEAD
-from .examples import beginning
-from .export import CARD
-from .loading import load_learner
-from .model import Learner
-from .names import clean_text
-=======
-=======
-from .base import named_digest
 from .continuation import Continuation
->>>>>>> e03748f (One text, one answer: the card's code reads, pads, cuts and names as training does)
-from .names import clean_text
 from .examples import Examples, TokensInMemory, beginning, most_characters
 from .export import CARD, read_card
 from .loading import load_learner
 from .model import Learner
+from .names import clean_text
 from .shapes import Passes, rows_of
->>>>>>> f194703 (One text, one answer: the card's code reads, pads, cuts and names as training does)
 
 _CHUNK = 256
 """Texts that are read before the first is answered."""

@@ -55,7 +55,7 @@ def _loading(card: Json) -> list[str]:
             ]
         lines = [
             *_base(card),
-            f"base = {card['loader'].format(', '.join(['name', *options]))}",
+            f"base = {card['loader'].format(_arguments(['name', *options]))}",
             "model = PeftModel.from_pretrained(base, folder).eval()",
             "config = base.config",
         ]
@@ -70,6 +70,12 @@ def _loading(card: Json) -> list[str]:
     if card["pooled"]:
         lines.append('head = load_file(f"{folder}/head.safetensors")')
     return lines
+
+
+def _arguments(options: list[str]) -> str:
+    if len(options) < 3:
+        return ", ".join(options)
+    return "\n" + "".join(f"    {option},\n" for option in options)
 
 
 def _base(card: Json) -> list[str]:

@@ -19,7 +19,7 @@ from ..quantities import (
     size_text,
     undefined,
 )
-from ..run.events import Json, figure_text, number
+from ..run.events import figure_text, number
 from ..run.record import RunRecord
 from .html import Tile, pictures_of, write_html
 from .standings import (
@@ -194,12 +194,7 @@ def _classes(record: RunRecord) -> dict[str, Any]:
 
 def _traffic(record: RunRecord) -> dict[str, Any]:
     trained = number(record.plan, "trainable_parameters")
-    spent: Json = (record.result or {}).get("seconds") or {}
-    parts = [
-        f"{part} {duration_text(value)}"
-        for part in ("prepare", "federated", "alone", "pooled")
-        if (value := number(spent, part))
-    ]
+    parts = [f"{part} {duration_text(value)}" for part, value in record.stages.items()]
     return {
         "traffic": [
             (

@@ -25,7 +25,6 @@ from ..quantities import (
     duration_text,
     epsilon_text,
     metric_text,
-    short,
     size_text,
     spread_text,
 )
@@ -90,13 +89,13 @@ def _table() -> Table:
 
 def _accuracy_table(record: RunRecord) -> Table:
     table = _table()
-    table.add_column("Model")
+    table.add_column("Model", overflow="fold")
     table.add_column("Accuracy on all\nsites' held-out records", min_width=_BAR_CELLS + 7)
     table.add_column("On own\nheld-out records", justify="right")
     table.add_column("Epsilon", justify="right")
     for row in standings(record):
         table.add_row(
-            Text(short(row.label, 40)),
+            Text(row.label),
             _with_bar(row),
             Text(row.own_text),
             Text(row.epsilon_text),
@@ -114,7 +113,7 @@ def _with_bar(row: Standing) -> Text:
 def _perplexity_table(record: RunRecord) -> Table:
     """Lower is better: how much each client's own text surprises the model."""
     table = _table()
-    table.add_column("Perplexity on\nheld-out text")
+    table.add_column("Perplexity on\nheld-out text", overflow="fold")
     for column in ("Before", "", "Federated"):
         table.add_column(column, justify="right")
     if record.local_only:
@@ -126,7 +125,7 @@ def _perplexity_table(record: RunRecord) -> Table:
 
     def add(label: str, before: str, after: str, alone: str, spent: str, style: str = "") -> None:
         lone = [Text(alone)] if record.local_only else []
-        cells = [Text(short(label, 40)), Text(before), Text("→"), Text(after), *lone, Text(spent)]
+        cells = [Text(label), Text(before), Text("→"), Text(after), *lone, Text(spent)]
         table.add_row(*cells, style=style)
 
     before, after, alone = record.client_before, record.client_final, record.local_only
@@ -233,15 +232,10 @@ def is_encrypted(plan: dict[str, Any]) -> bool:
 
 
 def _time_line(record: RunRecord) -> str:
-    spent = (record.result or {}).get("seconds")
-    if not isinstance(spent, dict):
+    if not record.stages:
         return f"{duration_text(record.seconds)} in {record.summed} rounds"
-    parts = [
-        f"{name} {duration_text(value)}"
-        for name in ("prepare", "federated", "alone", "pooled")
-        if (value := number(spent, name))
-    ]
-    return duration_text(record.seconds) + (f" ({', '.join(parts)})" if parts else "")
+    parts = [f"{name} {duration_text(value)}" for name, value in record.stages.items()]
+    return f"{duration_text(record.seconds)} ({', '.join(parts)})"
 
 
 def _here(path: Path) -> Path:
@@ -386,7 +380,7 @@ def _plan_clients(clients: list[dict[str, Any]]) -> Table:
     if len(clients) <= INDIVIDUAL:
         for client in clients:
             values = [Text(text(number(client, key))) for _, key, text in columns]
-            table.add_row(Text(short(str(client.get("name", "")), 40)), *values)
+            table.add_row(Text(str(client.get("name", ""))), *values)
         return table
     for label, place in (("smallest", 0.0), ("median", 0.5), ("largest", 1.0)):
         row = [Text(label)]

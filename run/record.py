@@ -18,6 +18,14 @@ from .events import Evaluation, Events, Failure, Json, Partition, Round, number
 from .outcome import decision_line
 
 
+_STAGES = {
+    "prepare": "preparing",
+    "rounds": "rounds",
+    "evaluation": "tests",
+    "compared": "comparison",
+}
+
+
 def main_metric(task: str) -> MainMetric:
     """The metric that headlines, curves and comparisons of `task` show."""
     try:
@@ -295,6 +303,13 @@ class RunRecord:
         if total is None and self.rounds:
             return sum(entry.seconds for entry in self.rounds)
         return total
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage; together they are ``seconds``."""
+        spent = _section(self.result, "seconds")
+        found = {name: number(spent, key) for key, name in _STAGES.items()}
+        return {name: value for name, value in found.items() if value}
 
 
 def _section(values: Json | None, key: str) -> Json:

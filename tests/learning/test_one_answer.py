@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.learning.data import clean_text
+from umbel.learning.names import clean_text
 from umbel.learning.examples import Examples, tokenise
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner

@@ -193,9 +193,10 @@ def write_run(
         "seconds": {
             "total": 83.0,
             "prepare": 12.5,
-            "federated": 42.0,
-            "alone": 16.5,
-            "pooled": 12.0,
+            "rounds": 30.25,
+            "evaluation": 11.75,
+            "federated": 54.5,
+            "compared": 28.5,
         },
         "bytes": {
             "up_per_client_round": 6_212,

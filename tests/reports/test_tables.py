@@ -56,6 +56,26 @@ def test_perplexity_goes_from_before_to_after(tmp_path, write_run):
     assert line.index(f"{before:.1f}") < line.index("→") < line.index(f"{after:.1f}")
 
 
+def test_names_of_sites_are_whole_in_eighty_columns(tmp_path, write_run):
+    names = ["north-district-childrens-hospital-department-of-cardiology", "shop"]
+    for task in ("text-classification", "causal-lm"):
+        folder = write_run(tmp_path / task, task=task, clients=names)
+        record = RunRecord.read(folder)
+        for table in (result_table(record), plan_table(record.plan)):
+            text = printed(table)
+            assert "…" not in text
+            assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+            left = "".join(line[:30].split("  ")[0].strip() for line in text.splitlines())
+            assert names[0] in left.replace(" ", ""), text
+
+
+def test_the_parts_of_the_time_add_up(tmp_path, write_run):
+    record = RunRecord.read(write_run(tmp_path / "run"))
+    assert sum(record.stages.values()) == record.seconds
+    said = "Time 1 min 23 s (preparing 12 s, rounds 30 s, tests 12 s, comparison 28 s)"
+    assert said in " ".join(printed(result_table(record), 120).split())
+
+
 def test_names_are_never_read_as_markup(tmp_path, write_run):
     folder = write_run(tmp_path / "run", clients=["[red]film[/red]", "shop"])
     record = RunRecord.read(folder)
