@@ -184,6 +184,7 @@ class Cards:
         job = self._job_of(base, task=task, model=model, data=data, **sections)
         learner = load_learner(job, len(job.data.labels or ()))
         folder = self._root / re.sub(r"\W", "-", name)
+        folder.mkdir()
         export_adapter(learner, moved(learner), folder / "adapter")
         card = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
         self._cases[name] = (str(folder), python_of(card))
