@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
+from .names import label_name
 from .network import own_head
 
 
@@ -48,7 +49,7 @@ def order_labels(job: Job, model: nn.Module, config: Any) -> None:
 
 
 def _folded(name: Any) -> str:
-    return str(name).strip().casefold()
+    return label_name(str(name)).casefold()
 
 
 def _last_linear(head: nn.Module, outputs: int) -> nn.Linear | None:

