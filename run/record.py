@@ -17,7 +17,6 @@ from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import Evaluation, Events, Failure, Json, Partition, Round, number
 from .outcome import decision_line
 
-
 _STAGES = {
     "prepare": "preparing",
     "rounds": "rounds",
