@@ -8,12 +8,17 @@ from ..errors import UmbelError
 from ..job import Job
 from ..planning.noise import event_of_test
 from ..planning.schedule import rounds_tested
+from ..privacy.accounting import second
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
 from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 
 _SLACK = 1e-6
 """Relative: another version of the accountant may round another way."""
+_OF_ANOTHER = 0.01
+"""The same of another accountant, whose grid is another one."""
+_MOST_FOR_ANOTHER = 100.0
+"""Epsilon. Memory that dp-accounting takes grows with it."""
 
 
 def as_asked(certificate: Certificate) -> Finding:
@@ -66,13 +71,14 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
     if stated.delta is None:
         yield Finding("epsilon", None, f"privacy.unit is {stated.unit!r}: nothing to compose again")
         return
-    worst = 0.0
+    worst, most = 0.0, list[MechanismEvent]()
     for alike in stated.spending:
         if alike.epsilon is None or not alike.mechanisms:
             yield Finding("epsilon", False, "it is not stated what a client's privacy is spent on")
             return
         try:
-            found = epsilon(map(_event, alike.mechanisms), stated.delta)
+            events = [_event(mechanism) for mechanism in alike.mechanisms]
+            found = epsilon(events, stated.delta)
         except (ValueError, UmbelError) as error:
             yield Finding("epsilon", False, f"what was planned cannot be composed: {error}")
             return
@@ -83,7 +89,8 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
             )
             yield Finding("epsilon", False, text)
             return
-        worst = max(worst, found)
+        if found >= worst:
+            worst, most = found, events
     planned, limit = stated.epsilon_planned or 0.0, stated.epsilon_limit or 0.0
     largest = max(planned, stated.epsilon_spent or 0.0)
     holds = worst <= planned * (1 + _SLACK) and largest <= limit * (1 + _SLACK)
@@ -94,8 +101,24 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
         f"{' and '.join(whats)} composed again: {worst:.4f} at delta "
         f"{stated.delta:g}, planned {planned:.4f}, at most {limit:g}",
     )
+    if holds and most:
+        yield _second_opinion(most, stated.delta, planned)
     if stated.seeded:
         yield Finding("noise", None, "SEEDED: this run can be repeated, and is not private")
+
+
+def _second_opinion(mechanisms: list[MechanismEvent], delta: float, planned: float) -> Finding:
+    """Of an accountant that shares no code with ours, where it is installed, on what costs most."""
+    if planned > _MOST_FOR_ANOTHER:
+        return Finding("second opinion", None, f"not asked for above {_MOST_FOR_ANOTHER:g}")
+    if not second.installed():
+        text = "pip install dp-accounting has another accountant compose it, too"
+        return Finding("second opinion", None, text)
+    found = second.epsilon(mechanisms, delta)
+    text = f"dp-accounting {second.version()} composes the same to {found:.4f}"
+    if found <= planned * (1 + _OF_ANOTHER):
+        return Finding("second opinion", True, text)
+    return Finding("second opinion", False, f"{text}, and {planned:.4f} was planned")
 
 
 def _event(mechanism: Mechanism) -> MechanismEvent:

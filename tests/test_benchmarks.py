@@ -17,6 +17,7 @@ PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_t
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
 FIGURES = {
+    "accounting": {"ratio", "ours_ms", "theirs_ms", "search"},
     "client_noise": {"noised", "plain", "excess_rounding"},
     "ledger": {"charge_ms", "naive_ms", "mechanisms_first_s"},
     "client_utility": {"points"},
@@ -28,7 +29,7 @@ FIGURES = {
     "strangers": {"memory", "bars"},
 }
 """What each prints as JSON."""
-QUICK = {"client_noise"}
+QUICK = {"accounting", "client_noise"}
 DEPLOYED = {"deployment"}
 """Whole deployments, several in a row: they run with those in which something dies."""
 

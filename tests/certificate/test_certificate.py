@@ -77,7 +77,7 @@ def test_a_finished_run_verifies_and_every_check_was_made(finished):
     assert made.pop("signer") is None
     assert set(made) == {
         "signature", "job digest", "job.toml", "guarantee", "epsilon", "plan.json", "result.json",
-        "adapter", "ledgers", "rounds",
+        "adapter", "ledgers", "rounds", "second opinion",
     }  # fmt: skip
     assert all(made.values())
 
@@ -593,3 +593,20 @@ def test_a_run_without_privacy_claims_no_epsilon(open_job_of, tmp_path):
     assert stated.guarantee.sentence.startswith("No differential privacy")
     assert stated.ledgers.owners == 0
     assert verify(folder).valid
+
+
+def test_the_second_accountant_hears_of_what_costs_most_and_agrees(finished):
+    verdict = verify(finished)
+    (found,) = [f for f in verdict.findings if f.what == "second opinion"]
+    spent = Certificate.read(finished / FILE).guarantee.epsilon_planned
+    told = float(found.text.rsplit(" ", 1)[1])
+    assert told == pytest.approx(spent, rel=0.01)
+
+
+def test_where_the_second_accountant_is_not_installed_it_is_said_how_to_have_it(
+    finished, monkeypatch
+):
+    monkeypatch.setattr("umbel.privacy.accounting.second.installed", lambda: False)
+    (found,) = [f for f in verify(finished).findings if f.what == "second opinion"]
+    assert found.holds is None
+    assert "pip install dp-accounting" in found.text
