@@ -80,7 +80,10 @@ def list_jobs(folder: Folder = None, as_json: Json = False) -> None:
             '"Denied" and "approved" can be changed at any time.'
         )
     else:
-        say("No run has asked for anything yet.")
+        say(
+            "No run was accepted or refused yet. What the agent is at stands in its output: an answer to "
+            "the first question may take as long as reading all records does."
+        )
 
 
 @jobs_app.command("show")

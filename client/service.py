@@ -45,8 +45,15 @@ class Service:
         self._stopping = False
 
     def stop(self) -> None:
-        """Finish the message in progress, then end."""
+        """Finish the message in progress, then end; asked once more, end at once, as any process may."""
+        if self._stopping:
+            os._exit(1)  # the children end with it
         self._stopping = True
+        _log.info(
+            "%s ends after the answer in progress, which may wait for its public time; the same signal "
+            "once more (Ctrl-C) ends it at once",
+            self.home.name,
+        )
 
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where another agent serves this owner."""

@@ -50,8 +50,12 @@ class Exchange:
         on_reply: Callable[[int, int], None] = lambda done, total: None,
         clock: Clock | None = None,
         on_failure: Callable[[str, str], None] = lambda name, reason: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_failure` hears at once, while others are still waited for, whose reply is none, and why."""
+        """`on_failure` hears at once, while others are still waited for, whose reply is none, and why.
+
+        Once `should_stop` says so, nobody is waited for any more.
+        """
         self.answered: list[str] = []
         self.failed: dict[str, str] = {}
         self.codes: dict[str, int] = {}
@@ -63,7 +67,7 @@ class Exchange:
         """Of those who refused: because of the weights that they were sent."""
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
-        self._on_failure = on_failure
+        self._on_failure, self._should_stop = on_failure, should_stop
         self._clock = clock or SystemClock()
         self._end = self._clock.now() + deadline
         outgoing = list(messages)
@@ -76,7 +80,7 @@ class Exchange:
         self._total = len(ids)
 
     def __iter__(self) -> Iterator[Message]:
-        while self._waiting and self._clock.now() < self._end:
+        while self._waiting and self._clock.now() < self._end and not self._should_stop():
             nothing = True
             # One at a time where the grid can: a reply may be as large as the model.
             for reply in self._grid.pull_messages(list(self._waiting)):

@@ -152,7 +152,9 @@ def _asking(
         missing = [name for name in nodes if name not in found.ready and name not in found.refused]
         online = set(grid.get_node_ids())
         present = {n: nodes[n] for n in missing if nodes[n] in online}
-        reasons, silent = _ask(grid, order, present, found, clock, say)
+        reasons, silent = _ask(grid, order, present, found, clock, say, should_stop)
+        if should_stop():
+            return
         reasons |= dict.fromkeys((n for n in missing if nodes[n] not in online), "not connected")
         said = {**reasons, **found.refused, **dict.fromkeys(found.ready, TAKES_PART)}
         for name, reason in sorted(said.items()):
@@ -174,6 +176,7 @@ def _ask(
     found: Muster,
     clock: Clock,
     say: Tell,
+    should_stop: Callable[[], bool],
 ) -> tuple[dict[str, str], set[str]]:
     """Ask these clients; why some of them are not ready yet, and which of those did not answer.
 
@@ -209,6 +212,7 @@ def _ask(
         check,
         clock=clock,
         on_failure=failed,
+        should_stop=should_stop,
     )
     for reply in exchange:
         readiness = readiness_of(reply)

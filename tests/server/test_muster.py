@@ -80,6 +80,17 @@ def test_one_that_never_answers_is_not_waited_for_without_end(mustered):
         mustered(dict.fromkeys(range(FIRST_NODE, FIRST_NODE + 9), 10_000))
 
 
+def test_who_stops_a_run_waits_for_no_answer(start_run, open_job_of):
+    asked = []
+    run = start_run(open_job_of(), lambda request, *_: asked.append(request) or [])
+    nodes = dict(zip((c.name for c in run.plan.clients), run.grid.get_node_ids(), strict=True))
+    order, stopped = Order(run.id, run.plan.job, "", b""), lambda: bool(asked)
+    found = muster(run.grid, order, nodes, 600.0, lambda *_: None, stopped, clock=run.clock)
+    assert not found.ready
+    assert asked
+    assert run.clock.now() < 1.0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
