@@ -220,7 +220,7 @@ def observer(
     consortium = Consortium.open(folder)
     if key is None:
         path = withdraw(consortium, name)
-        if _is_apart(consortium):
+        if consortium.is_keys_alone:
             say(
                 f"{path} is deleted here. Delete it in the server's folder as well: until then {name} reads."
             )
@@ -229,7 +229,7 @@ def observer(
         return
     path = grant(consortium, name, key, days)
     say(f"{name} may read for {days} days: {path}")
-    if _is_apart(consortium):
+    if consortium.is_keys_alone:
         say("Copy that file to the same place in the server's folder.")
 
 
@@ -263,7 +263,7 @@ def rotate(
         say(
             f"Once all owners have followed: umbel consortium renew {typed(folder)}, restart the server."
         )
-    if _is_apart(consortium):
+    if consortium.is_keys_alone:
         say(f"The server learns of it by: umbel sign roster {typed(folder)}, and umbel take there.")
 
 
@@ -293,13 +293,8 @@ def _pending(consortium: Consortium) -> bool:
     return True
 
 
-def _is_apart(consortium: Consortium) -> bool:
-    """Whether this is the keys' folder, and the server's is another one."""
-    return consortium.holds_keys and consortium.delegate is not None
-
-
 def _bring_roster(consortium: Consortium) -> None:
-    if _is_apart(consortium):
+    if consortium.is_keys_alone:
         say(
             f"The server learns of it by: umbel sign roster {typed(consortium.path)}, and umbel take there."
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConsortiumError
-from ..foreign import say
+from ..foreign import say, typed
 
 if TYPE_CHECKING:
     from ..consortium.authority import Consortium
@@ -98,9 +98,14 @@ def run(
     reproducible: Annotated[bool, typer.Option("--reproducible", hidden=True)] = False,
 ) -> None:
     """Sign a job and give it to the server, which asks the members and leads its rounds."""
+    from ..consortium.packets import is_packet
     from ..job import Job
     from ..server.orders import place
 
+    if is_packet(job):
+        raise ConsortiumError(
+            f"{job} is not a job file. If umbel sign made it, take it in: umbel take {typed(job)}"
+        )
     where, wanted = opened(consortium), Job.compose(job, {}, set_)
     warn_of_refusals(where, wanted)
     folder = place(

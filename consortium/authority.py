@@ -175,6 +175,8 @@ class Consortium(Folder):
         """
         from . import tls
 
+        if not self.holds_keys and not (self.path / "ca.key").exists():
+            _ = self.operator  # which says where the keys are
         key = tls.key_of(tls.read_certificate(self.server_certificate))
         authority = tls.read_certificate(self.ca_certificate)
         authority_key = tls.key_for(authority, self.path / "ca.key")

@@ -87,6 +87,19 @@ class Folder:
         return (self.path / "operator.key").exists() or not (self.path / "delegate.key").exists()
 
     @property
+    def is_keys_alone(self) -> bool:
+        """Whether the keys here sign for a server that has a folder of its own."""
+        return self.delegate is not None and not (self.path / "delegate.key").exists()
+
+    def check_serves(self) -> None:
+        """Refuse (``ConsortiumError``) what belongs into the server's folder, where that is another one."""
+        if self.is_keys_alone:
+            raise ConsortiumError(
+                f"{self.path} is the folder of the keys, and its server has another one. Sign here (umbel "
+                "sign job, or roster, or certificate), and take that in there (umbel take)."
+            )
+
+    @property
     def delegate(self) -> bytes | None:
         """The public key of a server whose folder lacks the consortium's keys; None if there is none."""
         path = self.path / "delegate.pub"
@@ -294,6 +307,11 @@ class Folder:
         try:
             identity = Identity(path.read_bytes())
         except (OSError, ValueError) as error:
+            if not self.holds_keys and not path.exists():
+                raise ConsortiumError(
+                    f"{self.path} is a server's folder, without the consortium's keys. Do this where they "
+                    "are (umbel consortium, umbel sign), and take in here what that writes (umbel take)."
+                ) from None
             raise ConsortiumError(
                 f"{path} is needed for this and cannot be read: {error}. If it is kept elsewhere, put "
                 "it there for as long as this takes."

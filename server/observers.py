@@ -10,6 +10,7 @@ or changes anything. An observer's key signs no order, roster or delegation that
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,10 +49,15 @@ def grant(consortium: Consortium, name: str, key: str, days: int = DAYS) -> Path
 
     In a server's folder without the operator's key the file can be copied to the same place.
     """
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", key):
+        raise ConsortiumError(
+            f"{name} cannot be an observer with the key {key!r:.80}: it is 64 hexadecimal digits, as umbel "
+            "observer init printed them."
+        )
     try:
         body = Grant(consortium.card.id, check_name(name), bytes.fromhex(key)).to_bytes()
     except ValueError as error:
-        raise ConsortiumError(f"{name} cannot be an observer: {error}") from None
+        raise ConsortiumError(f"{name!r} cannot be an observer: {error}") from None
     now = int(time.time())
     statement = Statement(GRANT, consortium.next_counter(), now, now + days * DAY, body)
     path = _folder(consortium) / f"{name}.grant"

@@ -45,6 +45,7 @@ def place(
     wait: seconds in which every member is waited for; by default those that are away only for a short
     time, once there are as many as the job needs.
     """
+    consortium.check_serves()
     return begin(consortium, sign_order(consortium, job), wait, reproducible, name)
 
 
@@ -59,6 +60,7 @@ def begin(
 
     An order for a run that is here already takes the place of the one before it.
     """
+    consortium.check_serves()
     follow(consortium, order.handovers)
     order = checked_order(consortium, order)
     job, store = order.built, Store(consortium.database)

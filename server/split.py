@@ -26,6 +26,8 @@ def split(server: Consortium, keys: Path) -> Consortium:
     Guarantee: no secret leaves the server's folder before it is whole in the other one, and when this
     returns none is left there. A move that was cut off is gone on with by the same command.
     """
+    if server.is_keys_alone:
+        raise ConsortiumError(f"{server.path} is the folder of the keys already.")
     left = [name for name in SECRETS if (server.path / name).exists()]
     if server.delegate is not None and not left:
         raise ConsortiumError(f"{server.path} was split already: its keys are elsewhere.")

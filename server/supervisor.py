@@ -22,7 +22,7 @@ from ..foreign import typed
 from ..privacy.secagg.signed import DAY, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
-from ..storage.logs import keep_small
+from ..storage.logs import keep_small, last_line
 from ..storage.processes import alone, check_port, end, free_port, new_secret, start
 from .coordinator import Task
 from .registry import Registry
@@ -34,6 +34,8 @@ _MOST_CRASHES = 5
 _TO_LEAD = ("queued", "running", "finishing", "delivering")
 _SOON_DAYS = 30
 _LOOK_SECONDS = 60.0
+_SOON_SECONDS, _LONGEST_BACKOFF = 30.0, 60.0
+"""Within which a link that ends ended at its start; and the longest wait before it is started again."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +69,7 @@ class Supervisor:
         self._crashes: dict[str, int] = {}
         self._told: dict[str, str] = {}
         self._look_next = 0.0
+        self._link_begun, self._link_deaths = 0.0, 0
 
     def stop(self) -> None:
         """End soon; runs in progress go on when the server is started again."""
@@ -76,6 +79,7 @@ class Supervisor:
         """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
         folder = self._consortium.path
         refusal = f"Another server runs for {folder} already. Stop that one first."
+        self._consortium.check_serves()
         with alone(folder / "lock", refusal):
             self._check_certificate()
             new_secret(self._link.secret)
@@ -136,15 +140,15 @@ class Supervisor:
             )
         if left < _SOON_DAYS:
             certificate = f"the server's expires in {left} days: {self._renewal}"
+        if time.monotonic() - self._link_begun > _SOON_SECONDS:
+            self._note("link", "")
         self._note("roster", roster)
         self._note("certificate", certificate)
 
     def _start_link(self) -> None:
         if self._process is not None:
-            _log.warning(
-                "the SuperLink ended with status %s: started again", self._process.returncode
-            )
-            time.sleep(1.0)
+            self._wait_for_link(self._process.returncode)
+        self._link_begun = time.monotonic()
         with open(self._consortium.path / "link.log", "ab") as log:
             self._process = start(self._link.command(), log=log, environment=self._environment())
         until = time.monotonic() + _START_SECONDS
@@ -169,6 +173,20 @@ class Supervisor:
             self._link.port,
             self._consortium.path / "consortium.json",
         )
+
+    def _wait_for_link(self, status: int) -> None:
+        """Say why the link ended, and wait for longer the oftener it does soon after its start."""
+        soon = time.monotonic() - self._link_begun < _SOON_SECONDS
+        self._link_deaths = self._link_deaths + 1 if soon else 1
+        log = self._consortium.path / "link.log"
+        if self._link_deaths == 1:
+            _log.warning("the SuperLink ended with status %s: started again", status)
+        else:
+            text = f"it ends with status {status} whenever it is started: {last_line(log)} (all of it: {log})"
+            self._note("link", text)
+        until = time.monotonic() + min(2.0 ** (self._link_deaths - 1), _LONGEST_BACKOFF)
+        while not self._stopping and time.monotonic() < until:
+            time.sleep(_TICK_SECONDS)
 
     def _environment(self) -> dict[str, str]:
         """Where what a child writes besides lies: in the operator's folder, as all else."""

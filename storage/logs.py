@@ -30,3 +30,12 @@ def keep_small(path: Path, most: int = MOST_BYTES) -> bool:
     except OSError:
         return False
     return True
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says anything; for people, who read there why something ended."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[-50:]
+    except OSError:
+        return "it left no log"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")

@@ -355,6 +355,22 @@ def test_a_roster_that_was_signed_for_long_is_not_cut_short_unasked(consortium, 
     assert consortium.roster_ends() < ends - 300 * DAY
 
 
+def test_a_link_that_ends_at_its_start_is_told_with_its_last_words(consortium, monkeypatch):
+    server = Supervisor(consortium, "127.0.0.1")
+    monkeypatch.setattr("umbel.server.supervisor._LONGEST_BACKOFF", 0.0)
+    (consortium.path / "server.key").unlink()
+    for _ in range(3):
+        server._start_link()
+        server._process.wait()
+    [(what, (_, text))] = Store(consortium.database).notes().items()
+    assert what == "link"
+    assert "ends with status 1 whenever it is started" in text
+    assert "`--ssl-keyfile` does not point to a file" in text
+    server._link_begun -= 60.0
+    server._look_ahead()
+    assert not Store(consortium.database).notes()
+
+
 def test_a_server_says_in_time_what_will_end_and_takes_it_back(consortium, ask):
     consortium.admit(ask("st-mary"))
     server = Supervisor(consortium)

@@ -45,6 +45,7 @@ from umbel.server.signing import (
     take_members,
 )
 from umbel.server.split import SECRETS, split
+from umbel.server.supervisor import Supervisor
 
 RUN = "a" * 32
 NAMES = ("east", "north", "south", "west")
@@ -76,7 +77,9 @@ def test_a_servers_folder_holds_no_secret_but_what_it_serves_with(apart):
         assert not (server.path / name).exists()
         assert (keys.path / name).stat().st_mode & 0o777 == 0o600
     for secret in ("identity", "operator"):
-        with pytest.raises(ConsortiumError, match="cannot be read"):
+        with pytest.raises(
+            ConsortiumError, match="a server's folder, without the consortium's keys"
+        ):
             getattr(server, secret)
         assert getattr(keys, secret)
     assert not (keys.path / "server.key").exists()
@@ -87,10 +90,13 @@ def test_a_servers_folder_holds_no_secret_but_what_it_serves_with(apart):
 
 def test_a_server_without_keys_orders_nothing_and_admits_nobody(apart, job):
     server, _ = apart
-    with pytest.raises(ConsortiumError, match=r"operator\.key"):
+    without = "a server's folder, without the consortium's keys"
+    with pytest.raises(ConsortiumError, match=without):
         place(server, job)
-    with pytest.raises(ConsortiumError, match=r"consortium\.key"):
+    with pytest.raises(ConsortiumError, match=without):
         server.admit(request_of(server, "stranger"))
+    with pytest.raises(ConsortiumError, match=without):
+        server.renew_certificate()
     assert not list(server.runs.iterdir())
     assert [m.name for m in server.members()] == list(NAMES)
 
@@ -356,3 +362,17 @@ def test_an_order_names_a_run_that_is_a_files_name_and_nothing_else_in_a_ledger(
         JobOrder("c" * 32, name, bytes(32))
     with pytest.raises(PlanRefused, match="not signed by the operator"):
         check_job_signature(bytes(32), "c" * 32, name, "{}", "ab")
+
+
+def test_nothing_is_served_from_the_folder_of_the_keys(apart, job, tmp_path):
+    _, keys = apart
+    elsewhere = "its server has another one"
+    with pytest.raises(ConsortiumError, match=elsewhere):
+        place(keys, job)
+    with pytest.raises(ConsortiumError, match=elsewhere):
+        begin(keys, signed_order(keys, job, RUN))
+    with pytest.raises(ConsortiumError, match=elsewhere):
+        Supervisor(keys).run()
+    with pytest.raises(ConsortiumError, match="the folder of the keys already"):
+        split(keys, tmp_path / "again")
+    assert not (keys.path / "delegate.key").exists()
