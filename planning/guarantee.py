@@ -113,6 +113,21 @@ def sentence(terms: Terms, epsilon: float | None, tests: int) -> str:
     )
 
 
+def plainly(job: Job, right: float) -> str:
+    """The guarantee for somebody who decides on it; right: the most guesses that are right, 0.5 to 1."""
+    share = f"{math.ceil(right * 1000) / 10:g} %"
+    if job.per_client:
+        what = "everything but one client's data, and knows two candidates for those, tells which"
+    else:
+        unit = "patient's records" if job.per_group else "record"
+        were = "were" if job.per_group else "was"
+        what = f"everything but one {unit} tells whether that {unit} {were} there"
+    return (
+        f"In plain words: whoever knows {what}, by all that this job releases, in at most {share} of "
+        "cases (a coin: 50 %). Attacks in practice are further from certain: umbel audit tries some."
+    )
+
+
 def _whatever(job: Job) -> str:
     if job.per_group:
         return "whether or not any one patient's records were in that client's data"

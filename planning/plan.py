@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
+from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
 from .client_level import client_warnings
 from .cohorts import participations_of
 from .encryption import encryption_facts, server_sees
 from .evaluation import chosen_tests, deviation, evaluation_facts, evaluation_warnings
 from .facts import ClientFacts, some
-from .guarantee import guarantee_facts, sentence
+from .guarantee import guarantee_facts, plainly, sentence
 from .noise import private_recipe
 from .padding import padding_warnings
 from .refusals import plan_refusals, refused
@@ -180,6 +181,14 @@ class Plan:
         return f"{promised} {self.server_sees}"
 
     @property
+    def plainly(self) -> str:
+        """The guarantee for the client that pays most, in plain words; empty without privacy."""
+        if self.epsilon is None:
+            return ""
+        most = max(self.everybody, key=lambda client: client.epsilon or 0.0)
+        return plainly(self.job, most_right(most.events.values(), self.job.privacy.delta))
+
+    @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
         return server_sees(self.terms, self.cohort_size)
@@ -212,6 +221,7 @@ class Plan:
             "encryption": encryption_facts(self.terms, self.cohort_size, parameters),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
+            "plainly": self.plainly,
             "proof": guarantee_facts(self.terms, self.epsilon),
             "warnings": list(self.warnings),
         }

@@ -106,6 +106,7 @@ def _guarantee(record: RunRecord) -> dict[str, Any]:
     return {
         # The guarantee but for what the server sees, which has a box of its own.
         "promise": record.guarantee.removesuffix(seen).strip(),
+        "plainly": record.plan.get("plainly") or "",
         "seen": seen,
         "encrypted": is_encrypted(record.plan),
         "factor": f"{math.ceil(math.exp(bound) * 10) / 10:,.1f}"

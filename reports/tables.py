@@ -293,9 +293,10 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     parts.append(_facts(facts))
     if plan.get("guarantee"):
         private = any(number(client, "epsilon") is not None for client in clients)
+        promise = str(plan["guarantee"]).removesuffix(encryption_line(plan)).strip()
         parts.append(
             Panel(
-                Text(str(plan["guarantee"]).removesuffix(encryption_line(plan)).strip()),
+                Text("\n\n".join(text for text in (promise, plan.get("plainly")) if text)),
                 title="Guarantee" if private else "No guarantee",
                 title_align="left",
                 border_style="green" if private else "red",

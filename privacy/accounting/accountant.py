@@ -156,14 +156,14 @@ def _epsilon(events: Events, delta: float) -> float:
         return bound if bound == 0 else math.inf
     events = _fewer(events, MOST_MECHANISMS)
     gaussian = tuple(event for event in events if event.kind == "gaussian")
-    rho = _rho(event for event in events if event.kind == "concentrated")
+    shared = rho(event for event in events if event.kind == "concentrated")
     if not gaussian:
-        bound = min(bound, renyi.epsilon_zcdp(rho, delta))
-    elif not rho:
+        bound = min(bound, renyi.epsilon_zcdp(shared, delta))
+    elif not shared:
         bound = min(bound, _epsilon_of_losses(gaussian, delta, bound))
     else:
         for share in _SHARES_OF_DELTA:
-            concentrated = renyi.epsilon_zcdp(rho, share * delta)
+            concentrated = renyi.epsilon_zcdp(shared, share * delta)
             if concentrated < bound:
                 rest = _epsilon_of_losses(gaussian, (1 - share) * delta, bound)
                 bound = min(bound, concentrated + rest)
@@ -179,7 +179,8 @@ def _apart(events: Events) -> tuple[float, Events]:
     return cost, tuple(event for event in events if event.kind != "pure")
 
 
-def _rho(events: Iterable[MechanismEvent]) -> float:
+def rho(events: Iterable[MechanismEvent]) -> float:
+    """Of zCDP: what unsampled events come to together."""
     return math.fsum(event.steps / (2 * event.noise_multiplier**2) for event in events)
 
 
@@ -209,20 +210,30 @@ def _rounded(event: MechanismEvent, cells: float) -> MechanismEvent:
 
 def _epsilon_of_losses(events: Events, delta: float, magnitude: float) -> float:
     """Of Gaussian steps: the larger of what taking one record away and adding one costs."""
+    return max(composed.epsilon(delta) for composed in _both_ways(events, magnitude))
+
+
+def least_delta(events: Events) -> float:
+    """Of Gaussian steps: the delta that holds with an epsilon of 0, at most 1."""
+    if any(event.noise_multiplier == 0 for event in events):
+        return 1.0
+    found = _fewer(events, MOST_MECHANISMS)
+    return min(1.0, max(composed.delta(0.0) for composed in _both_ways(found, 1.0)))
+
+
+def _both_ways(events: Events, magnitude: float) -> tuple[losses.Losses, losses.Losses]:
+    """The losses of Gaussian steps, with a record taken away and with one added."""
     steps = [
         ((event.noise_multiplier, event.sampling_rate), event.steps)
         for event in events
         if event.sampling_rate < 1
     ]
     # Gaussian steps without sampling are one, exactly.
-    precision = _rho(event for event in events if event.sampling_rate == 1)
+    precision = rho(event for event in events if event.sampling_rate == 1)
     if precision:
         steps.append(((1 / math.sqrt(2 * precision), 1.0), 1))
     interval = _interval(steps, magnitude)
-    return max(
-        losses.compose(steps, interval, "remove").epsilon(delta),
-        losses.compose(steps, interval, "add").epsilon(delta),
-    )
+    return losses.compose(steps, interval, "remove"), losses.compose(steps, interval, "add")
 
 
 def _interval(steps: list[tuple[losses.Mechanism, int]], magnitude: float) -> float:
@@ -259,9 +270,7 @@ def _epsilon_rdp(events: Events, delta: float) -> float:
     if any(event.noise_multiplier == 0 for event in events):
         return math.inf
     events = _fewer(events, _MOST_FOR_RENYI)
-    divergences = renyi.concentrated(
-        _rho(event for event in events if event.kind == "concentrated")
-    )
+    divergences = renyi.concentrated(rho(event for event in events if event.kind == "concentrated"))
     for event in events:
         if event.kind == "gaussian":
             one = renyi.sampled_gaussian(event.noise_multiplier, event.sampling_rate)
