@@ -81,6 +81,11 @@ class Rounds:
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
         if assignment.participations < 0:
             raise MessageError(f"{assignment.participations} rounds are planned, which cannot be")
+        if not 0 <= assignment.round <= job.training.rounds or assignment.attempt < 0:
+            raise MessageError(
+                f"A request is for round {assignment.round}, attempt {assignment.attempt}, of a job of "
+                f"{job.training.rounds}"
+            )
         if prepares and job.encrypted:
             self.content(assignment, train=True, test=False)
         if job.private and self._account.known:
@@ -93,6 +98,8 @@ class Rounds:
     ) -> RecordDict:
         """Test the model that came, train it further, and send what came of it, masked or not."""
         job = job_of(assignment)
+        if train and not assignment.round:
+            raise MessageError("A request to train is for round 0: the first one is 1")
         if test and not rounds_tested(job, assignment.tests):
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays = self._global_model(message)

@@ -123,7 +123,7 @@ class Assignment(_Record):
             return []
         try:
             found = json.loads(self.naming)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         texts = isinstance(found, list) and all(
             isinstance(group, list) and group and all(isinstance(name, str) for name in group)

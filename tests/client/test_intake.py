@@ -227,3 +227,20 @@ def test_a_server_without_the_operators_key_keeps_no_agent_busy_and_fills_no_dis
     # Whoever has the key is heard as before.
     assert not owner.ask("signed").has_error()
     assert [e.run for e in owner.intake.audit.entries() if e.event == "job accepted"] == ["signed"]
+
+
+def test_a_request_for_what_no_plan_has_costs_nothing_and_is_refused_in_words(owner):
+    """A server may put any number into a request; none of them charges the owner, or is told to others."""
+    assert not owner.ask("first").has_error()
+    assert not owner.ask("first", kind=TRAIN, round=1).has_error()
+    ledger = owner.home.ledger.read_bytes()
+    for kind in (PREPARE, TRAIN, EVALUATE):
+        for number in (-1, -(2**63), 2**63 - 1, 2**53, owner.stage.job.training.rounds + 1):
+            reason = owner.ask("first", kind=kind, round=number).error.reason
+            assert f"is for round {number}" in reason
+    assert "attempt -1" in owner.ask("first", kind=TRAIN, round=2, attempt=-1).error.reason
+    assert "the first one is 1" in owner.ask("first", kind=TRAIN, round=0).error.reason
+    nested = owner.ask("first", kind=TRAIN, round=2, naming="[" * 100_000)
+    assert nested.error.reason == "A request names malformed groups"
+    assert owner.home.ledger.read_bytes() == ledger
+    assert owner.ask("first").content["readiness"]["round"] == 1
