@@ -72,7 +72,7 @@ class Run(Shown):
     @property
     def metrics(self) -> Rows:
         """A row per test: the round, and what was measured of everybody's held-out records."""
-        return Rows([{"round": t.round, **_numbers(t.metrics)} for t in self.record.evaluations])
+        return Rows([{"round": t.round, **_numbers(t.figures)} for t in self.record.evaluations])
 
     @property
     def rounds(self) -> Rows:
@@ -80,7 +80,7 @@ class Run(Shown):
         return Rows(
             [
                 {
-                    "round": r.number,
+                    "round": r.round,
                     "clients": len(r.clients),
                     "seconds": r.seconds,
                     "loss": r.loss,

@@ -23,6 +23,7 @@ from umbel.learning.base_model import base_folder
 from umbel.learning.examples import Examples
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
+from umbel.run.events import Event, Round
 from umbel.server.run import Listener, Silent
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate
@@ -204,8 +205,8 @@ class PlainBetween(Silent):
         self.ready_s = self._turn()
         self.rounds_s = 0.0
 
-    def event(self, event: dict[str, Any]) -> None:
-        if event["event"] == "round":
+    def event(self, event: Event) -> None:
+        if isinstance(event, Round):
             self.rounds_s += self._turn()
 
     def _turn(self) -> float:

@@ -15,6 +15,8 @@ from typing import Any
 from .. import __version__
 from ..job import Job, read_toml
 from ..privacy.secagg.keys import Identity
+from ..run.events import Round
+from ..run.run_folder import RunFolder
 from ..storage.canonical import canonical_json
 from .form import Audit, Certificate, Guarantee, Mechanism, Spending
 
@@ -191,10 +193,9 @@ def _guarantee(job: Job, plan: Json, result: Json) -> Guarantee:
 
 
 def _rounds(run: Path, job: Job, result: Json) -> dict[str, Any]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rounds = [event for event in map(json.loads, lines) if event["event"] == "round"]
+    rounds = RunFolder(run).told(Round)
     # A round that was repeated after a crash may stand there twice; the last one is in the model.
-    sizes = {event["round"]: len(event["clients"]) for event in rounds if event["aggregated"]}
+    sizes = {event.round: len(event.clients) for event in rounds if event.aggregated}
     return {
         "planned": job.training.rounds,
         "done": len(sizes),

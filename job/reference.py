@@ -109,7 +109,7 @@ def _default(field: FieldInfo) -> str:
 
 def _type_of(field: FieldInfo) -> str:
     for said in field.metadata:
-        if isinstance(said, WithJsonSchema) and "enum" in said.json_schema:
+        if isinstance(said, WithJsonSchema) and said.json_schema:
             return " \\| ".join(f'"{name}"' for name in said.json_schema["enum"])
     return _type(field.annotation)
 

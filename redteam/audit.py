@@ -26,6 +26,7 @@ from ..learning.probe import probed
 from ..learning.tasks import Task, task_for
 from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest
+from ..run.events import Partition
 from ..server.best_model import kept_model
 from ..server.conclusion import certify
 from ..simulations.federation import Federation, federate
@@ -107,8 +108,8 @@ def audit_run(
 def _attack_simulation(subject: Subject, canaries: int, tell: Tell) -> dict[str, Any]:
     tell("data", 0, 0)
     federation = federate(subject.job)
-    ran = next(e for e in subject.folder.read_events() if e["event"] == "partition")
-    if federation.partition_event()["clients"] != ran["clients"]:
+    ran = subject.folder.told(Partition)[0]
+    if federation.partition_event().clients != ran.clients:
         raise DataError(
             f"{subject.job.data.path} is not what it was when {subject.folder.path} ran: its "
             "clients have other records. Put the old file back, or run the job again."

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import RunFolderError
 from ..job import Job
 from ..learning.examples import Examples
+from ..run.events import Partition, Round
 from ..run.run_folder import RunFolder
 from .canaries import CanaryAudit, Mechanism
 
@@ -29,7 +30,7 @@ class Subject:
 
     @property
     def simulated(self) -> bool:
-        return any(event["event"] == "partition" for event in self.folder.read_events())
+        return bool(self.folder.told(Partition))
 
     @property
     def client(self) -> dict[str, Any]:
@@ -44,10 +45,7 @@ class Subject:
     @property
     def mechanism(self) -> Mechanism:
         client, training = self.client, self.job.training
-        events = self.folder.read_events()
-        rounds = sum(
-            event["event"] == "round" and client["name"] in event["clients"] for event in events
-        )
+        rounds = sum(client["name"] in event.clients for event in self.folder.told(Round))
         return Mechanism(
             noise_multiplier=client["noise_multiplier"],
             sampling_rate=client["sampling_rate"],

@@ -170,7 +170,7 @@ def _curves(records: Sequence[RunRecord], titles: Sequence[str]) -> Figure:
     last = max((t.round for record in records for t in record.evaluations), default=0)
     for place, (record, title) in enumerate(zip(records, titles, strict=True)):
         rounds = [test.round for test in record.evaluations]
-        values = np.array([finite(number(t.metrics, metric.key)) for t in record.evaluations])
+        values = np.array([finite(number(t.figures, metric.key)) for t in record.evaluations])
         if not np.isfinite(values).any():
             continue
         colour = canvas.PALETTE[place % len(canvas.PALETTE)]

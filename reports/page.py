@@ -19,7 +19,8 @@ from ..quantities import (
     size_text,
     undefined,
 )
-from ..run.events import figure_text, number
+from ..run.events import number
+from ..run.outcome import figure_text
 from ..run.record import RunRecord
 from .html import Tile, pictures_of, write_html
 from .standings import (
@@ -212,14 +213,14 @@ def _traffic(record: RunRecord) -> dict[str, Any]:
 
 
 def _rounds(record: RunRecord) -> _Rows:
-    tested = {test.round: test.metrics for test in record.evaluations}
+    tested = {test.round: test.figures for test in record.evaluations}
     return [
         (
-            f"{entry.number}" + (f" (attempt {entry.attempt})" if entry.attempt > 1 else ""),
+            f"{entry.round}" + (f" (attempt {entry.attempt})" if entry.attempt > 1 else ""),
             count_text(len(entry.clients)),
             count_text(len(entry.failed)),
             _decimal(entry.loss, 3),
-            figure_text(tested.get(entry.number), record.metric.key),
+            figure_text(tested.get(entry.round), record.metric.key),
             epsilon_text(max(entry.epsilon.values(), default=None)),
             size_text(entry.bytes_up),
             size_text(entry.bytes_down),

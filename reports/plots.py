@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ..quantities import delta_text, epsilon_text, metric_text, short
-from ..run.events import number
+from ..run.events import Evaluation, Holdout, number
 from ..run.record import RunRecord
 from ..tasks.spec import MainMetric
 from . import canvas
@@ -81,9 +82,10 @@ def finite(value: float | None) -> float:
 
 def _learning_curve(record: RunRecord) -> Figure | None:
     metric = record.metric
-    tests, whose = record.evaluations, "on everybody's held-out records"
-    overall = np.array([finite(number(test.metrics, metric.key)) for test in tests])
-    public = np.array([finite(number(test.metrics, metric.key)) for test in record.holdouts])
+    tests: Sequence[Evaluation | Holdout] = record.evaluations
+    whose = "on everybody's held-out records"
+    overall = np.array([finite(number(test.figures, metric.key)) for test in tests])
+    public = np.array([finite(number(test.figures, metric.key)) for test in record.holdouts])
     if not np.isfinite(overall).any():
         if not np.isfinite(public).any():
             return None
@@ -196,7 +198,7 @@ def _epsilon(record: RunRecord) -> Figure | None:
     if not names:
         return None
     # Nothing is spent before the first round; a client that sat a round out keeps what it had.
-    rounds = np.array([0, *(entry.number for entry in spent)])
+    rounds = np.array([0, *(entry.round for entry in spent)])
     curves = {name: np.zeros(len(rounds)) for name in names}
     for name, curve in curves.items():
         for place, entry in enumerate(spent, start=1):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +21,7 @@ from rich.progress import (
 )
 
 from ..quantities import tested_texts
+from ..run.events import Ended, Evaluation, Event, Holdings, Holdout, Kept, Round
 from ..run.outcome import decision_line
 from .holdings import holdings_lines
 
@@ -52,7 +54,7 @@ class Progress:
             disable=not (sys.stderr.isatty() or self._console.is_jupyter),
         )
         self._task: TaskID | None = None
-        self._round: dict[str, Any] = {}
+        self._last: Round | None = None
         self._begun = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -80,35 +82,35 @@ class Progress:
         if self._task is not None:
             self._bar.update(self._task, completed=done)
 
-    def event(self, event: dict[str, Any]) -> None:
-        if event["event"] == "round":
-            self._round = event
-            for name, reason in event["failed"].items():
-                self._say(f"round {event['round']}: {name} did not take part: {reason}")
-            if event.get("unable"):
-                self._say(
-                    f"round {event['round']}: {event['unable']} clients could not train or test"
-                )
-            if not event["aggregated"]:
-                self._say(f"round {event['round']}: too few answers in attempt {event['attempt']}")
-        elif event["event"] == "evaluation":
-            self._say(" · ".join(self._figures(event)))
-        elif event["event"] == "holdout":
-            figures = tested_texts(event["metrics"], ".3f", {})
-            named = [f"round {event['round']:>3}", "public hold-out", *figures]
-            self._say(" · ".join(named))
-        elif event["event"] == "holdings":
-            for line in holdings_lines(event):
-                self._say(line)
-        elif event["event"] in ("ended", "kept"):
-            self._say(decision_line(event))
+    def event(self, event: Event) -> None:
+        match event:
+            case Round():
+                self._last = event
+                for name, reason in event.failed.items():
+                    self._say(f"round {event.round}: {name} did not take part: {reason}")
+                if event.unable:
+                    self._say(
+                        f"round {event.round}: {event.unable} clients could not train or test"
+                    )
+                if not event.aggregated:
+                    self._say(f"round {event.round}: too few answers in attempt {event.attempt}")
+            case Evaluation():
+                self._say(" · ".join(self._figures(event)))
+            case Holdout():
+                figures = tested_texts(event.metrics, ".3f", {})
+                self._say(" · ".join([f"round {event.round:>3}", "public hold-out", *figures]))
+            case Holdings():
+                for line in holdings_lines(asdict(event)):
+                    self._say(line)
+            case Ended() | Kept():
+                self._say(decision_line(event))
 
-    def _figures(self, event: dict[str, Any]) -> list[str]:
-        figures = [f"round {event['round']:>3}", *tested_texts(event["metrics"], ".3f", {})]
-        if self._round.get("epsilon"):
-            figures.append(f"epsilon {max(self._round['epsilon'].values()):.2f}")
-        if self._round:
-            figures.append(f"{self._round['seconds']:.1f} s")
+    def _figures(self, event: Evaluation) -> list[str]:
+        figures = [f"round {event.round:>3}", *tested_texts(event.metrics, ".3f", {})]
+        if self._last is not None:
+            if self._last.epsilon:
+                figures.append(f"epsilon {max(self._last.epsilon.values()):.2f}")
+            figures.append(f"{self._last.seconds:.1f} s")
         return figures
 
     def _say(self, text: str) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..quantities import WHY_NOT_DEFINED, epsilon_text, metric_text, spread_text, undefined
-from ..run.events import Json, figure_text, number
+from ..run.events import Json, number
+from ..run.outcome import figure_text
 from ..run.record import RunRecord
 
 INDIVIDUAL = 12

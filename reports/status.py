@@ -13,10 +13,26 @@ from ..clock import local
 from ..consortium.authority import Consortium
 from ..foreign import typed
 from ..quantities import tested_texts
-from ..run.events import Json
+from ..run.events import (
+    Delivered,
+    Ended,
+    Evaluation,
+    Holdout,
+    Json,
+    Kept,
+    Ready,
+    Round,
+    Said,
+    Spare,
+)
 from ..run.outcome import decision_line
 from ..run.store import RunRow, Store
 from ..storage.processes import held
+
+_TESTS: tuple[tuple[type[Evaluation | Holdout], str], ...] = (
+    (Evaluation, ""),
+    (Holdout, " on the public hold-out"),
+)
 
 
 def served(consortium: Consortium) -> bool:
@@ -66,8 +82,13 @@ def server_lines(consortium: Consortium, store: Store) -> Iterator[str]:
 
 def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[str]:
     """Rounds; who answered, who did not and why; figures; what was decided; where the result is."""
-    rounds = store.last(row.name, "round")
-    few = sorted([*store.of_kinds(row.name, "member", "ready"), *rounds], key=lambda told: told[0])
+    rounds = store.last(row.name, Round)
+    asked: list[tuple[int, Said | Ready | Round]] = [
+        *store.of_kinds(row.name, Said),
+        *store.of_kinds(row.name, Ready),
+        *rounds,
+    ]
+    few = sorted(asked, key=lambda told: told[0])
     yield f"{row.name}: {standing(row, served(consortium))}, round {row.round} of {row.rounds}"
     if row.reason:
         yield row.reason
@@ -76,56 +97,59 @@ def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[
     yield from _absent_lines([event for _, event in few])
     for _, last in rounds:
         yield from _round_lines(last)
-    for kind, where in (("evaluation", ""), ("holdout", " on the public hold-out")):
+    for kind, where in _TESTS:
         tested = _last_tested(store, row.name, kind)
         if tested:
-            blur = _blur(consortium.runs / row.name) if kind == "evaluation" else {}
-            figures = ", ".join(tested_texts(tested["metrics"], ".4g", blur))
-            yield f"The model after round {tested['round']}{where}: {figures}"
+            blur = _blur(consortium.runs / row.name) if kind is Evaluation else {}
+            figures = ", ".join(tested_texts(tested.metrics, ".4g", blur))
+            yield f"The model after round {tested.round}{where}: {figures}"
     yield _absences(consortium.runs / row.name, row)
-    for _, spare in store.last(row.name, "spare"):
-        yield f"Warning: {spare['text']}"
-    yield from _delivered_lines([event for _, event in store.of_kinds(row.name, "delivered")], row)
-    for kind in ("ended", "kept"):
-        for _, said in store.last(row.name, kind):
-            yield decision_line(said)
+    for _, spare in store.last(row.name, Spare):
+        yield f"Warning: {spare.text}"
+    yield from _delivered_lines([event for _, event in store.of_kinds(row.name, Delivered)], row)
+    for _, ended in store.last(row.name, Ended):
+        yield decision_line(ended)
+    for _, kept in store.last(row.name, Kept):
+        yield decision_line(kept)
 
 
-def _last_tested(store: Store, name: str, kind: str) -> Json | None:
+def _last_tested(
+    store: Store, name: str, kind: type[Evaluation | Holdout]
+) -> Evaluation | Holdout | None:
     """The last test of a kind of which figures came."""
-    found = [event for _, event in store.last(name, kind) if event["metrics"]]
+    found = [event for _, event in store.last(name, kind) if event.metrics]
     if not found:
-        found = [event for _, event in store.of_kinds(name, kind) if event["metrics"]]
+        found = [event for _, event in store.of_kinds(name, kind) if event.metrics]
     return found[-1] if found else None
 
 
-def _absent_lines(events: Sequence[Json]) -> Iterator[str]:
+def _absent_lines(events: Sequence[Said | Ready | Round]) -> Iterator[str]:
     """Who does not take part now, and why: by what it said when it was asked last."""
     absent: dict[str, str] = {}
     for event in events:
-        if event["event"] == "member":
-            absent[event["client"]] = "" if event["takes_part"] else event["said"]
-        elif event["event"] == "ready":
-            absent |= event["failed"] | dict.fromkeys(event["clients"], "")
+        if isinstance(event, Said):
+            absent[event.client] = "" if event.takes_part else event.said
+        elif isinstance(event, Ready):
+            absent |= event.failed | dict.fromkeys(event.clients, "")
         else:
-            absent |= dict.fromkeys(event["clients"], "")
+            absent |= dict.fromkeys(event.clients, "")
     for client, reason in sorted(absent.items()):
         if reason:
             yield f"Without {client}: {reason}"
 
 
-def _round_lines(last: Json) -> Iterator[str]:
-    if last["aggregated"]:
-        yield f"Round {last['round']} took {last['seconds']:.1f} s."
-        yield f"Answered: {', '.join(sorted(last['clients'])) or 'nobody'}"
+def _round_lines(last: Round) -> Iterator[str]:
+    if last.aggregated:
+        yield f"Round {last.round} took {last.seconds:.1f} s."
+        yield f"Answered: {', '.join(sorted(last.clients)) or 'nobody'}"
     else:
-        attempt = f", attempt {last['attempt']}," if last.get("attempt", 1) > 1 else ""
-        yield f"Round {last['round']}{attempt} was given up after {last['seconds']:.1f} s."
-        heard = sorted({*last["clients"], *last.get("heard", ())})
+        attempt = f", attempt {last.attempt}," if last.attempt > 1 else ""
+        yield f"Round {last.round}{attempt} was given up after {last.seconds:.1f} s."
+        heard = sorted({*last.clients, *last.heard})
         yield f"Answered, though too few: {', '.join(heard) or 'nobody'}"
-    for client, reason in sorted(last["failed"].items()):
+    for client, reason in sorted(last.failed.items()):
         yield f"  {client}: {reason}"
-    for doubt in last.get("doubted", {}).values():
+    for doubt in last.doubted.values():
         yield f"  {doubt}"
 
 
@@ -154,10 +178,9 @@ def _absences(run: Path, row: RunRow) -> str:
     return f"A round needs {least} of {size} clients: {size - least} may be missing."
 
 
-def _delivered_lines(events: Sequence[Json], row: RunRow) -> Iterator[str]:
-    sent = [event for event in events if event["event"] == "delivered"]
+def _delivered_lines(sent: Sequence[Delivered], row: RunRow) -> Iterator[str]:
     if sent:
-        got = sorted({name for event in sent for name in event["clients"]})
+        got = sorted({name for event in sent for name in event.clients})
         yield f"Result sent to: {', '.join(got) or 'nobody'}"
-        for client, reason in sorted(sent[-1]["failed"].items()):
+        for client, reason in sorted(sent[-1].failed.items()):
             yield f"  not to {client}: {reason}. Later: umbel deliver {row.name}"

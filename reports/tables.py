@@ -28,7 +28,8 @@ from ..quantities import (
     size_text,
     spread_text,
 )
-from ..run.events import figure_text, number
+from ..run.events import number
+from ..run.outcome import figure_text
 from ..run.record import RunRecord
 from .holdings import holdings_lines
 from .standings import (

@@ -31,6 +31,8 @@ class Checkpoint:
     round: int
     arrays: Arrays
     strategy: dict[str, Any]
+    clipping_norm: float | None = None
+    """Of the next round's updates, where each client's whole update is clipped."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -52,6 +54,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "order": json.dumps(list(checkpoint.arrays)),
         "strategy": json.dumps(numbers),
         "lists": json.dumps(lists),
+        "clipping_norm": json.dumps(checkpoint.clipping_norm),
     }
     content = to_bytes(tensors, metadata)
     name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
@@ -99,7 +102,8 @@ def _parse(content: bytes) -> Checkpoint:
     for key in json.loads(metadata["lists"]):
         strategy[key] = [strategy[key][str(place)] for place in range(len(strategy[key]))]
     arrays = {name: tensors[f"model/{name}"] for name in json.loads(metadata["order"])}
-    return Checkpoint(int(metadata["round"]), arrays, strategy)
+    norm = json.loads(metadata.get("clipping_norm", "null"))
+    return Checkpoint(int(metadata["round"]), arrays, strategy, norm)
 
 
 def strategy_state(strategy: Any) -> dict[str, Any]:

@@ -1,16 +1,15 @@
-"""What happened in a run, line by line: ``metrics.jsonl``, typed."""
+"""What happens in a run: every kind of line of ``metrics.jsonl``, as a type.
+
+``to_json`` writes one and ``from_json`` reads it; nobody else knows how a line looks. Listeners (console,
+log, store) hear the same events. A line of an older version may lack fields, which are then empty.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from ..errors import RunFolderError
-from ..quantities import NOT_DEFINED, metric_text, undefined
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 Json = dict[str, Any]
 
@@ -23,13 +22,32 @@ def number(values: Mapping[str, Any] | None, key: str) -> float | None:
     return float(value)
 
 
-def figure_text(values: Mapping[str, Any] | None, key: str) -> str:
-    """`values[key]` as people read it; of a test whose counts leave it undefined, that it is."""
-    return NOT_DEFINED if undefined(values, key) else metric_text(key, number(values, key))
+_SELDOM = {"seldom": True}
+"""Of a field that is written only if it says something."""
 
 
 @dataclass(frozen=True)
-class Share:
+class Event:
+    """Something that happened."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> Json:
+        """The line, without what is written only if it says something."""
+        seldom = {f.name for f in fields(self) if f.metadata.get("seldom")}
+        said = asdict(self).items()
+        return {
+            "event": self.kind,
+            **{
+                name: value
+                for name, value in said
+                if name not in seldom or value not in (None, {}, [])
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Held:
     """What one client holds, in examples; `labels` counts its training examples by class."""
 
     train: int
@@ -38,138 +56,259 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Partition:
+class Partition(Event):
     """How the examples are spread over the clients; `labels` is empty for language models."""
 
+    kind = "partition"
     labels: list[str]
-    clients: dict[str, Share]
+    clients: dict[str, Held]
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round that was run: who answered, what it cost."""
+class Holdings(Event):
+    """What a simulation's file holds, all clients together; it is shown, and not written."""
 
-    number: int
+    kind = "holdings"
+    records: int
+    classes: dict[str, int]
+    dropped: dict[str, int]
+    groups: Json | None
+    longest: float
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Public(Event):
+    """The public records that the server tests on."""
+
+    kind = "public"
+    examples: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Prepared(Event):
+    """All is loaded."""
+
+    kind = "prepared"
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Said(Event):
+    """What a member answers to the question whether it takes part."""
+
+    kind = "member"
+    client: str
+    said: str
+    takes_part: bool
+
+
+@dataclass(frozen=True)
+class Ready(Event):
+    """Clients that are ready now, and why others are not."""
+
+    kind = "ready"
+    clients: list[str]
+    failed: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Round(Event):
+    """One attempt at a round: who answered, what it cost."""
+
+    kind = "round"
+    round: int
     attempt: int
     seconds: float
     clients: list[str]
+    heard: list[str]
     failed: dict[str, str]
     bytes_up: int
     bytes_down: int
+    encrypted: bool
+    trips: dict[str, float]
     loss: float | None
+    clipped: int
+    unable: int
     epsilon: dict[str, float]
-    summed: bool
+    heads: dict[str, str]
+    tested: bool
+    aggregated: bool = True
     """Whether a model came of it; else it was given up, after its last attempt or for now."""
+    clipping_norm: float | None = field(default=None, metadata=_SELDOM)
+    within: float | None = field(default=None, metadata=_SELDOM)
+    next_clipping_norm: float | None = field(default=None, metadata=_SELDOM)
+    doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
+    named: list[Any] = field(default_factory=list, metadata=_SELDOM)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Event):
     """Metrics on held-out examples after a round; round 0 is before training.
 
-    `metrics` are exact where a simulation could read them; `seen` are what a deployment's server sees,
-    with the noise of private counts.
+    `exact` are those that a simulation could read, `metrics` those that a deployment's server sees, with
+    the noise of private counts.
     """
 
+    kind = "evaluation"
     round: int
+    model: str
+    seconds: float
+    failed: dict[str, str]
     metrics: Json
     clients: dict[str, Json]
-    seen: Json
+    exact: Json
+    epsilon: dict[str, float]
+    heads: dict[str, str]
+    doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
+
+    @property
+    def figures(self) -> Json:
+        """The exact ones if there are any."""
+        return self.exact or self.metrics
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A client that did not answer, or answered with an error, in one attempt of a round."""
+class Holdout(Event):
+    """Metrics on public records, by the server itself."""
 
+    kind = "holdout"
     round: int
-    attempt: int
-    client: str
+    model: str
+    seconds: float
+    metrics: Json
+
+    @property
+    def figures(self) -> Json:
+        return self.metrics
+
+    @property
+    def clients(self) -> dict[str, Json]:
+        """Nobody's own: the records are the server's."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """No round follows, though more were planned."""
+
+    kind = "ended"
+    round: int
+    cause: str
     reason: str
 
 
-class Events:
-    """metrics.jsonl, where of lines about the same round the later one wins."""
+@dataclass(frozen=True)
+class Kept(Event):
+    """The model that is the result: the one after `round`, and the figure that spoke for it."""
 
-    def __init__(self, path: Path) -> None:
-        self.partition: Partition | None = None
-        self.rounds: dict[int, Round] = {}
-        self.evaluations: dict[int, Evaluation] = {}
-        self.holdouts: dict[int, Evaluation] = {}
-        """Tests of the server itself, on public records."""
-        self.decisions: dict[str, Json] = {}
-        """Where training "ended" early, and which model was "kept"."""
-        self.failures: dict[tuple[int, int, str], Failure] = {}
-        for line in _read_lines(path):
-            match line.get("event"):
-                case "partition":
-                    self.partition = _partition(line)
-                case "round":
-                    entry = _round(line)
-                    self.rounds[entry.number] = entry
-                    # An attempt that a later one replaced still tells who failed in it.
-                    for client, reason in entry.failed.items():
-                        key = (entry.number, entry.attempt, client)
-                        self.failures[key] = Failure(*key, reason)
-                case "evaluation":
-                    test = _evaluation(line)
-                    self.evaluations[test.round] = test
-                case "holdout":
-                    test = _evaluation(line)
-                    self.holdouts[test.round] = test
-                case "ended" | "kept" as kind:
-                    self.decisions[kind] = line
+    kind = "kept"
+    round: int
+    ended_early: bool
+    on: str | None = None
+    metric: str | None = None
+    value: float | None = None
 
 
-def _evaluation(line: Json) -> Evaluation:
-    seen = dict(line.get("metrics") or {})
-    return Evaluation(
-        int(line.get("round") or 0),
-        dict(line.get("exact") or {}) or seen,
-        dict(line.get("clients") or {}),
-        seen,
+@dataclass(frozen=True)
+class Spare(Event):
+    """Rounds that were trained anew, of which the noise pays for a few."""
+
+    kind = "spare"
+    round: int
+    spares: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Turned(Event):
+    """From this round on the run goes by another roster."""
+
+    kind = "roster"
+    round: int
+    epoch: int
+    left: list[str]
+
+
+@dataclass(frozen=True)
+class Restored(Event):
+    """The folder came back from a backup: owners were charged for rounds up to `reached`."""
+
+    kind = "restored"
+    round: int
+    reached: int
+
+
+@dataclass(frozen=True)
+class Compared(Event):
+    """A model that was trained apart from the federation, of a client alone or of all data pooled."""
+
+    kind = "compared"
+    client: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Delivered(Event):
+    """Who has the result, and why others have not."""
+
+    kind = "delivered"
+    clients: list[str]
+    failed: dict[str, str]
+
+
+E = TypeVar("E", bound=Event)
+KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in Event.__subclasses__()}
+
+
+def heads_of(event: Event) -> dict[str, str]:
+    """What clients sent of their ledgers with the answers that an event is about."""
+    return event.heads if isinstance(event, Round | Evaluation) else {}
+
+
+def from_json(line: Mapping[str, Any]) -> Event | None:
+    """The event of a line; None for a kind that is not known here."""
+    kind = KINDS.get(str(line.get("event")))
+    if kind is None:
+        return None
+    return kind(**{f.name: _read(str(f.type), f.name, line) for f in fields(kind)})
+
+
+def _read(what: str, name: str, line: Mapping[str, Any]) -> Any:
+    """A field as its type says, whatever stands there: a line may be old, or from a bad disk."""
+    value = line.get(name)
+    match what:
+        case "int":
+            return int(number(line, name) or name == "attempt")
+        case "float":
+            return number(line, name) or 0.0
+        case "float | None":
+            return number(line, name)
+        case "bool":
+            return bool(value) if value is not None else name == "aggregated"
+        case "str":
+            return str(value or "")
+        case "list[str]":
+            return [str(each) for each in value or []]
+        case "dict[str, str]":
+            return {str(key): str(each) for key, each in (value or {}).items()}
+        case "dict[str, float]":
+            found = {str(key): number(value, key) for key in value or {}}
+            return {key: each for key, each in found.items() if each is not None}
+        case "dict[str, Held]":
+            return {str(key): _held(held) for key, held in (value or {}).items()}
+        case "list[Any]":
+            return list(value or [])
+        case _:
+            return value if "None" in what else dict(value or {})
+
+
+def _held(held: Mapping[str, Any]) -> Held:
+    return Held(
+        int(number(held, "train") or 0),
+        int(number(held, "test") or 0),
+        dict(held.get("labels") or {}),
     )
-
-
-def _partition(line: Json) -> Partition:
-    shares = {
-        str(name): Share(
-            int(held.get("train") or 0), int(held.get("test") or 0), dict(held.get("labels") or {})
-        )
-        for name, held in (line.get("clients") or {}).items()
-    }
-    return Partition([str(label) for label in line.get("labels") or []], shares)
-
-
-def _round(line: Json) -> Round:
-    return Round(
-        number=int(line.get("round") or 0),
-        attempt=int(line.get("attempt") or 1),
-        seconds=number(line, "seconds") or 0.0,
-        clients=[str(name) for name in line.get("clients") or []],
-        failed={str(name): str(why) for name, why in (line.get("failed") or {}).items()},
-        bytes_up=int(line.get("bytes_up") or 0),
-        bytes_down=int(line.get("bytes_down") or 0),
-        loss=number(line, "loss"),
-        epsilon={
-            str(name): float(value)
-            for name, value in (line.get("epsilon") or {}).items()
-            if value is not None
-        },
-        summed=bool(line.get("aggregated", True)),
-    )
-
-
-def _read_lines(path: Path) -> Iterator[Json]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            # A crash cuts the line that was being written; a resumed run appends after it.
-            continue
-        if isinstance(value, dict):
-            yield value

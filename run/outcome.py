@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from ..quantities import metric_text
-from .events import Json, number
+from collections.abc import Mapping
+from typing import Any
+
+from ..quantities import NOT_DEFINED, metric_text, undefined
+from .events import Ended, Kept, number
 
 
-def ended_line(event: Json) -> str:
-    return f"Training ended early, after round {event['round']}: {event['reason']}."
+def figure_text(values: Mapping[str, Any] | None, key: str) -> str:
+    """`values[key]` as people read it; of a test whose counts leave it undefined, that it is."""
+    return NOT_DEFINED if undefined(values, key) else metric_text(key, number(values, key))
 
 
-def kept_line(kept: Json) -> str:
-    """`kept` as in result.json and in the event of this name."""
-    value = number(kept, "value")
-    if value is None:
-        asked = kept.get("metric")
-        why = f": {asked} was not defined in any test ({kept['on']})" if asked else ""
-        return f"The last model, after round {kept['round']}, is the result{why}."
-    figure = f"{kept['metric']} {metric_text(str(kept['metric']), value)}"
-    return (
-        f"The model after round {kept['round']} is the result, the best by {figure} ({kept['on']})."
-    )
+def kept_line(kept: Kept) -> str:
+    if kept.value is None:
+        asked = kept.metric
+        why = f": {asked} was not defined in any test ({kept.on})" if asked else ""
+        return f"The last model, after round {kept.round}, is the result{why}."
+    figure = f"{kept.metric} {metric_text(str(kept.metric), kept.value)}"
+    return f"The model after round {kept.round} is the result, the best by {figure} ({kept.on})."
 
 
-def decision_line(event: Json) -> str:
+def decision_line(event: Ended | Kept) -> str:
     """An event of either kind."""
-    return ended_line(event) if event["event"] == "ended" else kept_line(event)
+    if isinstance(event, Kept):
+        return kept_line(event)
+    return f"Training ended early, after round {event.round}: {event.reason}."

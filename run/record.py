@@ -6,16 +6,23 @@ after a crash, or when it is done; only ``plan.json`` must be there.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import JobError, RunFolderError
-from ..job import Job
+from ..errors import RunFolderError
 from ..tasks.spec import MainMetric, known, spec_of, usual_task
-from .events import Evaluation, Events, Failure, Json, Partition, Round, number
+from .events import (
+    Ended,
+    Evaluation,
+    Holdout,
+    Json,
+    Kept,
+    Partition,
+    Round,
+    number,
+)
 from .outcome import decision_line
+from .reading import Failure, each_once, events_of, failures_of, read_job, read_object, read_text
 
 _STAGES = {
     "prepare": "preparing",
@@ -47,9 +54,10 @@ class RunRecord:
     partition: Partition | None
     rounds: list[Round]
     evaluations: list[Evaluation]
-    holdouts: list[Evaluation] = field(default_factory=list)
+    holdouts: list[Holdout] = field(default_factory=list)
     """Tests on public records, by the server itself."""
-    decisions: dict[str, Json] = field(default_factory=dict)
+    decisions: list[Ended | Kept] = field(default_factory=list)
+    """Where training ended early, and which model was kept."""
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
@@ -67,21 +75,23 @@ class RunRecord:
                 f"{folder} is not a run folder: it {what if folder.exists() else 'does not exist'}. "
                 "Give a folder that a run has written."
             )
-        job_text = _read_text(folder / "job.toml")
+        job_text = read_text(folder / "job.toml")
         result_path = folder / "result.json"
-        events = Events(folder / "metrics.jsonl")
+        events = list(events_of(folder / "metrics.jsonl"))
+        rounds = [event for event in events if isinstance(event, Round)]
+        last = {type(event): event for event in events if isinstance(event, Ended | Kept)}
         return cls(
             folder=folder,
-            job=_read_job(folder / "job.toml", job_text),
+            job=read_job(folder / "job.toml", job_text),
             job_text=job_text,
-            plan=_read_object(folder / "plan.json"),
-            result=_read_object(result_path) if result_path.is_file() else None,
-            partition=events.partition,
-            rounds=[events.rounds[key] for key in sorted(events.rounds)],
-            evaluations=[events.evaluations[key] for key in sorted(events.evaluations)],
-            holdouts=[events.holdouts[key] for key in sorted(events.holdouts)],
-            decisions=events.decisions,
-            failures=[events.failures[key] for key in sorted(events.failures)],
+            plan=read_object(folder / "plan.json"),
+            result=read_object(result_path) if result_path.is_file() else None,
+            partition=next((e for e in reversed(events) if isinstance(e, Partition)), None),
+            rounds=each_once(rounds),
+            evaluations=each_once(e for e in events if isinstance(e, Evaluation)),
+            holdouts=each_once(e for e in events if isinstance(e, Holdout)),
+            decisions=[last[kind] for kind in (Ended, Kept) if kind in last],
+            failures=failures_of(rounds),
         )
 
     @property
@@ -126,7 +136,7 @@ class RunRecord:
         """
         if self.result:
             return bool(self.result.get("exact"))
-        return any(test.metrics != test.seen for test in self.evaluations)
+        return any(test.exact for test in self.evaluations)
 
     @property
     def noised(self) -> bool:
@@ -139,7 +149,7 @@ class RunRecord:
         """``final`` as a deployment's server sees it."""
         if self.result:
             return dict(self.result.get("metrics") or {})
-        return self.evaluations[-1].seen if self.evaluations else {}
+        return self.evaluations[-1].metrics if self.evaluations else {}
 
     @property
     def blur(self) -> float | None:
@@ -153,7 +163,7 @@ class RunRecord:
             return dict(self.result["exact"]["metrics"])
         if self.result and self.result.get("metrics"):
             return dict(self.result["metrics"])
-        return self.evaluations[-1].metrics if self.evaluations else {}
+        return self.evaluations[-1].figures if self.evaluations else {}
 
     @property
     def before(self) -> Json:
@@ -163,7 +173,7 @@ class RunRecord:
         if self.result and self.result.get("initial"):
             return dict(self.result["initial"])
         first = self.evaluations[0] if self.evaluations else None
-        return first.metrics if first and first.round == 0 else {}
+        return first.figures if first and first.round == 0 else {}
 
     @property
     def client_final(self) -> dict[str, Json]:
@@ -193,8 +203,7 @@ class RunRecord:
     @property
     def decided(self) -> list[str]:
         """Sentences on what was decided on figures; none where the job asked for no decision."""
-        told = [self.decisions[kind] for kind in ("ended", "kept") if kind in self.decisions]
-        return [decision_line(event) for event in told]
+        return [decision_line(event) for event in self.decisions]
 
     @property
     def kept_round(self) -> int | None:
@@ -278,7 +287,7 @@ class RunRecord:
     @property
     def summed(self) -> int:
         """Rounds of which a model came, as ``umbel status`` counts them."""
-        return sum(entry.summed for entry in self.rounds)
+        return sum(entry.aggregated for entry in self.rounds)
 
     @property
     def guarantee(self) -> str:
@@ -314,34 +323,3 @@ class RunRecord:
 def _section(values: Json | None, key: str) -> Json:
     section = (values or {}).get(key)
     return section if isinstance(section, dict) else {}
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
-
-
-def _read_object(path: Path) -> Json:
-    try:
-        value = json.loads(_read_text(path))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it holds no JSON object")
-    return value
-
-
-def _read_job(path: Path, text: str) -> Json:
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RunFolderError(f"{path} is not valid TOML: {error}") from None
-    try:
-        return Job.build(values).model_dump(mode="json")
-    except JobError:
-        # Written by another version: report what it says, without this version's defaults.
-        return values

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import RunFolderError
 from ..job import Job, read_toml
 from ..storage.files import cannot_write, flush_folder
+from .events import E, Event, from_json
 from .files import rounds_are_safe, write_whole
 
 
@@ -83,9 +84,9 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path / name} cannot be read: {error}") from None
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: Event) -> None:
         """Add one event to metrics.jsonl."""
-        line, begun = json.dumps(event) + "\n", self.events.exists()
+        line, begun = json.dumps(event.to_json()) + "\n", self.events.exists()
         try:
             with self.events.open("a", encoding="utf-8") as stream:
                 stream.write(line)
@@ -98,10 +99,16 @@ class RunFolder:
             raise rounds_are_safe(cannot_write(self.events, error)) from None
 
     def read_events(self) -> list[dict[str, Any]]:
+        """All lines, as they were written."""
         if not self.events.exists():
             return []
         lines = self.events.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
+
+    def told(self, *kinds: type[E]) -> list[E]:
+        """The events of these kinds, oldest first."""
+        found = map(from_json, self.read_events())
+        return [event for event in found if isinstance(event, kinds)]
 
     def _repair_events(self) -> None:
         """Cut off a last line that a crash left unfinished."""

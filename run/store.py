@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import RunFolderError
+from .events import E, Event, Round, from_json
 
 Status = Literal[
     "queued", "running", "stopping", "finishing", "delivering", "stopped", "finished", "failed"
@@ -124,13 +125,13 @@ class Store:
             )
             return done.rowcount == 1
 
-    def tell(self, name: str, event: dict[str, Any]) -> None:
+    def tell(self, name: str, event: Event) -> None:
         """Keep an event, and how far the run has come."""
-        round_ = int(event.get("round", 0)) if event.get("aggregated") else 0
+        round_ = event.round if isinstance(event, Round) and event.aggregated else 0
         with self._open() as database:
             database.execute(
                 "INSERT INTO events (run, time, event) VALUES (?, ?, ?)",
-                (name, _now(), json.dumps({"event": event["event"], **event})),
+                (name, _now(), json.dumps(event.to_json())),
             )
             database.execute(
                 "UPDATE runs SET round = max(round, ?), updated = ? WHERE name = ?",
@@ -146,7 +147,7 @@ class Store:
             ).fetchall()
         return [(number, when, json.loads(event)) for number, when, event in rows]
 
-    def of_kinds(self, name: str, *kinds: str) -> list[tuple[int, dict[str, Any]]]:
+    def of_kinds(self, name: str, *kinds: type[E]) -> list[tuple[int, E]]:
         """Number and content of a run's events of these kinds, oldest first; no others are parsed."""
         wanted = " OR ".join(["event LIKE ?"] * len(kinds))
         with self._open() as database:
@@ -154,9 +155,9 @@ class Store:
                 f"SELECT number, event FROM events WHERE run = ? AND ({wanted}) ORDER BY number",
                 (name, *map(_beginning, kinds)),
             ).fetchall()
-        return [(number, json.loads(event)) for number, event in rows]
+        return _typed(rows, kinds)
 
-    def last(self, name: str, kind: str) -> list[tuple[int, dict[str, Any]]]:
+    def last(self, name: str, kind: type[E]) -> list[tuple[int, E]]:
         """The same of the last event of a kind alone; empty if there is none."""
         with self._open() as database:
             rows = database.execute(
@@ -164,7 +165,7 @@ class Store:
                 "ORDER BY number DESC LIMIT 1",
                 (name, _beginning(kind)),
             ).fetchall()
-        return [(number, json.loads(event)) for number, event in rows]
+        return _typed(rows, (kind,))
 
     def keep_heads(self, heads: Mapping[str, str]) -> None:
         """Keep what members have sent of their ledgers, in the place of what they sent before."""
@@ -203,9 +204,14 @@ class Store:
             raise RunFolderError(f"{self._path} cannot be used: {error}") from None
 
 
-def _beginning(kind: str) -> str:
+def _typed(rows: Sequence[tuple[int, str]], kinds: tuple[type[E], ...]) -> list[tuple[int, E]]:
+    found = ((number, from_json(json.loads(text))) for number, text in rows)
+    return [(number, event) for number, event in found if isinstance(event, kinds)]
+
+
+def _beginning(kind: type[Event]) -> str:
     """A pattern of the events of a kind, as ``tell`` writes them."""
-    return json.dumps({"event": kind})[:-1] + "%"
+    return json.dumps({"event": kind.kind})[:-1] + "%"
 
 
 def _now() -> str:

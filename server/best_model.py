@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..learning.model import arrays_digest
+from ..run.events import Kept
 from ..run.files import write_whole
 from ..wire.arrays import Arrays
 from .ending import end_early
 from .run import Run
-from .selection import Kept
 
 
 def ends_early(run: Run) -> bool:
@@ -73,7 +73,7 @@ def settle(run: Run) -> None:
         # A metric without a value: the best was asked for, and no test told which it is.
         metric = choice.metric if job.evaluation.keep == "best" else None
         run.kept = Kept(run.round, early, choice.on, metric)
-    run.tell({"event": "kept", **vars(run.kept)})
+    run.tell(run.kept)
 
 
 def kept_model(checkpoints: Path, round_: int, digest: str, like: Arrays) -> Arrays | None:

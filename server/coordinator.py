@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -27,6 +26,7 @@ from ..learning.model import Learner
 from ..learning.probe import probed
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
+from ..run.events import Evaluation, Event, Prepared, Round, Said, Spare, heads_of
 from ..run.run_folder import RunFolder
 from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
@@ -88,30 +88,31 @@ class Narrator:
         """What a member that was asked says, or why it says nothing."""
         self._store.tell(
             self._name,
-            {"event": "member", "client": name, "said": said, "takes_part": said == TAKES_PART},
+            Said(name, said, takes_part=said == TAKES_PART),
         )
         _log.info("%s: %s", name, said)
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         self._store.tell(self._name, event)
-        heads = event.get("heads", {})
+        heads = heads_of(event)
         self._store.keep_heads(
             {self._members[n]: heads[n] for n in heads.keys() & self._members.keys()}
         )
-        for doubt in event.get("doubted", {}).values():
-            _log.warning("%s", doubt)
-        if event["event"] == "round":
-            came = "summed" if event["aggregated"] else "given up"
+        if isinstance(event, Round | Evaluation):
+            for doubt in event.doubted.values():
+                _log.warning("%s", doubt)
+        if isinstance(event, Round):
+            came = "summed" if event.aggregated else "given up"
             _log.info(
                 "round %d %s after %.1f s: %d clients%s",
-                event["round"],
+                event.round,
                 came,
-                event["seconds"],
-                len(event["clients"]),
-                "".join(f"; {name}: {reason}" for name, reason in event["failed"].items()),
+                event.seconds,
+                len(event.clients),
+                "".join(f"; {name}: {reason}" for name, reason in event.failed.items()),
             )
-        elif event["event"] == "spare":
-            _log.warning("%s", event["text"])
+        elif isinstance(event, Spare):
+            _log.warning("%s", event.text)
 
 
 def coordinate(task: Task) -> None:
@@ -158,8 +159,8 @@ def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> N
         return
     folder.append(event)
     store.tell(task.name, event)
-    _log.info("the result is with: %s", ", ".join(event["clients"]) or "nobody")
-    for name, reason in sorted(event["failed"].items()):
+    _log.info("the result is with: %s", ", ".join(event.clients) or "nobody")
+    for name, reason in sorted(event.failed.items()):
         _log.warning("%s has not got the result: %s", name, reason)
 
 
@@ -206,7 +207,7 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
     connected(grid, run.nodes, run.plan.minimum, identity["wait"], interrupted)
     # Nodes that were here a moment ago come back soon, if they do.
     connected(grid, run.nodes, len(run.nodes), min(identity["wait"], _COME_BACK), interrupted)
-    folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
+    folder.append(Prepared(round(time.monotonic() - begun, 3)))
     counts = run_rounds(run)
     export_adapter(
         public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"

@@ -7,10 +7,11 @@ folded into the next model and that is on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import CannotGoOn, OutOfRange, RoundFailed
+from ..run.events import Ended, Event
 from .restored import lost_rounds
 from .run import Run
 
@@ -28,7 +29,7 @@ def ends_with(run: Run, error: RoundFailed) -> bool:
 def end_early(run: Run, cause: str, reason: str) -> None:
     """Say that no round follows. From then on so: another process finishes the run likewise."""
     if not run.choice.ended:
-        run.tell({"event": "ended", "round": run.round, "cause": cause, "reason": reason})
+        run.tell(Ended(run.round, cause, reason))
 
 
 def end_by(run: Run, error: RoundFailed, cause: str = "owners") -> None:
@@ -45,20 +46,16 @@ def failure(run: Run, why: str, kind: type[RoundFailed] = RoundFailed) -> RoundF
     return kind(why, f"Round {run.round} is saved; {run.advice(run.round)}.")
 
 
-def ended(events: list[dict[str, Any]], done: int, planned: int) -> dict[str, Any] | None:
+def ended(events: Sequence[Event], done: int, planned: int) -> dict[str, Any] | None:
     """How a run ended that has fewer rounds than planned: its last round, the cause, and why."""
-    event = next((event for event in events if event["event"] == "ended"), None)
+    event = next((event for event in events if isinstance(event, Ended)), None)
     if done >= planned:
         return None
     if event is None:
         lost = lost_rounds(events)
         reason = f"its folder came back from a backup, and {lost} rounds are in no model"
         return {"round": done, "cause": "restored", "reason": reason} if lost else None
-    return {
-        "round": event["round"],
-        "cause": event.get("cause", "figures"),
-        "reason": event["reason"],
-    }
+    return {"round": event.round, "cause": event.cause or "figures", "reason": event.reason}
 
 
 def ended_line(said: Mapping[str, Any]) -> str:

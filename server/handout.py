@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,6 +11,7 @@ from flwr.serverapp import Grid
 from .. import __version__
 from ..certificate.parcel import Parcel, pack
 from ..privacy.secagg.keys import Identity
+from ..run.events import Delivered
 from ..run.run_folder import RunFolder
 from ..wire.packing import SECAGG, to_bytes_record
 from ..wire.requests import ASSIGNMENT, RESULT, Assignment
@@ -30,7 +30,7 @@ def hand_out(
     nodes: Mapping[str, int],
     signer: Identity,
     delegation: str | None = None,
-) -> dict[str, Any]:
+) -> Delivered:
     """Send a finished run's result to these clients; an event that says who has it, and why others do not.
 
     nodes: by name, those that are to get it. Raises ``CertificateError`` if there is none to send.
@@ -54,13 +54,12 @@ def hand_out(
             pass
         answered = sorted(exchange.answered)
         failed |= exchange.failed
-    return {"event": "delivered", "clients": answered, "failed": failed}
+    return Delivered(answered, failed)
 
 
 def awaiting(folder: RunFolder, clients: Mapping[str, int]) -> dict[str, int]:
     """Those of the clients that have not got the result yet, by the run's events."""
-    events = [event for event in folder.read_events() if event["event"] == "delivered"]
-    got = {name for event in events for name in event["clients"]}
+    got = {name for event in folder.told(Delivered) for name in event.clients}
     return {name: node for name, node in clients.items() if name not in got}
 
 

@@ -18,6 +18,7 @@ from ..learning.data import Corpus, load_corpus
 from ..learning.examples import Examples, tokens_of
 from ..learning.split import fingerprint
 from ..planning.schedule import is_due_publicly
+from ..run.events import Holdout, Public
 
 if TYPE_CHECKING:
     from ..learning.model import Learner
@@ -81,11 +82,11 @@ def note_public(folder: RunFolder, records: PublicRecords | None) -> None:
     """Write down what the figures of a run are about; a run that goes on must find the same records."""
     if records is None:
         return
-    noted = [event for event in folder.read_events() if event["event"] == "public"]
+    noted = folder.told(Public)
     if not noted:
         count = len(records.examples)
-        folder.append({"event": "public", "examples": count, "sha256": records.sha256})
-    elif noted[0]["sha256"] != records.sha256:
+        folder.append(Public(count, records.sha256))
+    elif noted[0].sha256 != records.sha256:
         raise DataError(
             f"evaluation.public_path: {records.path} has changed since this run began, and figures on "
             "other records cannot be compared. Restore the file, or start a new run."
@@ -99,13 +100,12 @@ def measure_publicly(run: Run, last: bool = False) -> None:
     if run.public_test is None or not (last or is_due_publicly(run.plan.job, run.round)):
         return
     model = arrays_digest(run.arrays)
-    if run.choice.heard("holdout", run.round, model):
+    if run.choice.heard(Holdout, run.round, model):
         return
     begun = time.monotonic()
     run.listener.started(f"public {run.round}", 0)
-    event = {"event": "holdout", "round": run.round, "model": model}
     metrics = run.public_test(run.arrays)
-    run.tell({**event, "seconds": round(time.monotonic() - begun, 3), "metrics": metrics})
+    run.tell(Holdout(run.round, model, round(time.monotonic() - begun, 3), metrics))
 
 
 def _path(job: Job) -> str:

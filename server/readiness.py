@@ -9,6 +9,7 @@ from flwr.app import Message, RecordDict
 
 from ..errors import CannotGoOn, MessageError, PlanRefused, RoundFailed
 from ..planning.facts import some
+from ..run.events import Ready
 from ..wire.packing import SECAGG, to_bytes_record
 from ..wire.requests import PREPARE, REFUSED
 from .ending import failure
@@ -66,7 +67,7 @@ def prepare(run: Run) -> None:
         )
     learn_rounds(run, list(rounds.values()))
     seconds = round(time.monotonic() - begun, 3)
-    run.tell({"event": "ready", "clients": sorted(run.nodes), "failed": failed, "seconds": seconds})
+    run.tell(Ready(sorted(run.nodes), failed, seconds))
 
 
 def take_back(run: Run) -> None:
@@ -85,9 +86,7 @@ def take_back(run: Run) -> None:
     clients = sorted(run.nodes.keys() - before)
     seconds = round(time.monotonic() - begun, 3)
     if clients or gone:
-        run.tell(
-            {"event": "ready", "clients": clients, "failed": exchange.failed, "seconds": seconds}
-        )
+        run.tell(Ready(clients, exchange.failed, seconds))
 
 
 def _ask_whether_ready(

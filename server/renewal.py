@@ -17,6 +17,7 @@ from ..planning.encryption import roster_refusals, server_sees
 from ..planning.plan import Plan, UnderWay
 from ..planning.refusals import refused
 from ..planning.terms import Terms
+from ..run.events import Turned
 from ..run.run_folder import RunFolder
 from ..strategies import build_strategy
 from ..wire.arrays import Arrays
@@ -137,7 +138,7 @@ class Company:
             raise CannotGoOn(f"{', '.join(gone)} left the consortium{reason}", _ANEW)
         first = run.round + 1
         self.rosters.turn(turn, first)
-        run.tell({"event": "roster", "round": first, "epoch": turn.epoch, "left": gone})
+        run.tell(Turned(first, turn.epoch, gone))
         raise RosterChanged
 
     def _too_few(self, turn: Period) -> str:

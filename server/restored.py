@@ -7,10 +7,11 @@ run goes on with the round after the last one that they know, from the model tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..privacy.secagg.roster import Roster
+from ..run.events import Event, Restored
 
 if TYPE_CHECKING:
     from .run import Run
@@ -26,7 +27,7 @@ def learn_rounds(run: Run, stated: Sequence[int]) -> None:
     roster = run.sums.roster if run.sums is not None else None
     reached = min(agreed(stated, roster), run.plan.job.training.rounds)
     if reached > run.round + 1:
-        run.tell({"event": "restored", "round": run.round, "reached": reached})
+        run.tell(Restored(run.round, reached))
         run.round = reached
 
 
@@ -41,6 +42,6 @@ def agreed(stated: Sequence[int], roster: Roster | None) -> int:
     return believed[-1] if believed else 0
 
 
-def lost_rounds(events: Sequence[Mapping[str, Any]]) -> int:
+def lost_rounds(events: Sequence[Event]) -> int:
     """How many rounds are in no model of a run, because its folder was set back."""
-    return sum(e["reached"] - e["round"] for e in events if e["event"] == "restored")
+    return sum(e.reached - e.round for e in events if isinstance(e, Restored))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,10 +12,21 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
+from ..run.events import (
+    Compared,
+    Evaluation,
+    Event,
+    Holdout,
+    Kept,
+    Prepared,
+    Public,
+    Ready,
+    Round,
+    heads_of,
+)
 from .ending import ended
 from .restored import lost_rounds
 from .run import Run
-from .selection import Kept
 
 ROSTER = ("consortium", "epoch", "sha256")
 """What names a roster."""
@@ -36,20 +48,21 @@ def summarise(
     plan, job = run.plan, run.plan.job
     names = [client.name for client in plan.everybody]
     labels = job.data.labels or []
-    events = run.folder.read_events()
+    events = run.folder.told(Event)
     done = run.round - lost_rounds(events)
-    rounds = [event for event in events if event["event"] == "round"]
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    first = next((event for event in evaluations if event["round"] == 0), {})
+    rounds = [event for event in events if isinstance(event, Round)]
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    first = next((event for event in evaluations if event.round == 0), None)
     kept = run.kept or Kept(run.round, run.round < job.training.rounds)
-    last: dict[str, Any] = next(
-        (event for event in reversed(evaluations) if event["round"] == kept.round), {}
-    )
-    metrics = last.get("metrics", {})
+    last = next((event for event in reversed(evaluations) if event.round == kept.round), None)
+    metrics = last.metrics if last else {}
     if kept.round == run.round and counts:
         metrics = figures(job, total(counts))
     # A last test may be charged after the last round; one within a round is in the round's figure.
-    charged = [*rounds, *(e for e in evaluations if e["round"] == run.round)]
+    charged: list[Round | Evaluation] = [
+        *rounds,
+        *(e for e in evaluations if e.round == run.round),
+    ]
     epsilons = _spent_epsilons(charged, job, names) if job.private else {}
     return {
         "umbel_version": __version__,
@@ -64,9 +77,9 @@ def summarise(
         "labels": labels,
         "kept": asdict(kept),
         "metrics": metrics,
-        "initial": first.get("metrics", {}),
-        "client_metrics": last.get("clients", {}),
-        "client_initial": first.get("clients", {}),
+        "initial": first.metrics if first else {},
+        "client_metrics": last.clients if last else {},
+        "client_initial": first.clients if first else {},
         "exact": _exact(first, last),
         "public": _public(events, kept.round),
         "local_only": {
@@ -102,25 +115,25 @@ def summarise(
     }
 
 
-def _exact(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any] | None:
+def _exact(first: Evaluation | None, last: Evaluation | None) -> dict[str, Any] | None:
     """The same figures without the noise of private counts, which only a simulation can read.
 
     From the owners' own logs on this machine; between machines they stay where they are. None there.
     """
-    if not last.get("exact"):
+    if last is None or not last.exact:
         return None
-    return {"metrics": last["exact"], "initial": first.get("exact", {})}
+    return {"metrics": last.exact, "initial": first.exact if first else {}}
 
 
-def _public(events: list[dict[str, Any]], kept: int) -> dict[str, Any] | None:
+def _public(events: Sequence[Event], kept: int) -> dict[str, Any] | None:
     """What the server itself measured, and on which records; None where it had none."""
-    records: dict[str, Any] | None = next((e for e in events if e["event"] == "public"), None)
+    records = next((e for e in events if isinstance(e, Public)), None)
     if records is None:
         return None
-    figures = {e["round"]: e["metrics"] for e in events if e["event"] == "holdout"}
+    figures = {e.round: e.metrics for e in events if isinstance(e, Holdout)}
     return {
-        "examples": records["examples"],
-        "sha256": records["sha256"],
+        "examples": records.examples,
+        "sha256": records.sha256,
         "metrics": figures.get(kept, {}),
         "initial": figures.get(0, {}),
     }
@@ -131,7 +144,7 @@ def _figures(counts: Mapping[str, Counts], labels: list[str]) -> dict[str, Any]:
 
 
 def _spent_epsilons(
-    rounds: list[dict[str, Any]], job: Job, clients: Collection[str]
+    charged: Sequence[Round | Evaluation], job: Job, clients: Collection[str]
 ) -> dict[str, float]:
     """What each client has spent at most: its own ledger's figure when it last answered.
 
@@ -140,34 +153,33 @@ def _spent_epsilons(
     """
     limit = job.privacy.owner_limit
     spent: dict[str, float] = {}
-    for event in rounds:
-        unheard = [name for name in event["failed"] if name in clients]
-        heard = event.get("epsilon", {})
-        if event["event"] == "round" or heard:
-            spent |= dict.fromkeys(unheard, limit) | heard
+    for event in charged:
+        unheard = [name for name in event.failed if name in clients]
+        if isinstance(event, Round) or event.epsilon:
+            spent |= dict.fromkeys(unheard, limit) | event.epsilon
     return dict(sorted(spent.items()))
 
 
-def _newest_heads(events: list[dict[str, Any]]) -> list[str]:
+def _newest_heads(events: Sequence[Event]) -> list[str]:
     """The last that each client said of its ledger, in all sittings; sorted, so that none is named."""
     heads: dict[str, str] = {}
     for event in events:
-        heads |= event.get("heads", {})
+        heads |= heads_of(event)
     return sorted(heads.values())
 
 
-def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
+def _seconds(events: Sequence[Event]) -> dict[str, float]:
     """Wall time by stage, over all sittings; `federated` is everything but the comparison."""
 
-    def spent(kind: str) -> float:
-        return sum(event["seconds"] for event in events if event["event"] == kind)
+    def spent(*kinds: type[Prepared | Ready | Round | Evaluation | Holdout]) -> float:
+        return math.fsum(event.seconds for event in events if isinstance(event, kinds))
 
-    compared = max((e["seconds"] for e in events if e["event"] == "compared"), default=0.0)
-    tested = spent("evaluation") + spent("holdout")
-    federated = spent("prepared") + spent("ready") + spent("round") + tested
+    compared = max((e.seconds for e in events if isinstance(e, Compared)), default=0.0)
+    tested = spent(Evaluation, Holdout)
+    federated = spent(Prepared, Ready, Round) + tested
     return {
-        "prepare": round(spent("prepared") + spent("ready"), 3),
-        "rounds": round(spent("round"), 3),
+        "prepare": round(spent(Prepared, Ready), 3),
+        "rounds": round(spent(Round), 3),
         "evaluation": round(tested, 3),
         "federated": round(federated, 3),
         "compared": round(compared, 3),
@@ -175,11 +187,11 @@ def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _traffic(rounds: list[dict[str, Any]]) -> dict[str, int]:
+def _traffic(rounds: Sequence[Round]) -> dict[str, int]:
     """Bytes of model arrays that really travelled in training rounds."""
-    up, down = sum(r["bytes_up"] for r in rounds), sum(r["bytes_down"] for r in rounds)
-    answers = max(1, sum(len(r["clients"]) for r in rounds))
-    asked = max(1, sum(len(r["clients"]) + len(r["failed"]) for r in rounds))
+    up, down = sum(r.bytes_up for r in rounds), sum(r.bytes_down for r in rounds)
+    answers = max(1, sum(len(r.clients) for r in rounds))
+    asked = max(1, sum(len(r.clients) + len(r.failed) for r in rounds))
     return {
         "up_per_client_round": up // answers,
         "down_per_client_round": down // asked,

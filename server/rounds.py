@@ -22,6 +22,7 @@ from ..planning.client_level import next_clipping_norm
 from ..planning.cohorts import sample_cohort
 from ..planning.noise import most_participations
 from ..planning.schedule import rounds_tested
+from ..run.events import Evaluation, Round
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.requests import EVALUATE, TRAIN
 from .attempts import Attempt, Attempts, present
@@ -134,31 +135,28 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
         clipping = _clipping(run, collection)
-        event: dict[str, Any] = {
-            "event": "round",
-            "round": round_,
-            "attempt": attempt.number + 1,
-            "seconds": round(time.monotonic() - begun, 3),
-            "clients": collection.answered,
-            "heard": sorted(collection.heard),
-            "failed": collection.failed,
-            "bytes_up": collection.bytes_up,
-            "bytes_down": collection.bytes_down,
-            "encrypted": job.encrypted,
-            "trips": collection.seconds,
-            "loss": collection.loss,
+        event = Round(
+            round=round_,
+            attempt=attempt.number + 1,
+            seconds=round(time.monotonic() - begun, 3),
+            clients=collection.answered,
+            heard=sorted(collection.heard),
+            failed=collection.failed,
+            bytes_up=collection.bytes_up,
+            bytes_down=collection.bytes_down,
+            encrypted=job.encrypted,
+            trips=collection.seconds,
+            loss=collection.loss,
+            clipped=collection.clipped,
+            unable=collection.unable,
+            epsilon=collection.epsilons,
+            heads=collection.heads,
+            tested=stage.test,
+            aggregated=record is not None,
+            doubted=collection.doubted,
+            named=collection.named,
             **clipping,
-            "clipped": collection.clipped,
-            "unable": collection.unable,
-            "epsilon": collection.epsilons,
-            "heads": collection.heads,
-            "tested": stage.test,
-            "aggregated": record is not None,
-        }
-        if collection.doubted:
-            event["doubted"] = collection.doubted
-        if collection.named:
-            event["named"] = collection.named
+        )
         run.tell(event)
         warn_of_spares(run, event)
         if record is not None:
@@ -236,19 +234,18 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
     counts = dict(sorted(collection.counts.items()))
     by_client = {name: c.metrics(labels) for name, c in counts.items() if name}
     run.tell(
-        {
-            "event": "evaluation",
-            "round": run.round,
-            "model": arrays_digest(run.arrays),
-            "seconds": round(seconds, 3),
-            "failed": collection.failed,
-            "metrics": figures(job, total(counts)) if counts else {},
-            "clients": by_client or run.owners_metrics(run.round),
-            "exact": run.exact_metrics(run.round),
-            "epsilon": collection.epsilons,
-            "heads": collection.heads,
-            **({"doubted": collection.doubted} if collection.doubted else {}),
-        }
+        Evaluation(
+            round=run.round,
+            model=arrays_digest(run.arrays),
+            seconds=round(seconds, 3),
+            failed=collection.failed,
+            metrics=figures(job, total(counts)) if counts else {},
+            clients=by_client or run.owners_metrics(run.round),
+            exact=run.exact_metrics(run.round),
+            epsilon=collection.epsilons,
+            heads=collection.heads,
+            doubted=collection.doubted,
+        )
     )
 
 
@@ -276,12 +273,10 @@ def _with_rounds_left(run: Run, names: list[str]) -> list[str]:
     if not job.private or job.cohort.size is None:
         return names
     charged: dict[str, set[Any]] = {name: set() for name in names}
-    for place, event in enumerate(run.folder.read_events()):
-        if event["event"] == "round":
-            # Whose epsilon stayed as it was sent what it had trained before.
-            told = event.get("epsilon", {})
-            for name in {*event["clients"], *event["failed"]} & charged.keys():
-                charged[name].add(told.get(name, f"line {place}"))
+    for place, event in enumerate(run.folder.told(Round)):
+        # Whose epsilon stayed as it was sent what it had trained before.
+        for name in {*event.clients, *event.failed} & charged.keys():
+            charged[name].add(event.epsilon.get(name, f"line {place}"))
 
     def most(name: str) -> int:
         planned = plan.by_name[name].rounds if job.noised_locally else most_participations(job)

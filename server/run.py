@@ -16,9 +16,10 @@ from ..errors import CheckpointError
 from ..planning.plan import Plan
 from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
+from ..run.events import Event, Kept, Round, heads_of
 from ..run.run_folder import RunFolder
 from ..wire.arrays import Arrays
-from .selection import Choice, Kept
+from .selection import HEARD, Choice
 from .sums import SecureSums
 
 
@@ -31,7 +32,7 @@ class Listener(Protocol):
     def advanced(self, done: int) -> None:
         """`done` parts of the stage are finished."""
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """An event that was written to metrics.jsonl, or (a simulation's holdings) is only shown."""
 
 
@@ -42,7 +43,7 @@ class Silent:
 
     def advanced(self, done: int) -> None: ...
 
-    def event(self, event: dict[str, Any]) -> None: ...
+    def event(self, event: Event) -> None: ...
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Run:
     @cached_property
     def choice(self) -> Choice:
         """The best of the models that were tested, also before a crash."""
-        return Choice(self.plan.job, self.folder.read_events())
+        return Choice(self.plan.job, self.folder.told(*HEARD))
 
     @property
     def names(self) -> dict[int, str]:
@@ -125,7 +126,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the state after the last round."""
         state = strategy_state(self.strategy)
-        save(self.checkpoints, Checkpoint(self.round, self.arrays, state))
+        save(self.checkpoints, Checkpoint(self.round, self.arrays, state, self.clipping_norm))
 
     def restore(self) -> None:
         """Go back to the last checkpoint; a run that never got that far starts anew."""
@@ -135,20 +136,18 @@ class Run:
         try:
             checkpoint = load_latest(self.checkpoints, shapes)
         except CheckpointError:
-            if any(event["event"] == "round" for event in self.folder.read_events()):
+            if self.folder.told(Round):
                 raise
             return
         self.round, self.arrays = checkpoint.round, checkpoint.arrays
         restore_strategy(self.strategy, checkpoint.strategy)
-        for event in self.folder.read_events():
-            if event["event"] == "round" and event["round"] == self.round and event["aggregated"]:
-                self.clipping_norm = event.get("next_clipping_norm") or self.clipping_norm
+        self.clipping_norm = checkpoint.clipping_norm or self.clipping_norm
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def tell(self, event: Event) -> None:
         """Append an event to metrics.jsonl, then tell the listener."""
         choice = self.choice
         self.folder.append(event)
         choice.hear(event)
         if self.heads is not None:
-            self.heads |= event.get("heads", {})
+            self.heads |= heads_of(event)
         self.listener.event(event)

@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..job import Job
 from ..planning.evaluation import grounds
+from ..run.events import Ended, Evaluation, Event, Holdout
 
-_KINDS = {
-    "public hold-out": "holdout",
-    "private counts": "evaluation",
-    "exact counts": "evaluation",
-}
+HEARD = (Evaluation, Holdout, Ended)
+"""Events that decide."""
+_GROUNDS = {"public hold-out": Holdout, "private counts": Evaluation, "exact counts": Evaluation}
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,6 @@ class Candidate:
     value: float
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The model that is the result: the one after `round`, and the figure that spoke for it."""
-
-    round: int
-    ended_early: bool
-    on: str | None = None
-    metric: str | None = None
-    value: float | None = None
-
-
 class Choice:
     """The best model so far on the figures that the job may decide on; the first of equals.
 
@@ -47,34 +34,33 @@ class Choice:
     would be another, and the model that was put aside must stay the one that was chosen.
     """
 
-    def __init__(self, job: Job, events: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, job: Job, events: Iterable[Event]) -> None:
         found = grounds(job) if job.evaluation.decides else None
         self.on = found
         self.metric, self._more, _ = job.kind.deciding
         self.best: Candidate | None = None
         self.cause = ""
         """Why training was ended early, for good: no later event takes that back."""
-        self._kind = _KINDS[found] if found else None
-        self._heard: set[tuple[str, int, str]] = set()
+        self._tests = _GROUNDS[found] if found else None
+        self._heard: set[tuple[type[Event], int, str]] = set()
         self._worse: set[int] = set()
         for event in events:
             self.hear(event)
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """Take in an event of the run."""
-        kind, metrics = event["event"], event.get("metrics")
-        if kind == "ended":
-            self.cause = self.cause or event.get("cause", "figures")
-        if kind not in ("holdout", "evaluation") or not metrics:
+        if isinstance(event, Ended):
+            self.cause = self.cause or event.cause or "figures"
+        if not isinstance(event, Evaluation | Holdout) or not event.metrics:
             return
-        test = (kind, int(event["round"]), str(event["model"]))
+        test = (type(event), event.round, event.model)
         if test in self._heard:
             return
         self._heard.add(test)
-        if kind == self._kind:
-            self._weigh(test[1], test[2], metrics.get(self.metric))
+        if type(event) is self._tests:
+            self._weigh(event.round, event.model, event.metrics.get(self.metric))
 
-    def heard(self, kind: str, round_: int, model: str) -> bool:
+    def heard(self, kind: type[Event], round_: int, model: str) -> bool:
         """Whether this model was tested already."""
         return (kind, round_, model) in self._heard
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..planning.plan import ClientPlan
 from ..privacy.accounting.accountant import epsilon
+from ..run.events import Round, Spare
 from .run import Run
 
 _SLACK = 1e-9
@@ -15,43 +15,42 @@ _MOST = 50
 """More are not told apart."""
 
 
-def used(run: Run, name: str, told: float, events: Sequence[Mapping[str, Any]]) -> int:
+def used(run: Run, name: str, told: float, events: Sequence[Round]) -> int:
     """Spare rounds that a client has used, if `told` is the epsilon that the run has cost it so far.
 
     Every round and test that it was asked for so far counts as planned; whatever is spent beyond those
     was drawn anew.
     """
     client = run.plan.by_name[name]
-    asked = [e for e in events if name in e["clients"] or name in e["failed"]]
-    rounds = len({event["round"] for event in asked})
-    tests = sum(bool(event.get("tested")) for event in asked)
+    asked = [e for e in events if name in e.clients or name in e.failed]
+    rounds = len({event.round for event in asked})
+    tests = sum(event.tested for event in asked)
     for spares in range(_MOST):
         if told <= _spent(client, run, rounds + spares, tests) * (1 + _SLACK):
             return spares
     return _MOST
 
 
-def warn_of_spares(run: Run, event: Mapping[str, Any]) -> None:
+def warn_of_spares(run: Run, event: Round) -> None:
     """Say it when a client has used a spare round for the first time, or one more."""
-    if not run.plan.job.private or not event["epsilon"]:
+    if not run.plan.job.private or not event.epsilon:
         return
-    everything = run.folder.read_events()
-    events = [each for each in everything if each["event"] == "round"]
-    if sum(each["round"] == event["round"] for each in events) < 2:
+    events = run.folder.told(Round)
+    if sum(each.round == event.round for each in events) < 2:
         return
-    most = max(used(run, name, told, events) for name, told in event["epsilon"].items())
-    told = [each["spares"] for each in everything if each["event"] == "spare"]
+    most = max(used(run, name, told, events) for name, told in event.epsilon.items())
+    told = [each.spares for each in run.folder.told(Spare)]
     if most <= max(told, default=0):
         return
     paid = run.plan.job.spare_rounds
-    text = f"Round {event['round']} was trained anew: {_rounds(most)} so far, and the noise pays for {paid}. "
+    text = f"Round {event.round} was trained anew: {_rounds(most)} so far, and the noise pays for {paid}. "
     if most < paid:
         text += f"{_rounds(paid - most)} may still be lost."
     elif most == paid:
         text += "With one more the budgets do not reach the last round, and the run ends early."
     else:
         text += f"The budgets do not reach the last {_rounds(most - paid)}: the run ends early."
-    run.tell({"event": "spare", "round": event["round"], "spares": most, "text": text})
+    run.tell(Spare(event.round, most, text))
 
 
 def _spent(client: ClientPlan, run: Run, rounds: int, tests: int) -> float:

@@ -31,6 +31,7 @@ from ..learning.private_counts import PrivateCounts
 from ..learning.probe import shape_known
 from ..planning.plan import Plan
 from ..privacy.randomness import reproducible_stream
+from ..run.events import Compared, Holdings, Prepared
 from ..run.run_folder import RunFolder
 from ..server.conclusion import conclude
 from ..server.holdout import note_public, read_public
@@ -152,7 +153,7 @@ def _simulate(
     begun = time.monotonic()
     listener.started("data", 0)
     federation = federate(job)
-    listener.event({"event": "holdings", **federation.holdings()})
+    listener.event(Holdings(**federation.holdings()))
     owners = path.resolve() / "owners"
     public = read_public(federation.job)
     ledgers = Path(identity["ledgers"])
@@ -195,7 +196,7 @@ def _simulate(
                 run.exact_metrics = lambda round_: _exact_metrics(run, owners, round_)
             if again:
                 run.restore()
-            folder.append({"event": "prepared", "seconds": round(time.monotonic() - begun, 3)})
+            folder.append(Prepared(round(time.monotonic() - begun, 3)))
             counts = run_rounds(run)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
@@ -272,9 +273,7 @@ def _compare_apart(run: Run, federation: Federation, pool: Workers) -> dict[str,
                 n: exact_counts_from_list(job.task, numbers) for n, numbers in result.items()
             }
             run.listener.advanced(len(found))
-            run.folder.append(
-                {"event": "compared", "client": key, "seconds": round(time.monotonic() - begun, 3)}
-            )
+            run.folder.append(Compared(key, round(time.monotonic() - begun, 3)))
     return {key: found[key] for key in wanted}
 
 

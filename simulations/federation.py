@@ -17,6 +17,7 @@ from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..learning.split import split_rows, split_secret
 from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
+from ..run.events import Held, Partition
 from .partition import Share, parse_scheme, partition
 
 
@@ -82,15 +83,11 @@ class Federation:
             counts = Sizes(units(np.concatenate([share.train, share.test]), self.groups))
         return SeededSize(self.job.seed, share.name, counts)
 
-    def partition_event(self) -> dict[str, Any]:
+    def partition_event(self) -> Partition:
         """Who holds what, for metrics.jsonl."""
         labels = list(self.job.data.labels or ())
-        return {
-            "event": "partition",
-            "labels": labels,
-            "dropped": self.dropped,
-            "clients": {share.name: self._holdings(share, labels) for share in self.shares},
-        }
+        clients = {share.name: self._holdings(share, labels) for share in self.shares}
+        return Partition(labels, clients, self.dropped)
 
     def holdings(self) -> dict[str, Any]:
         """What the file holds, all clients together: for whoever brought it."""
@@ -119,14 +116,11 @@ class Federation:
             "missing": self.ungrouped,
         }
 
-    def _holdings(self, share: Share, labels: list[str]) -> dict[str, Any]:
+    def _holdings(self, share: Share, labels: list[str]) -> Held:
         held = np.asarray(self.store.labels)[share.train]
         counts = np.bincount(held[held >= 0], minlength=len(labels))
-        return {
-            "train": len(share.train),
-            "test": len(share.test),
-            "labels": {label: int(n) for label, n in zip(labels, counts, strict=True)},
-        }
+        by_class = {label: int(n) for label, n in zip(labels, counts, strict=True)}
+        return Held(len(share.train), len(share.test), by_class)
 
 
 def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Federation:

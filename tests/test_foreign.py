@@ -15,6 +15,7 @@ from umbel.client.asked import asked_lines
 from umbel.foreign import PlainFormatter, cell, console, say, shown
 from umbel.privacy.ledger.chain import COLUMNS
 from umbel.privacy.ledger.export import to_csv
+from umbel.run.events import from_json
 from umbel.run.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ def test_an_owners_reason_does_nothing_to_the_operators_terminal(
         "event": "round", "round": 1, "seconds": 1.0, "clients": [], "aggregated": False,
         "failed": {"st-mary": text.encode("utf-8", "replace").decode()}, "epsilon": {},
     }  # fmt: skip
-    store.tell("a-run", event)
+    store.tell("a-run", from_json(event))
     (path / "runs" / "a-run").mkdir(parents=True)
     (path / "runs" / "a-run" / "log").write_text(text, encoding="utf-8", errors="replace")
     for command in ("status", "logs"):

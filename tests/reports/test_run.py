@@ -20,7 +20,7 @@ def test_a_finished_run_is_read_in_full(tmp_path, write_run):
     record = RunRecord.read(write_run(tmp_path / "run"))
     assert record.finished
     assert record.client_names == ["film", "shop", "food", "travel"]
-    assert [entry.number for entry in record.rounds] == list(range(1, 11))
+    assert [entry.round for entry in record.rounds] == list(range(1, 11))
     assert [test.round for test in record.evaluations] == list(range(11))
     assert record.final["accuracy"] > record.before["accuracy"]
     assert record.epsilon_target == 4.0
@@ -33,7 +33,7 @@ def test_a_line_cut_in_half_is_ignored(tmp_path, write_run):
     folder = write_run(tmp_path / "run", ran=3)
     append(folder, '{"event":"round","round":4,"attempt":1,"seco')
     record = RunRecord.read(folder)
-    assert [entry.number for entry in record.rounds] == [1, 2, 3]
+    assert [entry.round for entry in record.rounds] == [1, 2, 3]
     assert not record.finished
     assert record.state == "unfinished: 3 of 10 rounds"
 
@@ -51,7 +51,7 @@ def test_a_repeated_round_counts_as_its_later_line_says(tmp_path, write_run):
     tested = {"event": "evaluation", "round": 4, "metrics": {"accuracy": 0.123}, "clients": {}}
     append(folder, json.dumps(again) + "\n" + json.dumps(tested) + "\n")
     record = RunRecord.read(folder)
-    assert [entry.number for entry in record.rounds] == [1, 2, 3, 4]
+    assert [entry.round for entry in record.rounds] == [1, 2, 3, 4]
     assert record.rounds[2].attempt == 2
     assert record.rounds[2].clients == ["film"]
     assert record.final["accuracy"] == 0.123

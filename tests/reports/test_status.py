@@ -12,6 +12,7 @@ from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits
+from umbel.run.events import from_json
 from umbel.run.store import Store
 from umbel.server.coordinator import Narrator
 from umbel.storage.processes import alone
@@ -36,7 +37,7 @@ def running(store):
     store.set_status("reviews", "running")
 
     def tell(event, **said):
-        store.tell("reviews", {"event": event, **said})
+        store.tell("reviews", from_json({"event": event, **said}))
 
     return tell
 
@@ -163,8 +164,8 @@ def test_a_figure_of_noised_counts_stands_with_its_noise(ask, running, consortiu
 def test_who_looks_does_not_wait_for_the_libraries_of_models(
     running, store, consortium, command, tmp_path
 ):
-    store.tell("reviews", {"event": "round", **round_(clients=["a"])})
-    store.tell("reviews", {"event": "evaluation", "round": 1, "metrics": {"accuracy": 0.5}})
+    running("round", **round_(clients=["a"]))
+    running("evaluation", round=1, metrics={"accuracy": 0.5})
     names = [] if command == "runs" else ["reviews"]
     code = (
         "import sys\nfrom umbel import cli\n"
@@ -190,8 +191,10 @@ def test_what_a_member_last_sent_of_its_ledger_is_kept_for_its_keys_alone(
     admit("b")
     narrator = Narrator(store, "reviews", consortium)
     assert narrator.heads() == {}
-    narrator.event({"event": "round", **round_(clients=["a", "b"]), "heads": {"a": "1", "b": "2"}})
-    narrator.event({"event": "evaluation", "round": 1, "heads": {"a": "3", "stranger": "4"}})
+    sent = round_(clients=["a", "b"]) | {"heads": {"a": "1", "b": "2"}}
+    narrator.event(from_json({"event": "round", **sent}))
+    later = {"event": "evaluation", "round": 1, "heads": {"a": "3", "stranger": "4"}}
+    narrator.event(from_json(later))
     assert Narrator(Store(consortium.database), "later", consortium).heads() == {"a": "3", "b": "2"}
     # Who replaces its keys has the same ledger; whoever comes back with other ones another.
     admit("a", before=first)

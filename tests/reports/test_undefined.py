@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -20,6 +21,7 @@ from umbel.reports.page import write_page
 from umbel.reports.plots import draw
 from umbel.reports.progress import Progress
 from umbel.reports.tables import result_table
+from umbel.run.events import Kept, from_json
 from umbel.run.outcome import kept_line
 from umbel.run.record import RunRecord
 from umbel.run.store import Store
@@ -103,7 +105,7 @@ def test_a_comparison_shows_it_and_draws_the_others(tmp_path, write_run, task):
 
 
 def test_a_run_that_is_watched_says_it(capsys, umbel, tmp_path, task):
-    event = {"event": "evaluation", "round": 3, "metrics": DROWNED[task]}
+    event = from_json({"event": "evaluation", "round": 3, "metrics": DROWNED[task]})
     Progress().event(event)
     said = f"{METRIC[task]} {NOT_DEFINED} (noise outweighs the counts)"
     assert said in " ".join(capsys.readouterr().err.split())
@@ -116,9 +118,9 @@ def test_a_run_that_is_watched_says_it(capsys, umbel, tmp_path, task):
 
 
 def test_a_choice_that_no_figure_spoke_for_says_so():
-    kept = {"round": 4, "ended_early": False, "on": "private counts", "metric": None, "value": None}
+    kept = Kept(round=4, ended_early=False, on="private counts")
     assert kept_line(kept) == "The last model, after round 4, is the result."
-    line = kept_line(kept | {"metric": "accuracy"})
+    line = kept_line(replace(kept, metric="accuracy"))
     assert "accuracy was not defined in any test (private counts)" in line
 
 

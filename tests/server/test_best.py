@@ -3,6 +3,7 @@
 import pytest
 
 from umbel.job import Job
+from umbel.run.events import Ended, from_json
 from umbel.server.selection import Candidate, Choice
 
 
@@ -14,12 +15,14 @@ def job_of(task="text-classification", **evaluation):
 
 
 def a_test(round_, kind="evaluation", model=None, **metrics):
-    return {
-        "event": kind,
-        "round": round_,
-        "model": model or f"model {round_}",
-        "metrics": metrics,
-    }
+    return from_json(
+        {
+            "event": kind,
+            "round": round_,
+            "model": model or f"model {round_}",
+            "metrics": metrics,
+        }
+    )
 
 
 def choice(values, job=None, key="accuracy"):
@@ -98,6 +101,6 @@ def test_events_give_the_same_choice_in_one_go_and_one_by_one():
 
 def test_an_end_is_for_good():
     found = choice([0.5, 0.4])
-    found.hear({"event": "ended", "round": 1, "reason": "enough"})
+    found.hear(Ended(1, "figures", "enough"))
     found.hear(a_test(2, accuracy=0.9))
     assert found.ended

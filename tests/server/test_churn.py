@@ -19,6 +19,7 @@ from umbel.planning.limits import secure_limits
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
+from umbel.run.events import Round
 from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
@@ -114,8 +115,8 @@ class At(Silent):
         self._reached(what)
 
     def event(self, event):
-        if event["event"] == "round" and event["aggregated"]:
-            self._reached(f"round {event['round']} summed")
+        if isinstance(event, Round) and event.aggregated:
+            self._reached(f"round {event.round} summed")
 
     def _reached(self, moment):
         action = self.actions.pop(moment, None)

@@ -7,6 +7,7 @@ from umbel.errors import CannotGoOn, RoundFailed, RunFolderError
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.privacy.secagg.roster import Limits
+from umbel.run.events import from_json
 from umbel.run.run_folder import RunFolder
 from umbel.run.store import Store
 from umbel.server.orders import finish, stop
@@ -121,7 +122,7 @@ def test_finish_is_for_runs_with_a_model_that_are_not_finished(tmp_path, quick):
     store.add("one", "0" * 32, 3)
     with pytest.raises(RunFolderError, match="no round was summed. End it with: umbel stop one"):
         finish(consortium, "one")
-    store.tell("one", {"event": "round", "round": 2, "aggregated": True})
+    store.tell("one", from_json({"event": "round", "round": 2, "aggregated": True}))
     stop(consortium, "one")
     assert finish(consortium, "one").status == "finishing"
     store.set_status("one", "finished", "because")

@@ -19,6 +19,7 @@ from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
 from umbel.privacy.secagg.signed import DAY, Signed, Statement
+from umbel.run.events import from_json
 from umbel.run.run_folder import RunFolder
 from umbel.run.store import Store
 from umbel.server import observers
@@ -37,7 +38,7 @@ def consortium(job_of, tmp_path):
     folder.write_json("result.json", {"rounds": 3})
     store = Store(made.database)
     store.add("night", "a" * 32, 3)
-    store.tell("night", {"event": "round", "round": 2, "aggregated": True})
+    store.tell("night", from_json({"event": "round", "round": 2, "aggregated": True}))
     store.set_status("night", "running")
     grant(made, "auditor", AUDITOR.public.signing.hex())
     return made

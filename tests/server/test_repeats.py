@@ -7,6 +7,7 @@ from umbel.errors import ProtocolError, RoundFailed
 from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.privacy.ledger.ledger import Ledger
+from umbel.run.events import Round, from_json
 from umbel.server import trips
 from umbel.server.rounds import _with_rounds_left, run_rounds
 from umbel.server.slots import OpenRound
@@ -114,7 +115,7 @@ def test_a_coordinator_that_died_goes_on_in_the_same_slot_for_nothing(
         tell = run.tell
 
         def tell_and_die(event):
-            if event["event"] == "round" and event["round"] == 2:
+            if isinstance(event, Round) and event.round == 2:
                 raise Killed
             tell(event)
 
@@ -299,6 +300,10 @@ def test_in_groups_each_group_stays_as_it_was_dealt(start_run, job_of):
             assert len(ledger.entries_of(run.id)) == 1
 
 
+def charged_for(name, epsilon):
+    return from_json({"event": "round", "clients": [name], "epsilon": {name: epsilon}})
+
+
 def test_lots_count_what_was_charged_and_not_what_was_asked(start_run, job_of):
     job = job_of("bert", cohort={"size": 3}, evaluation={"counts": "off"}, training={"rounds": 4})
     run = start_run(job)
@@ -306,14 +311,10 @@ def test_lots_count_what_was_charged_and_not_what_was_asked(start_run, job_of):
     tired = names[0]
     most = run.plan.by_name[tired].rounds + job.spare_rounds
     for _ in range(9):  # the same epsilon each time: repeated for nothing
-        run.folder.append(
-            {"event": "round", "clients": [tired], "failed": {}, "epsilon": {tired: 0.5}}
-        )
+        run.folder.append(charged_for(tired, 0.5))
     assert _with_rounds_left(run, names) == names
     for place in range(most):
-        run.folder.append(
-            {"event": "round", "clients": [tired], "failed": {}, "epsilon": {tired: 1.0 + place}}
-        )
+        run.folder.append(charged_for(tired, 1.0 + place))
     assert _with_rounds_left(run, names) == names[1:]
 
 

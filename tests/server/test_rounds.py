@@ -15,6 +15,7 @@ from umbel.flower import refuse
 from umbel.learning.model import arrays_digest
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.checkpoint import load_latest, restore_strategy
+from umbel.run.events import from_json
 from umbel.server.result import summarise
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import EVALUATE, FAILED, LEDGER, PREPARE, REFUSED, TRAIN, WEIGHT, Readiness
@@ -774,6 +775,6 @@ def test_lots_leave_out_whose_rounds_are_used_up(start_run, job_of):
     assert _with_rounds_left(run, names) == names
     tired = names[0]
     for _ in range(run.plan.by_name[tired].rounds + job.spare_rounds):
-        run.folder.append({"event": "round", "clients": [tired], "failed": {}})
+        run.folder.append(from_json({"event": "round", "clients": [tired], "failed": {}}))
     assert _with_rounds_left(run, names) == names[1:]
     assert _with_rounds_left(run, names[:2]) == names[:2]  # too few would be left

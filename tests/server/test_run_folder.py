@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from umbel.errors import RunFolderError
+from umbel.run.events import Ended, Restored
 from umbel.run.run_folder import RunFolder
 
 
@@ -56,21 +57,21 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path, job):
 
 
 def test_events_come_back_in_order(folder):
-    events = [{"event": "round", "round": number, "loss": 0.1} for number in range(5)]
+    events = [Ended(number, "figures", "enough") for number in range(5)]
     for event in events:
         folder.append(event)
-    assert RunFolder.open(folder.path).read_events() == events
+    assert RunFolder.open(folder.path).told(Ended) == events
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_line_that_a_crash_cut_in_half_is_repaired_and_the_next_one_is_whole(folder, cut):
-    events = [{"event": "round", "round": number} for number in range(3)]
+    events = [Ended(number, "figures", "enough") for number in range(3)]
     for event in events:
         folder.append(event)
     os.truncate(folder.events, folder.events.stat().st_size - cut)
     again = RunFolder.open(folder.path)
-    again.append({"event": "round", "round": 9})
-    assert again.read_events() == [*events[:2], {"event": "round", "round": 9}]
+    again.append(Restored(9, 10))
+    assert again.told(Ended, Restored) == [*events[:2], Restored(9, 10)]
 
 
 def test_a_first_line_cut_in_half_leaves_no_events(folder):
@@ -127,7 +128,7 @@ def test_on_a_full_disk_events_fail_clearly_and_are_repaired_later(full_disk, jo
     folder = RunFolder.create(full_disk / "run", job)
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl cannot be written"):
         for number in range(1000):
-            folder.append({"event": "round", "round": number, "text": "x" * 500})
+            folder.append(Ended(number, "figures", "x" * 500))
     again = RunFolder.open(folder.path)
     events = again.read_events()
     assert [event["round"] for event in events] == list(range(len(events)))
@@ -195,6 +196,6 @@ def test_what_is_written_is_there_after_a_power_cut_under_its_name(folder, monke
     folder.write_json("slots.json", {})
     assert steps == ["file", "named", "folder"]
     steps.clear()
-    folder.append({"event": "first"})
-    folder.append({"event": "second"})
+    folder.append(Ended(1, "figures", "first"))
+    folder.append(Ended(2, "figures", "second"))
     assert steps == ["file", "folder", "file"]

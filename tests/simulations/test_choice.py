@@ -182,7 +182,7 @@ class At(Silent):
         self._reached(what)
 
     def event(self, event):
-        self._reached(f"{event['event']} {event.get('round', '')} written")
+        self._reached(f"{event.kind} {getattr(event, 'round', '')} written")
 
     def _reached(self, moment):
         if moment == self.moment:

@@ -72,7 +72,7 @@ class At(Silent):
         self._reached(what)
 
     def event(self, event):
-        self._reached(f"{event['event']} {event.get('round', '')} written".replace("  ", " "))
+        self._reached(f"{event.kind} {getattr(event, 'round', '')} written".replace("  ", " "))
 
     def _reached(self, moment):
         if moment == self.moment:
