@@ -42,7 +42,7 @@ class Planned(Shown):
         return Rows(self.values["clients"])
 
     def table(self) -> RenderableType:
-        from ..reports.tables import plan_table
+        from ..reports.plan_table import plan_table
 
         return plan_table(self.values)
 

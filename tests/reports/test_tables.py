@@ -9,7 +9,8 @@ import sys
 from rich.console import Console
 
 from umbel.quantities import epsilon_text, size_text
-from umbel.reports.tables import bar, plan_table, result_table
+from umbel.reports.plan_table import plan_table
+from umbel.reports.tables import bar, result_table
 from umbel.run.record import RunRecord
 
 
@@ -147,7 +148,9 @@ def test_a_bar_is_as_long_as_its_share():
 
 
 def test_tables_do_not_load_matplotlib():
-    modules = "umbel.reports.tables, umbel.reports.compare, umbel.reports.page"
+    modules = (
+        "umbel.reports.tables, umbel.reports.plan_table, umbel.reports.compare, umbel.reports.page"
+    )
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
