@@ -6,6 +6,7 @@ moment: what it needs to go on is in the run's folder and in the store, and the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -37,6 +38,7 @@ from .exchange import connected
 from .handout import awaiting, hand_out
 from .holdout import PublicTest, note_public, read_public
 from .muster import TAKES_PART
+from .orders import renew_order
 from .renewal import Company, took_part
 from .result import summarise
 from .rosters import RosterChanged
@@ -146,6 +148,9 @@ def coordinate(task: Task) -> None:
 
 def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
     """Send the result to the owners that took part, are members still, and have not got it."""
+    # Owners take a result by the key that signed the order: that may have been replaced during the run.
+    with contextlib.suppress(UmbelError):
+        renew_order(consortium, store.run(task.name))
     folder = RunFolder.open(consortium.runs / task.name)
     clients = {name: node for name, node in task.nodes.items() if name in took_part(folder)}
     signer, delegation = _signer(consortium, folder)

@@ -110,8 +110,11 @@ def _go_by(folder: RunFolder, order: SignedJob, card: Card) -> None:
     folder.write_json("run.json", folder.read_json("run.json") | signed)
 
 
-def _renew(consortium: Consortium, run: RunRow) -> None:
-    """Sign the order of a run anew if it has ended, or ends soon, and the operator's key is here."""
+def renew_order(consortium: Consortium, run: RunRow) -> None:
+    """Sign the order of a run anew if it has ended, ends soon, or is by a key that was replaced.
+
+    Raises ``PlanRefused`` if it does not hold any more, and the operator's key is elsewhere.
+    """
     folder = RunFolder.open(consortium.runs / run.name)
     identity = folder.read_json("run.json")
     if not identity.get("signature"):
@@ -157,7 +160,7 @@ def finish(consortium: Consortium, name: str) -> RunRow:
             f"{run.name} has no model yet: no round was summed. End it with: umbel stop {run.name}"
         )
     _check_version(consortium, run)
-    _renew(consortium, run)
+    renew_order(consortium, run)
     begun: tuple[Status, ...] = ("queued", "running", "stopping", "stopped", "failed")
     store.change(run.name, begun, "finishing")
     return store.run(run.name)
@@ -174,7 +177,7 @@ def deliver(consortium: Consortium, name: str) -> RunRow:
             f"{run.name} has no certificate yet: umbel certify {typed(consortium.runs / run.name)} "
             f"--consortium {typed(consortium.path)}"
         )
-    _renew(consortium, run)
+    renew_order(consortium, run)
     store.set_status(run.name, "delivering", run.reason)
     return store.run(run.name)
 
@@ -185,7 +188,7 @@ def resume(consortium: Consortium, name: str) -> RunRow:
     run = store.run(name)
     _check_version(consortium, run)
     if run.status in ("stopped", "failed"):
-        _renew(consortium, run)
+        renew_order(consortium, run)
     if not store.change(run.name, ("stopped", "failed"), "queued"):
         raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
     return store.run(run.name)

@@ -13,6 +13,8 @@ from umbel.certificate.check import verify
 from umbel.client.secure import Membership
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
+from umbel.consortium.rotation import rotate
+from umbel.consortium.warrants import check_job_signature, parted
 from umbel.errors import CannotGoOn, ProtocolError, RunFolderError
 from umbel.flower import refuse, stamp
 from umbel.planning.limits import secure_limits
@@ -438,6 +440,31 @@ def test_a_coordinator_that_dies_while_it_sends_the_result_sends_it_again(churni
     [delivered] = federation.events("delivered")
     assert {*delivered["clients"], *delivered["failed"]} == set(federation.names)
     assert len(federation.events("round")) == 1
+
+
+def test_a_result_is_sent_under_an_order_by_the_key_that_certified_it(churning, monkeypatch):
+    federation, sent = churning(3, 3, training={"rounds": 1}), []
+    path, summed = federation.consortium.path, coordinator.summarise
+    nodes = {name: federation.node(name) for name in federation.names}
+    monkeypatch.setattr(coordinator, "claim_run", lambda *_: None)
+    monkeypatch.setattr(coordinator, "grid_of", lambda *_: contextlib.nullcontext(federation.net))
+
+    def rotated(*arguments):
+        rotate(Consortium.open(path), "operator")
+        return summed(*arguments)
+
+    def hand_out(grid, folder, nodes, signer, delegation):
+        sent.append((folder.read_json("run.json"), signer.public.signing))
+        return {"event": "delivered", "clients": sorted(nodes), "failed": {}}
+
+    monkeypatch.setattr(coordinator, "summarise", rotated)
+    monkeypatch.setattr(coordinator, "hand_out", hand_out)
+    coordinate(Task(str(path), RUN, "", 0, str(federation.folder / "key"), nodes))
+    [(identity, signer)] = sent
+    card, job = Consortium.open(path).card, federation.run_folder.job.to_json()
+    assert signer == card.operator_key_bytes
+    assert parted(identity["signature"])[1] == card.handovers != []
+    assert check_job_signature(signer, card.id, identity["id"], job, identity["signature"])
 
 
 @pytest.mark.slow
