@@ -128,12 +128,16 @@ def admit(
     asked.check(consortium.card)
     say(f"{asked.name} asks to be admitted to {consortium.card.name!r}.")
     say(f"Fingerprint: {asked.fingerprint}")
-    before = next((m for m in consortium.members() if asked.is_of(m)), None)
-    if before is not None:
+    members = consortium.members()
+    known = any(member.name == asked.name and member.keys == asked.keys for member in members)
+    succeeds = any(asked.is_of(member) for member in members)
+    if known:
+        say("It is a member already, with these very keys.")
+    elif succeeds:
         say("It is signed with the keys that this member has now, whose place the new ones take.")
     _confirm(
         asked.has_fingerprint(fingerprint) if fingerprint is not None else None,
-        yes or before is not None,
+        yes or known or succeeds,
     )
     consortium.admit(asked)
     if not _pending(consortium):

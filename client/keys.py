@@ -16,6 +16,7 @@ from ..foreign import typed
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Changes, Entry, SignedRoster, open_kept, open_roster
 from ..storage.files import write_durably
+from ..storage.processes import held
 from .audit_log import AuditLog
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ def follow(home: Home, handovers: Sequence[str]) -> bool:
 
 def trust(home: Home, card: Card) -> bool:
     """The same by the consortium's newest card, and a former authority is believed no more."""
+    if card.id != home.card.id:
+        raise ConsortiumError(
+            f"This is the card of another consortium ({card.name}), not of {home.card.name}."
+        )
     changed = follow(home, card.handovers)
     write_durably(home.ca_certificate, home.card.ca_certificate.encode())
     if changed:
@@ -129,7 +134,12 @@ def use_new_keys(home: Home) -> None:
     """Go over to the keys that ``renew_keys`` made; again, if that was cut off.
 
     The request that the former ones signed as well stays: should the operator not have admitted it, it can.
+    Raises ``ConsortiumError`` while an agent uses the keys of before.
     """
+    if held(home.path / "lock"):
+        raise ConsortiumError(
+            f"An agent serves {home.path} with the keys of before. Stop it first, and start it afterwards."
+        )
     place = home.path / "next"
     found = [name for name in _OWN if (place / name).exists()]
     if not found:

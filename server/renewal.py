@@ -135,7 +135,9 @@ class Company:
                 # Who was admitted since may ask too much of those that are here: then none joins.
                 logging.getLogger(__name__).warning("nobody joins%s", reason)
                 return
-            raise CannotGoOn(f"{', '.join(gone)} left the consortium{reason}", _ANEW)
+            raise CannotGoOn(
+                f"{', '.join(gone)} left the consortium, or has new keys{reason}", _ANEW
+            )
         first = run.round + 1
         self.rosters.turn(turn, first)
         run.tell(Turned(first, turn.epoch, gone))

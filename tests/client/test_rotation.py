@@ -26,6 +26,7 @@ from umbel.privacy.secagg.signed import Signed
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.server.split import split
 from umbel.simulations.engine import Options, simulate
+from umbel.storage.processes import alone
 from umbel.wire.requests import ASSIGNMENT, Assignment
 
 BEYOND_ORDERS = "Unknown request"
@@ -239,6 +240,20 @@ def test_an_owner_that_goes_over_to_new_keys_too_early_can_still_be_admitted(con
     assert "keys replaced" in owner.audit.read_text()
 
 
+def test_keys_are_not_replaced_beneath_an_agent(owner):
+    renew_keys(owner)
+    with alone(owner.path / "lock", "no"), pytest.raises(ConsortiumError, match="Stop it first"):
+        use_new_keys(owner)
+    use_new_keys(owner)
+
+
+def test_the_card_of_another_consortium_is_told_from_an_older_one(consortium, owner, tmp_path):
+    other = Consortium.create(tmp_path / "other", "localhost", 9443, Limits())
+    with pytest.raises(ConsortiumError, match="of another consortium"):
+        trust(owner, other.card)
+    assert trust(owner, consortium.card) is False
+
+
 def test_a_former_authority_that_an_owner_let_go_of_does_not_come_back(consortium, owner):
     former = consortium.card.ca_certificate
     rotate(consortium, "authority")
@@ -305,6 +320,8 @@ def test_the_commands_do_it(consortium, owner, umbel):
     assert umbel("client", "rotate", owner.path)[0] == 0
     status, out, _ = umbel("consortium", "admit", consortium.path, owner.request_file)
     assert (status, "whose place the new ones take" in out) == (0, True)
+    status, out, _ = umbel("consortium", "admit", consortium.path, owner.request_file)
+    assert (status, "already, with these very keys" in out) == (0, True)
     assert umbel("client", "rotate", owner.path, "--finish")[0] == 0
     assert not list((owner.path / "next").iterdir())
 
