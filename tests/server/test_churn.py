@@ -21,7 +21,7 @@ from umbel.planning.limits import secure_limits
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.messages import UploadRequest
-from umbel.run.events import Round
+from umbel.run.events import Delivered, Round
 from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
@@ -455,7 +455,7 @@ def test_a_result_is_sent_under_an_order_by_the_key_that_certified_it(churning, 
 
     def hand_out(grid, folder, nodes, signer, delegation):
         sent.append((folder.read_json("run.json"), signer.public.signing))
-        return {"event": "delivered", "clients": sorted(nodes), "failed": {}}
+        return Delivered(sorted(nodes), {})
 
     monkeypatch.setattr(coordinator, "summarise", rotated)
     monkeypatch.setattr(coordinator, "hand_out", hand_out)
