@@ -79,7 +79,7 @@ def check(made, said, name):
             )
             assert found == pytest.approx(one.probabilities, abs=close)
     chances = [one.probabilities["positive"] for one in expected if one.probabilities]
-    assert max(chances) - min(chances) > 1e-3
+    assert max(chances) - min(chances) > 1e-4  # far more than what would be taken for equal
 
 
 @pytest.mark.parametrize("name", [*FEW, "package"])
@@ -146,27 +146,30 @@ def test_a_decoders_head_reads_the_same_token_in_features_as_in_the_whole_model(
 
 
 @pytest.mark.slow
-def test_every_kind_of_model_tokenizer_adapter_and_pooling_answers_alike(
-    tiny, job_of, texts, cards, tmp_path, python
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "llama"])
+def test_every_habit_of_a_tokenizer_with_every_adapter_and_pooling(
+    kind, tiny, job_of, texts, cards, tmp_path, python
 ):
     habits = [
         [], ["left"], ["no-pad"], ["pad-is-end", "left"], ["fixed"], ["cuts-left", "short"],
         ["long", "no-pad"], ["ends-texts", "pad-is-end"], ["begins-texts", "left"], ["own-order", "no-pad"],
     ]  # fmt: skip
-    made, kinds = cards.Cards(tmp_path, job_of, texts), ("bert", "roberta", "gpt2", "llama")
-    for kind, habit in itertools.product(kinds, habits):
-        base = cards.base(tiny(kind), _folder(tmp_path, f"{kind} {' '.join(habit)}"), *habit)
-        ways = [*itertools.product(("lora", "head", "full"), ("mean", "layers", "own"))]
-        if kind in ("gpt2", "llama") and "own-order" not in habit:
+    made = cards.Cards(tmp_path, job_of, texts)
+    for habit in habits:
+        base = cards.base(tiny(kind), _folder(tmp_path, " ".join(habit)), *habit)
+        own = "own-order" in habit
+        ways = [
+            *itertools.product(
+                ("lora", "head", "full"), ("own",) if own else ("mean", "layers", "own")
+            )
+        ]
+        if kind in ("gpt2", "llama") and not own:
             ways += [("lora", None), ("full", None)]
         for adapter, pooling in ways:
-            if "own-order" in habit and pooling != "own":
-                continue
-            for padding in ("longest", "max_length"):
-                name = f"{kind} {habit} {adapter} {pooling} {padding}"
+            for padding in ("longest", "max_length") if len(habit) < 2 else ("longest",):
+                name = f"{habit} {adapter} {pooling} {padding}"
                 made.add(name, base, adapter, pooling, model={"padding": padding})
-    said = made.outside(python)
-    wrong = {}
+    said, wrong = made.outside(python), {}
     for name in said:
         try:
             check(made, said, name)
