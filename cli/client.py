@@ -78,6 +78,7 @@ def init(
     file, shown, and declared once you confirm it.
     """
     from ..client.home import Home
+    from ..client.policy import Policy
     from ..client.propose import propose
 
     given = {
@@ -94,11 +95,14 @@ def init(
     proposal = propose(data, test_data, **given)
     _confirm(proposal, yes or (text_column is not None and (not proposal.classes or bool(label))))
     home = Home.create(folder, consortium, data, name, proposal.declared)
+    spends = Policy.read(home.policy).privacy
     say(
         f"Made {folder}: keys, client.toml, policy.toml. Nothing of the data left it.\n"
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
         f"Send {home.request_file} to the operator, and tell this fingerprint on another way:\n"
         f"  {home.request.fingerprint}\n"
+        f"Of its privacy one job may spend epsilon {spends.epsilon_per_job:g}, all jobs for ever "
+        f"{spends.epsilon_limit:g}: what is spent never comes back. policy.toml says so; lower it there.\n"
         f"Then read {home.policy}, and: umbel client check {typed(folder)}; umbel client run {typed(folder)}"
     )
 

@@ -29,7 +29,7 @@ class PrivacySpec(Section):
         "trusted with the sums. Each owner's policy must allow the second.",
     )
     epsilon: PositiveFloat = Field(
-        8.0, description="Most epsilon that the whole job may cost any one client."
+        4.0, description="Most epsilon that the whole job may cost any one client."
     )
     delta: float = Field(
         1e-5,

@@ -270,7 +270,7 @@ def job_of(tiny, reviews_csv):
                 "learning_rate": 0.01,
                 "device": "cpu",
             },
-            "privacy": {"delta": 1e-3},
+            "privacy": {"epsilon": 8.0, "delta": 1e-3},
             "simulation": {"partition": "column:site"},
         }
         for name, section in copy.deepcopy(sections).items():

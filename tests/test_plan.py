@@ -297,7 +297,7 @@ def test_noise_that_drowns_the_figures_of_tests_is_warned_of():
     def warned(records, **evaluation):
         data = {"path": "a.csv", "labels": ["a", "b"]}
         private = {"counts": "private", **evaluation}
-        job = job_of(evaluation=private, data=data, privacy={"delta": 1e-6})
+        job = job_of(evaluation=private, data=data, privacy={"epsilon": 8.0, "delta": 1e-6})
         clients = facts(2 * records, 2 * records, share=0.5)
         return [w for w in plan(job, clients).warnings if "noise moves accuracy" in w]
 
