@@ -23,6 +23,7 @@ from ..privacy.noise.counts_noise import GROUP_COUNTS
 from .base_model import base_digest, base_folder
 from .cache import cache_folder, write_once
 from .failures import Touch, each
+from .heard import records_done
 from .tokenizer import load_tokenizer, state_of
 
 if TYPE_CHECKING:
@@ -304,3 +305,4 @@ def _token_lists(
         kept = np.array([row for row in rows if row not in left_out], dtype=np.int64)
         found = dict(zip(kept, each(tokens, kept), strict=True)) if len(kept) else {}
         yield from (found.get(row) or [] for row in rows)
+        records_done(len(rows))

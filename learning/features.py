@@ -18,6 +18,7 @@ import torch
 from .cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
+from .heard import records_done
 from .invented import frame, invented_texts
 from .model import Learner
 from .shapes import Passes, rows_of
@@ -134,6 +135,7 @@ def computed(
                     features = make((len(examples), len(found)), np.float32)
                     features[:] = np.nan
                 features[index] = found
+            records_done(len(chunk))
     if touch is not None:
         touch(NOBODY)
     return features

@@ -6,7 +6,7 @@ Here are its figures as texts; ``templates/run.html`` says where they stand.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..quantities import (
 from ..run.events import number
 from ..run.outcome import figure_text
 from ..run.record import RunRecord
+from ..survey.holdings import holdings_lines
 from .html import Tile, pictures_of, write_html
 from .standings import (
     EXACT,
@@ -31,6 +32,7 @@ from .standings import (
     noised_text,
     standings,
     undefined_line,
+    untested_line,
 )
 from .tables import encryption_line, is_encrypted
 
@@ -68,6 +70,10 @@ def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
         public_records=count_text(number(record.public_final, "examples")),
         spent=_spent(record),
         held=_held(record),
+        data=holdings_lines(record.partition.data)
+        if record.partition and record.partition.data
+        else [],
+        untested=untested_line(record),
         rounds=_rounds(record),
         failures=[(f"{f.round}", f"{f.attempt}", f.client, f.reason) for f in record.failures],
         warnings=[str(warning) for warning in record.plan.get("warnings") or []],
@@ -179,7 +185,7 @@ def _classes(record: RunRecord) -> dict[str, Any]:
     defined = not undefined(record.final, record.metric.key)
     keys = ("precision", "recall", "f1", "support")
     rows = [
-        (str(label), *(metric_text(key, number(scores, key)) for key in keys))
+        (str(label), *_figures_of_class(scores, keys))
         for label, scores in (per_class.items() if isinstance(per_class, dict) else ())
     ]
     others = [
@@ -192,6 +198,14 @@ def _classes(record: RunRecord) -> dict[str, Any]:
         "classes": rows if defined else [],
         "more_of_classes": f" {', '.join(others)}." if others else "",
     }
+
+
+def _figures_of_class(scores: dict[str, Any], keys: Sequence[str]) -> Iterator[str]:
+    """Figures of one class; of one without held-out records none is measured."""
+    support = number(scores, "support")
+    for key in keys:
+        measured = key == "support" or support is None or support > 0
+        yield metric_text(key, number(scores, key)) if measured else "not measured"
 
 
 def _traffic(record: RunRecord) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..quantities import (
     size_text,
 )
 from ..run.events import number
-from .holdings import holdings_lines
+from ..survey.holdings import holdings_lines
 from .standings import (
     INDIVIDUAL,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -20,14 +20,20 @@ from rich.progress import (
     Progress as Bar,
 )
 
-from ..quantities import tested_texts
+from ..quantities import duration_text, tested_texts
 from ..run.events import Ended, Evaluation, Event, Holdings, Holdout, Kept, Round
 from ..run.outcome import decision_line
-from .holdings import holdings_lines
+from ..survey.holdings import holdings_lines
 
+_QUIET = 2.0
+"""Seconds of a stage in which nothing is said of its pace."""
+_BETWEEN = 10.0
+"""Seconds between two lines of a stage where there is no terminal."""
 _STAGES = {
-    "data": "reading and tokenising data",
+    "data": "reading data",
+    "tokens": "tokenising texts",
     "model": "loading the model",
+    "features": "running the base model over each text once",
     "prepare": "clients get ready",
     "keys": "exchanging keys, round",
     "train": "training, round",
@@ -39,6 +45,34 @@ _STAGES = {
 }
 
 
+@dataclass
+class _Stage:
+    """One part of a run that takes a while."""
+
+    text: str
+    total: int
+    begun: float
+    told: float = 0.0
+
+    def pace(self, done: int, now: float) -> str:
+        """Rate and time left, once there is something to tell them by."""
+        spent = now - self.begun
+        if spent < _QUIET or not 0 < done <= self.total:
+            return ""
+        left = duration_text((self.total - done) * spent / done)
+        if done / spent < 1:
+            return f"{left} left"
+        return f"{done / spent:,.0f} a second, {left} left"
+
+    def is_due(self, now: float) -> bool:
+        """Whether a line without a terminal is due: not too soon, and not too many."""
+        last = self.told or self.begun
+        if now - last < (_BETWEEN if self.told else _QUIET):
+            return False
+        self.told = now
+        return True
+
+
 class Progress:
     """Hears a run's events (a ``server.run.Listener``) and prints them to standard error."""
 
@@ -48,12 +82,14 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not (sys.stderr.isatty() or self._console.is_jupyter),
         )
         self._task: TaskID | None = None
+        self._stage: _Stage | None = None
         self._last: Round | None = None
         self._begun = time.monotonic()
 
@@ -74,13 +110,20 @@ class Progress:
         text = f"{_STAGES[stage]} {number}".rstrip()
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(text, total=total or None)
-        if self._bar.disable and stage in ("data", "model", "prepare", "compare"):
+        self._task = self._bar.add_task(text, total=total or None, rate="")
+        self._stage = _Stage(text, total, time.monotonic())
+        if self._bar.disable and not number:
             self._say(text)
 
     def advanced(self, done: int) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=done)
+        if self._task is None or self._stage is None:
+            return
+        pace = self._stage.pace(done, time.monotonic())
+        self._bar.update(self._task, completed=done, rate=pace)
+        if self._bar.disable and self._stage.is_due(time.monotonic()):
+            self._say(
+                f"{self._stage.text}: {done:,} of {self._stage.total:,}{pace and f', {pace}'}"
+            )
 
     def event(self, event: Event) -> None:
         match event:

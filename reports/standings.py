@@ -87,6 +87,19 @@ def undefined_line(record: RunRecord) -> str:
     return WHY_NOT_DEFINED if drowned else ""
 
 
+def untested_line(record: RunRecord) -> str:
+    """Why there is no figure of a finished run; empty if there is one."""
+    if record.final or not record.finished:
+        return ""
+    held = record.partition.data.get("held_out") if record.partition else None
+    if held == 0:
+        return (
+            "Nothing was measured, because no record is held out: give data.test_path, or a "
+            "data.test_fraction above 0 (--set data.test_fraction=0.2)."
+        )
+    return "Nothing was measured: no held-out record was tested."
+
+
 NOISED = (
     "Figures of the owners' counts, which carry noise: ± is its standard deviation, by the plan. Figures "
     "without noise stay with the owners."

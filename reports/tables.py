@@ -37,6 +37,7 @@ from .standings import (
     own_metrics,
     standings,
     undefined_line,
+    untested_line,
 )
 
 _BAR_CELLS = 12
@@ -58,7 +59,9 @@ def result_table(record: RunRecord) -> RenderableType:
         (record.state, "green" if record.finished else "yellow"),
     )
     language = record.metric.key == "perplexity"
-    table = _perplexity_table(record) if language else _accuracy_table(record)
+    table: RenderableType = _perplexity_table(record) if language else _accuracy_table(record)
+    if untested := untested_line(record):
+        table = Text(f"\n{untested}\n", style="yellow")
     said = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
     notes = [Text(f"{note}\n", style="dim") for note in said if note]
     parts: list[RenderableType] = [Text(), title, table, *notes, facts_table(_costs(record))]

@@ -63,6 +63,8 @@ class Partition(Event):
     labels: list[str]
     clients: dict[str, Held]
     dropped: dict[str, int] = field(default_factory=dict)
+    data: Json = field(default_factory=dict, metadata=_SELDOM)
+    """What the file holds and how it was read, where it lies on the machine of the run."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Holdings(Event):
     groups: Json | None
     longest: float
     max_length: int
+    read: list[str] = field(default_factory=list)
+    held_out: int | None = None
+    held_out_classes: dict[str, int] = field(default_factory=dict)
+    too_short: int = 0
+    cut: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._before: str | None = None
 
     @staticmethod
     def free_path(path: Path | None, job: Job, runs: Path = Path("runs")) -> Path:
@@ -121,13 +122,24 @@ class RunFolder:
     def _point_latest(self) -> None:
         """Let PARENT/latest name this run, for people who type."""
         link = self.path.parent / "latest"
-        try:
-            if link.is_symlink():
-                link.unlink()
-            if not link.exists():
-                link.symlink_to(self.path.name)
-        except OSError:
-            pass  # a convenience; some file systems have no links
+        self._before = os.readlink(link) if link.is_symlink() else None
+        _point(link, self.path.name)
+
+    def take_back_latest(self) -> None:
+        """Let PARENT/latest name again what it named before this run was created, of which nothing came."""
+        link = self.path.parent / "latest"
+        if link.is_symlink() and os.readlink(link) == self.path.name:
+            _point(link, self._before)
+
+
+def _point(link: Path, target: str | None) -> None:
+    try:
+        if link.is_symlink():
+            link.unlink()
+        if target is not None and not link.exists():
+            link.symlink_to(target)
+    except OSError:
+        pass  # a convenience; some file systems have no links
 
 
 def as_kept(job: Job) -> Job:

@@ -18,6 +18,7 @@ from ..run.events import (
     Event,
     Holdout,
     Kept,
+    Partition,
     Prepared,
     Public,
     Ready,
@@ -112,6 +113,7 @@ def summarise(
         "roster": {key: rosters[-1][key] for key in ROSTER} if rosters else None,
         "rosters": list(rosters),
         "sealed_heads": _newest_heads(events),
+        "data": next((e.data or None for e in events if isinstance(e, Partition)), None),
     }
 
 

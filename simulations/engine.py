@@ -21,7 +21,7 @@ from typing import Any, Literal
 from flwr.serverapp import Grid
 
 from .. import __version__
-from ..errors import JobError, RunFolderError
+from ..errors import Interrupted, JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
 from ..learning.counts import own_figures
@@ -68,8 +68,7 @@ class Options:
 def plan_job(job: Job, listener: Listener | None = None) -> tuple[Plan, Federation]:
     """What `umbel plan` shows: everything but the training."""
     listener = listener or Silent()
-    listener.started("data", 0)
-    federation = federate(job)
+    federation = federate(job, listener)
     read_public(federation.job)
     shape = shape_known(federation.job)
     if shape is None:
@@ -103,7 +102,14 @@ def simulate(job: Job, options: Options, listener: Listener | None = None) -> Ru
         "ledgers": str((options.ledgers or path / "ledgers").resolve()),
     }
     listener = listener or Silent()
-    return _simulate(job, path, identity, options.workers, options.engine, listener, options.stop)
+    try:
+        return _simulate(
+            job, path, identity, options.workers, options.engine, listener, options.stop
+        )
+    except KeyboardInterrupt:
+        if (path / "job.toml").exists():
+            raise
+        raise Interrupted("Stopped before the run began: nothing was written.") from None
 
 
 def resume(
@@ -151,8 +157,7 @@ def _simulate(
         raise JobError(f"--workers {workers}: at least one process has to run the clients.")
     open_grid = _grid_opener(engine)
     begun = time.monotonic()
-    listener.started("data", 0)
-    federation = federate(job)
+    federation = federate(job, listener)
     listener.event(Holdings(**federation.holdings()))
     owners = path.resolve() / "owners"
     public = read_public(federation.job)
@@ -160,7 +165,7 @@ def _simulate(
     settings = SiteSettings(federation, ledgers, owners, identity["reproducible"], public)
     count = default_workers(len(federation.shares)) if workers is None else workers
     listener.started("model", 0)
-    with start_workers(settings, count) as pool, _interruptible(stop) as should_stop:
+    with start_workers(settings, count) as pool:
         shape, initial = pool.call("model")
         if _needs_padding(federation.job, shape):
             # Workers hold the job as it was; nothing is written yet.
@@ -168,6 +173,7 @@ def _simulate(
             return _simulate(job.padded(), path, identity, workers, engine, listener, stop, again)
         plan = _compiled(federation, shape)
         strategy = build_strategy(job.strategy, plan.total_weight)
+        _compute_features(federation, pool, listener)
         if again:
             folder = RunFolder.open(path)
         else:
@@ -179,7 +185,7 @@ def _simulate(
             folder.append(federation.partition_event())
         note_public(folder, public)
         settings.ledgers.mkdir(parents=True, exist_ok=True)
-        with open_grid(settings, count, pool) as grid:
+        with open_grid(settings, count, pool) as grid, _interruptible(stop) as should_stop:
             run = Run(identity["id"], plan, grid, strategy, folder, initial)
             run.listener, run.should_stop = listener, should_stop
             if identity["reproducible"]:
@@ -197,11 +203,51 @@ def _simulate(
             if again:
                 run.restore()
             folder.append(Prepared(round(time.monotonic() - begun, 3)))
-            counts = run_rounds(run)
+            try:
+                counts = run_rounds(run)
+            except (KeyboardInterrupt, Interrupted):
+                if run.round or again:
+                    raise
+                folder.take_back_latest()
+                raise Interrupted(
+                    f"Stopped after round 0 of {job.training.rounds}. Go on with --resume --run-dir {path}"
+                ) from None
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
     conclude(folder, summarise(run, counts, apart, identity), run_key(folder.path))
     return folder
+
+
+def _compute_features(federation: Federation, pool: Workers, listener: Listener) -> None:
+    """What a head reads of all records, before there is a run: the longest part of many, and it can be left.
+
+    Whatever is done stays in the cache. Agents would compute it when they get ready.
+    """
+    if federation.job.adapter != "head":
+        return
+    parts = [
+        (share.name, side, len(rows))
+        for share in federation.shares
+        for side, rows in (("train", share.train), ("test", federation.tested[share.name]))
+    ]
+    listener.started("features", sum(size for *_, size in parts))
+    done = 0
+
+    def heard(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.advanced(done)
+
+    pool.hear(heard)
+    for name, side, _ in sorted(parts, key=lambda part: -part[2]):
+        pool.submit(f"features {name} {side}", "features", name, side)
+    left = len(parts)
+    while left:
+        for _, result in pool.collect():
+            if isinstance(result, BaseException):
+                raise result
+            left -= 1
+    pool.hear(lambda count: None)
 
 
 def _own_lines(run: Run, owners: Path, round_: int) -> Iterator[tuple[str, dict[str, Any]]]:

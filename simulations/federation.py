@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..client.account import Account, SeededSize, seeded_name
 from ..client.work import LocalData
+from ..errors import DataError
 from ..job import Job
-from ..learning.data import load_corpus
+from ..learning.data import Corpus, load_corpus
 from ..learning.examples import TokenStore, tokens_of
 from ..learning.grouped import apart, counted, grouped, groups_of, units
+from ..learning.heard import listening
 from ..learning.split import split_rows, split_secret
 from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
 from ..run.events import Held, Partition
+from ..server.run import Listener, Silent
+from ..survey.lengths import WORTH, cut
 from .partition import Share, parse_scheme, partition
 
 
@@ -38,6 +41,10 @@ class Federation:
     dropped: dict[str, int]
     ungrouped: int = 0
     """Rows without a value in the group column."""
+    notes: tuple[str, ...] = ()
+    """How the file was read, where that is worth a word."""
+    cut: dict[str, float] = field(default_factory=dict)
+    """What is cut of the texts (``survey.lengths.cut``)."""
 
     @property
     def facts(self) -> list[ClientFacts]:
@@ -87,21 +94,29 @@ class Federation:
         """Who holds what, for metrics.jsonl."""
         labels = list(self.job.data.labels or ())
         clients = {share.name: self._holdings(share, labels) for share in self.shares}
-        return Partition(labels, clients, self.dropped)
+        return Partition(labels, clients, self.dropped, self.holdings())
 
     def holdings(self) -> dict[str, Any]:
         """What the file holds, all clients together: for whoever brought it."""
         held = np.concatenate([np.r_[share.train, share.test] for share in self.shares])
         labels, names = np.asarray(self.store.labels)[held], self.job.data.labels or ()
         counts = np.bincount(labels[labels >= 0], minlength=len(names))
-        most = self.job.model.max_length
+        tested = np.concatenate([share.test for share in self.shares])
+        of_tested = np.asarray(self.store.labels)[tested]
+        tested_counts = np.bincount(of_tested[of_tested >= 0], minlength=len(names))
+        most, lengths = self.job.model.max_length, np.diff(self.store.offsets)[held]
         return {
+            "read": list(self.notes),
             "records": len(held),
+            "held_out": len(tested),
             "classes": dict(zip(names, map(int, counts), strict=True)) if len(names) else {},
+            "held_out_classes": dict(zip(names, map(int, tested_counts), strict=True)),
             "dropped": self.dropped,
             "groups": self._groups(held),
-            "longest": float((np.diff(self.store.offsets)[held] >= most).mean()),
+            "too_short": int((lengths == 1).sum()) if self.job.kind.counts == "tokens" else 0,
+            "longest": float((lengths >= most).mean()),
             "max_length": most,
+            "cut": self.cut,
         }
 
     def _groups(self, held: np.ndarray) -> dict[str, int] | None:
@@ -123,15 +138,17 @@ class Federation:
         return Held(len(share.train), len(share.test), by_class)
 
 
-def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Federation:
+def federate(job: Job, listener: Listener | None = None) -> Federation:
     """Build the virtual owners of a job. Raises ``DataError`` or ``JobError``."""
+    listener = listener or Silent()
     scheme = parse_scheme(job.simulation.partition)
-    progress("reading data")
+    listener.started("data", 0)
     corpus = load_corpus(job.data, job.task, scheme.column, grouped=job.per_group)
     groups, secret = groups_of(job, corpus), split_secret(job.seed)
     in_a_file = corpus.held_out is not None
     trained = 1.0 if in_a_file else 1 - job.data.test_fraction
     train, test = split_rows(corpus, trained, secret)
+    train, repeated = _without_copies(corpus, train, test)
     shares = partition(corpus, train, test, job.simulation, job.seed, groups)
     tested = {share.name: apart(share.test, share.train, groups) for share in shares}
     if groups is not None:
@@ -142,15 +159,56 @@ def federate(job: Job, progress: Callable[[str], None] = lambda _: None) -> Fede
     if corpus.label_names:
         data = job.data.model_copy(update={"labels": list(corpus.label_names)})
         job = job.model_copy(update={"data": data})
-    progress("tokenising")
+    store = _tokens(job, corpus, listener)
+    lengths = np.diff(store.offsets)
+    if job.kind.counts == "tokens" and not (lengths[train] > 1).any():
+        raise DataError(
+            f"{job.data.path}: no training text has two tokens, so a language model has nothing to predict. "
+            "Check data.text_column (--text-column), or set data.end_of_text = true."
+        )
+    most_cut = (lengths >= job.model.max_length).mean() > WORTH
     return Federation(
         job=job,
-        store=tokens_of(job, corpus),
+        store=store,
         groups=groups,
         shares=tuple(shares),
         tested=tested,
         training_share=trained,
         holds_out=in_a_file or trained < 1,
-        dropped=dict(corpus.dropped),
+        dropped=corpus.dropped | ({_COPIED: repeated} if repeated else {}),
         ungrouped=(corpus.groups or []).count(""),
+        notes=corpus.notes,
+        cut=cut(job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
     )
+
+
+_COPIED = "a text that is held out too"
+
+
+def _without_copies(corpus: Corpus, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, int]:
+    """Training rows whose text is not held out as well, and how many are left out for that.
+
+    A simulation has all records before it, and its data are those that are left. An owner's agent leaves
+    out none: one held-out record more would change which others are trained on.
+    """
+    held = {corpus.texts[row] for row in test}
+    kept = np.array([row for row in train if corpus.texts[row] not in held], dtype=train.dtype)
+    if len(train) and not len(kept):
+        raise DataError(
+            "Every training text is held out too (data.test_path), so a test would measure memory alone. "
+            "Name a file with other records, or leave data.test_path out."
+        )
+    return kept, len(train) - len(kept)
+
+
+def _tokens(job: Job, corpus: Corpus, listener: Listener) -> TokenStore:
+    done = 0
+
+    def heard(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.advanced(done)
+
+    listener.started("tokens", len(corpus))
+    with listening(heard):
+        return tokens_of(job, corpus)

@@ -75,6 +75,10 @@ class Site:
         """Shape and initial tensors of the model."""
         return self.workplace.learner.shape(), self.workplace.learner.initial
 
+    def features(self, name: str, side: str) -> None:
+        """Compute what a head reads of a client's records, unless that lies in the cache."""
+        self._featured(name, side)
+
     def public_test(self, arrays: Arrays) -> dict[str, Any]:
         """Figures of a model on the public hold-out."""
         return self._public_test(arrays)

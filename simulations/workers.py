@@ -13,6 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from ..errors import UmbelError
+from ..learning.heard import listen, listening
 from .site import Site, SiteSettings
 
 _WAIT_SECONDS = 0.2
@@ -35,6 +36,9 @@ class Workers(Protocol):
 
     def close(self) -> None: ...
 
+    def hear(self, callback: Callable[[int], None]) -> None:
+        """Let `callback` hear of each few records that are done, while results are collected."""
+
 
 class Inline:
     """Everything in this process, one call at a time."""
@@ -42,6 +46,7 @@ class Inline:
     def __init__(self, settings: SiteSettings) -> None:
         self._site = Site(settings)
         self._queue: dict[str, Callable[[], Any]] = {}
+        self._heard: Callable[[int], None] | None = None
 
     def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:
         self._queue[key] = lambda: self.call(method, *arguments, **named)
@@ -55,10 +60,14 @@ class Inline:
         self._queue.clear()
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        return getattr(self._site, method)(*arguments, **named)
+        with listening(self._heard):
+            return getattr(self._site, method)(*arguments, **named)
 
     def close(self) -> None:
         self._queue.clear()
+
+    def hear(self, callback: Callable[[int], None]) -> None:
+        self._heard = callback
 
 
 class Pool:
@@ -70,8 +79,10 @@ class Pool:
         if os.name == "posix":
             context.set_forkserver_preload([__name__, "peft", "transformers.modeling_utils"])
             _start_fork_server()
+        self._done, self._told = context.Value("q", 0), 0
+        self._heard: Callable[[int], None] = lambda count: None
         self._executor = ProcessPoolExecutor(
-            count, context, _become_site, (settings, context.Value("i", 0))
+            count, context, _become_site, (settings, context.Value("i", 0), self._done)
         )
         self._futures: dict[Future[Any], str] = {}
 
@@ -85,6 +96,10 @@ class Pool:
 
     def collect(self) -> Iterator[tuple[str, Any]]:
         done, _ = wait(self._futures, timeout=_WAIT_SECONDS, return_when=FIRST_COMPLETED)
+        count = self._done.value - self._told
+        if count:
+            self._told += count
+            self._heard(count)
         for future in done:
             key = self._futures.pop(future)
             error = future.exception()
@@ -105,6 +120,9 @@ class Pool:
         for process in list((self._executor._processes or {}).values()):
             process.terminate()
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def hear(self, callback: Callable[[int], None]) -> None:
+        self._heard = callback
 
 
 def start_workers(settings: SiteSettings, count: int) -> contextlib.closing[Workers]:
@@ -152,7 +170,7 @@ def _readable(error: BaseException) -> BaseException:
 _site: Site | None = None
 
 
-def _become_site(settings: SiteSettings, counter: Any) -> None:
+def _become_site(settings: SiteSettings, counter: Any, done: Any) -> None:
     """Start of a worker: its number picks its GPU, and it ends when its parent does."""
     global _site
     import signal
@@ -166,6 +184,12 @@ def _become_site(settings: SiteSettings, counter: Any) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     _site = Site(settings)
+
+    def add(count: int) -> None:
+        with done.get_lock():
+            done.value += count
+
+    listen(add)
 
 
 def _end_with_parent() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..tasks.spec import usual_task
+from .holdings import FEW, left_out_text
+from .lengths import WORTH
 from .survey import Survey
 
 _NAMED = 8
-_FEW = 10
-"""Records of a class below which a model does not learn it, and a test cannot tell whether it did."""
-_CUT = 0.05
-"""Share of texts that are cut from which on a longer ``max_length`` is worth its time."""
-_LONGER = (96, 128, 192, 256, 384, 512)
 _SMALL = 1000
 """Records at one owner below which noise for a sensible epsilon drowns what is learned."""
 
@@ -32,7 +29,7 @@ class Advice:
 
 def facts(found: Survey) -> list[tuple[str, str]]:
     """What there is: a title and a line for each."""
-    dropped = ", ".join(f"{count:,} with {why}" for why, count in found.dropped.items())
+    dropped = left_out_text(found.dropped)
     lines = [
         (
             "records",
@@ -98,10 +95,10 @@ def warnings(found: Survey) -> list[str]:
             f"Column {name!r} tells the label in {share:.1%} of the rows. It is not read, but make sure that "
             "the texts do not repeat it."
         )
-    rare = [name for name, count in found.classes.items() if count < _FEW]
+    rare = [name for name, count in found.classes.items() if count < FEW]
     if rare:
         lines.append(
-            f"{len(rare)} of {len(found.classes)} classes have fewer than {_FEW} records, such as "
+            f"{len(rare)} of {len(found.classes)} classes have fewer than {FEW} records, such as "
             f"{rare[0]!r:.60}: too few to learn, and to test. Merge them, or check the label column."
         )
     if found.classes and found.used:
@@ -142,9 +139,8 @@ def advice(found: Survey) -> list[Advice]:
             )
         )
     lengths = found.lengths
-    if lengths is not None and lengths.share_cut(found.max_length) > _CUT:
-        fits = [n for n in _LONGER if n > found.max_length and lengths.share_cut(n) <= _CUT]
-        longer = fits[0] if fits else _LONGER[-1]
+    if lengths is not None and lengths.share_cut(found.max_length) > WORTH:
+        longer = lengths.fitting(found.max_length)
         found_advice.append(
             Advice(
                 f"{lengths.share_cut(found.max_length):.0%} of the texts are cut; of {longer} tokens "

@@ -9,24 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UmbelError
+from ..errors import DataError
 from ..job import DataSpec, Job
-from ..learning.base_model import base_folder
 from ..learning.data import load_corpus
-from ..learning.examples import beginning
 from ..learning.header import column_names
 from ..learning.layout import Layout
 from ..learning.names import label_name, sort_names
 from ..learning.tables import find_layout, read_table
-from ..learning.tokenizer import load_tokenizer
 from ..tasks.spec import usual_task
 from . import columns as look
 from .columns import Column
-from .texts import Copies, Lengths, copies, giveaways, odd_characters, quantile
-
-_LONGEST = 2048
-"""Tokens up to which lengths are counted."""
-_CHUNK = 1000
+from .lengths import Lengths, lengths_of, quantile
+from .texts import Copies, copies, giveaways, odd_characters
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ def survey(job: Job) -> Survey:
     labels = None
     if corpus.labels is not None:
         labels = [corpus.label_names[index] for index in corpus.labels]
-    lengths, no_lengths = _lengths(job.model.base, corpus.texts)
+    lengths, no_lengths = lengths_of(job.model.base, corpus.texts)
     return Survey(
         path=str(path),
         rows=len(table),
@@ -166,26 +160,3 @@ def _groups(
             "largest": max(sizes.values()),
         }
     return found
-
-
-def _lengths(base: str, texts: list[str]) -> tuple[Lengths | None, str]:
-    try:
-        tokenizer = load_tokenizer(base_folder(base))
-    except UmbelError as error:
-        return None, str(error)
-    counts = np.zeros(len(texts), np.int64)
-    for start in range(0, len(texts), _CHUNK):
-        some = [beginning(text, tokenizer, _LONGEST) for text in texts[start : start + _CHUNK]]
-        try:
-            read = tokenizer(some, truncation=True, max_length=_LONGEST)["input_ids"]
-        except Exception:  # some text that this tokenizer fails on: training leaves it out
-            read = [_alone(tokenizer, text) for text in some]
-        counts[start : start + len(some)] = [len(tokens) for tokens in read]
-    return Lengths(counts, _LONGEST), ""
-
-
-def _alone(tokenizer: Any, text: str) -> list[int]:
-    try:
-        return list(tokenizer(text, truncation=True, max_length=_LONGEST)["input_ids"])
-    except Exception:
-        return []

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .columns import share_told
 
 _ODD = {
@@ -72,25 +70,3 @@ def giveaways(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
     if own >= 0.5 * len(texts) and other <= 0.02 * len(texts):
         found.append(f"{own / len(texts):.0%} of the texts contain the name of their own label")
     return found
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long the texts are, in tokens of the base model."""
-
-    tokens: np.ndarray
-    """int64[texts]."""
-    longest_read: int
-    """Tokens beyond which the tokenizer's answer was not counted."""
-
-    def share_cut(self, max_length: int) -> float:
-        """Share of texts of which something is cut off."""
-        return float((self.tokens > max_length).mean()) if len(self.tokens) else 0.0
-
-    def quantile(self, share: float) -> int:
-        return quantile(self.tokens, share)
-
-
-def quantile(counts: np.ndarray, share: float) -> int:
-    """The least of these counts that at least this share of them does not exceed; 0 of none."""
-    return int(np.quantile(counts, share, method="higher")) if len(counts) else 0

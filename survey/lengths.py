@@ -1,0 +1,91 @@
+"""How long texts are in tokens of a base model, and what a longer ``model.max_length`` would spare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import UmbelError
+from ..learning.base_model import base_folder
+from ..learning.examples import beginning
+from ..learning.tokenizer import load_tokenizer
+
+WORTH = 0.05
+"""Share of texts that are cut from which on it is worth a word, and a longer length its time."""
+_LONGEST = 2048
+"""Tokens up to which lengths are counted."""
+_CHUNK = 1000
+_SAMPLE = 500
+_LONGER = (96, 128, 192, 256, 384, 512)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the texts are, in tokens of the base model."""
+
+    tokens: np.ndarray
+    """int64[texts]."""
+    longest_read: int = _LONGEST
+    """Tokens beyond which the tokenizer's answer was not counted."""
+
+    def share_cut(self, max_length: int) -> float:
+        """Share of texts of which something is cut off."""
+        return float((self.tokens > max_length).mean()) if len(self.tokens) else 0.0
+
+    def quantile(self, share: float) -> int:
+        return quantile(self.tokens, share)
+
+    def fitting(self, max_length: int) -> int:
+        """The least usual length at which few texts are cut, or the longest of them."""
+        longer = [n for n in _LONGER if n > max_length]
+        fits = [n for n in longer if self.share_cut(n) <= WORTH]
+        return next(iter([*fits, *longer[::-1]]), max_length)
+
+
+def quantile(counts: np.ndarray, share: float) -> int:
+    """The least of these counts that at least this share of them does not exceed; 0 of none."""
+    return int(np.quantile(counts, share, method="higher")) if len(counts) else 0
+
+
+def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
+    """Lengths of all texts; None, and why, if the base model's tokenizer cannot be had."""
+    try:
+        tokenizer = load_tokenizer(base_folder(base))
+    except UmbelError as error:
+        return None, str(error)
+    counts = np.zeros(len(texts), np.int64)
+    for start in range(0, len(texts), _CHUNK):
+        some = [beginning(text, tokenizer, _LONGEST) for text in texts[start : start + _CHUNK]]
+        try:
+            read = tokenizer(some, truncation=True, max_length=_LONGEST)["input_ids"]
+        except Exception:  # some text that this tokenizer fails on: training leaves it out
+            read = [_alone(tokenizer, text) for text in some]
+        counts[start : start + len(some)] = [len(tokens) for tokens in read]
+    return Lengths(counts), ""
+
+
+def cut(base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:
+    """What is cut of texts, by a sample of them: the share, a longer length, and its share.
+
+    Empty if that is not worth a word.
+    """
+    step = max(1, len(texts) // _SAMPLE)
+    lengths, _ = lengths_of(base, texts[::step])
+    if lengths is None or lengths.share_cut(max_length) <= WORTH:
+        return {}
+    longer = lengths.fitting(max_length)
+    return {
+        "share": lengths.share_cut(max_length),
+        "longer": longer,
+        "then": lengths.share_cut(longer),
+    }
+
+
+def _alone(tokenizer: Any, text: str) -> list[int]:
+    try:
+        return list(tokenizer(text, truncation=True, max_length=_LONGEST)["input_ids"])
+    except Exception:
+        return []
