@@ -13,7 +13,7 @@ from secagg_meter import Meter, stages
 
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import SecretStream
-from umbel.privacy.secagg import aggregator, journal, member, shamir
+from umbel.privacy.secagg import aggregator, collecting, journal, member, shamir
 from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.privacy.secagg.collecting import Purpose
 from umbel.privacy.secagg.fixed_point import Contribution, Floats32, Layout, Total, encode
@@ -92,7 +92,7 @@ class Slots:
                 hash=(member, "digest_of"),
                 prekeys=(Member, "_check_prekeys"),
                 journal=(journal.Turn, "store"),
-                hash_uploads=(aggregator, "digest_of"),
+                hash_uploads=(collecting, "digest_of"),
                 combine=(shamir, "combine"),
                 unmask=(aggregator, "add_masks"),
                 decode=(aggregator, "decode"),

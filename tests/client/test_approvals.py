@@ -92,7 +92,7 @@ def test_an_approval_covers_one_run_of_one_job_by_one_operator(approvals, job, w
 def test_a_request_shows_what_it_is_about_and_the_whole_job(approvals, job, waiting):
     [request] = approvals.list()
     assert request.summary.name == "reviews"
-    assert (request.summary.epsilon, request.summary.delta) == (8.0, 1e-5)
+    assert (request.summary.epsilon, request.summary.delta) == (4.0, 1e-5)
     assert request.operator == OPERATOR
     assert Job.build(request.job).digest() == job.digest() == request.job_digest
 

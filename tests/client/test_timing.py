@@ -1,5 +1,6 @@
 """When answers leave: at times that follow from public numbers, whatever the records are."""
 
+import csv
 import dataclasses
 import json
 import logging
@@ -193,10 +194,16 @@ def test_a_held_out_file_is_read_and_tested_within_the_time_of_its_own_published
     open_job_of, reviews_csv, tmp_path
 ):
     """Its owner has far fewer records to train on, whose size says nothing of it."""
-    header, *lines = reviews_csv.read_text(encoding="utf-8").splitlines(keepends=True)
+    with reviews_csv.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Other texts: what is held out is not trained on as well.
+    copies = [row | {"text": f"{n} {row['text']}"} for n in range(20) for row in rows]
     small, large = tmp_path / "small.csv", tmp_path / "large.csv"
-    small.write_text(header + "".join(lines[:40]), encoding="utf-8")
-    large.write_text(header + "".join(lines) * 20, encoding="utf-8")
+    for path, some in ((small, rows[:40]), (large, copies)):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(some)
     data = {"path": str(small), "test_path": str(large)}
     job = open_job_of(data=data, simulation={"partition": "iid", "clients": 1})
     federation = federate(job)

@@ -3,6 +3,7 @@
 import pytest
 
 from umbel.errors import OutOfRange, RoundFailed
+from umbel.learning.export import export_adapter
 from umbel.learning.model import arrays_digest
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.conclusion import conclude
@@ -36,7 +37,9 @@ def charged(run, folder):
     return spent
 
 
-def test_the_run_ends_with_its_last_model_and_nothing_more_is_charged(wild, start_run, tmp_path):
+def test_the_run_ends_with_its_last_model_and_nothing_more_is_charged(
+    wild, start_run, learner_of, tmp_path
+):
     codes = []
     run = start_run(wild, heard_by(codes))
     counts = run_rounds(run)
@@ -52,6 +55,7 @@ def test_the_run_ends_with_its_last_model_and_nothing_more_is_charged(wild, star
         "test of round 0",
     }
     run.folder.write_json("plan.json", run.plan.to_dict())
+    export_adapter(learner_of(wild), run.arrays, run.folder.path / "adapter")
     identity = {"reproducible": True}
     conclude(run.folder, summarise(run, counts, {}, identity), None)
     result = run.folder.read_json("result.json")
