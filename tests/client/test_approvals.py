@@ -105,7 +105,7 @@ def test_only_the_owner_can_read_requests(approvals, waiting):
 def test_a_server_cannot_fill_the_disk_with_requests(approvals, job, waiting):
     for number in range(MOST_PENDING + 5):
         with pytest.raises(NotYet):
-            approvals.ask(job, f"run {number}", OPERATOR)
+            approvals.ask(job, f"run-{number}", OPERATOR)
     assert len(approvals.list()) == MOST_PENDING
     approvals.approve(waiting)
     approvals.ask(job, "run", OPERATOR)
@@ -126,7 +126,7 @@ def test_an_id_must_mean_exactly_one_request(approvals, job, waiting):
     number = 0
     while sum(request.id.startswith(prefix) for request in approvals.list()) < 2:
         with pytest.raises(NotYet):
-            approvals.ask(job, f"run {number}", OPERATOR)
+            approvals.ask(job, f"run-{number}", OPERATOR)
         number += 1
     with pytest.raises(UmbelError, match="2 requests begin with"):
         approvals.approve(prefix)
@@ -217,7 +217,7 @@ def test_a_run_that_is_over_does_not_look_as_if_it_still_waited(
 def test_runs_that_are_over_leave_room_for_others(approvals, job, monkeypatch):
     for number in range(MOST_PENDING):
         with pytest.raises(NotYet, match="waits for the owner's approval"):
-            approvals.ask(job, f"run {number}", OPERATOR)
+            approvals.ask(job, f"run-{number}", OPERATOR)
     with pytest.raises(NotYet, match="already"):
         approvals.ask(job, "another", OPERATOR)
     later(monkeypatch, 20)

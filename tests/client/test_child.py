@@ -328,8 +328,8 @@ def test_an_agent_whose_worker_is_killed_by_a_record_answers_in_the_usual_form(
     forms = []
     for number, started in enumerate((bench(), bench(tokens=[killer]))):
         with contextlib.closing(Intake(home, bench=started, clock=Skipped())) as intake:
-            ask(intake, f"run {number}", PREPARE)
-            forms.append(form(ask(intake, f"run {number}", TRAIN)))
+            ask(intake, f"run-{number}", PREPARE)
+            forms.append(form(ask(intake, f"run-{number}", TRAIN)))
             left_out = intake._desk.agent._work._left_out
     assert len(left_out) == 1
     assert forms[0] == forms[1]

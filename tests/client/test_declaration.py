@@ -155,7 +155,7 @@ def test_the_same_records_have_one_budget_whatever_columns_and_labels_a_job_name
         assert len({entry.dataset for entry in before.entries()}) == 2
     name = owner.home.account.name
     for number, question in enumerate(questions):
-        reply = owner.ask(f"run {number}", **question)
+        reply = owner.ask(f"run-{number}", **question)
         assert not reply.has_error()
         assert owner.home.source.account == name
     with Ledger(owner.home.ledger) as ledger:

@@ -87,7 +87,7 @@ def outcome(job_of, start_run):
         except JobError:
             return "no job", refused
         try:
-            made = start_run(job, listen, name=f"run {number}")
+            made = start_run(job, listen, name=f"run-{number}")
         except (StrategyError, DataError):
             return "refused", refused
         except PlanRefused as error:
