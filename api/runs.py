@@ -129,12 +129,13 @@ class Run(Shown):
 
     def figure(self, name: str = "learning-curve") -> Figure:
         """A picture of the report, for a notebook or ``savefig``; ``KeyError`` names those there are."""
-        from ..reports.plots import sheets
+        from ..reports.plots import sheet, sheets
 
-        found = sheets(self.record)
-        if name not in found:
-            raise KeyError(f"{name!r}; there is {', '.join(found) or 'no picture yet'}")
-        return found[name]
+        found = sheet(self.record, name)
+        if found is None:
+            others = ", ".join(sheets(self.record))
+            raise KeyError(f"{name!r}; there is {others or 'no picture yet'}")
+        return found
 
     def predict(self, texts: str | Sequence[str], new_tokens: int = 40) -> list[Prediction]:
         """Labels with probabilities for each text, or how a language model goes on; of a blank text, none."""

@@ -25,11 +25,10 @@ def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
     given = dict(dotted(sections))
     if isinstance(source, Job):
         return source.changed(given) if given else source
-    if isinstance(source, str | Path):
-        if Path(source).suffix == ".toml":
-            return Job.compose(Path(source), given)
-        return Job.compose(None, {"data.path": str(source)} | given)
-    return Job.compose(None, {"data.path": str(table_file(source))} | given)
+    data = source if isinstance(source, str | Path) else table_file(source)
+    if Path(data).suffix == ".toml":
+        return Job.compose(Path(data), given)
+    return Job.compose(None, {"data.path": str(data)} | given)
 
 
 def table_file(table: Any) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +27,29 @@ def draw(folder: Path) -> list[Path]:
     """Draw every picture that the run in `folder` has data for, into ``folder/plots``."""
     record = RunRecord.read(folder)
     target = record.folder / "plots"
-    return [canvas.save(sheet, target / f"{name}.png") for name, sheet in sheets(record).items()]
+    return [canvas.save(drawn, target / f"{name}.png") for name, drawn in sheets(record).items()]
 
 
 def sheets(record: RunRecord) -> dict[str, Figure]:
     """The same pictures by name, not written anywhere."""
-    drawn = {
-        "learning-curve": _learning_curve(record),
-        "perplexity-by-client": _perplexity_by_client(record),
-        "confusion": draw_confusion(record),
-        "partition": draw_partition(record),
-        "epsilon": _epsilon(record),
+    drawn = ((name, sheet(record, name)) for name in _pictures())
+    return {name: figure for name, figure in drawn if figure}
+
+
+def sheet(record: RunRecord, name: str) -> Figure | None:
+    """One of them; None if there is no such picture, or the run has no data for it."""
+    drawer = _pictures().get(name)
+    return drawer(record) if drawer else None
+
+
+def _pictures() -> dict[str, Callable[[RunRecord], Figure | None]]:
+    return {
+        "learning-curve": _learning_curve,
+        "perplexity-by-client": _perplexity_by_client,
+        "confusion": draw_confusion,
+        "partition": draw_partition,
+        "epsilon": _epsilon,
     }
-    return {name: sheet for name, sheet in drawn.items() if sheet}
 
 
 def percentile_band(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
