@@ -29,7 +29,7 @@ from umbel.learning.loading import load_learner
 from umbel.learning.pace import Pace, measured
 from umbel.learning.probe import probed
 from umbel.learning.tasks import task_for
-from umbel.learning.tempo import STILL, Tempo
+from umbel.learning.tempo import Tempo
 from umbel.privacy.noise.sizes import Sizes
 from umbel.privacy.randomness import SecretStream
 from umbel.simulations.federation import federate
@@ -166,7 +166,7 @@ class Owner:
         self._agents = {
             waits: Agent(
                 "mary",
-                Counted("mary", Workplace(self.learner, task, tempo if waits else STILL), data_),
+                Counted("mary", Workplace(self.learner, task), data_),
                 Account("mary", 1.0, False, Published(max(100, round(len(lengths), -1)))),
                 folder / f"{name}-{waits}.sqlite",
                 policy=Policy.simulated(self.job),

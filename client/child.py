@@ -19,7 +19,6 @@ from ..job import Job
 from ..learning.failures import NOBODY
 from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
-from ..learning.tempo import Beats
 from ..learning.trainer import Outcome
 from ..privacy.noise.sizes import Sizes
 from ..storage.processes import start
@@ -229,16 +228,6 @@ class WorkInChild:
         found: Outcome = self._persistently(
             "trained", job, round_, arrays, private, proximal_mu, records=records
         )
-        return found
-
-    def beats(self) -> Beats:
-        """None of a child that died: it takes them along."""
-        if self._bench.holder is not self:
-            return Beats()
-        try:
-            found: Beats = self._bench.ask("beats")
-        except Died:
-            return Beats()
         return found
 
     def _persistently(self, what: str, *arguments: Any, **named: Any) -> Any:

@@ -147,8 +147,7 @@ class Rounds:
                 job, assignment, arrays, private, mu, train=trains, test=test
             )
         finally:
-            slowness = self._timing.slowness(self._work.beats(), span)
-            self._timing.leave(begun, span * slowness)
+            self._timing.leave(begun, span)
         if repeated is not None:
             found.outcome = Outcome(repeated, 0.0)
         if found.error is not None and not job.encrypted:

@@ -2,19 +2,18 @@
 
 How long an owner computes follows the number and the length of the records that were drawn, so it
 would tell of them. In a deployment every private answer therefore waits for its time: as long as the
-most records that are likely to be drawn would take this machine, were each of the greatest length, at
-the speed that the machine has meanwhile: beats (``learning.tempo``) say what that is, and read no record.
+most records that are likely to be drawn would take this machine, were each of the greatest length.
 
 Guarantee: of the records, the time at which an answer leaves tells only whether their work was over in
 time, and if not, the number of whole spans that it took. With texts of any length that fit the model,
-and a machine as fast as it was measured and felt, that is so unless more are drawn than ``most_drawn``,
+and a machine as fast as it was measured, that is so unless more are drawn than ``most_drawn``,
 which happens with a probability below 2**-30 for each answer.
 
-Assumptions: other work slows a beat down as much as it does the model; what a record is does not change
-how long the next beat takes; what happens after the wait (encoding, masking) takes a time that does not
-depend on the numbers encoded. If the model has become slower than a beat has by more than the margin,
-spans are exceeded, and the owner's log says so. Records that a model fails on take longer, too: a few of
-them fit into the margin.
+Assumptions: the pace was measured on this machine under the load that it has; what happens after the
+wait (encoding, masking) takes a time that does not depend on the numbers encoded. If the machine has
+become slower than measured by more than the margin, spans are exceeded, and the owner's log says so. Its
+speed is not felt during an answer: over how long it could be felt would tell how long the records took.
+Records that a model fails on take longer, too: a few of them fit into the margin.
 """
 
 from __future__ import annotations
@@ -29,21 +28,17 @@ import numpy as np
 from ..clock import Clock
 from ..job import Job
 from ..learning.pace import Pace
-from ..learning.tempo import EVERY, Beats
 from ..privacy.noise.sizes import SIZE_EPSILON
 
 _OVERRUN = 2.0**-30
 """Probability that more records are drawn than an answer has time for."""
-_MARGIN = 1.02
-"""For what beats themselves take, a hundredth, and for what they say wrongly."""
+_MARGIN = 1.03
 _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
 """Seconds for a record to be read and tokenised."""
 _UNKNOWN = 1000
 """Held-out records where no size is published: a span is as long as so many take."""
-_KNOWN_BEATS = 8
-"""As many, as long as measured, count beside those of an answer."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,18 +89,6 @@ class Timing:
                 self._name, spent, seconds, spans,
             )  # fmt: skip
         self._clock.wait_until(begun + spans * seconds)
-
-    def slowness(self, beats: Beats, seconds: float) -> float:
-        """How much longer than `seconds` the same takes now, by how long its beats were on average.
-
-        They count as much as the longest work would have brought of them, beside some of the measured
-        length: few say little. How many there were says how long the records took, and counts for nothing.
-        """
-        if self._pace is None or not self._pace.beat or not beats.count:
-            return 1.0
-        brought = seconds / EVERY
-        now = beats.seconds / beats.count / self._pace.beat
-        return (_KNOWN_BEATS + brought * now) / (_KNOWN_BEATS + brought)
 
     def preparing(self, numbers: Numbers) -> float:
         """Seconds from a loaded model to records that can be trained on."""

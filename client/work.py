@@ -16,7 +16,6 @@ from ..learning.model import Learner
 from ..learning.received import ReceivedWeights
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
-from ..learning.tempo import STILL, Beats, Still, Tempo
 from ..learning.trainer import Outcome, StepRange, test, train
 from ..privacy.noise.sizes import Sizes
 from ..wire.arrays import Arrays
@@ -99,10 +98,6 @@ class Work(Protocol):
         """Take a round's steps. Without `records`: what an owner of no record would come to."""
         ...
 
-    def beats(self) -> Beats:
-        """How fast the machine was in all work since this was asked the last time."""
-        ...
-
 
 @dataclass(frozen=True)
 class Workplace:
@@ -110,8 +105,6 @@ class Workplace:
 
     learner: Learner
     task: Task
-    tempo: Tempo | Still = STILL
-    """Where answers wait: how fast the machine is meanwhile."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -168,7 +161,6 @@ class WorkHere:
             examples,
             forgiving=job.private,
             touch=self.touch,
-            tempo=workplace.tempo,
         )
 
     def trained(
@@ -197,11 +189,7 @@ class WorkHere:
             private=private,
             proximal_mu=proximal_mu,
             touch=self.touch,
-            tempo=self._workplace.tempo,
         )
-
-    def beats(self) -> Beats:
-        return self._workplace.tempo.taken()
 
     def _examples(self, side: Literal["train", "test"]) -> Examples:
         """This owner's examples, with their features where only a head trains; found once."""

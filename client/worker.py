@@ -24,7 +24,6 @@ from ..job import Job
 from ..learning.base_model import base_digest
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
-from ..learning.tempo import Tempo
 from ..learning.verdict import Verdict
 from ..planning.padding import padding_refusals
 from .data import DataSource
@@ -98,9 +97,7 @@ class Worker:
         # A model that the agent refuses takes no private step, not even to see how fast it is.
         refused = padding_refusals(setup.job, learner.verdict)
         if setup.waits and self._pace is None and not refused:
-            tempo = Tempo(learner.network.device)
-            self._workplace = replace(self._workplace, tempo=tempo)
-            self._pace = measured(learner, self._workplace.task, tempo)
+            self._pace = measured(learner, self._workplace.task)
         return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace)
 
     def open(self, setup: Setup, left_out: frozenset[int], touch: Touch | None) -> LocalData:

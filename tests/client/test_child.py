@@ -23,7 +23,6 @@ from umbel.client.worker import Setup, records_of, workplace_of
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.steps import PrivateSteps
-from umbel.learning.tempo import Beats
 from umbel.simulations.rehearsal import set_up
 from umbel.wire.arrays import to_array_record
 from umbel.wire.requests import ASSIGNMENT, PREPARE, TRAIN, Assignment
@@ -263,21 +262,6 @@ def test_the_child_ends_with_its_parent_however_that_ends():
     while os.path.exists(f"/proc/{child}") and time.monotonic() < until:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{child}")
-
-
-def test_beats_are_felt_in_the_child_and_those_of_a_dead_one_are_lost(setup, sound):
-    made = dataclasses.replace(setup(), waits=True)
-    work = in_child(sound, made)
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in work.shapes.items()}
-    until, felt = time.monotonic() + 600, Beats()
-    while not felt.count and time.monotonic() < until:
-        work.trained(made.job, 1, arrays, steps())
-        felt = work.beats()
-    assert felt.seconds > 0
-    assert work.model.pace.beat > 0
-    sound._child.process.kill()
-    assert work.beats() == Beats()
-    assert work.beats() == Beats()
 
 
 def test_a_child_that_was_killed_from_outside_is_started_again(setup, sound):

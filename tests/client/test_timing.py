@@ -20,7 +20,6 @@ from umbel.client.work import WorkHere, Workplace
 from umbel.flower import stamp, take_server_identity
 from umbel.learning.pace import Pace, measured
 from umbel.learning.tasks import task_for
-from umbel.learning.tempo import Beats
 from umbel.simulations.federation import federate
 from umbel.wire.arrays import to_array_record
 from umbel.wire.requests import ASSIGNMENT, EVALUATE, PREPARE, TRAIN, Assignment
@@ -73,9 +72,6 @@ def owner(open_job_of, learner_of, tmp_path):
                 if fails and records:
                     raise MemoryError
                 return super().trained(*arguments, records=records)
-
-            def beats(self):
-                return beats or super().beats()
 
         federation = federate(job)
         share = federation.shares[0]
@@ -145,42 +141,6 @@ def test_what_takes_too_long_leaves_after_whole_spans_and_the_owner_is_told(owne
         assert late(TRAIN) - 2.5 * span <= begun + 3 * span
         assert (clock.waits[-1] - begun) / span == pytest.approx(3)
     assert [r for r in caplog.records if "should take" in r.message]
-
-
-def test_on_a_machine_that_has_become_slower_an_answer_leaves_later_by_as_much(owner, caplog):
-    pace = dataclasses.replace(PACE, record=100.0, beat=0.004)
-    spans = []
-    for times in (1.0, 2.0, 0.5):
-        felt = Beats(1000, 1000 * times * pace.beat)
-        ask = owner(0.0, f"times-{times}", beats=felt, pace=pace)
-        begun = ask(PREPARE)
-        spans.append(ask(TRAIN) - begun)
-    usual, slow, fast = spans
-    assert slow / usual == pytest.approx(2, rel=0.02)
-    assert fast / usual == pytest.approx(0.5, rel=0.02)
-    # Work that took longer for the same reason did not take too long.
-    late = owner(1.8 * usual, "late", beats=Beats(1000, 2000 * pace.beat), pace=pace)
-    late(PREPARE)
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        late(TRAIN)
-    assert not [r for r in caplog.records if "should take" in r.message]
-
-
-def test_few_beats_say_little():
-    timing = Timing(Clock(), dataclasses.replace(PACE, beat=0.004), "mary")
-    found = [timing.slowness(Beats(5, 5 * 0.012), seconds) for seconds in (0.1, 1, 10, 1e6)]
-    assert found == sorted(found)
-    assert found[0] < 1.3
-    assert found[-1] == pytest.approx(3, rel=1e-3)
-    assert timing.slowness(Beats(), 100) == 1.0
-    assert Timing(Clock(), PACE, "mary").slowness(Beats(5, 1.0), 100) == 1.0
-
-
-def test_how_many_beats_there_were_says_how_long_the_records_took_and_counts_for_nothing():
-    timing = Timing(Clock(), dataclasses.replace(PACE, beat=0.004), "mary")
-    found = {timing.slowness(Beats(n, n * 0.008), 20.0) for n in (1, 4, 64, 1024)}
-    assert len(found) == 1
 
 
 def test_a_simulation_and_a_job_without_privacy_do_not_wait(owner):
