@@ -37,7 +37,9 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
     if not learner.network.head_alone or len(examples) == 0 or examples.features is not None:
         return examples
     path = cache_folder("features") / f"{_key(learner, examples)}.npy"
-    if not path.exists():
+    if path.exists():
+        records_done(len(examples))
+    else:
         if not head_reads_features(learner):
             return examples
         if touch is not None:

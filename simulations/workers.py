@@ -82,7 +82,10 @@ class Pool:
         self._done, self._told = context.Value("q", 0), 0
         self._heard: Callable[[int], None] = lambda count: None
         self._executor = ProcessPoolExecutor(
-            count, context, _become_site, (settings, context.Value("i", 0), self._done)
+            count,
+            context,
+            _become_site,
+            (settings, context.Value("i", 0), self._done, dict(os.environ)),
         )
         self._futures: dict[Future[Any], str] = {}
 
@@ -170,9 +173,16 @@ def _readable(error: BaseException) -> BaseException:
 _site: Site | None = None
 
 
-def _become_site(settings: SiteSettings, counter: Any, done: Any) -> None:
-    """Start of a worker: its number picks its GPU, and it ends when its parent does."""
+def _become_site(
+    settings: SiteSettings, counter: Any, done: Any, environment: dict[str, str]
+) -> None:
+    """Start of a worker: its number picks its GPU, and it ends when its parent does.
+
+    Its environment would be that of the fork server's first start; the caller's may have changed since.
+    """
     global _site
+    os.environ.clear()
+    os.environ.update(environment)
     import signal
 
     import torch

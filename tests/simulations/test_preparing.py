@@ -50,6 +50,25 @@ def test_every_text_is_counted_while_features_are_computed(head_job, tmp_path, w
     assert read[-1] == texts >= total
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_texts_whose_features_are_kept_are_counted_at_once(head_job, tmp_path, workers):
+    for name in ("first", "again"):
+        heard = Heard(stop="prepare")
+        with pytest.raises(Interrupted):
+            simulate(head_job(), Options(tmp_path / name, workers), heard)
+        total, *done = heard.stages["features"]
+        assert done[-1] == total
+
+
+def test_workers_keep_things_where_the_environment_says_now(head_job, tmp_path, monkeypatch):
+    """And not where it said when a process's first workers were started."""
+    for name in ("one", "two"):
+        monkeypatch.setenv("UMBEL_CACHE", str(tmp_path / name))
+        with pytest.raises(Interrupted):
+            simulate(head_job(), Options(tmp_path / f"run-{name}", 2), Heard(stop="prepare"))
+        assert list((tmp_path / name / "features").glob("*.npy"))
+
+
 def test_ctrl_c_before_the_run_begins_writes_nothing(head_job, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
