@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..foreign import console, say, typed
+from .options import Given, Json, OwnersFolder, asks_for_declarations
 from .owner import owner_app as client_app
 
 if TYPE_CHECKING:
@@ -17,59 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["client_app"]
 
-Folder = Annotated[
-    Path, typer.Argument(help="The data owner's folder [the current one].", show_default=False)
-]
-
-
 Data = Annotated[
     Path, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
-]
-TextColumn = Annotated[
-    str | None, typer.Option(help='Column with the text ["text", or the longest].')
-]
-LabelColumn = Annotated[str | None, typer.Option(help='Column with the class ["label", if any].')]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option("--label", help="A class that jobs may learn; give all of them [those found]."),
-]
-GroupColumn = Annotated[
-    str | None, typer.Option(help="Column of the patient, customer or document [none].")
-]
-Unit = Annotated[
-    str | None, typer.Option(help='What is counted and protected: "record" or "group" [record].')
-]
-RecordsPerGroup = Annotated[
-    int | None, typer.Option(help="Most records of a group that are used [8].")
-]
-TrainingShare = Annotated[
-    float | None, typer.Option(help="How much of the data is trained on [0.8; 1 with --test-data].")
-]
-SmallestSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Take part in no job below this published size; 100 is published of all that is less, so 100 "
-        "asks for more than 100 [any]."
-    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, without being asked.")]
 
 
 @client_app.command()
+@asks_for_declarations()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the owner's name.")],
     data: Data,
     consortium: Annotated[Path, typer.Option(help="consortium.json, which the operator gave out.")],
     name: Annotated[str | None, typer.Option(help="Name of this owner [the folder's].")] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    label: Labels = None,
-    group_column: GroupColumn = None,
-    unit: Unit = None,
-    records_per_group: RecordsPerGroup = None,
+    *,
+    given: Given,
     test_data: Annotated[Path | None, typer.Option(help="Held-out records, if apart.")] = None,
-    training_share: TrainingShare = None,
-    smallest_size: SmallestSize = None,
     yes: Yes = False,
 ) -> None:
     """Make this owner's keys, settings and policy, and the request that goes to the operator.
@@ -81,19 +45,9 @@ def init(
     from ..client.policy import Policy
     from ..client.propose import propose
 
-    given = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "labels": label,
-        "group_column": group_column,
-        "unit": unit,
-        "records_per_group": records_per_group,
-        "training_share": training_share,
-        "smallest_size": smallest_size,
-    }
     Home.check_new(folder, consortium, name)
     proposal = propose(data, test_data, **given)
-    _confirm(proposal, yes or (text_column is not None and (not proposal.classes or bool(label))))
+    _confirm(proposal, yes or _declared(given, proposal))
     home = Home.create(folder, consortium, data, name, proposal.declared)
     spends = Policy.read(home.policy).privacy
     say(
@@ -108,26 +62,17 @@ def init(
 
 
 @client_app.command()
+@asks_for_declarations("text_column", "label_column", "label", "group_column", "training_share")
 def upgrade(
-    folder: Folder = Path(),
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    label: Labels = None,
-    group_column: GroupColumn = None,
-    training_share: TrainingShare = None,
+    folder: OwnersFolder = Path(),
+    *,
+    given: Given,
     yes: Yes = False,
 ) -> None:
     """Declare what a folder of an earlier version lacks; its account inherits all that was spent."""
     from ..client.owning import proposed_upgrade
     from ..client.owning import upgrade as take_over
 
-    given = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "labels": label,
-        "group_column": group_column,
-        "training_share": training_share,
-    }
     name, proposal, server = proposed_upgrade(folder, **given)
     _confirm(proposal, yes)
     take_over(folder, name, proposal, server)
@@ -135,7 +80,7 @@ def upgrade(
 
 
 @client_app.command("publish-size")
-def publish_size(folder: Folder = Path()) -> None:
+def publish_size(folder: OwnersFolder = Path()) -> None:
     """Draw a new published size of the data, with new noise: it costs epsilon 0.1 once more."""
     from ..client.home import Home
     from ..client.owning import publish_size as draw
@@ -148,7 +93,7 @@ def publish_size(folder: Folder = Path()) -> None:
 
 @client_app.command("new-account")
 def new_account(
-    folder: Folder = Path(),
+    folder: OwnersFolder = Path(),
     disjoint: Annotated[
         bool,
         typer.Option(
@@ -173,13 +118,18 @@ def new_account(
 
 
 @client_app.command()
-def moved(folder: Folder = Path()) -> None:
+def moved(folder: OwnersFolder = Path()) -> None:
     """Say that this copy of the folder is the only one that goes on; the ledger notes it."""
     from ..client.home import Home
     from ..client.owning import moved as settle
 
     settle(Home.open(folder))
     say("This folder goes on. Delete every other copy of it: two that spend count half each.")
+
+
+def _declared(given: Given, proposal: Proposal) -> bool:
+    """Whether the options say it all, so that there is nothing to confirm."""
+    return "text_column" in given and (not proposal.classes or "labels" in given)
 
 
 def _confirm(proposal: Proposal, confirmed: bool) -> None:
@@ -200,8 +150,8 @@ def _confirm(proposal: Proposal, confirmed: bool) -> None:
 
 @client_app.command()
 def check(
-    folder: Folder = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    folder: OwnersFolder = Path(),
+    as_json: Json = False,
 ) -> None:
     """Look at everything that has to be right: data, keys, clock, certificate, server, disk, budget."""
     from ..client.doctor import examine
@@ -219,7 +169,7 @@ def check(
 
 @client_app.command()
 def run(
-    folder: Folder = Path(),
+    folder: OwnersFolder = Path(),
     rehearsal: Annotated[bool, typer.Option("--rehearsal", hidden=True)] = False,
 ) -> None:
     """Take part: connect to the server, answer its jobs as the policy says. Ctrl-C ends it."""
@@ -240,8 +190,8 @@ def run(
 
 @client_app.command()
 def models(
-    folder: Folder = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    folder: OwnersFolder = Path(),
+    as_json: Json = False,
 ) -> None:
     """List the models that came of the jobs this owner took part in, and where they lie."""
     from ..client.home import Home
@@ -259,7 +209,7 @@ def models(
 
 
 @client_app.command()
-def unit(folder: Folder = Path()) -> None:
+def unit(folder: OwnersFolder = Path()) -> None:
     """Print a systemd unit that keeps the agent running."""
     from ..client.home import Home
     from ..client.unit import systemd_unit
@@ -269,7 +219,7 @@ def unit(folder: Folder = Path()) -> None:
 
 @client_app.command()
 def rotate(
-    folder: Folder = Path(),
+    folder: OwnersFolder = Path(),
     finish: Annotated[
         bool, typer.Option("--finish", help="Use the new keys: the operator has admitted them.")
     ] = False,
@@ -296,7 +246,7 @@ def trust(
     card: Annotated[
         Path, typer.Argument(help="The consortium's newest consortium.json.", show_default=False)
     ],
-    folder: Folder = Path(),
+    folder: OwnersFolder = Path(),
 ) -> None:
     """Follow the consortium's keys by its newest card, and believe former authorities no more.
 
@@ -320,7 +270,7 @@ def trust(
 @client_app.command("approve-roster")
 def approve_roster(
     file: Annotated[Path, typer.Argument(help="What umbel sign roster wrote.", show_default=False)],
-    folder: Folder = Path(),
+    folder: OwnersFolder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> None:
     """Approve a change of the members, where the consortium asks its members to. Back to the operator then.

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
 
 from .. import __version__
-from ..errors import Interrupted, JobError, UmbelError, of_the_machine
+from ..errors import Interrupted, UmbelError, of_the_machine
 from ..foreign import console, say
-from ..tasks.spec import BUILT_IN
 from .group import command_group
-
-if TYPE_CHECKING:
-    from ..job import Job
+from .options import (
+    OF_THE_DATA,
+    Asked,
+    Encoding,
+    Given,
+    Json,
+    RunFolder,
+    asks_for_a_job,
+    asks_for_keys,
+)
 
 # Else "[required]" and "[default: ...]" stand in every --help with a backslash before them.
 typer.core.HAS_RICH = False
@@ -26,33 +32,6 @@ app = command_group(
     "Federated fine-tuning of Hugging Face models, private by default.",
     "Start with: umbel init my-job.toml   or: umbel simulate --data my.csv",
 )
-
-JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML).", show_default=False)]
-Set = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
-]
-Task = Annotated[str | None, typer.Option(help=f"{' or '.join(BUILT_IN)}.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="CSV, TSV, JSON, .xlsx, Parquet, also .gz and the like, or a Hugging Face dataset folder."
-    ),
-]
-TextColumn = Annotated[str | None, typer.Option(help="Column with the text [text].")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column with the class [label].")]
-Encoding = Annotated[
-    str | None,
-    typer.Option(help="Encoding of the file, e.g. cp1252 [found].", show_default=False),
-]
-Model = Annotated[
-    str | None, typer.Option(help="Base model: hub id, folder, or package:NAME/FOLDER.")
-]
-Clients = Annotated[int | None, typer.Option(help="Virtual clients [4].")]
-Partition = Annotated[
-    str | None, typer.Option(help="column:NAME, iid, dirichlet:ALPHA or shards:K [iid].")
-]
-RunArgument = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/latest.")]
 
 
 def main() -> None:
@@ -80,26 +59,14 @@ def _root(
 
 
 @app.command()
+@asks_for_keys("task", "model", *OF_THE_DATA)
 def init(
     job: Annotated[Path, typer.Argument(help="Job file to write.")],
-    task: Task = None,
-    model: Model = None,
-    data: Data = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
+    given: Given,
 ) -> None:
     """Write a commented job file."""
     from ..job.reference import write_template
 
-    given = _given(
-        task=task,
-        model=model,
-        data=data,
-        text_column=text_column,
-        label_column=label_column,
-        encoding=encoding,
-    )
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
 
@@ -116,17 +83,9 @@ def schema(
 
 
 @app.command()
+@asks_for_a_job
 def plan(
-    job: JobFile = None,
-    task: Task = None,
-    model: Model = None,
-    data: Data = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    clients: Clients = None,
-    partition: Partition = None,
-    set_: Set = [],  # noqa: B006
+    asked: Asked,
     consortium: Annotated[
         Path | None,
         typer.Option(
@@ -134,20 +93,10 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a job will run, and its guarantee."""
-    given = _given(
-        task=task,
-        model=model,
-        data=data,
-        text_column=text_column,
-        label_column=label_column,
-        encoding=encoding,
-        clients=clients,
-        partition=partition,
-    )
-    loaded = _job(job, given, set_)
+    loaded = asked.job()
     if consortium is not None:
         from ..consortium.authority import Consortium
         from ..consortium.lasting import refuse_longer
@@ -163,17 +112,9 @@ def plan(
 
 
 @app.command()
+@asks_for_a_job
 def simulate(
-    job: JobFile = None,
-    task: Task = None,
-    model: Model = None,
-    data: Data = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    clients: Clients = None,
-    partition: Partition = None,
-    set_: Set = [],  # noqa: B006
+    asked: Asked,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write [runs/NAME-TIME].")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --run-dir [runs/latest].")
@@ -204,28 +145,18 @@ def simulate(
     It runs the code that a deployment uses. Without a job file, --data is enough. Ctrl-C finishes
     the round in progress; --resume goes on from there.
     """
-    given = _given(
-        task=task,
-        model=model,
-        data=data,
-        text_column=text_column,
-        label_column=label_column,
-        encoding=encoding,
-        clients=clients,
-        partition=partition,
-    )
     from ..api.runs import Run
     from ..api.simulate import simulate as simulated
 
     try:
         if resume:
-            expected = _job(job, given, set_) if job or given else None
+            expected = asked.job() if asked.anything else None
             run = Run(run_dir or Path("runs/latest")).resume(
                 expected, workers=workers, engine=engine
             )
         else:
             run = simulated(
-                _job(job, given, set_),
+                asked.job(),
                 run_dir=run_dir,
                 workers=workers,
                 engine=engine,
@@ -243,7 +174,7 @@ def simulate(
 
 @app.command()
 def predict(
-    run: RunArgument,
+    run: RunFolder,
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts to try.", show_default=False)
     ] = None,
@@ -291,7 +222,7 @@ def compare(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(run: RunFolder) -> None:
     """Draw plots and report again, also while it runs."""
     _report(run)
 
@@ -324,31 +255,6 @@ def _mount() -> None:
 
 
 _mount()
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Options that were given on the command line, by the job's own keys."""
-    keys = {
-        "task": "task",
-        "model": "model.base",
-        "data": "data.path",
-        "text_column": "data.text_column",
-        "label_column": "data.label_column",
-        "encoding": "data.encoding",
-        "clients": "simulation.clients",
-        "partition": "simulation.partition",
-    }
-    return {keys[name]: value for name, value in options.items() if value is not None}
-
-
-def _job(path: Path | None, given: dict[str, Any], overrides: list[str]) -> Job:
-    from ..job import Job
-
-    if path is None and "data.path" not in given:
-        raise JobError(
-            "Name a job file, or data with --data FILE. A first one: umbel init my-job.toml"
-        )
-    return Job.compose(path, given, overrides)
 
 
 def _report(path: Path) -> None:

@@ -9,9 +9,21 @@ from typing import Annotated
 import typer
 
 from ..foreign import console, say
-from ..tasks.spec import BUILT_IN
+from .options import Given, asks_for_keys
 
 
+@asks_for_keys(
+    "task",
+    "text_column",
+    "label_column",
+    "encoding",
+    "group_column",
+    "model",
+    "max_length",
+    text_column="Column with the text [found].",
+    label_column="Column with the class [found].",
+    model="Base model whose tokens are counted.",
+)
 def data(
     file: Annotated[
         Path,
@@ -19,27 +31,7 @@ def data(
             help="CSV, TSV, JSON, Excel, Parquet, also compressed, or a dataset folder."
         ),
     ],
-    task: Annotated[str | None, typer.Option(help=f"{' or '.join(BUILT_IN)}.")] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column with the text [found].", show_default=False)
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column with the class [found].", show_default=False)
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(help="Encoding of the file, e.g. cp1252 [found].", show_default=False),
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the person or document.", show_default=False),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Base model whose tokens are counted.", show_default=False)
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens at which texts are cut [64].", show_default=False)
-    ] = None,
+    given: Given,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at a file before training: rows, classes, copies, lengths, and what to set.
@@ -52,17 +44,7 @@ def data(
     from ..survey.show import survey_table
     from ..survey.survey import survey
 
-    given = {
-        "data.path": str(file),
-        "task": task,
-        "data.text_column": text_column,
-        "data.label_column": label_column,
-        "data.group_column": group_column,
-        "data.encoding": encoding,
-        "model.base": model,
-        "model.max_length": max_length,
-    }
-    job = Job.compose(None, {key: value for key, value in given.items() if value is not None}, [])
+    job = Job.compose(None, {"data.path": str(file), **given})
     with Progress() as progress:
         progress.started("data", 0)
         found = survey(job)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ..errors import UmbelError
 from ..foreign import console, say
+from .options import Json, OwnersFolder
 
 if TYPE_CHECKING:
     from click import Context
@@ -47,12 +48,7 @@ owner_app = typer.Typer(
     help="A data owner's side.", rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
-Folder = Annotated[
-    Path | None,
-    typer.Argument(help="The data owner's folder [the current one].", show_default=False),
-]
 Id = Annotated[str, typer.Argument(help="The request's id, or how it begins.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 jobs_app = typer.Typer(
@@ -65,7 +61,7 @@ owner_app.add_typer(jobs_app, name="jobs")
 
 
 @jobs_app.command("list")
-def list_jobs(folder: Folder = None, as_json: Json = False) -> None:
+def list_jobs(folder: OwnersFolder = Path(), as_json: Json = False) -> None:
     """List the runs that were asked of this owner, and what was decided."""
     from ..client.asked import asked, asked_table
 
@@ -89,7 +85,7 @@ def list_jobs(folder: Folder = None, as_json: Json = False) -> None:
 @jobs_app.command("show")
 def show_job(
     run: Annotated[str, typer.Argument(help="The run's name or id, or how it begins.")],
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     as_json: Json = False,
 ) -> None:
     """Show what a run wanted, on whose order, what was decided and why, and what it did here."""
@@ -105,7 +101,7 @@ def show_job(
 
 
 @owner_app.command()
-def approve(request: Id, folder: Folder = None) -> None:
+def approve(request: Id, folder: OwnersFolder = Path()) -> None:
     """Let a run train on this owner's data."""
     home = _home(folder)
     decided = _approvals(home).approve(request)
@@ -116,7 +112,7 @@ def approve(request: Id, folder: Folder = None) -> None:
 @owner_app.command()
 def deny(
     request: Id,
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     reason: Annotated[str, typer.Option(help="Why; the operator is told.")] = "",
 ) -> None:
     """Keep a run from this owner's data, also one that was approved before."""
@@ -128,7 +124,7 @@ def deny(
 
 @ledger_app.command()
 def show(
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     as_json: Json = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw it over time: .svg, .png or .pdf.")
@@ -158,7 +154,7 @@ def show(
 
 @ledger_app.command()
 def verify(
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     head: Annotated[
         str | None,
         typer.Option(help="A head that was kept elsewhere; the ledger must have ended with it."),
@@ -193,7 +189,7 @@ def verify(
 
 @ledger_app.command()
 def export(
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     as_: Annotated[
         Literal["csv", "json"], typer.Option("--format", help="Format.", show_default=True)
     ] = "csv",
@@ -220,7 +216,7 @@ def export(
 @ledger_app.command()
 def forecast(
     job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     times: Annotated[int, typer.Option(min=1, max=100, help="So many such jobs.")] = 2,
     as_json: Json = False,
 ) -> None:
@@ -240,7 +236,7 @@ def forecast(
 
 @ledger_app.command()
 def recover(
-    folder: Folder = None,
+    folder: OwnersFolder = Path(),
     accept: Annotated[
         bool,
         typer.Option(
@@ -260,7 +256,7 @@ def recover(
         say(f"Brought back {rows:,} rows; the ledger has {opened.verify():,}.")
 
 
-def _ledger(folder: Path | None) -> Path | None:
+def _ledger(folder: Path) -> Path | None:
     """The owner's ledger; None, and a line that says so, where there is none yet."""
     from ..privacy.ledger.ledger import Ledger
 
@@ -271,14 +267,13 @@ def _ledger(folder: Path | None) -> Path | None:
     return None
 
 
-def _home(folder: Path | None) -> Path:
-    home = folder or Path()
-    if not (home / "client.toml").is_file():
+def _home(folder: Path) -> Path:
+    if not (folder / "client.toml").is_file():
         raise UmbelError(
-            f"{home.resolve()} is not a data owner's folder (it has no client.toml). Name the folder, "
+            f"{folder.resolve()} is not a data owner's folder (it has no client.toml). Name the folder, "
             "or make one with: umbel client init"
         )
-    return home
+    return folder
 
 
 def _approvals(home: Path) -> Approvals:

@@ -10,17 +10,14 @@ from typing import Annotated
 import typer
 
 from ..foreign import say
+from .options import Given, JobFile, Set, asks_for_keys
 
 
+@asks_for_keys("clients", clients="Data owners [the job's simulation].")
 def rehearse(
-    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
-    clients: Annotated[
-        int | None,
-        typer.Option(help="Data owners [the job's simulation]."),
-    ] = None,
-    set_: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the job.")
-    ] = [],  # noqa: B006
+    job: JobFile,
+    given: Given,
+    set_: Set = [],  # noqa: B006
     run_dir: Annotated[
         Path | None, typer.Option(help="Where to write [runs/rehearsal-TIME].")
     ] = None,
@@ -37,7 +34,6 @@ def rehearse(
     from ..simulations.engine import Options, simulate
     from ..simulations.rehearsal import rehearse as run_rehearsal
 
-    given = {} if clients is None else {"simulation.clients": clients}
     loaded = Job.compose(job, given, set_)
     folder = run_dir or Path("runs") / f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
 

@@ -15,25 +15,13 @@ import typer
 
 from ..errors import ConsortiumError
 from ..foreign import say, typed
+from .options import JobFile, Json, OperatorsFolder, Set
 
 if TYPE_CHECKING:
     from ..consortium.authority import Consortium
     from ..job import Job
 
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--consortium",
-        help="The operator's folder [$UMBEL_CONSORTIUM, else this folder].",
-        show_default=False,
-    ),
-]
 RunName = Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")]
-Set = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def server(
-    consortium: Folder = None,
+    consortium: OperatorsFolder = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[
         int | None,
@@ -67,7 +55,7 @@ def server(
 
 
 def window(
-    consortium: Folder = None,
+    consortium: OperatorsFolder = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port for observers.")] = 9444,
 ) -> None:
@@ -83,8 +71,8 @@ def window(
 
 
 def run(
-    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
-    consortium: Folder = None,
+    job: JobFile,
+    consortium: OperatorsFolder = None,
     set_: Set = [],  # noqa: B006
     wait: Annotated[
         float | None,
@@ -118,7 +106,7 @@ def run(
     warn_if_unserved(where)
 
 
-def runs(consortium: Folder = None, as_json: Json = False) -> None:
+def runs(consortium: OperatorsFolder = None, as_json: Json = False) -> None:
     """List all runs of a consortium."""
     from dataclasses import asdict
 
@@ -141,7 +129,7 @@ def runs(consortium: Folder = None, as_json: Json = False) -> None:
         say("No run yet. Begin one with: umbel run my-job.toml")
 
 
-def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> None:
+def status(name: RunName, consortium: OperatorsFolder = None, as_json: Json = False) -> None:
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
@@ -163,7 +151,7 @@ def status(name: RunName, consortium: Folder = None, as_json: Json = False) -> N
 
 def logs(
     name: RunName,
-    consortium: Folder = None,
+    consortium: OperatorsFolder = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run is over.")
     ] = False,
@@ -194,7 +182,7 @@ def logs(
         time.sleep(0.5)
 
 
-def stop(name: RunName, consortium: Folder = None) -> None:
+def stop(name: RunName, consortium: OperatorsFolder = None) -> None:
     """Stop a run after the round in progress. What is finished is kept."""
     from ..reports.status import served
     from ..server.orders import stop as stop_run
@@ -204,7 +192,7 @@ def stop(name: RunName, consortium: Folder = None) -> None:
     say(f"{row.name} {'is stopped' if row.over else 'stops after the round in progress'}.")
 
 
-def finish(name: RunName, consortium: Folder = None) -> None:
+def finish(name: RunName, consortium: OperatorsFolder = None) -> None:
     """End a run with its last summed model, as a finished, certified run. It cannot be resumed.
 
     A run in progress ends after its round; one that was stopped or has failed is taken up for that.
@@ -217,7 +205,7 @@ def finish(name: RunName, consortium: Folder = None) -> None:
     warn_if_unserved(folder)
 
 
-def deliver(name: RunName, consortium: Folder = None) -> None:
+def deliver(name: RunName, consortium: OperatorsFolder = None) -> None:
     """Send a finished run's result to the owners that were away when it ended."""
     from ..server.orders import deliver as deliver_result
 
@@ -226,7 +214,7 @@ def deliver(name: RunName, consortium: Folder = None) -> None:
     warn_if_unserved(folder)
 
 
-def resume(name: RunName, consortium: Folder = None) -> None:
+def resume(name: RunName, consortium: OperatorsFolder = None) -> None:
     """Go on with a run that was stopped or has failed."""
     from ..server.orders import resume as resume_run
 

@@ -10,6 +10,7 @@ import typer
 from ..errors import ConsortiumError
 from ..foreign import say
 from .group import command_group
+from .options import OperatorsFolder, Set
 from .server import warn_if_unserved, warn_of_refusals
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ def job(
         Path,
         typer.Argument(help="Job file (TOML); or an order, to be signed anew.", show_default=False),
     ],
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value of a job file."),
-    ] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
     out: Out = None,
     former: Annotated[
         bool,
@@ -112,14 +110,7 @@ def certificate(keys: Keys, out: Out = None) -> None:
 
 def take(
     file: Annotated[Path, typer.Argument(help="What umbel sign wrote.", show_default=False)],
-    consortium: Annotated[
-        Path | None,
-        typer.Option(
-            "--consortium",
-            help="The server's folder [$UMBEL_CONSORTIUM, else this folder].",
-            show_default=False,
-        ),
-    ] = None,
+    consortium: OperatorsFolder = None,
     wait: Annotated[
         float | None,
         typer.Option(

@@ -303,3 +303,19 @@ def test_runs_are_compared_by_what_differs(simulate, umbel, tmp_path):
     assert status == 0, err
     assert "learning_rate" in out
     assert (tmp_path / "both.png").stat().st_size > 5_000
+
+
+def test_what_names_a_job_is_asked_for_alike_and_in_one_order():
+    import typer
+
+    from umbel.cli.commands import app
+
+    commands = typer.main.get_command(app).commands
+    plan, simulate = (
+        {o.name: (o.opts, o.help) for o in commands[name].params} for name in ("plan", "simulate")
+    )
+    shared = [name for name in plan if name in simulate]
+    assert shared[0] == "job"
+    assert shared == [name for name in simulate if name in plan]
+    assert {name: plan[name] for name in shared} == {name: simulate[name] for name in shared}
+    assert set(shared) >= {o.name for o in commands["init"].params}
