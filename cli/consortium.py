@@ -96,12 +96,25 @@ def split(
 
 
 @consortium_app.command()
-def unit(folder: Folder) -> None:
+def unit(
+    folder: Folder,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="The unit of umbel window on this port instead, such as 9444.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Print a systemd unit that keeps the server running."""
     from ..consortium.authority import Consortium
-    from ..server.unit import systemd_unit
+    from ..server.unit import systemd_unit, window_unit
 
-    say(systemd_unit(Consortium.open(folder)), end="")
+    opened = Consortium.open(folder)
+    say(systemd_unit(opened) if window is None else window_unit(opened, window), end="")
 
 
 @consortium_app.command()
@@ -184,10 +197,8 @@ def remove(
 
 @consortium_app.command()
 def members(folder: Folder) -> None:
-    """List the members and their fingerprints."""
-    from ..consortium.authority import Consortium
-
     """List the members and their fingerprints; and the change, if one waits for approval."""
+    from ..consortium.authority import Consortium
 
     consortium = Consortium.open(folder)
     for member in consortium.members():
@@ -219,7 +230,7 @@ def observer(
 ) -> None:
     """Let somebody read how runs stand, and change nothing; without a key, no longer."""
     from ..consortium.authority import Consortium
-    from ..server.observers import grant, withdraw
+    from ..server.observers import grant, key_of, withdraw
 
     consortium = Consortium.open(folder)
     if key is None:
@@ -231,7 +242,10 @@ def observer(
         else:
             say(f"{name} reads no more.")
         return
+    before = key_of(consortium, name)
     path = grant(consortium, name, key, days)
+    if before not in (None, key.lower()):
+        say(f"{name} had another key, which reads no more: {before}")
     say(f"{name} may read for {days} days: {path}")
     if consortium.is_keys_alone:
         say("Copy that file to the same place in the server's folder.")

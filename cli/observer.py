@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ConsortiumError, DeploymentError
-from ..foreign import say
+from ..errors import ConsortiumError, DeploymentError, ProtocolError
+from ..foreign import say, typed
 from .group import command_group
 
 observer_app = command_group(
@@ -29,16 +28,34 @@ def init(
     ],
 ) -> None:
     """Make a key for an observer; the operator grants it by its public half."""
-    from ..consortium.card import Card
-    from ..privacy.secagg.keys import Identity
-    from ..storage.files import new_folder, write_durably
+    from ..consortium.observing import ObserverFolder
 
-    card, key = Card.read(consortium), Identity(os.urandom(64))
-    with new_folder(folder) as new:
-        card.write(new / "consortium.json")
-        write_durably(new / "observer.key", key.to_secret_bytes(), secret=True)
-    say(f"Key:  {key.public.signing.hex()}  (tell the operator, by telephone)")
-    say(f"Card: {card.fingerprint}  (compare it with the operator)")
+    made = ObserverFolder.create(folder, consortium)
+    say(f"Key:  {made.key.public.signing.hex()}  (tell the operator, by telephone)")
+    say(f"Card: {made.card.fingerprint}  (compare it with the operator)")
+
+
+@observer_app.command()
+def trust(
+    card: Annotated[
+        Path, typer.Argument(help="The consortium's newest consortium.json.", show_default=False)
+    ],
+    folder: Folder,
+) -> None:
+    """Follow the consortium's keys by its newest card, and believe a former authority no more.
+
+    The card is taken only if its keys were handed over from those that this folder knows.
+    """
+    from ..consortium.card import Card
+    from ..consortium.observing import ObserverFolder
+
+    observer = ObserverFolder(folder)
+    try:
+        changed = observer.trust(Card.read(card))
+    except ProtocolError as error:
+        raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
+    say("New keys are followed." if changed else "These keys are known.")
+    say(f"Fingerprint: {observer.card.fingerprint}")
 
 
 @observer_app.command()
@@ -56,18 +73,11 @@ def read(
     import http.client
     import ssl
 
-    from ..consortium.card import Card
-    from ..privacy.secagg.keys import Identity
+    from ..consortium.observing import ObserverFolder
     from ..server.observers import asking
 
-    card, path = Card.read(folder / "consortium.json"), "/" + what.strip("/")
-    try:
-        key = Identity((folder / "observer.key").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConsortiumError(
-            f"{folder / 'observer.key'} cannot be used: {error}. An observer's folder is made with: "
-            "umbel observer init"
-        ) from None
+    observer, path = ObserverFolder(folder), "/" + what.strip("/")
+    card, key = observer.card, observer.key
     context = ssl.create_default_context(cadata=card.ca_certificate)
     connection = http.client.HTTPSConnection(
         address or card.host, port, timeout=30, context=context
@@ -78,6 +88,12 @@ def read(
         )
         answer = connection.getresponse()
         found = json.loads(answer.read())
+    except ssl.SSLCertVerificationError as error:
+        raise DeploymentError(
+            f"{address or card.host}:{port} shows a certificate that this consortium's authority did not "
+            f"sign for it ({error.verify_message}). If the authority was replaced, get the newest card: "
+            f"umbel observer trust consortium.json {typed(folder)}. Else ask the operator, by telephone."
+        ) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DeploymentError(
             f"{address or card.host}:{port} does not answer ({error}). Does umbel window run there?"

@@ -199,9 +199,9 @@ def export(
     path = _ledger(folder)
     if path is None:
         return
-    from ..privacy.ledger.export import to_csv, to_json
+    from ..privacy.ledger.export import is_export, to_csv, to_json
     from ..privacy.ledger.ledger import Ledger
-    from ..storage.files import write_durably
+    from ..storage.files import refuse_foreign, write_durably
 
     with Ledger(path) as opened:
         entries, identity = opened.entries(), opened.identity
@@ -209,6 +209,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
     else:
+        refuse_foreign(out, "a ledger that was exported", is_export)
         write_durably(out, text.encode())
         say(f"Wrote {len(entries):,} rows to {out}")
 

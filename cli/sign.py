@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConsortiumError
-from ..foreign import say
+from ..foreign import say, typed
 from .group import command_group
 from .options import OperatorsFolder, Set
 from .server import warn_if_unserved, warn_of_refusals
@@ -49,15 +49,18 @@ def job(
     An order that has ended, or ends soon, is signed anew for the same run, if this operator signed it.
     """
     from ..consortium.authority import Consortium
-    from ..consortium.packets import SignedJob, is_packet, read_packet
+    from ..consortium.packets import SignedJob, is_packet, read_packet, refuse_others
     from ..job import Job
     from ..server.signing import sign_again, sign_order
 
     consortium, again = Consortium.open(keys), is_packet(job)
+    if out is not None and not again:
+        refuse_others(out, SignedJob)
     if again:
         before = read_packet(job)
         if not isinstance(before, SignedJob):
             raise ConsortiumError(f"{job} is signed, but it is not an order for a job.")
+        refuse_others(out or job, SignedJob, before.run)
         order = sign_again(consortium, before, former=former)
     else:
         wanted = Job.compose(job, {}, set_)
@@ -79,19 +82,23 @@ def roster(
 ) -> None:
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
     from ..consortium.authority import Consortium
+    from ..consortium.packets import SignedMembers, refuse_others
     from ..privacy.secagg.signed import day
     from ..server.signing import sign_members
 
     consortium = Consortium.open(keys)
     waits = consortium.pending is not None
+    what = f"{consortium.epoch:04}" if not waits else "pending"
+    path = out or Path(f"roster-{what}.signed")
+    if writes := waits or consortium.delegate is not None or out is not None:
+        refuse_others(path, SignedMembers)
     packet = sign_members(consortium, days)
     if not waits:
         say(f"The roster holds until {day(consortium.roster_ends())}.")
-    if waits or consortium.delegate is not None or out is not None:
-        what = f"{consortium.epoch:04}" if not waits else "pending"
+    if writes:
         _write(
             packet,
-            out or Path(f"roster-{what}.signed"),
+            path,
             "Next, at each member: umbel client approve-roster {} FOLDER" if waits else _TAKE,
         )
 
@@ -100,12 +107,14 @@ def roster(
 def certificate(keys: Keys, out: Out = None) -> None:
     """Make a new certificate for the server's key; owners need nothing new."""
     from ..consortium.authority import Consortium
+    from ..consortium.packets import SignedCertificate, refuse_others
     from ..server.signing import sign_certificate
 
-    consortium = Consortium.open(keys)
+    consortium, path = Consortium.open(keys), out or Path("server-certificate.signed")
+    refuse_others(path, SignedCertificate)
     packet = sign_certificate(consortium)
     say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
-    _write(packet, out or Path("server-certificate.signed"))
+    _write(packet, path)
 
 
 def take(
@@ -149,4 +158,4 @@ def take(
 def _write(packet: Packet, path: Path, following: str = _TAKE) -> None:
     packet.write(path)
     say(f"Signed:  {path}")
-    say(following.format(path.name))
+    say(following.format(typed(path.name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tomllib
 from functools import cached_property
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..consortium.card import Card, Request, check_name
-from ..errors import ConsortiumError, LedgerError
+from ..errors import ConsortiumError, LedgerError, ProtocolError
 from ..foreign import typed
 from ..privacy.secagg.keys import Identity
 from ..storage.files import (
@@ -18,6 +19,7 @@ from ..storage.files import (
     new_folder,
     private_folder,
     refuse_existing,
+    refuse_foreign,
     write_durably,
 )
 from .account import AccountFile
@@ -103,11 +105,13 @@ class Home:
         card = Card.read(card_path)
         name = path.resolve().name if name is None else name
         try:
-            return card, check_name(name)
+            check_name(name)
         except ValueError as error:
             raise ConsortiumError(
                 f"{name!r} cannot be the name of an owner: {error}. Give another one with --name."
             ) from None
+        refuse_foreign(_request_place(path, name), "this folder's request", lambda _: False)
+        return card, name
 
     @classmethod
     def open(cls, path: Path) -> Home:
@@ -279,12 +283,22 @@ class Home:
     @property
     def request_file(self) -> Path:
         """Beside the folder, since it is what goes out."""
-        return self.path.resolve().parent / f"{self.name}.request.json"
+        return _request_place(self.path, self.name)
 
-    def write_request(self) -> Path:
-        """Write the request for the operator; where it lies."""
-        self.request.write(self.request_file)
+    def write_request(self, request: Request | None = None) -> Path:
+        """Write the request for the operator; where it lies. Over nothing but one of this folder's own."""
+        refuse_foreign(self.request_file, "this folder's request", self._is_own_request)
+        (request or self.request).write(self.request_file)
         return self.request_file
+
+    def _is_own_request(self, content: bytes) -> bool:
+        """Whether keys of this folder made it: the ones in use, or those that are to follow."""
+        files = [self.identity, self.path / "next" / self.identity.name]
+        keys = [Identity(file.read_bytes()).public for file in files if file.exists()]
+        try:
+            return Request.build(json.loads(content), "request").identity in keys
+        except (ValueError, RecursionError, ConsortiumError, ProtocolError):
+            return False
 
     @property
     def settings_file(self) -> Path:
@@ -368,3 +382,7 @@ class Home:
 
     def _from_here(self, path: str) -> Path:
         return (self.path / Path(path).expanduser()).resolve()
+
+
+def _request_place(folder: Path, name: str) -> Path:
+    return folder.resolve().parent / f"{name}.request.json"

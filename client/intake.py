@@ -7,7 +7,6 @@ policy to allow it, and, where the owner wants to be asked, after a person has a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -52,6 +51,7 @@ from .home import Home
 from .keys import follow
 from .notices import Notices
 from .policy import NotYet, Policy
+from .run_files import of_run
 from .secure import TRIPS, short_trip
 from .timing import Timing
 from .work import OutOfTime
@@ -388,4 +388,4 @@ class Intake:
         write_durably(self._notebook(run), json.dumps(self._notes(run) | values).encode())
 
     def _notebook(self, run: str) -> Path:
-        return self.home.path / "runs" / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.json"
+        return of_run(self.home.path / "runs", run, ".json")

@@ -9,7 +9,6 @@ same update, and in secure sums ``privacy.secagg.repeats`` says where it may be 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -24,6 +23,7 @@ from ..privacy.secagg.keys import derive, seal, unseal
 from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
 from ..wire.arrays import Arrays
+from .run_files import of_run
 from .secure import SecureUpload
 
 _CHUNK = 1 << 24
@@ -118,10 +118,10 @@ class KeptUpdates:
                         path.unlink()
 
     def _file(self, run: str) -> Path:
-        return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.update"
+        return of_run(self._folder, run, ".update")
 
     def _key_file(self, run: str) -> Path:
-        return self._keys / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.update-key"
+        return of_run(self._keys, run, ".update-key")
 
 
 @dataclass(frozen=True)

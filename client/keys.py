@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..consortium.card import Card, Request, public_pem
 from ..consortium.packets import SignedMembers
-from ..errors import ConsortiumError, ProtocolError
+from ..errors import ConsortiumError, FileError, ProtocolError
 from ..foreign import typed
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Changes, Entry, SignedRoster, open_kept, open_roster
@@ -47,10 +47,7 @@ def follow(home: Home, handovers: Sequence[str]) -> bool:
 
 def trust(home: Home, card: Card) -> bool:
     """The same by the consortium's newest card, and a former authority is believed no more."""
-    if card.id != home.card.id:
-        raise ConsortiumError(
-            f"This is the card of another consortium ({card.name}), not of {home.card.name}."
-        )
+    home.card.check_same(card)
     changed = follow(home, card.handovers)
     write_durably(home.ca_certificate, home.card.ca_certificate.encode())
     if changed:
@@ -126,8 +123,7 @@ def renew_keys(home: Home) -> Path:
     before = Identity(home.identity.read_bytes())
     new = Identity((place / "identity").read_bytes())
     public = (place / "node.pub").read_text(encoding="ascii")
-    Request.make(home.card, home.name, new, public, before).write(home.request_file)
-    return home.request_file
+    return home.write_request(Request.make(home.card, home.name, new, public, before))
 
 
 def use_new_keys(home: Home) -> None:
@@ -153,7 +149,9 @@ def use_new_keys(home: Home) -> None:
     with contextlib.suppress(ConsortiumError):
         if Request.read(home.request_file).keys == request.keys:
             return
-    home.write_request()
+    # The former keys are gone, so that another folder's file cannot be told from theirs: it stays.
+    with contextlib.suppress(FileError):
+        home.write_request()
 
 
 def new_node_key() -> tuple[bytes, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from ..errors import CertificateError, PlanRefused
 from ..job import Job
 from ..storage.files import new_folder, write_durably
 from .rules import ResultRules
+from .run_files import of_run
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Models:
         if not rules.accept:
             raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
         certificate, files = unpack(parcel, expected)
-        place = self._folder / _name_of(job, expected.run)
+        place = _place(self._folder, job, expected.run)
         old, before = _earlier(place), _read(place)
         if old.is_dir() and not place.exists():  # a crash in the midst of what follows
             os.rename(old, place)
@@ -85,11 +85,11 @@ class Models:
         return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)
 
 
-def _name_of(job: Job, run: str) -> str:
-    """A folder's name for a run's model: as the run is called, where that is one."""
+def _place(folder: Path, job: Job, run: str) -> Path:
+    """A folder for a run's model: called as the run is, where that is a folder's name."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", run):
-        return run
-    return f"{job.name}-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+        return folder / run
+    return of_run(folder, run, beginning=f"{job.name}-")
 
 
 def _earlier(place: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ..wire.packing import SECAGG, bytes_of, to_bytes_record
 from ..wire.requests import COMMIT, CONFIRM, NONCE, PREKEY, REVEAL, Assignment
 from .answers import job_of
 from .policy import NotYet
+from .run_files import of_run
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -147,9 +147,10 @@ def _member_of(membership: Membership, signed: bytes) -> Member:
 
 @lru_cache(maxsize=256)
 def _participant(membership: Membership, member: Member, run: str) -> Participant:
-    folder = hashlib.sha256(run.encode()).hexdigest()[:16]
-    witness = membership.witness / folder if membership.witness else None
-    return Participant(member, membership.journals / folder, run, witness)
+    journal = of_run(membership.journals, run)
+    # Under the journal's name: the two belong together, whichever version made them.
+    witness = membership.witness / journal.name if membership.witness else None
+    return Participant(member, journal, run, witness)
 
 
 class SecureUpload:

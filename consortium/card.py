@@ -54,8 +54,8 @@ def check_name(name: str) -> str:
     """
     if not _MEMBER.fullmatch(name):
         raise ValueError(
-            "a name has at most 64 characters: letters, digits, '.', '_' and '-', and begins with "
-            "a letter or a digit, such as st-mary"
+            "a name has at most 64 characters: letters from a to z, digits, '.', '_' and '-', and begins "
+            "with a letter or a digit, such as st-mary"
         )
     return name
 
@@ -166,6 +166,19 @@ class Card(Document):
             "handovers": plain(self._first, handovers),
         }
         return self.build(self.model_dump() | values, "the card after a handover")
+
+    def check_same(self, other: Self) -> None:
+        """Raise unless `other` is a card of this consortium: the same, an older or a newer one.
+
+        ``ConsortiumError`` for another consortium's; ``ProtocolError`` for one whose keys are not those that
+        its handovers lead to from here, such as one that was changed on its way.
+        """
+        if other.id != self.id:
+            raise ConsortiumError(
+                f"This is the card of another consortium ({other.name}), not of {self.name}."
+            )
+        if follow(self._first, self.id, other.handovers) != other.keys:
+            raise ProtocolError("handover", "the card", "nobody handed over to the keys in it")
 
     @property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field
 from ..errors import ConsortiumError
 from ..job import Job
 from ..storage.documents import Document
+from ..storage.files import refuse_foreign
 from .card import Request
 from .handovers import MOST
 from .warrants import RUN_NAME
@@ -75,6 +76,24 @@ def is_packet(path: Path) -> bool:
 
 
 Packet = SignedJob | SignedMembers | SignedCertificate
+
+
+def refuse_others(path: Path, kind: type[Packet], run: str = "") -> None:
+    """``FileError`` if what is to be signed would take the place of something else.
+
+    Of an order, also of one for another run than `run`: whoever lost it could not have it again.
+    """
+
+    def is_own(content: bytes) -> bool:
+        try:
+            values = json.loads(content)
+            same = values["format"] == kind.model_fields["format"].default
+            return same and (kind is not SignedJob or values["run"] == run)
+        except (ValueError, RecursionError, KeyError, TypeError):
+            return False
+
+    what = f"a {kind._what}" + (f" for the run {run}" if run else "")
+    refuse_foreign(path, what, is_own)
 
 
 def read_packet(path: Path) -> Packet:

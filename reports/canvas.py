@@ -23,6 +23,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..errors import RunFolderError
 from ..quantities import short
+from ..storage.files import refuse_foreign
 from .fonts import fall_back, say_missing, silence
 
 DPI = 160
@@ -195,11 +196,20 @@ def spread(wanted: Sequence[float] | np.ndarray, gap: float, low: float, high: f
     return placed
 
 
+def refuse_others(*paths: Path) -> None:
+    """``FileError`` if something is there that Umbel did not draw: whatever it draws, it signs as creator."""
+    for path in paths:
+        refuse_foreign(
+            path, "a picture that Umbel drew", lambda content: not content or b"Umbel" in content
+        )
+
+
 def save(sheet: Figure, path: Path) -> Path:
     """Write the picture as PNG, and beside it as SVG whose text is text; the path of the PNG.
 
-    Raises ``RunFolderError`` if the folder cannot be written.
+    Raises ``RunFolderError`` if the folder cannot be written, ``FileError`` where other files are there.
     """
+    refuse_others(path, path.with_suffix(".svg"))
     say_missing(fall_back(sheet))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

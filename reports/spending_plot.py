@@ -63,6 +63,7 @@ def _saved(sheet: Any, path: Path) -> Path:
         return canvas.save(sheet, path)
     if kind not in (".svg", ".pdf"):
         raise RunFolderError(f"{path} has to end with .svg, .png or .pdf")
+    canvas.refuse_others(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.savefig(path, metadata={"Creator": "Umbel"})

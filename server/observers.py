@@ -120,6 +120,12 @@ def _wanted(consortium: str, path: str) -> bytes:
     return f"{consortium} {path}".encode()
 
 
+def key_of(consortium: Consortium, name: str) -> str | None:
+    """The key (hexadecimal) with which an observer of this name may read now; None if there is none."""
+    held = [one for one in _granted(consortium, time.time()) if one.name == name]
+    return held[0].key.hex() if held else None
+
+
 def _granted(consortium: Consortium, now: float) -> list[Grant]:
     """What the operator's key of today granted, and holds."""
     found, key = [], consortium.card.operator_key_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -96,7 +97,21 @@ def _explain_one(detail: Any, model: type[BaseModel], longest: int | None) -> st
     if detail["type"] == "missing":
         return f"{place} is missing"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_pattern_mismatch":
+        message = _in_words(detail["ctx"]["pattern"])
     return f"{place} = {repr(detail['input'])[:longest]}: {message}" if place else message
+
+
+def _in_words(pattern: str) -> str:
+    """What a text has to be: not everybody reads regular expressions."""
+    if found := re.fullmatch(r"\^\[0-9a-f\]\{(\d+)\}\$", pattern):
+        return f"give {found[1]} hexadecimal digits, with small letters"
+    if found := re.fullmatch(r"\^\[A-Za-z0-9\]\[A-Za-z0-9\._-\]\{0,(\d+)\}\$", pattern):
+        return (
+            f"give at most {int(found[1]) + 1} characters: letters from a to z, digits, '.', '_' and '-', "
+            "the first one a letter or a digit"
+        )
+    return f"this has to match {pattern}"
 
 
 def _elsewhere(model: type[BaseModel], key: str) -> list[str]:

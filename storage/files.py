@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import FileError
@@ -44,6 +44,25 @@ def cannot_write(path: Path, error: OSError) -> FileError:
 def successor(path: Path) -> Path:
     """Where what takes a file's place lies until it counts: whoever reads the file looks at both."""
     return path.with_name(f"{path.name}.next")
+
+
+def refuse_foreign(path: Path, what: str, is_own: Callable[[bytes], bool]) -> None:
+    """``FileError`` if what is at `path` is not such a file as the one that is to be written there.
+
+    For a path that a person named, or that follows from a name: a slip of theirs must not cost another
+    file. what: what is to be written. is_own: whether the file's content is of that kind.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        own = path.is_file() and is_own(path.read_bytes())
+    except OSError:
+        own = False
+    if not own:
+        raise FileError(
+            f"{path} is there already, and is not {what}. Name another file, or move that one away; "
+            "nothing was changed."
+        )
 
 
 def refuse_existing(path: Path) -> None:

@@ -19,6 +19,11 @@ RECIPE = (
 )
 
 
+def is_export(content: bytes) -> bool:
+    """Whether a file is such an export: by the columns that it names, in either format."""
+    return not content or all(name.encode() in content for name in (*COLUMNS, "ledger"))
+
+
 def to_json(entries: Sequence[Entry], identity: str) -> str:
     """One object: the rows in `rows`, and how their hashes are made."""
     document = {

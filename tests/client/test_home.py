@@ -106,7 +106,7 @@ def test_a_name_may_differ_from_the_folders(make, consortium, tmp_path):
     home = Home.create(tmp_path / "my folder", card, tmp_path / "notes.csv", name="st-mary")
     assert home.name == "st-mary"
     assert home.request_file == tmp_path / "st-mary.request.json"
-    with pytest.raises(ConsortiumError, match="letters, digits"):
+    with pytest.raises(ConsortiumError, match="letters from a to z, digits"):
         Home.create(tmp_path / "another folder", card, tmp_path / "notes.csv")
     assert not (tmp_path / "another folder").exists()
 

@@ -252,6 +252,9 @@ def test_the_card_of_another_consortium_is_told_from_an_older_one(consortium, ow
     with pytest.raises(ConsortiumError, match="of another consortium"):
         trust(owner, other.card)
     assert trust(owner, consortium.card) is False
+    forged = consortium.card.model_dump() | {"operator_key": other.card.operator_key}
+    with pytest.raises(ProtocolError, match="nobody handed over"):
+        trust(owner, Card.build(forged, "a card that was changed on its way"))
 
 
 def test_a_former_authority_that_an_owner_let_go_of_does_not_come_back(consortium, owner):

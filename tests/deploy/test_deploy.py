@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from setuptools import find_packages
 
 from umbel import __version__
@@ -104,28 +106,68 @@ def test_hadolint_has_nothing_to_say(path):
 
 
 def in_build_context(name):
-    """Whether .dockerignore lets a path through; the last pattern that fits decides."""
+    """Whether .dockerignore lets a path through: by the last pattern that fits it or a folder above it."""
     allowed = True
+    above = ["/".join(name.split("/")[: n + 1]) for n in range(name.count("/") + 1)]
     for line in (ROOT / ".dockerignore").read_text().splitlines():
-        pattern = line.removeprefix("!").removeprefix("**/")
-        if not line or line.startswith("#"):
-            continue
-        # A bare pattern fits at the top level, or what lies below a folder that it fits; ** anywhere.
-        parts = name.split("/") if line.startswith("**/") else name.split("/")[:1]
-        if any(fnmatch.fnmatch(part, pattern) for part in parts):
-            allowed = line.startswith("!")
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            if any(fits(path.split("/"), pattern.split("/")) for path in above):
+                allowed = line.startswith("!")
     return allowed
 
 
-def test_the_build_context_holds_the_whole_package():
+def fits(path, pattern):
+    """Whether a path has this form, part by part; ** stands for any number of folders."""
+    if not pattern or not path:
+        return path == pattern
+    if pattern[0] == "**":
+        return any(fits(path[n:], pattern[1:]) for n in range(len(path) + 1))
+    return fnmatch.fnmatchcase(path[0], pattern[0]) and fits(path[1:], pattern[1:])
+
+
+PACKAGES = find_packages(str(ROOT))
+
+
+def test_the_wheel_of_the_build_context_is_the_wheel_of_the_checkout(tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = find_packages(str(ROOT))
-    assert {"client", "server", "privacy.secagg"} <= set(packages)
-    assert not {"tests", "benchmarks"} & set(packages)
-    files = {f"{name.replace('.', '/')}/__init__.py" for name in packages}
-    files |= {"pyproject.toml", "setup.py", project["project"]["readme"], "LICENSE", "__init__.py"}
-    assert [name for name in sorted(files) if not in_build_context(name)] == []
-    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+    assert {"client", "server", "privacy.secagg"} <= set(PACKAGES)
+    assert not {"tests", "benchmarks"} & set(PACKAGES)
+    rooms = [ROOT, *(ROOT / name.replace(".", "/") for name in PACKAGES)]
+    data = [
+        path
+        for name, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*name.split(".")[1:]).glob(pattern)
+    ]
+    files = [*(path for room in rooms for path in room.glob("*.py")), *data]
+    files += [ROOT / "pyproject.toml", ROOT / project["project"]["readme"], ROOT / "LICENSE"]
+    names = {path.relative_to(ROOT).as_posix() for path in files}
+    context, built = tmp_path / "context", tmp_path / "built"
+    for name in filter(in_build_context, names):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, context / name)
+    command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(built)]
+    done = subprocess.run(command, cwd=context, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {path.relative_to(built / "umbel").as_posix() for path in built.rglob("*.*")}
+    assert found == names - {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
+
+
+@dockerfiles
+def test_what_a_build_reads_is_in_its_context(path):
+    copied = [rest.split() for name, rest in instructions(path) if name == "COPY"]
+    folders = {to: source for source, to in (w for w in copied if not w[0].startswith("--"))}
+    assert folders == {"/requirements": "requirements", "/src": "."}
+    read = [word for name, rest in instructions(path) if name == "RUN" for word in rest.split()]
+    locks = [word.removeprefix("/") for word in read if word.startswith("/requirements/")]
+    assert len(locks) >= 2
+    assert [name for name in locks if not (in_build_context(name) and (ROOT / name).exists())] == []
+    # Without isolation the wheel is built by what is installed before.
+    installed = "".join((ROOT / name).read_text() for name in locks)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for wanted in project["build-system"]["requires"]:
+        assert re.search(rf"^{re.split('[<>=~!]', wanted)[0]}==", installed, re.MULTILINE), wanted
 
 
 @pytest.mark.parametrize(
@@ -141,10 +183,25 @@ def test_the_build_context_holds_the_whole_package():
         ".git/config",
         "runs/latest/metrics.jsonl",
         "examples/data/reviews.csv",
+        "server/hospitals/operator.key",
+        "client/st-mary/identity",
+        "requirements/records.csv",
+        "reports/templates/records.csv",
     ],
 )
 def test_no_key_and_no_data_in_the_checkout_reaches_an_image(name):
     assert not in_build_context(name)
+
+
+@given(
+    room=st.sampled_from(["", *(name.replace(".", "/") + "/" for name in PACKAGES)]),
+    folder=st.sampled_from(["", "hospitals/", "st-mary/models/"]),
+    file=st.text(st.characters(exclude_characters="/", exclude_categories=("C",)), min_size=1),
+)
+def test_of_a_room_nothing_but_its_modules_reaches_an_image(room, folder, file):
+    known = {path.name for path in ROOT.iterdir()}
+    if folder or not (file.endswith(".py") or (not room and file in known)):
+        assert not in_build_context(f"{room}{folder}{file}")
 
 
 # Compose
@@ -196,6 +253,36 @@ def test_the_servers_health_check_is_python_that_compiles(compose):
     *command, program = check["test"]
     assert command == ["CMD", "python", "-c"]
     compile(program.replace("${UMBEL_PORT:-9443}", "9443"), "healthcheck", "exec")
+
+
+@pytest.mark.parametrize("name", ["server", "agent", "agent-gpu"])
+def test_a_service_finds_every_path_that_its_image_names(compose, name):
+    """The root file system is read-only: what is not in the image has to be mounted."""
+    service = compose["services"][name]
+    file = DEPLOY / service["build"]["dockerfile"].removeprefix("deploy/")
+    lines = instructions(file)
+    last = lines[max(at for at, (word, _) in enumerate(lines) if word == "FROM") :]
+    brought = [rest.split()[-1] for word, rest in last if word == "COPY"]
+    made = [rest.split()[-1] for word, rest in lines if word == "RUN" and " -m venv " in rest]
+    assert brought == made == ["/opt/umbel"]
+    (settings,) = (dict(re.findall(r"(\w+)=(\S+)", rest)) for word, rest in last if word == "ENV")
+    assert settings["PATH"].startswith("/opt/umbel/bin:")
+
+    def below(path, folders):
+        return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+    volumes = [re.fullmatch(r".*?:(/[^:]*)(:ro)?", volume) for volume in service["volumes"]]
+    writable = {found[1] for found in volumes if not found[2]}
+    writable |= {mount.split(":")[0] for mount in service["tmpfs"]}
+    there = {found[1] for found in volumes} | writable | set(brought)
+    writes = ["HOME", "FLWR_HOME", *(["XDG_RUNTIME_DIR"] if name != "server" else [])]
+    assert all(below(settings[key], writable) for key in writes)
+    assert below(settings["HF_HOME"], there)
+    said = [*service["command"], *service.get("environment", {}).values()]
+    said += re.findall(r'"(/[^"]*)"', str(service.get("healthcheck", "")).replace("'", '"'))
+    named = [text for text in said if text.startswith("/")]
+    assert named
+    assert [path for path in named if not below(path, there)] == []
 
 
 # Helm charts

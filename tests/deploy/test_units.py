@@ -5,10 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umbel.cli.commands import app
+from umbel.consortium.authority import Consortium
 from umbel.errors import DeploymentError
+from umbel.privacy.secagg.roster import Limits
 from umbel.storage.units import unit
 
 WORDS = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1)
@@ -36,3 +40,28 @@ def test_a_unit_that_could_not_see_its_folder_or_its_data_is_refused(temporary):
         unit("agent", "st-mary", ["x"], Path(temporary))
     with pytest.raises(DeploymentError, match="folder for temporary files"):
         unit("agent", "st-mary", ["x"], Path("/srv/st-mary"), reads=[Path(temporary)])
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """An operator's folder, as if it lay where a service can see it."""
+    monkeypatch.setattr("umbel.storage.units._PRIVATE", ())
+    return Consortium.create(tmp_path / "Haus & Hof", "localhost", 9443, Limits()).path
+
+
+@pytest.mark.parametrize("options", [[], ["--window", "9544"]], ids=["server", "window"])
+def test_a_printed_unit_starts_a_command_that_there_is_with_the_folder_of_the_operator(
+    options, folder, umbel
+):
+    status, out, _ = umbel("consortium", "unit", folder, *options)
+    assert status == 0
+    found = directives(out)
+    words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(found["ExecStart"])]
+    root = typer.main.get_command(app)
+    with root.make_context("umbel", words[3:], allow_interspersed_args=False) as context:
+        name, command, rest = root.resolve_command(context, words[3:])
+        given = command.make_context(name, rest, parent=context).params
+    assert Path(given["consortium"]) == folder
+    assert (name, given["port"]) == (("window", 9544) if options else ("server", None))
+    assert found["Restart"] == "always"
+    assert shlex.split(found["ReadWritePaths"]) == [str(folder)]

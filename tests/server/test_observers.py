@@ -13,6 +13,8 @@ import pytest
 
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Card
+from umbel.consortium.handovers import KINDS
+from umbel.consortium.observing import ObserverFolder
 from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import check_job_signature, sign_job
 from umbel.errors import ConsortiumError, PlanRefused, ProtocolError
@@ -267,3 +269,43 @@ def test_the_commands_do_it(consortium, window, umbel, tmp_path):
     assert (status, json.loads(out)["name"]) == (0, "night")
     assert umbel("consortium", "observer", consortium.path, "dpo")[0] == 0
     assert umbel(*look)[0] == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_observer_follows_keys_that_were_handed_over_and_no_others(
+    kind, consortium, window, umbel, tmp_path
+):
+    folder, card = tmp_path / "auditor", consortium.path / "consortium.json"
+    assert umbel("observer", "init", folder, "--consortium", card)[0] == 0
+    observer = ObserverFolder(folder)
+    key = observer.key.public.signing.hex()
+    rotate(consortium, kind)
+    consortium.renew_certificate()
+    grant(consortium, "dpo", key)
+    look = ("observer", "read", folder, "runs", "--port", window.server_address[1])
+    status, _, err = umbel(*look)
+    # A new authority's certificate is not believed before the card says so; other keys do not matter to TLS.
+    assert (status == 0) == (kind != "authority")
+    assert ("umbel observer trust" in err) == (kind == "authority")
+    other = Consortium.create(tmp_path / "other", "localhost", 9443, Limits())
+    before = observer.card
+    assert umbel("observer", "trust", other.path / "consortium.json", folder)[0] == 2
+    assert observer.card == before
+    status, out, _ = umbel("observer", "trust", card, folder)
+    assert (status, consortium.card.fingerprint in out) == (0, True)
+    assert observer.card.keys == consortium.card.keys
+    assert umbel(*look)[0] == 0
+    assert observer.trust(before) is False
+    assert observer.card.keys == consortium.card.keys
+
+
+def test_a_card_whose_keys_nobody_handed_over_is_not_followed(consortium, tmp_path):
+    """Whoever can change a card on its way may write any key into it, and no handover to it."""
+    card = consortium.path / "consortium.json"
+    observer = ObserverFolder.create(tmp_path / "auditor", card)
+    forged = Consortium.create(tmp_path / "forged", "localhost", 9443, Limits()).card
+    for name in ("operator_key", "ca_certificate"):
+        with pytest.raises(ProtocolError, match="nobody handed over"):
+            changed = consortium.card.model_dump() | {name: getattr(forged, name)}
+            observer.trust(Card.build(changed, "card"))
+    assert observer.card == Card.read(card)

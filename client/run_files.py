@@ -1,0 +1,23 @@
+"""What an owner's files of a run are called.
+
+A run's name comes from the operator and may have any characters, so files are called by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_EARLIER = 16
+"""Digits of the hash that earlier versions took: two runs could be made to share so few."""
+
+
+def of_run(folder: Path, run: str, ending: str = "", *, beginning: str = "") -> Path:
+    """Where a run's file or folder lies in `folder`.
+
+    Guarantee: two runs have two places; to find runs that share one is to find a collision of SHA-256. The
+    exception is a run whose files an earlier version made, which goes on with them as long as they are there.
+    """
+    digest = hashlib.sha256(run.encode()).hexdigest()
+    earlier = folder / f"{beginning}{digest[:_EARLIER]}{ending}"
+    return earlier if earlier.exists() else folder / f"{beginning}{digest}{ending}"
