@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 from ..errors import ConsortiumError, PlanRefused
@@ -26,10 +27,17 @@ def outlasts(consortium: Consortium, job: Job) -> str:
         (typed(consortium.path), "") if consortium.holds_keys else ("KEYS", ", and umbel take")
     )
     return (
-        f"The run may last {needed / DAY:.0f} days (rounds, spare rounds, cohort.deadline), and the "
+        f"The run may last {_so_long(needed)} (rounds, spare rounds, cohort.deadline), and the "
         f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
         f"longer: umbel sign roster {keys} --days {needed // DAY + 2}{taken}"
     )
+
+
+def _so_long(seconds: float) -> str:
+    hours = math.ceil(seconds / 3600)
+    if hours < 48:
+        return "an hour" if hours == 1 else f"{hours} hours"
+    return f"{math.ceil(seconds / DAY)} days"
 
 
 def check_lasts(consortium: Consortium, job: Job) -> None:

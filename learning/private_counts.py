@@ -110,16 +110,16 @@ class PrivateCounts:
         """Figures as they can be told from noised counts; `each` is what one example adds to the cells.
 
         Accuracy and loss are ratios of sums as they came, so noise does not bias them; in figures by
-        class what is below zero counts as zero. Of a classifier those of ``ClassificationCounts``, but
-        for the area under the ROC curve. Of a language model the loss is the mean over records of each
-        one's mean over its tokens.
+        class what is below zero counts as zero. A loss that noise took to zero or below is not defined.
+        Of a classifier those of ``ClassificationCounts``, but for the area under the ROC curve. Of a
+        language model the loss is the mean over records of each one's mean over its tokens.
         """
         classes = len(self.cells)
         cells = np.maximum(np.rint(self.cells / each).astype(np.int64), 0)
         examples = max(0, self.examples) / each
-        loss = max(0, self.loss) * loss_cap(classes) / LOSS_STEPS
+        loss = self.loss * loss_cap(classes) / LOSS_STEPS if self.loss > 0 else None
+        mean = loss / examples if loss is not None and examples else None
         if classes == 1:
-            mean = loss / examples if examples else None
             # Noise can leave few of many examples, and so a mean beyond any.
             usable = mean is not None and mean < math.log(np.finfo(np.float64).max)
             return {
@@ -129,12 +129,12 @@ class PrivateCounts:
                 "examples": round(examples),
             }
         scores = np.zeros((classes, 2, BINS), np.int64)
-        found = ClassificationCounts(cells, scores, loss).metrics(label_names)
+        found = ClassificationCounts(cells, scores, loss or 0.0).metrics(label_names)
         right = min(max(0, int(np.trace(self.cells))) / each, examples)
         return found | {
             "examples": round(examples),
             "accuracy": right / examples if examples else None,
-            "loss": loss / examples if examples else None,
+            "loss": mean,
         }
 
 

@@ -10,6 +10,7 @@ for that purpose. Assumption: the clocks of signer and reader differ by less tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,8 +120,11 @@ def check_time(said: Statement, now: float) -> str:
 
 
 def day(seconds: float) -> str:
-    """A date for people."""
+    """A date for people; about today, to the minute."""
     try:
-        return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+        moment = datetime.fromtimestamp(seconds, UTC)
+        if abs(seconds - time.time()) < DAY:
+            return f"{moment:%Y-%m-%d %H:%M} UTC"
+        return moment.date().isoformat()
     except (OverflowError, ValueError, OSError):
         return "a day far off"

@@ -1,6 +1,7 @@
 """Orders and rosters end, and old ones do not come back: what a server replays or withholds, at an owner."""
 
 import dataclasses
+import re
 import time
 
 import pytest
@@ -8,11 +9,12 @@ from flwr.app import Message, RecordDict
 
 from umbel.client.intake import Intake
 from umbel.client.seen import SeenOrders
+from umbel.consortium import lasting
 from umbel.consortium.warrants import order_seconds, sign_job
 from umbel.errors import LedgerError, PlanRefused, ProtocolError
 from umbel.flower import stamp, take_server_identity
 from umbel.privacy.secagg.roster import FOREVER, Roster, SignedRoster, open_roster
-from umbel.privacy.secagg.signed import DAY, Signed
+from umbel.privacy.secagg.signed import DAY, Signed, day
 from umbel.server.orders import place
 from umbel.simulations.rehearsal import set_up
 from umbel.wire.requests import ASSIGNMENT, Assignment
@@ -166,3 +168,16 @@ def test_a_run_that_may_outlast_the_roster_is_refused_unless_it_can_be_prolonged
     key.write_bytes(kept)
     place(type(consortium)(consortium.path), job)
     assert consortium.roster_ends() > ends
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"), [(0.2, "an hour"), (5, "5 hours"), (47.5, "2 days"), (60, "3 days")]
+)
+def test_a_run_never_lasts_0_days(hours, words):
+    assert lasting._so_long(hours * 3600) == words
+
+
+def test_an_end_that_is_near_is_said_to_the_minute():
+    assert day(time.time() + 3600).endswith(" UTC")
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", day(time.time() + 3 * DAY))
+    assert day(2**62) == "a day far off"

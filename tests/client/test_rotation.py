@@ -21,7 +21,7 @@ from umbel.consortium.warrants import joined, sign_job
 from umbel.errors import ConsortiumError, ProtocolError
 from umbel.flower import stamp, take_server_identity
 from umbel.privacy.secagg.keys import Identity
-from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
+from umbel.privacy.secagg.roster import Limits, Roster, SignedRoster, open_roster
 from umbel.privacy.secagg.signed import Signed
 from umbel.server.signing import sign_certificate, sign_members, take_certificate, take_members
 from umbel.server.split import split
@@ -367,3 +367,16 @@ def test_keys_that_somebody_on_the_way_says_were_before_change_the_fingerprint(c
     assert card.keys == real.keys
     assert card.past("authority")[0].key == b"another"
     assert card.fingerprint != real.fingerprint
+
+
+def test_no_rotation_undoes_what_a_thief_of_the_consortiums_key_signed(consortium, owner):
+    """Why the documents say that a stolen key needs a new consortium."""
+    consortium.admit(owner.request)
+    owner.membership.learn(consortium.roster())
+    entries = consortium.current_roster().members
+    stolen = Roster(2**40, entries, consortium.limits, bytes(32))
+    owner.membership.learn(SignedRoster.sign(stolen, consortium.identity).to_bytes())
+    rotate(consortium, "consortium")
+    assert follow(owner, consortium.card.handovers)
+    with pytest.raises(ProtocolError, match="is not after"):
+        owner.membership.learn(consortium.roster())

@@ -63,7 +63,7 @@ def test_figures_stand_noise_that_goes_below_zero():
     counts = PrivateCounts.zero(2).plus([-5, 3, 4, 0, -700])
     figures = counts.metrics(["no", "yes"])
     assert figures["accuracy"] == 0.0
-    assert figures["loss"] == 0.0
+    assert figures["loss"] is None
     assert (
         PrivateCounts.zero(2).plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
     )
