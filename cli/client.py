@@ -208,6 +208,30 @@ def models(
         say("No model yet. One comes when a run that this owner took part in is finished.")
 
 
+@client_app.command("record")
+def record_of(
+    run: Annotated[str, typer.Argument(help="The run's name or id, or how it begins.")],
+    folder: OwnersFolder = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write into [records, in the owner's].", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw up the record of processing of a run on this owner's data, as a page and a PDF.
+
+    Purpose, data, recipients, measures, guarantee, what it has cost, retention. What Umbel does not know
+    is an empty line to be filled in.
+    """
+    from ..client.home import Home
+    from ..client.processing import processing_record
+    from .record import written
+
+    home = Home.open(folder)
+    record, stem = processing_record(home, run)
+    written(record, out or home.path / "records", stem, as_json)
+
+
 @client_app.command()
 def unit(folder: OwnersFolder = Path()) -> None:
     """Print a systemd unit that keeps the agent running."""

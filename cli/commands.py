@@ -235,6 +235,7 @@ def _mount() -> None:
     from .data import data
     from .observer import observer_app
     from .owner import ledger_app
+    from .record import record
     from .rehearsal import rehearse
     from .server import add_to
     from .sign import sign_app, take
@@ -250,6 +251,7 @@ def _mount() -> None:
     app.command()(rehearse)
     app.command()(data)
     app.command()(audit)
+    app.command()(record)
     app.command()(verify)
     app.command()(certify)
 

@@ -56,7 +56,7 @@ class Models:
         if not rules.accept:
             raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
         certificate, files = unpack(parcel, expected)
-        place = _place(self._folder, job, expected.run)
+        place = place_of(self._folder, job, expected.run)
         old, before = _earlier(place), _read(place)
         if old.is_dir() and not place.exists():  # a crash in the midst of what follows
             os.rename(old, place)
@@ -85,8 +85,8 @@ class Models:
         return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)
 
 
-def _place(folder: Path, job: Job, run: str) -> Path:
-    """A folder for a run's model: called as the run is, where that is a folder's name."""
+def place_of(folder: Path, job: Job, run: str) -> Path:
+    """Where a run's model, or another file of it, lies: called as the run is, if that is a file's name."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", run):
         return folder / run
     return of_run(folder, run, beginning=f"{job.name}-")

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -30,28 +31,30 @@ def fall_back(sheet: Figure) -> str:
     return missing
 
 
-def say_missing(characters: str) -> None:
-    """Tell the user why a picture has boxes."""
+def say_missing(characters: str, where: str = "PNG pictures") -> None:
+    """Tell the user why a picture, or a file that `where` names, has boxes."""
     if characters:
         _log.warning(
-            "No installed font has %s: PNG pictures show boxes in their place. Install a font that "
-            "has them, such as Noto Sans CJK for Chinese, Japanese and Korean. The pictures in "
-            "report.html are not affected.", characters,
+            "No installed font has %s: boxes stand in their place in %s. Install a font that "
+            "has them, such as Noto Sans CJK for Chinese, Japanese and Korean. HTML pages are not "
+            "affected.", characters, where,
         )  # fmt: skip
 
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """What matplotlib says of fonts, which ``say_missing`` says better."""
-    log = logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """What libraries say of fonts, which ``say_missing`` says better."""
+    logs = [logging.getLogger(name) for name in ("matplotlib.font_manager", "fpdf", "fontTools")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @lru_cache(maxsize=64)
@@ -66,11 +69,26 @@ def families_for(wanted: frozenset[str]) -> tuple[tuple[str, ...], str]:
     return tuple(families), "".join(map(chr, sorted(left)))
 
 
-@lru_cache(maxsize=256)
-def _covered(family: str) -> frozenset[int]:
+def faces_for(wanted: frozenset[str]) -> tuple[list[Path], str]:
+    """Our own font upright and bold, then installed ones for the rest; and what none of them has."""
+    families, missing = families_for(frozenset(c for c in wanted if not c.isspace()))
+    own = [
+        Path(font_manager.findfont(font_manager.FontProperties(family=_OWN, weight=weight)))
+        for weight in ("regular", "bold")
+    ]
+    return [*own, *(Path(_upright(family).fname) for family in families[1:])], missing
+
+
+def _upright(family: str) -> font_manager.FontEntry:
+    """``IndexError`` if there is none."""
     fonts = [font for font in font_manager.fontManager.ttflist if font.name == family]
     upright = [f for f in fonts if f.style == "normal" and f.weight in (400, "normal", "regular")]
+    return upright[0]
+
+
+@lru_cache(maxsize=256)
+def _covered(family: str) -> frozenset[int]:
     try:
-        return frozenset(FT2Font(upright[0].fname).get_charmap())
+        return frozenset(FT2Font(_upright(family).fname).get_charmap())
     except (IndexError, RuntimeError, OSError):
         return frozenset()

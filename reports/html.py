@@ -59,12 +59,17 @@ def pictures_of(paths: Iterable[Path]) -> dict[str, Picture]:
 
 def write_html(path: Path, template: str, **values: Any) -> Path:
     """Fill a template and write the page; `path` again. Raises ``RunFolderError`` if it cannot be written."""
-    text = _environment().get_template(template).render(**values)
+    text = page_text(template, **values)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"{path} cannot be written: {error}") from None
     return path
+
+
+def page_text(template: str, **values: Any) -> str:
+    """A template, filled in."""
+    return _environment().get_template(template).render(**values)
 
 
 @lru_cache

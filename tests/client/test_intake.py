@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from umbel.client import decisions
 from umbel.client.intake import Intake
+from umbel.client.policy import Policy
+from umbel.client.spending import spending
 from umbel.consortium.warrants import sign_job
 from umbel.flower import stamp, take_server_identity
+from umbel.quantities import epsilon_text
 from umbel.simulations.rehearsal import set_up
 from umbel.wire.arrays import to_array_record
 from umbel.wire.packing import SECAGG, to_bytes_record
@@ -165,6 +169,42 @@ def test_every_job_is_kept_with_what_was_decided_and_what_it_did_here(owner, umb
     status, _, err = umbel("client", "jobs", "show", "fourth", home.path)
     assert status == 2
     assert "No run here begins with 'fourth'" in err
+
+
+def test_the_record_of_processing_of_a_run_says_what_it_does_here_and_has_cost(owner, umbel):
+    home, job = owner.home, owner.stage.job
+    owner.ask("first")
+    owner.ask("first", kind=TRAIN, round=1)
+    owner.ask("second", signature="00" * 64)
+    status, out, err = umbel("client", "record", "first", home.path, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    said = {e["name"]: e["text"] for part in found["parts"] for e in part["entries"]}
+    [kept] = [one for one in home.decisions.list() if one.run == "first"]
+    [account] = spending(home.ledger, Policy.read(home.policy))
+    assert (found["owner"], found["run"], said["Controller"]) == (home.name, "first", home.name)
+    assert said["SHA-256 of the job"] == job.digest()
+    assert said["Key of the operator who signed"] == kept.operator
+    assert said["Published size (noised)"] == f"{home.account.sizes.data:,} records"
+    assert said["Epsilon that it has cost"].startswith(epsilon_text(account.runs[-1].epsilon))
+    assert epsilon_text(account.epsilon) in said["All jobs on these data"]
+    # The plan's own words, and what only a person knows left empty.
+    assert "differential privacy for one record added or removed" in said["Exactly"]
+    assert said["In plain words"].startswith("whoever knows everything but one record")
+    assert "NOT PRIVATE" in said  # a rehearsal
+    assert {"Purpose", "Legal basis", "Contact", "Data-protection officer"} <= {
+        name for name, text in said.items() if text is None
+    }
+    assert any(text and text.startswith("job accepted") for text in said.values())
+    for file in map(Path, found["files"]):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert file.parent == home.path / "records"
+    # Of one that was refused nothing is promised, since nothing was done.
+    _, out, _ = umbel("client", "record", "second", home.path, "--json", "--out", home.path)
+    said = {e["name"]: e["text"] for p in json.loads(out)["parts"] for e in p["entries"]}
+    assert said["Exactly"] is None
+    assert said["Extent"] == "it has not trained here"
+    assert "Epsilon that it has cost" not in said
 
 
 def test_a_decision_is_written_down_once_also_by_an_agent_that_starts_again(owner, sound):

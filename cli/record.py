@@ -1,0 +1,67 @@
+"""`umbel record`: a record of processing, for whoever answers for the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..foreign import say
+from .options import Json
+
+if TYPE_CHECKING:
+    from ..reports.processing import ProcessingRecord
+
+
+def record(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, or job file (TOML).", metavar="RUN_OR_JOB", show_default=False
+        ),
+    ],
+    owner: Annotated[
+        str, typer.Option(help="One of its clients [all].", metavar="NAME", show_default=False)
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write into [the run's, or the current one].", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw up the record of processing of a run or a planned job, as a page and a PDF to print.
+
+    Purpose, data, recipients, measures, guarantee (exactly and in plain words), retention. What Umbel does
+    not know is an empty line to be filled in. At an owner: umbel client record.
+    """
+    from ..reports.planned_processing import of_plan
+    from ..run.record import RunRecord
+    from ..run.run_folder import RunFolder
+
+    if source.suffix == ".toml":
+        from ..api.plans import plan
+
+        planned = plan(source)
+        found = of_plan(planned.job, planned.values, owner)
+        written(found, out or Path(), f"{source.stem}.record", as_json)
+        return
+    run = RunRecord.read(source)
+    found = of_plan(RunFolder(source).job, run.plan, owner, run)
+    written(found, out or source, "record", as_json)
+
+
+def written(record: ProcessingRecord, folder: Path, stem: str, as_json: bool) -> None:
+    """Write the record, and say where it lies and what is left to do."""
+    from ..reports.processing_page import write_record
+
+    files = write_record(record, folder, stem)
+    if as_json:
+        say(json.dumps(record.to_dict() | {"files": list(map(str, files))}, indent=2))
+        return
+    for path in files:
+        say(path)
+    say(f"{record.blanks} lines are empty: complete them by hand, and sign it.")
