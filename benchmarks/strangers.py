@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import statistics
 import subprocess
@@ -24,14 +23,17 @@ from deployment_watch import Seen, Watch
 from umbel.consortium.authority import Consortium
 from umbel.privacy.secagg.roster import Limits
 from umbel.run.store import Store
-from umbel.simulations.rehearsal import set_up, wait_for
+from umbel.simulations.rehearsal import Stage, set_up
 from umbel.storage.processes import free_port
 
 MOST_SLOWER, MOST_GROWTH = 1.5, 64.0
-CONNECTIONS, SECONDS, ROUNDS = 1000, 300, 10
+CONNECTIONS, SECONDS, ROUNDS = 1000, 300, 4
 MEGABYTE = 2**20
 CROWD = Path(__file__).with_name("strangers_crowd.py")
-_LONGEST = 900.0
+_MORE = 1000
+"""Rounds of the job: more than are ever measured."""
+_AT_MOST = 150.0
+"""Seconds of the part on rounds, its start included."""
 
 ABOUT = f"""\
 On this machine, over loopback: `umbel server`, and a process that holds --connections connections to its
@@ -42,8 +44,9 @@ hardest case.
 
   memory  What Flower's process holds (VmRSS) before they come, and at most in --seconds with them.
   rounds  {jobs.AGENTS} agents, about 1M trained parameters, --rounds rounds of two small steps; then as many
-          of the same job beside the strangers. Medians without each first round. What the strangers'
-          own process takes of the two cores is in it.
+          of the same run beside the strangers. Medians, without the first round and the one in which
+          they come. What the strangers' own process takes of the two cores is in it. It ends within
+          {_AT_MOST:.0f} seconds: a round that is in progress then counts as no shorter than it was so far.
 
 Bars: a round is at most {MOST_SLOWER:g} times slower; the memory grows by at most {MOST_GROWTH:g} MiB.
 """
@@ -64,34 +67,77 @@ def measure_memory(folder: Path, connections: int, seconds: int) -> dict[str, An
     return {**_grown(link, begun, after), "crowd": json.loads(done.stdout)}
 
 
-def measure_rounds(folder: Path, connections: int, rounds: int) -> dict[str, Any]:
-    """The same job twice by the same processes: alone, then beside strangers."""
-    stage = set_up(jobs.million(rounds), folder)
-    port = stage.consortium.card.port
+def measure_rounds(folder: Path, connections: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Rounds of one run alone, then as many beside strangers; it ends when they are done, or in `seconds`."""
+    until = time.monotonic() + seconds
+    stage = set_up(jobs.million(_MORE), folder)
     agents = [stage.agent(owner) for owner in stage.owners]
     with jobs.watched([stage.server(), *agents], folder) as watch:
-        alone = _rounds(stage)
+        ends, at_first = _Ends(stage, stage.place().path.name, until), time.time()
+        alone = ends.lengths(rounds)
         begun = time.time()
-        with _beside(_crowd(port, connections, 0)):
-            beside = _rounds(stage)
+        with _beside(_crowd(stage.consortium.card.port, connections, 0)):
+            ends.lengths(1)  # the round in which they came
+            beside = ends.lengths(rounds)
             after = time.time()
-        link = _link(watch)
-    cpu = {"cpu_link": link.cpu_between(begun, after), "seconds": after - begun}
-    slower = statistics.median(beside) / statistics.median(alone)
-    return {"alone": alone, "beside": beside, "slower": slower, **cpu, **_grown(link, begun, after)}
+        (link,) = watch.of("link")
+    if len(beside) - ends.cut < min(2, rounds):
+        sys.exit(
+            f"Too few rounds were over after {seconds:.0f} s: the machine has too much other work."
+        )
+    # Members' messages take memory, too: the same rounds took it before the strangers came.
+    before, most = link.peak_between(at_first, begun), link.peak_between(begun, after)
+    return {
+        "alone": alone,
+        "beside": beside,
+        "whole": not ends.cut,
+        "slower": statistics.median(beside) / statistics.median(alone),
+        "cpu_link": link.cpu_between(begun, after),
+        "seconds": after - begun,
+        "before": before,
+        "most": most,
+        "grown_mib": (most - before) / MEGABYTE,
+    }
 
 
-def _rounds(stage: Any) -> list[float]:
-    """Seconds of each round but the first."""
-    row = wait_for(stage, stage.place().path.name, seconds=_LONGEST)
-    if row.status != "finished":
-        sys.exit(f"the run {row.status}: {row.reason}")
-    ends = [
-        datetime.fromisoformat(when).timestamp()
-        for _, when, event in Store(stage.consortium.database).events(row.name)
-        if event["event"] == "round" and event["aggregated"]
-    ]
-    return [later - earlier for earlier, later in itertools.pairwise(ends)]
+class _Ends:
+    """How long the rounds of a run take, one after another, until the time is up."""
+
+    def __init__(self, stage: Stage, run: str, until: float) -> None:
+        self._store, self._run, self._until = Store(stage.consortium.database), run, until
+        self._seen, self._waiting = 0, list[float]()
+        self._last: float | None = None
+        self.cut = False
+        """Whether the time was up in the middle of a round."""
+
+    def lengths(self, rounds: int) -> list[float]:
+        """Seconds of the next so many rounds, the first of the run not among them.
+
+        If the time is up before, what the round in progress has taken so far counts as one that took no less,
+        so that rounds that do not end do not look short.
+        """
+        found: list[float] = []
+        while len(found) < rounds and not self.cut:
+            end, before = self._next(), self._last
+            if before is not None:
+                found.append(end - before)
+            self._last = end
+        return found
+
+    def _next(self) -> float:
+        """When the next round ends; now, if the time is up."""
+        while not self._waiting:
+            if time.monotonic() > self._until:
+                self.cut = True
+                return time.time()
+            if (row := self._store.run(self._run)).over:
+                sys.exit(f"the run {row.status}: {row.reason}")
+            for number, when, event in self._store.events(self._run, self._seen):
+                self._seen = number
+                if event["event"] == "round" and event["aggregated"]:
+                    self._waiting.append(datetime.fromisoformat(when).timestamp())
+            time.sleep(0.1)
+        return self._waiting.pop(0)
 
 
 def _link(watch: Watch) -> Seen:
@@ -160,7 +206,9 @@ def main() -> int:
             if part == "memory":
                 figures[part] = measure_memory(folder / part, given.connections, given.seconds)
             else:
-                figures[part] = measure_rounds(folder / part, given.connections, given.rounds)
+                figures[part] = measure_rounds(
+                    folder / part, given.connections, given.rounds, _AT_MOST
+                )
             if not given.json:
                 print(part, json.dumps(figures[part]), flush=True)
     judged = bars(figures)

@@ -62,7 +62,8 @@ class Order:
     run: str
     job: Job
     signature: str
-    roster: bytes
+    roster: Callable[[], bytes]
+    """The signed roster as it is now: it may be prolonged while members are asked."""
     heads: Mapping[str, str] = field(default_factory=dict)
     """What members last sent of their ledgers."""
 
@@ -192,7 +193,7 @@ def _ask(
 
     requests = []
     for node in names:
-        request = prepare_request(node, order.roster if order.job.encrypted else b"")
+        request = prepare_request(node, order.roster() if order.job.encrypted else b"")
         record = order.assignment().to_record()
         echo = echo_of(order.heads, names[node])
         request.content = RecordDict({**request.content, ASSIGNMENT: record, **echo})

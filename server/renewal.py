@@ -234,7 +234,8 @@ def took_part(folder: RunFolder) -> set[str]:
 
 def _order(folder: RunFolder, rosters: Rosters, heads: Mapping[str, str]) -> Order:
     identity = folder.read_json("run.json")
-    return Order(identity["id"], folder.job, identity["signature"], rosters.signed, heads)
+    job, signature = folder.job, identity["signature"]
+    return Order(identity["id"], job, signature, lambda: rosters.signed, heads)
 
 
 def _in_a_slot(run: Run) -> bool:

@@ -54,9 +54,9 @@ class Rosters:
         """Empty before the run's members are known."""
         self.epoch = self.periods[-1].epoch if self.periods else consortium.epoch
 
-    @cached_property
+    @property
     def signed(self) -> bytes:
-        """The ``SignedRoster`` that the run goes by now."""
+        """The ``SignedRoster`` that the run goes by now, as it was signed last."""
         return self._consortium.roster_of(self.epoch) if self.epoch else b""
 
     @cached_property

@@ -1,5 +1,6 @@
 """Who takes part: members answer when they can, and how long that takes is theirs."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -11,7 +12,8 @@ from umbel.flower import UNREACHED
 from umbel.planning.plan import Plan
 from umbel.server.muster import Order, muster
 from umbel.simulations.grid import FIRST_NODE
-from umbel.wire.requests import PREPARE, REFUSED, Readiness
+from umbel.wire.packing import bytes_of
+from umbel.wire.requests import PREPARE, REFUSED, WAITING, Readiness
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def mustered(start_run, open_job_of):
         run = start_run(open_job_of(), fault)
         names = [client.name for client in run.plan.clients]
         nodes = dict(zip(names, run.grid.get_node_ids(), strict=True))
-        order = Order(run.id, run.plan.job, "", b"")
+        order = Order(run.id, run.plan.job, "", lambda: b"")
         told = []
 
         def tell(name, said):
@@ -80,11 +82,30 @@ def test_one_that_never_answers_is_not_waited_for_without_end(mustered):
         mustered(dict.fromkeys(range(FIRST_NODE, FIRST_NODE + 9), 10_000))
 
 
+def test_a_roster_that_is_prolonged_while_members_are_asked_reaches_them(start_run, job_of):
+    """Else those whose roster ended would refuse to the end, although the operator did what they said."""
+    brought = {}
+
+    def fault(request, reply, assignment):
+        had = brought.setdefault(request.metadata.dst_node_id, [])
+        had.append(bytes_of(request.content, "roster"))
+        return [Message(Error(WAITING, "it ended"), reply_to=request)] if len(had) == 1 else [reply]
+
+    run = start_run(job_of(), fault)
+    nodes = dict(zip((c.name for c in run.plan.clients), run.grid.get_node_ids(), strict=True))
+    order = Order(run.id, run.plan.job, "", lambda: b"anew" if brought else b"first")
+    with contextlib.suppress(RoundFailed):  # what is brought here is no roster
+        muster(run.grid, order, nodes, 5.0, lambda *_: None, lambda: False, clock=run.clock)
+    assert {node: had[-1] for node, had in brought.items()} == dict.fromkeys(
+        nodes.values(), b"anew"
+    )
+
+
 def test_who_stops_a_run_waits_for_no_answer(start_run, open_job_of):
     asked = []
     run = start_run(open_job_of(), lambda request, *_: asked.append(request) or [])
     nodes = dict(zip((c.name for c in run.plan.clients), run.grid.get_node_ids(), strict=True))
-    order, stopped = Order(run.id, run.plan.job, "", b""), lambda: bool(asked)
+    order, stopped = Order(run.id, run.plan.job, "", lambda: b""), lambda: bool(asked)
     found = muster(run.grid, order, nodes, 600.0, lambda *_: None, stopped, clock=run.clock)
     assert not found.ready
     assert asked
@@ -122,7 +143,7 @@ def test_what_an_owner_cannot_truly_say_of_itself_decides_about_nobody_else(
     job = job.model_copy(update={"model": model})
     names = [client.name for client in run.plan.clients]
     nodes = dict(zip(names, run.grid.get_node_ids(), strict=True))
-    order = Order(run.id, job, "", b"")
+    order = Order(run.id, job, "", lambda: b"")
     found = muster(run.grid, order, nodes, 600.0, lambda *_: None, lambda: False, clock=run.clock)
     # On the code before, the plan failed, for all: some of these killed the coordinator.
     assert set(found.ready) == set(names[1:])
