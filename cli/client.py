@@ -53,7 +53,7 @@ def init(
     say(
         f"Made {folder}: keys, client.toml, policy.toml. Nothing of the data left it.\n"
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
-        f"Send {home.request_file} to the operator, and tell this fingerprint on another way:\n"
+        f"Send {home.request_file} to the operator, and read this fingerprint out by telephone:\n"
         f"  {home.request.fingerprint}\n"
         f"Of its privacy one job may spend epsilon {spends.epsilon_per_job:g}, all jobs for ever "
         f"{spends.epsilon_limit:g}: what is spent never comes back. policy.toml says so; lower it there.\n"

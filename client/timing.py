@@ -37,6 +37,8 @@ _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
 """Seconds for a record to be read and tokenised."""
+_LONG = 10.0
+"""Seconds from which on an owner is told that its agent waits, lest it looks as if nothing went on."""
 _UNKNOWN = 1000
 """Held-out records where no size is published: a span is as long as so many take."""
 _log = logging.getLogger(__name__)
@@ -88,6 +90,11 @@ class Timing:
                 "if files have grown since their size was published: umbel client publish-size.",
                 self._name, spent, seconds, spans,
             )  # fmt: skip
+        left = spans * seconds - spent
+        if left > _LONG:
+            _log.info(
+                "%s: done; its answer leaves in %.0f s, at a time that is public", self._name, left
+            )
         self._clock.wait_until(begun + spans * seconds)
 
     def preparing(self, numbers: Numbers) -> float:

@@ -134,9 +134,12 @@ class Supervisor:
             return
         roster = certificate = ""
         if ends and ends < time.time() + _SOON_DAYS * DAY:
+            over = ends < time.time()
+            how = "it ended on" if over else "it holds until"
+            then = "no agent goes by it" if over else "no agent goes by it after that"
             roster = (
-                f"it holds until {day(ends)}, and no agent goes by it after that: sign it anew with umbel "
-                "sign roster, where the consortium's keys are"
+                f"{how} {day(ends)}, and {then}: sign it anew with umbel sign roster, where the "
+                "consortium's keys are"
             )
         if left < _SOON_DAYS:
             certificate = f"the server's expires in {left} days: {self._renewal}"

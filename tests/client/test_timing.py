@@ -127,6 +127,17 @@ def test_an_answer_that_failed_leaves_when_it_would_have_left(owner):
     assert owner(0.1, "sound")(TRAIN) == owner(0.25, "failing", fails=True)(TRAIN)
 
 
+def test_an_owner_is_told_that_a_long_wait_is_a_wait(caplog):
+    with caplog.at_level(logging.INFO):
+        for seconds, told in ((5.0, 0), (60.0, 1)):
+            clock = Clock()
+            Timing(clock, PACE, "mary").leave(clock.now(), seconds)
+            assert clock.now() == 1000.0 + seconds
+            assert (
+                len([r for r in caplog.records if "at a time that is public" in r.message]) == told
+            )
+
+
 def test_what_takes_too_long_leaves_after_whole_spans_and_the_owner_is_told(owner, caplog):
     with caplog.at_level(logging.WARNING):
         usual = owner(0.0, "usual")

@@ -6,6 +6,7 @@ import os
 import ssl
 import stat
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +18,7 @@ from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
 from umbel.errors import ConsortiumError, FileError, JobError
 from umbel.privacy.secagg.keys import Identity
-from umbel.privacy.secagg.roster import Limits, open_roster
+from umbel.privacy.secagg.roster import Limits, SignedRoster, open_roster
 from umbel.privacy.secagg.signed import DAY
 from umbel.run.store import Store
 from umbel.server.supervisor import Supervisor
@@ -382,7 +383,12 @@ def test_a_server_says_in_time_what_will_end_and_takes_it_back(consortium, ask):
 
     assert told() == {}
     consortium.prolong(10)
+    assert "it holds until" in told()["roster"]
     assert "umbel sign roster" in told()["roster"]
+    over = int(time.time()) - 60
+    ended = SignedRoster.sign(consortium.current_roster(), consortium.identity, expires=over)
+    (consortium.path / "rosters" / "0001").write_bytes(ended.to_bytes())
+    assert "it ended on" in told()["roster"]
     consortium.prolong()
     assert told() == {}
     consortium.renew_certificate(datetime.now(UTC) - timedelta(days=810))
