@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..foreign import say
+from .options import Json, RunFolder
 
 _STAGES = {
     "data": "reading and tokenising data",
@@ -23,7 +23,7 @@ _STAGES = {
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, e.g. runs/latest.")],
+    run: RunFolder,
     canaries: Annotated[
         int, typer.Option(help="Canaries in the replay: more of them prove more, more slowly.")
     ] = 10_000,
@@ -31,7 +31,7 @@ def audit(
         bool,
         typer.Option("--production", help="Audit a deployment's run: only its mechanism."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Attack a finished run, and hold what leaks beside what it claims.
 

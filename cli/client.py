@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..foreign import console, say, typed
-from .options import Given, Json, OwnersFolder, asks_for_declarations
+from .options import AskedRun, Given, Json, OwnersFolder, asks_for_declarations
 from .owner import owner_app as client_app
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def models(
 
 @client_app.command("record")
 def record_of(
-    run: Annotated[str, typer.Argument(help="The run's name or id, or how it begins.")],
+    run: AskedRun,
     folder: OwnersFolder = Path(),
     out: Annotated[
         Path | None,

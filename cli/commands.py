@@ -13,6 +13,7 @@ import typer.core
 from .. import __version__
 from ..errors import Interrupted, UmbelError, of_the_machine
 from ..foreign import console, say
+from .completing import run_folders
 from .group import command_group
 from .options import (
     OF_THE_DATA,
@@ -31,13 +32,14 @@ typer.core.HAS_RICH = False
 app = command_group(
     "Federated fine-tuning of Hugging Face models, private by default.",
     "Start with: umbel init my-job.toml   or: umbel simulate --data my.csv",
+    completes=True,
 )
 
 
 def main() -> None:
     """Entry point: errors that a person can act on are one paragraph, and exit with 2."""
     try:
-        app()
+        app(prog_name="umbel")  # also as python -m umbel.cli: completion goes by it
     except UmbelError as error:
         say(f"umbel: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -208,7 +210,7 @@ def predict(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=run_folders)],
     out: Annotated[
         Path | None, typer.Option(help="Where the plot goes [beside the first run].")
     ] = None,

@@ -18,13 +18,16 @@ import typer
 
 from ..errors import JobError
 from ..tasks.spec import BUILT_IN
+from . import completing
 
 if TYPE_CHECKING:
     from ..job import Job
 
 Command = Callable[..., Any]
 
-JobFile = Annotated[Path, typer.Argument(help="Job file (TOML).")]
+JobFile = Annotated[
+    Path, typer.Argument(help="Job file (TOML).", autocompletion=completing.job_files)
+]
 Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
@@ -33,9 +36,29 @@ Encoding = Annotated[
     str | None,
     typer.Option(help="Encoding of the file, e.g. cp1252 [found].", show_default=False),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/latest.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(help="Run folder, e.g. runs/latest.", autocompletion=completing.run_folders),
+]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a run, or the beginning of it.", autocompletion=completing.names_of_runs
+    ),
+]
+AskedRun = Annotated[
+    str,
+    typer.Argument(
+        help="The run's name or id, or how it begins.", autocompletion=completing.asked_runs
+    ),
+]
 OwnersFolder = Annotated[
-    Path, typer.Argument(help="The data owner's folder [the current one].", show_default=False)
+    Path,
+    typer.Argument(
+        help="The data owner's folder [the current one].",
+        show_default=False,
+        autocompletion=completing.owners_folders,
+    ),
 ]
 OperatorsFolder = Annotated[
     Path | None,
@@ -43,6 +66,7 @@ OperatorsFolder = Annotated[
         "--consortium",
         help="The operator's folder [$UMBEL_CONSORTIUM, else this folder].",
         show_default=False,
+        autocompletion=completing.operators_folders,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -153,7 +177,12 @@ def asks_for_declarations(*names: str) -> Callable[[Command], Command]:
 def asks_for_a_job(command: Command) -> Command:
     """Give a command all that names a job, which comes to it as its parameter ``asked``."""
     table = {name: _KEYS[name] for name in OF_A_JOB}
-    file = Annotated[Path | None, typer.Argument(help="Job file (TOML).", show_default=False)]
+    file = Annotated[
+        Path | None,
+        typer.Argument(
+            help="Job file (TOML).", show_default=False, autocompletion=completing.job_files
+        ),
+    ]
     parameters = [_parameter("job", file, None), *_options(table), _parameter("set_", Set, [])]
 
     def gathered(values: dict[str, Any]) -> Asked:

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from ..errors import UmbelError
 from ..foreign import console, say
-from .options import Json, OwnersFolder
+from . import completing
+from .options import AskedRun, JobFile, Json, OwnersFolder
 
 if TYPE_CHECKING:
     from click import Context
@@ -27,7 +28,9 @@ class _ShowFirst(TyperGroup):
     first = "show"
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
+        # A shell that asks what could stand here (resilient) is told the commands.
+        named = args[0] in (*self.commands, "--help") if args else ctx.resilient_parsing
+        if not named:
             args = [self.first, *args]
         return super().parse_args(ctx, args)
 
@@ -48,7 +51,12 @@ owner_app = typer.Typer(
     help="A data owner's side.", rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
-Id = Annotated[str, typer.Argument(help="The request's id, or how it begins.")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        help="The request's id, or how it begins.", autocompletion=completing.waiting_requests
+    ),
+]
 
 
 jobs_app = typer.Typer(
@@ -84,7 +92,7 @@ def list_jobs(folder: OwnersFolder = Path(), as_json: Json = False) -> None:
 
 @jobs_app.command("show")
 def show_job(
-    run: Annotated[str, typer.Argument(help="The run's name or id, or how it begins.")],
+    run: AskedRun,
     folder: OwnersFolder = Path(),
     as_json: Json = False,
 ) -> None:
@@ -216,7 +224,7 @@ def export(
 
 @ledger_app.command()
 def forecast(
-    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
+    job: JobFile,
     folder: OwnersFolder = Path(),
     times: Annotated[int, typer.Option(min=1, max=100, help="So many such jobs.")] = 2,
     as_json: Json = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..foreign import say
+from .completing import runs_and_jobs
 from .options import Json
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ def record(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Run folder, or job file (TOML).", metavar="RUN_OR_JOB", show_default=False
+            help="Run folder, or job file (TOML).",
+            metavar="RUN_OR_JOB",
+            show_default=False,
+            autocompletion=runs_and_jobs,
         ),
     ],
     owner: Annotated[

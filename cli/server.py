@@ -15,13 +15,11 @@ import typer
 
 from ..errors import ConsortiumError
 from ..foreign import say, typed
-from .options import JobFile, Json, OperatorsFolder, Set
+from .options import JobFile, Json, OperatorsFolder, RunName, Set
 
 if TYPE_CHECKING:
     from ..consortium.authority import Consortium
     from ..job import Job
-
-RunName = Annotated[str, typer.Argument(help="Name of a run, or the beginning of it.")]
 
 
 def add_to(app: typer.Typer) -> None:

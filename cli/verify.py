@@ -11,6 +11,8 @@ import typer
 
 from ..errors import JobError
 from ..foreign import say
+from .completing import run_folders
+from .options import Json
 
 if TYPE_CHECKING:
     from ..certificate.check import Verdict
@@ -22,7 +24,12 @@ _SEEDED = (
 
 def verify(
     what: Annotated[
-        Path, typer.Argument(help="Run folder, or certificate.json.", metavar="RUN_OR_FILE")
+        Path,
+        typer.Argument(
+            help="Run folder, or certificate.json.",
+            metavar="RUN_OR_FILE",
+            autocompletion=run_folders,
+        ),
     ],
     adapter: Annotated[
         Path | None,
@@ -34,7 +41,7 @@ def verify(
     consortium: Annotated[
         Path | None, typer.Option(help="The consortium.json that names the operator's key.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a run's certificate: signature, job, adapter, epsilon. Needs no network.
 
@@ -54,7 +61,9 @@ def verify(
 
 
 def certify(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run.", autocompletion=run_folders)
+    ],
     consortium: Annotated[
         Path | None,
         typer.Option(help="The operator's folder, for a run between machines.", show_default=False),
