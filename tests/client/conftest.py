@@ -1,4 +1,6 @@
-"""What starts slowly and is shared: a child that works on records."""
+"""What tests of the agent share: an owner that is asked, and a child that works on records."""
+
+import dataclasses
 
 import pytest
 
@@ -11,3 +13,72 @@ def sound():
     bench = Bench()
     yield bench
     bench.close()
+
+
+@pytest.fixture(scope="session")
+def data_of():
+    """The data of the first of the job's virtual owners, and its account."""
+
+    from umbel.simulations.federation import federate
+
+    def build(job):
+        federation = federate(job)
+        share = federation.shares[0]
+        return federation.data(share), federation.account(share)
+
+    return build
+
+
+@pytest.fixture
+def owner(open_job_of, learner_of, data_of, tmp_path):
+    """An agent of a job's learner and data, and a way to ask it."""
+    from umbel.client.agent import Agent
+    from umbel.client.policy import Policy
+    from umbel.client.work import WorkHere, Workplace
+    from umbel.flower import stamp, take_server_identity
+    from umbel.learning.tasks import task_for
+    from umbel.planning.schedule import most_tests
+    from umbel.privacy.ledger.chain import SIZE_RUN
+    from umbel.privacy.ledger.ledger import Ledger
+    from umbel.wire.arrays import to_array_record
+    from umbel.wire.requests import ASSIGNMENT, PREPARE, Assignment
+
+    class Owner:
+        def __init__(self, job, **options):
+            self.job, self.learner = job, learner_of(job)
+            self.data, self.account = data_of(job)
+            self.ledger = tmp_path / "ledger.sqlite"
+            workplace = Workplace(self.learner, task_for(job, 2))
+            options = {"policy": Policy.simulated(job), **options}
+            work = WorkHere("mary", workplace, self.data)
+            self.agent = Agent("mary", work, self.account, self.ledger, **options)
+
+        def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
+            from flwr.app import ConfigRecord, Message, RecordDict
+
+            take_server_identity(1)
+            assignment = Assignment(
+                version="0.1.0",
+                run="run",
+                job=self.job.to_json(),
+                round=round_,
+                attempt=attempt,
+                participations=self.job.training.rounds,
+                tests=most_tests(self.job),
+            )
+            assignment = dataclasses.replace(assignment, **changes)
+            content = RecordDict({ASSIGNMENT: assignment.to_record()})
+            if kind != PREPARE:
+                content["arrays"] = to_array_record(arrays or self.learner.initial)
+            if config:
+                content["config"] = ConfigRecord(config)
+            message = Message(content, dst_node_id=2, message_type=kind)
+            stamp(message)
+            return self.agent.handle(message)
+
+        def entries(self):
+            """The rows of runs."""
+            with Ledger(self.ledger) as ledger:
+                return [row for row in ledger.entries() if row.run != SIZE_RUN]
+
+    return Owner

@@ -15,20 +15,16 @@ from umbel.client.kept import KeptUpdates
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
 from umbel.client.work import WorkHere, Workplace
-from umbel.flower import stamp, take_server_identity
 from umbel.learning.tasks import task_for
 from umbel.planning.facts import training_size
 from umbel.planning.noise import event_of_test, private_recipe
 from umbel.planning.schedule import most_tests
 from umbel.privacy.accounting.accountant import MechanismEvent
-from umbel.privacy.ledger.chain import SIZE_RUN
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.privacy.randomness import SecretStream
-from umbel.simulations.federation import federate
-from umbel.wire.arrays import to_array_record, to_arrays
+from umbel.wire.arrays import to_arrays
 from umbel.wire.requests import (
-    ASSIGNMENT,
     EVALUATE,
     FAILED,
     LEDGER,
@@ -37,69 +33,11 @@ from umbel.wire.requests import (
     REFUSED,
     TRAIN,
     WEIGHT,
-    Assignment,
     Readiness,
     only_metrics,
 )
 
 DELTA = 1e-3
-
-
-@pytest.fixture(scope="session")
-def data_of():
-    """The data of the first of the job's virtual owners, and its account."""
-
-    def build(job):
-        federation = federate(job)
-        share = federation.shares[0]
-        return federation.data(share), federation.account(share)
-
-    return build
-
-
-@pytest.fixture
-def owner(open_job_of, learner_of, data_of, tmp_path):
-    """An agent of a job's learner and data, and a way to ask it."""
-
-    class Owner:
-        def __init__(self, job, **options):
-            self.job, self.learner = job, learner_of(job)
-            self.data, self.account = data_of(job)
-            self.ledger = tmp_path / "ledger.sqlite"
-            workplace = Workplace(self.learner, task_for(job, 2))
-            options = {"policy": Policy.simulated(job), **options}
-            work = WorkHere("mary", workplace, self.data)
-            self.agent = Agent("mary", work, self.account, self.ledger, **options)
-
-        def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
-            from flwr.app import ConfigRecord, Message, RecordDict
-
-            take_server_identity(1)
-            assignment = Assignment(
-                version="0.1.0",
-                run="run",
-                job=self.job.to_json(),
-                round=round_,
-                attempt=attempt,
-                participations=self.job.training.rounds,
-                tests=most_tests(self.job),
-            )
-            assignment = dataclasses.replace(assignment, **changes)
-            content = RecordDict({ASSIGNMENT: assignment.to_record()})
-            if kind != PREPARE:
-                content["arrays"] = to_array_record(arrays or self.learner.initial)
-            if config:
-                content["config"] = ConfigRecord(config)
-            message = Message(content, dst_node_id=2, message_type=kind)
-            stamp(message)
-            return self.agent.handle(message)
-
-        def entries(self):
-            """The rows of runs."""
-            with Ledger(self.ledger) as ledger:
-                return [row for row in ledger.entries() if row.run != SIZE_RUN]
-
-    return Owner
 
 
 def update_of(reply):
@@ -465,8 +403,8 @@ def test_the_same_request_gives_the_same_update_whatever_was_asked_before(owner,
     assert as_bytes(mary.ask(TRAIN, 2)) == first
 
 
-def test_a_pull_in_the_request_reaches_the_trainer(owner, plain):
-    mary = owner(plain)
+def test_a_pull_in_the_request_reaches_the_trainer(owner, open_job_of):
+    mary = owner(open_job_of(privacy={"unit": "none"}, strategy={"name": "fedprox"}))
     free, pulled = (mary.ask(TRAIN, config=config) for config in (None, {"proximal-mu": 5.0}))
     assert as_bytes(free) != as_bytes(pulled)
 
