@@ -72,7 +72,16 @@ class Agent:
         self._timing = timing or Timing(None, None, name)
         self._ready = False
         self._rounds = Rounds(
-            name, work, account, self._budget, membership, secrets, log, kept, self._timing
+            name,
+            work,
+            account,
+            self._budget,
+            membership,
+            secrets,
+            log,
+            kept,
+            self._timing,
+            policy.jobs.strategies,
         )
 
     def handle(self, message: Message) -> Message:

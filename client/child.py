@@ -22,6 +22,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..privacy.noise.sizes import Sizes
 from ..storage.processes import start
+from ..strategies import LocalRule
 from ..wire.arrays import Arrays
 from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
@@ -221,12 +222,12 @@ class WorkInChild:
         round_: int,
         arrays: Arrays,
         private: PrivateSteps | None = None,
-        proximal_mu: float = 0.0,
+        local: LocalRule | None = None,
         *,
         records: bool = True,
     ) -> Outcome:
         found: Outcome = self._persistently(
-            "trained", job, round_, arrays, private, proximal_mu, records=records
+            "trained", job, round_, arrays, private, local, records=records
         )
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..learning.counts import own_counts, own_figures
 from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
+from ..strategies import Channels, LocalRule
 from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .answers import log_error
@@ -44,7 +45,8 @@ class Computing:
         assignment: Assignment,
         arrays: Arrays,
         private: PrivateSteps | None,
-        mu: float,
+        local: LocalRule | None,
+        channels: Channels,
         *,
         train: bool,
         test: bool,
@@ -55,6 +57,8 @@ class Computing:
         nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
         independent of why the first try failed; nothing of that try has left. Only work that is out of
         time (``OutOfTime``) ends without an answer, at the same time as one.
+
+        local, channels: what the strategy does here, and what it adds to the update.
         """
         found = Computed()
         if test:
@@ -67,16 +71,18 @@ class Computing:
                 self._failed(job, found, error)
         if train and found.error is None:
             try:
-                found.outcome = self._work.trained(job, assignment.round, arrays, private, mu)
+                outcome = self._work.trained(job, assignment.round, arrays, private, local)
+                found.outcome = _with_channels(outcome, local, channels)
             except OutOfTime:
                 raise
             except Exception as error:
                 self._failed(job, found, error)
                 if private is not None:
                     anew = private.drawn_anew()
-                    found.outcome = self._work.trained(
-                        job, assignment.round, arrays, anew, mu, records=False
+                    outcome = self._work.trained(
+                        job, assignment.round, arrays, anew, local, records=False
                     )
+                    found.outcome = _with_channels(outcome, local, channels)
         return found
 
     def _failed(self, job: Job, found: Computed, error: Exception) -> None:
@@ -97,6 +103,12 @@ class Computing:
             if job.private:
                 line["counts"] = kept.to_list()
             append_line(self._log, line)
+
+
+def _with_channels(outcome: Outcome, local: LocalRule | None, channels: Channels) -> Outcome:
+    """What leaves of an update: with all that the strategy's local half adds to it."""
+    further = local.further(outcome.update) if local is not None else {}
+    return replace(outcome, update=channels.vector(outcome.update, further))
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

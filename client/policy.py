@@ -70,6 +70,7 @@ class Policy(Section):
                 name_spoilers=job.encryption.name_spoilers,
             ),
             jobs=JobRules(
+                strategies=[job.strategy.name],
                 max_rounds=sys.maxsize,
                 max_steps=sys.maxsize,
                 max_batch=sys.maxsize,

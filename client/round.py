@@ -6,7 +6,7 @@ Reserve the budget, compute from the records, hide, encode, mask: each comes aft
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,19 @@ from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.participant import Participant
+from ..strategies import Channels, LocalRule, channels_of, local_half
 from ..wire.arrays import Arrays, to_arrays
 from ..wire.packing import bytes_of
-from ..wire.requests import LEDGER, WEIGHT, Assignment, only_arrays, request_digest, update_digest
+from ..wire.requests import (
+    LEDGER,
+    LOCAL_HALF,
+    WEIGHT,
+    Assignment,
+    only_arrays,
+    request_digest,
+    told_of,
+    update_digest,
+)
 from .account import Account
 from .answers import job_of
 from .budget import Budget
@@ -64,7 +74,9 @@ class Rounds:
         log: Path | None,
         kept: KeptUpdates | None,
         timing: Timing,
+        accepted: Collection[str] = (),
     ) -> None:
+        """accepted: strategies whose own code the owner lets run here, by name."""
         self._name = name
         self._work = work
         self._account = account
@@ -74,6 +86,7 @@ class Rounds:
         self._computing = Computing(name, work, log)
         self._kept = kept
         self._timing = timing
+        self._accepted = accepted
 
     def check(self, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid, also the budget if it `prepares`; it reads no record."""
@@ -103,7 +116,8 @@ class Rounds:
         if test and not rounds_tested(job, assignment.tests):
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays = self._global_model(message)
-        mu = _proximal_mu(message)
+        local = self._local_half(job, message) if train else None
+        channels = self._channels(job)
         upload = None
         if job.encrypted:
             content = self.content(assignment, train, test)
@@ -115,7 +129,7 @@ class Rounds:
         kept = self._kept_round(assignment, message, arrays, train)
         request = upload.request if upload else b""
         groups = self._groups_to_name(job, assignment, train=train, test=test)
-        repeated = kept.find(request, self._work.shapes, groups) if kept else None
+        repeated = kept.find(request, channels.shapes, groups) if kept else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update that could name a group")
         what = kept.what if kept and repeated is not None else b""
@@ -144,7 +158,7 @@ class Rounds:
         begun, span = self._timing.now(), self._span(job, assignment, train=trains, test=test)
         try:
             found = self._computing.computed(
-                job, assignment, arrays, private, mu, train=trains, test=test
+                job, assignment, arrays, private, local, channels, train=trains, test=test
             )
         finally:
             self._timing.leave(begun, span)
@@ -294,11 +308,21 @@ class Rounds:
 
     def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
-        content = Content(self._terms(assignment), self._work.shapes, train, test)
+        channels = self._channels(job_of(assignment))
+        content = Content(self._terms(assignment), channels, train, test)
         limits = self._participant(assignment).member.roster.limits
         if reasons := roster_refusals(content.clip, limits):
             raise PlanRefused(f"{self._name}: {reasons[0]}")
         return content
+
+    def _channels(self, job: Job) -> Channels:
+        return channels_of(job.strategy, self._work.shapes, self._accepted)
+
+    def _local_half(self, job: Job, message: Message) -> LocalRule | None:
+        """What the strategy does here, of what the server tells all owners."""
+        told = told_of(message.content)
+        wanted = str(told.pop(LOCAL_HALF, ""))
+        return local_half(job.strategy, told, wanted, self._accepted)
 
     def _terms(self, assignment: Assignment) -> Terms:
         """The job's terms among the members of the roster that this client holds."""
@@ -349,14 +373,3 @@ class Rounds:
             key=self._secrets(f"{self._name}/{assignment.round}").key(),
             records_per_group=self._work.records_per_group if job.per_group else None,
         )
-
-
-def _proximal_mu(message: Message) -> float:
-    """How strongly a strategy wants steps pulled to the global model; 0 if it does not say."""
-    for record in message.content.config_records.values():
-        mu = record.get("proximal-mu", 0.0)
-        if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
-            raise MessageError(f"proximal-mu = {mu!r} is not a number of 0 or more")
-        if mu:
-            return float(mu)
-    return 0.0

@@ -104,7 +104,10 @@ class JobRules(Section):
         [], description='Adapters that are accepted: "lora", "head", "full". Empty: all.'
     )
     strategies: list[str] = Field(
-        [], description='Strategies that are accepted, such as "fedavg". Empty: all.'
+        [],
+        description='Strategies that are accepted, such as "fedavg". Empty: all, but for a local half that '
+        "is not Umbel's own: code that is installed here and runs on this owner's updates. Its strategy "
+        'has to be named, as the job names it ("module:Class").',
     )
     base_models: list[Sha256] = Field(
         [],

@@ -18,6 +18,7 @@ from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
 from ..privacy.noise.sizes import Sizes
+from ..strategies import LocalRule
 from ..wire.arrays import Arrays
 
 
@@ -91,7 +92,7 @@ class Work(Protocol):
         round_: int,
         arrays: Arrays,
         private: PrivateSteps | None = None,
-        proximal_mu: float = 0.0,
+        local: LocalRule | None = None,
         *,
         records: bool = True,
     ) -> Outcome:
@@ -169,7 +170,7 @@ class WorkHere:
         round_: int,
         arrays: Arrays,
         private: PrivateSteps | None = None,
-        proximal_mu: float = 0.0,
+        local: LocalRule | None = None,
         *,
         records: bool = True,
     ) -> Outcome:
@@ -187,7 +188,7 @@ class WorkHere:
             seed=job.seed,
             who=self._name,
             private=private,
-            proximal_mu=proximal_mu,
+            local=local,
             touch=self.touch,
         )
 

@@ -22,6 +22,7 @@ from ..wire.arrays import Arrays
 from .batches import microbatch
 from .examples import Examples
 from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
+from .local_half import LocalHalf
 from .metrics import Counts
 from .model import Learner
 from .network import Network
@@ -68,7 +69,7 @@ def train(
     seed: int,
     who: str,
     private: PrivateSteps | None = None,
-    proximal_mu: float = 0.0,
+    local: LocalHalf | None = None,
     touch: Touch | None = None,
     tempo: Tempo | Still = STILL,
 ) -> Outcome:
@@ -83,8 +84,8 @@ def train(
     tempo: feels how fast the machine is meanwhile.
 
     `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
-    draw their batches and noise from the secret stream. `proximal_mu` pulls every step towards the
-    start (FedProx, Li et al. 2020, eq. 2); it acts after the noise, so it costs no privacy.
+    draw their batches and noise from the secret stream. `local` is the strategy's half of the work here;
+    it sees what steps came to after their noise, so it costs no privacy.
     """
     if private is not None:
         learner.check_independent()
@@ -105,8 +106,9 @@ def train(
     parameters = [p for _, p in network.trained_parameters()]
     start = [p.detach().clone() for p in parameters]
     optimizer = _optimizer(spec, parameters)
-    if proximal_mu:
-        _pull_towards(start, optimizer, proximal_mu)
+    if local is not None:
+        names = [name for name, _ in network.trained_parameters()]
+        _corrected(local, names, start, optimizer)
     rule: PrivateRule | PlainRule
     if private is None:
         rule = PlainRule(module, optimizer, spec, Shuffled(len(examples), spec, seed, who))
@@ -234,13 +236,17 @@ def _optimizer(spec: TrainingSpec, parameters: list[nn.Parameter]) -> torch.opti
     return torch.optim.AdamW(parameters, rate, weight_decay=spec.weight_decay)
 
 
-def _pull_towards(start: list[Tensor], optimizer: torch.optim.Optimizer, mu: float) -> None:
-    def add_pull(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        parameters = optimizer.param_groups[0]["params"]
-        for parameter, origin in zip(parameters, start, strict=True):
-            parameter.grad.add_(parameter.detach() - origin, alpha=mu)
+def _corrected(
+    local: LocalHalf, names: list[str], start: list[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Have the strategy's local half change each step's gradients, after their noise was added."""
 
-    optimizer.register_step_pre_hook(add_pull)
+    def correct(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        for name, parameter, origin in zip(names, parameters, start, strict=True):
+            local.correct(name, parameter.grad, parameter.detach(), origin)
+
+    optimizer.register_step_pre_hook(correct)
 
 
 def _chunks(

@@ -13,6 +13,7 @@ from ..errors import PlanRefused
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..privacy.noise.client_noise import COUNT_STEPS, TAIL
 from ..privacy.noise.counts_noise import CLIENT
+from ..strategies import channels_of
 from .cohorts import participations_of
 from .facts import ClientFacts
 from .limits import clip_said
@@ -86,7 +87,7 @@ def client_refusals(
     cohort = terms.cohort_size(len(facts))
     if terms.noise_shares < 2:
         return reasons  # encryption_refusals says that no sum is opened
-    parameters = model.trained_parameters
+    parameters = channels_of(job.strategy, model.trained).numbers
     members = max(group.members for group in terms.thresholds(cohort))
     try:
         terms.clipping_room(parameters, members)

@@ -27,16 +27,18 @@ _FEWEST_BITS = 10
 """Binary places that an update must keep: a resolution of a thousandth."""
 
 
-def server_sees(terms: Terms, cohort: int) -> str:
+def server_sees(terms: Terms, cohort: int, further: Sequence[str] = ()) -> str:
     """What the server can read where a cohort has so many clients, in one sentence.
 
     The fewest clients are those of any cohort that the members would accept, for the server picks it.
+    further: channels that the strategy adds up beside the update, by name.
     """
     job = terms.job
+    beside = "".join(f", {name}" for name in further)
     if not job.encrypted:
         return (
             "NOT ENCRYPTED: the server sees each client's own "
-            f"{'noised ' if job.private else ''}update and counts in every round."
+            f"{'noised ' if job.private else ''}update{beside} and counts in every round."
         )
     numbers = terms.thresholds(cohort)
     colluders = max(group.colluders for group in numbers)
@@ -56,7 +58,7 @@ def server_sees(terms: Terms, cohort: int) -> str:
         else ""
     )
     return (
-        f"The server sees only sums of updates, counts and losses over {over}, and can open none "
+        f"The server sees only sums of updates{beside}, counts and losses over {over}, and can open none "
         f"of fewer than {terms.fewest_in_a_sum}, {server}{alone}."
         + (
             " Where a sum was spoiled, it sees those of groups of its members, too, of which one is named."
@@ -66,9 +68,11 @@ def server_sees(terms: Terms, cohort: int) -> str:
     )
 
 
-def encryption_facts(terms: Terms, cohort: int, parameters: int) -> dict[str, Any]:
+def encryption_facts(
+    terms: Terms, cohort: int, parameters: int, further: Sequence[str] = ()
+) -> dict[str, Any]:
     """How the sums of a job's updates of so many parameters are protected, as JSON values."""
-    job, sees = terms.job, server_sees(terms, cohort)
+    job, sees = terms.job, server_sees(terms, cohort, further)
     if not job.encrypted:
         return {"mode": "none", "server_sees": sees}
     numbers, clip = terms.thresholds(cohort), terms.clip(parameters)
@@ -90,7 +94,7 @@ def encryption_refusals(
     terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
-    from ..strategies import sees
+    from ..strategies import channels_of, sees
 
     job = terms.job
     if not job.encrypted:
@@ -153,7 +157,10 @@ def encryption_refusals(
     large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    if Content(terms, model.trained, True, True).layout.length > limits.longest:
+    if (
+        Content(terms, channels_of(job.strategy, model.trained), True, True).layout.length
+        > limits.longest
+    ):
         reasons.append("the update is longer than a secure sum can be")
     return reasons
 

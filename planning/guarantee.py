@@ -6,6 +6,7 @@ The sentence is made from the values, so that neither can say what the other doe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..job import Job
@@ -87,8 +88,11 @@ def _few_collude(terms: Terms) -> list[str]:
     return [f"at most {terms.colluders} of {terms.consortium} clients collude with the server"]
 
 
-def sentence(terms: Terms, epsilon: float | None, tests: int) -> str:
-    """The guarantee for people, without what the server can read; `tests` are planned."""
+def sentence(terms: Terms, epsilon: float | None, tests: int, further: Sequence[str] = ()) -> str:
+    """The guarantee for people, without what the server can read; `tests` are planned.
+
+    further: channels that the strategy adds up beside the update, by name.
+    """
     job, facts = terms.job, guarantee_facts(terms, epsilon)
     if epsilon is None:
         if job.encrypted:
@@ -105,7 +109,7 @@ def sentence(terms: Terms, epsilon: float | None, tests: int) -> str:
     return (
         f"{against[0].upper()}{against[1:]}, learns almost the same {_whatever(job)}: "
         f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
-        f"by {facts['mechanism']}{_clipped(job)}, composed over "
+        f"by {facts['mechanism']}{_clipped(job, further)}, composed over "
         f"{'at most ' if job.evaluation.patience or job.cohort.size else ''}{facts['rounds']} rounds by "
         f"the {facts['accountant']} accountant{_sampled(job)}{_tested(terms, tests)}; "
         f"{most_spent(job)}; not "
@@ -136,11 +140,12 @@ def _whatever(job: Job) -> str:
     return "whatever any one client's data are"
 
 
-def _clipped(job: Job) -> str:
+def _clipped(job: Job, further: Sequence[str]) -> str:
     if job.noised_locally:
         return ""
     adaptive = ", a norm that moves by a noised count" if job.privacy.clipping == "adaptive" else ""
-    return f", of updates clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
+    together = "".join(f" and {name}" for name in further) + (" together" if further else "")
+    return f", of updates{together} clipped to L2 norm {job.privacy.clipping_norm:g}{adaptive}"
 
 
 def _sampled(job: Job) -> str:

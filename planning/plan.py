@@ -18,6 +18,7 @@ from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
 from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
+from ..strategies import Channels, channels_of
 from .client_level import client_warnings
 from .cohorts import participations_of
 from .encryption import encryption_facts, server_sees
@@ -128,6 +129,11 @@ class Plan:
         """Members of the roster, whether they take part in this job or not."""
         return self.terms.consortium
 
+    @cached_property
+    def channels(self) -> Channels:
+        """What the strategy has a round add up."""
+        return channels_of(self.job.strategy, self.model.trained)
+
     @property
     def minimum(self) -> int:
         """Fewest answers for a round to count, and clients in all its sums together."""
@@ -176,8 +182,8 @@ class Plan:
     def guarantee(self) -> str:
         """What is promised, to whom, and what is not, in one sentence."""
         if self.epsilon is None and not self.job.encrypted:
-            return sentence(self.terms, None, self.tests)
-        promised = sentence(self.terms, self.epsilon, self.tests)
+            return sentence(self.terms, None, self.tests, self._further)
+        promised = sentence(self.terms, self.epsilon, self.tests, self._further)
         return f"{promised} {self.server_sees}"
 
     @property
@@ -191,7 +197,11 @@ class Plan:
     @property
     def server_sees(self) -> str:
         """What the server can read, in one sentence."""
-        return server_sees(self.terms, self.cohort_size)
+        return server_sees(self.terms, self.cohort_size, self._further)
+
+    @property
+    def _further(self) -> list[str]:
+        return [channel.name for channel in self.channels.further]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -218,7 +228,7 @@ class Plan:
             "bytes_up_per_client_round": self._bytes_up,
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(self.terms, self.cohort_size, parameters),
+            "encryption": encryption_facts(self.terms, self.cohort_size, parameters, self._further),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
             "plainly": self.plainly,
@@ -239,11 +249,11 @@ class Plan:
 
     @property
     def _bytes_up(self) -> int:
-        """Bytes of one client's update; masked, the counts of a test travel in it as well."""
+        """Bytes of what one client adds up; masked, the counts of a test travel in it as well."""
         if not self.job.encrypted:
-            return self.model.trained_parameters * _FLOAT32
+            return self.channels.numbers * _FLOAT32
         rides = self.tests > 1  # the last test travels alone
-        return _WORD * Content(self.terms, self.model.trained, True, rides).layout.length
+        return _WORD * Content(self.terms, self.channels, True, rides).layout.length
 
 
 def _plan_client(terms: Terms, client: ClientFacts, participations: int, tests: int) -> ClientPlan:

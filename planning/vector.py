@@ -1,4 +1,4 @@
-"""What rides in one secure sum: the update, its loss, and the counts of a test, in a fixed order.
+"""What rides in one secure sum: the strategy's channels, a loss, and the counts of a test, in a fixed order.
 
 Clients and coordinator derive the layout from the job, so none has to take it on trust. Whole counts
 are words of their own; losses are wide numbers (``privacy.secagg.fixed_point``).
@@ -7,7 +7,6 @@ are words of their own; losses are wide numbers (``privacy.secagg.fixed_point``)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,9 @@ from ..learning.counts import counts_from_list, zero_counts
 from ..learning.metrics import Counts
 from ..privacy.noise.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from ..privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
+from ..strategies.contract import Channels, Shapes
 from ..wire.arrays import Arrays
 from .terms import Terms
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 OFFSET = 2**20
 OFFSET_PER_CLIENT = 2**21
@@ -33,7 +31,8 @@ class Content:
     """What the clients of one slot add up: an update, the counts of a test, or both."""
 
     terms: Terms
-    shapes: Shapes
+    channels: Channels
+    """Of the strategy: the update, and what else it adds up."""
     train: bool
     test: bool
 
@@ -42,13 +41,19 @@ class Content:
         return self.terms.job
 
     @property
+    def shapes(self) -> Shapes:
+        """Of the tensors that are added up, by the names that travel."""
+        return self.channels.shapes
+
+    @property
     def parameters(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        """Numbers of all channels."""
+        return self.channels.numbers
 
     @property
     def clip(self) -> float:
-        """Largest magnitude of an entry of an update."""
-        return self.terms.clip(self.parameters)
+        """Largest magnitude of an entry of an update, and of what rides with it in its scale."""
+        return self.terms.clip(self.channels.update.numbers)
 
     @property
     def layout(self) -> Layout:

@@ -19,7 +19,7 @@ from ..planning.refusals import refused
 from ..planning.terms import Terms
 from ..run.events import Turned
 from ..run.run_folder import RunFolder
-from ..strategies import build_strategy
+from ..strategies import build_strategy, channels_of
 from ..wire.arrays import Arrays
 from ..wire.requests import EVALUATE, TRAIN, Readiness
 from .muster import Muster, Order, Tell, ask_to_join, muster
@@ -156,12 +156,14 @@ class Company:
     def statement(self) -> list[dict[str, Any]]:
         """The rosters that the run went by, for its certificate."""
         consortium, job = self.consortium.card.id, self.folder.job
+        channels = channels_of(job.strategy, self.shape.trained)
+        further = [channel.name for channel in channels.further]
         found = []
         for period in self.rosters.periods:
             roster = self.rosters.of(period)
             members, clients = len(roster.members), len(period.clients)
             terms = Terms(job, members)
-            sees = server_sees(terms, terms.cohort_size(clients))
+            sees = server_sees(terms, terms.cohort_size(clients), further)
             found.append(
                 CertifiedRoster.of(roster, consortium).model_dump()
                 | {

@@ -25,9 +25,8 @@ _MOST_RECORDS = _MOST_SUMS = 2**40
 
 
 def update_check(run: Run) -> Callable[[Message], None]:
-    """An update has the model's arrays, finite and in range, and sound scalars beside them."""
-    shapes = {name: array.shape for name, array in run.arrays.items()}
-    scalars = scalars_check(run)
+    """An update has the strategy's arrays, finite and in range, and sound scalars beside them."""
+    shapes, scalars = run.channels.shapes, scalars_check(run)
 
     def check(reply: Message) -> None:
         check_range(to_arrays(only_arrays(reply.content), like=shapes))

@@ -191,8 +191,7 @@ def _clipping(run: Run, collection: Collection) -> dict[str, float]:
     if collection.within is None:
         return {}
     plan, norm = run.plan, run.clipping_norm
-    parameters = sum(array.size for array in run.arrays.values())
-    room = plan.terms.clipping_room(parameters, plan.cohort_size)
+    room = plan.terms.clipping_room(run.channels.numbers, plan.cohort_size)
     following = next_clipping_norm(plan.job, norm, collection.within, room)
     return {"clipping_norm": norm, "within": collection.within, "next_clipping_norm": following}
 

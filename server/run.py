@@ -18,6 +18,7 @@ from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.events import Event, Kept, Round, heads_of
 from ..run.run_folder import RunFolder
+from ..strategies import Channels, channels_of
 from ..wire.arrays import Arrays
 from .selection import HEARD, Choice
 from .sums import SecureSums
@@ -102,6 +103,12 @@ class Run:
     @cached_property
     def job_json(self) -> str:
         return self.plan.job.to_json()
+
+    @cached_property
+    def channels(self) -> Channels:
+        """What a round adds up."""
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        return channels_of(self.plan.job.strategy, shapes)
 
     @cached_property
     def choice(self) -> Choice:

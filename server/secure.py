@@ -70,8 +70,7 @@ class SecureCollection(SecureTrips):
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
-        shapes = {name: array.shape for name, array in run.arrays.items()}
-        self._content = Content(run.plan.terms, shapes, kind == TRAIN, self.tests)
+        self._content = Content(run.plan.terms, run.channels, kind == TRAIN, self.tests)
 
     def __iter__(self) -> Iterator[Message]:
         groups: list[Aggregator] = []

@@ -1,21 +1,45 @@
-"""How updates become the next model: Flower strategies that need only the sum, and adapters.
+"""How updates become the next model: the contract of a strategy, ours, and Flower's behind an adapter.
 
 A strategy is named in the job: one of ours, a class of ``flwr.serverapp.strategy``, or
-``module:Class``.
+``module:Class``, which is a ``Rule`` of this contract or a strategy of Flower's kind.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StrategyError
+from ..errors import MessageError, PlanRefused, StrategyError
+from .contract import (
+    UPDATE,
+    Channel,
+    Channels,
+    LocalRule,
+    Rule,
+    Shapes,
+    Told,
+    checked_channels,
+)
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from ..job import StrategySpec
+
+__all__ = [
+    "NAMES",
+    "Channel",
+    "Channels",
+    "LocalRule",
+    "Rule",
+    "Told",
+    "build_strategy",
+    "channels_of",
+    "local_half",
+    "sees",
+]
 
 NAMES = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 
@@ -31,17 +55,18 @@ _SAID_ELSEWHERE = {
 
 
 def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
-    """The strategy of a job. `total_weight` bounds the weights of one round together.
+    """The strategy of a job, as Flower has them. `total_weight` bounds the weights of one round together.
 
     Raises ``StrategyError`` with the known names or options.
     """
-    from .averaging import FedAvg, FedAvgM, FedProx
-    from .fedopt import FedAdagrad, FedAdam, FedYogi
+    kind = _kind(spec)
+    if not issubclass(kind, Rule):
+        return _foreign(kind, spec)
+    from .summed import SummedStrategy
 
-    ours = dict(zip(NAMES, (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx), strict=True))
-    if spec.name in ours:
-        return _construct(ours[spec.name], {"total_weight": total_weight, **spec.options}, spec)
-    return _foreign(spec, total_weight)
+    rule: Rule = _construct(kind, dict(spec.options), spec)
+    owns = spec.name if kind.local is not None and ":" in spec.name else ""
+    return SummedStrategy(rule, total_weight, owns)
 
 
 def sees(spec: StrategySpec) -> str:
@@ -49,12 +74,70 @@ def sees(spec: StrategySpec) -> str:
     return str(getattr(build_strategy(spec, 2**20), "sees", "INDIVIDUAL"))
 
 
-def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
+def channels_of(
+    spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None
+) -> Channels:
+    """What a round of this strategy adds up for a model of these tensors.
+
+    accepted: names of strategies whose own code may be loaded; None: any. Of another, and of Flower's,
+    it is the update alone. Raises ``StrategyError``.
+    """
+    kind = _kind(spec) if _knows(spec, accepted) else None
+    if kind is None or not issubclass(kind, Rule):
+        return Channels((Channel(UPDATE, shapes),))
+    rule: Rule = _construct(kind, dict(spec.options), spec)
+    try:
+        return checked_channels(rule, shapes)
+    except (ValueError, LookupError) as error:
+        raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
+
+
+def local_half(
+    spec: StrategySpec, told: Mapping[str, Any], wanted: str, accepted: Collection[str]
+) -> LocalRule | None:
+    """What an owner's agent runs in a round, of what the server `told`; None if it only trains.
+
+    Guarantee: the code of a strategy that is not Umbel's is loaded only if the owner accepts that very
+    name. `wanted`: the strategy whose local half the server relies on, if it is not Umbel's. Raises
+    ``PlanRefused`` if that may not or cannot run here, ``MessageError`` for what nobody should be told.
+    """
+    from .averaging import Proximal
+
+    if wanted and wanted != spec.name:
+        raise MessageError(
+            f"The request is for the local half of {wanted!r:.100}, not of the job's"
+        )
+    half: type[LocalRule] | None = Proximal  # Flower's own strategies tell it under the same name
+    if _knows(spec, accepted):
+        try:
+            kind = _kind(spec)
+        except StrategyError as error:
+            raise PlanRefused(f"the strategy's local half does not load here: {error}") from None
+        half = kind.local if issubclass(kind, Rule) else Proximal
+    elif wanted:
+        raise PlanRefused(
+            f"the strategy {wanted} has a local half, which runs at an owner only if its policy names it: "
+            f'jobs.strategies = ["{wanted}"]'
+        )
+    try:
+        return None if half is None else half(dict(told))
+    except (ValueError, LookupError, TypeError) as error:
+        raise MessageError(f"What the server tells of {spec.name} is unusable: {error}") from None
+
+
+def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:
+    """Whether a job's strategy may have a local half or channels of its own here: Flower's have none."""
+    if ":" not in spec.name:
+        return spec.name in NAMES
+    return accepted is None or spec.name in accepted
+
+
+def _kind(spec: StrategySpec) -> type[Any]:
+    """The class that a job names: a ``Rule``, or a strategy of Flower's kind."""
+    if spec.name in NAMES:
+        return _ours()[spec.name]
     from flwr.serverapp import strategy as flower
     from flwr.serverapp.strategy import Strategy
-
-    from .base import SumStrategy
-    from .foreign import ForeignStrategy
 
     module_name, colon, class_name = spec.name.partition(":")
     try:
@@ -65,16 +148,26 @@ def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
         )
     except ImportError as error:
         raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
-    if not (inspect.isclass(found) and issubclass(found, Strategy)):
-        flowers = sorted(n for n, c in vars(flower).items() if inspect.isclass(c) and n != "Result")
-        raise StrategyError(
-            f"strategy.name = {spec.name!r} is not a strategy. Umbel's own: {', '.join(NAMES)}; "
-            f"Flower's: {', '.join(flowers)}; or module:Class."
-        )
-    known = inspect.signature(found).parameters
-    if issubclass(found, SumStrategy):
-        bound = {"total_weight": total_weight} if "total_weight" in known else {}
-        return _construct(found, {**bound, **spec.options}, spec)
+    if inspect.isclass(found) and issubclass(found, Rule | Strategy):
+        return found
+    flowers = sorted(n for n, c in vars(flower).items() if inspect.isclass(c) and n != "Result")
+    raise StrategyError(
+        f"strategy.name = {spec.name!r} is not a strategy. Umbel's own: {', '.join(NAMES)}; "
+        f"Flower's: {', '.join(flowers)}; or module:Class."
+    )
+
+
+def _ours() -> dict[str, type[Rule]]:
+    from .averaging import FedAvg, FedAvgM, FedProx
+    from .fedopt import FedAdagrad, FedAdam, FedYogi
+
+    return dict(zip(NAMES, (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx), strict=True))
+
+
+def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:
+    from .foreign import ForeignStrategy
+
+    known = inspect.signature(kind).parameters
     for name, field in _SAID_ELSEWHERE.items():
         if name in spec.options:
             raise StrategyError(
@@ -82,16 +175,16 @@ def _foreign(spec: StrategySpec, total_weight: int) -> Strategy:
             )
     # Flower waits for ever for nodes that a cohort of this size does not have.
     floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
-    if not _takes_any(found):
+    if not _takes_any(kind):
         floors = {name: value for name, value in floors.items() if name in known}
-    return ForeignStrategy(_construct(found, {**floors, **spec.options}, spec))
+    return ForeignStrategy(_construct(kind, {**floors, **spec.options}, spec))
 
 
 def _construct(kind: type[Any], options: dict[str, Any], spec: StrategySpec) -> Any:
     known = inspect.signature(kind).parameters
     unknown = sorted(set(options) - set(known))
     if unknown and not _takes_any(kind):
-        names = ", ".join(sorted(set(known) - {"total_weight"}))
+        names = ", ".join(sorted(known))
         raise StrategyError(
             f"strategy.options: {spec.name} does not know {unknown[0]!r}; it knows: {names}"
         )

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .base import SumStrategy
+from .contract import LocalRule, Rule, Told
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MU = "proximal-mu"
+"""As Flower's own FedProx tells it."""
 
 
-class FedAvg(SumStrategy):
+class FedAvg(Rule):
     """Federated averaging (McMahan et al. 2017, Alg. 1): w <- w + learning_rate * mean update."""
 
-    def __init__(self, learning_rate: float = 1.0, *, total_weight: int = 2**20) -> None:
-        super().__init__(total_weight)
+    def __init__(self, learning_rate: float = 1.0) -> None:
         self._learning_rate = _positive("learning_rate", learning_rate)
 
     def next_model(
@@ -27,10 +36,8 @@ class FedAvg(SumStrategy):
 class FedAvgM(FedAvg):
     """FedAvg with server momentum (Hsu et al. 2019, sec. 4.3): v <- momentum * v + mean update."""
 
-    def __init__(
-        self, learning_rate: float = 1.0, momentum: float = 0.9, *, total_weight: int = 2**20
-    ) -> None:
-        super().__init__(learning_rate, total_weight=total_weight)
+    def __init__(self, learning_rate: float = 1.0, momentum: float = 0.9) -> None:
+        super().__init__(learning_rate)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum = {momentum} must lie in [0, 1)")
         self._momentum = momentum
@@ -44,19 +51,34 @@ class FedAvgM(FedAvg):
         return super().next_model(model, {name: self._velocity[name] for name in mean_update})
 
 
-class FedProx(FedAvg):
-    """FedAvg whose clients are pulled towards the global model (Li et al. 2020, eq. 2)."""
+class Proximal(LocalRule):
+    """Pulls every step towards the global model (Li et al. 2020, eq. 2): g <- g + mu (w - w_t)."""
 
-    def __init__(
-        self, proximal_mu: float = 0.01, learning_rate: float = 1.0, *, total_weight: int = 2**20
-    ) -> None:
-        super().__init__(learning_rate, total_weight=total_weight)
-        if proximal_mu < 0:
-            raise ValueError(f"proximal_mu = {proximal_mu} must not be negative")
+    def __init__(self, told: Told) -> None:
+        super().__init__(told)
+        mu = told.get(_MU, 0.0)
+        if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
+            raise ValueError(f"{_MU} = {mu!r} is not a number of 0 or more")
+        self._mu = float(mu)
+
+    def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
+        if self._mu:
+            gradient.add_(weight - start, alpha=self._mu)
+
+
+class FedProx(FedAvg):
+    """FedAvg whose clients are pulled towards the global model (Li et al. 2020, Alg. 2)."""
+
+    local = Proximal
+
+    def __init__(self, proximal_mu: float = 0.01, learning_rate: float = 1.0) -> None:
+        super().__init__(learning_rate)
+        if not 0 <= proximal_mu < math.inf:
+            raise ValueError(f"proximal_mu = {proximal_mu} must be 0 or more")
         self._mu = proximal_mu
 
-    def client_config(self) -> dict[str, float]:
-        return {"proximal-mu": self._mu}
+    def told(self, round_: int) -> Mapping[str, float]:
+        return {_MU: self._mu}
 
 
 def _positive(name: str, value: float) -> float:

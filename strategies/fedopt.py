@@ -11,20 +11,17 @@ from abc import abstractmethod
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .base import SumStrategy
+from .contract import Rule
 
 
-class _FedOpt(SumStrategy):
+class _FedOpt(Rule):
     def __init__(
         self,
         learning_rate: float = 0.01,
         beta_1: float = 0.9,
         beta_2: float = 0.99,
         tau: float = 1e-3,
-        *,
-        total_weight: int = 2**20,
     ) -> None:
-        super().__init__(total_weight)
         if not (learning_rate > 0 and tau > 0 and 0 <= beta_1 < 1 and 0 <= beta_2 < 1):
             raise ValueError("learning_rate and tau must be above 0, beta_1 and beta_2 in [0, 1)")
         self._learning_rate, self._tau = learning_rate, tau

@@ -8,7 +8,7 @@ int64, which is exact in every order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 
@@ -62,11 +62,11 @@ class FixedPointSum:
         """Weighted mean of the updates, float64. The sum is empty from then on."""
         return dict(self.means())
 
-    def means(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The same, array by array; each array of the sum is let go of before the next mean."""
+    def means(self, first: Set[str] = frozenset()) -> Iterator[tuple[str, np.ndarray]]:
+        """The same, array by array, some of them `first`; each is let go of before the next mean."""
         if not self.weight:
             raise MessageError("There is no update to average")
-        for name in list(self._sum):
+        for name in sorted(self._sum, key=lambda name: name not in first):
             mean = self._pop(name).astype(np.float64)
             np.ldexp(mean, -self._bits, out=mean)
             mean /= self.weight

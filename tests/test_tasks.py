@@ -56,30 +56,21 @@ class Margins:
         return ClassificationCounts.zero(self.classes)
 '''
 
-STRATEGY = '''
-"""Half of every step."""
-
-from umbel.strategies.base import SumStrategy
-
-
-class Half(SumStrategy):
-    def next_model(self, model, mean_update):
-        return {name: value + 0.5 * mean_update[name] for name, value in model.items()}
-'''
+STRATEGIES = ROOT / "examples" / "strategies"
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package with one module, which names its task as pip would write it down."""
     (tmp_path / "my_margins.py").write_text(TASK)
-    (tmp_path / "my_half.py").write_text(STRATEGY)
     said = tmp_path / "my_margins-1.0.dist-info"
     said.mkdir()
     (said / "METADATA").write_text("Metadata-Version: 2.1\nName: my-margins\nVersion: 1.0\n")
     (said / "entry_points.txt").write_text("[umbel.tasks]\nmargins = my_margins:SPEC\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(STRATEGIES)
     yield
-    for name in ("my_margins", "my_half"):
+    for name in ("my_margins", "agreement"):
         sys.modules.pop(name, None)
 
 
@@ -137,11 +128,15 @@ def test_a_task_that_nobody_installed_is_unknown():
 
 @pytest.mark.usefixtures("installed")
 def test_a_task_and_a_strategy_of_ones_own_are_one_file_each(job_of, tmp_path):
-    job = job_of(task="margins", strategy={"name": "my_half:Half"}, evaluation={"every": 0})
+    own = {"name": "agreement:Agreement", "options": {"margin": 1e-4}}
+    job = job_of(task="margins", strategy=own, evaluation={"every": 0})
     assert job.adapter == "head"
     run = simulate(job, Options(run_dir=tmp_path / "run", workers=1, reproducible=True)).path
     result = json.loads((run / "result.json").read_text())
     assert (result["task"], result["rounds"]) == ("margins", 3)
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["bytes_up_per_client_round"] > 2 * plan["bytes_down_per_client_round"]
+    assert "only sums of updates, votes, counts and losses" in plan["guarantee"]
     assert "apart by a margin" in (run / "adapter" / "README.md").read_text()
     [found] = Predictor.load(run).predict(["good"])
     assert found.probabilities.keys() == {"negative", "positive"}

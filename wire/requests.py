@@ -60,6 +60,8 @@ ASSIGNMENT = "assignment"
 LEDGER = "ledger"
 """Of an answer: the sealed head of its owner's ledger. Of a request: what that owner sent last."""
 WEIGHT = "num-examples"
+LOCAL_HALF = "local-half"
+"""Of a request to train: the strategy, of the job's own, whose local half the sum relies on."""
 
 REFUSED = 1000
 """Error code of a reply: the owner refuses, and would again."""
@@ -198,6 +200,14 @@ def _with_arrays(state: hashlib._Hash, arrays: Mapping[str, np.ndarray]) -> byte
         state.update(json.dumps([name, array.shape]).encode())
         state.update(np.ascontiguousarray(array, dtype="<f4").data)
     return state.digest()
+
+
+def told_of(content: RecordDict) -> dict[str, Any]:
+    """What a strategy tells the owners' local halves in a request to train."""
+    found: dict[str, Any] = {}
+    for key, record in _asked_of_all(content).items():
+        found |= {} if key == ASSIGNMENT else record
+    return found
 
 
 def only_metrics(content: RecordDict) -> MetricRecord:

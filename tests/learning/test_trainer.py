@@ -16,6 +16,7 @@ from umbel.learning.rate import learning_rate
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
+from umbel.strategies.averaging import Proximal
 
 KINDS = [
     ("bert", "mean", "head"),
@@ -58,7 +59,7 @@ def learn(job_of, learner_of, examples_of):
             seed=5,
             who="client",
             private=private,
-            proximal_mu=mu,
+            local=Proximal({"proximal-mu": mu}),
         )
 
     return run

@@ -26,10 +26,10 @@ FLOWERS = {
 
 OWN = """
 from flwr.serverapp.strategy import FedAvg
-from umbel.strategies.base import SumStrategy
+from umbel.strategies import Rule
 
 
-class Half(SumStrategy):
+class Half(Rule):
     def next_model(self, model, mean_update):
         return {name: w + 0.5 * mean_update[name] for name, w in model.items()}
 
@@ -119,7 +119,7 @@ def test_a_strategy_of_ones_own_gets_the_plans_weights_too(own, exchange, a_mode
         ("no_such_module:Class", "No module named"),
         ("json:JSONDecoder", "is not a strategy"),
         ("json:Nothing", "is not a strategy"),
-        ("umbel.strategies.base:SumStrategy", "abstract"),
+        ("umbel.strategies:Rule", "abstract"),
     ],
 )
 def test_a_name_that_is_no_strategy_is_refused_with_those_that_are(name, words):

@@ -1,10 +1,8 @@
-"""What all of Umbel's own strategies share: they need nothing but the weighted sum of updates."""
+"""A rule that needs nothing but the weighted sum of updates, as a Flower strategy."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -12,44 +10,37 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ..wire.arrays import Arrays, to_array_record, to_arrays
-from ..wire.requests import EVALUATE, TRAIN, WEIGHT, only_arrays, only_metrics
+from ..wire.requests import EVALUATE, LOCAL_HALF, TRAIN, WEIGHT, only_arrays, only_metrics
+from .contract import UPDATE, Rule, checked_channels
 from .fold import FixedPointSum
 
 
-class SumStrategy(Strategy):
-    """A Flower strategy over the mean update; subclasses say how the next model follows from it.
+class SummedStrategy(Strategy):
+    """The one adapter between a ``Rule`` and Flower.
 
     It asks every node that the grid shows (the round's cohort) and folds replies as they arrive. Under
-    secure aggregation there is one reply for each sum that the server may open, with its mean update
-    and its weight; the mean of these is the mean of the clients.
-    Attributes that are numbers, or dictionaries or lists of arrays, are saved with each checkpoint.
+    secure aggregation there is one reply for each sum that the server may open, with its means and its
+    weight; the mean of these is the mean of the clients.
     """
 
-    sees: ClassVar[str] = "SUM"
-
-    def __init__(self, total_weight: int = 2**20) -> None:
-        self._total_weight = total_weight
+    def __init__(self, rule: Rule, total_weight: int = 2**20, local_half: str = "") -> None:
+        """total_weight: bounds the weights of one round together. local_half: as ``LOCAL_HALF`` says."""
+        self.inner = rule
+        self._total_weight, self._local_half = total_weight, local_half
         self._global: Arrays = {}
 
-    @abstractmethod
-    def next_model(
-        self, model: Arrays, mean_update: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """The next model from the current one (float32) and the mean update (float64).
-
-        Called with some arrays of each at a time.
-        """
-
-    def client_config(self) -> dict[str, float]:
-        """What clients must know of the strategy."""
-        return {}
+    @property
+    def sees(self) -> str:
+        return self.inner.sees
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._global = to_arrays(arrays)
-        for name, value in self.client_config().items():
+        for name, value in self.inner.told(server_round).items():
             config[name] = value
+        if self._local_half:
+            config[LOCAL_HALF] = self._local_half
         return self._ask(TRAIN, arrays, config, grid)
 
     def configure_evaluate(
@@ -70,8 +61,14 @@ class SumStrategy(Strategy):
     def _following(self, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array: means are twice as large as the model."""
         model, self._global = self._global, {}
-        for name, mean in total.means():
-            found = self.next_model({name: model.pop(name)}, {name: mean})
+        shapes = {name: array.shape for name, array in model.items()}
+        channels = checked_channels(self.inner, shapes)
+        further = channels.shapes.keys() - shapes.keys()
+        for channel, name, mean in channels.means(total.means(first=further)):
+            if channel != UPDATE:
+                self.inner.hear(channel, name, mean)
+                continue
+            found = self.inner.next_model({name: model.pop(name)}, {name: mean})
             del mean
             yield name, found.pop(name).astype(np.float32)
 

@@ -1,0 +1,196 @@
+"""The contract of a strategy: what it declares, and its two halves.
+
+``Rule`` is the server's half: what a round adds up, what the server must see, what the owners are told,
+and how the next model follows. ``LocalRule`` is the local half, which each owner's agent runs on its own
+update. Channels, sizes, bounds and what the server reads follow from the declarations, so the plan knows
+them before anything runs. Knows neither Flower nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from ..wire.arrays import Arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+Told = Mapping[str, object]
+"""What the server tells the local half, by name: the same for every owner of a round."""
+Sight = Literal["SUM", "INDIVIDUAL"]
+
+UPDATE = "update"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_FARTHEST = 2.0**20
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Tensors that a round adds up: the update, or something of the strategy's own beside it."""
+
+    name: str
+    shapes: Shapes
+    reach: float = 1.0
+    """How many times as far as an update's entries its own may go: a public scale, a power of two."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"a channel is named with a-z, 0-9 and -, which {self.name!r} is not")
+        scaled = 1 / _FARTHEST <= self.reach <= _FARTHEST
+        if not scaled or math.frexp(self.reach)[0] != 0.5:  # else scaling would round
+            raise ValueError(f"channel {self.name}: reach = {self.reach!r} must be a power of two")
+
+    @property
+    def numbers(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class Channels:
+    """All that one client adds to a round's sum, in this order, as one vector.
+
+    The update's tensors have the model's own names there, those of another channel CHANNEL/NAME. Every
+    number of the vector is of the update's magnitude: a channel that reaches farther is divided by its
+    reach before it leaves, and the mean is multiplied again.
+    """
+
+    all: tuple[Channel, ...]
+
+    @property
+    def update(self) -> Channel:
+        return self.all[0]
+
+    @property
+    def further(self) -> tuple[Channel, ...]:
+        return self.all[1:]
+
+    @property
+    def numbers(self) -> int:
+        """Of the whole vector."""
+        return sum(channel.numbers for channel in self.all)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By the names that travel."""
+        further = {f"{c.name}/{n}": s for c in self.further for n, s in c.shapes.items()}
+        return {**self.update.shapes, **further}
+
+    def vector(self, update: Arrays, further: Mapping[str, Arrays]) -> Arrays:
+        """What leaves: float32, by the names that travel. ``ValueError`` for what is not declared."""
+        if not self.further and not further:
+            return update
+        found = dict(update)
+        for channel in self.further:
+            for name, array in further.get(channel.name, {}).items():
+                scaled = np.asarray(array, np.float32) / np.float32(channel.reach)
+                found[f"{channel.name}/{name}"] = scaled
+        if undeclared := sorted(further.keys() - {channel.name for channel in self.further}):
+            raise ValueError(
+                f"the local half fills {undeclared[0]!r}, which is not a channel of it"
+            )
+        if {name: array.shape for name, array in found.items()} != self.shapes:
+            raise ValueError(
+                "the local half fills its channels with other tensors than are declared"
+            )
+        return {name: found[name] for name in self.shapes}
+
+    def means(
+        self, names: Iterator[tuple[str, np.ndarray]]
+    ) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Channel, tensor and mean (float64), in place of what travelled."""
+        where = {f"{c.name}/{n}": (c, n) for c in self.further for n in c.shapes}
+        for sent, mean in names:
+            channel, name = where.get(sent, (self.update, sent))
+            if channel.reach != 1.0:
+                mean *= channel.reach
+            yield channel.name, name, mean
+
+
+class LocalRule:
+    """The local half of a strategy: what an owner does to its own steps and update.
+
+    Made anew for each round, of what the server tells; it keeps nothing. Raises ``ValueError`` for what
+    nobody should be told.
+
+    Guarantee: under example- and group-level privacy it gets nothing that is not noised. `correct` runs
+    after a step's noise was added, and `further` reads the update that such steps came to, so whatever
+    it does is post-processing (Dwork and Roth 2014, Prop. 2.1) and costs nothing. Under client-level
+    privacy all channels are clipped to one norm together, before the noise.
+    Assumption: it computes from its arguments alone. Its code is the owner's: installed there, and
+    accepted by name.
+    """
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+
+    def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
+        """Change a step's `gradient` of one tensor in place, before the optimizer takes it.
+
+        weight: the tensor now; start: as the round began. Neither may be changed.
+        """
+
+    def further(self, update: Arrays) -> Mapping[str, Arrays]:
+        """What fills the further channels, by channel and tensor, from the finished update (float32)."""
+        return {}
+
+
+class Rule(ABC):
+    """The server's half of a strategy: pure declarations, and how the next model follows from means.
+
+    Options of the job are arguments of the constructor, which raises ``ValueError`` for what cannot
+    work. Attributes that are numbers, or dictionaries or lists of arrays, are the strategy's state: they are
+    saved with each checkpoint.
+    """
+
+    sees: ClassVar[Sight] = "SUM"
+    """What it must see: the sum of a cohort, or each client's own ("INDIVIDUAL")."""
+    local: ClassVar[type[LocalRule] | None] = None
+    """The local half, if owners do more than train."""
+
+    def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
+        """What a round adds up, for a model of these tensors; the update comes first."""
+        return (Channel(UPDATE, shapes),)
+
+    def told(self, round_: int) -> Mapping[str, float]:
+        """What the local half must know in a round, the same for every owner."""
+        return {}
+
+    def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
+        """Take in the mean (float64) of one tensor of a further channel; all come before ``next_model``."""
+        raise NotImplementedError(
+            f"{type(self).__name__} declares {channel!r} and does not hear it"
+        )
+
+    @abstractmethod
+    def next_model(
+        self, model: Arrays, mean_update: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The next model from the current one (float32) and the mean update (float64).
+
+        Called with some tensors of each at a time.
+        """
+
+
+def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
+    """The channels that a rule declares for a model. ``ValueError`` for what cannot be summed."""
+    found = rule.channels(shapes)
+    names = [channel.name for channel in found]
+    if names[:1] != [UPDATE] or dict(found[0].shapes) != dict(shapes) or found[0].reach != 1.0:
+        raise ValueError("its first channel is not the update of the model's own tensors")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of its channels have one name: {', '.join(names)}")
+    if len(names) > 1 and rule.local is None:
+        raise ValueError(f"no local half fills its channel {names[1]}")
+    channels = Channels(found)
+    if len(channels.shapes) < sum(len(channel.shapes) for channel in found):
+        raise ValueError("a tensor of its further channels has the name of one of the model")
+    return channels

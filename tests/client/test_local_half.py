@@ -1,0 +1,76 @@
+"""A strategy's local half at an owner: whose code runs, and what leaves with the update."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from umbel.client.kept import KeptUpdates
+from umbel.client.policy import Policy
+from umbel.wire.arrays import to_arrays
+from umbel.wire.requests import LOCAL_HALF, TRAIN
+
+OWN = """
+from umbel.strategies import Channel, LocalRule, Rule
+
+
+class Doubled(LocalRule):
+    def further(self, update):
+        return {"double": {name: 2 * array for name, array in update.items()}}
+
+
+class Twice(Rule):
+    local = Doubled
+
+    def channels(self, shapes):
+        return (Channel("update", shapes), Channel("double", shapes))
+
+    def next_model(self, model, mean_update):
+        return model
+"""
+
+
+@pytest.fixture
+def twice(tmp_path, monkeypatch):
+    """A strategy of somebody's own, installed here."""
+    (tmp_path / "my_twice.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_twice:Twice"
+    sys.modules.pop("my_twice", None)
+
+
+def test_an_update_is_kept_and_repeated_with_all_that_its_strategy_adds(
+    owner, open_job_of, twice, tmp_path
+):
+    job, told = open_job_of(strategy={"name": twice}), {LOCAL_HALF: twice}
+    first, again = (
+        to_arrays(mary.ask(TRAIN, 1, attempt, config=told).content["arrays"])
+        for attempt in (0, 1)
+        for mary in [owner(job, kept=KeptUpdates(tmp_path / "kept"))]
+    )
+    mary = owner(job)
+    assert list(first) == [*mary.learner.initial, *(f"double/{n}" for n in mary.learner.initial)]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert all(np.array_equal(first[f"double/{n}"], 2 * first[n]) for n in mary.learner.initial)
+    assert len(mary.entries()) == 1
+
+
+@pytest.mark.parametrize(
+    ("accepted", "told", "words"),
+    [
+        ([], {}, r'jobs\.strategies = \["my_twice:Twice"\]'),
+        (["my_twice:Twice"], {LOCAL_HALF: "os:system"}, "not of the job's"),
+    ],
+)
+def test_a_local_half_that_its_owner_did_not_name_is_refused_and_charged_nothing(
+    accepted, told, words, owner, open_job_of, twice
+):
+    job = open_job_of(strategy={"name": twice})
+    permits = Policy.simulated(job)
+    jobs = permits.jobs.model_copy(update={"strategies": accepted})
+    mary = owner(job, policy=permits.model_copy(update={"jobs": jobs}))
+    reply = mary.ask(TRAIN, config={LOCAL_HALF: twice, **told})
+    assert re.search(words, reply.error.reason)
+    assert mary.entries() == []
+    assert "my_twice" not in sys.modules
