@@ -6,7 +6,9 @@ loss distributions lie on a grid of 1e-4 and are pessimistic, as ours are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
 from .accountant import MechanismEvent
@@ -74,5 +76,18 @@ def _by_renyi(events: list[MechanismEvent], delta: float) -> float:
             one = dp_accounting.PoissonSampledDpEvent(event.sampling_rate, gaussian)
         else:
             one = dp_accounting.ZCDpEvent(1 / (2 * event.noise_multiplier**2))
-        accountant.compose(one, event.steps)
+        with _quiet():
+            accountant.compose(one, event.steps)
     return float(accountant.get_epsilon(delta))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a warning for each order that cannot be computed: the best of the others counts."""
+    absl = logging.getLogger("absl")
+    before = absl.level
+    absl.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.setLevel(before)

@@ -1,5 +1,6 @@
 """The second accountant: what it says of schedules beside the first."""
 
+import logging
 import random
 
 import pytest
@@ -38,3 +39,15 @@ def test_nothing_costs_nothing_and_less_noise_costs_more():
     found = [second.epsilon([one], DELTA) for one in some]
     assert found == sorted(found)
     assert second.epsilon([MechanismEvent(4.0, 1.0, 2, "pure")], DELTA) == 0.5
+
+
+def test_orders_that_are_left_out_are_said_to_nobody(caplog):
+    """Of Renyi's orders the best one counts: that others cannot be computed is no news for a reader."""
+    second.epsilon([MechanismEvent(4.0, 1.0, 2, "concentrated")], DELTA)  # the library is loaded
+    absl = logging.getLogger("absl")
+    before = absl.level
+    steps = MechanismEvent(1.2996, 0.140659, 40)
+    with caplog.at_level(logging.WARNING):
+        assert second.epsilon([steps, MechanismEvent(20.0, 1.0, 4, "concentrated")], DELTA) > 0
+    assert not [record for record in caplog.records if record.name == "absl"]
+    assert absl.level == before
