@@ -79,7 +79,10 @@ def moved(home: Home) -> None:
 
 
 def proposed_upgrade(folder: Path, **given: Any) -> tuple[str, Proposal, dict[str, Any]]:
-    """Name, declaration and [server] of a folder whose client.toml declares nothing yet."""
+    """Name, declaration and [server] of a folder whose client.toml declares nothing yet.
+
+    Raises ``ConsortiumError`` for one that lacks nothing: what somebody wrote into it would be lost.
+    """
     file = folder / "client.toml"
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -87,6 +90,11 @@ def proposed_upgrade(folder: Path, **given: Any) -> tuple[str, Proposal, dict[st
         name, path = str(values["name"]), str(data.pop("path"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConsortiumError(f"{file} cannot be taken over: {error!r}") from None
+    home = Home(folder)
+    if "text_column" in data and home.split_key.exists() and home.account.path.exists():
+        raise ConsortiumError(
+            f"{file} declares its data already. Change it there; nothing was changed."
+        )
     test = data.pop("test_path", None)
     data |= {key: value for key, value in given.items() if value not in (None, [])}
 

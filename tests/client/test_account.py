@@ -228,17 +228,22 @@ def test_a_folder_of_an_earlier_version_is_taken_over_with_all_that_it_spent(hom
             ledger.reserve(data_set, event, job="j", key="run/1/0", delta=1e-5, limit=100)
     for file in (home.account.path, home.split_key):
         file.unlink()
-    home.settings_file.write_text(
-        f'name = "st-mary"\n[data]\npath = "{home.data}"\n[server]\naddress = "here:1"\n'
-    )
+    earlier = f'name = "st-mary"\n[data]\npath = "{home.data}"\n[server]\naddress = "here:1"\n'
+    home.settings_file.write_text(earlier)
     with pytest.raises(ConsortiumError, match=r"needs text_column.*umbel client upgrade"):
         _ = Home(home.path).settings
     status, _, err = umbel("client", "upgrade", home.path)
     assert (status, "Nobody is here to confirm" in err) == (2, True)
-    for _ in range(2):  # repeated after a crash, say
+    for _ in range(2):  # repeated after a crash before the last step
+        home.settings_file.write_text(earlier)
         status, out, err = umbel("client", "upgrade", home.path, "--yes")
         assert status == 0, err
         assert "fine (150), ill (150)" in out
+    declared = home.settings_file.read_text() + "# by hand\n"
+    home.settings_file.write_text(declared)
+    status, _, err = umbel("client", "upgrade", home.path, "--yes")
+    assert (status, "declares its data already" in err) == (2, True)
+    assert home.settings_file.read_text() == declared
     taken = Home.open(home.path)
     assert taken.settings.data.labels == ["fine", "ill"]
     assert taken.address == "here:1"
