@@ -41,12 +41,49 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS_A_SITE = 36
 
 
+def _beside(name):
+    """A module of this folder, which is not a package."""
+    path = Path(__file__).parent / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_leftovers = _beside("leftovers")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Tokens and features of tests go where tests go."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UMBEL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_by_a_file():
+    yield from _nothing_left()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_by_a_test():
+    yield from _nothing_left()
+
+
+def _nothing_left():
+    """What runs after it in this process finds everything as it would alone."""
+    before = _leftovers.state()
+    yield
+    if changed := _leftovers.changes(before, _leftovers.state()):
+        _leftovers.put_back(before)
+        pytest.fail("left changed for what runs next:\n" + "\n".join(changed), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def leftovers():
+    """What a test left changed in its process."""
+    return _leftovers
 
 
 @pytest.fixture(autouse=True)
@@ -238,15 +275,6 @@ def connecting_proxy():
     with contextlib.ExitStack() as stack:
         made = _beside("proxies").Connecting
         yield lambda refusal=None: stack.enter_context(contextlib.closing(made(refusal)))
-
-
-def _beside(name):
-    """A module of this folder, which is no package."""
-    path = Path(__file__).parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -495,6 +523,7 @@ def umbel(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
         try:
             cli.main()
             status = 0

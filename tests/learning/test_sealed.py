@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,7 @@ def test_code_that_comes_with_a_model_never_runs_and_nobody_is_asked(folder, tmp
     monkeypatch.setattr(
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
     )
+    monkeypatch.setattr(sys, "path", [*sys.path])  # it would find that folder later too
     with contextlib.suppress(Exception):  # it is no configuration, but by then it ran
         transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert (tmp_path / "ran").exists()  # the attack, on a weakened variant

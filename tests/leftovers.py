@@ -1,0 +1,143 @@
+"""What a process keeps from one test to the next, and what a test left changed in it.
+
+Tests share their process, in an order that changes with the number of processes. A test whose result hangs
+on what ran before would pass alone and fail in a crowd, or the other way round.
+"""
+
+import decimal
+import gc
+import locale
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+_SIGNALS = sorted(signal.valid_signals())
+_OURS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
+"""Environment variables of pytest, and of what torch writes at an import: where it would look anyway."""
+_QUIETED = ("flwr", "transformers")
+"""Loggers whose level Umbel sets for good, by its first use in a process."""
+_NOTHING = "nothing"
+
+
+def state():
+    """By kind, how everything stands now. It only reads, in a fraction of a millisecond."""
+    return {
+        "environment variable": {k: v for k, v in os.environ.items() if k not in _OURS},
+        "handler of signal": {int(n): signal.getsignal(n) for n in _SIGNALS},
+        "logger": {
+            name: (logger.level, logger.disabled, _handlers(logger))
+            for name, logger in logging.root.manager.loggerDict.items()
+            if isinstance(logger, logging.Logger) and not name.startswith(_QUIETED)
+        },
+        "this process's": {
+            "working directory": _directory(),
+            "umask": _umask(),
+            "locale": locale.setlocale(locale.LC_ALL),
+            "time zone": time.tzname,
+            "sys.path": tuple(sys.path),
+            "sys.argv": tuple(sys.argv),
+            "sys.excepthook": sys.excepthook,
+            "threading.excepthook": threading.excepthook,
+            "recursion limit": sys.getrecursionlimit(),
+            "garbage collection": gc.isenabled(),
+            "timeout of sockets": socket.getdefaulttimeout(),
+            "digits of decimals": decimal.getcontext().prec,
+            "way to start processes": _start_method(),
+            "disabled level of logging": logging.root.manager.disable,
+            "root logger": (logging.root.level, _handlers(logging.root)),
+            # A processor that flushes them counts them as zero in all arithmetic of this thread.
+            "numbers below the normal ones": sys.float_info.min / 2 != 0,
+        },
+    } | {name: read(sys.modules[name]) for name, read in _LIBRARIES.items() if _usable(name)}
+
+
+def changes(before, after):
+    """A line for each thing that stood otherwise before. What an import brought along is none."""
+    lines = []
+    for kind, was in before.items():
+        now = after.get(kind, was)
+        if now == was:
+            continue
+        # A logger that is new came with an import; one that is gone was never more than a name.
+        both = was.keys() & now.keys()
+        names = was.keys() | now.keys() if kind == "environment variable" else both
+        lines += [
+            f"{kind} {name}: {was.get(name, _NOTHING)!r} before, {now.get(name, _NOTHING)!r} after"
+            for name in sorted(names, key=str)
+            if was.get(name, _NOTHING) != now.get(name, _NOTHING)
+        ]
+    return lines
+
+
+def put_back(before):
+    """What later tests would trip over most: environment, directory, signals."""
+    wanted = before["environment variable"]
+    for name in os.environ.keys() - wanted.keys() - _OURS:
+        del os.environ[name]
+    os.environ.update(wanted)
+    if before["this process's"]["working directory"]:
+        os.chdir(before["this process's"]["working directory"])
+    for number, handler in before["handler of signal"].items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+
+
+def _handlers(logger):
+    """Without those of pytest, which come and go with each phase of a test."""
+    return [h for h in logger.handlers if not type(h).__module__.startswith("_pytest")]
+
+
+def _directory():
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return None
+
+
+def _umask():
+    """As the kernel tells it: Python could only set it, and other threads would notice."""
+    try:
+        with open("/proc/self/status") as file:
+            return next((line for line in file if line.startswith("Umask:")), None)
+    except OSError:
+        return None
+
+
+def _start_method():
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_start_method(allow_none=True) or methods[0]
+
+
+def _torch(torch):
+    return {
+        "threads": torch.get_num_threads(),
+        "default type": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "precision of products": torch.get_float32_matmul_precision(),
+    }
+
+
+def _figures(matplotlib):
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return {"open figures": pyplot.get_fignums() if pyplot else [],
+            "settings": dict.copy(matplotlib.rcParams)}  # fmt: skip
+
+
+_LIBRARIES = {
+    "torch": _torch,
+    "numpy": lambda numpy: numpy.geterr(),
+    "matplotlib": _figures,
+    "umbel.learning.heard": lambda heard: {"listener": heard._heard},
+}
+
+
+def _usable(name):
+    """Whether it is imported, and not in the middle of that."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
