@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 from .accountant import MechanismEvent
 
@@ -34,23 +36,31 @@ def epsilon(events: Iterable[MechanismEvent], delta: float) -> float:
     Gaussian steps by privacy loss distributions; beside concentrated releases (zCDP), the smaller of
     Renyi accounting of everything and of basic composition of the two parts over several divisions of
     delta; pure releases are added (basic composition). Raises ``ImportError`` if it is not installed.
+    Remembered, for clients with the same schedule, and a certificate that is checked again.
     """
-    found = list(events)
+    return _epsilon(tuple(events), delta)
+
+
+@lru_cache(maxsize=256)
+def _epsilon(found: tuple[MechanismEvent, ...], delta: float) -> float:
     pure = sum(e.steps / e.noise_multiplier for e in found if e.kind == "pure")
     gaussian = [e for e in found if e.kind == "gaussian"]
     concentrated = [e for e in found if e.kind == "concentrated"]
+    # Their distribution takes seconds, and its epsilon at any delta nothing.
+    by_losses = _losses(gaussian).get_epsilon_for_delta if gaussian else lambda _: 0.0
     if not concentrated:
-        return pure + (_by_losses(gaussian, delta) if gaussian else 0.0)
+        return pure + float(by_losses(delta))
     bounds = [_by_renyi(gaussian + concentrated, delta)]
     if gaussian:
         bounds += [
-            _by_losses(gaussian, (1 - share) * delta) + _by_renyi(concentrated, share * delta)
+            float(by_losses((1 - share) * delta)) + _by_renyi(concentrated, share * delta)
             for share in _SHARES
         ]
     return pure + min(bounds)
 
 
-def _by_losses(events: list[MechanismEvent], delta: float) -> float:
+def _losses(events: list[MechanismEvent]) -> Any:
+    """The distribution of the privacy loss of all `events`, of which there is one at least."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     composed = None
@@ -61,8 +71,7 @@ def _by_losses(events: list[MechanismEvent], delta: float) -> float:
             value_discretization_interval=GRID,
         ).self_compose(event.steps)
         composed = one if composed is None else composed.compose(one)
-    assert composed is not None
-    return float(composed.get_epsilon_for_delta(delta))
+    return composed
 
 
 def _by_renyi(events: list[MechanismEvent], delta: float) -> float:
