@@ -8,6 +8,7 @@ the network.
 import contextlib
 import copy
 import csv
+import gc
 import hashlib
 import importlib.util
 import io
@@ -51,6 +52,13 @@ def _beside(name):
 
 
 _leftovers = _beside("leftovers")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays; the collector looks at the rest, and less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -523,7 +531,6 @@ def umbel(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["umbel", *map(str, arguments)])
-        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
         try:
             cli.main()
             status = 0

@@ -5,22 +5,31 @@ on what ran before would pass alone and fail in a crowd, or the other way round.
 """
 
 import decimal
-import gc
 import locale
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 
 _SIGNALS = sorted(signal.valid_signals())
-_OURS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-"""Environment variables of pytest, and of what torch writes at an import: where it would look anyway."""
-_QUIETED = ("flwr", "transformers")
-"""Loggers whose level Umbel sets for good, by its first use in a process."""
+_OURS = {"PYTEST_CURRENT_TEST"}
+"""Environment variables that change from test to test."""
+_TELLING = ("UMBEL", "HF_", "HUGGINGFACE", "XDG_", "PYTHON", "OMP_", "LC_", "LANG")
+    "UMBEL",
+    "HF_",
+    "HUGGINGFACE",
+    "FLWR_",
+    "XDG_",
+    "PYTHON",
+    "OMP_",
+    "CUDA_",
+    "LC_",
+    "LANG",
+)
+"""How variables begin that decide what we do. A library may set one of its own when it is imported, which
+hangs on nothing but the import; those that were there before are all watched."""
 _NOTHING = "nothing"
 
 
@@ -30,9 +39,9 @@ def state():
         "environment variable": {k: v for k, v in os.environ.items() if k not in _OURS},
         "handler of signal": {int(n): signal.getsignal(n) for n in _SIGNALS},
         "logger": {
-            name: (logger.level, logger.disabled, _handlers(logger))
+            name: (logger.level, logger.disabled, logger.filters[:], _handlers(logger))
             for name, logger in logging.root.manager.loggerDict.items()
-            if isinstance(logger, logging.Logger) and not name.startswith(_QUIETED)
+            if isinstance(logger, logging.Logger) and name.startswith("umbel")
         },
         "this process's": {
             "working directory": _directory(),
@@ -41,13 +50,8 @@ def state():
             "time zone": time.tzname,
             "sys.path": tuple(sys.path),
             "sys.argv": tuple(sys.argv),
-            "sys.excepthook": sys.excepthook,
-            "threading.excepthook": threading.excepthook,
-            "recursion limit": sys.getrecursionlimit(),
-            "garbage collection": gc.isenabled(),
             "timeout of sockets": socket.getdefaulttimeout(),
             "digits of decimals": decimal.getcontext().prec,
-            "way to start processes": _start_method(),
             "disabled level of logging": logging.root.manager.disable,
             "root logger": (logging.root.level, _handlers(logging.root)),
             # A processor that flushes them counts them as zero in all arithmetic of this thread.
@@ -63,9 +67,9 @@ def changes(before, after):
         now = after.get(kind, was)
         if now == was:
             continue
-        # A logger that is new came with an import; one that is gone was never more than a name.
-        both = was.keys() & now.keys()
-        names = was.keys() | now.keys() if kind == "environment variable" else both
+        names = was.keys() & now.keys()  # a logger that is new came with an import
+        if kind == "environment variable":
+            names = was.keys() | {name for name in now if name.startswith(_TELLING)}
         lines += [
             f"{kind} {name}: {was.get(name, _NOTHING)!r} before, {now.get(name, _NOTHING)!r} after"
             for name in sorted(names, key=str)
@@ -108,11 +112,6 @@ def _umask():
         return None
 
 
-def _start_method():
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_start_method(allow_none=True) or methods[0]
-
-
 def _torch(torch):
     return {
         "threads": torch.get_num_threads(),
@@ -123,16 +122,10 @@ def _torch(torch):
     }
 
 
-def _figures(matplotlib):
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    return {"open figures": pyplot.get_fignums() if pyplot else [],
-            "settings": dict.copy(matplotlib.rcParams)}  # fmt: skip
-
-
 _LIBRARIES = {
     "torch": _torch,
     "numpy": lambda numpy: numpy.geterr(),
-    "matplotlib": _figures,
+    "matplotlib.pyplot": lambda pyplot: {"open figures": pyplot.get_fignums()},
     "umbel.learning.heard": lambda heard: {"listener": heard._heard},
 }
 
