@@ -17,17 +17,6 @@ _SIGNALS = sorted(signal.valid_signals())
 _OURS = {"PYTEST_CURRENT_TEST"}
 """Environment variables that change from test to test."""
 _TELLING = ("UMBEL", "HF_", "HUGGINGFACE", "XDG_", "PYTHON", "OMP_", "LC_", "LANG")
-    "UMBEL",
-    "HF_",
-    "HUGGINGFACE",
-    "FLWR_",
-    "XDG_",
-    "PYTHON",
-    "OMP_",
-    "CUDA_",
-    "LC_",
-    "LANG",
-)
 """How variables begin that decide what we do. A library may set one of its own when it is imported, which
 hangs on nothing but the import; those that were there before are all watched."""
 _NOTHING = "nothing"
