@@ -54,8 +54,12 @@ def _beside(name):
 _leftovers = _beside("leftovers")
 
 
-def pytest_collection_finish():
-    """What is imported by now stays; the collector looks at the rest, and less often."""
+@pytest.fixture(scope="module", autouse=True)
+def _collector():
+    """What is there by now, libraries above all, stays, and is not looked at by each collection.
+
+    Flower asks for one with each model that it takes.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
