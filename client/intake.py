@@ -30,7 +30,7 @@ from ..errors import (
     ProtocolError,
 )
 from ..job import Job
-from ..learning.base_model import base_digest, checked
+from ..learning.base_model import checked, forget_digests
 from ..learning.split import split_secret
 from ..planning.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
@@ -337,7 +337,7 @@ class Intake:
 
     def _check_base(self, job: Job) -> None:
         """Refuse another base model than the one that was signed for, before it is parsed or loaded."""
-        base_digest.cache_clear()  # its files may have been put there since
+        forget_digests()  # its files may have been put there since
         try:
             checked(job, hub=self._policy.jobs.hub)
         except ModelError as error:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import UmbelError
 from ..job import Job
-from ..learning.base_model import base_digest
+from ..learning.base_model import forget_digests
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.verdict import Verdict
@@ -87,7 +87,7 @@ class Worker:
             torch.cuda.set_per_process_memory_fraction(setup.gpu_memory_share)
         fresh = self._workplace is None or self._workplace.learner.job != setup.job
         if fresh:
-            base_digest.cache_clear()  # its files may have been put there since
+            forget_digests()  # its files may have been put there since
             self.work = self._workplace = None  # lets go of the old model first
             self._workplace = workplace_of(setup.job)
             self._pace = None

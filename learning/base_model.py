@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .cache import cache_folder, write_once
-from .model_files import SUFFIXES, base_digest, sealed
+from .model_files import SUFFIXES, base_digest, forget_digests, sealed
 from .whole import check_whole
 
 if TYPE_CHECKING:
     from ..job import Job
 
 __all__ = [
-    "base_digest", "base_folder", "checked", "gguf_of", "named_digest", "pinned", "sealed",
+    "base_digest", "base_folder", "checked", "forget_digests", "gguf_of", "named_digest", "pinned", "sealed",
 ]  # fmt: skip
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_FromHub = Callable[[str, bool], Path]
 _PACKAGE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@lru_cache(maxsize=8)
 def base_folder(base: str) -> Path:
-    """The local folder with config, weights and tokenizer of `base`; a ``ModelError`` otherwise."""
-    path = _source(base, hub=True)
+    """The local folder with config, weights and tokenizer of `base`; a ``ModelError`` otherwise.
+
+    The model hub is asked once for each model in a process.
+    """
+    path = _source(base, hub=True, from_hub=_from_hub_once)
     if path.suffix == ".gguf":
         return _converted(path)
     check_whole(path)
@@ -75,9 +79,9 @@ def checked(job: Job, *, hub: bool = True) -> str:
     return found
 
 
-def _source(base: str, *, hub: bool) -> Path:
+def _source(base: str, *, hub: bool, from_hub: _FromHub | None = None) -> Path:
     """The folder, or the GGUF file, that a model is made from."""
-    path = _locate(base, hub)
+    path = _locate(base, hub, from_hub or _from_hub)
     if path.suffix == ".gguf" and path.is_file():
         return path
     if not (path / "config.json").is_file():
@@ -96,7 +100,7 @@ def _source(base: str, *, hub: bool) -> Path:
     return path
 
 
-def _locate(base: str, hub: bool) -> Path:
+def _locate(base: str, hub: bool, from_hub: _FromHub) -> Path:
     if base.startswith("package:"):
         return _in_package(base.removeprefix("package:"))
     path = Path(base).expanduser()
@@ -104,7 +108,7 @@ def _locate(base: str, hub: bool) -> Path:
         return path
     if base.count("/") > 1 or base.startswith((".", "/", "~")) or base.endswith(".gguf"):
         raise ModelError(f"There is no model at {base}.")
-    return _from_hub(base, hub)
+    return from_hub(base, hub)
 
 
 def _in_package(reference: str) -> Path:
@@ -152,6 +156,9 @@ def _from_hub(base: str, hub: bool) -> Path:
             f"({type(error).__name__}). Check the name and the network, or give a local folder or "
             "package:NAME/FOLDER."
         ) from None
+
+
+_from_hub_once = lru_cache(maxsize=8)(_from_hub)
 
 
 def _converted(gguf: Path) -> Path:

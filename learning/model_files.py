@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -32,15 +33,42 @@ or weights for other software is none of these, and is not loaded."""
 _PICKLED = "pytorch_model*.bin"
 """Weights where there are no safetensors, which would be taken first."""
 _ADAPTER = "adapter_config.json"
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a file that was written has the time of that, whatever the file system."""
+
+_Stamp = tuple[str, int, int, int, int]
+"""Of a file: name, inode, size, and when its content and anything of it changed, in nanoseconds."""
 
 
-@lru_cache(maxsize=8)
 def base_digest(path: Path) -> str:
     """SHA-256 over everything that a load of this folder, or of this GGUF file, can depend on.
 
     Of a folder: relative path, length and content of each of its ``model_files``. Nothing is parsed.
-    Remembered for this process: ``cache_clear`` before a model that may have been put there since.
+    Remembered for this process while no file changes, as far as its size, times and inode tell;
+    ``forget_digests`` has it read again whatever they tell.
     """
+    place, stamps = path.resolve(), _stamps(path)
+    # A file that was written just now may be written again within one tick of the file system's clock.
+    if max((stamp[-1] for stamp in stamps), default=0) > time.time_ns() - _SETTLED:
+        return _digest(place)
+    return _remembered(place, stamps)
+
+
+@lru_cache(maxsize=8)
+def _remembered(path: Path, stamps: tuple[_Stamp, ...]) -> str:
+    return _digest(path)
+
+
+forget_digests = _remembered.cache_clear
+
+
+def _stamps(path: Path) -> tuple[_Stamp, ...]:
+    names = [""] if path.is_file() else model_files(path)
+    found = [(name, (path / name).stat()) for name in names]
+    return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
+
+
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_file():
         digest.update(b"file\0")

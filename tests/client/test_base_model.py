@@ -13,7 +13,7 @@ from umbel.client.intake import Intake
 from umbel.consortium.warrants import sign_job
 from umbel.errors import ConsortiumError, ModelError
 from umbel.flower import stamp, take_server_identity
-from umbel.learning.base_model import base_digest, base_folder, named_digest
+from umbel.learning.base_model import base_folder, named_digest
 from umbel.privacy.randomness import reproducible_stream
 from umbel.simulations.rehearsal import set_up
 from umbel.wire.requests import ASSIGNMENT, PREPARE, Assignment
@@ -123,7 +123,6 @@ def test_a_workers_process_is_told_to_leave_the_hub_alone(asked, tmp_path, open_
 def test_a_foreign_gguf_file_is_not_parsed(asked, tmp_path):
     file = tmp_path / "foreign.gguf"
     file.write_bytes(b"GGUF" + os.urandom(64))
-    base_folder.cache_clear()
     with pytest.raises(ModelError, match=r"cannot be converted|needs the extra") as parsed:
         base_folder(str(file))  # as it was: the digest was that of what came out
     assert "has no base model" in asked(str(file), NOT_HERE)
@@ -152,7 +151,6 @@ def test_a_refusal_does_not_tell_what_lies_at_the_owner(asked, tiny, caplog):
 
 
 def test_the_model_that_was_signed_for_is_taken(asked):
-    base_digest.cache_clear()
     assert asked() == "answered"
 
 

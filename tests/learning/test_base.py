@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -5,8 +6,6 @@ import pytest
 
 from umbel.errors import ModelError
 from umbel.learning.base_model import base_digest, base_folder
-
-pytestmark = pytest.mark.usefixtures("fresh_bases")
 
 
 def test_a_local_folder_is_used_where_it_lies(folder):
@@ -64,5 +63,32 @@ def test_one_other_byte_gives_another_digest(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
-    base_digest.cache_clear()
     assert base_digest(folder) != before
+
+
+def test_a_model_that_took_anothers_place_is_not_taken_for_it(folder, tmp_path, monkeypatch):
+    """Also where the files' times are long past, and a model's digest is remembered."""
+    monkeypatch.setattr("umbel.learning.model_files._SETTLED", 0)
+    monkeypatch.chdir(tmp_path)
+    before = base_digest(Path("model"))
+    assert base_digest(Path("model")) == before
+    weights = folder / "model.safetensors"
+    changed = tmp_path / "changed"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    os.utime(changed, ns=(weights.stat().st_atime_ns, weights.stat().st_mtime_ns))
+    changed.replace(weights)
+    assert base_digest(Path("model")) != before
+
+
+def test_a_name_means_what_it_means_in_the_working_directory(folder, tmp_path, monkeypatch):
+    other = tmp_path / "elsewhere" / "model"
+    shutil.copytree(folder, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    found = []
+    monkeypatch.setattr("umbel.learning.model_files._SETTLED", 0)
+    for place in (tmp_path, other.parent, tmp_path):
+        monkeypatch.chdir(place)
+        found.append(base_digest(base_folder("model")))
+    assert found[0] == found[2] != found[1]

@@ -11,7 +11,6 @@ from torch import nn
 
 from umbel.errors import ModelError, PlanRefused
 from umbel.learning import probe as probing
-from umbel.learning.base_model import base_digest
 from umbel.learning.invented import invented_texts
 from umbel.learning.loading import load_learner
 from umbel.learning.lookups import CheckedLookups
@@ -234,7 +233,6 @@ def test_what_is_known_of_a_model_ends_where_a_file_of_it_changes(job_of, tiny, 
     job = job_of(str(folder), model={"base": str(folder), "max_length": 32})
     plan_job(job)
     assert shape_known(job) is not None
-    base_digest.cache_clear()
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

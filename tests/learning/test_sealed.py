@@ -29,14 +29,6 @@ BEFORE = (
 """What a digest was made of before."""
 
 
-pytestmark = pytest.mark.usefixtures("fresh_bases")
-
-
-def digest(folder):
-    base_digest.cache_clear()
-    return base_digest(folder)
-
-
 def job_on(folder, **model):
     return Job.build(
         {
@@ -92,11 +84,11 @@ def test_a_file_that_may_be_read_is_in_the_digest(tmp_path, name):
     place = tmp_path / "model" / name
     place.parent.mkdir(parents=True)
     place.write_bytes(b"{}")
-    before = digest(tmp_path / "model")
+    before = base_digest(tmp_path / "model")
     place.write_bytes(b"[]")
-    after = digest(tmp_path / "model")
+    after = base_digest(tmp_path / "model")
     place.unlink()
-    assert len({before, after, digest(tmp_path / "model")}) == 3
+    assert len({before, after, base_digest(tmp_path / "model")}) == 3
 
 
 def test_a_file_whose_name_is_no_text_is_in_the_digest_too(tmp_path):
@@ -118,7 +110,7 @@ def test_folders_that_differ_in_tokenizer_config_have_other_digests_and_give_oth
     (other / "tokenizer_config.json").write_text(json.dumps(settings_))
     one, two = (load_tokenizer(place).cls_token_id for place in (folder, other))
     assert one != two
-    assert digest(folder) != digest(other)
+    assert base_digest(folder) != base_digest(other)
     # On the code before, the digest was made of these, and was the same.
     assert all(
         (folder / n).read_bytes() == (other / n).read_bytes()
@@ -128,7 +120,7 @@ def test_folders_that_differ_in_tokenizer_config_have_other_digests_and_give_oth
 
 
 def test_the_digest_is_blind_to_what_is_never_read(folder):
-    before = digest(folder)
+    before = base_digest(folder)
     for name in (
         "README.md",
         "modeling_own.py",
@@ -139,7 +131,7 @@ def test_the_digest_is_blind_to_what_is_never_read(folder):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
     (folder / "pytorch_model.bin").write_text("safetensors are taken first")
-    assert digest(folder) == before
+    assert base_digest(folder) == before
     seen = {str(p.relative_to(sealed(folder))) for p in sealed(folder).rglob("*") if not p.is_dir()}
     assert seen == set(model_files(folder))
 
@@ -160,10 +152,10 @@ def test_whatever_lies_there_a_change_is_in_the_digest_or_out_of_sight(
     for name, found in held.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(found)
-    before = digest(folder), seen()
+    before = base_digest(folder), seen()
     (folder / changed).parent.mkdir(exist_ok=True)
     (folder / changed).write_bytes(content)
-    after = digest(folder), seen()
+    after = base_digest(folder), seen()
     assert (before[0] == after[0]) == (before[1] == after[1])
 
 
@@ -204,16 +196,15 @@ def test_no_file_is_opened_in_loading_but_those_of_the_digest(tiny, tmp_path, py
 def test_pickled_weights_count_where_there_are_no_others(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"one")
-    before = digest(folder)
+    before = base_digest(folder)
     (folder / "pytorch_model.bin").write_bytes(b"two")
-    assert digest(folder) != before
+    assert base_digest(folder) != before
 
 
 def test_another_model_than_the_job_names_is_refused_before_it_is_looked_into(folder, monkeypatch):
     job = pinned(job_on(folder))
     assert job.model.sha256 == checked(job) == named_digest(str(folder))
     (folder / "tokenizer_config.json").write_text("{broken")
-    base_digest.cache_clear()
     monkeypatch.setattr("umbel.learning.loading.sealed", None)  # nobody gets that far
     with pytest.raises(ModelError, match=r"is not the base model that the job names"):
         load_learner(job, 2)
