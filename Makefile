@@ -11,7 +11,7 @@ LOCKED ?= $(if $(filter Linux-x86_64torch==2.13.0,$(shell uname -s)-$(shell unam
 WORKERS ?= 2
 PIP := $(PY) -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-slow test-faults test-kills lint data docs lock sbom clean
+.PHONY: help demo test test-slow test-faults test-kills coverage lint data docs site lock sbom clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,11 @@ test-faults: data  ## Run deployments in which something dies (an hour or more)
 test-kills: data  ## Kill every process in every phase (UMBEL_SWEEP=third: a part that UMBEL_SEED draws)
 	$(PY) -m pytest -q -m faults tests/deployment/test_kills.py
 
+coverage: data  ## Run the tests, and report which lines of the package none of them reaches
+	$(PIP) install -q --no-build-isolation -e '.[coverage]'
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term --cov-report=html:dist/coverage
+
 lint: $(VENV)/.installed  ## Linters and type checks
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -41,6 +46,10 @@ data: $(VENV)/.packages  ## Write the example data
 docs: $(VENV)/.installed  ## Make the job reference and the table of rooms from the code
 	$(VENV)/bin/umbel schema --markdown > docs/job-reference.md
 	$(PY) docs/floors.py
+
+site: $(VENV)/.installed  ## Build the documentation as a site: dist/site
+	$(PIP) install -q --no-build-isolation -e '.[docs]'
+	$(PY) docs/build_site.py
 
 lock: $(VENV)/.installed  ## Resolve the ranges of pyproject.toml again, into requirements/
 	$(PY) requirements/lock.py
