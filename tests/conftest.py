@@ -102,9 +102,17 @@ def leftovers():
 def _same_draws():
     """What a test draws without a seed does not hang on which tests ran before in its process."""
     random.seed(0)
-    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
-        if name in sys.modules:
-            getattr(sys.modules[name], seed)(0)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(0)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        # torch's own asks for a stack trace for every kind of device that is not there.
+        seed = (
+            torch.manual_seed
+            if torch.cuda.is_initialized()
+            else torch.default_generator.manual_seed
+        )
+        seed(0)
 
 
 @pytest.fixture(scope="session")
