@@ -41,7 +41,7 @@ def timed(act: Callable[[], float]) -> tuple[float, float]:
 
 
 def search(closeness: float | None) -> dict[str, float]:
-    """Seconds for the noise of an epsilon of 4, and that noise: theirs to within `closeness` (None: its own)."""
+    """Seconds for the noise of an epsilon of 4, and that noise. closeness: of theirs; None: what it takes."""
     import dp_accounting
     from dp_accounting.mechanism_calibration import calibrate_dp_mechanism
     from dp_accounting.pld import PLDAccountant
