@@ -344,24 +344,17 @@ def open_job_of(job_of):
 
 
 @pytest.fixture(scope="session")
-def learner_of():
-    """A job's learner; the same job gives the same one, for its model is loaded once."""
+def _learners():
+    return _beside("learners").Learners()
 
-    @lru_cache
-    def load(canonical):
-        import json
 
-        import torch
+@pytest.fixture
+def learner_of(_learners):
+    """A job's learner; the same job gives the same one, for its model is loaded once.
 
-        from umbel.job import Job
-        from umbel.learning.loading import load_learner
-        from umbel.learning.probe import probed
-
-        torch.set_num_threads(1)
-        job = Job.build(json.loads(canonical))
-        return probed(load_learner(job, 0 if job.task == "causal-lm" else len(job.data.labels)))
-
-    return lambda job: load(job.to_json())
+    Its weights are those that it was loaded with when a test first asks for it, whatever others did to them.
+    """
+    return _learners.for_a_test()
 
 
 @pytest.fixture(scope="session")

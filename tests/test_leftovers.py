@@ -143,3 +143,29 @@ def test_what_later_tests_would_trip_over_is_put_back(leftovers, leave):
     leave()
     leftovers.put_back(before)
     assert not leftovers.changes(before, leftovers.state())
+
+
+@pytest.fixture
+def shared(_learners):
+    """What a test gets of learners, and what the next one gets."""
+    return _learners.for_a_test(), _learners.for_a_test()
+
+
+def test_a_learner_that_tests_share_is_as_it_was_loaded_for_each_of_them(shared, job_of):
+    this, following = shared
+    learner = this(job_of(model={"adapter": "full"}))
+    network = learner.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    was_training = [module.training for module in network.modules()]
+    with torch.no_grad():
+        for _, tensor in network.trained_parameters():
+            tensor.add_(1.0)
+            tensor.requires_grad_(False)
+    network.train(not network.training)
+    assert this(learner.job) is learner
+    assert not any(tensor.requires_grad for _, tensor in network.trained_parameters())
+    assert following(learner.job) is learner
+    after = network.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(tensor.requires_grad for _, tensor in network.trained_parameters())
+    assert [module.training for module in network.modules()] == was_training
