@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ..foreign import say
-from .options import Json, RunFolder
+from .answers import Answer, answers
+from .options import RunFolder
 
+MANY = 10_000
+"""Canaries."""
 _STAGES = {
     "data": "reading and tokenising data",
     "model": "loading the model",
@@ -22,17 +25,17 @@ _STAGES = {
 }
 
 
+@answers
 def audit(
     run: RunFolder,
     canaries: Annotated[
         int, typer.Option(help="Canaries in the replay: more of them prove more, more slowly.")
-    ] = 10_000,
+    ] = MANY,
     production: Annotated[
         bool,
         typer.Option("--production", help="Audit a deployment's run: only its mechanism."),
     ] = False,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Attack a finished run, and hold what leaks beside what it claims.
 
     Canaries: the training is replayed with examples whose gradients are known, each of them in or
@@ -48,17 +51,18 @@ def audit(
     Writes audit.json and audit.html into the run's folder; both quote records of a simulation. It is
     a lower bound and misses small faults. Exits with 1 where the run is not what it claims.
     """
+    return attacked(run, canaries, production)
+
+
+def attacked(run: Path, canaries: int = MANY, production: bool = False) -> Answer:
+    """Attack a run, and write down and say what was found."""
     from ..redteam.audit import audit_run
     from ..reports.audit_page import write_audit_page
 
     found = audit_run(run, canaries=canaries, production=production, tell=_Lines().tell)
     page = write_audit_page(run, found)
-    if as_json:
-        say(json.dumps(found, indent=2))
-    else:
-        say("\n".join([*found["verdict"], "", found["limits"][0], str(page)]))
-    if found["broken"]:
-        raise typer.Exit(1)
+    text = [*found["verdict"], "", found["limits"][0], str(page)]
+    return Answer(found, text, status=int(bool(found["broken"])))
 
 
 class _Lines:

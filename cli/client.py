@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..foreign import console, say, typed
-from .options import AskedRun, Given, Json, OwnersFolder, asks_for_declarations
+from .answers import Answer, answers
+from .options import AskedRun, Given, OwnersFolder, asks_for_declarations
 from .owner import owner_app as client_app
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, withou
 
 
 @client_app.command()
+@answers
 @asks_for_declarations()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the owner's name.")],
@@ -35,7 +36,7 @@ def init(
     given: Given,
     test_data: Annotated[Path | None, typer.Option(help="Held-out records, if apart.")] = None,
     yes: Yes = False,
-) -> None:
+) -> Any:
     """Make this owner's keys, settings and policy, and the request that goes to the operator.
 
     What jobs may ask of the data (columns, classes, which records are held out) is looked up in the
@@ -59,16 +60,24 @@ def init(
         f"{spends.epsilon_limit:g}: what is spent never comes back. policy.toml says so; lower it there.\n"
         f"Then read {home.policy}, and: umbel client check {typed(folder)}; umbel client run {typed(folder)}"
     )
+    return {
+        "folder": str(folder),
+        "request": str(home.request_file),
+        "fingerprint": home.request.fingerprint,
+        "consortium": home.card.fingerprint,
+        "declared": proposal.declared.model_dump(mode="json"),
+    }
 
 
 @client_app.command()
+@answers
 @asks_for_declarations("text_column", "label_column", "label", "group_column", "training_share")
 def upgrade(
     folder: OwnersFolder = Path(),
     *,
     given: Given,
     yes: Yes = False,
-) -> None:
+) -> Any:
     """Declare what a folder of an earlier version lacks; its account inherits all that was spent."""
     from ..client.owning import proposed_upgrade
     from ..client.owning import upgrade as take_over
@@ -77,10 +86,12 @@ def upgrade(
     _confirm(proposal, yes)
     take_over(folder, name, proposal, server)
     say(f"{folder} declares its data now (client.toml; the old one is client.toml.before).")
+    return {"folder": str(folder), "declared": proposal.declared.model_dump(mode="json")}
 
 
 @client_app.command("publish-size")
-def publish_size(folder: OwnersFolder = Path()) -> None:
+@answers
+def publish_size(folder: OwnersFolder = Path()) -> Any:
     """Draw a new published size of the data, with new noise: it costs epsilon 0.1 once more."""
     from ..client.home import Home
     from ..client.owning import publish_size as draw
@@ -89,9 +100,11 @@ def publish_size(folder: OwnersFolder = Path()) -> None:
     say(f"Published size from now on: {sizes.data:,}")
     if sizes.held_out is not None:
         say(f"Of the held-out file, by which tests take their time: {sizes.held_out:,}")
+    return {"size": sizes.data, "held_out": sizes.held_out}
 
 
 @client_app.command("new-account")
+@answers
 def new_account(
     folder: OwnersFolder = Path(),
     disjoint: Annotated[
@@ -102,7 +115,7 @@ def new_account(
             "had before. The ledger says that you did.",
         ),
     ] = False,
-) -> None:
+) -> Any:
     """Begin an account with nothing spent, for other data than before."""
     from ..client.home import Home
     from ..client.owning import new_account as begin
@@ -114,17 +127,21 @@ def new_account(
             "account: a file that changed or grew goes on with the old one. If they share none: "
             "--disjoint"
         )
-    say(f"New account: {begin(Home.open(folder))}. What the old one spent stays in the ledger.")
+    account = begin(Home.open(folder))
+    say(f"New account: {account}. What the old one spent stays in the ledger.")
+    return {"account": account}
 
 
 @client_app.command()
-def moved(folder: OwnersFolder = Path()) -> None:
+@answers
+def moved(folder: OwnersFolder = Path()) -> Any:
     """Say that this copy of the folder is the only one that goes on; the ledger notes it."""
     from ..client.home import Home
     from ..client.owning import moved as settle
 
     settle(Home.open(folder))
     say("This folder goes on. Delete every other copy of it: two that spend count half each.")
+    return {"folder": str(folder)}
 
 
 def _declared(given: Given, proposal: Proposal) -> bool:
@@ -149,22 +166,20 @@ def _confirm(proposal: Proposal, confirmed: bool) -> None:
 
 
 @client_app.command()
+@answers
 def check(
     folder: OwnersFolder = Path(),
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Look at everything that has to be right: data, keys, clock, certificate, server, disk, budget."""
     from ..client.doctor import examine
     from ..client.home import Home
 
     findings = examine(Home(folder))
-    if as_json:
-        say(json.dumps([finding.to_dict() for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            say(finding)
-    if any(finding.bad for finding in findings):
-        raise typer.Exit(1)
+    return Answer(
+        [finding.to_dict() for finding in findings],
+        [str(finding) for finding in findings],
+        status=int(any(finding.bad for finding in findings)),
+    )
 
 
 @client_app.command()
@@ -189,26 +204,25 @@ def run(
 
 
 @client_app.command()
+@answers
 def models(
     folder: OwnersFolder = Path(),
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """List the models that came of the jobs this owner took part in, and where they lie."""
     from ..client.home import Home
 
     found = Home.open(folder).models.list()
-    if as_json:
-        say(json.dumps([model.to_dict() for model in found], indent=2))
-        return
     for model in found:
         epsilon = "no privacy" if model.epsilon is None else f"epsilon at most {model.epsilon:.4g}"
         rounds = f"{model.rounds} of {model.planned} rounds"
         say(f"{model.name}, {model.issued[:10]}, {rounds}, {epsilon}\n  {model.path}")
     if not found:
         say("No model yet. One comes when a run that this owner took part in is finished.")
+    return [model.to_dict() for model in found]
 
 
 @client_app.command("record")
+@answers
 def record_of(
     run: AskedRun,
     folder: OwnersFolder = Path(),
@@ -216,8 +230,7 @@ def record_of(
         Path | None,
         typer.Option(help="Folder to write into [records, in the owner's].", show_default=False),
     ] = None,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Draw up the record of processing of a run on this owner's data, as a page and a PDF.
 
     Purpose, data, recipients, measures, guarantee, what it has cost, retention. What Umbel does not know
@@ -229,7 +242,7 @@ def record_of(
 
     home = Home.open(folder)
     record, stem = processing_record(home, run)
-    written(record, out or home.path / "records", stem, as_json)
+    return written(record, out or home.path / "records", stem)
 
 
 @client_app.command()
@@ -242,12 +255,13 @@ def unit(folder: OwnersFolder = Path()) -> None:
 
 
 @client_app.command()
+@answers
 def rotate(
     folder: OwnersFolder = Path(),
     finish: Annotated[
         bool, typer.Option("--finish", help="Use the new keys: the operator has admitted them.")
     ] = False,
-) -> None:
+) -> Any:
     """Replace this owner's keys: first make them, then, once they are admitted, --finish.
 
     The request is signed with the keys of today, so the operator need not compare it by telephone. If
@@ -260,18 +274,21 @@ def rotate(
     if finish:
         use_new_keys(home)
         say("The new keys are in use. Start the agent again.")
-        return
-    say(f"Request: {renew_keys(home)}  (send it to the operator, who admits it)")
+        return {"in_use": True, "request": None}
+    request = renew_keys(home)
+    say(f"Request: {request}  (send it to the operator, who admits it)")
     say(f"Then stop the agent, and: umbel client rotate {typed(folder)} --finish")
+    return {"in_use": False, "request": str(request)}
 
 
 @client_app.command()
+@answers
 def trust(
     card: Annotated[
         Path, typer.Argument(help="The consortium's newest consortium.json.", show_default=False)
     ],
     folder: OwnersFolder = Path(),
-) -> None:
+) -> Any:
     """Follow the consortium's keys by its newest card, and believe former authorities no more.
 
     Agents follow by themselves with the next job; this is for one that was away meanwhile. The card is
@@ -289,14 +306,16 @@ def trust(
         raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
     say("New keys are followed." if changed else "These keys are known.")
     say(f"Fingerprint: {home.card.fingerprint}")
+    return {"changed": changed, "fingerprint": home.card.fingerprint}
 
 
 @client_app.command("approve-roster")
+@answers
 def approve_roster(
     file: Annotated[Path, typer.Argument(help="What umbel sign roster wrote.", show_default=False)],
     folder: OwnersFolder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
-) -> None:
+) -> Any:
     """Approve a change of the members, where the consortium asks its members to. Back to the operator then.
 
     Compare the fingerprint of each new member with its owner, by telephone, and ask why a limit changes.
@@ -319,3 +338,4 @@ def approve_roster(
         raise ConsortiumError("Nothing was approved.")
     approve(home, file, packet, change)
     say(f"Approved: {file}  (back to the operator)")
+    return {"approved": str(file), "change": list(change.lines)}

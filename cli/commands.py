@@ -12,7 +12,8 @@ import typer.core
 
 from .. import __version__
 from ..errors import Interrupted, UmbelError, of_the_machine
-from ..foreign import console, say
+from ..foreign import say
+from .answers import Answer, answers, show
 from .completing import run_folders
 from .group import command_group
 from .options import (
@@ -20,7 +21,6 @@ from .options import (
     Asked,
     Encoding,
     Given,
-    Json,
     RunFolder,
     asks_for_a_job,
     asks_for_keys,
@@ -61,16 +61,18 @@ def _root(
 
 
 @app.command()
+@answers
 @asks_for_keys("task", "model", *OF_THE_DATA)
 def init(
     job: Annotated[Path, typer.Argument(help="Job file to write.")],
     given: Given,
-) -> None:
+) -> Any:
     """Write a commented job file."""
     from ..job.reference import write_template
 
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
+    return {"job": str(job)}
 
 
 @app.command()
@@ -85,6 +87,7 @@ def schema(
 
 
 @app.command()
+@answers
 @asks_for_a_job
 def plan(
     asked: Asked,
@@ -95,8 +98,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Show what a job will run, and its guarantee."""
     loaded = asked.job()
     if consortium is not None:
@@ -107,13 +109,11 @@ def plan(
     from ..api.plans import plan as plan_of
 
     planned = plan_of(loaded)
-    if as_json:
-        say(json.dumps(planned.values, indent=2))
-    else:
-        _print(planned.table())
+    return Answer(planned.values, planned.table)
 
 
 @app.command()
+@answers
 @asks_for_a_job
 def simulate(
     asked: Asked,
@@ -141,7 +141,7 @@ def simulate(
     audit: Annotated[
         bool, typer.Option("--audit", help="Attack the finished run: umbel audit.")
     ] = False,
-) -> None:
+) -> Any:
     """Run a federation on this machine.
 
     It runs the code that a deployment uses. Without a job file, --data is enough. Ctrl-C finishes
@@ -167,11 +167,14 @@ def simulate(
             )
     except KeyboardInterrupt:
         raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
-    _report(run.path)
-    if audit:
-        from .audit import audit as attack
+    report = _reported(run.path)
+    if not audit:
+        return report
+    from .audit import attacked
 
-        attack(run.path)
+    show(report.text)
+    found = attacked(run.path)
+    return Answer(report.values | {"audit": found.values}, found.text, found.status)
 
 
 @app.command()
@@ -209,24 +212,27 @@ def predict(
 
 
 @app.command()
+@answers
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=run_folders)],
     out: Annotated[
         Path | None, typer.Option(help="Where the plot goes [beside the first run].")
     ] = None,
-) -> None:
+) -> Any:
     """Compare runs: a table and a plot."""
     from ..reports.compare import compare as compare_runs
 
     table, picture = compare_runs(runs, out)
-    _print(table)
-    say(picture)
+    return Answer(
+        {"runs": [_values(run) for run in runs], "picture": str(picture)}, (table, str(picture))
+    )
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+@answers
+def report(run: RunFolder) -> Any:
     """Draw plots and report again, also while it runs."""
-    _report(run)
+    return _reported(run)
 
 
 def _mount() -> None:
@@ -261,15 +267,20 @@ def _mount() -> None:
 _mount()
 
 
-def _report(path: Path) -> None:
+def _reported(path: Path) -> Answer:
     from ..reports.page import write_page
     from ..reports.plots import draw
     from ..reports.tables import result_table
     from ..run.record import RunRecord
 
-    write_page(path, draw(path))
-    _print(result_table(RunRecord.read(path)))
+    page = write_page(path, draw(path))
+    values = _values(path) | {"page": str(page)}
+    return Answer(values, lambda: result_table(RunRecord.read(path)))
 
 
-def _print(renderable: Any) -> None:
-    console(highlight=False).print(renderable)
+def _values(path: Path) -> dict[str, Any]:
+    """A run for programs: how it stands, and its result.json if it is finished."""
+    from ..run.record import RunRecord
+
+    record = RunRecord.read(path)
+    return {"run": str(path), "state": record.state, "result": record.result}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ConsortiumError
 from ..foreign import say, typed
+from .answers import answers
 from .group import command_group
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Folder = Annotated[Path, typer.Argument(help="The operator's folder.", show_defa
 
 
 @consortium_app.command()
+@answers
 def create(
     folder: Folder,
     host: Annotated[
@@ -48,7 +50,7 @@ def create(
             show_default=False,
         ),
     ] = None,
-) -> None:
+) -> Any:
     """Make the keys, certificates and card of a new consortium.
 
     Give its consortium.json to every data owner, over a way that nobody else can change. Keep the
@@ -72,16 +74,22 @@ def create(
         "Keys:        all in this folder. To keep them from the server's machine: umbel consortium split"
     )
     say(f"Next: umbel consortium admit {typed(folder)} REQUEST.json for each owner's request.")
+    return {
+        "name": made.card.name,
+        "card": str(folder / "consortium.json"),
+        "fingerprint": made.card.fingerprint,
+    }
 
 
 @consortium_app.command()
+@answers
 def split(
     folder: Folder,
     keys: Annotated[
         Path,
         typer.Argument(help="New folder for the keys, to be kept elsewhere.", show_default=False),
     ],
-) -> None:
+) -> Any:
     """Move the keys out of the folder, so that the server goes on without them.
 
     Best done where the consortium is made, before the folder goes to the server's machine: what was
@@ -93,6 +101,7 @@ def split(
     move(Consortium.open(folder), keys)
     say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
     say(f"Server: {folder}  (signs nothing but what an order's delegation allows)")
+    return {"keys": str(keys), "server": str(folder)}
 
 
 @consortium_app.command()
@@ -118,6 +127,7 @@ def unit(
 
 
 @consortium_app.command()
+@answers
 def admit(
     folder: Folder,
     request: Annotated[
@@ -128,7 +138,7 @@ def admit(
         typer.Option(help="What the owner read out; admits only if it is the request's."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Admit without asking.")] = False,
-) -> None:
+) -> Any:
     """Make a data owner a member.
 
     Compare the fingerprint with the owner, over the telephone say: a request on its own does not
@@ -153,17 +163,20 @@ def admit(
         yes or known or succeeds,
     )
     consortium.admit(asked)
-    if not _pending(consortium):
+    waits = _pending(consortium)
+    if not waits:
         say(f"{asked.name} is a member. {_tolerance(consortium)}")
         _bring_roster(consortium)
+    return {"name": asked.name, "fingerprint": asked.fingerprint, "waits": waits}
 
 
 @consortium_app.command()
+@answers
 def remove(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the member.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask about runs in progress.")] = False,
-) -> None:
+) -> Any:
     """End a membership.
 
     The next roster is without it, and sums are made without it from then on. What it gave to
@@ -185,7 +198,7 @@ def remove(
             raise ConsortiumError("Nothing was changed.")
     removed = consortium.remove(name)
     if _pending(consortium):
-        return
+        return {"name": name, "removed": removed, "waits": True}
     what = "is no longer a member" if removed else "was removed before, nothing was changed"
     say(f"{name} {what}. {_tolerance(consortium)}")
     if removed and not consortium.holds_keys:
@@ -193,10 +206,12 @@ def remove(
             "Remove it where the keys are as well: else the next roster that they sign has it again."
         )
     _bring_roster(consortium)
+    return {"name": name, "removed": removed, "waits": False}
 
 
 @consortium_app.command()
-def members(folder: Folder) -> None:
+@answers
+def members(folder: Folder) -> Any:
     """List the members and their fingerprints; and the change, if one waits for approval."""
     from ..consortium.authority import Consortium
 
@@ -204,11 +219,13 @@ def members(folder: Folder) -> None:
     for member in consortium.members():
         say(f"{member.name:24} {member.fingerprint}")
     say(_tolerance(consortium))
-    _pending(consortium)
+    found = [{"name": one.name, "fingerprint": one.fingerprint} for one in consortium.members()]
+    return {"members": found, "waits": _pending(consortium)}
 
 
 @consortium_app.command()
-def renew(folder: Folder) -> None:
+@answers
+def renew(folder: Folder) -> Any:
     """Renew the server's certificate; restart the server afterwards. Owners need nothing new."""
     from ..consortium.authority import Consortium
 
@@ -216,9 +233,11 @@ def renew(folder: Folder) -> None:
     consortium.renew_certificate()
     say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
     say("Restart the server to use it.")
+    return {"days": consortium.certificate_days_left()}
 
 
 @consortium_app.command()
+@answers
 def observer(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="Name of the observer.", show_default=False)],
@@ -227,7 +246,7 @@ def observer(
         typer.Argument(help="What umbel observer init printed [withdraw it].", show_default=False),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=36500, help="How long it may read.")] = 365,
-) -> None:
+) -> Any:
     """Let somebody read how runs stand, and change nothing; without a key, no longer."""
     from ..consortium.authority import Consortium
     from ..server.observers import grant, key_of, withdraw
@@ -241,7 +260,7 @@ def observer(
             )
         else:
             say(f"{name} reads no more.")
-        return
+        return {"name": name, "grant": None}
     before = key_of(consortium, name)
     path = grant(consortium, name, key, days)
     if before not in (None, key.lower()):
@@ -249,15 +268,17 @@ def observer(
     say(f"{name} may read for {days} days: {path}")
     if consortium.is_keys_alone:
         say("Copy that file to the same place in the server's folder.")
+    return {"name": name, "grant": str(path), "days": days}
 
 
 @consortium_app.command()
+@answers
 def rotate(
     folder: Folder,
     key: Annotated[
         str, typer.Argument(help="operator, consortium or authority.", show_default=False)
     ],
-) -> None:
+) -> Any:
     """Replace a key of the consortium. Owners follow with the next job.
 
     operator: signs jobs. consortium: signs rosters, and replaces the others. authority: signs the
@@ -283,6 +304,7 @@ def rotate(
         )
     if consortium.is_keys_alone:
         say(f"The server learns of it by: umbel sign roster {typed(folder)}, and umbel take there.")
+    return {"key": kind, "fingerprint": card.fingerprint}
 
 
 def _pending(consortium: Consortium) -> bool:

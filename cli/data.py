@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..foreign import console, say
+from .answers import Answer, answers
 from .options import Given, asks_for_keys
 
 
+@answers
 @asks_for_keys(
     "task",
     "text_column",
@@ -32,8 +32,7 @@ def data(
         ),
     ],
     given: Given,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+) -> Any:
     """Look at a file before training: rows, classes, copies, lengths, and what to set.
 
     Nothing is changed or sent, and no text is shown.
@@ -48,11 +47,8 @@ def data(
     with Progress() as progress:
         progress.started("data", 0)
         found = survey(job)
-    if as_json:
-        values = found.to_dict() | {
-            "warnings": warnings(found),
-            "advice": [vars(one) for one in advice(found)],
-        }
-        say(json.dumps(values, indent=2))
-    else:
-        console(highlight=False).print(survey_table(found))
+    values = found.to_dict() | {
+        "warnings": warnings(found),
+        "advice": [vars(one) for one in advice(found)],
+    }
+    return Answer(values, lambda: survey_table(found))

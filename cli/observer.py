@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConsortiumError, DeploymentError, ProtocolError
 from ..foreign import say, typed
+from .answers import answers
 from .group import command_group
 
 observer_app = command_group(
@@ -21,27 +22,30 @@ PORT = 9444
 
 
 @observer_app.command()
+@answers
 def init(
     folder: Folder,
     consortium: Annotated[
         Path, typer.Option(help="The consortium.json that the operator gave.", show_default=False)
     ],
-) -> None:
+) -> Any:
     """Make a key for an observer; the operator grants it by its public half."""
     from ..consortium.observing import ObserverFolder
 
     made = ObserverFolder.create(folder, consortium)
     say(f"Key:  {made.key.public.signing.hex()}  (tell the operator, by telephone)")
     say(f"Card: {made.card.fingerprint}  (compare it with the operator)")
+    return {"key": made.key.public.signing.hex(), "card": made.card.fingerprint}
 
 
 @observer_app.command()
+@answers
 def trust(
     card: Annotated[
         Path, typer.Argument(help="The consortium's newest consortium.json.", show_default=False)
     ],
     folder: Folder,
-) -> None:
+) -> Any:
     """Follow the consortium's keys by its newest card, and believe a former authority no more.
 
     The card is taken only if its keys were handed over from those that this folder knows.
@@ -56,6 +60,7 @@ def trust(
         raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
     say("New keys are followed." if changed else "These keys are known.")
     say(f"Fingerprint: {observer.card.fingerprint}")
+    return {"changed": changed, "fingerprint": observer.card.fingerprint}
 
 
 @observer_app.command()

@@ -183,7 +183,7 @@ def asks_for_a_job(command: Command) -> Command:
             help="Job file (TOML).", show_default=False, autocompletion=completing.job_files
         ),
     ]
-    parameters = [_parameter("job", file, None), *_options(table), _parameter("set_", Set, [])]
+    parameters = [parameter("job", file, None), *_options(table), parameter("set_", Set, [])]
 
     def gathered(values: dict[str, Any]) -> Asked:
         path, overrides = values.pop("job"), values.pop("set_")
@@ -203,7 +203,7 @@ def _spread(
     shown = [
         new
         for p in own.parameters.values()
-        for new in (parameters if p.name == name else [_parameter(p.name, p.annotation, p.default)])
+        for new in (parameters if p.name == name else [parameter(p.name, p.annotation, p.default)])
     ]
 
     @functools.wraps(command)
@@ -219,7 +219,7 @@ def _spread(
 
 def _options(table: Mapping[str, _Key]) -> list[inspect.Parameter]:
     return [
-        _parameter(
+        parameter(
             name,
             Annotated[
                 key.kind | None,
@@ -231,7 +231,7 @@ def _options(table: Mapping[str, _Key]) -> list[inspect.Parameter]:
     ]
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
     )

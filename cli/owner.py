@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,8 @@ from typer.core import TyperGroup
 from ..errors import UmbelError
 from ..foreign import console, say
 from . import completing
-from .options import AskedRun, JobFile, Json, OwnersFolder
+from .answers import Answer, answers
+from .options import AskedRun, JobFile, OwnersFolder
 
 if TYPE_CHECKING:
     from click import Context
@@ -69,16 +69,15 @@ owner_app.add_typer(jobs_app, name="jobs")
 
 
 @jobs_app.command("list")
-def list_jobs(folder: OwnersFolder = Path(), as_json: Json = False) -> None:
+@answers
+def list_jobs(folder: OwnersFolder = Path()) -> Any:
     """List the runs that were asked of this owner, and what was decided."""
     from ..client.asked import asked, asked_table
 
     home = _home(folder)
     rows = asked(_approvals(home), _decisions(home))
-    if as_json:
-        say(json.dumps(rows, indent=2))
-    elif rows:
-        _print(asked_table(rows))
+    if rows:
+        console(highlight=False).print(asked_table(rows))
         say(
             "Every detail of a job: umbel client jobs show RUN. "
             '"Denied" and "approved" can be changed at any time.'
@@ -88,56 +87,57 @@ def list_jobs(folder: OwnersFolder = Path(), as_json: Json = False) -> None:
             "No run was accepted or refused yet. What the agent is at stands in its output: an answer to "
             "the first question may take as long as reading all records does."
         )
+    return rows
 
 
 @jobs_app.command("show")
+@answers
 def show_job(
     run: AskedRun,
     folder: OwnersFolder = Path(),
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Show what a run wanted, on whose order, what was decided and why, and what it did here."""
     from ..client.asked import asked_lines, find
 
     home = _home(folder)
     found = find(run, _approvals(home), _decisions(home))
-    if as_json:
-        say(json.dumps(found, indent=2))
-    else:
-        for line in asked_lines(found):
-            say(line)
+    return Answer(found, lambda: asked_lines(found))
 
 
 @owner_app.command()
-def approve(request: Id, folder: OwnersFolder = Path()) -> None:
+@answers
+def approve(request: Id, folder: OwnersFolder = Path()) -> Any:
     """Let a run train on this owner's data."""
     home = _home(folder)
     decided = _approvals(home).approve(request)
     _note(home, "job approved", decided)
     say(f"Approved run {_named(decided)}.")
+    return decided.to_dict()
 
 
 @owner_app.command()
+@answers
 def deny(
     request: Id,
     folder: OwnersFolder = Path(),
     reason: Annotated[str, typer.Option(help="Why; the operator is told.")] = "",
-) -> None:
+) -> Any:
     """Keep a run from this owner's data, also one that was approved before."""
     home = _home(folder)
     decided = _approvals(home).deny(request, reason)
     _note(home, "job denied", decided)
     say(f"Denied run {_named(decided)}: its next request is refused.")
+    return decided.to_dict()
 
 
 @ledger_app.command()
+@answers
 def show(
     folder: OwnersFolder = Path(),
-    as_json: Json = False,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw it over time: .svg, .png or .pdf.")
     ] = None,
-) -> None:
+) -> Any:
     """Show what this owner's data has spent, by which runs, and what is left."""
     from ..client.policy import Policy
     from ..client.spending import spending, spending_curves, spending_table
@@ -145,12 +145,6 @@ def show(
     home = _home(folder)
     policy = Policy.read(home / "policy.toml")
     items = spending(home / "ledger.sqlite", policy)
-    if as_json:
-        say(json.dumps([item.to_dict() for item in items], indent=2))
-    elif items:
-        _print(spending_table(items))
-    else:
-        say("Nothing was spent yet.")
     if plot and items:
         from ..reports.spending_plot import draw_spending
 
@@ -158,9 +152,12 @@ def show(
         rules = policy.privacy
         drawn = draw_spending(curves, rules.epsilon_limit, rules.delta_limit, plot)
         say(drawn, file=sys.stderr)
+    text = (lambda: spending_table(items)) if items else "Nothing was spent yet."
+    return Answer([item.to_dict() for item in items], text)
 
 
 @ledger_app.command()
+@answers
 def verify(
     folder: OwnersFolder = Path(),
     head: Annotated[
@@ -170,29 +167,32 @@ def verify(
     certificate: Annotated[
         Path | None, typer.Option(help="A run's certificate.json; it must bind this very ledger.")
     ] = None,
-) -> None:
+) -> Any:
     """Check every row of the ledger and every line of the audit log, their chains, and their witnesses."""
     from ..client.audit_log import AuditLog
 
     log = AuditLog(_home(folder) / "audit.jsonl")
-    files = len(log.archives) + 1
-    say(
-        f"The audit log verifies: {log.verify():,} lines in {files} file{'s' if files > 1 else ''}."
-    )
+    files, lines = len(log.archives) + 1, log.verify()
+    say(f"The audit log verifies: {lines:,} lines in {files} file{'s' if files > 1 else ''}.")
+    values: dict[str, Any] = {"audit_log": {"lines": lines, "files": files}, "ledger": None}
     path = _ledger(folder)
     if path is None:
-        return
+        return values
     from ..privacy.ledger.ledger import Ledger
 
     with Ledger(path) as opened:
         rows = opened.verify(head)
         say(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
         say(f"head {opened.head()}")
+        values["ledger"] = {"rows": rows, "head": opened.head()}
         if certificate is not None:
             from ..certificate.owner import bound_line
             from ..client.home import Home
 
-            say(bound_line(certificate, Home(path.parent).card, opened))
+            bound = bound_line(certificate, Home(path.parent).card, opened)
+            say(bound)
+            values["certificate"] = bound
+    return values
 
 
 @ledger_app.command()
@@ -223,12 +223,12 @@ def export(
 
 
 @ledger_app.command()
+@answers
 def forecast(
     job: JobFile,
     folder: OwnersFolder = Path(),
     times: Annotated[int, typer.Option(min=1, max=100, help="So many such jobs.")] = 2,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Say what this owner's data would have spent after more jobs like one."""
     from ..client.forecast import forecast as look_ahead
     from ..client.forecast import forecast_line, forecast_table
@@ -236,14 +236,11 @@ def forecast(
     from ..job import Job
 
     found = look_ahead(Home(_home(folder)), Job.load(job), times)
-    if as_json:
-        say(json.dumps(found.to_dict(), indent=2))
-    else:
-        _print(forecast_table(found))
-        say(forecast_line(found))
+    return Answer(found.to_dict(), lambda: (forecast_table(found), forecast_line(found)))
 
 
 @ledger_app.command()
+@answers
 def recover(
     folder: OwnersFolder = Path(),
     accept: Annotated[
@@ -253,16 +250,17 @@ def recover(
             help="Take the ledger as it is, though rows may be missing. A row says that you did.",
         ),
     ] = False,
-) -> None:
+) -> Any:
     """Bring rows back that only the ledger's witness still has."""
     path = _ledger(folder)
     if path is None:
-        return
+        return {"brought_back": 0, "rows": 0}
     from ..privacy.ledger.ledger import Ledger
 
     with Ledger(path, recovering=True) as opened:
-        rows = opened.recover(accept=accept)
-        say(f"Brought back {rows:,} rows; the ledger has {opened.verify():,}.")
+        back, rows = opened.recover(accept=accept), opened.verify()
+        say(f"Brought back {back:,} rows; the ledger has {rows:,}.")
+        return {"brought_back": back, "rows": rows}
 
 
 def _ledger(folder: Path) -> Path | None:
@@ -313,7 +311,3 @@ def _named(request: JobRequest) -> str:
     from ..client.approvals import printable
 
     return f"{printable(request.run)} of job {request.summary.name}"
-
-
-def _print(renderable: Any) -> None:
-    console(highlight=False).print(renderable)

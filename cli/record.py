@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..foreign import say
+from .answers import Answer, answers
 from .completing import runs_and_jobs
-from .options import Json
 
 if TYPE_CHECKING:
     from ..reports.processing import ProcessingRecord
 
 
+@answers
 def record(
     source: Annotated[
         Path,
@@ -35,8 +34,7 @@ def record(
             help="Folder to write into [the run's, or the current one].", show_default=False
         ),
     ] = None,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Draw up the record of processing of a run or a planned job, as a page and a PDF to print.
 
     Purpose, data, recipients, measures, guarantee (exactly and in plain words), retention. What Umbel does
@@ -51,21 +49,17 @@ def record(
 
         planned = plan(source)
         found = of_plan(planned.job, planned.values, owner)
-        written(found, out or Path(), f"{source.stem}.record", as_json)
-        return
+        return written(found, out or Path(), f"{source.stem}.record")
     run = RunRecord.read(source)
     found = of_plan(RunFolder(source).job, run.plan, owner, run)
-    written(found, out or source, "record", as_json)
+    return written(found, out or source, "record")
 
 
-def written(record: ProcessingRecord, folder: Path, stem: str, as_json: bool) -> None:
+def written(record: ProcessingRecord, folder: Path, stem: str) -> Answer:
     """Write the record, and say where it lies and what is left to do."""
     from ..reports.processing_page import write_record
 
     files = write_record(record, folder, stem)
-    if as_json:
-        say(json.dumps(record.to_dict() | {"files": list(map(str, files))}, indent=2))
-        return
-    for path in files:
-        say(path)
-    say(f"{record.blanks} lines are empty: complete them by hand, and sign it.")
+    todo = f"{record.blanks} lines are empty: complete them by hand, and sign it."
+    values = record.to_dict() | {"files": list(map(str, files))}
+    return Answer(values, [*map(str, files), todo])

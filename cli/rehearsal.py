@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..foreign import say
+from .answers import Answer, answers
 from .options import Given, JobFile, Set, asks_for_keys
 
 
+@answers
 @asks_for_keys("clients", clients="Data owners [the job's simulation].")
 def rehearse(
     job: JobFile,
@@ -24,7 +26,7 @@ def rehearse(
     compare: Annotated[
         bool, typer.Option(help="Simulate the same job too, and compare the adapters.")
     ] = True,
-) -> None:
+) -> Any:
     """Run a job as a deployment on this machine: server, agents, TLS, keys, all real.
 
     Then simulate the same job and hold the two adapters side by side: they are the same, bit for bit.
@@ -42,8 +44,9 @@ def rehearse(
 
     run, result = run_rehearsal(loaded, folder, tell)
     say(f"rehearsed in {run.path}\n  adapter {result['adapter_sha256']}")
+    values = {"run": str(run.path), "adapter_sha256": result["adapter_sha256"]}
     if not compare:
-        return
+        return values
     tell("simulating the same job")
     bare = loaded.model_copy(
         update={
@@ -55,5 +58,5 @@ def rehearse(
     same = digest == result["adapter_sha256"]
     say(f"simulated in {simulated.path}\n  adapter {digest}")
     say("The two are the same, bit for bit." if same else "THE TWO DIFFER.")
-    if not same:
-        raise typer.Exit(1)
+    values |= {"simulation": str(simulated.path), "simulated_sha256": digest, "same": same}
+    return Answer(values, status=0 if same else 1)

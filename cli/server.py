@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ConsortiumError
 from ..foreign import say, typed
-from .options import JobFile, Json, OperatorsFolder, RunName, Set
+from .answers import Answer, answers
+from .options import Command, JobFile, OperatorsFolder, RunName, Set
 
 if TYPE_CHECKING:
     from ..consortium.authority import Consortium
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (server, window, run, runs, status, logs, stop, finish, resume, deliver):
+    plain: list[Command] = [server, window]
+    answering: list[Command] = [run, runs, status, stop, finish, resume, deliver]
+    for command in (*plain, *map(answers, answering), logs):
         app.command()(command)
 
 
@@ -82,7 +84,7 @@ def run(
         ),
     ] = None,
     reproducible: Annotated[bool, typer.Option("--reproducible", hidden=True)] = False,
-) -> None:
+) -> Any:
     """Sign a job and give it to the server, which asks the members and leads its rounds."""
     from ..consortium.packets import is_packet
     from ..job import Job
@@ -102,9 +104,10 @@ def run(
     )
     say(f"{folder.path.name}\nWatch it with: umbel logs {folder.path.name} --follow")
     warn_if_unserved(where)
+    return {"run": folder.path.name, "folder": str(folder.path)}
 
 
-def runs(consortium: OperatorsFolder = None, as_json: Json = False) -> None:
+def runs(consortium: OperatorsFolder = None) -> Any:
     """List all runs of a consortium."""
     from dataclasses import asdict
 
@@ -115,9 +118,6 @@ def runs(consortium: OperatorsFolder = None, as_json: Json = False) -> None:
     folder = opened(consortium)
     store = Store(folder.database)
     rows, is_served = store.runs(), served(folder)
-    if as_json:
-        say(json.dumps([asdict(row) for row in rows], indent=2))
-        return
     for line in server_lines(folder, store):
         say(line)
     for row in rows:
@@ -125,9 +125,10 @@ def runs(consortium: OperatorsFolder = None, as_json: Json = False) -> None:
         say(f"{row.name:<40} {standing(row, is_served):<18} {came}  {local(row.created)}")
     if not rows:
         say("No run yet. Begin one with: umbel run my-job.toml")
+    return [asdict(row) for row in rows]
 
 
-def status(name: RunName, consortium: OperatorsFolder = None, as_json: Json = False) -> None:
+def status(name: RunName, consortium: OperatorsFolder = None) -> Any:
     """How a run stands: rounds, who answered, who did not and why."""
     from dataclasses import asdict
 
@@ -137,14 +138,10 @@ def status(name: RunName, consortium: OperatorsFolder = None, as_json: Json = Fa
     folder = opened(consortium)
     store = Store(folder.database)
     row = store.run(name)
-    if as_json:
-        events = [event for _, _, event in store.events(row.name)]
-        notes = {what: text for what, (_, text) in store.notes().items()}
-        found = {**asdict(row), "served": served(folder), "server": notes, "events": events}
-        say(json.dumps(found, indent=2))
-        return
-    for line in (*server_lines(folder, store), *status_lines(folder, store, row)):
-        say(line)
+    events = [event for _, _, event in store.events(row.name)]
+    notes = {what: text for what, (_, text) in store.notes().items()}
+    found = {**asdict(row), "served": served(folder), "server": notes, "events": events}
+    return Answer(found, lambda: (*server_lines(folder, store), *status_lines(folder, store, row)))
 
 
 def logs(
@@ -180,7 +177,7 @@ def logs(
         time.sleep(0.5)
 
 
-def stop(name: RunName, consortium: OperatorsFolder = None) -> None:
+def stop(name: RunName, consortium: OperatorsFolder = None) -> Any:
     """Stop a run after the round in progress. What is finished is kept."""
     from ..reports.status import served
     from ..server.orders import stop as stop_run
@@ -188,9 +185,10 @@ def stop(name: RunName, consortium: OperatorsFolder = None) -> None:
     folder = opened(consortium)
     row = stop_run(folder, name, is_led=served(folder))
     say(f"{row.name} {'is stopped' if row.over else 'stops after the round in progress'}.")
+    return {"run": row.name, "over": row.over}
 
 
-def finish(name: RunName, consortium: OperatorsFolder = None) -> None:
+def finish(name: RunName, consortium: OperatorsFolder = None) -> Any:
     """End a run with its last summed model, as a finished, certified run. It cannot be resumed.
 
     A run in progress ends after its round; one that was stopped or has failed is taken up for that.
@@ -201,24 +199,29 @@ def finish(name: RunName, consortium: OperatorsFolder = None) -> None:
     row = finish_run(folder, name)
     say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
     warn_if_unserved(folder)
+    return {"run": row.name, "round": row.round}
 
 
-def deliver(name: RunName, consortium: OperatorsFolder = None) -> None:
+def deliver(name: RunName, consortium: OperatorsFolder = None) -> Any:
     """Send a finished run's result to the owners that were away when it ended."""
     from ..server.orders import deliver as deliver_result
 
     folder = opened(consortium)
-    say(f"{deliver_result(folder, name).name} goes to the owners that lack it.")
+    row = deliver_result(folder, name)
+    say(f"{row.name} goes to the owners that lack it.")
     warn_if_unserved(folder)
+    return {"run": row.name}
 
 
-def resume(name: RunName, consortium: OperatorsFolder = None) -> None:
+def resume(name: RunName, consortium: OperatorsFolder = None) -> Any:
     """Go on with a run that was stopped or has failed."""
     from ..server.orders import resume as resume_run
 
     folder = opened(consortium)
-    say(f"{resume_run(folder, name).name} waits for the server to go on with it.")
+    row = resume_run(folder, name)
+    say(f"{row.name} waits for the server to go on with it.")
     warn_if_unserved(folder)
+    return {"run": row.name}
 
 
 def warn_of_refusals(folder: Consortium, job: Job) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ConsortiumError
 from ..foreign import say, typed
+from .answers import answers
 from .group import command_group
 from .options import OperatorsFolder, Set
 from .server import warn_if_unserved, warn_of_refusals
@@ -31,6 +32,7 @@ _TAKE = "Next, where the server is: umbel take {} --consortium FOLDER"
 
 
 @sign_app.command()
+@answers
 def job(
     keys: Keys,
     job: Annotated[
@@ -43,7 +45,7 @@ def job(
         bool,
         typer.Option("--former", help="Sign anew an order by an operator's key that was replaced."),
     ] = False,
-) -> None:
+) -> Any:
     """Sign a job for one run. Needs the base model's files, to write their digest into the job.
 
     An order that has ended, or ends soon, is signed anew for the same run, if this operator signed it.
@@ -66,10 +68,13 @@ def job(
         wanted = Job.compose(job, {}, set_)
         warn_of_refusals(consortium, wanted)
         order = sign_order(consortium, wanted)
-    _write(order, out or (job if again else Path(f"{order.run}.signed")))
+    return _write(order, out or (job if again else Path(f"{order.run}.signed"))) | {
+        "run": order.run
+    }
 
 
 @sign_app.command()
+@answers
 def roster(
     keys: Keys,
     days: Annotated[
@@ -79,7 +84,7 @@ def roster(
         ),
     ] = None,
     out: Out = None,
-) -> None:
+) -> Any:
     """Sign the newest roster, which holds from today on: after each admission and removal, and in time."""
     from ..consortium.authority import Consortium
     from ..consortium.packets import SignedMembers, refuse_others
@@ -95,16 +100,21 @@ def roster(
     packet = sign_members(consortium, days)
     if not waits:
         say(f"The roster holds until {day(consortium.roster_ends())}.")
-    if writes:
-        _write(
+    values = (
+        {"signed": None}
+        if not writes
+        else _write(
             packet,
             path,
             "Next, at each member: umbel client approve-roster {} FOLDER" if waits else _TAKE,
         )
+    )
+    return values | {"until": None if waits else day(consortium.roster_ends()), "waits": waits}
 
 
 @sign_app.command()
-def certificate(keys: Keys, out: Out = None) -> None:
+@answers
+def certificate(keys: Keys, out: Out = None) -> Any:
     """Make a new certificate for the server's key; owners need nothing new."""
     from ..consortium.authority import Consortium
     from ..consortium.packets import SignedCertificate, refuse_others
@@ -114,9 +124,10 @@ def certificate(keys: Keys, out: Out = None) -> None:
     refuse_others(path, SignedCertificate)
     packet = sign_certificate(consortium)
     say(f"The certificate is valid for {consortium.certificate_days_left()} days.")
-    _write(packet, path)
+    return _write(packet, path) | {"days": consortium.certificate_days_left()}
 
 
+@answers
 def take(
     file: Annotated[Path, typer.Argument(help="What umbel sign wrote.", show_default=False)],
     consortium: OperatorsFolder = None,
@@ -126,7 +137,7 @@ def take(
             min=0, help="For a job: seconds to wait for every member.", show_default=False
         ),
     ] = None,
-) -> None:
+) -> Any:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""
     from ..consortium.packets import SignedJob, SignedMembers, read_packet
     from ..reports.status import taken_line
@@ -140,22 +151,25 @@ def take(
         begin(folder, packet, wait)
         say(taken_line(Store(folder.database).run(packet.run)))
         warn_if_unserved(folder)
-    elif isinstance(packet, SignedMembers) and (awaited := approvals_awaited(folder, packet)):
+        return {"run": packet.run}
+    if isinstance(packet, SignedMembers) and (awaited := approvals_awaited(folder, packet)):
         say(awaited)
-    elif isinstance(packet, SignedMembers):
+        return {"waits": awaited}
+    if isinstance(packet, SignedMembers):
         new = take_members(folder, packet)
         say(
             f"The roster has {len(packet.requests)} members"
             + (f"; new: {', '.join(new)}." if new else ".")
         )
-    else:
-        take_certificate(folder, packet)
-        say(
-            f"The certificate is valid for {folder.certificate_days_left()} days. Restart the server."
-        )
+        return {"members": len(packet.requests), "new": list(new)}
+    take_certificate(folder, packet)
+    days = folder.certificate_days_left()
+    say(f"The certificate is valid for {days} days. Restart the server.")
+    return {"days": days}
 
 
-def _write(packet: Packet, path: Path, following: str = _TAKE) -> None:
+def _write(packet: Packet, path: Path, following: str = _TAKE) -> dict[str, Any]:
     packet.write(path)
     say(f"Signed:  {path}")
     say(following.format(typed(path.name)))
+    return {"signed": str(path)}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import JobError
 from ..foreign import say
+from .answers import Answer, answers
 from .completing import run_folders
-from .options import Json
 
 if TYPE_CHECKING:
     from ..certificate.check import Verdict
@@ -22,6 +21,7 @@ _SEEDED = (
 )
 
 
+@answers
 def verify(
     what: Annotated[
         Path,
@@ -41,8 +41,7 @@ def verify(
     consortium: Annotated[
         Path | None, typer.Option(help="The consortium.json that names the operator's key.")
     ] = None,
-    as_json: Json = False,
-) -> None:
+) -> Any:
     """Check a run's certificate: signature, job, adapter, epsilon. Needs no network.
 
     Exits with 2 where anything differs.
@@ -55,11 +54,10 @@ def verify(
     if key is not None and consortium is not None:
         raise JobError("Give --key or --consortium, not both: the card names the key.")
     verdict = check(what, adapter, key, Card.read(consortium) if consortium else None)
-    say(json.dumps(verdict.to_dict(), indent=2) if as_json else _text(verdict))
-    if not verdict.valid:
-        raise typer.Exit(2)
+    return Answer(verdict.to_dict(), lambda: _text(verdict), status=0 if verdict.valid else 2)
 
 
+@answers
 def certify(
     run: Annotated[
         Path, typer.Argument(help="Folder of a finished run.", autocompletion=run_folders)
@@ -68,7 +66,7 @@ def certify(
         Path | None,
         typer.Option(help="The operator's folder, for a run between machines.", show_default=False),
     ] = None,
-) -> None:
+) -> Any:
     """Sign a run's certificate again: with its audit, or once the operator's key is there."""
     from ..consortium.authority import Consortium
     from ..run.run_folder import RunFolder
@@ -84,7 +82,9 @@ def certify(
         raise JobError(f"{run} is a simulation, which signs itself: leave out --consortium.")
     opened = Consortium.open(consortium) if consortium else None
     by = signer_of(opened, folder) if opened else (run_key(run), None)
-    say(f"{run / 'certificate.json'}: {sign(folder, *by).digest}")
+    file, digest = run / "certificate.json", sign(folder, *by).digest
+    say(f"{file}: {digest}")
+    return {"certificate": str(file), "sha256": digest}
 
 
 def _text(verdict: Verdict) -> str:

@@ -71,6 +71,16 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert [row["text"] for row in rows] == ["a fine day", "good", "", "bad"]
     sums = [sum(row["probabilities"].values()) for row in rows]
     assert sums == pytest.approx([1, 1, 0, 1], abs=1e-5)
+    # To programs it says the same.
+    found = {}
+    for command in ("report", "compare", "certify", "verify"):
+        status, out, err = umbel(command, "first", "--json")
+        assert status == 0, err
+        found[command] = json.loads(out)
+    assert found["report"]["result"] == found["compare"]["runs"][0]["result"] == result
+    assert (tmp_path / found["report"]["page"]).is_file()
+    assert (tmp_path / found["certify"]["certificate"]).is_file()
+    assert found["verify"]["valid"] is True
 
 
 def test_the_best_model_on_a_public_file_is_kept_and_said_everywhere(simulate, umbel, tmp_path):
