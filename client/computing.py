@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,10 @@ from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..strategies import Channels, LocalRule
-from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .answers import log_error
+from .order import Asked, Computed
 from .work import OutOfTime, Work
-
-
-@dataclass
-class Computed:
-    """What came of an owner's records in one round."""
-
-    counts: Counts | None = None
-    outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
-    error: Exception | None = None
-    """Only without privacy: what the server may hear of."""
 
 
 class Computing:
@@ -39,29 +29,17 @@ class Computing:
         self._work = work
         self._log = log
 
-    def computed(
-        self,
-        job: Job,
-        assignment: Assignment,
-        arrays: Arrays,
-        private: PrivateSteps | None,
-        local: LocalRule | None,
-        channels: Channels,
-        *,
-        train: bool,
-        test: bool,
-    ) -> Computed:
+    def computed(self, asked: Asked, private: PrivateSteps | None) -> Computed:
         """What comes of the records; under privacy something always does.
 
         What cannot be computed at all is then what an owner of no record would send: counts of
         nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
         independent of why the first try failed; nothing of that try has left. Only work that is out of
         time (``OutOfTime``) ends without an answer, at the same time as one.
-
-        local, channels: what the strategy does here, and what it adds to the update.
         """
+        job, assignment, arrays, local = asked.job, asked.assignment, asked.arrays, asked.local
         found = Computed()
-        if test:
+        if asked.test:
             try:
                 found.counts = self._work.tested(job, arrays)
                 self._note_test(job, assignment, found.counts)
@@ -69,10 +47,10 @@ class Computing:
                 raise
             except Exception as error:
                 self._failed(job, found, error)
-        if train and found.error is None:
+        if asked.trains and found.error is None:
             try:
                 outcome = self._work.trained(job, assignment.round, arrays, private, local)
-                found.outcome = _with_channels(outcome, local, channels)
+                found.outcome = _with_channels(outcome, local, asked.channels)
             except OutOfTime:
                 raise
             except Exception as error:
@@ -82,7 +60,7 @@ class Computing:
                     outcome = self._work.trained(
                         job, assignment.round, arrays, anew, local, records=False
                     )
-                    found.outcome = _with_channels(outcome, local, channels)
+                    found.outcome = _with_channels(outcome, local, asked.channels)
         return found
 
     def _failed(self, job: Job, found: Computed, error: Exception) -> None:

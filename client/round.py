@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
-from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
+from ..job import Job
 from ..learning.counts import zero_counts
 from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..planning.client_level import count_refusals, norm_refusals
 from ..planning.encryption import roster_refusals
 from ..planning.noise import PrivateRecipe, check_delta, private_recipe
 from ..planning.schedule import most_tests, rounds_tested
@@ -47,6 +47,8 @@ from .budget import Budget
 from .computing import Computing
 from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
+from .norms import asked_norm, check_room
+from .order import Answerable, Asked, Durable, Reserved
 from .secure import Membership, SecureUpload, participant_of
 from .timing import Numbers, Timing
 from .work import Work
@@ -110,6 +112,14 @@ class Rounds:
         self, assignment: Assignment, message: Message, *, train: bool, test: bool
     ) -> RecordDict:
         """Test the model that came, train it further, and send what came of it, masked or not."""
+        asked = self._asked(assignment, message, train=train, test=test)
+        if asked.upload and asked.upload.known:
+            sent = masked(*asked.upload.known, self._public(asked.job, assignment))
+            return self._with_head(asked.job, assignment, sent)
+        return self._sent(self._durable(self._computed(self._reserved(asked))))
+
+    def _asked(self, assignment: Assignment, message: Message, *, train: bool, test: bool) -> Asked:
+        """What is asked, and what of it was answered before; refuses what public numbers forbid."""
         job = job_of(assignment)
         if train and not assignment.round:
             raise MessageError("A request to train is for round 0: the first one is 1")
@@ -118,13 +128,14 @@ class Rounds:
         arrays = self._global_model(message)
         local = self._local_half(job, message) if train else None
         channels = self._channels(job)
-        upload = None
+        asked = Asked(job, assignment, arrays, train, test, local, channels)
+        upload = content = None
         if job.encrypted:
             content = self.content(assignment, train, test)
             upload = self._secure_upload(assignment, message, arrays, content)
+            asked = replace(asked, content=content, upload=upload)
             if upload.known:
-                known = masked(*upload.known, self._public(job, assignment))
-                return self._with_head(job, assignment, known)
+                return asked
         # What was computed before is sent again, if nothing new comes of it.
         kept = self._kept_round(assignment, message, arrays, train)
         request = upload.request if upload else b""
@@ -137,57 +148,75 @@ class Rounds:
             what = told_once(upload, update_digest(message.content, arrays), kept)
         if job.noised_locally and (test or repeated is None):
             self._check_weights(arrays)
-        if job.per_client and upload:
-            self._check_room(job, assignment, content, upload.members)
-        # Reserve: whatever comes of it, so that the server cannot tell by the charge.
-        metrics = self._public(job, assignment)
-        noise = part = private = None
-        if test and job.tests_privately:
+        if job.per_client and upload and content:
+            check_room(self._name, self._terms(assignment), content, assignment, upload.members)
+        return replace(asked, kept=kept, repeated=repeated, groups=groups, what=what)
+
+    def _reserved(self, asked: Asked) -> Reserved:
+        """Reserve: whatever comes of it, so that the server cannot tell by the charge."""
+        job, assignment = asked.job, asked.assignment
+        metrics, noise = self._public(job, assignment), None
+        if asked.test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
-        elif test and job.private:
-            self._budget.note_exact(job, assignment, arrays_digest(arrays), last=not train)
-        if train and job.private and repeated is None:
+        elif asked.test and job.private:
+            model = arrays_digest(asked.arrays)
+            self._budget.note_exact(job, assignment, model, last=not asked.train)
+        if asked.trains and job.private:
             event = self.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
-        # Compute.
-        if train and job.per_client:
-            part = self._client_part(job, assignment)
-        if train and job.noised_locally and repeated is None:
+        return Reserved(asked, metrics, noise)
+
+    def _computed(self, reserved: Reserved) -> Answerable:
+        """Compute from the records; the answer's time is public."""
+        asked = reserved.asked
+        job, assignment = asked.job, asked.assignment
+        private = None
+        if asked.trains and job.noised_locally:
             private = self._private_steps(job, assignment)
-        trains = train and repeated is None
-        begun, span = self._timing.now(), self._span(job, assignment, train=trains, test=test)
+        begun = self._timing.now()
+        span = self._span(job, assignment, train=asked.trains, test=asked.test)
         try:
-            found = self._computing.computed(
-                job, assignment, arrays, private, local, channels, train=trains, test=test
-            )
+            found = self._computing.computed(asked, private)
         finally:
             self._timing.leave(begun, span)
-        if repeated is not None:
-            found.outcome = Outcome(repeated, 0.0)
+        if asked.repeated is not None:
+            found.outcome = Outcome(asked.repeated, 0.0)
         if found.error is not None and not job.encrypted:
             raise found.error
-        counts = found.counts or zero_counts(job) if test else None
+        counts = found.counts or zero_counts(job) if asked.test else None
         if isinstance(counts, PrivateCounts):
             counts = counts.bounded(job)
-            counts = counts.plus(noise) if noise is not None else counts
-        # Keep durably, before anything leaves.
-        if kept and repeated is None:
-            what = kept.keep(found.outcome.update)
-        # Encode and mask.
-        if upload:
-            unable = found.error is not None or found.outcome.diverged
-            whole = content.contribution(
-                found.outcome.update,
-                found.outcome.loss,
-                counts,
+            counts = counts.plus(reserved.noise) if reserved.noise is not None else counts
+        return Answerable(reserved, found, counts)
+
+    def _durable(self, answer: Answerable) -> Durable:
+        """Keep durably, before anything leaves."""
+        asked = answer.reserved.asked
+        if asked.kept and asked.repeated is None:
+            return Durable(answer, asked.kept.keep(answer.found.outcome.update))
+        return Durable(answer, asked.what)
+
+    def _sent(self, durable: Durable) -> RecordDict:
+        """Under client-level privacy clip and add noise; encode and mask, or in the clear."""
+        answer, reserved = durable.answer, durable.answer.reserved
+        asked, outcome = reserved.asked, answer.found.outcome
+        job, assignment = asked.job, asked.assignment
+        if asked.upload and asked.content:
+            part = self._client_part(job, assignment) if asked.train and job.per_client else None
+            unable = answer.found.error is not None or outcome.diverged
+            whole = asked.content.contribution(
+                outcome.update,
+                outcome.loss,
+                answer.counts,
                 self._weight(job),
                 unable=unable,
                 part=part,
             )
             dither = self._secrets(f"{self._name}/{assignment.round}/dither")
-            sent = masked(*upload.send(whole, dither, what, groups), metrics)
-            return self._with_head(job, assignment, sent)
-        clear = in_the_clear(job, found.outcome if train else None, counts, metrics)
+            upload = asked.upload.send(whole, dither, durable.what, asked.groups)
+            return self._with_head(job, assignment, masked(*upload, reserved.metrics))
+        trained = outcome if asked.train else None
+        clear = in_the_clear(job, trained, answer.counts, reserved.metrics)
         return self._with_head(job, assignment, clear)
 
     def _span(self, job: Job, assignment: Assignment, *, train: bool, test: bool) -> float:
@@ -280,31 +309,8 @@ class Rounds:
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")
-        norm = self._clipping_norm(job, assignment)
+        norm = asked_norm(job, assignment)
         return self._terms(assignment).client_part(norm, stream)
-
-    def _clipping_norm(self, job: Job, assignment: Assignment) -> float:
-        """Of a whole update; a ``MessageError`` for one that the job does not allow."""
-        norm = assignment.clipping_norm or job.privacy.clipping_norm
-        if not LEAST_CLIPPING_NORM <= norm <= MOST_CLIPPING_NORM:
-            raise MessageError(
-                f"a clipping norm must lie from {LEAST_CLIPPING_NORM:g} to {MOST_CLIPPING_NORM:g}, "
-                f"and the server asks for {norm!r}"
-            )
-        if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
-            raise MessageError("the job's clipping norm is fixed, and the server asks for another")
-        return norm
-
-    def _check_room(self, job: Job, assignment: Assignment, content: Content, members: int) -> None:
-        """Refuse sums whose words are too small for a client's noise; nothing is charged."""
-        terms, reasons = self._terms(assignment), []
-        if content.train:
-            norm = self._clipping_norm(job, assignment)
-            reasons += norm_refusals(terms, norm, content.parameters, members)
-        if content.test:
-            reasons += count_refusals(terms, members, assignment.tests)
-        if reasons:
-            raise PlanRefused(f"{self._name}: {reasons[0]}")
 
     def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""

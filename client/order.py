@@ -1,0 +1,91 @@
+"""The order of an answer, as values: each step takes what only the step before gives.
+
+    Asked -> Reserved -> Answerable -> Durable -> the answer
+
+Guarantee: no record is read for an answer that is not ``Reserved`` (what it can cost is in the ledger, on
+disk), and nothing of an update leaves that is not ``Durable`` (the owner can send the very same again).
+A crash between two steps so leaves a charge too many, never a release too many.
+Assumption: the values are made in ``round.py`` alone, each by its own step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..job import Job
+from ..learning.metrics import Counts
+from ..learning.trainer import Outcome
+from ..planning.vector import Content
+from ..strategies import Channels, LocalRule
+from ..wire.arrays import Arrays
+from ..wire.requests import Assignment
+from .delivery import Metrics
+from .kept import KeptRound
+from .secure import SecureUpload
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request is for, by public numbers and by what was sent before; no record was read."""
+
+    job: Job
+    assignment: Assignment
+    arrays: Arrays
+    """The model that came."""
+    train: bool
+    test: bool
+    local: LocalRule | None
+    """The strategy's local half; None where it has none, or nothing is trained."""
+    channels: Channels
+    content: Content | None = None
+    upload: SecureUpload | None = None
+    """Where and how the answer is masked; None if it leaves in the clear."""
+    kept: KeptRound | None = None
+    repeated: Arrays | None = None
+    """The update of an earlier answer, which is sent again."""
+    groups: list[list[str]] = field(default_factory=list)
+    """Of which one is to be named."""
+    what: bytes = b""
+    """What journal and disk know the update, or exact counts, by."""
+
+    @property
+    def trains(self) -> bool:
+        return self.train and self.repeated is None
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """An answer that is paid for: records may be read."""
+
+    asked: Asked
+    metrics: Metrics
+    """What is public of the answer, with what the run has spent."""
+    noise: list[int] | None = None
+    """Of the counts of a test, where they are private."""
+
+
+@dataclass
+class Computed:
+    """What came of an owner's records in one round."""
+
+    counts: Counts | None = None
+    outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
+    error: Exception | None = None
+    """Only without privacy: what the server may hear of."""
+
+
+@dataclass(frozen=True)
+class Answerable:
+    """What came of the records; under example- and group-level privacy noised already."""
+
+    reserved: Reserved
+    found: Computed
+    counts: Counts | None
+
+
+@dataclass(frozen=True)
+class Durable:
+    """An answer whose update is on the disk: it may leave."""
+
+    answer: Answerable
+    what: bytes
