@@ -138,9 +138,9 @@ class Agent:
     def _make_ready(self, job: Job, assignment: Assignment) -> None:
         """Have the records read, and compute what stays from round to round.
 
-        The first time until a time that is public, whatever is raised.
+        Until a time that is public, whatever is raised: each time, for each time files are read.
         """
-        waits = not self._ready and self._timing.waits and job.private
+        waits = self._timing.waits and job.private
         known = NOTHING_KNOWN
         if waits and self._account.known:
             known = self._rounds.numbers(job, assignment)
@@ -159,7 +159,9 @@ class Agent:
                 log_error(self.name, error)  # each round says what comes of it
         finally:
             if waits:
-                self._timing.leave(begun, self._timing.preparing(known))
+                seconds = self._timing.preparing(known)
+                self._timing.counted += seconds
+                self._timing.leave(begun, seconds)
         self._ready = True
 
     def _slot(self, assignment: Assignment) -> int:

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing import Pipe
 from typing import Any
 
@@ -165,8 +166,11 @@ class WorkInChild:
         self._left_out: set[int] = set()
         self._unexplained = 0
         self._data: LocalData | None = None
+        self.interruptions = 0
         self.model: Model = self._persistently("load")
         """What was loaded, before any record is read."""
+        # A child that a record ended is as fast as the one before: else all later answers would tell of it.
+        self._setup = replace(self._setup, pace=self.model.pace)
 
     def open(self) -> LocalData:
         """Have the records read; what there is to know of them, without them.
@@ -212,8 +216,8 @@ class WorkInChild:
     def checked(self, arrays: Arrays) -> None:
         self._persistently("checked", arrays)
 
-    def tested(self, job: Job, arrays: Arrays) -> Counts:
-        found: Counts = self._persistently("tested", job, arrays)
+    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
+        found: Counts = self._persistently("tested", job, arrays, fill=fill)
         return found
 
     def trained(
@@ -225,9 +229,10 @@ class WorkInChild:
         local: LocalRule | None = None,
         *,
         records: bool = True,
+        fill: int | None = None,
     ) -> Outcome:
         found: Outcome = self._persistently(
-            "trained", job, round_, arrays, private, local, records=records
+            "trained", job, round_, arrays, private, local, records=records, fill=fill
         )
         return found
 
@@ -242,6 +247,7 @@ class WorkInChild:
                 left_out = frozenset(self._left_out)
                 found = None
                 if what == "load" or self._bench.holder is not self:
+                    self.interruptions += what not in ("load", "open")
                     found = self._bench.ask("load", self._setup, over=self._over)
                     self._bench.holder = None
                 if what == "open" or (what != "load" and self._bench.holder is not self):
@@ -253,7 +259,11 @@ class WorkInChild:
                     found = self._bench.ask(
                         what, *arguments, careful=careful, over=self._over, **named
                     )
+            except OutOfTime:
+                self.interruptions += 1
+                raise
             except Died as death:
+                self.interruptions += 1
                 careful = True
                 if self._blame(death):
                     arguments = tuple(map(_drawn_anew, arguments))

@@ -18,6 +18,7 @@ from ..strategies import Channels, LocalRule
 from ..wire.requests import Assignment
 from .answers import log_error
 from .order import Asked, Computed
+from .timing import Most
 from .work import OutOfTime, Work
 
 
@@ -29,8 +30,12 @@ class Computing:
         self._work = work
         self._log = log
 
-    def computed(self, asked: Asked, private: PrivateSteps | None) -> Computed:
+    def computed(
+        self, asked: Asked, private: PrivateSteps | None, most: Most | None = None
+    ) -> Computed:
         """What comes of the records; under privacy something always does.
+
+        most: what both are filled up to, if they are.
 
         What cannot be computed at all is then what an owner of no record would send: counts of
         nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
@@ -39,9 +44,10 @@ class Computing:
         """
         job, assignment, arrays, local = asked.job, asked.assignment, asked.arrays, asked.local
         found = Computed()
+        held, drawn = (most.held, most.drawn) if most else (None, None)
         if asked.test:
             try:
-                found.counts = self._work.tested(job, arrays)
+                found.counts = self._work.tested(job, arrays, fill=held)
                 self._note_test(job, assignment, found.counts)
             except OutOfTime:
                 raise
@@ -49,7 +55,9 @@ class Computing:
                 self._failed(job, found, error)
         if asked.trains and found.error is None:
             try:
-                outcome = self._work.trained(job, assignment.round, arrays, private, local)
+                outcome = self._work.trained(
+                    job, assignment.round, arrays, private, local, fill=drawn
+                )
                 found.outcome = _with_channels(outcome, local, asked.channels)
             except OutOfTime:
                 raise
@@ -58,10 +66,24 @@ class Computing:
                 if private is not None:
                     anew = private.drawn_anew()
                     outcome = self._work.trained(
-                        job, assignment.round, arrays, anew, local, records=False
+                        job, assignment.round, arrays, anew, local, records=False, fill=drawn
                     )
                     found.outcome = _with_channels(outcome, local, asked.channels)
+                elif job.private:
+                    self._spend(asked, drawn)
         return found
+
+    def _spend(self, asked: Asked, drawn: int | None) -> None:
+        """The rest of the work of an update that failed, in whose place zeros leave."""
+        round_ = asked.assignment.round
+        try:
+            self._work.trained(
+                asked.job, round_, asked.arrays, None, asked.local, records=False, fill=drawn
+            )
+        except OutOfTime:
+            raise
+        except Exception:
+            logging.getLogger(__name__).exception("%s could not fill up its answer", self._name)
 
     def _failed(self, job: Job, found: Computed, error: Exception) -> None:
         """Into the owner's own log; without privacy the server hears that it failed, too."""

@@ -37,6 +37,10 @@ class Asked:
     local: LocalRule | None
     """The strategy's local half; None where it has none, or nothing is trained."""
     channels: Channels
+    begun: float = 0.0
+    """When it was asked for, in seconds."""
+    interruptions: int = 0
+    """Of the work until then."""
     content: Content | None = None
     upload: SecureUpload | None = None
     """Where and how the answer is masked; None if it leaves in the clear."""

@@ -48,7 +48,7 @@ from .computing import Computing
 from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .norms import asked_norm, check_room
-from .order import Answerable, Asked, Durable, Reserved
+from .order import Answerable, Asked, Computed, Durable, Reserved
 from .secure import Membership, SecureUpload, participant_of
 from .timing import Numbers, Timing
 from .work import Work
@@ -128,7 +128,8 @@ class Rounds:
         arrays = self._global_model(message)
         local = self._local_half(job, message) if train else None
         channels = self._channels(job)
-        asked = Asked(job, assignment, arrays, train, test, local, channels)
+        begun, interruptions = self._timing.now(), self._work.interruptions
+        asked = Asked(job, assignment, arrays, train, test, local, channels, begun, interruptions)
         upload = content = None
         if job.encrypted:
             content = self.content(assignment, train, test)
@@ -167,18 +168,13 @@ class Rounds:
         return Reserved(asked, metrics, noise)
 
     def _computed(self, reserved: Reserved) -> Answerable:
-        """Compute from the records; the answer's time is public."""
+        """Compute from the records."""
         asked = reserved.asked
         job, assignment = asked.job, asked.assignment
         private = None
         if asked.trains and job.noised_locally:
             private = self._private_steps(job, assignment)
-        begun = self._timing.now()
-        span = self._span(job, assignment, train=asked.trains, test=asked.test)
-        try:
-            found = self._computing.computed(asked, private)
-        finally:
-            self._timing.leave(begun, span)
+        found = self._worked(asked, private)
         if asked.repeated is not None:
             found.outcome = Outcome(asked.repeated, 0.0)
         if found.error is not None and not job.encrypted:
@@ -219,11 +215,20 @@ class Rounds:
         clear = in_the_clear(job, trained, answer.counts, reserved.metrics)
         return self._with_head(job, assignment, clear)
 
-    def _span(self, job: Job, assignment: Assignment, *, train: bool, test: bool) -> float:
-        """Seconds, from public numbers alone, after which an answer leaves; 0: at once."""
-        if not self._timing.waits or not job.private or not (train or test):
-            return 0.0
-        return self._timing.answering(job, self.numbers(job, assignment), train=train, test=test)
+    def _worked(self, asked: Asked, private: PrivateSteps | None) -> Computed:
+        """What comes of the records, after as much work as public numbers say."""
+        timing, most, seconds, again = self._timing, None, 0.0, 0.0
+        train, test = asked.trains, asked.test
+        if timing.waits and asked.job.private and (train or test):
+            numbers = self.numbers(asked.job, asked.assignment)
+            most, again = timing.most(asked.job, numbers), timing.preparing(numbers)
+            seconds = timing.answering(asked.job, most, train=train, test=test)
+        timing.counted += seconds
+        try:
+            return self._computing.computed(asked, private, most)
+        finally:
+            if self._work.interruptions > asked.interruptions:
+                timing.disturbed(asked.begun, seconds + again)
 
     def numbers(self, job: Job, assignment: Assignment) -> Numbers:
         """What the time of an answer is computed from."""
@@ -234,7 +239,7 @@ class Rounds:
             rate = self.recipe(job, assignment).sampling_rate
         held = account.test_size(job, self._budget)
         per_unit = (self._work.records_per_group or 1) if job.per_group else 1
-        return Numbers(training, held, rate, per_unit)
+        return Numbers(training, held, rate, per_unit, account.training_share)
 
     def seconds(self, job: Job, assignment: Assignment) -> float:
         """How long all answers of a run should take here, by public numbers; 0 where none waits."""

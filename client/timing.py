@@ -1,19 +1,20 @@
-"""When an answer leaves: at a time that is computed from public numbers.
+"""When an answer leaves: once a machine has worked as much as public numbers say.
 
 How long an owner computes follows the number and the length of the records that were drawn, so it
-would tell of them. In a deployment every private answer therefore waits for its time: as long as the
-most records that are likely to be drawn would take this machine, were each of the greatest length.
+would tell of them. In a deployment every private answer therefore costs as much work as the most records that
+are likely to be drawn would, were each of the greatest length: behind the records, the machine works on
+invented ones (``learning.filling``). Two kinds of answers wait for a time instead: those for which
+files are read, as when a run begins, and those before which the process that works had to be made ready
+again, as after a record that ended it.
 
-Guarantee: of the records, the time at which an answer leaves tells only whether their work was over in
-time, and if not, the number of whole spans that it took. With texts of any length that fit the model,
-and a machine as fast as it was measured, that is so unless more are drawn than ``most_drawn``,
-which happens with a probability below 2**-30 for each answer.
+Guarantee: of the records, the time at which an answer leaves tells only whether their work was within what
+was planned, and if not, the number of whole multiples that it took. With texts of any length that fit the
+model that is so unless more are drawn than ``most_drawn``, which happens with a probability below 2**-30 for
+each answer; a record that ends the process is such an event, too.
 
-Assumptions: the pace was measured on this machine under the load that it has; what happens after the
-wait (encoding, masking) takes a time that does not depend on the numbers encoded. If the machine has
-become slower than measured by more than the margin, spans are exceeded, and the owner's log says so. Its
-speed is not felt during an answer: over how long it could be felt would tell how long the records took.
-Records that a model fails on take longer, too: a few of them fit into the margin.
+Assumptions: those of ``learning.filling``; for the first answer, that the machine is as fast as it was
+measured, within the margin; what happens behind (encoding, masking) takes a time that does not depend on the
+numbers encoded.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from ..privacy.noise.sizes import SIZE_EPSILON
 _OVERRUN = 2.0**-30
 """Probability that more records are drawn than an answer has time for."""
 _MARGIN = 1.03
+_DISTURBED = 1.5
+"""Times what an answer should take: the least that one takes whose process had to be made ready again."""
 _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
@@ -55,6 +58,18 @@ class Numbers:
     """Of a record or group in a step; 0 where steps are not noised."""
     records_per_unit: int
     """Most records that one drawn unit brings."""
+    training_share: float = 1.0
+    """Of all units, drawn for each; 1 if those held out lie in a file of their own."""
+
+
+@dataclass(frozen=True)
+class Most:
+    """The most records that an answer is likely to work on."""
+
+    drawn: int
+    """In all steps of its training."""
+    held: int
+    """In its test."""
 
 
 NOTHING_KNOWN = Numbers(0, 0, 0.0, 1)
@@ -76,11 +91,14 @@ class Timing:
     def now(self) -> float:
         return self._clock.now() if self._clock else 0.0
 
+    def disturbed(self, begun: float, seconds: float) -> None:
+        """Wait, because an answer took another course than those that are filled, for long enough."""
+        self.leave(begun, _DISTURBED * seconds)
+
     def leave(self, begun: float, seconds: float) -> None:
         """Wait until the first whole span of `seconds` since `begun` that is not over yet."""
         if self._clock is None or not seconds > 0:
             return
-        self.counted += seconds
         spent = self._clock.now() - begun
         spans = max(1, math.ceil(spent / seconds))
         if spans > 1:
@@ -109,49 +127,58 @@ class Timing:
         records = records * numbers.records_per_unit + 2 * pace.filling
         return _READING + _MARGIN * records * (pace.prepared + _READ)
 
-    def answering(self, job: Job, numbers: Numbers, *, train: bool, test: bool) -> float:
-        """Seconds for an answer that trains, tests, or both."""
+    def most(self, job: Job, numbers: Numbers) -> Most:
+        """What an answer has time for, by public numbers."""
+        if numbers.sampling_rate:
+            steps, rate = job.training.local_steps, numbers.sampling_rate
+            units = most_drawn(numbers.training_size, rate, steps, numbers.training_share)
+        else:
+            units = job.training.local_steps * job.training.batch_size
+        held = most_held(numbers.test_size) if numbers.test_size else _UNKNOWN
+        return Most(units * numbers.records_per_unit, held * numbers.records_per_unit)
+
+    def answering(self, job: Job, most: Most, *, train: bool, test: bool) -> float:
+        """Seconds that an answer should take which trains, tests, or both."""
         if self._pace is None:
             return 0.0
         pace, seconds = self._pace, 0.0
-        steps = job.training.local_steps
         if train:
-            if numbers.sampling_rate:
-                units = most_drawn(numbers.training_size, numbers.sampling_rate, steps)
-            else:
-                units = steps * job.training.batch_size
-            records = units * numbers.records_per_unit
-            seconds += pace.start + steps * (pace.step + pace.alone) + records * pace.record
+            steps = job.training.local_steps
+            seconds += pace.start + steps * (pace.step + pace.alone) + most.drawn * pace.record
         if test:
-            held = most_held(numbers.test_size) if numbers.test_size else _UNKNOWN
-            records = held * numbers.records_per_unit + pace.filling
-            seconds += pace.start + records * pace.tested
+            seconds += pace.start + (most.held + pace.filling) * pace.tested
         return _MARGIN * seconds
 
     def whole(self, job: Job, numbers: Numbers, rounds: int, tests: int) -> float:
         """Seconds for all answers of a run: what `rounds` of training and `tests` should take."""
         if not self.waits:
             return 0.0
-        trained = self.answering(job, numbers, train=True, test=False)
-        tested = self.answering(job, numbers, train=False, test=True)
+        most = self.most(job, numbers)
+        trained = self.answering(job, most, train=True, test=False)
+        tested = self.answering(job, most, train=False, test=True)
         return self.preparing(numbers) + rounds * trained + tests * tested
 
 
 @lru_cache(maxsize=256)
-def most_drawn(size: int, rate: float, steps: int) -> int:
+def most_drawn(size: int, rate: float, steps: int, share: float = 1.0) -> int:
     """A number of draws in all `steps` that is exceeded with probability below 2**-30.
 
     size: as published, so that the true one is `size` plus two-sided geometric noise of epsilon 0.1,
-    the noise taken as likely as it was when it was drawn. Each of the true number is drawn in each
+    the noise taken as likely as it was when it was drawn, and what the split adds or takes, which puts each
+    unit into the training part with probability `share`. Each of the true number is drawn in each
     step with probability `rate`. The cap is for time alone: whoever is drawn beyond it trains, so the
     mechanism, and what it is charged, stay the same.
     """
     from scipy.stats import binom
 
-    noise = np.arange(-400, 401)
-    weights = np.exp(-SIZE_EPSILON * np.abs(noise))
-    weights /= weights.sum()
-    trials = steps * np.maximum(0, size + noise)
+    noise = np.exp(-SIZE_EPSILON * np.abs(np.arange(-400, 401)))
+    whole = max(1, round(size / share))
+    reach = math.ceil(9 * math.sqrt(whole * share * (1 - share)) + 40) if share < 1 else 0
+    split = binom.pmf(round(whole * share) + np.arange(-reach, reach + 1), whole, share)
+    weights = np.convolve(noise / noise.sum(), split / split.sum())
+    trials = steps * np.maximum(0, size + np.arange(-400 - reach, 401 + reach))
+    likely = weights > 0
+    weights, trials = weights[likely], trials[likely]
 
     def exceeded(most: int) -> float:
         return float(weights @ binom.sf(most, trials, rate))

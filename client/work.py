@@ -11,8 +11,10 @@ from ..learning.counts import counting
 from ..learning.examples import Examples
 from ..learning.failures import Touch
 from ..learning.features import with_features
+from ..learning.filling import NO_LENGTH, NOTHING, Costs, Filling, Invented, UpTo
 from ..learning.metrics import Counts
 from ..learning.model import Learner
+from ..learning.pace import Pace
 from ..learning.received import ReceivedWeights
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
@@ -20,6 +22,8 @@ from ..learning.trainer import Outcome, StepRange, test, train
 from ..privacy.noise.sizes import Sizes
 from ..strategies import LocalRule
 from ..wire.arrays import Arrays
+
+Side = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,13 @@ class Work(Protocol):
         """As the owner declared."""
         ...
 
+    @property
+    def interruptions(self) -> int:
+        """How often the process that works had to be started, or made ready, again before it answered."""
+        ...
+
     def open(self) -> object:
-        """Have the records read. All of the above is known without."""
+        """Have the records read. What is above is known without."""
         ...
 
     def prepare(self) -> None:
@@ -82,8 +91,12 @@ class Work(Protocol):
         """Raise ``ModelError`` for weights that no private step is taken from; no record takes part."""
         ...
 
-    def tested(self, job: Job, arrays: Arrays) -> Counts:
-        """Counts of the model on the held-out records, of the kind that the job says."""
+    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
+        """Counts of the model on the held-out records, of the kind that the job says.
+
+        fill: the work is worth so many records of the greatest length, whatever there is
+        (``learning.filling``).
+        """
         ...
 
     def trained(
@@ -95,8 +108,12 @@ class Work(Protocol):
         local: LocalRule | None = None,
         *,
         records: bool = True,
+        fill: int | None = None,
     ) -> Outcome:
-        """Take a round's steps. Without `records`: what an owner of no record would come to."""
+        """Take a round's steps. Without `records`: what an owner of no record would come to.
+
+        fill: as in ``tested``; what the same steps have cost in vain just before counts towards it.
+        """
         ...
 
 
@@ -115,11 +132,21 @@ class Workplace:
 class WorkHere:
     """The work in this process. `touch`: as in ``learning.trainer.train``."""
 
+    interruptions = 0
+
     def __init__(
-        self, name: str, workplace: Workplace, data: LocalData, touch: Touch | None = None
+        self,
+        name: str,
+        workplace: Workplace,
+        data: LocalData,
+        pace: Pace | None = None,
+        touch: Touch | None = None,
     ) -> None:
+        """pace: of this machine with this model, for answers that are filled."""
         self._name, self._workplace, self._data = name, workplace, data
-        self.touch = touch
+        self._pace, self.touch = pace, touch
+        self._in_vain = 0.0
+        self._invented: dict[Costs, Invented] = {}
         self._featured: dict[str, Examples] = {}
         self._received: ReceivedWeights | None = None
 
@@ -151,18 +178,27 @@ class WorkHere:
             self._received = ReceivedWeights(workplace.learner, workplace.task)
         self._received.check(arrays)
 
-    def tested(self, job: Job, arrays: Arrays) -> Counts:
-        workplace = self._workplace
-        task = counting(job, workplace.task)
-        examples = self._examples("test")
-        return test(
-            workplace.learner,
-            task,
-            arrays,
-            examples,
-            forgiving=job.private,
-            touch=self.touch,
-        )
+    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
+        workplace, filling = self._workplace, self._filling("test", fill)
+
+        def counts(examples: Examples) -> Counts:
+            return test(
+                workplace.learner,
+                counting(job, workplace.task),
+                arrays,
+                examples,
+                forgiving=job.private,
+                touch=self.touch,
+                filling=filling,
+            )
+
+        try:
+            examples = self._examples("test")
+        except Exception:
+            if filling is not NOTHING:
+                counts(self._none("test"))
+            raise
+        return counts(examples)
 
     def trained(
         self,
@@ -173,26 +209,53 @@ class WorkHere:
         local: LocalRule | None = None,
         *,
         records: bool = True,
+        fill: int | None = None,
     ) -> Outcome:
         steps = StepRange(
             first=(round_ - 1) * job.training.local_steps,
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        return train(
-            self._workplace.learner,
-            self._workplace.task,
-            arrays,
-            self._examples("train") if records else self._data.train.none(),
-            steps,
-            seed=job.seed,
-            who=self._name,
-            private=private,
-            local=local,
-            touch=self.touch,
-        )
+        filling = self._filling("train", fill, done=0.0 if records else self._in_vain)
+        self._in_vain = 0.0
+        try:
+            return train(
+                self._workplace.learner,
+                self._workplace.task,
+                arrays,
+                self._examples("train") if records else self._none("train"),
+                steps,
+                seed=job.seed,
+                who=self._name,
+                private=private,
+                local=local,
+                touch=self.touch,
+                filling=filling,
+            )
+        except Exception:
+            if isinstance(filling, UpTo):
+                self._in_vain = filling.done
+            raise
 
-    def _examples(self, side: Literal["train", "test"]) -> Examples:
+    def _none(self, side: Side) -> Examples:
+        """No examples, which go the way that some would."""
+        examples = self._data.train if side == "train" else self._data.test
+        return with_features(self._workplace.learner, examples.none())
+
+    def _filling(self, side: Side, fill: int | None, done: float = 0.0) -> Filling:
+        """For an answer that is worth so many records."""
+        if fill is None or self._pace is None:
+            return NOTHING
+        costs = self._pace.training if side == "train" else self._pace.testing
+        if costs not in self._invented:
+            learner = self._workplace.learner
+            self._invented[costs] = Invented(
+                learner, costs.rows, costs.lengths, on_features=costs.lengths == (NO_LENGTH,)
+            )
+        steps = self._workplace.learner.job.training.local_steps if side == "train" else 1
+        return UpTo(costs, self._invented[costs], costs.most(fill, steps), done)
+
+    def _examples(self, side: Side) -> Examples:
         """This owner's examples, with their features where only a head trains; found once."""
         if side not in self._featured:
             examples = self._data.train if side == "train" else self._data.test

@@ -48,6 +48,8 @@ class Setup:
     gpu_memory_share: float
     waits: bool = False
     """Whether answers leave at public times, for which the model's pace is measured."""
+    pace: Pace | None = None
+    """As it was measured for the same model before."""
     records: bool = True
     """Whether to read any; without them it works for an owner that has none."""
 
@@ -97,14 +99,14 @@ class Worker:
         # A model that the agent refuses takes no private step, not even to see how fast it is.
         refused = padding_refusals(setup.job, learner.verdict)
         if setup.waits and self._pace is None and not refused:
-            self._pace = measured(learner, self._workplace.task)
+            self._pace = setup.pace or measured(learner, self._workplace.task)
         return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace)
 
     def open(self, setup: Setup, left_out: frozenset[int], touch: Touch | None) -> LocalData:
         """Read the records but for the rows `left_out`; what came of it, without the records."""
         assert self._workplace is not None
         data = records_of(setup, left_out, touch)
-        self.work = WorkHere(setup.owner, self._workplace, data)
+        self.work = WorkHere(setup.owner, self._workplace, data, self._pace)
         return replace(data, train=data.train.none(), test=data.test.none())
 
 

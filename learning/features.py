@@ -21,7 +21,7 @@ from .failures import NOBODY, Touch, each
 from .heard import records_done
 from .invented import frame, invented_texts
 from .model import Learner
-from .shapes import Passes, rows_of
+from .shapes import Passes, feature_width, rows_of
 
 _TOLERANCE = 1e-3
 _LENGTHS = (5, 7, 9, 12)
@@ -34,8 +34,13 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
     touch: told of each record beforehand, one at a time, for a process that may die of it. What is
     computed so is not kept.
     """
-    if not learner.network.head_alone or len(examples) == 0 or examples.features is not None:
+    if not learner.network.head_alone or examples.features is not None:
         return examples
+    if len(examples) == 0:
+        if not head_reads_features(learner):
+            return examples
+        # Nothing goes through another path than something.
+        return replace(examples, features=np.zeros((0, feature_width(learner)), np.float32))
     path = cache_folder("features") / f"{_key(learner, examples)}.npy"
     if path.exists():
         records_done(len(examples))
@@ -96,7 +101,7 @@ def _agree(learner: Learner, texts: list[np.ndarray]) -> bool:
 class _Incomplete(Exception):
     """Some records have no features: that may pass, so it is not kept."""
 
-    def __init__(self, features: np.ndarray | None) -> None:
+    def __init__(self, features: np.ndarray) -> None:
         super().__init__()
         self.features = features
 
@@ -106,8 +111,8 @@ def _write(learner: Learner, examples: Examples, path: Path) -> None:
         return np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
 
     features = computed(learner, examples, make)
-    if features is None or np.isnan(features).any():
-        raise _Incomplete(None if features is None else np.array(features))
+    if np.isnan(features).any():
+        raise _Incomplete(np.array(features))
     features.flush()  # type: ignore[attr-defined]
 
 
@@ -116,8 +121,8 @@ def computed(
     examples: Examples,
     make: Callable[[tuple[int, int], type], np.ndarray],
     touch: Touch | None = None,
-) -> np.ndarray | None:
-    """float32[n, inputs of the head], NaN for who has none; None if nobody has."""
+) -> np.ndarray:
+    """float32[n, inputs of the head], NaN for who has none."""
     passes = Passes(learner, examples, rows_of(learner))
     learner.network.eval()
     features: np.ndarray | None = None
@@ -140,4 +145,7 @@ def computed(
             records_done(len(chunk))
     if touch is not None:
         touch(NOBODY)
+    if features is None:
+        features = make((len(examples), feature_width(learner)), np.float32)
+        features[:] = np.nan
     return features

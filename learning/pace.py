@@ -1,40 +1,43 @@
-"""How fast this machine is with a model, measured on invented texts of the greatest length.
+"""How fast this machine is with a model, measured on invented texts.
 
 Nothing here depends on a record, so what is computed from it may be told: when an answer leaves.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .batches import forward_batch, microbatch
 from .counts import counting
-from .examples import Examples, TokenStore
-from .features import computed
+from .examples import Examples, TokensInMemory
+from .features import computed, head_reads_features
+from .filling import NO_LENGTH, NOTHING, ONE, Costs, Filling, Invented, Spend
 from .invented import invented_texts
 from .model import Learner
-from .shapes import rows_that_fill, rows_to_train
+from .network import Batch
+from .shapes import (
+    Shape,
+    rows_that_fill,
+    rows_to_train,
+    shape_of_steps,
+    shape_of_tests,
+)
 from .steps import PrivateSteps
 from .tasks.task import Task
-from .tempo import Beats, Tempo
 from .trainer import StepRange, test, train
 
 _REPEATS = 3
 _STEPS = 3
+_TURNS = 5
 _MICROBATCHES = 4
 """In a measured step, at least."""
-_LONG = 1.5
-"""Seconds that a measured step should take, unless a round is shorter."""
-_BETWEEN = 0.05
-"""Seconds between two beats while it is measured."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,14 @@ class Pace:
     """Of each record before the first round: its features, where a head is trained on them."""
     filling: int = 0
     """As many records more is what rows that only fill a pass may take of a test, or of features."""
-    beat: float = 0.0
-    """Of a beat (``Tempo``) meanwhile: `record` and `tested` are as long as that says."""
+    training: Costs = ONE
+    """What passes with gradients cost."""
+    testing: Costs = ONE
+    """What passes of a test cost."""
 
 
-def measured(
-    learner: Learner,
-    task: Task,
-    tempo: Tempo | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Pace:
-    """The pace of a model's training and testing here and now, in seconds of `clock`, and of `tempo`."""
-    dense = (tempo or Tempo(learner.network.device, clock)).denser(_BETWEEN)
-    beats: list[Beats] = []
+def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.perf_counter) -> Pace:
+    """The pace of a model's training and testing here and now, in seconds of `clock`."""
 
     def longest(act: Callable[[], object]) -> float:
         """Of a few times; the first, in which memory is found, does not count."""
@@ -83,81 +81,92 @@ def measured(
             found.append(clock() - begun)
         return max(found)
 
-    def usual(act: Callable[[], object]) -> float:
-        """Of a few long times that act and beats share: what it takes when a beat takes as long as the
-        first time that this was asked."""
-        act()
-        dense.taken()
-        begun = clock()
-        for _ in range(_REPEATS):
-            act()
-        taken, felt = clock() - begun, dense.taken()
-        beats.append(felt)
-        taken -= felt.seconds
-        first = beats[0]
-        if first.seconds and felt.seconds:
-            taken *= first.seconds / first.count / (felt.seconds / felt.count)
-        return taken / _REPEATS
+    examples = _invented(learner)
+    prepared = 0.0
+    if learner.network.head_alone and head_reads_features(learner):
 
-    with tempfile.TemporaryDirectory() as folder:
-        examples = _invented(learner, Path(folder))
-        prepared = 0.0
-        if learner.network.head_alone:
+        def features() -> np.ndarray:
+            return computed(learner, examples, np.empty)
 
-            def features() -> np.ndarray:
-                found = computed(learner, examples, np.empty)
-                assert found is not None
-                return found
+        prepared = longest(features) / len(examples)
+        examples = replace(examples, features=features())
 
-            prepared = longest(features) / len(examples)
-            examples = replace(examples, features=features())
+    def some(count: int) -> Examples:
+        return examples.take(np.arange(count) % len(examples))
 
-        def some(count: int) -> Examples:
-            return examples.take(np.arange(count) % len(examples))
+    def trained(count: int, steps: int = 1) -> float:
+        return longest(lambda: _train(learner, task, some(count), steps))
 
-        def act(count: int, steps: int = 1) -> None:
-            _train(learner, task, some(count), steps, dense)
-
-        def trained(count: int, steps: int = 1) -> float:
-            return longest(lambda: act(count, steps))
-
-        on_features = examples.features is not None
-        rows = rows_to_train(learner, on_features=on_features)
-        full = rows or min(len(examples), microbatch(learner.job.training, learner.network.device))
-        full = _enough(full * _MICROBATCHES, learner, act, clock)
-        start = trained(0)
-        step = max(0.0, (trained(0, _STEPS) - start) / (_STEPS - 1))
-        record = max(0.0, usual(lambda: act(full)) - start) / full
-        alone = max(0.0, trained(1) - start - record)
-        if rows and not on_features:
-            # Rows that only fill the passes of each length; those around a single record among them.
-            start += rows_that_fill(learner) * record
-            step += rows_that_fill(learner) * record
-            alone = max(0.0, alone - (rows - 1) * record)
-        counts, held = counting(learner.job, task), some(max(full, len(examples)))
-        tested = usual(lambda: test(learner, counts, learner.initial, held, tempo=dense))
-        tested /= len(held)
-        beat = beats[0].seconds / max(1, beats[0].count)
-    return Pace(start, step, record, alone, tested, prepared, rows_that_fill(learner), beat)
+    on_features = examples.features is not None
+    rows = rows_to_train(learner, on_features=on_features)
+    full = rows or min(len(examples), microbatch(learner.job.training, learner.network.device))
+    full *= _MICROBATCHES
+    start = trained(0)
+    step = max(0.0, (trained(0, _STEPS) - start) / (_STEPS - 1))
+    record = max(0.0, trained(full) - start) / full
+    alone = max(0.0, trained(1) - start - record)
+    if rows and not on_features:
+        # Rows that only fill the passes of each length; those around a single record among them.
+        start += rows_that_fill(learner) * record
+        step += rows_that_fill(learner) * record
+        alone = max(0.0, alone - (rows - 1) * record)
+    counts, held = counting(learner.job, task), some(max(full, len(examples)))
+    tested = longest(lambda: test(learner, counts, learner.initial, held)) / len(held)
+    shape = shape_of_steps(learner, on_features=on_features)
+    training = _Looked(learner, shape, clock, on_features=on_features)
+    _train(learner, task, examples.none(), 0, training)
+    shape = shape_of_tests(learner, counts, on_features=on_features)
+    testing = _Looked(learner, shape, clock, on_features=on_features)
+    test(learner, counts, learner.initial, examples.none(), filling=testing)
+    filling = rows_that_fill(learner)
+    return Pace(
+        start, step, record, alone, tested, prepared, filling, training.costs, testing.costs
+    )
 
 
-def _enough(
-    least: int, learner: Learner, act: Callable[[int], object], clock: Callable[[], float]
-) -> int:
-    """Records of a measured step: as many as take long enough, or as a round draws."""
-    act(least)
-    begun = clock()
-    act(least)
-    taken = clock() - begun
-    drawn = learner.job.training.local_steps * learner.job.training.batch_size
-    enough = math.ceil(least * _LONG / taken) if taken > 0 else drawn
-    return max(least, min(drawn, enough))
+class _Looked:
+    """Looks what passes cost, where an answer would be filled."""
+
+    costs: Costs
+
+    def __init__(
+        self, learner: Learner, shape: Shape, clock: Callable[[], float], *, on_features: bool
+    ) -> None:
+        self._learner, self._shape, self._clock = learner, shape, clock
+        self._on_features = on_features
+
+    def passed(self, batch: Batch) -> None:
+        pass
+
+    def fill(self, spend: Spend) -> None:
+        """The quickest of a few times each, in turns: what else the machine does meets all alike."""
+        rows, fixed = self._shape
+        lengths = [NO_LENGTH] if self._on_features else self._shape.lengths(self._learner)
+        invented = Invented(self._learner, rows, lengths, on_features=self._on_features)
+        makes = [partial(invented.batch, length) for length in lengths]
+        makes.append(partial(invented.batch, lengths[-1], alone=not fixed))
+        seconds = np.full((_TURNS + 1, len(makes)), np.inf)
+        for turn in range(_TURNS + 1):
+            for place, make in enumerate(makes):
+                begun = self._clock()
+                spend(make)
+                seconds[turn, place] = self._clock() - begun
+        *found, single = seconds[1:].min(axis=0)  # in the first, memory is found
+        # A clock that stands still tells nothing; longer texts never cost less.
+        found = np.maximum.accumulate(np.maximum(found, 1e-9))
+        costs = tuple(float(cost) for cost in found / found[-1])
+        single = 1.0 if fixed else float(np.clip(single / found[-1], 0.0, 1.0))
+        self.costs = Costs(rows, tuple(lengths), costs, single, fixed)
 
 
-def _train(learner: Learner, task: Task, examples: Examples, steps: int, tempo: Tempo) -> None:
+def _train(
+    learner: Learner, task: Task, examples: Examples, steps: int, filling: Filling = NOTHING
+) -> None:
     size = max(1, len(examples))
     private = PrivateSteps(1.0, float(size), 1.0, 1.0, os.urandom(32))
-    span = StepRange(0, steps, steps)
+    span = StepRange(0, steps, max(1, steps))
+    # A look takes the passes of this job; how long steps take is told by private ones, which take longer.
+    plain = filling is not NOTHING and not learner.job.noised_locally
     train(
         learner,
         task,
@@ -166,17 +175,14 @@ def _train(learner: Learner, task: Task, examples: Examples, steps: int, tempo: 
         span,
         seed=0,
         who="pace",
-        private=private,
-        tempo=tempo,
+        private=None if plain else private,
+        filling=filling,
     )
 
 
-def _invented(learner: Learner, folder: Path) -> Examples:
+def _invented(learner: Learner) -> Examples:
     """As many texts of the greatest length as go through the base model at once."""
     count = forward_batch(learner.job.training, learner.network.device)
     texts = invented_texts(learner.tokenizer, [learner.job.model.max_length] * count)
-    np.save(folder / "ids.npy", np.concatenate(texts).astype(np.int32))
-    lengths = [len(text) for text in texts]
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(folder / "labels.npy", np.zeros(count, np.int64))
-    return Examples(TokenStore(folder), np.arange(count))
+    store = TokensInMemory(Path(), texts, np.zeros(count, np.int64))
+    return Examples(store, np.arange(count))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,7 +30,8 @@ from .away import away_from_start
 from .batches import make_batch, microbatch, pad_rows
 from .invented import invented_texts
 from .network import Batch
-from .tasks import task_for
+from .private_counts import PrivateTask
+from .tasks import Task, task_for
 
 if TYPE_CHECKING:
     from .examples import Examples
@@ -40,7 +41,9 @@ _log = logging.getLogger(__name__)
 
 FEATURES_AT_ONCE = 256
 """Rows of a pass through a head alone."""
-_SHORTEST = 16
+TEST_BATCH = 1024
+"""Examples with features in one pass of a test whose passes are not of one shape."""
+_SHORTEST, _LEAST = 16, 4
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
 """By network, what for and number of threads: whether rows may go together."""
 
@@ -52,7 +55,7 @@ class Passes:
         self._learner, self._examples, self._rows = learner, examples, rows
         self._padded = np.zeros(len(examples), np.int64)
         if examples.features is None:
-            lengths = np.asarray(_lengths(learner))
+            lengths = np.asarray(padded_lengths(learner))
             place = np.searchsorted(lengths, examples.lengths).clip(max=len(lengths) - 1)
             self._padded = np.maximum(lengths[place], examples.lengths)
 
@@ -77,10 +80,15 @@ class Passes:
 
     def counted(self, chunk: np.ndarray) -> Batch:
         """The same, with weights: rows that only fill it weigh 0."""
-        batch = self.batch(chunk)
-        weights = batch.get("weights", torch.ones_like(batch["labels"]))
-        real = torch.arange(len(weights), device=weights.device) < len(chunk)
-        return {**batch, "weights": torch.where(real, weights, torch.zeros_like(weights))}
+        return weighed(self.batch(chunk), len(chunk))
+
+
+def weighed(batch: Batch, real: int | None = None) -> Batch:
+    """A batch with weights, of which rows behind the first `real` ones weigh 0."""
+    weights = batch.get("weights", torch.ones_like(batch["labels"]))
+    places = torch.arange(len(weights), device=weights.device)
+    kept = places < (len(weights) if real is None else real)
+    return {**batch, "weights": torch.where(kept, weights, torch.zeros_like(weights))}
 
 
 def rows_of(learner: Learner, *, on_features: bool = False) -> int:
@@ -100,7 +108,7 @@ def rows_to_train(learner: Learner, *, on_features: bool) -> int:
 def rows_that_fill(learner: Learner) -> int:
     """As how many texts of the greatest length the rows that only fill passes count, at most, in time."""
     most = _rows(learner) - 1  # of each length
-    return -(-sum(_lengths(learner)) * most // learner.job.model.max_length)
+    return -(-sum(padded_lengths(learner)) * most // learner.job.model.max_length)
 
 
 def lengths_up_to(longest: int) -> list[int]:
@@ -109,6 +117,50 @@ def lengths_up_to(longest: int) -> list[int]:
     while found[-1] < longest:
         found.append((found[-1] * 3 // 2 + 7) // 8 * 8)
     return [*found[:-1], longest]
+
+
+def padded_lengths(learner: Learner) -> list[int]:
+    """The lengths that this model's texts are padded to in such passes."""
+    longest = learner.job.model.max_length
+    return [longest] if learner.length is not None else lengths_up_to(longest)
+
+
+@torch.inference_mode()
+def feature_width(learner: Learner) -> int:
+    """How many numbers a head reads of a text."""
+    (text,) = invented_texts(learner.tokenizer, [learner.job.model.max_length])
+    return int(learner.network.features(learner.batch_of([text])).flatten(1).shape[1])
+
+
+class Shape(NamedTuple):
+    """What passes look like."""
+
+    rows: int
+    """At most, or exactly."""
+    fixed: bool
+    """Whether each has so many rows, and one of the lengths that ``Passes`` pad to; else as it falls."""
+
+    def lengths(self, learner: Learner) -> list[int]:
+        """Lengths from the shortest to the longest, between which lie all others."""
+        found = padded_lengths(learner)
+        return found if self.fixed or learner.length is not None else [_LEAST, *found]
+
+
+def shape_of_steps(learner: Learner, *, on_features: bool) -> Shape:
+    """Of this job's passes with gradients."""
+    rows = rows_to_train(learner, on_features=on_features) if learner.job.noised_locally else 0
+    if rows:
+        return Shape(rows, fixed=True)
+    if on_features:
+        return Shape(learner.job.training.microbatch or FEATURES_AT_ONCE, fixed=False)
+    return Shape(_rows(learner), fixed=False)
+
+
+def shape_of_tests(learner: Learner, task: Task, *, on_features: bool) -> Shape:
+    """Of this job's passes of a test, counted by `task`."""
+    if isinstance(task, PrivateTask) and learner.job.noised_locally:
+        return Shape(rows_of(learner, on_features=on_features), fixed=True)
+    return Shape(TEST_BATCH if on_features else _rows(learner), fixed=False)
 
 
 def together(learner: Learner) -> bool:
@@ -129,11 +181,6 @@ def _rows(learner: Learner) -> int:
     return microbatch(learner.job.training, learner.network.device)
 
 
-def _lengths(learner: Learner) -> list[int]:
-    longest = learner.job.model.max_length
-    return [longest] if learner.length is not None else lengths_up_to(longest)
-
-
 _Told = Callable[["Learner", list[np.ndarray], int], Tensor]
 """What some texts come to, padded to a length: a row for each."""
 
@@ -151,7 +198,7 @@ def _known(learner: Learner, what: str, told: _Told) -> bool:
 
 
 def _tried(learner: Learner, told: _Told) -> bool:
-    lengths = _lengths(learner)
+    lengths = padded_lengths(learner)
     if not all(_alike(learner, told, length) for length in {lengths[0], lengths[-1]}):
         return False
     return told is not _outputs or not learner.network.head_alone or _head_alike(learner)
@@ -206,9 +253,8 @@ def _norms(learner: Learner, texts: list[np.ndarray], length: int) -> Tensor:
 def _head_alike(learner: Learner) -> bool:
     """The same of a head that reads features."""
     network, generator = learner.network.eval(), np.random.default_rng(22)
-    (text,) = invented_texts(learner.tokenizer, [learner.job.model.max_length])
-    width = network.features(learner.batch_of([text])).flatten(1).shape[1]
-    drawn = generator.normal(0, 1, (2 * FEATURES_AT_ONCE, width)).astype(np.float32)
+    drawn = generator.normal(0, 1, (2 * FEATURES_AT_ONCE, feature_width(learner)))
+    drawn = drawn.astype(np.float32)
     rows = torch.from_numpy(drawn).to(network.device)
     first = network({"features": rows[:FEATURES_AT_ONCE]})
     ends = rows[FEATURES_AT_ONCE - 1 : FEATURES_AT_ONCE], rows[:1]

@@ -73,6 +73,19 @@ class PlainRule:
             found += float(total.detach())
         return found
 
+    def spend(self, losses: Callable[[], Tensor]) -> None:
+        """The work of a microbatch, of which nothing is kept."""
+        total = losses().sum()
+        total.backward()
+        float(total.detach())
+        self._optimizer.zero_grad()
+
+    def spend_step(self) -> None:
+        """The work of a step, after which nothing is kept of any."""
+        for parameter in self._optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        self.step()
+
     def step(self) -> bool:
         """Whether training can go on."""
         if self._limit is not None:
@@ -115,6 +128,7 @@ class PrivateRule:
         self._private = private
         self._examples = examples
         self._weights: np.ndarray | None = None
+        self._failed: set[int] = set()
         self._stream = SecretStream.from_key(private.key)
         self._optimizer = PrivateOptimizer(
             module,
@@ -138,6 +152,9 @@ class PrivateRule:
 
     def add(self, chunks: list[np.ndarray], losses_of: LossesOf) -> float:
         """Add the clipped gradients of a step's microbatches; the sum of their losses."""
+        # What failed alone has failed for this answer: to try it again and again would take time.
+        known = np.array(sorted(self._failed), dtype=np.int64)
+        chunks = [kept for chunk in chunks if len(kept := chunk[~np.isin(chunk, known)])]
         try:
             return sum(self._together(chunk, losses_of) for chunk in chunks)
         except TornSum:
@@ -151,11 +168,14 @@ class PrivateRule:
         except TornSum:
             raise
         except Exception as error:
+            if len(chunk) == 1:
+                self._failed.add(int(chunk[0]))
             return sum(self._alone(one, losses_of) for one in one_by_one(chunk, error))
 
     def _alone(self, record: np.ndarray, losses_of: LossesOf) -> float:
         with left_out_if_it_fails():
             return self._added(record, losses_of)
+        self._failed.add(int(record[0]))
         return 0.0
 
     def _added(self, chunk: np.ndarray, losses_of: LossesOf) -> float:
@@ -175,6 +195,13 @@ class PrivateRule:
         weights = np.zeros(len(losses))
         weights[: len(chunk)] = 1.0 if self._weights is None else self._weights[chunk]
         return torch.from_numpy(weights).to(losses.device)
+
+    def spend(self, losses: Callable[[], Tensor]) -> None:
+        """The work of a microbatch, of which nothing is kept: no step may follow."""
+        found = losses()
+        weights = torch.from_numpy(np.ones(len(found))).to(found.device)
+        self._optimizer.accumulate(found, weights)
+        float(found.detach().sum())
 
     def step(self) -> bool:
         """Whether training can go on.

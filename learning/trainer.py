@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,20 +22,15 @@ from ..wire.arrays import Arrays
 from .batches import microbatch
 from .examples import Examples
 from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
+from .filling import NOTHING, Filling
 from .local_half import LocalHalf
 from .metrics import Counts
 from .model import Learner
-from .network import Network
-from .private_counts import PrivateTask
+from .network import Batch, Network
 from .rate import learning_rate
-from .shapes import Passes, rows_of, rows_to_train
+from .shapes import Passes, rows_to_train, shape_of_tests, weighed
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
 from .tasks.task import Task
-from .tempo import STILL, Still, Tempo
-
-# Examples with features in one pass of a test.
-_TEST_BATCH = 1024
-
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +66,7 @@ def train(
     private: PrivateSteps | None = None,
     local: LocalHalf | None = None,
     touch: Touch | None = None,
-    tempo: Tempo | Still = STILL,
+    filling: Filling = NOTHING,
 ) -> Outcome:
     """Start from `arrays`, take the steps on `examples`, return the difference.
 
@@ -81,7 +76,7 @@ def train(
     steps, are post-processing. Without privacy both raise ``ModelError``.
 
     touch: told of each record before it is used, one at a time: for a process that may die of it.
-    tempo: feels how fast the machine is meanwhile.
+    filling: told of each batch, and then of how to spend work that nothing is kept of.
 
     `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
     draw their batches and noise from the secret stream. `local` is the strategy's half of the work here;
@@ -91,8 +86,9 @@ def train(
         learner.check_independent()
     spec = learner.job.training
     network = learner.network
+    planned = steps.count
     if private is None and len(examples) == 0:
-        return Outcome(_zeros(network), 0.0)
+        steps = replace(steps, count=0)
     on_features = examples.features is not None
     rows = rows_to_train(learner, on_features=on_features) if private is not None else 0
     passes = Passes(learner, examples, rows) if rows else None
@@ -111,19 +107,21 @@ def train(
         _corrected(local, names, start, optimizer)
     rule: PrivateRule | PlainRule
     if private is None:
-        rule = PlainRule(module, optimizer, spec, Shuffled(len(examples), spec, seed, who))
+        rule = PlainRule(module, optimizer, spec, Shuffled(max(1, len(examples)), spec, seed, who))
     else:
         rule = PrivateRule(module, optimizer, private, examples)
 
     def losses_of(chunk: np.ndarray) -> Tensor:
-        tempo.beat()
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
         batch = passes.batch(chunk) if passes else learner.batch(examples, chunk)
+        filling.passed(batch)
+        return losses_from(batch)
+
+    def losses_from(batch: Batch) -> Tensor:
         return task.losses(rule.module(batch), batch)
 
-    total_loss, seen = 0.0, 0
-    tempo.beat()
+    total_loss, seen, diverged = 0.0, 0, False
     with contextlib.closing(rule):
         for step in range(steps.first, steps.first + steps.count):
             for group in optimizer.param_groups:
@@ -138,17 +136,23 @@ def train(
                 touch(NOBODY)
             seen += len(indices)
             if not rule.step():
-                return Outcome(_zeros(network), 0.0, diverged=True)
-    update = {
-        name: (p.detach() - before).float().cpu().numpy()
-        for (name, p), before in zip(network.trained_parameters(), start, strict=True)
-    }
-    if not all(np.isfinite(array).all() for array in update.values()):
-        if private is not None:
-            _log.error("%s", DIVERGED)
-            return Outcome(_zeros(network), 0.0, diverged=True)
+                diverged = True
+                break
+        update = {
+            name: (p.detach() - before).float().cpu().numpy()
+            for (name, p), before in zip(network.trained_parameters(), start, strict=True)
+        }
+        if filling is not NOTHING and isinstance(rule, PlainRule) and len(examples) == 0:
+            for _ in range(planned):
+                rule.spend_step()
+        filling.fill(lambda make: rule.spend(lambda: losses_from(make())))
+    if not diverged and all(np.isfinite(array).all() for array in update.values()):
+        return Outcome(update, total_loss / max(1, seen))
+    if private is None:
         raise ModelError(f"Training diverged at {who} (a weight became NaN or infinite). {LOWER}")
-    return Outcome(update, total_loss / max(1, seen))
+    if not diverged:
+        _log.error("%s", DIVERGED)
+    return Outcome(_zeros(network), 0.0, diverged=True)
 
 
 @torch.no_grad()
@@ -160,7 +164,7 @@ def test(
     *,
     forgiving: bool = False,  # noqa: PT028
     touch: Touch | None = None,  # noqa: PT028
-    tempo: Tempo | Still = STILL,  # noqa: PT028
+    filling: Filling = NOTHING,  # noqa: PT028
 ) -> Counts:
     """Counts of the model `arrays` on `examples`; batches group examples of like length.
 
@@ -169,41 +173,44 @@ def test(
 
     If `forgiving`, a record that the model cannot read counts nothing: what stands beside it in a
     batch that fails is counted one by one, as it would have been without it but for rounding.
-    touch, tempo: as in ``train``.
+    touch, filling: as in ``train``.
     """
     network = learner.network
     counts = task.zero()
     if forgiving and examples.features is not None:
         examples = examples.take(np.flatnonzero(np.isfinite(examples.features).all(axis=1)))
     on_features = examples.features is not None
-    size = _TEST_BATCH if on_features else microbatch(learner.job.training, network.device)
-    passes = None
-    if isinstance(task, PrivateTask) and learner.job.noised_locally:
-        passes = Passes(learner, examples, rows_of(learner, on_features=on_features))
+    size, fixed = shape_of_tests(learner, task, on_features=on_features)
+    passes = Passes(learner, examples, size) if fixed else None
     network.load(arrays)
     network.eval()
 
+    def counts_of(batch: Batch) -> Counts:
+        return task.counts(network(batch), batch)
+
     def counted(chunk: np.ndarray) -> Counts:
-        tempo.beat()
         if touch is not None:
             touch(int(examples.rows[chunk[0]]))
         batch = passes.counted(chunk) if passes else learner.batch(examples, chunk)
-        return task.counts(network(batch), batch)
+        filling.passed(batch)
+        return counts_of(batch)
 
     alone = touch is not None
-    tempo.beat()
     chunks = passes.chunks(alone=alone) if passes else _by_length(examples, 1 if alone else size)
-    for chunk in chunks:
-        try:
-            counts = counts + counted(chunk)
-        except Exception as error:
-            if not forgiving:
-                raise
-            for one in one_by_one(chunk, error):
-                with left_out_if_it_fails():
-                    counts = counts + counted(one)
-    if touch is not None:
-        touch(NOBODY)
+    try:
+        for chunk in chunks:
+            try:
+                counts = counts + counted(chunk)
+            except Exception as error:
+                if not forgiving:
+                    raise
+                for one in one_by_one(chunk, error):
+                    with left_out_if_it_fails():
+                        counts = counts + counted(one)
+    finally:
+        if touch is not None:
+            touch(NOBODY)
+        filling.fill(lambda make: task.zero() + counts_of(weighed(make()) if passes else make()))
     return counts
 
 

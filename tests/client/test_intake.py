@@ -115,11 +115,16 @@ def test_what_public_numbers_forbid_is_refused_before_a_record_is_read(owner):
         assert owner.ask("first", kind=kind, **changes).has_error()
         assert not owner.has_read, (kind, changes)
     assert owner.clock.time == 0
-    # The hours of a run count what answers should have taken. This clock moves by waiting alone.
+    # The hours of a run count what answers should have taken. This clock moves by waiting alone: until the
+    # records are read, and no more.
     reply = owner.ask("first", kind=TRAIN, round=1)
     assert not reply.has_error(), reply.error.reason
     assert owner.has_read
-    assert owner.intake._spent("first") == pytest.approx(owner.clock.time) != 0
+    waited, spent = owner.clock.time, owner.intake._spent("first")
+    assert spent > waited > 0
+    assert not owner.ask("first", kind=TRAIN, round=2).has_error()
+    assert owner.clock.time == waited
+    assert owner.intake._spent("first") - spent == pytest.approx(spent - waited)
 
 
 def test_an_answer_for_which_records_are_read_first_leaves_at_its_time_also_as_a_refusal(owner):
