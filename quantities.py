@@ -108,6 +108,28 @@ def duration_text(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def durations_text(total: float, parts: Mapping[str, float]) -> dict[str, str]:
+    """How long each part took, so that what is shown adds up to what ``duration_text`` shows of `total`.
+
+    What the parts leave of it is "other". Each is rounded down, and those that lose most get the rest.
+    """
+    unit = 0.1 if total < 10 else 1.0 if round(total) < 3600 else 60.0
+    whole = round(float(f"{total:.1f}") * 10) if unit < 1 else round(total) // int(unit)
+    rest = total - sum(parts.values())
+    parts = {**parts, **({"other": rest} if rest >= unit / 2 else {})}
+    units = {name: math.floor(value / unit) for name, value in parts.items()}
+    lost = sorted(parts, key=lambda name: units[name] - parts[name] / unit)
+    for name in lost[: max(0, whole - sum(units.values()))]:
+        units[name] += 1
+    return {name: _units_text(many, unit) for name, many in units.items()}
+
+
+def _units_text(many: int, unit: float) -> str:
+    if unit < 1:
+        return f"{many / 10:.1f} s"
+    return f"{many} s" if many * unit < 10 else duration_text(many * unit)
+
+
 def count_text(count: float | None) -> str:
     return _DASH if count is None else f"{count:,.0f}"
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from ..errors import DataError
+
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+_MOST_WORDS = 5
 
 
 def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> None:
@@ -20,9 +24,18 @@ def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> N
             near = difflib.get_close_matches(name.strip().casefold(), list(by_folded), n=2)
             names = " or ".join(repr(by_folded[one]) for one in near)
             hint = f" Did you mean {names}?" if near else ""
+            if not near and looks_like_data(found):
+                hint = (
+                    " Its first row looks like data, not like names: add a row with names above it."
+                )
             columns = ", ".join(map(repr, found)) or "none"
             raise DataError(
                 f"{source} has no column {name!r}.{hint} Its columns: {columns}. Name one that "
                 "exists: --text-column, --label-column, --partition column:NAME; in a file of "
                 "settings text_column, label_column, group_column or simulation.partition."
             )
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether no person would name columns so: numbers, sentences, or nothing at all."""
+    return any(_NUMBER.fullmatch(name.strip()) or len(name.split()) > _MOST_WORDS for name in names)

@@ -14,6 +14,7 @@ from ..quantities import (
     count_text,
     delta_text,
     duration_text,
+    durations_text,
     epsilon_text,
     metric_text,
     size_text,
@@ -210,7 +211,8 @@ def _figures_of_class(scores: dict[str, Any], keys: Sequence[str]) -> Iterator[s
 
 def _traffic(record: RunRecord) -> dict[str, Any]:
     trained = number(record.plan, "trainable_parameters")
-    parts = [f"{part} {duration_text(value)}" for part, value in record.stages.items()]
+    shown = durations_text(record.seconds or 0.0, record.stages) if record.stages else {}
+    parts = [f"{part} {text}" for part, text in shown.items()]
     return {
         "traffic": [
             (

@@ -20,6 +20,7 @@ from ..quantities import (
     count_text,
     delta_text,
     duration_text,
+    durations_text,
     epsilon_text,
     metric_text,
     size_text,
@@ -233,9 +234,10 @@ def is_encrypted(plan: dict[str, Any]) -> bool:
 
 
 def _time_line(record: RunRecord) -> str:
-    if not record.stages:
+    if not record.stages or record.seconds is None:
         return f"{duration_text(record.seconds)} in {record.summed} rounds"
-    parts = [f"{name} {duration_text(value)}" for name, value in record.stages.items()]
+    shown = durations_text(record.seconds, record.stages)
+    parts = [f"{name} {text}" for name, text in shown.items()]
     return f"{duration_text(record.seconds)} ({', '.join(parts)})"
 
 

@@ -165,3 +165,13 @@ def test_values_that_json_lacks_are_said_in_it():
     assert plain({"a": Path("b"), "c": {1.0}, "d": None, "e": True}) == {
         "a": "b", "c": [1.0], "d": None, "e": True,
     }  # fmt: skip
+
+
+def test_no_help_shows_a_backslash_before_a_bracket():
+    import click
+
+    for name, command in COMMANDS.items():
+        text = command.get_help(click.Context(command, info_name=name))
+        assert "\\[" not in text, name
+        if any(p.required and p.param_type_name == "argument" for p in command.params):
+            assert "[required]" in text, name

@@ -277,6 +277,8 @@ def test_a_limit_takes_rows_from_all_over_the_file(tmp_path: Path) -> None:
         ("text,label", ["no rows after its header"]),
         ("Text,label\na,1\n", ["no column 'text'", "mean 'Text'", "'Text', 'label'"]),
         ("text,lable\na,1\n", ["no column 'label'", "mean 'lable'"]),
+        ("a film,1\nanother,2\n", ["'a film', '1'", "first row looks like data"]),
+        ("the film was a long one,x\n", ["first row looks like data", "add a row with names"]),
         ("text,text,label\na,b,1\n", ["2 columns named 'text'"]),
         ("text,label\na,1\nb,2,3\n", ["data row 2", "expected 2 columns, got 3"]),
         ('text,label\n"a\nb",1\n"c,2\nd,3\n', ["data row 2", "close every quote"]),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from umbel.quantities import epsilon_text, size_text
+from umbel.quantities import duration_text, durations_text, epsilon_text, size_text
 from umbel.reports.plan_table import plan_table
 from umbel.reports.tables import bar, result_table
 from umbel.run.record import RunRecord
@@ -73,8 +76,26 @@ def test_names_of_sites_are_whole_in_eighty_columns(tmp_path, write_run):
 def test_the_parts_of_the_time_add_up(tmp_path, write_run):
     record = RunRecord.read(write_run(tmp_path / "run"))
     assert sum(record.stages.values()) == record.seconds
-    said = "Time 1 min 23 s (preparing 12 s, rounds 30 s, tests 12 s, comparison 28 s)"
-    assert said in " ".join(printed(result_table(record), 120).split())
+    said = re.search(r"Time (.*?) \((.*?)\)", " ".join(printed(result_table(record), 120).split()))
+    names = [part.split()[0] for part in said[2].split(", ")]
+    assert names == ["preparing", "rounds", "tests", "comparison"]
+    assert sum(seconds_of(part) for part in said[2].split(", ")) == seconds_of(said[1]) == 83
+
+
+def seconds_of(text):
+    """What "1 min 23 s" comes to, in tenths rounded off."""
+    worth = {"h": 3600, "min": 60, "s": 1}
+    found = sum(float(n) * worth[u] for n, u in re.findall(r"([\d.]+) (h|min|s)\b", text))
+    return round(found, 1)
+
+
+@given(st.lists(st.floats(0, 20_000), min_size=1, max_size=5), st.floats(0, 500))
+def test_what_is_shown_of_the_parts_adds_up_to_what_is_shown_of_the_whole(parts, rest):
+    named = {f"part{n}": value for n, value in enumerate(parts)}
+    total = sum(parts) + rest
+    shown = durations_text(total, named)
+    assert round(sum(map(seconds_of, shown.values())), 1) == seconds_of(duration_text(total))
+    assert set(named) <= set(shown) <= {*named, "other"}
 
 
 def test_names_are_never_read_as_markup(tmp_path, write_run):
