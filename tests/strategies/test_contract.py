@@ -1,5 +1,6 @@
 """What a strategy declares is what travels, what the plan says, and what an owner's agent runs."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -144,6 +145,20 @@ def test_the_code_of_another_strategy_is_loaded_only_where_its_owner_names_it(ag
         "update",
         "votes",
     ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (StrategySpec(name="fedprox"), {"proximal-mu": 0.5}),
+        (StrategySpec(name=OWN), {"margin": 0.01}),
+    ],
+    ids=["fedprox", "own"],
+)
+def test_a_local_half_travels_to_the_process_that_holds_the_records(agreement, spec, told):
+    half = local_half(spec, told, "", [OWN])
+    there = pickle.loads(pickle.dumps(half))
+    assert (type(there), vars(there)) == (type(half), vars(half))
 
 
 def test_a_server_asks_for_the_jobs_own_strategy_and_no_other(agreement):
