@@ -48,7 +48,8 @@ hardest case.
           they come. What the strangers' own process takes of the two cores is in it. It ends within
           {_AT_MOST:.0f} seconds: a round that is in progress then counts as no shorter than it was so far.
 
-Bars: a round is at most {MOST_SLOWER:g} times slower; the memory grows by at most {MOST_GROWTH:g} MiB.
+Bars: a round is at most {MOST_SLOWER:g} times slower; the memory grows by at most {MOST_GROWTH:g} MiB, in the
+part on memory: in the other one messages of members take more, and grow with the first rounds.
 """
 
 
@@ -85,7 +86,7 @@ def measure_rounds(folder: Path, connections: int, rounds: int, seconds: float) 
         sys.exit(
             f"Too few rounds were over after {seconds:.0f} s: the machine has too much other work."
         )
-    # Members' messages take memory, too: the same rounds took it before the strangers came.
+    # Told, not judged: a server's first rounds take memory for members' messages, whoever else comes.
     before, most = link.peak_between(at_first, begun), link.peak_between(begun, after)
     return {
         "alone": alone,
@@ -176,10 +177,9 @@ def _beside(command: list[str]) -> Iterator[None]:
 
 def bars(figures: dict[str, Any]) -> list[Bar]:
     found = []
-    for part in ("memory", "rounds"):
-        if part in figures:
-            grown = figures[part]["grown_mib"]
-            found.append(Bar(f"MiB that the server grows by ({part})", grown, MOST_GROWTH))
+    if "memory" in figures:
+        grown = figures["memory"]["grown_mib"]
+        found.append(Bar("MiB that the server grows by", grown, MOST_GROWTH))
     if "rounds" in figures:
         found.append(Bar("times as slow as alone", figures["rounds"]["slower"], MOST_SLOWER))
     return found
