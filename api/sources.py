@@ -17,8 +17,8 @@ from ..storage.files import write_durably
 def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
     """A job from `source`, with `sections` over it.
 
-    source: a ``Job``; a path that ends in .toml, a job file; any other path, the data of a job with
-    default settings; else a table: see ``table_file``.
+    source: a ``Job``; a path that ends in .toml, a job file; any other path, the data of a job; else
+    a table: see ``table_file``. Without a job file the recipe chooses what `sections` leave open.
     sections: ``training={"rounds": 3}``, or dotted keys, ``**{"training.rounds": 3}``.
     Raises ``JobError`` or ``DataError``.
     """
@@ -28,7 +28,9 @@ def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
     data = source if isinstance(source, str | Path) else table_file(source)
     if Path(data).suffix == ".toml":
         return Job.compose(Path(data), given)
-    return Job.compose(None, {"data.path": str(data)} | given)
+    from ..simulations.first import first_job
+
+    return first_job({"data.path": str(data)} | given)
 
 
 def table_file(table: Any) -> Path:

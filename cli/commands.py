@@ -70,6 +70,10 @@ def init(
     """Write a commented job file."""
     from ..job.reference import write_template
 
+    if "data.path" in given:
+        from ..simulations.first import settings
+
+        given = {**given, **settings(given)}
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
     return {"job": str(job)}

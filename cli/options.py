@@ -156,6 +156,10 @@ class Asked:
             raise JobError(
                 "Name a job file, or data with --data FILE. A first one: umbel init my-job.toml"
             )
+        if self.path is None:
+            from ..simulations.first import first_job
+
+            return first_job(self.given, self.overrides)
         return Job.compose(self.path, self.given, self.overrides)
 
 

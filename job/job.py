@@ -46,6 +46,11 @@ class Job(Section):
         lt=2**63,
         description="Fixes cohorts, batches without privacy, and the first adapter.",
     )
+    recipe: str | None = Field(
+        None,
+        description="Which values of this job the recipe chose, and by which public numbers "
+        "(docs/recipe.md). Umbel writes it; it changes nothing.",
+    )
     model: ModelSpec = ModelSpec()
     data: DataSpec
     training: TrainingSpec = TrainingSpec()

@@ -153,7 +153,8 @@ class TrainingSpec(Section):
     batch_size: PositiveInt = Field(
         64,
         description="Examples a step. Under example-level privacy the expected number: each record "
-        "is drawn independently (Poisson sampling).",
+        "is drawn independently (Poisson sampling), and the step's sum is divided by it. An owner with "
+        "fewer records takes all of them, and moves the model by as much less.",
     )
     microbatch: PositiveInt | None = Field(
         None,

@@ -42,7 +42,9 @@ class PrivateRecipe:
     sampling_rate: float
     """Of a record or group in a step, or of the client in a round that it takes part in, which is 1."""
     expected_batch_size: float
-    """Records or groups in a step; under client-level privacy 0, for steps are not noised."""
+    """Records or groups that the noised sum of a step is divided by: a batch, also if an owner has fewer.
+    It then moves the model by as much less, and so does its noise, which would else be the largest of all.
+    Under client-level privacy 0, for steps are not noised."""
     noise_multiplier: float
     """The noise's deviation over the most that one record, group, or client can change."""
     round_event: MechanismEvent
@@ -90,7 +92,7 @@ def private_recipe(
     planned = spending(one, test, participations, tests) | size
     return PrivateRecipe(
         sampling_rate=rate,
-        expected_batch_size=rate * training_size if job.noised_locally else 0.0,
+        expected_batch_size=float(job.training.batch_size) if job.noised_locally else 0.0,
         noise_multiplier=sigma,
         round_event=one,
         test_event=test,

@@ -293,7 +293,7 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
     full = [c.name for c in facts if c.training_size <= job.training.batch_size]
-    if job.noised_locally and full:
+    if job.noised_locally and full and not job.recipe:
         warnings.append(
             f"training.batch_size = {job.training.batch_size} takes the whole data of {some(full)} "
             "in every step: no amplification by sampling. A smaller batch needs less noise."

@@ -136,7 +136,7 @@ class Site:
         recipe = private_recipe(job, size, job.training.rounds)
         return PrivateSteps(
             recipe.sampling_rate,
-            recipe.expected_batch_size,
+            recipe.sampling_rate * size,
             recipe.noise_multiplier if noise else 0.0,
             job.privacy.clipping_norm,
             self._secrets(what).key(),

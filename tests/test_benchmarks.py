@@ -21,6 +21,7 @@ FIGURES = {
     "client_noise": {"noised", "plain", "excess_rounding"},
     "ledger": {"charge_ms", "naive_ms", "mechanisms_first_s"},
     "client_utility": {"points"},
+    "first_result": {"gaps", "seconds", "missed"},
     "engine": {"head", "lora", "umbel_over_plain"},
     "examples": {"accuracy", "epsilon", "seconds"},
     "memory": {"few", "many", "ratio"},
