@@ -124,7 +124,7 @@ def test_a_public_file_that_is_missing_is_said_before_anything_runs(simulate, tm
 def test_a_plan_says_what_is_tested_and_decided_on(simulate, umbel, reviews_csv, tiny_bert):
     status, out, err = umbel(
         "plan", "--data", reviews_csv, "--model", tiny_bert, "--set", "evaluation.patience=3",
-        "--set", "evaluation.every=2",
+        "--set", "evaluation.every=2", "--set", "training.rounds=10",
     )  # fmt: skip
     assert status == 0, err
     shown = " ".join(out.split())
