@@ -209,6 +209,7 @@ class Plan:
         return {
             "name": job.name,
             "task": job.task,
+            "recipe": job.recipe,
             "base": job.model.base,
             "base_sha256": self.model.base_digest,
             "padding": job.model.padding,

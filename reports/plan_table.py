@@ -49,6 +49,8 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     ]
     if plan.get("strategy"):
         facts.insert(0, ("Strategy", str(plan["strategy"])))
+    if plan.get("recipe"):
+        facts.append(("Recipe", str(plan["recipe"])))
     if plan.get("cohort"):
         facts.append(("Absences", _absences_line(plan["cohort"])))
     if plan.get("spares", {}).get("rounds"):

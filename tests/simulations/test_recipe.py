@@ -138,3 +138,6 @@ def test_init_writes_what_is_chosen(umbel, reviews_csv, tiny, tmp_path, monkeypa
     assert written.recipe == chosen.recipe
     assert "4 classes" in written.recipe
     assert written.training == chosen.training
+    status, out, err = umbel("plan", "job.toml")
+    assert status == 0, err
+    assert " ".join(written.recipe.split()[-6:]) in " ".join(out.split())
