@@ -65,10 +65,11 @@ class Numbers:
 def has_recipe(job: Job, asked: Collection[str]) -> bool:
     """Whether the recipe knows anything better than the defaults for a job of which `asked` keys are set.
 
-    It does for a head that reads features, and classes, with records protected one by one or not at all;
-    not if somebody has set a key of ``STEPS``.
+    It does for a head that reads features, and classes, with records protected one by one or not at all,
+    under plain averaging; not if somebody has set a key of ``STEPS``.
     """
     fits = job.kind.labelled and job.adapter == "head" and job.pooled
+    fits = fits and job.strategy.name == "fedavg"
     return fits and job.privacy.unit in ("example", "none") and not set(STEPS) & set(asked)
 
 

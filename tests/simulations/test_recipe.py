@@ -87,6 +87,7 @@ def test_who_sets_a_part_of_a_step_sets_the_whole_of_it(key):
     [
         {"task": "causal-lm"},
         {"model.adapter": "lora"},
+        {"strategy.name": "fedadam"},
         {"model.pooling": "own"},
         {"privacy.unit": "client"},
         {"privacy.unit": "group", "data.group_column": "text"},
