@@ -201,8 +201,12 @@ class Job(Section):
         return type(self).build(resolve_paths(values, Path.cwd()))
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no white space."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Canonical JSON: sorted keys, no white space.
+
+        Without a recipe there is no such key: jobs keep the digests that they had before it.
+        """
+        absent = {"recipe"} if self.recipe is None else None
+        return canonical_json(self.model_dump(mode="json", exclude=absent))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""

@@ -111,6 +111,8 @@ def test_a_job_file_that_leaves_values_out_keeps_their_defaults(reviews_csv, tmp
     job = umbel.Job.load(tmp_path / "job.toml")
     assert job.recipe is None
     assert job.training.optimizer == "adamw"
+    assert "recipe" not in json.loads(job.to_json())
+    assert json.loads(job.changed({"recipe": "by size"}).to_json())["recipe"] == "by size"
 
 
 def test_the_job_that_a_run_writes_gives_the_same_model_again(reviews_csv, tiny, tmp_path):
