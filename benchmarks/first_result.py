@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +113,7 @@ def questions() -> tuple[list[Row], list[Row]]:
     return [(r["text"], r["label"]) for r in train], [(r["text"], r["label"]) for r in test]
 
 
-SETS = {
+SETS: dict[str, Callable[[], tuple[list[Row], list[Row]]]] = {
     "reviews": lambda: sentences("label"),
     "questions": questions,
     "messages": lambda: split(
@@ -158,7 +158,7 @@ class Prepared:
         self._of_row = {
             int(row): features
             for side in (self.train, self.test)
-            for row, features in zip(side.rows, side.features, strict=True)
+            for row, features in zip(side.rows, np.asarray(side.features), strict=True)
         }
 
     def deal(self, job: Any) -> None:

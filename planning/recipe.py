@@ -20,7 +20,7 @@ from .noise import private_recipe
 STEPS = ("training.optimizer", "training.learning_rate", "training.momentum", "training.schedule")
 """They fit only together: who sets one of them sets the others."""
 
-_PLAIN = {
+_PLAIN: dict[str, Any] = {
     "training.rounds": 30,
     "training.local_steps": 12,
     "training.batch_size": 256,
@@ -34,7 +34,7 @@ _PLAIN_RATE = 0.25
 _MOST_CLASSES = 12
 """Beyond, the steps do not become larger."""
 
-_PRIVATE = {
+_PRIVATE: dict[str, Any] = {
     "training.rounds": 20,
     "training.local_steps": 8,
     "training.optimizer": "sgd",
