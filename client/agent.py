@@ -120,7 +120,8 @@ class Agent:
 
         job, account = job_of(assignment), self._account
         known = account.known
-        self._make_ready(job, assignment)
+        if not self._ready:  # other files would be another agent's
+            self._make_ready(job, assignment)
         if not known:
             self._check(job, assignment, prepares=True)
         readiness = Readiness(
@@ -138,7 +139,7 @@ class Agent:
     def _make_ready(self, job: Job, assignment: Assignment) -> None:
         """Have the records read, and compute what stays from round to round.
 
-        Until a time that is public, whatever is raised: each time, for each time files are read.
+        Until a time that is public, whatever is raised.
         """
         waits = self._timing.waits and job.private
         known = NOTHING_KNOWN

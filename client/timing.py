@@ -10,7 +10,8 @@ again, as after a record that ended it.
 Guarantee: of the records, the time at which an answer leaves tells only whether their work was within what
 was planned, and if not, the number of whole multiples that it took. With texts of any length that fit the
 model that is so unless more are drawn than ``most_drawn``, which happens with a probability below 2**-30 for
-each answer; a record that ends the process is such an event, too.
+each answer; two records that the model fails on, or one that ends the process, are such events, too. Under
+client-level privacy no size is published, and a test is planned for 1,000 records.
 
 Assumptions: those of ``learning.filling``; for the first answer, that the machine is as fast as it was
 measured, within the margin; what happens behind (encoding, masking) takes a time that does not depend on the
@@ -124,7 +125,7 @@ class Timing:
         if not numbers.training_size:
             records = 2 * _UNKNOWN
         # Of the records that are trained on, and of those held out.
-        records = records * numbers.records_per_unit + 2 * pace.filling
+        records = records * numbers.records_per_unit + 2 * (pace.filling + pace.again)
         return _READING + _MARGIN * records * (pace.prepared + _READ)
 
     def most(self, job: Job, numbers: Numbers) -> Most:
@@ -142,11 +143,13 @@ class Timing:
         if self._pace is None:
             return 0.0
         pace, seconds = self._pace, 0.0
+        again = 0 if pace.prepared else pace.again  # no record fails at its features
         if train:
             steps = job.training.local_steps
-            seconds += pace.start + steps * (pace.step + pace.alone) + most.drawn * pace.record
+            seconds += pace.start + steps * (pace.step + pace.alone)
+            seconds += (most.drawn + again) * pace.record
         if test:
-            seconds += pace.start + (most.held + pace.filling) * pace.tested
+            seconds += pace.start + (most.held + pace.filling + again) * pace.tested
         return _MARGIN * seconds
 
     def whole(self, job: Job, numbers: Numbers, rounds: int, tests: int) -> float:

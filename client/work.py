@@ -145,7 +145,8 @@ class WorkHere:
         """pace: of this machine with this model, for answers that are filled."""
         self._name, self._workplace, self._data = name, workplace, data
         self._pace, self.touch = pace, touch
-        self._in_vain = 0.0
+        self._in_vain: Filling = NOTHING
+        self._unreadable: dict[Side, Exception] = {}
         self._invented: dict[Costs, Invented] = {}
         self._featured: dict[str, Examples] = {}
         self._received: ReceivedWeights | None = None
@@ -216,8 +217,8 @@ class WorkHere:
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        filling = self._filling("train", fill, done=0.0 if records else self._in_vain)
-        self._in_vain = 0.0
+        filling = self._filling("train", fill, NOTHING if records else self._in_vain)
+        self._in_vain = NOTHING
         try:
             return train(
                 self._workplace.learner,
@@ -233,8 +234,7 @@ class WorkHere:
                 filling=filling,
             )
         except Exception:
-            if isinstance(filling, UpTo):
-                self._in_vain = filling.done
+            self._in_vain = filling
             raise
 
     def _none(self, side: Side) -> Examples:
@@ -242,8 +242,8 @@ class WorkHere:
         examples = self._data.train if side == "train" else self._data.test
         return with_features(self._workplace.learner, examples.none())
 
-    def _filling(self, side: Side, fill: int | None, done: float = 0.0) -> Filling:
-        """For an answer that is worth so many records."""
+    def _filling(self, side: Side, fill: int | None, in_vain: Filling = NOTHING) -> Filling:
+        """For an answer that is worth so many records, of which some work was in vain."""
         if fill is None or self._pace is None:
             return NOTHING
         costs = self._pace.training if side == "train" else self._pace.testing
@@ -253,11 +253,18 @@ class WorkHere:
                 learner, costs.rows, costs.lengths, on_features=costs.lengths == (NO_LENGTH,)
             )
         steps = self._workplace.learner.job.training.local_steps if side == "train" else 1
-        return UpTo(costs, self._invented[costs], costs.most(fill, steps), done)
+        done = in_vain.done if isinstance(in_vain, UpTo) else 0.0
+        return UpTo(costs, self._invented[costs], costs.most(fill, steps), done, in_vain.steps)
 
     def _examples(self, side: Side) -> Examples:
-        """This owner's examples, with their features where only a head trains; found once."""
+        """This owner's examples, with their features where only a head trains; found, or not, once."""
+        if side in self._unreadable:
+            raise self._unreadable[side]
         if side not in self._featured:
             examples = self._data.train if side == "train" else self._data.test
-            self._featured[side] = with_features(self._workplace.learner, examples, self.touch)
+            try:
+                self._featured[side] = with_features(self._workplace.learner, examples, self.touch)
+            except Exception as error:
+                self._unreadable[side] = error
+                raise
         return self._featured[side]

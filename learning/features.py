@@ -11,9 +11,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import nn
 
 from .cache import cache_folder, write_once
 from .examples import Examples
@@ -25,6 +27,8 @@ from .shapes import Passes, feature_width, rows_of
 
 _TOLERANCE = 1e-3
 _LENGTHS = (5, 7, 9, 12)
+
+_READS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def with_features(learner: Learner, examples: Examples, touch: Touch | None = None) -> Examples:
@@ -76,10 +80,17 @@ def _key(learner: Learner, examples: Examples) -> str:
 def head_reads_features(learner: Learner) -> bool:
     """Whether head(features) gives the network's logits, for an architecture's own head.
 
-    Tried on invented texts: no record may decide how all the others are trained on, or fail here.
+    Tried once, on invented texts and with the weights that the model has then: no record may decide how all
+    the others are trained on, or fail here.
     """
     if learner.network.mean_head is not None:
         return True
+    if learner.network not in _READS:
+        _READS[learner.network] = _reads(learner)
+    return _READS[learner.network]
+
+
+def _reads(learner: Learner) -> bool:
     longest = learner.job.model.max_length
     texts = invented_texts(learner.tokenizer, [min(length, longest) for length in _LENGTHS])
     # A text may end with the padding token, which some heads look for.

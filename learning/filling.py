@@ -50,8 +50,14 @@ Spend = Callable[[Callable[[], "Batch"]], object]
 class Filling(Protocol):
     """What an answer's passes are told to, and what follows them."""
 
+    steps: int
+    """That the optimizer has taken."""
+
     def passed(self, batch: Batch) -> None:
         """A batch of records is about to go through."""
+
+    def stepped(self) -> None:
+        """The optimizer has taken a step."""
 
     def fill(self, spend: Spend) -> None:
         """The records are done."""
@@ -60,7 +66,12 @@ class Filling(Protocol):
 class Nothing:
     """Of an answer that leaves when it is there."""
 
+    steps = 0
+
     def passed(self, batch: Batch) -> None:
+        pass
+
+    def stepped(self) -> None:
         pass
 
     def fill(self, spend: Spend) -> None:
@@ -134,12 +145,18 @@ class Invented:
 class UpTo:
     """Fills what the records of an answer cost up to `most`."""
 
-    def __init__(self, costs: Costs, invented: Invented, most: float, done: float = 0.0) -> None:
-        """done: what was spent on the same answer before, in vain."""
-        self._costs, self._invented, self._most, self.done = costs, invented, most, done
+    def __init__(
+        self, costs: Costs, invented: Invented, most: float, done: float = 0.0, steps: int = 0
+    ) -> None:
+        """done, steps: what was spent on the same answer before, in vain."""
+        self._costs, self._invented, self._most = costs, invented, most
+        self.done, self.steps = done, steps
 
     def passed(self, batch: Batch) -> None:
         self.done += self._costs.of(batch)
+
+    def stepped(self) -> None:
+        self.steps += 1
 
     def fill(self, spend: Spend) -> None:
         """Passes of the greatest length, and shorter ones at the end.

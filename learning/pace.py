@@ -24,6 +24,7 @@ from .model import Learner
 from .network import Batch
 from .shapes import (
     Shape,
+    failing_costs,
     rows_that_fill,
     rows_to_train,
     shape_of_steps,
@@ -62,6 +63,8 @@ class Pace:
     """Of each record before the first round: its features, where a head is trained on them."""
     filling: int = 0
     """As many records more is what rows that only fill a pass may take of a test, or of features."""
+    again: int = 0
+    """As many records more is what one takes at which a pass through the base model fails."""
     training: Costs = ONE
     """What passes with gradients cost."""
     testing: Costs = ONE
@@ -120,7 +123,16 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
     test(learner, counts, learner.initial, examples.none(), filling=testing)
     filling = rows_that_fill(learner)
     return Pace(
-        start, step, record, alone, tested, prepared, filling, training.costs, testing.costs
+        start,
+        step,
+        record,
+        alone,
+        tested,
+        prepared,
+        filling,
+        failing_costs(learner),
+        training.costs,
+        testing.costs,
     )
 
 
@@ -128,6 +140,7 @@ class _Looked:
     """Looks what passes cost, where an answer would be filled."""
 
     costs: Costs
+    steps = 0
 
     def __init__(
         self, learner: Learner, shape: Shape, clock: Callable[[], float], *, on_features: bool
@@ -136,6 +149,9 @@ class _Looked:
         self._on_features = on_features
 
     def passed(self, batch: Batch) -> None:
+        pass
+
+    def stepped(self) -> None:
         pass
 
     def fill(self, spend: Spend) -> None:

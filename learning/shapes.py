@@ -46,6 +46,7 @@ TEST_BATCH = 1024
 _SHORTEST, _LEAST = 16, 4
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
 """By network, what for and number of threads: whether rows may go together."""
+_WIDTHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 class Passes:
@@ -119,15 +120,27 @@ def lengths_up_to(longest: int) -> list[int]:
     return [*found[:-1], longest]
 
 
+def failing_costs(learner: Learner) -> int:
+    """As how many texts a pass counts that fails, and is taken again text by text."""
+    rows = rows_of(learner)
+    return rows * (1 + rows)
+
+
 def padded_lengths(learner: Learner) -> list[int]:
     """The lengths that this model's texts are padded to in such passes."""
     longest = learner.job.model.max_length
     return [longest] if learner.length is not None else lengths_up_to(longest)
 
 
-@torch.inference_mode()
 def feature_width(learner: Learner) -> int:
-    """How many numbers a head reads of a text."""
+    """How many numbers a head reads of a text: looked at once."""
+    if learner.network not in _WIDTHS:
+        _WIDTHS[learner.network] = _feature_width(learner)
+    return _WIDTHS[learner.network]
+
+
+@torch.inference_mode()
+def _feature_width(learner: Learner) -> int:
     (text,) = invented_texts(learner.tokenizer, [learner.job.model.max_length])
     return int(learner.network.features(learner.batch_of([text])).flatten(1).shape[1])
 

@@ -114,7 +114,8 @@ class PrivateRule:
     record that tears it leaves some tensors' parts of its clipped gradient, which is no longer than
     the whole.
 
-    Assumption: a record that fails alone also fails among others. A failure that has no record to
+    Assumption: a record that fails alone also fails among others, and in later steps of the same answer, in
+    which it is not tried again. A failure that has no record to
     blame, such as a lack of memory, is no record's affair: a pass takes as much for one as for many.
     """
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import ModelError
 from ..job import TrainingSpec
@@ -73,7 +74,8 @@ def train(
     Guarantee under `private`: no record decides whether there is an answer. A record that cannot be
     learned from counts as zero (``PrivateRule``). Weights that are no longer finite follow from
     noised steps alone, so the update of zeros that then stands for the answer, and the end of the
-    steps, are post-processing. Without privacy both raise ``ModelError``.
+    steps, are post-processing. Without example-level privacy what is not finite stands for zeros, too, if
+    the job is private, and raises ``ModelError`` if not.
 
     touch: told of each record before it is used, one at a time: for a process that may die of it.
     filling: told of each batch, and then of how to spend work that nothing is kept of.
@@ -102,9 +104,10 @@ def train(
     parameters = [p for _, p in network.trained_parameters()]
     start = [p.detach().clone() for p in parameters]
     optimizer = _optimizer(spec, parameters)
+    correction = None
     if local is not None:
         names = [name for name, _ in network.trained_parameters()]
-        _corrected(local, names, start, optimizer)
+        correction = _corrected(local, names, start, optimizer)
     rule: PrivateRule | PlainRule
     if private is None:
         rule = PlainRule(module, optimizer, spec, Shuffled(max(1, len(examples)), spec, seed, who))
@@ -138,21 +141,25 @@ def train(
             if not rule.step():
                 diverged = True
                 break
+            filling.stepped()
         update = {
             name: (p.detach() - before).float().cpu().numpy()
             for (name, p), before in zip(network.trained_parameters(), start, strict=True)
         }
+        if correction is not None:
+            correction.remove()
         if filling is not NOTHING and isinstance(rule, PlainRule) and len(examples) == 0:
-            for _ in range(planned):
+            for _ in range(planned - filling.steps):
                 rule.spend_step()
         filling.fill(lambda make: rule.spend(lambda: losses_from(make())))
     if not diverged and all(np.isfinite(array).all() for array in update.values()):
         return Outcome(update, total_loss / max(1, seen))
-    if private is None:
+    if not learner.job.private:
         raise ModelError(f"Training diverged at {who} (a weight became NaN or infinite). {LOWER}")
     if not diverged:
         _log.error("%s", DIVERGED)
-    return Outcome(_zeros(network), 0.0, diverged=True)
+    # Only noised steps may say so: without them it may be one record's affair.
+    return Outcome(_zeros(network), 0.0, diverged=private is not None)
 
 
 @torch.no_grad()
@@ -245,7 +252,7 @@ def _optimizer(spec: TrainingSpec, parameters: list[nn.Parameter]) -> torch.opti
 
 def _corrected(
     local: LocalHalf, names: list[str], start: list[Tensor], optimizer: torch.optim.Optimizer
-) -> None:
+) -> RemovableHandle:
     """Have the strategy's local half change each step's gradients, after their noise was added."""
 
     def correct(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -253,7 +260,7 @@ def _corrected(
         for name, parameter, origin in zip(names, parameters, start, strict=True):
             local.correct(name, parameter.grad, parameter.detach(), origin)
 
-    optimizer.register_step_pre_hook(correct)
+    return optimizer.register_step_pre_hook(correct)
 
 
 def _chunks(

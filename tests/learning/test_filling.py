@@ -246,6 +246,30 @@ def test_what_fails_altogether_costs_what_anything_costs(privacy, made, monkeypa
     assert len(tried) > 1
 
 
+@pytest.mark.parametrize("adapter", ["lora", "head"])
+def test_whether_a_clients_training_diverged_is_not_told_by_its_time(adapter, made):
+    """Without noise in the steps it may be one record's affair."""
+    learner, task, examples = made(adapter, "client")
+    pace = pace_of(learner, task, adapter)
+    through, taken = [], []
+    for sound in (True, False):
+        work = workplace(learner, task, examples(SETS["usual"]), pace)
+        work.prepare()
+        with pytest.MonkeyPatch.context() as patch, counted(learner, adapter == "head") as found:
+            watch = watched(torch.optim.AdamW.step, taken)
+            patch.setattr("torch.optim.AdamW.step", watch)
+            if not sound:
+                patch.setattr(trainer, "learning_rate", lambda *_: float("nan"))
+            outcome = answer(learner, work, None, Most(300, 300), train=True, test=False).outcome
+        assert not outcome.diverged
+        assert any(array.any() for array in outcome.update.values()) == sound
+        through.append(found[0] / unit(pace.training))
+        assert len(taken) == learner.job.training.local_steps
+        taken.clear()
+    least, features = pace.training.whole[0], adapter == "head"
+    assert abs(through[0] - through[1]) <= (1.3 if features else least) + 1e-9
+
+
 def no_features(side, examples):
     """The examples of one side cannot be had."""
 
