@@ -42,10 +42,9 @@ def answers(command: Command) -> Command:
     shown.append(parameter("as_json", Json, False))
 
     @functools.wraps(command)
-    def answered(**values: Any) -> None:
-        as_json = values.pop("as_json")
+    def answered(*given: Any, as_json: bool = False, **values: Any) -> None:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            found = command(**values)
+            found = command(*given, **values)
         answer = found if isinstance(found, Answer) else Answer(found)
         if as_json:
             say(json.dumps(plain(answer.values), indent=2, allow_nan=False))

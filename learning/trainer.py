@@ -74,8 +74,8 @@ def train(
     Guarantee under `private`: no record decides whether there is an answer. A record that cannot be
     learned from counts as zero (``PrivateRule``). Weights that are no longer finite follow from
     noised steps alone, so the update of zeros that then stands for the answer, and the end of the
-    steps, are post-processing. Without example-level privacy what is not finite stands for zeros, too, if
-    the job is private, and raises ``ModelError`` if not.
+    steps, are post-processing. Under client-level privacy zeros stand for it, too, and nobody is told;
+    without privacy it raises ``ModelError``.
 
     touch: told of each record before it is used, one at a time: for a process that may die of it.
     filling: told of each batch, and then of how to spend work that nothing is kept of.
@@ -154,7 +154,7 @@ def train(
         filling.fill(lambda make: rule.spend(lambda: losses_from(make())))
     if not diverged and all(np.isfinite(array).all() for array in update.values()):
         return Outcome(update, total_loss / max(1, seen))
-    if not learner.job.private:
+    if private is None and not learner.job.per_client:
         raise ModelError(f"Training diverged at {who} (a weight became NaN or infinite). {LOWER}")
     if not diverged:
         _log.error("%s", DIVERGED)
