@@ -102,7 +102,8 @@ class Timed:
     seconds = 0.0
 
     def __init__(self, filling: Filling) -> None:
-        self._filling, self.passed = filling, filling.passed
+        self._filling = filling
+        self.passed, self.stepped, self.steps = filling.passed, filling.stepped, filling.steps
 
     def fill(self, spend: Spend) -> None:
         begun = CLOCK.now()
