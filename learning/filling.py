@@ -22,7 +22,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -117,6 +117,13 @@ ONE = Costs(1, (NO_LENGTH,), (1.0,), 1.0, fixed=False)
 """Where each row is a pass that costs as much as any other."""
 
 
+def invented_examples(learner: Learner, lengths: Sequence[int]) -> Examples:
+    """Examples that nobody wrote, of these lengths in tokens, all of the first class."""
+    texts = invented_texts(learner.tokenizer, lengths)
+    store = TokensInMemory(Path(), texts, np.zeros(len(texts), np.int64))
+    return Examples(store, np.arange(len(texts)))
+
+
 class Invented:
     """Batches of invented rows, made as those of records are."""
 
@@ -126,12 +133,9 @@ class Invented:
         self._learner, self._rows, self._lengths = learner, rows, list(lengths)
         longest = learner.job.model.max_length
         all_lengths = [length or longest for length in self._lengths for _ in range(rows)]
-        texts = invented_texts(learner.tokenizer, all_lengths)
-        marks = np.zeros(len(texts), np.int64)
-        features = _features(learner, len(texts)) if on_features else None
-        self._examples = Examples(
-            TokensInMemory(Path(), texts, marks), np.arange(len(texts)), features
-        )
+        examples = invented_examples(learner, all_lengths)
+        features = _features(learner, len(examples)) if on_features else None
+        self._examples = replace(examples, features=features)
 
     def batch(self, length: int, *, alone: bool = False) -> Batch:
         """Of texts of this many tokens, or of features; of one of them if `alone`."""

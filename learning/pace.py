@@ -10,18 +10,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from .batches import forward_batch, microbatch
 from .counts import counting
-from .examples import Examples, TokensInMemory
+from .examples import Examples
 from .features import computed, head_reads_features
-from .filling import NO_LENGTH, NOTHING, ONE, Costs, Filling, Invented, Spend
-from .invented import invented_texts
+from .filling import (
+    NO_LENGTH,
+    NOTHING,
+    ONE,
+    Costs,
+    Filling,
+    Invented,
+    Nothing,
+    Spend,
+    invented_examples,
+)
 from .model import Learner
-from .network import Batch
 from .shapes import (
     Shape,
     failing_costs,
@@ -136,23 +143,16 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
     )
 
 
-class _Looked:
+class _Looked(Nothing):
     """Looks what passes cost, where an answer would be filled."""
 
     costs: Costs
-    steps = 0
 
     def __init__(
         self, learner: Learner, shape: Shape, clock: Callable[[], float], *, on_features: bool
     ) -> None:
         self._learner, self._shape, self._clock = learner, shape, clock
         self._on_features = on_features
-
-    def passed(self, batch: Batch) -> None:
-        pass
-
-    def stepped(self) -> None:
-        pass
 
     def fill(self, spend: Spend) -> None:
         """The quickest of a few times each, in turns: what else the machine does meets all alike."""
@@ -199,6 +199,4 @@ def _train(
 def _invented(learner: Learner) -> Examples:
     """As many texts of the greatest length as go through the base model at once."""
     count = forward_batch(learner.job.training, learner.network.device)
-    texts = invented_texts(learner.tokenizer, [learner.job.model.max_length] * count)
-    store = TokensInMemory(Path(), texts, np.zeros(count, np.int64))
-    return Examples(store, np.arange(count))
+    return invented_examples(learner, [learner.job.model.max_length] * count)
