@@ -121,13 +121,18 @@ class Company:
         return run
 
     def renew(self, run: Run, failed: bool) -> None:
-        """Turn to the newest roster if it says something else of this run's clients.
+        """Turn to the newest roster if it says something else of this run's clients, or holds for longer.
 
-        Raises ``RosterChanged``, after which another process leads the run; ``CannotGoOn`` if too few
-        are left under it. A round that an earlier process left open is finished first, unless it `failed`.
+        Raises ``RosterChanged``, after which another process leads the run and brings its clients the
+        roster; ``CannotGoOn`` if too few are left under it. A round that an earlier process left open is
+        finished first, unless it `failed`.
         """
+        if not failed and _in_a_slot(run):
+            return
         turn = self.rosters.pending(run.plan.job.cohort.joins)
-        if turn is None or (not failed and _in_a_slot(run)):
+        if turn is None:
+            if run.sums is not None and run.roster != self.rosters.signed:  # it was prolonged
+                raise RosterChanged
             return
         gone = sorted(set(self.rosters.last.clients) - set(turn.clients))
         if reason := self._too_few(turn):

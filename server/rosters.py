@@ -1,9 +1,9 @@
 """The rosters that a run goes by, one after another.
 
-A run keeps to one roster until a member that takes part in it is removed, or one joins. Then, between two
-rounds, it turns to the newest: who is asked, who may be summed, thresholds and shares of noise are computed
-anew from it by all sides. A round that is in progress is finished under the roster that it was begun with;
-where that fails it is trained anew under the next one.
+A run keeps to one roster until a member that takes part in it is removed, one joins, or it is about to end.
+Then, between two rounds, it turns to the newest: who is asked, who may be summed, thresholds and shares of
+noise are computed anew from it by all sides. A round that is in progress is finished under the roster that it
+was begun with; if that fails it is trained anew under the next one.
 
 Guarantee: no update is summed both with and without a member. Slots name their roster, a slot is reopened
 under its own roster alone, and no owner masks an update under two (``privacy.secagg.repeats``, rule 2).
@@ -11,6 +11,7 @@ under its own roster alone, and no owner masks an update under two (``privacy.se
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,10 +21,12 @@ from ..consortium.authority import Consortium
 from ..errors import RunFolderError
 from ..job import Job
 from ..planning.cohorts import participations_of
-from ..privacy.secagg.roster import Roster, open_kept
+from ..privacy.secagg.roster import Roster, SignedRoster, open_kept
 from ..run.run_folder import RunFolder
 
 _FILE = "rosters.json"
+_SOON = 24 * 3600
+"""Seconds before its end at which a roster is left for a newer one with the same clients."""
 
 
 class RosterChanged(Exception):
@@ -77,14 +80,17 @@ class Rosters:
         self._write([Period(self.epoch, 1, sorted(clients))])
 
     def pending(self, joins: bool) -> Period | None:
-        """What the newest roster means for the run: who remains, and who is to be asked; None if nothing."""
+        """What the newest roster means for the run: who remains, and who is to be asked; None if nothing.
+
+        One that changes nobody is turned to when the run's own is about to end: only the newest is prolonged.
+        """
         if not self.periods or self._consortium.epoch <= self.epoch:
             return None
         newest, last = self._open(self._consortium.epoch), self.last
         known = self.roster.by_name
         stay = [n for n in last.clients if newest.by_name.get(n) == known.get(n)]
         asked = sorted(newest.by_name.keys() - set(stay)) if joins else []
-        if len(stay) == len(last.clients) and not asked:
+        if len(stay) == len(last.clients) and not asked and not self._ends_soon():
             return None
         return Period(newest.epoch, 0, stay, asked, bool(asked))
 
@@ -110,6 +116,10 @@ class Rosters:
 
     def of(self, period: Period) -> Roster:
         return self._open(period.epoch)
+
+    def _ends_soon(self) -> bool:
+        ends = SignedRoster.from_bytes(self.signed).roster.said.expires
+        return ends - time.time() < _SOON
 
     def _open(self, epoch: int) -> Roster:
         return open_kept(self._consortium.roster_of(epoch), self._consortium.card.consortium_keys)

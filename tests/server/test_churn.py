@@ -398,6 +398,27 @@ def test_a_member_with_whom_those_that_are_here_would_be_too_few_does_not_join(c
     certified(federation)
 
 
+def test_a_roster_that_is_signed_anew_in_a_run_reaches_its_members(churning):
+    """Else they would refuse, from its end on, although the operator did what they said."""
+    federation = churning(3, 3)
+    first, prolong = federation.consortium.roster(), federation.consortium.prolong
+    federation.at.when("round 1 summed", lambda: prolong(500))
+    result = federation.lead()
+    assert [period["members"] for period in result["rosters"]] == [3]
+    known = {federation.membership(name).roster.read_bytes() for name in federation.names}
+    assert known == {federation.consortium.roster()} != {first}
+
+
+def test_a_roster_that_is_about_to_end_is_left_for_one_with_the_same_clients(churning):
+    federation = churning(4, 3)
+    federation.consortium.prolong(1)
+    federation.at.when("round 1 summed", lambda: federation.admit(federation.names[3]))
+    result = federation.lead()
+    assert [(p["members"], p["clients"]) for p in result["rosters"]] == [(3, 3), (4, 3)]
+    assert set(federation.charged()) == set(federation.names[:3])
+    certified(federation)
+
+
 def test_a_member_that_left_between_two_writes_of_a_beginning_takes_no_part(churning, monkeypatch):
     federation = churning(4, 4, training={"rounds": 1})
     gone, begin = federation.names[0], Rosters.begin
