@@ -203,7 +203,7 @@ def predict(
     ] = 40,
 ) -> None:
     """Try the model of a finished run."""
-    from ..learning.layout import Layout
+    from ..learning.reading.layout import Layout
     from ..reports.predictions import prediction_line, predictions, read_texts
 
     found = read_texts(texts or [], file, text_column, Layout(encoding))

@@ -106,10 +106,10 @@ class DataSource:
 
         Lines of JSON name their columns themselves, so there is nothing to look at beforehand.
         """
-        from ..learning.columns import check_columns
-        from ..learning.header import column_names
-        from ..learning.lines import JSON
-        from ..learning.packing import ending
+        from ..learning.reading.columns import check_columns
+        from ..learning.reading.header import column_names
+        from ..learning.reading.lines import JSON
+        from ..learning.reading.packing import ending
 
         declared = self.declared
         columns = [declared.text_column, declared.label_column, declared.group_column]

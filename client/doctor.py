@@ -126,10 +126,10 @@ class _Examination:
         yield Finding("request", "ok", f"fingerprint, to tell the operator: {fingerprint}")
 
     def data(self) -> Iterator[Finding]:
-        from ..learning.columns import check_columns
-        from ..learning.header import column_names
-        from ..learning.signatures import refuse_other_kinds
-        from ..learning.tables import find_layout
+        from ..learning.reading.columns import check_columns
+        from ..learning.reading.header import column_names
+        from ..learning.reading.signatures import refuse_other_kinds
+        from ..learning.reading.tables import find_layout
 
         home, given = self.home, self.home.settings.data
         for path in (home.data, home.test_data):

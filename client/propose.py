@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..learning.arrow_files import split_names
-from ..learning.columns import check_columns
-from ..learning.header import column_names
-from ..learning.layout import USUAL, Layout
-from ..learning.names import alike, clean_text, label_name, sort_names
-from ..learning.signatures import refuse_other_kinds
-from ..learning.tables import find_layout, read_table
+from ..learning.reading.arrow_files import split_names
+from ..learning.reading.columns import check_columns
+from ..learning.reading.header import column_names
+from ..learning.reading.layout import USUAL, Layout
+from ..learning.reading.names import alike, clean_text, label_name, sort_names
+from ..learning.reading.signatures import refuse_other_kinds
+from ..learning.reading.tables import find_layout, read_table
 from .settings import DataSettings
 
 if TYPE_CHECKING:

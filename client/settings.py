@@ -13,7 +13,7 @@ from ..job import Job
 from ..storage.documents import Document, listed, toml_value
 
 if TYPE_CHECKING:
-    from ..learning.layout import Layout
+    from ..learning.reading.layout import Layout
 
 DEFAULT_SHARE = 0.8
 
@@ -90,7 +90,7 @@ def _check_proxy(proxy: str) -> str:
 
 
 def _check_encoding(name: str) -> str:
-    from ..learning.encoding import codec_of
+    from ..learning.reading.encoding import codec_of
 
     try:
         codec_of(name)
@@ -133,7 +133,7 @@ class DataSettings(Document):
     @property
     def layout(self) -> Layout:
         """How its files of text are written."""
-        from ..learning.layout import Layout
+        from ..learning.reading.layout import Layout
 
         return Layout(self.encoding, self.quoting)
 
@@ -176,7 +176,7 @@ class DataSettings(Document):
 
 
 def _domain(labels: Iterable[str]) -> set[str]:
-    from ..learning.names import label_name
+    from ..learning.reading.names import label_name
 
     return set(map(label_name, labels))
 

@@ -15,13 +15,13 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec
 from ..tasks.spec import spec_of
-from .arrow_files import split_names
 from .labels import check_clients_share_labels, encode_labels
-from .layout import Layout
-from .names import label_name
+from .reading.arrow_files import split_names
+from .reading.layout import Layout
+from .reading.names import label_name
+from .reading.table import Table
+from .reading.tables import read_table
 from .rows import Row, fill
-from .table import Table
-from .tables import read_table
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
-from .names import label_name
 from .network import own_head
+from .reading.names import label_name
 
 
 def is_classifier(config: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec
-from .names import alike, canonical, clean_text, sort_names
+from .reading.names import alike, canonical, clean_text, sort_names
 from .rows import Row
 
 # Above this many classes, of which most stand on one row only, a label column holds ids or scores.

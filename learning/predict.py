@@ -19,7 +19,7 @@ from .examples import Examples, TokensInMemory, beginning, most_characters
 from .export import CARD, read_card
 from .loading import load_learner
 from .model import Learner
-from .names import clean_text
+from .reading.names import clean_text
 from .shapes import Passes, rows_of
 
 _CHUNK = 256

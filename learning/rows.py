@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..job import DataSpec
-from .names import clean_text, label_name
-from .table import Table
+from .reading.names import clean_text, label_name
+from .reading.table import Table
 
 
 class Row:

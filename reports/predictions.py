@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..learning.layout import Layout
     from ..learning.predict import Prediction, Predictor
+    from ..learning.reading.layout import Layout
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -52,14 +52,14 @@ def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout)
 
 
 def _is_table(file: Path) -> bool:
-    from ..learning.packing import ending
-    from ..learning.tables import TABLES
+    from ..learning.reading.packing import ending
+    from ..learning.reading.tables import TABLES
 
     return file.is_dir() or (file.exists() and ending(file) in TABLES)
 
 
 def _of_table(file: Path, column: str, layout: Layout) -> Texts:
-    from ..learning.tables import read_table
+    from ..learning.reading.tables import read_table
 
     table = read_table(file, column, every=True, layout=layout)
     asked = [
@@ -70,8 +70,8 @@ def _of_table(file: Path, column: str, layout: Layout) -> Texts:
 
 
 def _of_lines(file: Path, layout: Layout) -> Texts:
-    from ..learning.encoding import find_encoding, is_text, text_of
-    from ..learning.signatures import refuse_other_kinds
+    from ..learning.reading.encoding import find_encoding, is_text, text_of
+    from ..learning.reading.signatures import refuse_other_kinds
 
     try:
         refuse_other_kinds(file)
@@ -94,7 +94,7 @@ def predictions(
     predictor: Predictor, asked: list[Asked], tokens: int
 ) -> Iterator[tuple[Asked, Prediction | None]]:
     """One for each that is asked, in order; None for a text that is blank or unreadable, or has no token."""
-    from ..learning.names import clean_text
+    from ..learning.reading.names import clean_text
 
     readable = [not one.fault and bool(clean_text(one.text)) for one in asked]
     texts = [one.text for one, can in zip(asked, readable, strict=True) if can]

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DataError, JobError
 from ..job import SimulationSpec
 from ..learning.data import Corpus
-from ..learning.names import sort_names
+from ..learning.reading.names import sort_names
 
 _DEFAULT_CLIENTS = 4
 _LONGEST_NAME = 60

@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec, Job
 from ..learning.data import load_corpus
-from ..learning.header import column_names
-from ..learning.layout import Layout
-from ..learning.names import label_name, sort_names
-from ..learning.tables import find_layout, read_table
+from ..learning.reading.header import column_names
+from ..learning.reading.layout import Layout
+from ..learning.reading.names import label_name, sort_names
+from ..learning.reading.tables import find_layout, read_table
 from ..tasks.spec import usual_task
 from . import columns as look
 from .columns import Column

@@ -11,8 +11,8 @@ import pytest
 
 from umbel.client.propose import propose
 from umbel.errors import DataError
-from umbel.learning.header import column_names
-from umbel.learning.tables import read_table
+from umbel.learning.reading.header import column_names
+from umbel.learning.reading.tables import read_table
 
 ROWS = [
     ("plain", "a"),

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from umbel.errors import DataError
 from umbel.job import DataSpec
 from umbel.learning.data import load_corpus
-from umbel.learning.delimited import MOST_CHARACTERS, MOST_LINES
+from umbel.learning.reading.delimited import MOST_CHARACTERS, MOST_LINES
+from umbel.learning.reading.tables import read_table
 from umbel.learning.split import fingerprint, row_marks, split_rows, units_of
-from umbel.learning.tables import read_table
 
 ROWS = [(f"Täxt number {i}", ("good", "bad")[i % 2], f"person {i // 2}") for i in range(7)]
 COLUMNS = ("text", "label", "group")

@@ -21,7 +21,7 @@ from umbel.client.propose import propose
 from umbel.errors import DataError
 from umbel.job import DataSpec
 from umbel.learning.data import Corpus, load_corpus
-from umbel.learning.names import alike, clean_text, sort_names
+from umbel.learning.reading.names import alike, clean_text, sort_names
 from umbel.learning.split import fingerprint, split_rows
 
 ROWS = [

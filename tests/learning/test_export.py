@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from umbel.learning.export import export_adapter
-from umbel.learning.names import clean_text
 from umbel.learning.predict import Predictor
+from umbel.learning.reading.names import clean_text
 
 KINDS = [
     ("bert", "mean", "head"),

@@ -27,12 +27,12 @@ from umbel.client.propose import propose
 from umbel.errors import DataError
 from umbel.job import DataSpec
 from umbel.learning.data import load_corpus
-from umbel.learning.encoding import NAMES
-from umbel.learning.header import column_names
-from umbel.learning.layout import Layout
-from umbel.learning.names import canonical, label_name
-from umbel.learning.packing import PACKED, most_bytes
-from umbel.learning.tables import read_table
+from umbel.learning.reading.encoding import NAMES
+from umbel.learning.reading.header import column_names
+from umbel.learning.reading.layout import Layout
+from umbel.learning.reading.names import canonical, label_name
+from umbel.learning.reading.packing import PACKED, most_bytes
+from umbel.learning.reading.tables import read_table
 
 SEEDS = range(4)
 
@@ -195,7 +195,7 @@ def pack(packed, content, name):
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("name", ["bomb.csv", "bomb.jsonl", "bomb.parquet"])
 def test_what_unpacks_to_far_too_much_is_refused(tmp_path, monkeypatch, name, packed):
-    monkeypatch.setattr("umbel.learning.packing._ALWAYS", 1 << 20)
+    monkeypatch.setattr("umbel.learning.reading.packing._ALWAYS", 1 << 20)
     path = tmp_path / f"{name}{packed}"
     path.write_bytes(pack(packed, b"text,label\n" + bytes(3 << 20), name))
     assert most_bytes(path) < 3 << 20
@@ -204,7 +204,7 @@ def test_what_unpacks_to_far_too_much_is_refused(tmp_path, monkeypatch, name, pa
 
 
 def test_a_workbook_that_unpacks_to_far_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("umbel.learning.packing._ALWAYS", 1 << 20)
+    monkeypatch.setattr("umbel.learning.reading.packing._ALWAYS", 1 << 20)
     path = as_sheet(tmp_path / "bomb.xlsx", [("a" * 30_000, "b")] * 500 + [("c", "d")])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet9.xml", bytes(3 << 20))

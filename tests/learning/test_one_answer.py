@@ -10,8 +10,8 @@ import torch
 from umbel.learning.examples import Examples, tokenise
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
-from umbel.learning.names import clean_text
 from umbel.learning.predict import Predictor
+from umbel.learning.reading.names import clean_text
 
 CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 

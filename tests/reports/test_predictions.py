@@ -3,7 +3,7 @@
 import pytest
 
 from umbel.errors import DataError
-from umbel.learning.layout import USUAL
+from umbel.learning.reading.layout import USUAL
 from umbel.reports import predictions
 
 

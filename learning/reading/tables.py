@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ...errors import DataError
 from .arrow_files import ARROW, read_arrow, read_folder
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
 from .encoding import find_encoding, usual_codec

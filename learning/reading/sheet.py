@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ...errors import DataError
 from .cells import as_name, cell
 from .columns import check_columns
 from .packing import most_bytes, seekable

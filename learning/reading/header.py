@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.ipc
 
-from ..errors import DataError
+from ...errors import DataError
 from .arrow_files import ARROW, arrow_schema, split_names
 from .delimited import DELIMITED, header_of
 from .encoding import usual_codec

@@ -10,7 +10,7 @@ import codecs
 import shlex
 from pathlib import Path
 
-from ..errors import DataError
+from ...errors import DataError
 from .packing import ending, inner_name, opened, packing
 
 FORMATS = (

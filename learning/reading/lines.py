@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ...errors import DataError
 from .cells import cell, reason
 from .columns import check_columns
 from .encoding import text_of

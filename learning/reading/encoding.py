@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import DataError
+from ...errors import DataError
 from .packing import opened
 
 TEXT_FILES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import DataError
+from ...errors import DataError
 from .encoding import TOLERATED
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from ..errors import DataError
+from ...errors import DataError
 from .names import number_name
 
 

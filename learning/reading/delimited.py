@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from ..errors import DataError
+from ...errors import DataError
 from .columns import check_columns
 from .encoding import is_text, text_of
 from .layout import Layout, Quoting

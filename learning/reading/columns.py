@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from ..errors import DataError
+from ...errors import DataError
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _MOST_WORDS = 5

@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet
 
-from ..errors import DataError
+from ...errors import DataError
 from .cells import arrow_cells
 from .columns import check_columns
 from .nested import column_at, root, schema_paths
