@@ -28,7 +28,7 @@ from umbel.job import Job
 from umbel.learning.filling import NOTHING, Filling, Spend
 from umbel.learning.loading import load_learner
 from umbel.learning.pace import Pace, measured
-from umbel.learning.probe import probed
+from umbel.learning.probing.probe import probed
 from umbel.learning.tasks import task_for
 from umbel.privacy.noise.sizes import Sizes
 from umbel.privacy.randomness import SecretStream

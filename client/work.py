@@ -15,7 +15,7 @@ from ..learning.filling import NO_LENGTH, NOTHING, Costs, Filling, Invented, UpT
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.pace import Pace
-from ..learning.received import ReceivedWeights
+from ..learning.probing.received import ReceivedWeights
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train

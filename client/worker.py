@@ -24,7 +24,7 @@ from ..job import Job
 from ..learning.base_model import forget_digests
 from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
-from ..learning.verdict import Verdict
+from ..learning.probing.verdict import Verdict
 from ..planning.padding import padding_refusals
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
@@ -113,7 +113,7 @@ class Worker:
 def workplace_of(job: Job) -> Workplace:
     """The model of a job, loaded and probed."""
     from ..learning.loading import load_learner
-    from ..learning.probe import probed
+    from ..learning.probing.probe import probed
     from ..learning.tasks import task_for
 
     classes = len(job.data.labels or ())

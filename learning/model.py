@@ -22,7 +22,7 @@ from .base_model import named_digest
 from .batches import make_batch, pad_rows
 from .examples import Examples
 from .network import Batch, Network
-from .verdict import Verdict
+from .probing.verdict import Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..job import Job
 
 if TYPE_CHECKING:
-    from ..learning.verdict import Verdict
+    from ..learning.probing.verdict import Verdict
 
 
 def padding_refusals(job: Job, verdict: Verdict | None) -> list[str]:

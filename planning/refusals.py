@@ -4,8 +4,8 @@ Plan and agents call the same functions, so a job that an agent would refuse for
 before anybody is asked, and an owner takes no plan on trust. Beside what follows from the job alone, here:
 
 - from the published size: ``noise.check_delta``, ``private_recipe``, ``event_of_test``;
-- from the loaded model: ``padding.padding_refusals``, ``learning.received`` (of its first weights by the
-  probe, of all others in each round);
+- from the loaded model: ``padding.padding_refusals``, ``learning.probing.received`` (of its first weights by
+  the probe, of all others in each round);
 - from the sum that it is asked into: ``encryption.grid_refusals``, ``roster_refusals``,
   ``client_level.norm_refusals``, ``count_refusals``;
 - from the planned rounds and tests: ``schedule.rounds_tested``.

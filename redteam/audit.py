@@ -22,7 +22,7 @@ from ..learning.examples import Examples
 from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import Learner, arrays_digest
-from ..learning.probe import probed
+from ..learning.probing.probe import probed
 from ..learning.tasks import Task, task_for
 from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest

@@ -27,10 +27,10 @@ from ..learning.examples import Examples, TokenStore
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
+from ..learning.probing.verdict import INDEPENDENT
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task, task_for
 from ..learning.trainer import Outcome, train
-from ..learning.verdict import INDEPENDENT
 from ..privacy.randomness import SecretStream
 from ..tasks.spec import usual_task
 from ..wire.arrays import Arrays

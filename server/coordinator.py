@@ -24,7 +24,7 @@ from ..job import Job
 from ..learning.export import export_adapter
 from ..learning.loading import load_learner
 from ..learning.model import Learner
-from ..learning.probe import probed
+from ..learning.probing.probe import probed
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..run.events import Evaluation, Event, Prepared, Round, Said, Spare, heads_of

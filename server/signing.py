@@ -55,7 +55,7 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
     check_lasts(consortium, job)
     # Late: stopping a run needs no model.
     from ..learning.base_model import pinned
-    from ..learning.probe import fitted
+    from ..learning.probing.probe import fitted
 
     # Owners are told which files they are, and compare that before they look into them.
     return signed_order(consortium, as_kept(fitted(pinned(job))), run or new_run(job))

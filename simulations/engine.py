@@ -28,7 +28,7 @@ from ..learning.counts import own_figures
 from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
-from ..learning.probe import shape_known
+from ..learning.probing.probe import shape_known
 from ..planning.plan import Plan
 from ..privacy.randomness import reproducible_stream
 from ..run.events import Compared, Holdings, Prepared

@@ -19,7 +19,7 @@ from ..learning.export import export_adapter
 from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import ModelShape
-from ..learning.probe import probed
+from ..learning.probing.probe import probed
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
 from ..learning.trainer import test

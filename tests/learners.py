@@ -6,7 +6,7 @@ import torch
 
 from umbel.job import Job
 from umbel.learning.loading import load_learner
-from umbel.learning.probe import probed
+from umbel.learning.probing.probe import probed
 
 MOST_NUMBERS = 4_000_000
 """Of a model that is kept a second time; of a larger one the trained part is, which tests change."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from umbel.errors import PlanRefused
 from umbel.job import Job
 from umbel.learning.model import ModelShape
-from umbel.learning.verdict import INDEPENDENT
+from umbel.learning.probing.verdict import INDEPENDENT
 from umbel.planning.cohorts import groups_of, sample_cohort
 from umbel.planning.facts import ClientFacts
 from umbel.planning.noise import private_recipe

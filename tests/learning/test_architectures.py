@@ -22,11 +22,11 @@ from umbel.learning.counts import counting
 from umbel.learning.examples import Examples, tokenise
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
-from umbel.learning.probe import probe, probed
+from umbel.learning.probing.probe import probe, probed
+from umbel.learning.probing.verdict import INDEPENDENT
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
-from umbel.learning.verdict import INDEPENDENT
 from umbel.privacy.noise.counts_noise import LOSS_STEPS
 
 CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"

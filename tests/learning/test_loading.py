@@ -12,7 +12,7 @@ from umbel.errors import ModelError
 from umbel.job import Job
 from umbel.learning.hugging_face import one_sentence
 from umbel.learning.loading import load_learner
-from umbel.learning.probe import probed
+from umbel.learning.probing.probe import probed
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.tokenizer import load_tokenizer

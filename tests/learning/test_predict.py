@@ -8,7 +8,7 @@ import torch
 
 from umbel.learning.loading import load_learner
 from umbel.learning.predict import Predictor
-from umbel.learning.probe import probe
+from umbel.learning.probing.probe import probe
 from umbel.learning.tasks import task_for
 
 NEW = 10

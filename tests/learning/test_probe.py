@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from umbel.errors import ModelError, PlanRefused
-from umbel.learning import probe as probing
 from umbel.learning.invented import invented_texts
 from umbel.learning.loading import load_learner
-from umbel.learning.lookups import CheckedLookups
 from umbel.learning.model import arrays_digest
-from umbel.learning.probe import fitted, probe, probed, shape_known
+from umbel.learning.probing import probe as probing
+from umbel.learning.probing.lookups import CheckedLookups
+from umbel.learning.probing.probe import fitted, probe, probed, shape_known
+from umbel.learning.probing.verdict import INDEPENDENT, Verdict
 from umbel.learning.tasks import task_for
-from umbel.learning.verdict import INDEPENDENT, Verdict
 from umbel.planning.padding import padding_refusals, padding_warnings
 from umbel.simulations import engine
 from umbel.simulations.engine import plan_job

@@ -10,12 +10,12 @@ from umbel.errors import ModelError
 from umbel.learning import trainer
 from umbel.learning.counts import counting
 from umbel.learning.features import with_features
-from umbel.learning.probe import _with_room
-from umbel.learning.received import MOST_WEIGHT, ReceivedWeights
+from umbel.learning.probing.probe import _with_room
+from umbel.learning.probing.received import MOST_WEIGHT, ReceivedWeights
+from umbel.learning.probing.verdict import INDEPENDENT
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
-from umbel.learning.verdict import INDEPENDENT
 from umbel.planning.padding import padding_refusals
 
 

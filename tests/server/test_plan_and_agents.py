@@ -10,7 +10,7 @@ import pytest
 from umbel.client.policy import Policy
 from umbel.errors import DataError, JobError, PlanRefused, RoundFailed, StrategyError
 from umbel.learning.model import ModelShape
-from umbel.learning.verdict import INDEPENDENT
+from umbel.learning.probing.verdict import INDEPENDENT
 from umbel.planning.facts import ClientFacts
 from umbel.planning.plan import Plan
 from umbel.planning.refusals import job_refusals

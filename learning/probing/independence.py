@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..privacy.dpsgd.optimizer import backward, example_gradients
-from ..tasks.spec import usual_task
-from .batches import forward_batch, microbatch
+from ...errors import ModelError
+from ...privacy.dpsgd.optimizer import backward, example_gradients
+from ...tasks.spec import usual_task
+from ..batches import forward_batch, microbatch
+from ..hugging_face import first_line
+from ..invented import invented_texts
+from ..model import Learner
+from ..network import Batch
+from ..tasks import Task
 from .company import COUNTS, Company, Pass
-from .hugging_face import first_line
-from .invented import invented_texts
 from .lookups import checked_lookups
-from .model import Learner
-from .network import Batch
 from .randomness import draws_nothing
-from .tasks import Task
 
 _TOLERANCE, _TOLERANCE_BFLOAT16 = 2e-4, 0.1
 # Tensors with less than this share of a text's gradient are compared by this share: some are zero but

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .invented import invented_texts, sizes_of, unlike_sizes
-from .model import Learner
-from .network import Batch
+from ..invented import invented_texts, sizes_of, unlike_sizes
+from ..model import Learner
+from ..network import Batch
 
 
 @dataclass(frozen=True)

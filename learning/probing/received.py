@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..privacy.dpsgd.optimizer import backward, example_gradients
-from ..wire.arrays import Arrays
-from .features import head_reads_features
-from .invented import invented_texts
-from .model import Learner
-from .network import Batch
-from .tasks import Task
+from ...errors import ModelError
+from ...privacy.dpsgd.optimizer import backward, example_gradients
+from ...wire.arrays import Arrays
+from ..features import head_reads_features
+from ..invented import invented_texts
+from ..model import Learner
+from ..network import Batch
+from ..tasks import Task
 
 MOST_WEIGHT = 1e4
 """Largest magnitude of a weight that is trained on under privacy; real ones are below 100."""

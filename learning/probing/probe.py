@@ -33,18 +33,18 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
-from ..errors import ModelError
-from ..job import Job
-from .away import away_from_start
-from .base_model import base_folder, checked, named_digest
-from .cache import cache_folder, write_once
-from .device import choose_device, use_bfloat16
+from ... import __version__
+from ...errors import ModelError
+from ...job import Job
+from ..away import away_from_start
+from ..base_model import base_folder, checked, named_digest
+from ..cache import cache_folder, write_once
+from ..device import choose_device, use_bfloat16
+from ..loading import load_learner
+from ..model import Learner, ModelShape
+from ..tasks import Task, task_for
 from .independence import CannotRun, Coupled, Independence
-from .loading import load_learner
-from .model import Learner, ModelShape
 from .received import keeps_apart
-from .tasks import Task, task_for
 from .verdict import INDEPENDENT, Verdict
 
 _LIBRARIES = ("torch", "transformers", "peft", "opacus", "tokenizers")

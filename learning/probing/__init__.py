@@ -1,0 +1,1 @@
+"""Checks of a loaded model: its texts, and the weights that come, must leave each record alone."""
