@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..errors import ModelError
@@ -12,7 +14,7 @@ from .network import EXPLICIT_POSITIONS, own_head
 ALL_LINEAR = "all-linear"
 
 
-def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[str]) -> nn.Module:
+def add_adapter(job: Job, backbone: Any, mean_head: bool, missing: list[str]) -> nn.Module:
     if job.training.gradient_checkpointing:
         # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
         backbone.gradient_checkpointing_enable({"use_reentrant": True})
@@ -25,7 +27,8 @@ def add_adapter(job: Job, backbone: nn.Module, mean_head: bool, missing: list[st
 
     lora = job.model.lora
     endings = [lora.target] if isinstance(lora.target, str) else list(lora.target)
-    config = peft.LoraConfig(
+    config_of: Any = peft.LoraConfig  # says that alpha is an int, and takes any number
+    config = config_of(
         task_type="FEATURE_EXTRACTION" if mean_head else job.kind.peft_type,
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -63,7 +66,7 @@ def _modules_to_save(job: Job, backbone: nn.Module, missing: list[str]) -> list[
     return sorted(heads | {name.rpartition(".")[0] for name in before_head})
 
 
-def _freeze_shared_positions(backbone: nn.Module, job: Job) -> None:
+def _freeze_shared_positions(backbone: Any, job: Job) -> None:
     """Freeze position embeddings whose gradients Opacus cannot tell apart by example."""
     if not job.noised_locally or backbone.config.model_type in EXPLICIT_POSITIONS:
         return

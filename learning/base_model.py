@@ -137,8 +137,7 @@ def _in_package(reference: str) -> Path:
 
 def _from_hub(base: str, hub: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = [f"*{suffix}" for suffix in SUFFIXES]
     try:
@@ -182,7 +181,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     (alone / "model.gguf").symlink_to(gguf.resolve())
     with one_sentence(f"{gguf} cannot be converted"):
         where: dict[str, Any] = {"gguf_file": "model.gguf"}
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             alone, dtype=torch.float32, trust_remote_code=False, **where
         )
         # The weights are plain float32 now; save_pretrained refuses while the model says otherwise.

@@ -48,7 +48,7 @@ def cache_folder(kind: str) -> Path:
     return folder
 
 
-def write_once(path: Path, write: Callable[[Path], None], *, private: bool = True) -> Path:
+def write_once(path: Path, write: Callable[[Path], object], *, private: bool = True) -> Path:
     """Let `write` make a file or folder under a temporary name, then move it to `path`.
 
     Two processes may race: both write, one move wins, and what stands there is whole either way. What is

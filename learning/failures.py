@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -42,10 +42,10 @@ def left_out_if_it_fails() -> Iterator[None]:
         _log_left_out(error)
 
 
-def each(compute: Callable[[np.ndarray], Sequence[T]], chunk: np.ndarray) -> Sequence[T | None]:
+def each(compute: Callable[[np.ndarray], Iterable[T]], chunk: np.ndarray) -> Sequence[T | None]:
     """One result for each record of a batch, computed together if that works; None for a failure."""
     try:
-        return compute(chunk)
+        return list(compute(chunk))
     except Exception as error:
         found: list[T | None] = []
         if len(chunk) == 1:

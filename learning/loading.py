@@ -172,7 +172,7 @@ def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Non
         part.pad_token_id = tokenizer.pad_token_id
 
 
-def _check(job: Job, backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check(job: Job, backbone: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """That the weights are numbers, and that every token has an embedding."""
     for name, parameter in backbone.named_parameters():
         if parameter.is_floating_point() and not bool(parameter.isfinite().all()):

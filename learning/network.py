@@ -69,7 +69,8 @@ class Network(nn.Module):
         """The module behind the features: ours, or the one that the architecture brings."""
         if self.mean_head is not None:
             return self.mean_head
-        bare = self.backbone.get_base_model() if self._adapter != "full" else self.backbone
+        backbone: Any = self.backbone
+        bare = backbone.get_base_model() if self._adapter != "full" else backbone
         head: nn.Module = getattr(bare, own_head(bare))
         return head
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ...errors import DataError
 from .columns import check_columns
@@ -112,7 +112,7 @@ def _read_header(lines: TextIO, layout: Layout, delimiter: str) -> tuple[str, li
     if announced:
         delimiter = announced[1]
         first = next((line for line in lines if line.strip("\r\n")), "")
-    quoting = csv.QUOTE_NONE if layout.quoting == "none" else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONE if layout.quoting == "none" else csv.QUOTE_MINIMAL
 
     def with_first() -> Iterator[str]:
         yield first

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from ...errors import DataError
 from .packing import opened
@@ -161,7 +161,7 @@ class _Lines:
         self.beyond = b""
         """Lines that are not ASCII, up to some length: what tells encodings apart."""
 
-    def read(self, path: Path, stream: io.BufferedIOBase) -> None:
+    def read(self, path: Path, stream: BinaryIO) -> None:
         start = 0
         for number, line in enumerate(stream, start=1):
             if number == 1 and _CONTROL.search(line[:_LOOK]):

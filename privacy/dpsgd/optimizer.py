@@ -300,7 +300,7 @@ def backward(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
     for parameter in parameters.values():
         parameter.grad = None
     try:
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
