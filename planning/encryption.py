@@ -94,7 +94,7 @@ def encryption_refusals(
     terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
-    from ..strategies import channels_of, sees
+    from ..strategies import channels_of
 
     job = terms.job
     if not job.encrypted:
@@ -122,12 +122,6 @@ def encryption_refusals(
                 )
             )
             break
-    if sees(job.strategy) == "INDIVIDUAL" and len(groups) < 2:
-        reasons.append(
-            f'strategy.name = "{job.strategy.name}" compares single updates, which nobody can see: '
-            "take one that needs only their sum, or set encryption.group_size (4 or more, with at "
-            "least two groups), so that it compares the means of groups"
-        )
     weight_cap = 1
     if job.weighting == "examples":
         weight_cap = max((c.training_size for c in facts), default=1)

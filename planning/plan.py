@@ -21,6 +21,7 @@ from ..privacy.secagg.roster import Limits
 from ..strategies import Channels, channels_of
 from .client_level import client_warnings
 from .cohorts import participations_of
+from .comparing import comparing_facts
 from .encryption import encryption_facts, server_sees
 from .evaluation import chosen_tests, deviation, evaluation_facts, evaluation_warnings
 from .facts import ClientFacts, some
@@ -230,6 +231,7 @@ class Plan:
             "bytes_down_per_client_round": parameters * _FLOAT32,
             "privacy": job.privacy.model_dump(),
             "encryption": encryption_facts(self.terms, self.cohort_size, parameters, self._further),
+            "compares": comparing_facts(self.terms, self.cohort_size),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
             "plainly": self.plainly,

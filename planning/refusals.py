@@ -24,6 +24,7 @@ from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.noise.sizes import SIZE_EPSILON
 from .client_level import client_refusals, sum_refusals
+from .comparing import comparing_refusals
 from .encryption import encryption_refusals
 from .evaluation import evaluation_refusals, release_refusals
 from .facts import ClientFacts, some
@@ -71,6 +72,7 @@ def plan_refusals(
         *padding_refusals(job, model.verdict),
         *evaluation_refusals(job, facts, tests),
         *encryption_refusals(terms, facts, model, tests),
+        *comparing_refusals(terms, facts),
     ]
 
 

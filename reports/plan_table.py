@@ -49,6 +49,8 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     ]
     if plan.get("strategy"):
         facts.insert(0, ("Strategy", str(plan["strategy"])))
+    if plan.get("compares"):
+        facts.insert(1, ("Compares", _compares_line(plan["compares"])))
     if plan.get("recipe"):
         facts.append(("Recipe", str(plan["recipe"])))
     if plan.get("cohort"):
@@ -85,6 +87,20 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     )
     parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
     return Group(*parts)
+
+
+def _compares_line(compares: dict[str, Any]) -> str:
+    """Between what a strategy chooses, and how much of it bad clients reach."""
+    if compares["what"] == "updates":
+        return f"the updates of {compares['vectors']} clients, one by one"
+    reached = ", ".join(
+        f"{float(share):.0%} bad clients spoil about {part:.0%}"
+        for share, part in compares["spoiled"].items()
+    )
+    return (
+        f"the means of {compares['vectors']} groups of {compares['size']} clients or more; of the "
+        f"groups {reached}"
+    )
 
 
 def _absences_line(cohort: dict[str, Any]) -> str:

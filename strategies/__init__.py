@@ -22,6 +22,7 @@ from .contract import (
     Told,
     checked_channels,
 )
+from .robust import ROBUST
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -37,11 +38,15 @@ __all__ = [
     "Told",
     "build_strategy",
     "channels_of",
+    "compares",
     "local_half",
     "sees",
 ]
 
-NAMES = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
+NAMES = (
+    *("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"),
+    *ROBUST,
+)
 
 
 # With less than all of a cohort, Flower's rules would draw at random, or wait for nodes for ever.
@@ -62,16 +67,27 @@ def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
     kind = _kind(spec)
     if not issubclass(kind, Rule):
         return _foreign(kind, spec)
+    from .compared import ComparedStrategy
     from .summed import SummedStrategy
 
     rule: Rule = _construct(kind, dict(spec.options), spec)
     owns = spec.name if kind.local is not None and ":" in spec.name else ""
-    return SummedStrategy(rule, total_weight, owns)
+    adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
+    return adapter(rule, total_weight, owns)
 
 
 def sees(spec: StrategySpec) -> str:
-    """What a job's strategy must see: "SUM", or "INDIVIDUAL" updates."""
+    """What a job's strategy must see: as ``Rule.sees``."""
     return str(getattr(build_strategy(spec, 2**20), "sees", "INDIVIDUAL"))
+
+
+def compares(spec: StrategySpec) -> Rule | None:
+    """The rule of a job's strategy if it compares updates; None for one of a sum, and for Flower's."""
+    kind = _kind(spec)
+    if not issubclass(kind, Rule):
+        return None
+    rule: Rule = _construct(kind, dict(spec.options), spec)
+    return rule if rule.sees != "SUM" else None
 
 
 def channels_of(
@@ -161,7 +177,9 @@ def _ours() -> dict[str, type[Rule]]:
     from .averaging import FedAvg, FedAvgM, FedProx
     from .fedopt import FedAdagrad, FedAdam, FedYogi
 
-    return dict(zip(NAMES, (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx), strict=True))
+    means = (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx)
+    ours: dict[str, type[Rule]] = dict(zip(NAMES, means, strict=False))
+    return {**ours, **ROBUST}
 
 
 def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 Told = Mapping[str, object]
 """What the server tells the local half, by name: the same for every owner of a round."""
-Sight = Literal["SUM", "INDIVIDUAL"]
+Sight = Literal["SUM", "GROUPS", "INDIVIDUAL"]
+"""The least that is enough: more of each client is seen from left to right."""
 
 UPDATE = "update"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -152,7 +153,8 @@ class Rule(ABC):
     """
 
     sees: ClassVar[Sight] = "SUM"
-    """What it must see: the sum of a cohort, or each client's own ("INDIVIDUAL")."""
+    """What it must see: the sum of a cohort; several means to compare, which are those of "GROUPS" under
+    encryption, else each client's own update; or each client's own in any case ("INDIVIDUAL")."""
     local: ClassVar[type[LocalRule] | None] = None
     """The local half, if owners do more than train."""
 
@@ -170,6 +172,18 @@ class Rule(ABC):
             f"{type(self).__name__} declares {channel!r} and does not hear it"
         )
 
+    def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
+        """What stands for the mean update (float64[d]) of a rule that sees more than a sum.
+
+        updates: float32[n, d], a row for the mean of each group, or for each client, in the cohort's order.
+        asked: clients of the round, whether they answered or not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sees {self.sees} and combines nothing")
+
+    def refusal(self, vectors: int, asked: int) -> str:
+        """Why it cannot work with so many rows in ``combine``; empty if it can."""
+        return ""
+
     @abstractmethod
     def next_model(
         self, model: Arrays, mean_update: dict[str, np.ndarray]
@@ -186,6 +200,8 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
     names = [channel.name for channel in found]
     if names[:1] != [UPDATE] or dict(found[0].shapes) != dict(shapes) or found[0].reach != 1.0:
         raise ValueError("its first channel is not the update of the model's own tensors")
+    if len(names) > 1 and rule.sees != "SUM":
+        raise ValueError(f"a rule that compares updates has no further channel, such as {names[1]}")
     if len(set(names)) < len(names):
         raise ValueError(f"two of its channels have one name: {', '.join(names)}")
     if len(names) > 1 and rule.local is None:

@@ -23,7 +23,8 @@ from ..wire.requests import WEIGHT, only_arrays, only_metrics
 class ForeignStrategy(Strategy):
     """Any Flower strategy, as one that understands updates."""
 
-    sees: ClassVar[str] = "INDIVIDUAL"
+    sees: ClassVar[str] = "GROUPS"
+    """It gets the means of groups as if each were a client."""
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner

@@ -60,7 +60,7 @@ def test_flowers_own_strategies_make_the_next_model_from_updates(
     name, exchange, a_model, updates_of
 ):
     strategy = build(name, **FLOWERS[name])
-    assert strategy.sees == "INDIVIDUAL"
+    assert strategy.sees == "GROUPS"
     models = exchange(strategy, a_model, updates_of(3, clients=5))
     for model in models:
         assert {array.dtype for array in model.values()} == {np.dtype(np.float32)}

@@ -1,0 +1,54 @@
+"""A rule that compares updates, or means of groups, as a Flower strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from ..errors import StrategyError
+from ..wire.arrays import to_array_record, to_arrays
+from ..wire.requests import only_arrays
+from .fold import check_range
+from .summed import SummedStrategy
+
+
+class ComparedStrategy(SummedStrategy):
+    """Holds all vectors of a round, in the cohort's order: what came first changes nothing."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._places = {node: place for place, node in enumerate(grid.get_node_ids())}
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        rows: dict[int, np.ndarray] = {}
+        for reply in replies:
+            update = to_arrays(only_arrays(reply.content))
+            check_range(update)
+            flat = [update[name].ravel() for name in self._global]
+            rows[self._places[reply.metadata.src_node_id]] = np.concatenate(flat)
+            del reply, update, flat
+        asked = len(self._places)
+        if not rows or (reason := self.inner.refusal(len(rows), asked)):
+            raise StrategyError(
+                f"Round {server_round} cannot be made of {len(rows)} updates or means of groups: "
+                + (reason if rows else "there is none")
+            )
+        vectors = np.stack([rows.pop(place) for place in sorted(rows)])
+        return to_array_record(self._stepped(self.inner.combine(vectors, asked))), None
+
+    def _stepped(self, combined: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The next model, array by array."""
+        model, self._global = self._global, {}
+        start = 0
+        for name in list(model):
+            array = model.pop(name)
+            mean = combined[start : start + array.size].reshape(array.shape)
+            start += array.size
+            yield name, self.inner.next_model({name: array}, {name: mean})[name].astype(np.float32)

@@ -1,0 +1,96 @@
+"""What robust rules have in common: how many vectors may be bad, and arithmetic on a stack of them.
+
+Notation of the papers: n vectors x_1, ..., x_n in R^d, of which at most f are bad.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from ..averaging import FedAvg
+
+_COLUMNS = 2**16
+"""Entries of each vector that are in float64 at a time: the whole stack would be twice as large."""
+
+
+class Compared(FedAvg):
+    """w <- w + learning_rate * (what a rule makes of the vectors in place of their mean).
+
+    Every vector counts once, whoever it is of. ``attackers`` is the share of clients that may be bad,
+    rounded up; each of them may spoil a vector of its own, so f is as many.
+
+    Guarantee: with at most f bad vectors of n, n as ``refusal`` asks, what is added is bounded by the
+    good ones, as the rule's paper says. Assumption: good vectors are alike. A rule that compares cannot
+    tell a client with unusual data from one that lies.
+    """
+
+    sees: ClassVar = "GROUPS"
+    needs: ClassVar[str] = "n >= 2 f + 1"
+    """Of the n vectors for f bad ones, as in the paper."""
+
+    def __init__(self, attackers: float = 0.1, learning_rate: float = 1.0) -> None:
+        super().__init__(learning_rate)
+        if not 0 <= attackers < 0.5:
+            raise ValueError(
+                f"attackers = {attackers} must lie in [0, 0.5): a share of the clients"
+            )
+        self._attackers = attackers
+
+    @classmethod
+    def tolerates(cls, vectors: int) -> int:
+        """The largest f for so many vectors; below 0 if there are too few for any."""
+        return (vectors - 1) // 2
+
+    def bad(self, asked: int) -> int:
+        """f, where so many clients are asked."""
+        # A share that is a decimal fraction comes out a little above a whole number: 0.07 of 100.
+        return math.ceil(self._attackers * asked - 1e-9)
+
+    def refusal(self, vectors: int, asked: int) -> str:
+        bad, most = self.bad(asked), self.tolerates(vectors)
+        if bad <= most:
+            return ""
+        tolerated = f"holds against {most} at most" if most > 0 else "holds against none"
+        return (
+            f"strategy.options.attackers = {self._attackers:g} means that {bad} of {asked} clients may be "
+            f"bad, each in a vector of its own, and of {vectors} vectors this rule {tolerated} "
+            f'({self.needs}): lower it, take more clients (more groups), or another rule; "median" '
+            "holds longest"
+        )
+
+    @abstractmethod
+    def combine(self, updates: np.ndarray, asked: int) -> np.ndarray: ...
+
+
+def columns(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some columns of the stack at a time, float64."""
+    for start in range(0, vectors.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        yield part, vectors[:, part].astype(np.float64)
+
+
+def by_columns(vectors: np.ndarray, rule: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A rule that treats every coordinate by itself; float64[d]."""
+    found = np.zeros(vectors.shape[1])
+    for part, block in columns(vectors):
+        found[part] = rule(block)
+    return found
+
+
+def distances(vectors: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """L2 distance of each vector from `center`; float64[n]."""
+    squared = np.zeros(len(vectors))
+    for part, block in columns(vectors):
+        block -= center[part]
+        squared += np.einsum("kd,kd->k", block, block)
+    return np.sqrt(squared)
+
+
+def weighted_sum(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """sum_k weights_k x_k; float64[d]."""
+    return by_columns(vectors, lambda block: np.einsum("k,kd->d", weights, block))

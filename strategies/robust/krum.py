@@ -1,0 +1,73 @@
+"""The vector with the nearest company.
+
+Blanchard et al. 2017, "Machine learning with adversaries: Byzantine tolerant gradient descent".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compared import Compared, columns
+
+
+def squared_distances(vectors: np.ndarray) -> np.ndarray:
+    """|x_i - x_j|^2 of every two; float64[n, n].
+
+    From the differences, not from products: one huge vector would take all digits of the others.
+    """
+    found = np.zeros((len(vectors), len(vectors)))
+    for _, block in columns(vectors):
+        for i in range(len(block) - 1):
+            apart = block[i + 1 :] - block[i]
+            found[i, i + 1 :] += np.einsum("kd,kd->k", apart, apart)
+    return found + found.T
+
+
+def scores(squared: np.ndarray, bad: int) -> np.ndarray:
+    """Of each vector the sum of squared distances to its n - f - 2 nearest others."""
+    others = len(squared) - 1
+    nearest = min(others, max(1, len(squared) - bad - 2))
+    # Its own distance of 0 comes first.
+    return np.sort(squared, axis=1)[:, 1 : 1 + nearest].sum(axis=1)
+
+
+def ranked(squared: np.ndarray, bad: int) -> list[int]:
+    """All vectors, that of the least score first.
+
+    Two that are each other's nearest have one score if one neighbour counts; all distances decide then, so
+    that it does not depend on who is first.
+    """
+    return [
+        int(i) for i in np.lexsort((np.sort(squared, axis=1).sum(axis=1), scores(squared, bad)))
+    ]
+
+
+def krum(vectors: np.ndarray, bad: int) -> np.ndarray:
+    """The one vector with the least score."""
+    return vectors[ranked(squared_distances(vectors), bad)[0]].astype(np.float64)
+
+
+def multi_krum(vectors: np.ndarray, bad: int) -> np.ndarray:
+    """The mean of the m = n - f vectors with the least scores."""
+    kept = sorted(ranked(squared_distances(vectors), bad)[: len(vectors) - bad])
+    return vectors[kept].astype(np.float64).mean(axis=0)
+
+
+class Krum(Compared):
+    """One client's (one group's) update, that of the nearest company: all others are lost with it."""
+
+    needs = "n >= 2 f + 3"
+
+    @classmethod
+    def tolerates(cls, vectors: int) -> int:
+        return (vectors - 3) // 2
+
+    def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
+        return krum(updates, self.bad(asked))
+
+
+class MultiKrum(Krum):
+    """The mean of all but the f vectors that are farthest from company."""
+
+    def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
+        return multi_krum(updates, self.bad(asked))
