@@ -79,6 +79,11 @@ class Job(Section):
                 'encryption.name_spoilers applies only with privacy.unit = "example" or "group", '
                 "encryption.confirm and no encryption.group_size"
             )
+        if self.simulation.attackers and self.simulation.flips_labels and not task.labelled:
+            raise ValueError(
+                f'simulation.attack = "{self.simulation.attack}" trains on opposite classes, and '
+                f'{task.name} has none: use "sign-flip", "alie" or "ipm"'
+            )
         if self.cohort.size and self.cohort.minimum and self.cohort.minimum > self.cohort.size:
             raise ValueError(
                 f"cohort.minimum ({self.cohort.minimum}) is above cohort.size ({self.cohort.size})"
@@ -203,9 +208,11 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe there is no such key: jobs keep the digests that they had before it.
+        Without a recipe, or attackers, there are no such keys: jobs keep the digests that they had before.
         """
-        absent = {"recipe"} if self.recipe is None else None
+        absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
+        if self.simulation.attackers is None:
+            absent["simulation"] = {"attackers", "attack", "attack_boost"}
         return canonical_json(self.model_dump(mode="json", exclude=absent))
 
     def digest(self) -> str:

@@ -125,6 +125,25 @@ class SimulationSpec(Section):
     clients: PositiveInt | None = Field(
         None, description='Virtual clients; not given for "column:NAME". Default: 4.'
     )
+    attackers: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of virtual clients that attack, chosen by the seed (docs/strategies.md), to see "
+        "what a strategy holds against. Refused between machines. Default: none.",
+    )
+    attack: Literal["label-flip", "sign-flip", "alie", "ipm", "model-replacement"] = Field(
+        "sign-flip",
+        description='What attackers do: "label-flip", train on opposite classes; "sign-flip", send the '
+        'opposite of what they learned; "alie" (a little is enough) and "ipm" (inner product manipulation), '
+        'send what follows from mean and deviation of all attackers\' honest updates; "model-replacement", '
+        "train on opposite classes and send a multiple of it.",
+    )
+    attack_boost: PositiveFloat | None = Field(
+        None,
+        description='Factor of the attack. Default: 4 for "sign-flip", 0.5 for "ipm", clients / attackers '
+        'for "model-replacement"; for "alie" 1, times the deviations of its paper.',
+    )
     alone: bool = Field(
         False, description="Also train every client alone, with the same steps and privacy."
     )
@@ -136,3 +155,8 @@ class SimulationSpec(Section):
     pooled: bool = Field(
         False, description="Also train on all data in one place, without privacy: the yardstick."
     )
+
+    @property
+    def flips_labels(self) -> bool:
+        """Whether the attack trains on opposite classes."""
+        return self.attack in ("label-flip", "model-replacement")

@@ -19,6 +19,18 @@ def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0)
     return sorted(sorted(names, key=lot)[: job.cohort.size])
 
 
+def attackers_of(names: Sequence[str], job: Job) -> list[str]:
+    """The virtual clients that attack in a simulation, sorted: a share of all, one at least."""
+    share = job.simulation.attackers
+    if not share:
+        return []
+
+    def lot(name: str) -> bytes:
+        return hashlib.sha256(f"{job.seed}\nattackers\n{name}".encode()).digest()
+
+    return sorted(sorted(names, key=lot)[: max(1, round(share * len(names)))])
+
+
 def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:
     """Rounds in which each client is asked, if all of them are there."""
     if job.cohort.size is None or job.cohort.size >= len(names):

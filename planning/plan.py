@@ -20,7 +20,7 @@ from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
 from ..strategies import Channels, channels_of
 from .client_level import client_warnings
-from .cohorts import participations_of
+from .cohorts import attackers_of, participations_of
 from .comparing import comparing_facts
 from .encryption import encryption_facts, server_sees
 from .evaluation import chosen_tests, deviation, evaluation_facts, evaluation_warnings
@@ -295,6 +295,11 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:
         warnings.append('encryption.mode = "none": THE SERVER READS EVERY CLIENT\'S OWN UPDATE.')
+    if attackers := attackers_of([client.name for client in facts], job):
+        warnings.append(
+            f"simulation.attackers: {len(attackers)} of {len(facts)} clients attack "
+            f'("{job.simulation.attack}").'
+        )
     full = [c.name for c in facts if c.training_size <= job.training.batch_size]
     if job.noised_locally and full and not job.recipe:
         warnings.append(

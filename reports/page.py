@@ -246,11 +246,20 @@ def _rounds(record: RunRecord) -> _Rows:
     ]
 
 
+def _attackers(result: dict[str, Any]) -> str:
+    """How many clients of a simulation attacked, and how; empty if none did."""
+    found = result.get("attackers")
+    if not found:
+        return ""
+    return f"{len(found['clients'])} of {result['clients']} clients: {found['attack']}"
+
+
 def _origin(record: RunRecord) -> list[tuple[str, Any]]:
     result = record.result or {}
     facts = [
         ("Umbel", result.get("umbel_version")),
         ("Strategy", result.get("strategy") or record.plan.get("strategy")),
+        ("Attackers", _attackers(result)),
         ("Adapter", result.get("adapter") or record.plan.get("adapter")),
         ("SHA-256 of the adapter", result.get("adapter_sha256")),
     ]

@@ -12,6 +12,7 @@ from ..job import Job
 from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
+from ..planning.cohorts import attackers_of
 from ..run.events import (
     Compared,
     Evaluation,
@@ -109,12 +110,19 @@ def summarise(
         "base_sha256": plan.model.base_digest,
         "adapter": job.adapter,
         "strategy": job.strategy.name,
+        "attackers": _attackers(job, names),
         "adapter_sha256": arrays_digest(run.arrays),
         "roster": {key: rosters[-1][key] for key in ROSTER} if rosters else None,
         "rosters": list(rosters),
         "sealed_heads": _newest_heads(events),
         "data": next((e.data or None for e in events if isinstance(e, Partition)), None),
     }
+
+
+def _attackers(job: Job, names: Sequence[str]) -> dict[str, Any] | None:
+    """Who attacked, in a simulation where some do."""
+    found = attackers_of(names, job)
+    return {"attack": job.simulation.attack, "clients": found} if found else None
 
 
 def _exact(first: Evaluation | None, last: Evaluation | None) -> dict[str, Any] | None:

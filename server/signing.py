@@ -44,6 +44,11 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
             "data.labels is missing: between machines nobody sees all data, so the job has to name "
             'the classes, in order, such as data.labels = ["negative", "positive"]'
         )
+    if job.simulation.attackers:
+        raise JobError(
+            "simulation.attackers makes virtual clients attack, in umbel simulate alone: remove it from a "
+            "job that runs between machines"
+        )
     if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(
             "The job's [encryption] is not what this consortium's members insist on "

@@ -23,12 +23,15 @@ from ..learning.probing.probe import probed
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
 from ..learning.trainer import test
+from ..planning.cohorts import attackers_of
 from ..planning.noise import private_recipe
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..server.holdout import PublicRecords, PublicTest
 from ..wire.arrays import Arrays
+from .attackers import Attackers, Attacking
 from .federation import Federation
 from .membership import membership
+from .partition import Share
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -143,12 +146,36 @@ class Site:
             job.data.records_per_group if job.per_group else None,
         )
 
+    @cached_property
+    def _attackers(self) -> Attackers:
+        """Those that attack, by the job's seed."""
+        job, federation = self._federation.job, self._federation
+        shares = {share.name: share for share in federation.shares}
+        names = attackers_of(list(shares), job)
+
+        def steps(name: str, round_: int) -> PrivateSteps | None:
+            if not job.noised_locally:
+                return None
+            # Nobody's privacy rests on it: that of the attackers' records in a simulation.
+            key = reproducible_stream(job.seed, f"attackers/{name}/{round_}").key()
+            size = federation.training_size(shares[name])
+            return replace(self._private_steps(job, size, "", noise=True), key=key)
+
+        members = {name: federation.data(shares[name]) for name in names}
+        return Attackers(job, len(shares), members, lambda: self.workplace, steps)
+
+    def _work(self, share: Share) -> WorkHere:
+        data = self._federation.data(share)
+        if share.name in self._attackers.members:
+            return Attacking(share.name, self.workplace, data, self._attackers)
+        return WorkHere(share.name, self.workplace, data)
+
     def _agent(self, node: int) -> Agent:
         share = self._federation.shares[node - FIRST_NODE]
         settings, job = self._settings, self._federation.job
         return Agent(
             share.name,
-            WorkHere(share.name, self.workplace, self._federation.data(share)),
+            self._work(share),
             self._federation.account(share),
             settings.ledgers / f"{share.name}.sqlite",
             policy=Policy.simulated(job),
