@@ -67,6 +67,7 @@ class Policy(Section):
             encryption=EncryptionRules(
                 required=job.simulation.encryption_required,
                 confirm_required=False,
+                group_sums=True,
                 name_spoilers=job.encryption.name_spoilers,
             ),
             jobs=JobRules(
@@ -234,6 +235,11 @@ class Policy(Section):
             yield (
                 f"requires sums over at least {rules.smallest_cohort} clients "
                 f"(encryption.smallest_cohort), the job opens those over {fewest}"
+            )
+        if job.encryption.group_size is not None and not rules.group_sums:
+            yield (
+                "lets no round open sums of groups (encryption.group_sums), the job has "
+                f"encryption.group_size = {job.encryption.group_size}"
             )
         if job.encryption.name_spoilers and not rules.name_spoilers:
             yield (

@@ -77,6 +77,12 @@ class EncryptionRules(Section):
     smallest_cohort: int = Field(
         3, ge=3, description="Fewest members in any sum that the server may open."
     )
+    group_sums: bool = Field(
+        False,
+        description="Accept jobs that open one sum for each of several groups in a round "
+        "(encryption.group_size), for strategies that compare them. The server then reads sums of fewer "
+        "members than the whole cohort's, though never of fewer than smallest_cohort.",
+    )
     name_spoilers: bool = Field(
         False,
         description="Accept jobs that find out who spoiled a sum (encryption.name_spoilers): where an "

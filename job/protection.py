@@ -103,7 +103,8 @@ class EncryptionSpec(Section):
         None,
         ge=4,
         description="Open one sum for each group of at least so many clients, for strategies that "
-        "compare updates. Default: one sum over the whole cohort.",
+        "compare updates. Every owner's policy must allow it (encryption.group_sums). Default: one sum over "
+        "the whole cohort.",
     )
     name_spoilers: bool = Field(
         False,

@@ -95,6 +95,10 @@ def test_the_default_policy_takes_the_default_job(job):
             {"model": {"adapter": "lora", "lora": {"rank": 257}}},
             r"256 as the rank of adapters \(jobs.max_rank\)",
         ),
+        (
+            {"encryption": {"group_size": 8}},
+            r"no round open sums of groups \(encryption.group_sums\), .*group_size = 8",
+        ),
     ],
 )
 def test_the_default_policy_refuses_what_weakens_the_defaults(sections, words, job):
@@ -126,7 +130,10 @@ def test_all_reasons_are_told_at_once(job):
 
 
 def test_groups_of_enough_clients_satisfy_the_smallest_cohort(policy, job):
-    policy("[encryption]\nsmallest_cohort = 5").check("mary", job(encryption={"group_size": 5}))
+    rules = policy("[encryption]\nsmallest_cohort = 5\ngroup_sums = true")
+    rules.check("mary", job(encryption={"group_size": 5}))
+    with pytest.raises(PlanRefused, match="at least 5 clients .* over 4"):
+        rules.check("mary", job(encryption={"group_size": 4}))
 
 
 @pytest.mark.parametrize(
