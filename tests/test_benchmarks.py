@@ -26,6 +26,7 @@ FIGURES = {
     "examples": {"accuracy", "epsilon", "seconds"},
     "memory": {"few", "many", "ratio"},
     "privacy_utility": {"points", "missed"},
+    "defences": {"rows", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
     "strangers": {"memory", "bars"},
 }

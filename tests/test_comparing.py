@@ -8,7 +8,7 @@ import pytest
 from umbel.errors import PlanRefused
 from umbel.job import Job
 from umbel.learning.model import ModelShape
-from umbel.learning.verdict import INDEPENDENT
+from umbel.learning.probing.verdict import INDEPENDENT
 from umbel.planning.facts import ClientFacts
 from umbel.planning.plan import Plan
 
