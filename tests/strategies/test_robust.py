@@ -1,6 +1,7 @@
 """Each robust rule against its paper, written once more in plain numpy; and what bad vectors can do to it."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from umbel.errors import StrategyError
 from umbel.job import StrategySpec
-from umbel.strategies import NAMES, build_strategy
+from umbel.strategies import NAMES, build_strategy, sees
 from umbel.strategies.robust import ROBUST
 from umbel.strategies.robust.geometric_median import geometric_median
 from umbel.strategies.robust.krum import scores, squared_distances
@@ -250,6 +251,43 @@ def test_distances_of_near_vectors_survive_a_huge_one():
     found = squared_distances(near)
     assert found[0, 1] == pytest.approx(1e-6, rel=1e-6)
     assert np.argmin(scores(found, 0)) == 1
+
+
+OWN = """
+import numpy as np
+from umbel.strategies import Rule
+
+
+class Longest(Rule):
+    sees = "GROUPS"
+
+    def combine(self, updates, asked):
+        assert (len(updates), asked) == (4, 4)
+        return updates[np.argmax(np.linalg.norm(updates, axis=1))].astype(np.float64)
+
+    def next_model(self, model, mean_update):
+        return {name: w + mean_update[name] for name, w in model.items()}
+
+
+class Sighted(Longest):
+    sees = "INDIVIDUAL"
+"""
+
+
+def test_a_rule_of_ones_own_compares_too(tmp_path, monkeypatch, exchange, a_model, updates_of):
+    (tmp_path / "own_robust.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_robust", raising=False)
+    [updates] = updates_of(1, clients=4)
+    longer = [({n: 3 * array for n, array in updates[2][0].items()}, 1)]
+    sent = [*updates[:2], *longer, updates[3]]
+    strategy = build_strategy(StrategySpec(name="own_robust:Longest"), 4)
+    [model] = exchange(strategy, a_model, [sent], order=[3, 2, 1, 0])
+    for name, array in a_model.items():
+        assert model[name] == pytest.approx(array + sent[2][0][name], abs=1e-6)
+    assert sees(StrategySpec(name="own_robust:Longest")) == "GROUPS"
+    assert sees(StrategySpec(name="own_robust:Sighted")) == "INDIVIDUAL"
+    sys.modules.pop("own_robust")
 
 
 def test_every_robust_rule_has_a_name_of_its_own():
