@@ -163,8 +163,8 @@ class Prepared:
 
     def deal(self, job: Any) -> None:
         """Put every client's features into the cache: those of a record depend on no other record."""
-        from umbel.learning.cache import cache_folder, write_once
-        from umbel.learning.features import _key
+        from umbel.learning.cache import write_once
+        from umbel.learning.features import kept_features
         from umbel.simulations.federation import federate
 
         federation = federate(job)
@@ -173,9 +173,7 @@ class Prepared:
             for side in (data.train, data.test):
                 if len(side):
                     found = np.stack([self._of_row[int(row)] for row in side.rows])
-                    path = (
-                        cache_folder("features") / f"{_key(self._site.workplace.learner, side)}.npy"
-                    )
+                    path = kept_features(self._site.workplace.learner, side)
                     write_once(path, lambda made, found=found: np.save(made, found))
 
     def reference(self) -> float:

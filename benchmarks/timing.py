@@ -150,8 +150,8 @@ class Owner:
         owner = self
 
         class Counted(WorkHere):
-            def _filling(self, *arguments: Any, **named: Any) -> Filling:
-                owner.filling = Timed(super()._filling(*arguments, **named))
+            def filling(self, *arguments: Any, **named: Any) -> Filling:
+                owner.filling = Timed(super().filling(*arguments, **named))
                 return owner.filling
 
             def trained(self, *arguments: Any, **named: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class Computing:
         job, assignment, arrays, local = asked.job, asked.assignment, asked.arrays, asked.local
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
+
+        def trained(steps: PrivateSteps | None, *, records: bool = True) -> Outcome:
+            return self._work.trained(
+                job, assignment.round, arrays, steps, local, records=records, fill=drawn
+            )
+
         if asked.test:
             try:
                 found.counts = self._work.tested(job, arrays, fill=held)
@@ -55,31 +62,22 @@ class Computing:
                 self._failed(job, found, error)
         if asked.trains and found.error is None:
             try:
-                outcome = self._work.trained(
-                    job, assignment.round, arrays, private, local, fill=drawn
-                )
-                found.outcome = _with_channels(outcome, local, asked.channels)
+                found.outcome = _with_channels(trained(private), local, asked.channels)
             except OutOfTime:
                 raise
             except Exception as error:
                 self._failed(job, found, error)
                 if private is not None:
-                    anew = private.drawn_anew()
-                    outcome = self._work.trained(
-                        job, assignment.round, arrays, anew, local, records=False, fill=drawn
-                    )
-                    found.outcome = _with_channels(outcome, local, asked.channels)
+                    anew = trained(private.drawn_anew(), records=False)
+                    found.outcome = _with_channels(anew, local, asked.channels)
                 elif job.private:
-                    self._spend(asked, drawn)
+                    self._spend(trained)
         return found
 
-    def _spend(self, asked: Asked, drawn: int | None) -> None:
+    def _spend(self, trained: Callable[..., Outcome]) -> None:
         """The rest of the work of an update that failed, in whose place zeros leave."""
-        round_ = asked.assignment.round
         try:
-            self._work.trained(
-                asked.job, round_, asked.arrays, None, asked.local, records=False, fill=drawn
-            )
+            trained(None, records=False)
         except OutOfTime:
             raise
         except Exception:

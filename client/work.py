@@ -180,7 +180,7 @@ class WorkHere:
         self._received.check(arrays)
 
     def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
-        workplace, filling = self._workplace, self._filling("test", fill)
+        workplace, filling = self._workplace, self.filling("test", fill)
 
         def counts(examples: Examples) -> Counts:
             return test(
@@ -217,7 +217,7 @@ class WorkHere:
             count=job.training.local_steps,
             total=job.training.rounds * job.training.local_steps,
         )
-        filling = self._filling("train", fill, NOTHING if records else self._in_vain)
+        filling = self.filling("train", fill, NOTHING if records else self._in_vain)
         self._in_vain = NOTHING
         try:
             return train(
@@ -242,7 +242,7 @@ class WorkHere:
         examples = self._data.train if side == "train" else self._data.test
         return with_features(self._workplace.learner, examples.none())
 
-    def _filling(self, side: Side, fill: int | None, in_vain: Filling = NOTHING) -> Filling:
+    def filling(self, side: Side, fill: int | None, in_vain: Filling = NOTHING) -> Filling:
         """For an answer that is worth so many records, of which some work was in vain."""
         if fill is None or self._pace is None:
             return NOTHING

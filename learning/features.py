@@ -45,7 +45,7 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
             return examples
         # Nothing goes through another path than something.
         return replace(examples, features=np.zeros((0, feature_width(learner)), np.float32))
-    path = cache_folder("features") / f"{_key(learner, examples)}.npy"
+    path = kept_features(learner, examples)
     if path.exists():
         records_done(len(examples))
     else:
@@ -59,6 +59,11 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
             return replace(examples, features=error.features)
     # As a plain array: indexing a memmap takes several times as long.
     return replace(examples, features=np.asarray(np.load(path, mmap_mode="r")))
+
+
+def kept_features(learner: Learner, examples: Examples) -> Path:
+    """The file where these examples' features are kept once computed, float32[n, hidden] in order."""
+    return cache_folder("features") / f"{_key(learner, examples)}.npy"
 
 
 def _key(learner: Learner, examples: Examples) -> str:
