@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,7 @@ from ..errors import JobError
 from ..storage.canonical import canonical_json
 from ..storage.documents import explain
 from ..tasks.spec import TaskSpec, spec_of, usual_task
+from .chosen import still_chosen
 from .protection import EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
 from .section import AdapterName, Section, TaskName
@@ -196,14 +198,19 @@ class Job(Section):
     def changed(self, given: Mapping[str, Any]) -> Job:
         """The same job with other values at dotted keys; a ``JobError`` names what is wrong with them.
 
-        A learning rate that is the default of its adapter follows the adapter.
+        A learning rate that is the default of its adapter follows the adapter. ``recipe`` no longer
+        names a value that is another now.
         """
         values = self.model_dump(mode="json", exclude_unset=True)
         if self.training.learning_rate == _LEARNING_RATES[self.adapter]:
             del values["training"]["learning_rate"]
         for key, value in given.items():
             set_key(values, key, value)
-        return type(self).build(resolve_paths(values, Path.cwd()))
+        found = type(self).build(resolve_paths(values, Path.cwd()))
+        if self.recipe is None or found.recipe != self.recipe:
+            return found
+        said = still_chosen(self.recipe, self.model_dump(), found.model_dump())
+        return found.model_copy(update={"recipe": said})
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
@@ -239,12 +246,16 @@ class Job(Section):
     ) -> Job:
         """A job from a file, if any, then dotted keys, then ``KEY=VALUE`` texts; the last wins.
 
-        Paths in the file start at its folder, paths that are given at the working directory.
+        Paths in the file start at its folder, paths that are given at the working directory. A ``recipe``
+        in the file no longer names a value that is given otherwise.
         """
         values = resolve_paths(read_toml(path), path.parent) if path else {}
+        before = deepcopy(values)
         for key, value in given.items():
             set_key(values, key, value)
         for override in overrides:
             set_key(values, *parse_override(override))
         resolve_paths(values, Path.cwd())
+        if isinstance(said := before.get("recipe"), str) and values["recipe"] == said:
+            values["recipe"] = still_chosen(said, before, values)
         return cls.build(values, source=str(path) if path else "command line")

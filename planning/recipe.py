@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..job import Job
+from ..job.chosen import chosen_text
 from .facts import ClientFacts
 from .noise import private_recipe
 
@@ -122,8 +123,9 @@ def _short(rate: float) -> float:
 def source(job: Job, chosen: Collection[str], numbers: Numbers) -> str:
     """What a job says of its recipe: which keys it has chosen, and by which numbers."""
     privacy = f"epsilon {job.privacy.epsilon:g}" if job.private else "no privacy"
-    keys, sizes = ", ".join(sorted(chosen)), numbers.sizes
-    return (
-        f"{keys}: chosen for {len(sizes)} clients that publish {sum(sizes):,} records to train on, the "
-        f"largest {max(sizes):,}, {numbers.classes} classes, {privacy}"
+    sizes = numbers.sizes
+    return chosen_text(
+        chosen,
+        f"chosen for {len(sizes)} clients that publish {sum(sizes):,} records to train on, the "
+        f"largest {max(sizes):,}, {numbers.classes} classes, {privacy}",
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import umbel
 from umbel.job import Job, dotted
-from umbel.planning.recipe import STEPS, Numbers, recipe
+from umbel.planning.recipe import STEPS, Numbers, recipe, source
 from umbel.simulations.first import first_job
 from umbel.simulations.first import settings as found_by
 
@@ -144,3 +144,23 @@ def test_init_writes_what_is_chosen(umbel, reviews_csv, tiny, tmp_path, monkeypa
     status, out, err = umbel("plan", "job.toml")
     assert status == 0, err
     assert " ".join(written.recipe.split()[-6:]) in " ".join(out.split())
+
+
+def test_a_job_names_no_value_as_the_recipes_that_somebody_set_since(tmp_path):
+    keys = {"training.rounds": 4, "training.batch_size": 64, "training.learning_rate": 0.5}
+    said = source(job_of(), keys, Numbers((500, 400), 6))
+    job = job_of(**keys, recipe=said)
+    assert job.changed({"training.rounds": 4, "name": "again"}).recipe == said
+    fewer = job.changed({"training": {"rounds": 2, "batch_size": 64, "learning_rate": 0.5}})
+    assert fewer.recipe == said.replace(", training.rounds", "")
+    assert fewer.changed({"training.batch_size": 8, "training.learning_rate": 0.1}).recipe is None
+    assert job.changed({"training.rounds": 2, "recipe": "by hand"}).recipe == "by hand"
+
+    (tmp_path / "job.toml").write_text(
+        f"recipe = {json.dumps(said)}\n[data]\npath = 'x.csv'\n[training]\nrounds = 4\n"
+        "batch_size = 64\nlearning_rate = 0.5\n"
+    )
+    assert umbel.Job.load(tmp_path / "job.toml").recipe == said
+    assert umbel.Job.load(tmp_path / "job.toml", training={"rounds": 4}).recipe == said
+    loaded = umbel.Job.load(tmp_path / "job.toml", ["training.rounds=3"])
+    assert loaded.recipe == fewer.recipe
