@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import UmbelError
 from ..job import Job
@@ -15,6 +14,7 @@ from ..learning.counts import own_counts, own_figures
 from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
+from ..storage.logs import append_line
 from ..strategies import Channels, LocalRule
 from ..wire.requests import Assignment
 from .answers import log_error
@@ -100,17 +100,10 @@ class Computing:
             line["metrics"] = own_figures(job, kept)
             if job.private:
                 line["counts"] = kept.to_list()
-            append_line(self._log, line)
+            append_line(self._log, json.dumps(line))
 
 
 def _with_channels(outcome: Outcome, local: LocalRule | None, channels: Channels) -> Outcome:
     """What leaves of an update: with all that the strategy's local half adds to it."""
     further = local.further(outcome.update) if local is not None else {}
     return replace(outcome, update=channels.vector(outcome.update, further))
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add a line of JSON to a log."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

@@ -24,6 +24,7 @@ from ..job import Job
 from ..planning.limits import secure_limits
 from ..planning.refusals import job_refusals
 from ..storage.documents import explain, listed
+from ..storage.files import write_new
 from .rules import (
     EncryptionRules,
     JobRules,
@@ -280,12 +281,9 @@ def write_policy_template(path: Path) -> None:
     defaults of a later version.
     """
     try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write("\n".join(_template()) + "\n")
+        write_new(path, "\n".join(_template()) + "\n")
     except FileExistsError:
         raise UmbelError(f"{path} exists already; remove it to begin with the default.") from None
-    except OSError as error:
-        raise UmbelError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _template() -> Iterator[str]:

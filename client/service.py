@@ -21,7 +21,7 @@ from ..errors import DeploymentError
 from ..flower.node import Node
 from ..flower.tasks import Runtime
 from ..privacy.randomness import SecretStream
-from ..storage.logs import keep_small
+from ..storage.logs import keep_small, opened
 from ..storage.processes import alone, end, free_port, new_secret, start
 from .home import Home
 from .intake import Intake
@@ -130,7 +130,7 @@ class Service:
             home.settings.server.proxy,
         )  # fmt: skip
         (run / "log").unlink(missing_ok=True)
-        with open(run / "log", "ab") as log:
+        with opened(run / "log") as log:
             process = start(
                 node.command(),
                 log=log,

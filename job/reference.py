@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import JobError
 from ..storage.documents import toml_value
+from ..storage.files import write_new
 from .job import Job
 from .toml_file import set_key
 
@@ -26,12 +27,9 @@ def write_template(path: Path, given: Mapping[str, Any]) -> None:
         set_key(values, key, value)
     Job.build(values, source="umbel init")
     try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write("\n".join(_template(values)) + "\n")
+        write_new(path, "\n".join(_template(values)) + "\n")
     except FileExistsError:
         raise JobError(f"{path} exists already; choose another name or remove it.") from None
-    except OSError as error:
-        raise JobError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def reference() -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UmbelError
+from ..storage import files
 
 _PRIVATE = 0o700
 
@@ -49,40 +49,11 @@ def cache_folder(kind: str) -> Path:
 
 
 def write_once(path: Path, write: Callable[[Path], object], *, private: bool = True) -> Path:
-    """Let `write` make a file or folder under a temporary name, then move it to `path`.
-
-    Two processes may race: both write, one move wins, and what stands there is whole either way. What is
-    `private` only this user can read, in the making too.
-    """
-    if path.exists():
-        return path
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
-    made = temporary / path.name
+    """As ``storage.files.write_once``; an ``UmbelError`` says what to do where it cannot be written."""
     try:
-        write(made)
-        if private:
-            _close(made)
-        if not path.exists():
-            os.replace(made, path)
+        return files.write_once(path, write, private=private)
     except OSError as error:
-        if not path.exists():
-            raise UmbelError(
-                f"{path} cannot be written ({error.strerror or error}). Free some disk space, or "
-                "set UMBEL_CACHE to another folder; nothing that was finished is lost."
-            ) from None
-    finally:
-        _remove(temporary)
-    return path
-
-
-def _close(made: Path) -> None:
-    """Take from other users what a umask may have given them; links have no mode of their own."""
-    for path in [made, *(made.rglob("*") if made.is_dir() else [])]:
-        if not path.is_symlink():
-            path.chmod(_PRIVATE if path.is_dir() else _PRIVATE & 0o666)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        raise UmbelError(
+            f"{path} cannot be written ({error.strerror or error}). Free some disk space, or "
+            "set UMBEL_CACHE to another folder; nothing that was finished is lost."
+        ) from None

@@ -21,9 +21,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ..errors import RunFolderError
 from ..quantities import short
-from ..storage.files import refuse_foreign
+from ..storage.files import refuse_foreign, write_unflushed
 from .fonts import fall_back, say_missing, silence
 
 DPI = 160
@@ -50,10 +49,8 @@ class Sheet(Figure):
 
     def _repr_png_(self) -> bytes:
         fall_back(self)
-        stream = io.BytesIO()
         with _SETTINGS, silence():
-            self.savefig(stream, format="png", dpi=DPI // 2)
-        return stream.getvalue()
+            return drawn(self, "png", dpi=DPI // 2)
 
 
 def figure(title: str, subtitle: str, width: float = 8.4, height: float = 4.8) -> Figure:
@@ -207,15 +204,20 @@ def refuse_others(*paths: Path) -> None:
 def save(sheet: Figure, path: Path) -> Path:
     """Write the picture as PNG, and beside it as SVG whose text is text; the path of the PNG.
 
-    Raises ``RunFolderError`` if the folder cannot be written, ``FileError`` where other files are there.
+    Raises ``FileError`` if it cannot be written, or other files are there.
     """
     refuse_others(path, path.with_suffix(".svg"))
     say_missing(fall_back(sheet))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _SETTINGS, silence(), rc_context(_TEXT_STAYS_TEXT):
-            sheet.savefig(path, dpi=DPI, metadata={"Software": "Umbel"})
-            sheet.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": "Umbel"})
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}") from None
+    with _SETTINGS, silence(), rc_context(_TEXT_STAYS_TEXT):
+        png = drawn(sheet, "png", dpi=DPI, metadata={"Software": "Umbel"})
+        svg = drawn(sheet, "svg", metadata={"Date": None, "Creator": "Umbel"})
+    write_unflushed(path, png)
+    write_unflushed(path.with_suffix(".svg"), svg)
     return path
+
+
+def drawn(sheet: Figure, kind: str, **options: Any) -> bytes:
+    """The picture as a file's content; kind: "png", "svg" or "pdf"."""
+    stream = io.BytesIO()
+    sheet.savefig(stream, format=kind, **options)
+    return stream.getvalue()

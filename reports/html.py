@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFolderError
 from ..quantities import delta_text, duration_text
+from ..storage.files import write_unflushed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -58,12 +58,8 @@ def pictures_of(paths: Iterable[Path]) -> dict[str, Picture]:
 
 
 def write_html(path: Path, template: str, **values: Any) -> Path:
-    """Fill a template and write the page; `path` again. Raises ``RunFolderError`` if it cannot be written."""
-    text = page_text(template, **values)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}") from None
+    """Fill a template and write the page; `path` again. Raises ``FileError`` if it cannot be written."""
+    write_unflushed(path, page_text(template, **values).encode())
     return path
 
 

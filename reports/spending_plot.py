@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import RunFolderError
 from ..quantities import delta_text, epsilon_text, short
+from ..storage.files import write_unflushed
 from . import canvas
 from .canvas import WARM, End
 
@@ -64,9 +65,5 @@ def _saved(sheet: Any, path: Path) -> Path:
     if kind not in (".svg", ".pdf"):
         raise RunFolderError(f"{path} has to end with .svg, .png or .pdf")
     canvas.refuse_others(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.savefig(path, metadata={"Creator": "Umbel"})
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}") from None
+    write_unflushed(path, canvas.drawn(sheet, kind[1:], metadata={"Creator": "Umbel"}))
     return path

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import RunFolderError
 from ..job import Job, read_toml
 from ..storage.files import cannot_write, flush_folder
+from ..storage.logs import append_line
 from .events import E, Event, from_json
 from .files import rounds_are_safe, write_whole
 
@@ -87,13 +88,10 @@ class RunFolder:
 
     def append(self, event: Event) -> None:
         """Add one event to metrics.jsonl."""
-        line, begun = json.dumps(event.to_json()) + "\n", self.events.exists()
+        begun = self.events.exists()
         try:
-            with self.events.open("a", encoding="utf-8") as stream:
-                stream.write(line)
-                # What is decided on figures has to be decided alike after a power cut.
-                stream.flush()
-                os.fsync(stream.fileno())
+            # What is decided on figures has to be decided alike after a power cut.
+            append_line(self.events, json.dumps(event.to_json()), lasting=True)
             if not begun:
                 flush_folder(self.path)
         except OSError as error:

@@ -22,7 +22,7 @@ from ..foreign import typed
 from ..privacy.secagg.signed import DAY, day
 from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
-from ..storage.logs import keep_small, last_line
+from ..storage.logs import keep_small, last_line, opened
 from ..storage.processes import alone, check_port, end, free_port, new_secret, start
 from .coordinator import Task
 from .registry import Registry
@@ -152,7 +152,7 @@ class Supervisor:
         if self._process is not None:
             self._wait_for_link(self._process.returncode)
         self._link_begun = time.monotonic()
-        with open(self._consortium.path / "link.log", "ab") as log:
+        with opened(self._consortium.path / "link.log") as log:
             self._process = start(self._link.command(), log=log, environment=self._environment())
         until = time.monotonic() + _START_SECONDS
         while not self._stopping:
@@ -270,7 +270,7 @@ class Supervisor:
         )
         folder = self._consortium.runs / run.name
         how = "begins" if run.status == "queued" else "goes on"
-        with open(folder / "log", "ab") as log:
+        with opened(folder / "log") as log:
             log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {run.name} {how}\n".encode())
             log.flush()
             process = start(

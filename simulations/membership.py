@@ -15,6 +15,7 @@ from ..job import EncryptionSpec
 from ..planning.limits import secure_limits
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Entry, Roster, SignedRoster, open_roster
+from ..storage.files import write_unflushed
 
 
 def found(owners: Path, names: Sequence[str], spec: EncryptionSpec) -> Roster:
@@ -23,12 +24,16 @@ def found(owners: Path, names: Sequence[str], spec: EncryptionSpec) -> Roster:
     if not shared.roster.exists():
         identities = {name: Identity(os.urandom(64)) for name in names}
         for name, identity in identities.items():
-            _write(membership(owners, name).identity, identity.to_secret_bytes())
+            write_unflushed(
+                membership(owners, name).identity, identity.to_secret_bytes(), secret=True
+            )
         members = tuple(Entry(name, identities[name].public) for name in sorted(names))
         consortium = Identity(os.urandom(64))
         roster = Roster(1, members, secure_limits(spec), bytes(32))
-        _write(shared.consortium, consortium.public.signing)
-        _write(shared.roster, SignedRoster.sign(roster, consortium).to_bytes())
+        write_unflushed(shared.consortium, consortium.public.signing, secret=True)
+        write_unflushed(
+            shared.roster, SignedRoster.sign(roster, consortium).to_bytes(), secret=True
+        )
     return open_roster(shared.roster.read_bytes(), shared.consortium.read_bytes())
 
 
@@ -38,9 +43,3 @@ def membership(owners: Path, name: str) -> Membership:
     return Membership(
         name, own / "identity", shared / "public-key", shared / "roster", own / "journals"
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)

@@ -8,6 +8,7 @@ held against a simulation of the same job: it is the same adapter, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..server.orders import place
 from ..storage import processes
+from ..storage.files import write_durably
+from ..storage.logs import opened
 from ..storage.processes import end, free_port, orderly
 from .federation import Federation, federate
 from .partition import Share, parse_scheme
@@ -129,7 +132,7 @@ def running(commands: Sequence[list[str]], folder: Path) -> Iterator[list[subpro
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """A process of a rehearsal."""
-    with open(log, "ab") as file:
+    with opened(log) as file:
         # One person is every owner, so what was computed once serves all.
         return processes.start(command, log=file, environment={"UMBEL_CACHE": str(cache_root())})
 
@@ -188,7 +191,9 @@ def _write(path: Path, job: Job, corpus: Corpus, rows: np.ndarray) -> None:
         columns[job.data.label_column or "label"] = [names[corpus.labels[row]] for row in rows]
     if corpus.groups is not None and job.data.group_column:
         columns[job.data.group_column] = [corpus.groups[row] for row in rows]
-    parquet.write_table(pa.table(columns), path)
+    content = io.BytesIO()
+    parquet.write_table(pa.table(columns), content)
+    write_durably(path, content.getvalue())
 
 
 def _write_policy(path: Path, job: Job) -> None:
@@ -197,7 +202,7 @@ def _write_policy(path: Path, job: Job) -> None:
 
     policy = Policy.simulated(job).model_dump(mode="json")
     policy["resources"] |= {"threads": 1, "device": job.training.device}
-    path.write_text(tomli_w.dumps(policy), encoding="utf-8")
+    write_durably(path, tomli_w.dumps(policy).encode())
 
 
 def _umbel(*arguments: str) -> list[str]:

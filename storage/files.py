@@ -19,6 +19,22 @@ def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool 
     What is long may come in parts. `secret` lets only the owner of the file read it. Where it cannot
     be written, ``FileError``, and what stood at `path` before stays as it was.
     """
+    _write(path, content, secret=secret, lasting=True)
+
+
+def write_unflushed(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """The same for what can be made again: whole or not at all, but a power cut may take it away.
+
+    Nothing waits for the disk. Folders on the way are made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if secret else 0o777)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    _write(path, content, secret=secret, lasting=False)
+
+
+def _write(path: Path, content: bytes | Iterable[bytes], *, secret: bool, lasting: bool) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)
@@ -26,14 +42,54 @@ def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool 
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.writelines([content] if isinstance(content, bytes) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if lasting:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
-        flush_folder(path.parent)
+        if lasting:
+            flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise cannot_write(path, error) from None
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file for a person to edit, durably; ``FileExistsError`` if there is anything at `path`."""
+    if os.path.lexists(path):
+        raise FileExistsError(path)
+    write_durably(path, text.encode())
+
+
+def write_once(path: Path, write: Callable[[Path], object], *, private: bool = True) -> Path:
+    """Let `write` make a file or folder under a temporary name, then move it to `path`, unless it is there.
+
+    Two processes may race: both write, one move wins, and what stands there is whole either way. What is
+    `private` only this user can read, in the making too. An ``OSError`` where it cannot be written.
+    """
+    if path.exists():
+        return path
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    made = temporary / path.name
+    try:
+        write(made)
+        if private:
+            _close(made)
+        if not path.exists():
+            os.replace(made, path)
+    except OSError:
+        if not path.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _close(made: Path) -> None:
+    """Take from other users what a umask may have given them; links have no mode of their own."""
+    for path in [made, *(made.rglob("*") if made.is_dir() else [])]:
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def cannot_write(path: Path, error: OSError) -> FileError:

@@ -1,4 +1,4 @@
-"""Logs that other processes write, kept within a size."""
+"""Logs: they are added to line by line, by this process or by a child, and kept within a size."""
 
 from __future__ import annotations
 
@@ -6,9 +6,28 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 MOST_BYTES = 8 * 2**20
 """Twice as much is on the disk at most: the log, and the part that was put aside before."""
+
+
+def append_line(path: Path, line: str, *, lasting: bool = False) -> None:
+    """Add a line to a log, in a folder that is made if it is missing. A crash may leave a part of it.
+
+    lasting: it has survived a crash when this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        if lasting:
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def opened(path: Path) -> BinaryIO:
+    """A log for a child to write to, behind what is in it."""
+    return path.open("ab")
 
 
 def keep_small(path: Path, most: int = MOST_BYTES) -> bool:
