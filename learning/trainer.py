@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import ModelError
 from ..job import TrainingSpec
+from ..job.rate import learning_rate
 from ..wire.arrays import Arrays
 from .batches import microbatch
 from .examples import Examples
@@ -28,7 +29,6 @@ from .local_half import LocalHalf
 from .metrics import Counts
 from .model import Learner
 from .network import Batch, Network
-from .rate import learning_rate
 from .shapes import Passes, rows_to_train, shape_of_tests, weighed
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
 from .tasks.task import Task

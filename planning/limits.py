@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..job import EncryptionSpec, Job, TrainingSpec
-from ..learning.rate import learning_rate
+from ..job.rate import learning_rate
 from ..privacy.accounting.accountant import MOST_NOISE
 from ..privacy.secagg.roster import MOST_CLIP, Limits
 from .noise import private_recipe

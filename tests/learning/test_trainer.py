@@ -10,9 +10,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from umbel.errors import ModelError
+from umbel.job.rate import learning_rate
 from umbel.learning import trainer
 from umbel.learning.features import with_features
-from umbel.learning.rate import learning_rate
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train

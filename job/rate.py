@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..job import TrainingSpec
+from .training import TrainingSpec
 
 
 def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
@@ -20,3 +20,11 @@ def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
     }[spec.schedule]
     return peak * factor
+
+
+def rates_of_round(round_: int, spec: TrainingSpec) -> float:
+    """The sum of the learning rates of a round's steps: the same at every owner. The first round is 1."""
+    first, total = (round_ - 1) * spec.local_steps, spec.rounds * spec.local_steps
+    return math.fsum(
+        learning_rate(step, total, spec) for step in range(first, first + spec.local_steps)
+    )
