@@ -12,23 +12,18 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import FileError, ProtocolError
-from ..privacy.secagg.keys import derive, seal, unseal
 from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
 from ..wire.arrays import Arrays
 from .run_files import of_run
+from .sealing import opened, sealed
 from .secure import SecureUpload
 
-_CHUNK = 1 << 24
-"""Bytes that are sealed together."""
-_TAG = 16
 _OLD_SECONDS = 7 * 24 * 3600.0
 """Files of runs that were heard of no more are deleted after so long."""
 
@@ -57,22 +52,14 @@ class KeptUpdates:
         self._tidy()
         key = os.urandom(32)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durably(self._file(run), _sealed(key, what, update), secret=True)
+        write_durably(self._file(run), sealed(key, what, update), secret=True)
         return key
 
     def read(
         self, run: str, what: bytes, key: bytes, shapes: Mapping[str, tuple[int, ...]]
     ) -> Arrays | None:
         """The update that was kept for `what`; None if it is not there, whole and under this key."""
-        sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
-        flat = np.empty(sum(sizes.values()), dtype="<f4")
-        if not self._open(run, what, key, flat):
-            return None
-        found, at = {}, 0
-        for name, shape in shapes.items():
-            found[name] = flat[at : at + sizes[name]].reshape(shape)
-            at += sizes[name]
-        return found
+        return opened(self._file(run), key, what, shapes)
 
     def close(self, run: str) -> None:
         """Delete what is kept of a run."""
@@ -92,21 +79,6 @@ class KeptUpdates:
         except OSError:
             return None
         return found[32:] if found[:32] == what and len(found) == 64 else None
-
-    def _open(self, run: str, what: bytes, key: bytes, flat: np.ndarray) -> bool:
-        data = flat.data.cast("B")
-        try:
-            with self._file(run).open("rb") as file:
-                for number, start in enumerate(range(0, max(1, len(data)), _CHUNK)):
-                    part = data[start : start + _CHUNK]
-                    box = file.read(len(part) + _TAG)
-                    plain = unseal(_chunk_key(key, what, number), box, what)
-                    if plain is None or len(plain) != len(part):
-                        return False
-                    part[:] = plain
-                return not file.read(1)
-        except OSError:
-            return False
 
     def _tidy(self) -> None:
         """Delete what runs left behind that nobody closed."""
@@ -205,20 +177,3 @@ def told_once(upload: SecureUpload, what: bytes, kept: KeptRound | None) -> byte
     elif kept is None:
         participant.keep(what, os.urandom(32))
     return what if kept is None else b""
-
-
-def _sealed(key: bytes, what: bytes, update: Arrays) -> Iterator[bytes]:
-    """The update's numbers, chunk by chunk; a chunk that is missing or out of place does not open."""
-    waiting, number = bytearray(), 0
-    for array in update.values():
-        waiting += np.ascontiguousarray(array, dtype="<f4").tobytes()
-        while len(waiting) >= _CHUNK:
-            yield seal(_chunk_key(key, what, number), bytes(waiting[:_CHUNK]), what)
-            del waiting[:_CHUNK]
-            number += 1
-    if waiting or not number:
-        yield seal(_chunk_key(key, what, number), bytes(waiting), what)
-
-
-def _chunk_key(key: bytes, what: bytes, number: int) -> bytes:
-    return derive(key, 32, "kept update", what, number.to_bytes(8, "big"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from umbel.client import kept as kept_module
+from umbel.client import sealing
 from umbel.client.kept import KeptUpdates
 from umbel.errors import FileError
 
@@ -27,13 +27,13 @@ def shapes_of(update):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(kept_module, "_CHUNK", 64)
+    monkeypatch.setattr(sealing, "_CHUNK", 64)
 
 
 @given(sizes=some.lists(some.one_of(some.integers(0, 40), some.just((3, 5))), max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_what_was_kept_is_read_back_bit_for_bit(sizes, tmp_path_factory):
-    chunk, kept_module._CHUNK = kept_module._CHUNK, 64
+    chunk, sealing._CHUNK = sealing._CHUNK, 64
     try:
         store, update = KeptUpdates(tmp_path_factory.mktemp("kept")), update_of(sizes)
         key = store.keep("run", WHAT, update)
@@ -43,7 +43,7 @@ def test_what_was_kept_is_read_back_bit_for_bit(sizes, tmp_path_factory):
         assert all(found[n].tobytes() == a.tobytes() for n, a in update.items())
         assert all(found[n].shape == a.shape for n, a in update.items())
     finally:
-        kept_module._CHUNK = chunk
+        sealing._CHUNK = chunk
 
 
 def test_nobody_reads_it_without_its_key_nor_for_another_question(tmp_path, small_chunks):
