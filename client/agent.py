@@ -20,6 +20,7 @@ from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget
 from .kept import KeptUpdates
+from .own_state import OwnStates
 from .planned import planned_here
 from .policy import Policy
 from .round import Rounds
@@ -41,7 +42,8 @@ class Agent:
     of a request are drawn from; only a reproducible simulation or rehearsal passes another than the
     operating system's, and `replayable` then says that a repeated request draws the very same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
-    trained anew and charged. `timing` says when answers leave; without it, as soon as they are there.
+    trained anew and charged. `states` is where the state lies that a strategy has an owner keep.
+    `timing` says when answers leave; without it, as soon as they are there.
 
     Guarantee under privacy: what public numbers forbid is refused before a record is read, and short
     trips read none. The request for which records are read first is answered at a public time,
@@ -61,6 +63,7 @@ class Agent:
         secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os(),
         replayable: bool = False,
         kept: KeptUpdates | None = None,
+        states: OwnStates | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.name = name
@@ -82,6 +85,7 @@ class Agent:
             kept,
             self._timing,
             policy.jobs.strategies,
+            states,
         )
 
     def handle(self, message: Message) -> Message:

@@ -32,6 +32,7 @@ from ..wire.requests import (
     EVALUATE,
     LEDGER,
     NONCE,
+    OWN_STATE,
     PREKEY,
     PREPARE,
     RESULT,
@@ -60,6 +61,7 @@ FIELDS: dict[str, dict[str, GateClass]] = {
     "metrics": {
         WEIGHT: "public",  # from the published size, or 1
         "epsilon": "public",  # composed from events that job and published size fix
+        OWN_STATE: "public",  # a round that the server counted, or 0
         "counts": "charged",  # exact ones are agreed
         "loss": "agreed",  # only without privacy
     },

@@ -28,6 +28,7 @@ from .kept import KeptUpdates
 from .keys import new_node_key, pin
 from .marks import Marks
 from .models import Models
+from .own_state import OwnStates
 from .secure import Membership
 from .seen import SeenOrders
 from .settings import DataSettings, Settings, settings_text
@@ -357,6 +358,11 @@ class Home:
     def kept(self) -> KeptUpdates:
         """Updates of rounds in progress, sealed."""
         return KeptUpdates(self.path / "kept", self.witness)
+
+    @property
+    def states(self) -> OwnStates:
+        """What strategies have this owner keep from round to round, sealed."""
+        return OwnStates(self.path / "states", self.witness)
 
     @property
     def models(self) -> Models:

@@ -162,6 +162,8 @@ class Intake:
         parcel = Parcel(bytes_of(message.content, "listed"), bytes_of(message.content, "content"))
         place = self.home.models.keep(self.home.name, job, rules, expected, parcel)
         self._finished(assignment, job, place)
+        if not rules.keep_states:
+            self.home.states.close(assignment.run)
         return RecordDict({"receipt": ConfigRecord({"kept": True})})
 
     def _finished(self, assignment: Assignment, job: Job, place: Path) -> None:
@@ -330,6 +332,7 @@ class Intake:
             membership=home.membership,
             log=home.metrics,
             kept=home.kept,
+            states=home.states,
             timing=timing,
             **named,
         )

@@ -21,6 +21,7 @@ from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .delivery import Metrics
 from .kept import KeptRound
+from .own_state import Own
 from .secure import SecureUpload
 
 
@@ -37,6 +38,8 @@ class Asked:
     local: LocalRule | None
     """The strategy's local half; None where it has none, or nothing is trained."""
     channels: Channels
+    own: Own | None = None
+    """The owner's state, with a strategy that has one."""
     begun: float = 0.0
     """When it was asked for, in seconds."""
     interruptions: int = 0
@@ -51,6 +54,8 @@ class Asked:
     """Of which one is to be named."""
     what: bytes = b""
     """What journal and disk know the update, or exact counts, by."""
+    asked_for: bytes = b""
+    """The digest of all that the update depends on."""
 
     @property
     def trains(self) -> bool:

@@ -27,18 +27,18 @@ from ..privacy.ledger.chain import TEST
 from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
+from ..privacy.secagg.keys import hash_of
 from ..privacy.secagg.participant import Participant
-from ..strategies import Channels, LocalRule, channels_of, local_half
 from ..wire.arrays import Arrays, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import (
     LEDGER,
-    LOCAL_HALF,
+    OWN_STATE,
     WEIGHT,
     Assignment,
+    all_sent,
     only_arrays,
     request_digest,
-    told_of,
     update_digest,
 )
 from .account import Account
@@ -49,7 +49,9 @@ from .delivery import Metrics, in_the_clear, masked
 from .kept import KeptRound, KeptUpdates, close_round, told_once
 from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
+from .own_state import OwnStates
 from .secure import Membership, SecureUpload, participant_of
+from .strategy import StrategyHere
 from .timing import Numbers, Timing
 from .work import Work
 
@@ -77,6 +79,7 @@ class Rounds:
         kept: KeptUpdates | None,
         timing: Timing,
         accepted: Collection[str] = (),
+        states: OwnStates | None = None,
     ) -> None:
         """accepted: strategies whose own code the owner lets run here, by name."""
         self._name = name
@@ -88,7 +91,7 @@ class Rounds:
         self._computing = Computing(name, work, log)
         self._kept = kept
         self._timing = timing
-        self._accepted = accepted
+        self._strategy = StrategyHere(name, work, accepted, states)
 
     def check(self, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid, also the budget if it `prepares`; it reads no record."""
@@ -125,20 +128,26 @@ class Rounds:
             raise MessageError("A request to train is for round 0: the first one is 1")
         if test and not rounds_tested(job, assignment.tests):
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
-        arrays = self._global_model(message)
-        local = self._local_half(job, message) if train else None
-        channels = self._channels(job)
+        arrays, here = self._global_model(message), self._strategy
+        local, beside = here.asked(assignment, message) if train else (None, {})
+        sent, channels = all_sent(arrays, beside), here.channels(job)
         begun, interruptions = self._timing.now(), self._work.interruptions
-        asked = Asked(job, assignment, arrays, train, test, local, channels, begun, interruptions)
+        asked = Asked(
+            job, assignment, arrays, train, test, local, channels, None, begun, interruptions
+        )
         upload = content = None
         if job.encrypted:
             content = self.content(assignment, train, test)
-            upload = self._secure_upload(assignment, message, arrays, content)
+            upload = self._secure_upload(assignment, message, sent, content)
             asked = replace(asked, content=content, upload=upload)
             if upload.known:
                 return asked
+        own = here.begin(assignment, message, upload) if local else None
+        asked_for = update_digest(message.content, sent)
+        if local and own:
+            local.own, asked_for = own.arrays, hash_of(asked_for, own.digest)
         # What was computed before is sent again, if nothing new comes of it.
-        kept = self._kept_round(assignment, message, arrays, train)
+        kept = self._kept_round(assignment, asked_for, train)
         request = upload.request if upload else b""
         groups = self._groups_to_name(job, assignment, train=train, test=test)
         repeated = kept.find(request, channels.shapes, groups) if kept else None
@@ -146,17 +155,27 @@ class Rounds:
             raise PlanRefused(f"{self._name} has no update that could name a group")
         what = kept.what if kept and repeated is not None else b""
         if upload and test and not job.tests_privately and not what:
-            what = told_once(upload, update_digest(message.content, arrays), kept)
+            what = told_once(upload, asked_for, kept)
         if job.noised_locally and (test or repeated is None):
             self._check_weights(arrays)
         if job.per_client and upload and content:
             check_room(self._name, self._terms(assignment), content, assignment, upload.members)
-        return replace(asked, kept=kept, repeated=repeated, groups=groups, what=what)
+        return replace(
+            asked,
+            own=own,
+            kept=kept,
+            repeated=repeated,
+            groups=groups,
+            what=what,
+            asked_for=asked_for,
+        )
 
     def _reserved(self, asked: Asked) -> Reserved:
         """Reserve: whatever comes of it, so that the server cannot tell by the charge."""
         job, assignment = asked.job, asked.assignment
         metrics, noise = self._public(job, assignment), None
+        if asked.own:
+            metrics[OWN_STATE] = asked.own.round
         if asked.test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
         elif asked.test and job.private:
@@ -188,9 +207,11 @@ class Rounds:
     def _durable(self, answer: Answerable) -> Durable:
         """Keep durably, before anything leaves."""
         asked = answer.reserved.asked
+        update, what = answer.found.outcome.update, asked.what
         if asked.kept and asked.repeated is None:
-            return Durable(answer, asked.kept.keep(answer.found.outcome.update))
-        return Durable(answer, asked.what)
+            what = asked.kept.keep(update)
+        self._strategy.propose(asked, update)
+        return Durable(answer, what)
 
     def _sent(self, durable: Durable) -> RecordDict:
         """Under client-level privacy clip and add noise; encode and mask, or in the clear."""
@@ -252,15 +273,12 @@ class Rounds:
         tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
         return self._timing.whole(job, self.numbers(job, assignment), rounds, tests)
 
-    def _kept_round(
-        self, assignment: Assignment, message: Message, arrays: Arrays, train: bool
-    ) -> KeptRound | None:
+    def _kept_round(self, assignment: Assignment, what: bytes, train: bool) -> KeptRound | None:
         """Where this round's update lies, or will; None if each answer is drawn anew."""
         job = job_of(assignment)
         if self._kept is None or not job.noised_locally:
             return None
         participant = self._participant(assignment) if job.encrypted else None
-        what = update_digest(message.content, arrays)
         if not train:
             close_round(self._kept, assignment.run, participant, what)
             return None
@@ -319,21 +337,12 @@ class Rounds:
 
     def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
-        channels = self._channels(job_of(assignment))
+        channels = self._strategy.channels(job_of(assignment))
         content = Content(self._terms(assignment), channels, train, test)
         limits = self._participant(assignment).member.roster.limits
         if reasons := roster_refusals(content.clip, limits):
             raise PlanRefused(f"{self._name}: {reasons[0]}")
         return content
-
-    def _channels(self, job: Job) -> Channels:
-        return channels_of(job.strategy, self._work.shapes, self._accepted)
-
-    def _local_half(self, job: Job, message: Message) -> LocalRule | None:
-        """What the strategy does here, of what the server tells all owners."""
-        told = told_of(message.content)
-        wanted = str(told.pop(LOCAL_HALF, ""))
-        return local_half(job.strategy, told, wanted, self._accepted)
 
     def _terms(self, assignment: Assignment) -> Terms:
         """The job's terms among the members of the roster that this client holds."""
@@ -347,10 +356,10 @@ class Rounds:
         return participant_of(self._membership, self._name, job, assignment.run)
 
     def _secure_upload(
-        self, assignment: Assignment, message: Message, arrays: Arrays, content: Content
+        self, assignment: Assignment, message: Message, sent: Arrays, content: Content
     ) -> SecureUpload:
         request = bytes_of(message.content, "request")
-        context = request_digest(message.metadata.message_type, message.content, arrays)
+        context = request_digest(message.metadata.message_type, message.content, sent)
         weight = self._weight(job_of(assignment))
         return SecureUpload(self._participant(assignment), request, context, content, weight)
 

@@ -177,6 +177,11 @@ class ResultRules(Section):
     most_megabytes: int = Field(
         1024, ge=1, description="Most megabytes of one result; a larger one is refused."
     )
+    keep_states: bool = Field(
+        False,
+        description="Whether what a strategy had this owner keep from round to round stays in the folder "
+        "states when the result has come. Else it is deleted then; that of other runs after a month.",
+    )
 
 
 class ResourceRules(Section):

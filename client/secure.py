@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import PlanRefused
 from ..job import EncryptionSpec, Job
 from ..planning.encryption import grid_refusals
@@ -16,7 +18,8 @@ from ..planning.limits import keeps_to
 from ..planning.vector import Content
 from ..privacy.noise.scale import Scale
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.fixed_point import Contribution, encode
+from ..privacy.secagg.counted import Place, check_counted
+from ..privacy.secagg.fixed_point import Contribution, encode, largest_magnitude
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.member import Member
 from ..privacy.secagg.messages import Manifest
@@ -24,6 +27,7 @@ from ..privacy.secagg.participant import Participant, Trip
 from ..privacy.secagg.roster import SignedRoster, open_kept, open_roster
 from ..privacy.secagg.signed import check_time
 from ..storage.files import write_durably
+from ..wire.arrays import Arrays
 from ..wire.packing import SECAGG, bytes_of, to_bytes_record
 from ..wire.requests import COMMIT, CONFIRM, NONCE, PREKEY, REVEAL, Assignment
 from .answers import job_of
@@ -184,6 +188,24 @@ class SecureUpload:
                 raise PlanRefused(f"{participant.member.name}: {reasons[0]}")
         else:
             self.known = found[0], found[1].tobytes()
+
+    @property
+    def place(self) -> Place:
+        """By what it is shown later that this upload was counted."""
+        return Place.of(self._manifest, self.participant.member.roster)
+
+    def counts(self, shown: bytes, places: tuple[Place, ...]) -> bool:
+        """Whether an earlier upload was counted (``privacy.secagg.counted``)."""
+        member = self.participant.member
+        return check_counted(member.name, member.roster, shown, places)
+
+    def as_summed(self, update: Arrays) -> Arrays:
+        """An update as the sum gets it: scaled down as a whole where it is beyond the clip."""
+        peak = largest_magnitude(list(update.values()))
+        if not peak > self._manifest.clip:
+            return update
+        factor = np.float32(self._manifest.clip / peak)
+        return {name: array * factor for name, array in update.items()}
 
     @property
     def members(self) -> int:

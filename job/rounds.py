@@ -15,10 +15,10 @@ class StrategySpec(Section):
 
     name: str = Field(
         "fedavg",
-        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; "median", '
-        '"trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan", "centred-clipping", '
-        '"norm-bound", which hold against bad clients; the name of a class in flwr.serverapp.strategy; '
-        'or "module:Class" of your own (docs/strategies.md).',
+        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; "scaffold", '
+        '"feddyn", with which owners keep a state; "median", "trimmed-mean", "geometric-median", "krum", '
+        '"multi-krum", "bulyan", "centred-clipping", "norm-bound", which hold against bad clients; the name '
+        'of a class in flwr.serverapp.strategy; or "module:Class" of your own (docs/strategies.md).',
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Arguments of the strategy, by name."

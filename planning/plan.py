@@ -8,6 +8,7 @@ their numbers from the same functions here, so an agent never has to take one on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +19,8 @@ from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
 from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
-from ..strategies import Channels, channels_of
+from ..strategies import Channels, channels_of, heard_of, state_of
+from ..strategies.contract import Shapes
 from .client_level import client_warnings
 from .cohorts import attackers_of, participations_of
 from .comparing import comparing_facts
@@ -136,6 +138,16 @@ class Plan:
         return channels_of(self.job.strategy, self.model.trained)
 
     @property
+    def _heard(self) -> Shapes:
+        """What the strategy sends beside the model."""
+        return heard_of(self.job.strategy, self.model.trained)
+
+    @property
+    def _kept(self) -> Shapes:
+        """What it has each owner keep from round to round."""
+        return state_of(self.job.strategy, self.model.trained)
+
+    @property
     def minimum(self) -> int:
         """Fewest answers for a round to count, and clients in all its sums together."""
         return self.terms.fewest_answers(self.cohort_size)
@@ -228,7 +240,8 @@ class Plan:
             "trainable_parameters": parameters,
             "total_parameters": self.model.total_parameters,
             "bytes_up_per_client_round": self._bytes_up,
-            "bytes_down_per_client_round": parameters * _FLOAT32,
+            "bytes_down_per_client_round": (parameters + _numbers(self._heard)) * _FLOAT32,
+            "owners_keep_bytes": _numbers(self._kept) * _FLOAT32,
             "privacy": job.privacy.model_dump(),
             "encryption": encryption_facts(self.terms, self.cohort_size, parameters, self._further),
             "compares": comparing_facts(self.terms, self.cohort_size),
@@ -277,6 +290,10 @@ def _plan_client(terms: Terms, client: ClientFacts, participations: int, tests: 
         epsilon=recipe.epsilon if recipe else None,
         events=recipe.planned if recipe else {},
     )
+
+
+def _numbers(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _check_limit(job: Job, clients: Sequence[ClientPlan]) -> None:

@@ -17,7 +17,7 @@ policy, declaration or ledger is that owner's affair (``client.policy``, ``clien
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import PlanRefused
@@ -49,6 +49,7 @@ def job_refusals(job: Job) -> list[str]:
         *_budget_refusals(job),
         *release_refusals(job),
         *sum_refusals(job),
+        *_strategy_refusals(job, ()),
     ]
 
 
@@ -67,6 +68,7 @@ def plan_refusals(
         *_model_refusals(model),
         *_company_refusals(job, len(facts), begun=begun),
         *job_refusals(job),
+        *(_strategy_refusals(job, None) if ":" in job.strategy.name else ()),
         *(_private_refusals(job, facts) if job.private else []),
         *(client_refusals(terms, facts, model, tests) if job.per_client else []),
         *padding_refusals(job, model.verdict),
@@ -74,6 +76,19 @@ def plan_refusals(
         *encryption_refusals(terms, facts, model, tests),
         *comparing_refusals(terms, facts),
     ]
+
+
+def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[str]:
+    """What a strategy cannot be right with; of a user's own, only where its code is `accepted`."""
+    from ..strategies import keeps_state, refusals
+
+    yield from refusals(job, accepted)
+    if job.encrypted and not job.encryption.confirm and keeps_state(job.strategy, accepted):
+        yield (
+            f"with encryption.confirm = false no owner can be shown that its update was counted, and "
+            f"strategy.name = {job.strategy.name!r} has owners keep a state that goes on with counted "
+            "updates alone: set encryption.confirm = true, or take a strategy without a state"
+        )
 
 
 def _model_refusals(model: ModelShape) -> Iterator[str]:

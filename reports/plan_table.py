@@ -48,7 +48,9 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
         ("Traffic", f"{size_text(up)} up and {size_text(down)} down per client and round"),
     ]
     if plan.get("strategy"):
-        facts.insert(0, ("Strategy", str(plan["strategy"])))
+        kept = number(plan, "owners_keep_bytes")
+        state = f"; each client keeps {size_text(kept)}, which never leaves it" if kept else ""
+        facts.insert(0, ("Strategy", f"{plan['strategy']}{state}"))
     if plan.get("compares"):
         facts.insert(1, ("Compares", _compares_line(plan["compares"])))
     if plan.get("recipe"):

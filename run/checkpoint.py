@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Checkpoint:
     strategy: dict[str, Any]
     clipping_norm: float | None = None
     """Of the next round's updates, where each client's whole update is clipped."""
+    counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """As ``server.run.Run`` has it."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -55,6 +57,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "strategy": json.dumps(numbers),
         "lists": json.dumps(lists),
         "clipping_norm": json.dumps(checkpoint.clipping_norm),
+        **_of_counted(checkpoint.counted),
     }
     content = to_bytes(tensors, metadata)
     name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
@@ -103,7 +106,23 @@ def _parse(content: bytes) -> Checkpoint:
         strategy[key] = [strategy[key][str(place)] for place in range(len(strategy[key]))]
     arrays = {name: tensors[f"model/{name}"] for name in json.loads(metadata["order"])}
     norm = json.loads(metadata.get("clipping_norm", "null"))
-    return Checkpoint(int(metadata["round"]), arrays, strategy, norm)
+    counted = _counted(json.loads(metadata.get("counted", "{}")))
+    return Checkpoint(int(metadata["round"]), arrays, strategy, norm, counted)
+
+
+def _of_counted(counted: dict[str, tuple[int, bytes]]) -> dict[str, str]:
+    """As metadata: what shows it is the same for a whole sum, and written once."""
+    if not counted:
+        return {}
+    shown = sorted({proof for _, proof in counted.values()})
+    clients = {name: [round_, shown.index(proof)] for name, (round_, proof) in counted.items()}
+    return {"counted": json.dumps({"clients": clients, "shown": [proof.hex() for proof in shown]})}
+
+
+def _counted(found: dict[str, Any]) -> dict[str, tuple[int, bytes]]:
+    shown = [bytes.fromhex(proof) for proof in found.get("shown", [])]
+    clients = found.get("clients", {})
+    return {name: (round_, shown[place]) for name, (round_, place) in clients.items()}
 
 
 def strategy_state(strategy: Any) -> dict[str, Any]:

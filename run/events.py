@@ -150,6 +150,8 @@ class Round(Event):
     next_clipping_norm: float | None = field(default=None, metadata=_SELDOM)
     doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
     named: list[Any] = field(default_factory=list, metadata=_SELDOM)
+    restarted: list[str] = field(default_factory=list, metadata=_SELDOM)
+    """Clients that lost the state that they keep for the strategy, and began it anew."""
 
 
 @dataclass(frozen=True)

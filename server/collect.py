@@ -17,7 +17,15 @@ from ..learning.metrics import Counts
 from ..privacy.secagg.messages import Slot
 from ..wire.requests import TRAIN, only_metrics
 from .exchange import Exchange, Stage, ask
-from .replies import believed, counts_check, counts_of, head_of, scalars_check, update_check
+from .replies import (
+    believed,
+    counts_check,
+    counts_of,
+    head_of,
+    scalars_check,
+    told_state,
+    update_check,
+)
 from .run import Run
 
 
@@ -61,6 +69,10 @@ class Collection:
     """A slot whose opened sum cannot be of honest members, and of whom it was."""
     named: list[list[str]] = field(default_factory=list)
     """Groups that spoiled such a sum, or would not be summed again."""
+    counted: dict[str, bytes] = field(default_factory=dict)
+    """Whose updates are in the opened sums, each with what shows it (``secagg.counted``), if encrypted."""
+    restarted: list[str] = field(default_factory=list)
+    """Clients whose own state is another than was counted: they began with the strategy's first."""
     counts: dict[str, Counts] = field(default_factory=dict)
     """Counts of the test by client, or under "" of all together, where only those can be seen."""
 
@@ -102,6 +114,10 @@ class Collection:
             self.epsilons[name] = epsilon
             if doubt:
                 self.doubted[name] = doubt
+        own = told_state(reply)
+        known, _ = self.run.counted.get(name, (0, b""))
+        if own is not None and own != known:
+            self.restarted.append(name)
         head = head_of(reply)
         if head is not None and self.run.plan.job.private:
             self.heads[name] = head
@@ -132,6 +148,7 @@ class PlainCollection(Collection):
                 losses.append(float(metrics["loss"]))  # type: ignore[arg-type]
             yield reply
         self.answered = sorted(exchange.answered)
+        self.counted = dict.fromkeys(self.answered, b"")
         self.loss = math.fsum(losses) / len(losses) if losses else None
         self.absorb(exchange)
         if len(self.answered) < self.minimum:

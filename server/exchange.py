@@ -18,7 +18,16 @@ from ..errors import UmbelError
 from ..foreign import shown
 from ..wire.arrays import packed
 from ..wire.packing import SECAGG
-from ..wire.requests import ASSIGNMENT, LEDGER, OUT_OF_RANGE, REFUSED, Assignment, payload_bytes
+from ..wire.requests import (
+    ASSIGNMENT,
+    COUNTED,
+    LEDGER,
+    OUT_OF_RANGE,
+    REFUSED,
+    TRAIN,
+    Assignment,
+    payload_bytes,
+)
 
 if TYPE_CHECKING:
     from .run import Run
@@ -186,6 +195,14 @@ def echo_of(heads: Mapping[str, str], name: str) -> dict[str, ConfigRecord]:
     return {LEDGER: ConfigRecord({"head": heads[name]})} if name in heads else {}
 
 
+def _counted(run: Run, name: str) -> dict[str, ConfigRecord]:
+    """Which update of a client the newest opened sum with one has: that makes its next state current."""
+    if not run.owners_keep:
+        return {}
+    round_, shown = run.counted.get(name, (0, b""))
+    return {COUNTED: ConfigRecord({"round": round_, "shown": shown})}
+
+
 def _assigned(
     run: Run,
     message: Message,
@@ -197,6 +214,8 @@ def _assigned(
     name = names[message.metadata.dst_node_id]
     assignment = assignment_of(run, stage, name)
     echo = echo_of(run.heads or {}, name)
+    if message.metadata.message_type == TRAIN:
+        echo |= _counted(run, name)
     content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record(), **echo})
     for key, record in content.array_records.items():
         if key != SECAGG:

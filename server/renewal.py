@@ -110,7 +110,7 @@ class Company:
         if len(rosters.periods) > 1 or not (folder.path / "plan.json").exists():
             folder.write_json("plan.json", plan.to_dict())
         identity, job = folder.read_json("run.json"), plan.job
-        strategy = build_strategy(job.strategy, plan.total_weight)
+        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
         run = Run(identity["id"], plan, grid, strategy, folder, initial)
         run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
         run.renew = lambda failed: self.renew(run, failed)

@@ -17,7 +17,7 @@ from ..learning.metrics import Counts
 from ..planning.plan import Plan
 from ..strategies.fold import check_range
 from ..wire.arrays import to_arrays
-from ..wire.requests import LEDGER, WEIGHT, Readiness, only_arrays, only_metrics
+from ..wire.requests import LEDGER, OWN_STATE, WEIGHT, Readiness, only_arrays, only_metrics
 from .run import Run
 
 _ROUNDING = 1e-6
@@ -49,9 +49,17 @@ def scalars_check(run: Run) -> Callable[[Message], None]:
             number = metrics.get(name, 0.0)
             if isinstance(number, list) or not math.isfinite(number):
                 raise MessageError(f"sent a {name} that is not a number: {number}")
-        head_of(reply)
+        head_of(reply), told_state(reply)
 
     return check
+
+
+def told_state(reply: Message) -> int | None:
+    """The round that a client's own state is of, if it has one; a ``MessageError`` if it cannot be one."""
+    told = only_metrics(reply.content).get(OWN_STATE)
+    if told is not None and (not isinstance(told, int) or not 0 <= told <= _MOST_SUMS):
+        raise MessageError(f"says that its own state is of round {told!r:.100}")
+    return told
 
 
 def believed(plan: Plan, name: str, told: object) -> tuple[float, str]:

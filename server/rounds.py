@@ -155,12 +155,15 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             aggregated=record is not None,
             doubted=collection.doubted,
             named=collection.named,
+            restarted=sorted(collection.restarted),
             **clipping,
         )
         run.tell(event)
         warn_of_spares(run, event)
         if record is not None:
             run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
+            if run.owners_keep:
+                run.counted |= {name: (round_, shown) for name, shown in collection.counted.items()}
             return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
         if len(cohort) - collection.refused < minimum:
             break

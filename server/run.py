@@ -18,7 +18,8 @@ from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.events import Event, Kept, Round, heads_of
 from ..run.run_folder import RunFolder
-from ..strategies import Channels, channels_of
+from ..strategies import Channels, channels_of, heard_of, state_of
+from ..strategies.contract import Shapes
 from ..wire.arrays import Arrays
 from .selection import HEARD, Choice
 from .sums import SecureSums
@@ -84,6 +85,9 @@ class Run:
     """The slots of secure aggregation; None where the job is not encrypted."""
     heads: dict[str, str] | None = None
     """What each client last sent of its ledger, to be told it again; None: nobody is told."""
+    counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """By client the newest round whose opened sum had its update, and what shows it; only where owners
+    keep a state of their own."""
     clipping_norm: float = 0.0
     """Of the next round's updates, where each client's whole update is clipped."""
     secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os()
@@ -107,8 +111,21 @@ class Run:
     @cached_property
     def channels(self) -> Channels:
         """What a round adds up."""
-        shapes = {name: array.shape for name, array in self.arrays.items()}
-        return channels_of(self.plan.job.strategy, shapes)
+        return channels_of(self.plan.job.strategy, self._shapes)
+
+    @cached_property
+    def heard(self) -> Shapes:
+        """What the strategy sends beside the model."""
+        return heard_of(self.plan.job.strategy, self._shapes)
+
+    @cached_property
+    def owners_keep(self) -> bool:
+        """Whether owners keep a state from round to round."""
+        return bool(state_of(self.plan.job.strategy, self._shapes))
+
+    @property
+    def _shapes(self) -> Shapes:
+        return {name: array.shape for name, array in self.arrays.items()}
 
     @cached_property
     def choice(self) -> Choice:
@@ -133,20 +150,21 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the state after the last round."""
         state = strategy_state(self.strategy)
-        save(self.checkpoints, Checkpoint(self.round, self.arrays, state, self.clipping_norm))
+        now = Checkpoint(self.round, self.arrays, state, self.clipping_norm, self.counted)
+        save(self.checkpoints, now)
 
     def restore(self) -> None:
         """Go back to the last checkpoint; a run that never got that far starts anew."""
         if self.sums is not None:
             self.sums.resume(self.folder)
-        shapes = {name: array.shape for name, array in self.arrays.items()}
         try:
-            checkpoint = load_latest(self.checkpoints, shapes)
+            checkpoint = load_latest(self.checkpoints, dict(self._shapes))
         except CheckpointError:
             if self.folder.told(Round):
                 raise
             return
         self.round, self.arrays = checkpoint.round, checkpoint.arrays
+        self.counted = dict(checkpoint.counted)
         restore_strategy(self.strategy, checkpoint.strategy)
         self.clipping_norm = checkpoint.clipping_norm or self.clipping_norm
 

@@ -33,6 +33,8 @@ from ..wire.requests import (
     REVEAL,
     TRAIN,
     WEIGHT,
+    all_sent,
+    beside_of,
     only_arrays,
     request_digest,
 )
@@ -89,6 +91,9 @@ class SecureCollection(SecureTrips):
                 self.spoiled = groups[0].slot, groups[0].survivors
             raise TooFew from None
         self._add_up(readings)
+        if self._content.train:
+            for group in groups:
+                self.counted |= dict.fromkeys(group.survivors, group.proof())
         first = [group.survivors[0] for group in groups]
         del groups  # and with them the sums
         while readings:
@@ -212,7 +217,8 @@ class SecureCollection(SecureTrips):
         name, request = next(iter(self._requests.items()))
         assignment = assignment_of(self.run, self.stage, name)
         content = RecordDict({**request.content, ASSIGNMENT: assignment.to_record()})
-        return request_digest(self.kind, content, to_arrays(only_arrays(content)))
+        sent = all_sent(to_arrays(only_arrays(content)), beside_of(content, self.run.heard))
+        return request_digest(self.kind, content, sent)
 
     def _uploads(self, groups: list[Aggregator]) -> None:
         self._write_down(groups)

@@ -44,7 +44,7 @@ from .federation import Federation, federate
 from .grid import InProcessGrid
 from .issuer import run_key
 from .membership import found
-from .site import SiteSettings, owner_log
+from .site import SiteSettings, own_states, owner_log
 from .workers import Workers, default_workers, start_workers
 
 Engine = Literal["inprocess", "ray"]
@@ -172,7 +172,7 @@ def _simulate(
             pool.close()
             return _simulate(job.padded(), path, identity, workers, engine, listener, stop, again)
         plan = _compiled(federation, shape)
-        strategy = build_strategy(job.strategy, plan.total_weight)
+        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
         _compute_features(federation, pool, listener)
         if again:
             folder = RunFolder.open(path)
@@ -214,6 +214,8 @@ def _simulate(
                 ) from None
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
+    for share in federation.shares:
+        own_states(owners, share.name).close(run.id)
     conclude(folder, summarise(run, counts, apart, identity), run_key(folder.path))
     return folder
 

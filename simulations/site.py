@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.agent import Agent
 from ..client.kept import KeptUpdates
+from ..client.own_state import OwnStates
 from ..client.policy import Policy
 from ..client.work import WorkHere, Workplace
 from ..job import Job
@@ -184,6 +185,7 @@ class Site:
             secrets=self._secrets,
             replayable=settings.reproducible,
             kept=KeptUpdates(settings.owners / share.name / "kept"),
+            states=own_states(settings.owners, share.name),
         )
 
     def _featured(self, name: str, side: str) -> Examples:
@@ -196,6 +198,11 @@ class Site:
             return lambda _: SecretStream.from_os()
         seed = self._federation.job.seed
         return lambda what: reproducible_stream(seed, what)
+
+
+def own_states(owners: Path, name: str) -> OwnStates:
+    """Where an owner keeps what its strategy has it keep: on the disk, however many owners there are."""
+    return OwnStates(owners / name / "states")
 
 
 def owner_log(owners: Path, name: str) -> Path:

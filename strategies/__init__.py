@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MessageError, PlanRefused, StrategyError
@@ -27,7 +27,7 @@ from .robust import ROBUST
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
-    from ..job import StrategySpec
+    from ..job import Job, StrategySpec, TrainingSpec
 
 __all__ = [
     "NAMES",
@@ -39,12 +39,16 @@ __all__ = [
     "build_strategy",
     "channels_of",
     "compares",
+    "heard_of",
+    "keeps_state",
     "local_half",
+    "refusals",
     "sees",
+    "state_of",
 ]
 
 NAMES = (
-    *("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"),
+    *("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox", "scaffold", "feddyn"),
     *ROBUST,
 )
 
@@ -59,10 +63,12 @@ _SAID_ELSEWHERE = {
 }
 
 
-def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
-    """The strategy of a job, as Flower has them. `total_weight` bounds the weights of one round together.
+def build_strategy(
+    spec: StrategySpec, total_weight: int, training: TrainingSpec | None = None
+) -> Strategy:
+    """The strategy of a job, as Flower has them. `total_weight` is what all clients weigh together.
 
-    Raises ``StrategyError`` with the known names or options.
+    training: for a rule whose owners keep a state. Raises ``StrategyError`` with the known names or options.
     """
     kind = _kind(spec)
     if not issubclass(kind, Rule):
@@ -73,7 +79,7 @@ def build_strategy(spec: StrategySpec, total_weight: int) -> Strategy:
     rule: Rule = _construct(kind, dict(spec.options), spec)
     owns = spec.name if kind.local is not None and ":" in spec.name else ""
     adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
-    return adapter(rule, total_weight, owns)
+    return adapter(rule, total_weight, owns, training)
 
 
 def sees(spec: StrategySpec) -> str:
@@ -104,6 +110,40 @@ def channels_of(
     rule: Rule = _construct(kind, dict(spec.options), spec)
     try:
         return checked_channels(rule, shapes)
+    except (ValueError, LookupError) as error:
+        raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
+
+
+def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]:
+    """Why a job cannot be right with its strategy. `accepted`: as for ``channels_of``."""
+    if _knows(job.strategy, accepted) and issubclass(kind := _kind(job.strategy), Rule):
+        yield from kind.refusals(job)
+
+
+def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether owners keep a state from round to round, whatever the model."""
+    return bool(state_of(spec, {"weight": (1,)}, accepted))
+
+
+def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
+    """What an owner keeps from round to round; nothing with most strategies."""
+    return _declared(spec, accepted, lambda half: half.state(shapes))
+
+
+def heard_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
+    """What goes out beside the model; nothing with most strategies."""
+    return _declared(spec, accepted, lambda half: half.hears(shapes))
+
+
+def _declared(
+    spec: StrategySpec,
+    accepted: Collection[str] | None,
+    declared: Callable[[type[LocalRule]], Shapes],
+) -> Shapes:
+    if not _knows(spec, accepted) or not issubclass(kind := _kind(spec), Rule) or not kind.local:
+        return {}
+    try:
+        return declared(kind.local)
     except (ValueError, LookupError) as error:
         raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
 
@@ -175,9 +215,11 @@ def _kind(spec: StrategySpec) -> type[Any]:
 
 def _ours() -> dict[str, type[Rule]]:
     from .averaging import FedAvg, FedAvgM, FedProx
+    from .feddyn import FedDyn
     from .fedopt import FedAdagrad, FedAdam, FedYogi
+    from .scaffold import Scaffold
 
-    means = (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx)
+    means = (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx, Scaffold, FedDyn)
     ours: dict[str, type[Rule]] = dict(zip(NAMES, means, strict=False))
     return {**ours, **ROBUST}
 

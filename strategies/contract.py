@@ -23,6 +23,8 @@ from ..wire.arrays import Arrays
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..job import Job
+
 Shapes = Mapping[str, tuple[int, ...]]
 Told = Mapping[str, object]
 """What the server tells the local half, by name: the same for every owner of a round."""
@@ -119,8 +121,8 @@ class Channels:
 class LocalRule:
     """The local half of a strategy: what an owner does to its own steps and update.
 
-    Made anew for each round, of what the server tells; it keeps nothing. Raises ``ValueError`` for what
-    nobody should be told.
+    Made anew for each round, of what the server tells. What it is to have in the next round is a `state`,
+    which never leaves its owner. Raises ``ValueError`` for what nobody should be told.
 
     Guarantee: under example- and group-level privacy it gets nothing that is not noised. `correct` runs
     after a step's noise was added, and `further` reads the update that such steps came to, so whatever
@@ -132,6 +134,31 @@ class LocalRule:
 
     def __init__(self, told: Told) -> None:
         self.told = told
+        self.own: Arrays = {}
+        """The owner's state as the round begins (float32); zeros if there is none."""
+        self.heard: Arrays = {}
+        """What the server sent beside the model (float32)."""
+        self.rates = 0.0
+        """The sum of the learning rates of the round's steps."""
+
+    @classmethod
+    def state(cls, shapes: Shapes) -> Shapes:
+        """Names and shapes of what an owner keeps from round to round, for a model of these tensors."""
+        return {}
+
+    @classmethod
+    def hears(cls, shapes: Shapes) -> Shapes:
+        """Names and shapes of what goes out beside the model, the same to every owner."""
+        return {}
+
+    def next_state(self, update: Arrays) -> Arrays:
+        """The state that follows from the finished update (float32), as the sum gets it (under client-level
+        privacy before it is clipped and noised).
+
+        A pure function of `own`, `heard`, `rates` and `update`. It counts from the first round on before
+        which the opened sum is known to have had the update; else the state stays as it was.
+        """
+        return {}
 
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
         """Change a step's `gradient` of one tensor in place, before the optimizer takes it.
@@ -158,6 +185,11 @@ class Rule(ABC):
     local: ClassVar[type[LocalRule] | None] = None
     """The local half, if owners do more than train."""
 
+    @classmethod
+    def refusals(cls, job: Job) -> Iterator[str]:
+        """Why a job cannot be right with this strategy, each with what to do; none if it can."""
+        return iter(())
+
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
         """What a round adds up, for a model of these tensors; the update comes first."""
         return (Channel(UPDATE, shapes),)
@@ -165,6 +197,17 @@ class Rule(ABC):
     def told(self, round_: int) -> Mapping[str, float]:
         """What the local half must know in a round, the same for every owner."""
         return {}
+
+    def sent(self, model: Arrays) -> Arrays:
+        """What the local half `hears` in a round, with the current model (float32)."""
+        return {}
+
+    def summed(self, share: float, rates: float) -> None:
+        """Told before the means of a round are heard.
+
+        share: of all owners' weight, how much is in the means. rates: as the local half knows them.
+        """
+        return
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
         """Take in the mean (float64) of one tensor of a further channel; all come before ``next_model``."""
@@ -210,3 +253,14 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
     if len(channels.shapes) < sum(len(channel.shapes) for channel in found):
         raise ValueError("a tensor of its further channels has the name of one of the model")
     return channels
+
+
+def checked_sent(rule: Rule, model: Arrays) -> Arrays:
+    """What a rule sends beside the model. ``ValueError`` for anything but what its local half hears."""
+    found = rule.sent(model)
+    hears = rule.local.hears({n: w.shape for n, w in model.items()}) if rule.local else {}
+    if {name: array.shape for name, array in found.items()} != dict(hears):
+        raise ValueError(
+            f"{type(rule).__name__} sends other arrays beside the model than its local half hears"
+        )
+    return {name: np.asarray(found[name], np.float32) for name in hears}

@@ -9,9 +9,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..job import TrainingSpec
+from ..job.rate import rates_of_round
 from ..wire.arrays import Arrays, to_array_record, to_arrays
-from ..wire.requests import EVALUATE, LOCAL_HALF, TRAIN, WEIGHT, only_arrays, only_metrics
-from .contract import UPDATE, Rule, checked_channels
+from ..wire.requests import (
+    BESIDE,
+    EVALUATE,
+    LOCAL_HALF,
+    TRAIN,
+    WEIGHT,
+    only_arrays,
+    only_metrics,
+)
+from .contract import UPDATE, Rule, checked_channels, checked_sent
 from .fold import FixedPointSum
 
 
@@ -23,10 +33,18 @@ class SummedStrategy(Strategy):
     weight; the mean of these is the mean of the clients.
     """
 
-    def __init__(self, rule: Rule, total_weight: int = 2**20, local_half: str = "") -> None:
-        """total_weight: bounds the weights of one round together. local_half: as ``LOCAL_HALF`` says."""
+    def __init__(
+        self,
+        rule: Rule,
+        total_weight: int = 2**20,
+        local_half: str = "",
+        training: TrainingSpec | None = None,
+    ) -> None:
+        """total_weight: of all clients together. local_half: as ``LOCAL_HALF`` says. training: without it
+        the learning rates of each round pass for 1 in all."""
         self.inner = rule
         self._total_weight, self._local_half = total_weight, local_half
+        self._training = training
         self._global: Arrays = {}
 
     @property
@@ -41,7 +59,8 @@ class SummedStrategy(Strategy):
             config[name] = value
         if self._local_half:
             config[LOCAL_HALF] = self._local_half
-        return self._ask(TRAIN, arrays, config, grid)
+        beside = checked_sent(self.inner, self._global)
+        return self._ask(TRAIN, arrays, config, grid, beside)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -56,6 +75,8 @@ class SummedStrategy(Strategy):
             weight = int(only_metrics(reply.content)[WEIGHT])  # type: ignore[arg-type]
             total.add(to_arrays(only_arrays(reply.content)), weight)
             del reply
+        rates = rates_of_round(server_round, self._training) if self._training else 1.0
+        self.inner.summed(total.weight / self._total_weight, rates)
         return to_array_record(self._following(total)), None
 
     def _following(self, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
@@ -83,9 +104,16 @@ class SummedStrategy(Strategy):
         """Nothing to print: the plan says it."""
 
     def _ask(
-        self, kind: str, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        self,
+        kind: str,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        beside: Arrays | None = None,
     ) -> list[Message]:
         content = RecordDict({"arrays": arrays, "config": config})
+        if beside:
+            content[BESIDE] = to_array_record(beside)
         return [
             Message(content, dst_node_id=node, message_type=kind) for node in grid.get_node_ids()
         ]

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from ..errors import MessageError
+from .arrays import Arrays, to_arrays
 from .packing import SECAGG
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ WEIGHT = "num-examples"
 LOCAL_HALF = "local-half"
 """Of a request to train: the strategy, of the job's own, whose local half the sum relies on."""
 
+BESIDE = "beside"
+"""Of a request to train: what the strategy sends beside the model, the same to every owner."""
+COUNTED = "counted"
+"""Of a request to train: the newest opened sum that had this owner's update, for a state of its own."""
+OWN_STATE = "own-state"
+"""Of an answer: the round that this owner's state is of; 0 if it begins with the strategy's first."""
+
 REFUSED = 1000
 """Error code of a reply: the owner refuses, and would again."""
 FAILED = 1001
@@ -72,6 +80,8 @@ WAITING = 1002
 
 OUT_OF_RANGE = 1003
 """Error code of a reply: the owner takes no private step from the weights that came, whoever sent them."""
+
+_BESIDE_THE_MODEL = (SECAGG, BESIDE)
 
 
 class _Record:
@@ -158,7 +168,9 @@ class Readiness(_Record):
 
 def only_arrays(content: RecordDict) -> ArrayRecord:
     """The single array record of a message, whatever key a strategy chose for it."""
-    records = [record for key, record in content.array_records.items() if key != SECAGG]
+    records = [
+        record for key, record in content.array_records.items() if key not in _BESIDE_THE_MODEL
+    ]
     if len(records) != 1:
         raise MessageError(f"A message carries {len(records)} array records, expected one")
     return records[0]
@@ -189,9 +201,25 @@ def update_digest(content: RecordDict, arrays: Mapping[str, np.ndarray]) -> byte
     return _with_arrays(hashlib.sha256(text.encode()), arrays)
 
 
+def beside_of(content: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """What the strategy sent beside the model; a ``MessageError`` for other arrays than `like`."""
+    record = content.array_records.get(BESIDE)
+    if record is None or not like:
+        if record is None and not like:
+            return {}
+        raise MessageError("A request brings other arrays beside the model than its strategy sends")
+    return to_arrays(record, like=like)
+
+
+def all_sent(arrays: Arrays, beside: Arrays) -> Arrays:
+    """The model and what came beside it, as digests take them: by names that no two of them share."""
+    return {**arrays, **{f"{BESIDE}//{name}": array for name, array in beside.items()}}
+
+
 def _asked_of_all(content: RecordDict) -> dict[str, dict[str, Any]]:
-    """The settings of a request, without what is each client's own: its trip, and its ledger's head."""
-    own = (SECAGG, LEDGER)
+    """The settings of a request, without what is each client's own: its trip, its ledger's head, and what
+    was counted of it."""
+    own = (SECAGG, LEDGER, COUNTED)
     return {key: dict(record) for key, record in content.config_records.items() if key not in own}
 
 
@@ -208,6 +236,15 @@ def told_of(content: RecordDict) -> dict[str, Any]:
     for key, record in _asked_of_all(content).items():
         found |= {} if key == ASSIGNMENT else record
     return found
+
+
+def counted_of(content: RecordDict) -> tuple[int, bytes]:
+    """The newest round whose opened sum had this owner's update (0: none), and what shows it."""
+    record: Mapping[str, object] = content.config_records.get(COUNTED, {})
+    round_, shown = record.get("round", 0), record.get("shown", b"")
+    if type(round_) is not int or round_ < 0 or not isinstance(shown, bytes):
+        raise MessageError("A request says in a malformed way which update was counted")
+    return round_, shown
 
 
 def only_metrics(content: RecordDict) -> MetricRecord:

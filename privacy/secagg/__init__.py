@@ -16,7 +16,7 @@ Reading order: ``encoding`` and ``messages`` (what travels), ``keys``, ``roster`
 (who, and how many), ``fixed_point``, ``masks`` and ``shamir`` (the arithmetic), ``member`` (one state
 machine; ``checks`` is what it insists on) and ``aggregator`` (the other; ``collecting`` is its half until
 the survivors are fixed), ``journal`` and ``participant`` (a member that may be killed), ``repeats``
-(when the same content is masked again).
+(when the same content is masked again), ``counted`` (how a member is shown that its vector was in a sum).
 
 Guarantee. Let n be the members of a cohort, n_C how many of the whole roster at most collude with each
 other and with the server, and t = floor((n + n_C) / 2) + 1 the quorum. Whatever the server sends, it and the

@@ -10,6 +10,7 @@ from ...errors import TooFewMembers
 from ..noise.scale import Scale
 from . import shamir
 from .collecting import Collecting
+from .counted import Counted
 from .fixed_point import Total, decode
 from .keys import agree, derive, public_key
 from .masks import KEY_BYTES, Mask, add_masks
@@ -56,6 +57,12 @@ class Aggregator(Collecting):
     def revealers(self) -> list[str]:
         """Who is asked to reveal, ascending: the survivors that confirmed."""
         return sorted(self._confirmations) if self.confirms else self.survivors
+
+    def proof(self) -> bytes:
+        """What shows each survivor that its update is in this sum; nothing if nobody confirms."""
+        if not self.confirms:
+            return b""
+        return Counted(self._survivors, self._evidence(self._confirmations)).to_bytes()
 
     def reveal_request(self, name: str, following: PrekeyRequest | None = None) -> bytes:
         """What a survivor needs to reveal its shares; `following` opens the next slot at once."""

@@ -53,7 +53,7 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
             work = WorkHere("mary", workplace, self.data)
             self.agent = Agent("mary", work, self.account, self.ledger, **options)
 
-        def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, **changes):
+        def ask(self, kind, round_=1, attempt=0, arrays=None, config=None, records=None, **changes):
             from flwr.app import ConfigRecord, Message, RecordDict
 
             take_server_identity(1)
@@ -72,6 +72,10 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
                 content["arrays"] = to_array_record(arrays or self.learner.initial)
             if config:
                 content["config"] = ConfigRecord(config)
+            for key, record in (records or {}).items():
+                content[key] = (
+                    ConfigRecord(record) if isinstance(record, dict) and key != "beside" else record
+                )
             message = Message(content, dst_node_id=2, message_type=kind)
             stamp(message)
             return self.agent.handle(message)

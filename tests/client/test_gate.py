@@ -15,7 +15,16 @@ from umbel.privacy.secagg import messages
 from umbel.privacy.secagg.encoding import Encoded
 from umbel.wire.arrays import to_array_record
 from umbel.wire.packing import SECAGG
-from umbel.wire.requests import EVALUATE, LEDGER, PREPARE, REVEAL, TRAIN, WEIGHT, Readiness
+from umbel.wire.requests import (
+    EVALUATE,
+    LEDGER,
+    OWN_STATE,
+    PREPARE,
+    REVEAL,
+    TRAIN,
+    WEIGHT,
+    Readiness,
+)
 
 FROM_THE_SERVER = {
     "Slot", "CommitRequest", "NonceRequest", "PrekeyRequest", "Manifest", "UploadRequest",
@@ -134,6 +143,7 @@ def test_every_field_that_not_all_jobs_have_is_tried_here():
         "slot",
         "round",
         WEIGHT,
+        OWN_STATE,
         "reply",
         "kept",
     }

@@ -103,7 +103,7 @@ def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
         workers = Inline(SiteSettings(federation, ledgers, owners, reproducible))
         shape, initial = workers.call("model")
         plan = Plan.compile(federation.job, federation.facts, shape)
-        strategy = build_strategy(job.strategy, plan.total_weight)
+        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
         grid = InProcessGrid(workers, len(federation.shares))
         grid = faulty_grid(grid, fault) if fault else faulty_grid(grid)
         path = tmp_path / name

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes
 from umbel.errors import MessageError, PlanRefused, StrategyError
 from umbel.job import StrategySpec
 from umbel.strategies import Channel, Channels, LocalRule, Rule, channels_of, local_half
-from umbel.strategies.contract import checked_channels
+from umbel.strategies.contract import checked_channels, checked_sent
 from umbel.strategies.summed import SummedStrategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "strategies"
@@ -172,6 +172,26 @@ def test_a_strategy_that_is_accepted_and_not_installed_is_said():
     spec = StrategySpec(name="not_here_at_all:Rule")
     with pytest.raises(PlanRefused, match="does not load here.*No module named"):
         local_half(spec, {}, spec.name, [spec.name])
+
+
+class Hears(LocalRule):
+    @classmethod
+    def hears(cls, shapes):
+        return {f"{name}/mean": shape for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("sent", [{}, {"a.weight/mean": (2, 3)}, dict.fromkeys(SHAPES, (1,))])
+def test_a_rule_sends_beside_the_model_what_its_local_half_hears_and_nothing_else(sent):
+    model = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
+    found = rule(UPDATE, local=Hears)
+    found.sent = lambda model: {f"{n}/mean": 0.5 * w.astype("f8") for n, w in model.items()}
+    right = checked_sent(found, model)
+    assert {name: (a.dtype, a.shape) for name, a in right.items()} == {
+        f"{name}/mean": (np.float32, shape) for name, shape in SHAPES.items()
+    }
+    found.sent = lambda model: {name: np.zeros(shape) for name, shape in sent.items()}
+    with pytest.raises(ValueError, match="sends other arrays beside the model"):
+        checked_sent(found, model)
 
 
 @pytest.mark.parametrize("mu", [-1.0, float("inf"), float("nan"), "much", None])

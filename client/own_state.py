@@ -1,0 +1,202 @@
+"""What a strategy has an owner keep from round to round, and never send: on the disk, sealed.
+
+An update proposes the next state. It is on the disk before the update leaves, and becomes the current one
+when a later request says that the opened sum had the update; under secure aggregation the request shows it
+(``privacy.secagg.counted``). Else the state stays as it was.
+
+Guarantee: at each instant there is one current state, whole, whenever the process dies; an update counts in
+it once, however often its round is repeated, and only if its sum was opened, as far as that is shown. What
+is on the disk is of no use without its keys, which lie where no backup reaches. An owner whose state is not
+the one that was counted (it is lost, or an old copy, or the owner joined late) begins with the strategy's
+first, all zeros, and says so.
+
+Assumption: without encryption the server's word has to do. A false one, and a true one that is withheld,
+spoil what is learned, as a false model would; nothing more leaves for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from ..errors import FileError, ProtocolError
+from ..privacy.secagg.counted import Place
+from ..privacy.secagg.encoding import Digest, Encoded, Size
+from ..privacy.secagg.messages import Run
+from ..privacy.secagg.state import MOST_REPEATS
+from ..storage.files import write_durably
+from ..strategies.contract import Shapes
+from ..wire.arrays import Arrays
+from .run_files import of_run
+from .sealing import opened, sealed
+
+_OLD_SECONDS = 30 * 24 * 3600.0
+"""States of runs that were heard of no more are deleted after so long."""
+_log = logging.getLogger(__name__)
+
+Shown = Callable[[tuple[Place, ...]], bool]
+"""Whether it is shown that an update that was masked in these slots was counted; raises if it is untrue."""
+
+
+@dataclass(frozen=True)
+class _Lying(Encoded):
+    """One state on the disk."""
+
+    round: int
+    what: Digest
+    """The question whose update it follows from: run, job, round, settings, model and the state before."""
+    content: Digest
+    """SHA-256 of its numbers."""
+    key: Annotated[bytes, Size(32, 32)]
+    places: Annotated[tuple[Place, ...], Size(0, MOST_REPEATS)] = ()
+    """The slots that the update was masked in."""
+
+
+@dataclass(frozen=True)
+class _States(Encoded):
+    """An owner's states of a run. The file that holds it decides which is the current one."""
+
+    run: Run
+    current: Annotated[tuple[_Lying, ...], Size(0, 1)] = ()
+    proposed: Annotated[tuple[_Lying, ...], Size(0, 1)] = ()
+
+
+@dataclass(frozen=True)
+class Own:
+    """An owner's state as a round begins."""
+
+    run: str
+    round: int
+    """Of the update that it follows from; 0: it is the strategy's first."""
+    arrays: Arrays
+
+    @property
+    def digest(self) -> bytes:
+        return _digest(self.arrays)
+
+
+class OwnStates:
+    """One owner's folder of states, at most two per run: the current one, and what may follow.
+
+    keys: a folder that no backup reaches (default: beside the states).
+    """
+
+    def __init__(self, folder: Path, keys: Path | None = None) -> None:
+        self._folder, self._keys = folder, keys or folder
+
+    def begin(self, run: str, shapes: Shapes, counted: int, shown: Shown) -> Own:
+        """The state that a round begins with. `counted`: the newest round whose opened sum has the update.
+
+        Raises ``ProtocolError`` if what is `shown` is untrue: nothing changes then.
+        """
+        known = self._read(run)
+        found = next((one for one in known.current if one.round == counted), None)
+        if found is None:
+            found = next((one for one in known.proposed if one.round == counted), None)
+            if found is not None and not shown(found.places):
+                found = None
+            if found is not None:
+                self._write(replace(known, current=(found,), proposed=()))
+        if found is not None:
+            arrays = opened(self._file(run, found), found.key, found.what, shapes)
+            if arrays is not None and _digest(arrays) == found.content:
+                return Own(run, counted, arrays)
+        if counted or known.current:
+            _log.warning(
+                "run %s: the state that was counted last, of round %d, is not here; it begins anew, with "
+                "zeros",
+                run,
+                counted,
+            )
+        return Own(run, 0, {n: np.zeros(shape, np.float32) for n, shape in shapes.items()})
+
+    def propose(
+        self, own: Own, round_: int, what: bytes, arrays: Arrays, place: Place | None
+    ) -> None:
+        """Keep what follows from an update, before that leaves, in the `place` of the last proposal.
+
+        If it cannot be written, that is logged: the owner then begins anew if the update is counted.
+        """
+        try:
+            self._propose(own, round_, what, arrays, place)
+        except (FileError, OSError) as error:
+            _log.error("run %s: the state that follows is not kept: %s", own.run, error)
+
+    def close(self, run: str) -> None:
+        """Delete what is kept of a run."""
+        with contextlib.suppress(OSError):
+            self._record(run).unlink(missing_ok=True)
+        self._delete(_States(run))
+
+    def _propose(
+        self, own: Own, round_: int, what: bytes, arrays: Arrays, place: Place | None
+    ) -> None:
+        known, content = self._read(own.run), _digest(arrays)
+        current = tuple(one for one in known.current if own.round == one.round)
+        places = (place,) if place else ()
+        for one in known.proposed:
+            if (one.round, one.what, one.content) == (round_, what, content):
+                others = tuple(p for p in one.places if p != place)
+                found = replace(one, places=(*others, *places)[-MOST_REPEATS:])
+                self._write(_States(own.run, current, (found,)))
+                return
+        self._tidy()
+        found = _Lying(round_, what, content, os.urandom(32), places)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._file(own.run, found), sealed(found.key, what, arrays), secret=True)
+        self._write(_States(own.run, current, (found,)))
+
+    def _write(self, states: _States) -> None:
+        self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_durably(self._record(states.run), states.to_bytes(), secret=True)
+        self._delete(states)
+
+    def _read(self, run: str) -> _States:
+        try:
+            found = _States.from_bytes(self._record(run).read_bytes(), "this client")
+        except (OSError, ProtocolError):
+            return _States(run)
+        return found if found.run == run else _States(run)
+
+    def _delete(self, but: _States) -> None:
+        """Whatever lies there of a run but for its states."""
+        kept = {self._file(but.run, one) for one in (*but.current, *but.proposed)}
+        for path in self._folder.glob(f"{_stem(but.run)}-*.state"):
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Delete what runs left behind that nobody closed."""
+        old = time.time() - _OLD_SECONDS
+        for path in (*self._folder.glob("*.state"), *self._keys.glob("*.state-keys")):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < old:
+                    path.unlink()
+
+    def _file(self, run: str, one: _Lying) -> Path:
+        name = hashlib.sha256(one.key).hexdigest()[:16]
+        return self._folder / f"{_stem(run)}-{name}.state"
+
+    def _record(self, run: str) -> Path:
+        return of_run(self._keys, run, ".state-keys")
+
+
+def _stem(run: str) -> str:
+    return of_run(Path(), run).name
+
+
+def _digest(arrays: Arrays) -> bytes:
+    found = hashlib.sha256()
+    for array in arrays.values():
+        found.update(np.ascontiguousarray(array, dtype="<f4").data)
+    return found.digest()

@@ -1,0 +1,104 @@
+"""What an owner's agent does of a job's strategy: its local half, and the state that never leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import MessageError, PlanRefused, WeightsRefused
+from ..job import Job
+from ..job.rate import rates_of_round
+from ..learning.probing.received import MOST_WEIGHT
+from ..strategies import Channels, LocalRule, channels_of, heard_of, local_half, state_of
+from ..wire.arrays import Arrays
+from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
+from .answers import job_of
+from .own_state import Own, OwnStates
+from .secure import SecureUpload
+from .work import Work
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+
+    from .order import Asked
+
+
+class StrategyHere:
+    """A job's strategy at one owner. `accepted`: strategies whose own code may run here, by name."""
+
+    def __init__(
+        self, name: str, work: Work, accepted: Collection[str], states: OwnStates | None
+    ) -> None:
+        self._name, self._work = name, work
+        self._accepted, self._states = accepted, states
+
+    def channels(self, job: Job) -> Channels:
+        return channels_of(job.strategy, self._work.shapes, self._accepted)
+
+    def asked(self, assignment: Assignment, message: Message) -> tuple[LocalRule | None, Arrays]:
+        """The local half, of what the server tells all owners, and what it sends beside the model."""
+        job = job_of(assignment)
+        told = told_of(message.content)
+        wanted = str(told.pop(LOCAL_HALF, ""))
+        local = local_half(job.strategy, told, wanted, self._accepted)
+        hears = heard_of(job.strategy, self._work.shapes, self._accepted)
+        beside = beside_of(message.content, hears)
+        rates = rates_of_round(assignment.round, job.training)
+        if local is not None:
+            local.heard, local.rates = beside, rates
+        farthest = max((float(np.abs(a).max(initial=0.0)) for a in beside.values()), default=0.0)
+        if job.private and not farthest * max(1.0, rates) <= MOST_WEIGHT:
+            # It would lead the steps to weights that no private step is taken from.
+            raise WeightsRefused(
+                f"{self._name}: what the strategy sends beside the model has an entry of {farthest:g}, with "
+                f"learning rates of {rates:g} in a round, and none may move a weight by more than "
+                f"{MOST_WEIGHT:g}"
+            )
+        return local, beside
+
+    def begin(
+        self, assignment: Assignment, message: Message, upload: SecureUpload | None
+    ) -> Own | None:
+        """The state that the round begins with; None with a strategy that has none.
+
+        Raises ``ProtocolError`` if the request counts an update that was not, as far as can be known.
+        """
+        strategy = job_of(assignment).strategy
+        shapes = state_of(strategy, self._work.shapes, self._accepted)
+        if not shapes:
+            return None
+        if self._states is None:
+            raise PlanRefused(f"{self._name} has no place for the state that {strategy.name} needs")
+        round_, shown = counted_of(message.content)
+        if round_ >= assignment.round:
+            raise MessageError(f"A request for round {assignment.round} counts round {round_}")
+        return self._states.begin(
+            assignment.run,
+            shapes,
+            round_,
+            lambda places: not upload or upload.counts(shown, places),
+        )
+
+    def propose(self, asked: Asked, update: Arrays) -> None:
+        """Keep the state that follows from an update, before that leaves."""
+        if asked.own and asked.local and self._states:
+            place = asked.upload.place if asked.upload else None
+            following = _next_state(asked, asked.own, asked.local, update)
+            round_ = asked.assignment.round
+            self._states.propose(asked.own, round_, asked.asked_for, following, place)
+
+
+def _next_state(asked: Asked, own: Own, local: LocalRule, update: Arrays) -> Arrays:
+    """What the strategy makes of the update that leaves; of zeros, if nothing could be trained."""
+    shapes = asked.channels.shapes
+    update = update or {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    if asked.upload:
+        update = asked.upload.as_summed(update)
+    finished = {name: update[name] for name in asked.channels.update.shapes}
+    found = {n: np.asarray(a, np.float32) for n, a in local.next_state(finished).items()}
+    like = {name: array.shape for name, array in own.arrays.items()}
+    if {name: array.shape for name, array in found.items()} != like:
+        raise ValueError("the local half makes another state than it declares")
+    return {name: found[name] for name in like}
