@@ -143,6 +143,8 @@ class Attackers:
     ) -> list[Arrays]:
         """What all attackers would send if they were honest, by name; of the last model that came."""
         key = (round_, arrays_digest(arrays))
+        if local is not None and local.own:
+            local = None  # its state is this attacker's alone, and who asks first must not matter
         if self._known is None or self._known[0] != key:
             found = [
                 work.trained(job, round_, arrays, self._steps(name, round_), local).update
