@@ -7,12 +7,10 @@ moment: what it needs to go on is in the run's folder and in the store, and the 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -36,6 +34,7 @@ from .conclusion import conclude, signer_of
 from .ending import ended_line
 from .exchange import connected
 from .handout import awaiting, hand_out
+from .handover import Task
 from .holdout import PublicTest, note_public, read_public
 from .muster import TAKES_PART
 from .orders import renew_order
@@ -47,24 +46,6 @@ from .rounds import run_rounds
 _COME_BACK = 60.0
 """Seconds."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the supervisor hands over."""
-
-    consortium: str
-    name: str
-    address: str
-    """Of the SuperLink, on loopback."""
-    flower_run: int
-    secret: str
-    """File with what lets this process take the run's work."""
-    nodes: dict[str, int]
-    """Members and their nodes, as Flower knows them by the keys that were admitted."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 class Narrator:
@@ -254,7 +235,7 @@ def _signer(consortium: Consortium, folder: RunFolder) -> tuple[Identity | None,
 def main() -> None:
     end_with_parent()
     log_to_stderr()
-    coordinate(Task(**json.loads(sys.stdin.readline())))
+    coordinate(Task.from_json(sys.stdin.readline()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..storage.logs import keep_small, last_line, opened
 from ..storage.processes import alone, check_port, end, free_port, new_secret, start
-from .coordinator import Task
+from .handover import Task
 from .registry import Registry
 from .rosters import awaits_turn
 

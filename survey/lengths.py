@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import UmbelError
-from ..learning.base_model import base_folder
-from ..learning.examples import beginning
-from ..learning.tokenizer import load_tokenizer
 
 WORTH = 0.05
 """Share of texts that are cut from which on it is worth a word, and a longer length its time."""
@@ -52,6 +49,11 @@ def quantile(counts: np.ndarray, share: float) -> int:
 
 def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
     """Lengths of all texts; None, and why, if the base model's tokenizer cannot be had."""
+    # Here, for torch comes with them, and whoever reads a plan needs none.
+    from ..learning.base_model import base_folder
+    from ..learning.examples import beginning
+    from ..learning.tokenizer import load_tokenizer
+
     try:
         tokenizer = load_tokenizer(base_folder(base))
     except UmbelError as error:

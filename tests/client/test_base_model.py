@@ -41,10 +41,10 @@ def contacts():
 
 
 @pytest.fixture
-def asked(open_job_of, tmp_path):
+def asked(open_job_of, sound, moved_clock, tmp_path):
     """An intake, which the operator asks to prepare for a job on another base model."""
     stage = set_up(open_job_of(), tmp_path)
-    home, intakes = stage.owners[0], []
+    home = stage.owners[0]
 
     def ask(base=None, sha256="", policy=""):
         from flwr.app import Message, RecordDict
@@ -67,14 +67,10 @@ def asked(open_job_of, tmp_path):
                 line if old.startswith(f"{key} =") else old for old in text.splitlines()
             )
         home.policy.write_text(text)
-        intake = Intake(home)
-        intakes.append(intake)
-        reply = intake.handle(message)
+        reply = Intake(home, bench=sound, clock=moved_clock).handle(message)
         return reply.error.reason if reply.has_error() else "answered"
 
-    yield ask
-    for intake in intakes:
-        intake.close()
+    return ask
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ class Clock:
 
 
 @pytest.fixture
-def owner_of(tmp_path, open_job_of):
+def owner_of(sound, tmp_path):
     """An owner with a policy of its own, and a way to send it the operator's requests."""
-    made = []
+    own = []
 
     class Owner:
         def __init__(self, job, bench=None, watch=None, **limits):
@@ -67,8 +67,9 @@ def owner_of(tmp_path, open_job_of):
             self.home.policy.write_text("\n".join(lines))
             self.clock = Clock()
             named = {} if watch is None else {"watch": watch}
-            self.intake = Intake(self.home, bench=bench, clock=self.clock, **named)
-            made.append(self)
+            self.intake = Intake(self.home, bench=bench or sound, clock=self.clock, **named)
+            if bench:
+                own.append(bench)
 
         def ask(self, run="run", kind=PREPARE, round_=0):
             from flwr.app import Message, RecordDict
@@ -89,8 +90,8 @@ def owner_of(tmp_path, open_job_of):
             return reply.error.reason if reply.has_error() else "answered"
 
     yield Owner
-    for owner in made:
-        owner.intake.close()
+    for bench in own:
+        bench.close()
 
 
 BACKTRACKS = [

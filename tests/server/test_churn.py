@@ -25,7 +25,8 @@ from umbel.run.events import Delivered, Round
 from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
-from umbel.server.coordinator import Task, coordinate
+from umbel.server.coordinator import coordinate
+from umbel.server.handover import Task
 from umbel.server.orders import begin as begin_run
 from umbel.server.orders import finish
 from umbel.server.renewal import Company
