@@ -28,7 +28,8 @@ def away_from_start(learner: Learner, seed: int) -> Iterator[None]:
     equal. The amounts follow from `seed` alone.
     """
     network = learner.network
-    drawn = np.random.default_rng(seed).standard_normal(_AMOUNTS, np.float32)
+    needed = sum(parameter.numel() for _, parameter in network.trained_parameters())
+    drawn = np.random.default_rng(seed).standard_normal(min(needed, _AMOUNTS), np.float32)
     amounts = torch.from_numpy(drawn).to(network.device)
     before, training = network.arrays(), network.training
     network.load(learner.initial)
@@ -55,7 +56,7 @@ def _move(entries: Tensor, amounts: Tensor, used: int) -> int:
         entries[done : done + len(some)].add_(
             some.to(entries.dtype), alpha=spread * _SHARE or _SHIFT
         )
-        done, used = done + len(some), (used + len(some)) % _AMOUNTS
+        done, used = done + len(some), (used + len(some)) % len(amounts)
     return used
 
 

@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS_A_SITE = 36
+_GIB = 2**30
+
+
+def _roomy_memory():
+    """A file system in memory with room for what tests write, on which programs may run, or nothing.
+
+    Ledgers, journals and checkpoints wait for the disk tens of thousands of times, and no test pulls the
+    plug of the machine: who is killed finds there what it would find on a disk.
+    """
+    place = Path("/dev/shm")
+    try:
+        found = os.statvfs(place)
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    room = found.f_bavail * found.f_frsize > 3 * _GIB and free * 1024 > 6 * _GIB
+    usable = os.access(place, os.W_OK) and not found.f_flag & os.ST_NOEXEC
+    return str(place) if room and usable else None
+
+
+# Where pytest makes its temporary folders; --basetemp and a variable of one's own have precedence.
+IN_MEMORY = "PYTEST_DEBUG_TEMPROOT" not in os.environ and _roomy_memory()
+if IN_MEMORY:
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = IN_MEMORY
 
 
 def _beside(name):
@@ -66,11 +92,14 @@ def _collector():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Tokens and features of tests go where tests go."""
+def _own_cache(tmp_path_factory, request):
+    """Tokens and features of tests go where tests go, and nothing stays in memory if all passed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UMBEL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+    folder = tmp_path_factory.getbasetemp()
+    if str(folder).startswith(f"{IN_MEMORY}/") and not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
