@@ -11,7 +11,7 @@ few = torch.full((8,), 1e-40)
 before = int((few * 1.5).count_nonzero())
 if {early}:
     flush_denormals()
-many = torch.full((1 << 22,), 1e-40)
+many = torch.full((1 << 18,), 1e-40)
 flush_denormals()
 print(before, int((many * 1.5).count_nonzero()), int((few * 1.5).count_nonzero()))
 """

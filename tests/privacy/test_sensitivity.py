@@ -9,7 +9,7 @@ from umbel.learning.tasks import task_for
 from umbel.privacy.dpsgd.bookkeeping import BookKeeping
 from umbel.privacy.dpsgd.hooked import HookedGradients
 
-COUNT = 6
+COUNT = 4
 CLASSIFICATION, LANGUAGE = "text-classification", "causal-lm"
 
 

@@ -196,7 +196,7 @@ def test_a_simulation_is_audited_at_its_end_where_that_is_asked(umbel, reviews_c
 def test_many_small_clients_are_attacked_too(job_of, tmp_path):
     job = job_of(
         "bert",
-        simulation={"partition": "iid", "clients": 40},
+        simulation={"partition": "iid", "clients": 12},
         training={"rounds": 1, "batch_size": 2},
     )
     found = audit_run(simulate(job, Options(tmp_path / "many", workers=1)).path, canaries=100)

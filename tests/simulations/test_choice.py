@@ -17,7 +17,7 @@ from umbel.simulations.engine import Options, plan_job, resume, simulate
 SITES = ["film", "press", "shop", "social"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick(job_of):
     """A head on features at four sites; without privacy, so that more rounds change no earlier one."""
 
@@ -45,15 +45,21 @@ def write(path, rows):
     return str(path)
 
 
-@pytest.fixture
-def taught(quick, start, texts, tmp_path):
+@pytest.fixture(scope="module")
+def teacher(quick, tmp_path_factory):
+    """A run of one round, which no test changes."""
+    options = Options(tmp_path_factory.mktemp("teacher") / "run", workers=1, reproducible=True)
+    return simulate(quick(training={"rounds": 1}), options)
+
+
+@pytest.fixture(scope="module")
+def taught(teacher, texts):
     """A public file whose labels are what the model after round 1 says: none is better on it."""
-    folder = start(quick(training={"rounds": 1}), "teacher")
-    found = Predictor.load(folder.path).predict(texts, 0)
+    found = Predictor.load(teacher.path).predict(texts, 0)
     likely = [(one.text, max(one.probabilities.items(), key=lambda pair: pair[1])) for one in found]
     rows = [(text, label) for text, (label, share) in likely if share > 0.505]
     assert len({label for _, label in rows}) == 2
-    return write(tmp_path / "taught.csv", rows)
+    return write(teacher.path.with_name("taught.csv"), rows)
 
 
 @pytest.fixture
@@ -99,7 +105,7 @@ def test_without_counts_of_the_owners_the_public_figures_are_the_only_ones(quick
     assert charged(folder) == ["seed 1", "1", "2", "3"]
 
 
-def test_the_best_model_is_the_result_and_is_that_of_a_shorter_run(quick, start, taught, tmp_path):
+def test_the_best_model_is_the_result_and_is_that_of_a_shorter_run(quick, start, taught, teacher):
     folder = start(quick(evaluation={"public_path": taught, "keep": "best"}))
     found = result(folder)
     assert found["rounds"] == 5
@@ -107,13 +113,13 @@ def test_the_best_model_is_the_result_and_is_that_of_a_shorter_run(quick, start,
         "round": 1, "ended_early": False, "on": "public hold-out", "metric": "accuracy", "value": 1.0,
     }  # fmt: skip
     assert found["public"]["metrics"]["accuracy"] == 1.0
-    teacher = json.loads((tmp_path / "teacher" / "result.json").read_text())
-    assert found["adapter_sha256"] == teacher["adapter_sha256"]
+    shorter = result(teacher)
+    assert found["adapter_sha256"] == shorter["adapter_sha256"]
     # All figures are those of the model that was kept.
-    assert found["metrics"] == teacher["metrics"]
-    assert found["client_metrics"] == teacher["client_metrics"]
+    assert found["metrics"] == shorter["metrics"]
+    assert found["client_metrics"] == shorter["client_metrics"]
     # An audit looks at the kept model, not at the last one.
-    assert audit_run(folder.path)["adapter_sha256"] == teacher["adapter_sha256"]
+    assert audit_run(folder.path)["adapter_sha256"] == shorter["adapter_sha256"]
 
 
 def test_training_ends_when_patience_does_and_what_is_unspent_stays_so(quick, start, all_negative):
@@ -206,15 +212,15 @@ MOMENTS = [
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_that_is_killed_chooses_as_if_it_had_not_been(
-    moment, quick, start, taught, tmp_path, forked
+    moment, quick, start, taught, teacher, tmp_path, forked
 ):
     job = quick(evaluation={"public_path": taught, "keep": "best", "patience": 2})
     assert forked(lambda: start(job, listener=At(moment))) == -signal.SIGKILL
     folder = resume(tmp_path / "run", 1)
     found = result(folder)
     assert (found["rounds"], found["kept"]["round"]) == (3, 1)
-    teacher = json.loads((tmp_path / "teacher" / "result.json").read_text())
-    assert found["adapter_sha256"] == teacher["adapter_sha256"]
+    shorter = result(teacher)
+    assert found["adapter_sha256"] == shorter["adapter_sha256"]
     assert rounds_of(folder, "holdout") == [0, 1, 2, 3]
     assert found["public"]["metrics"]["accuracy"] == 1.0
 
