@@ -572,29 +572,6 @@ def test_arguments_that_cannot_be_used_are_said(arguments, text, run, umbel):
     assert text in err
 
 
-def test_a_run_that_can_be_repeated_is_certified_as_not_private(job_of, tmp_path, umbel):
-    job = job_of("bert", training={"rounds": 1, "batch_size": 64})
-    folders = [
-        simulate(job, Options(tmp_path / name, workers=1, reproducible=True)).path for name in "ab"
-    ]
-    first, second = (Certificate.read(folder / FILE) for folder in folders)
-    assert first.guarantee.seeded
-    assert any("nothing in it is private" in limit for limit in first.limits)
-    assert first.adapter == second.adapter
-    assert first.key != second.key
-    assert "NOT PRIVATE" in umbel("verify", folders[0])[1]
-
-
-def test_a_run_without_privacy_claims_no_epsilon(open_job_of, tmp_path):
-    job = open_job_of("bert", training={"rounds": 1}, privacy={"unit": "none"})
-    folder = simulate(job, Options(tmp_path / "run", workers=1)).path
-    stated = Certificate.read(folder / FILE)
-    assert stated.guarantee.epsilon_planned is None
-    assert stated.guarantee.sentence.startswith("No differential privacy")
-    assert stated.ledgers.owners == 0
-    assert verify(folder).valid
-
-
 def test_the_second_accountant_hears_of_what_costs_most_and_agrees(finished):
     verdict = verify(finished)
     (found,) = [f for f in verdict.findings if f.what == "second opinion"]
