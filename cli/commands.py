@@ -251,6 +251,7 @@ def _mount() -> None:
     from .rehearsal import rehearse
     from .server import add_to
     from .sign import sign_app, take
+    from .strategies import strategies
     from .verify import certify, verify
 
     app.add_typer(consortium_app, name="consortium")
@@ -262,6 +263,7 @@ def _mount() -> None:
     app.add_typer(ledger_app, name="ledger")
     app.command()(rehearse)
     app.command()(data)
+    app.command()(strategies)
     app.command()(audit)
     app.command()(record)
     app.command()(verify)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import MessageError, UmbelError
+from ..errors import MessageError, PlanRefused, UmbelError
 from ..job import Job
+from ..learning.shaping import other_fixed
 from ..privacy.randomness import SecretStream
 from ..wire.requests import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
 from .account import Account
@@ -115,6 +116,8 @@ class Agent:
 
     def _check(self, job: Job, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid; a whole run that would take too long when it begins."""
+        if assignment.fixed != self._work.fixed:
+            raise PlanRefused(other_fixed(self.name, self._work.fixed, assignment.fixed))
         self._rounds.check(assignment, prepares=prepares)
         if prepares and job.private and self._account.known and self._timing.waits:
             self._policy.check_hours(self.name, self._rounds.seconds(job, assignment))
@@ -132,6 +135,7 @@ class Agent:
             version=__version__,
             name=self.name,
             base_model=self._work.base_model,
+            fixed=self._work.fixed,
             size=account.published(job, self._budget),
             training_share=account.training_share,
             holds_out=account.holds_out,

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
 from typing import Any
@@ -198,6 +198,10 @@ class WorkInChild:
         return self.model.base_model
 
     @property
+    def fixed(self) -> str:
+        return self.model.fixed
+
+    @property
     def counts(self) -> Sizes:
         """What the owner's sizes are drawn around: for it, records are read if none were."""
         return (self._data or self.open()).counts
@@ -213,8 +217,8 @@ class WorkInChild:
     def prepare(self) -> None:
         self._persistently("prepare")
 
-    def checked(self, arrays: Arrays) -> None:
-        self._persistently("checked", arrays)
+    def checked(self, arrays: Arrays, names: Collection[str] | None = None) -> None:
+        self._persistently("checked", arrays, names)
 
     def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
         found: Counts = self._persistently("tested", job, arrays, fill=fill)
@@ -228,11 +232,20 @@ class WorkInChild:
         private: PrivateSteps | None = None,
         local: LocalRule | None = None,
         *,
+        names: Collection[str] | None = None,
         records: bool = True,
         fill: int | None = None,
     ) -> Outcome:
         found: Outcome = self._persistently(
-            "trained", job, round_, arrays, private, local, records=records, fill=fill
+            "trained",
+            job,
+            round_,
+            arrays,
+            private,
+            local,
+            names=names,
+            records=records,
+            fill=fill,
         )
         return found
 

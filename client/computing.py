@@ -44,12 +44,20 @@ class Computing:
         time (``OutOfTime``) ends without an answer, at the same time as one.
         """
         job, assignment, arrays, local = asked.job, asked.assignment, asked.arrays, asked.local
+        names = tuple(asked.channels.update.shapes)
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
 
         def trained(steps: PrivateSteps | None, *, records: bool = True) -> Outcome:
             return self._work.trained(
-                job, assignment.round, arrays, steps, local, records=records, fill=drawn
+                job,
+                assignment.round,
+                arrays,
+                steps,
+                local,
+                names=names,
+                records=records,
+                fill=drawn,
             )
 
         if asked.test:

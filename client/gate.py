@@ -52,6 +52,7 @@ FIELDS: dict[str, dict[str, GateClass]] = {
         "version": "public",
         "name": "public",
         "base_model": "public",
+        "fixed": "public",  # of the base model and the job's seed
         "size": "charged",  # one geometric draw, stored and charged before it is first sent
         "training_share": "public",  # declared by the owner
         "holds_out": "public",  # likewise

@@ -309,6 +309,7 @@ class Intake:
             rules.threads or os.cpu_count() or 1,
             rules.gpu_memory_share,
             waits=self._clock is not None and job.private,
+            accepted=tuple(self._policy.jobs.strategies),
         )
         self._desk = None
         work = WorkInChild(self._bench, setup, lambda: self._watch() > self._until)

@@ -16,7 +16,7 @@ from ..job import Job
 from ..learning.metrics import Counts
 from ..learning.trainer import Outcome
 from ..planning.vector import Content
-from ..strategies import Channels, LocalRule
+from ..strategies import Channels, LocalRule, trained_by_steps
 from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .delivery import Metrics
@@ -60,6 +60,12 @@ class Asked:
     @property
     def trains(self) -> bool:
         return self.train and self.repeated is None
+
+    @property
+    def trained_at_once(self) -> list[tuple[str, ...]]:
+        """The different sets of tensors that the round's steps train."""
+        names, steps = tuple(self.channels.update.shapes), self.job.training.local_steps
+        return trained_by_steps(self.local, names, (self.assignment.round - 1) * steps, steps)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ class Rounds:
                 f"{job.training.rounds}"
             )
         if prepares and job.encrypted:
-            self.content(assignment, train=True, test=False)
+            for channels in self._strategy.of_rounds(job):
+                self.content(assignment, channels, train=True, test=False)
         if job.private and self._account.known:
             recipe = self.recipe(job, assignment)
             if prepares:
@@ -130,14 +131,14 @@ class Rounds:
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays, here = self._global_model(message), self._strategy
         local, beside = here.asked(assignment, message) if train else (None, {})
-        sent, channels = all_sent(arrays, beside), here.channels(job)
+        sent, channels = all_sent(arrays, beside), here.channels(job, assignment)
         begun, interruptions = self._timing.now(), self._work.interruptions
         asked = Asked(
             job, assignment, arrays, train, test, local, channels, None, begun, interruptions
         )
         upload = content = None
         if job.encrypted:
-            content = self.content(assignment, train, test)
+            content = self.content(assignment, channels, train=train, test=test)
             upload = self._secure_upload(assignment, message, sent, content)
             asked = replace(asked, content=content, upload=upload)
             if upload.known:
@@ -157,7 +158,7 @@ class Rounds:
         if upload and test and not job.tests_privately and not what:
             what = told_once(upload, asked_for, kept)
         if job.noised_locally and (test or repeated is None):
-            self._check_weights(arrays)
+            self._check_weights(asked)
         if job.per_client and upload and content:
             check_room(self._name, self._terms(assignment), content, assignment, upload.members)
         return replace(
@@ -335,9 +336,10 @@ class Rounds:
         norm = asked_norm(job, assignment)
         return self._terms(assignment).client_part(norm, stream)
 
-    def content(self, assignment: Assignment, train: bool, test: bool) -> Content:
+    def content(
+        self, assignment: Assignment, channels: Channels, *, train: bool, test: bool
+    ) -> Content:
         """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
-        channels = self._strategy.channels(job_of(assignment))
         content = Content(self._terms(assignment), channels, train, test)
         limits = self._participant(assignment).member.roster.limits
         if reasons := roster_refusals(content.clip, limits):
@@ -366,10 +368,11 @@ class Rounds:
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._work.shapes)
 
-    def _check_weights(self, arrays: Arrays) -> None:
+    def _check_weights(self, asked: Asked) -> None:
         """Refuse weights that would let a record move what others add; nothing is charged."""
         try:
-            self._work.checked(arrays)
+            for names in asked.trained_at_once:
+                self._work.checked(asked.arrays, names)
         except ModelError as error:
             raise WeightsRefused(f"{self._name}: {error}") from error
 

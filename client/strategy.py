@@ -11,7 +11,15 @@ from ..errors import MessageError, PlanRefused, WeightsRefused
 from ..job import Job
 from ..job.rate import rates_of_round
 from ..learning.probing.received import MOST_WEIGHT
-from ..strategies import Channels, LocalRule, channels_of, heard_of, local_half, state_of
+from ..strategies import (
+    Channels,
+    LocalRule,
+    channels_of,
+    channels_over,
+    heard_of,
+    local_half,
+    state_of,
+)
 from ..wire.arrays import Arrays
 from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
 from .answers import job_of
@@ -34,8 +42,16 @@ class StrategyHere:
         self._name, self._work = name, work
         self._accepted, self._states = accepted, states
 
-    def channels(self, job: Job) -> Channels:
-        return channels_of(job.strategy, self._work.shapes, self._accepted)
+    def channels(self, job: Job, assignment: Assignment) -> Channels:
+        """Of its round; a test of the first model goes with the first one."""
+        round_ = max(1, assignment.round)
+        return channels_of(job.strategy, self._work.shapes, round_, self._accepted)
+
+    def of_rounds(self, job: Job) -> list[Channels]:
+        """The different ones of all rounds."""
+        rounds = job.training.rounds
+        many = channels_over(job.strategy, self._work.shapes, rounds, self._accepted)
+        return [channels for channels, _ in many]
 
     def asked(self, assignment: Assignment, message: Message) -> tuple[LocalRule | None, Arrays]:
         """The local half, of what the server tells all owners, and what it sends beside the model."""

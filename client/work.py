@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +18,7 @@ from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.pace import Pace
 from ..learning.probing.received import ReceivedWeights
+from ..learning.resting import training_only
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
@@ -65,6 +68,11 @@ class Work(Protocol):
         ...
 
     @property
+    def fixed(self) -> str:
+        """SHA-256 of the adapter's tensors that nobody trains; empty if there are none."""
+        ...
+
+    @property
     def grouped(self) -> bool:
         """Whether it is declared which examples belong together."""
         ...
@@ -87,8 +95,11 @@ class Work(Protocol):
         """Compute what does not change from round to round."""
         ...
 
-    def checked(self, arrays: Arrays) -> None:
-        """Raise ``ModelError`` for weights that no private step is taken from; no record takes part."""
+    def checked(self, arrays: Arrays, names: Collection[str] | None = None) -> None:
+        """Raise ``ModelError`` for weights that no private step is taken from; no record takes part.
+
+        names: of the tensors that the steps would train. Default: all.
+        """
         ...
 
     def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
@@ -107,11 +118,13 @@ class Work(Protocol):
         private: PrivateSteps | None = None,
         local: LocalRule | None = None,
         *,
+        names: Collection[str] | None = None,
         records: bool = True,
         fill: int | None = None,
     ) -> Outcome:
         """Take a round's steps. Without `records`: what an owner of no record would come to.
 
+        names: of the tensors that the round trains. Default: all.
         fill: as in ``tested``; what the same steps have cost in vain just before counts towards it.
         """
         ...
@@ -160,6 +173,10 @@ class WorkHere:
         return self._workplace.learner.shape().base_digest
 
     @property
+    def fixed(self) -> str:
+        return self._workplace.learner.fixed_digest
+
+    @property
     def grouped(self) -> bool:
         return self._data.grouped
 
@@ -173,11 +190,12 @@ class WorkHere:
     def prepare(self) -> None:
         self._examples("train"), self._examples("test")
 
-    def checked(self, arrays: Arrays) -> None:
+    def checked(self, arrays: Arrays, names: Collection[str] | None = None) -> None:
         if self._received is None:
             workplace = self._workplace
             self._received = ReceivedWeights(workplace.learner, workplace.task)
-        self._received.check(arrays)
+        with training_only(self._workplace.learner.network, names):
+            self._received.check(arrays)
 
     def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
         workplace, filling = self._workplace, self.filling("test", fill)
@@ -209,6 +227,7 @@ class WorkHere:
         private: PrivateSteps | None = None,
         local: LocalRule | None = None,
         *,
+        names: Collection[str] | None = None,
         records: bool = True,
         fill: int | None = None,
     ) -> Outcome:
@@ -229,7 +248,8 @@ class WorkHere:
                 seed=job.seed,
                 who=self._name,
                 private=private,
-                local=local,
+                local=copy.deepcopy(local),  # what it notes in vain is of that training alone
+                names=names,
                 touch=self.touch,
                 filling=filling,
             )

@@ -13,7 +13,7 @@ import pickle
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..learning.failures import NOBODY, Touch
 from ..learning.pace import Pace, measured
 from ..learning.probing.verdict import Verdict
 from ..planning.padding import padding_refusals
+from ..planning.shaping import shaping_of
 from .data import DataSource
 from .work import LocalData, WorkHere, Workplace
 
@@ -52,6 +53,8 @@ class Setup:
     """As it was measured for the same model before."""
     records: bool = True
     """Whether to read any; without them it works for an owner that has none."""
+    accepted: tuple[str, ...] = ()
+    """Strategies whose own code the owner lets run here, by name."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Model:
     """Whether it was not there already."""
     pace: Pace | None
     """How fast this machine is with it; None if nobody waits."""
+    fixed: str = ""
+    """SHA-256 of the adapter's tensors that nobody trains."""
 
 
 class Worker:
@@ -91,7 +96,7 @@ class Worker:
         if fresh:
             forget_digests()  # its files may have been put there since
             self.work = self._workplace = None  # lets go of the old model first
-            self._workplace = workplace_of(setup.job)
+            self._workplace = workplace_of(setup.job, setup.accepted)
             self._pace = None
         assert self._workplace is not None
         learner = self._workplace.learner
@@ -100,7 +105,8 @@ class Worker:
         refused = padding_refusals(setup.job, learner.verdict)
         if setup.waits and self._pace is None and not refused:
             self._pace = setup.pace or measured(learner, self._workplace.task)
-        return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace)
+        fixed = learner.fixed_digest
+        return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace, fixed)
 
     def open(self, setup: Setup, left_out: frozenset[int], touch: Touch | None) -> LocalData:
         """Read the records but for the rows `left_out`; what came of it, without the records."""
@@ -110,14 +116,15 @@ class Worker:
         return replace(data, train=data.train.none(), test=data.test.none())
 
 
-def workplace_of(job: Job) -> Workplace:
-    """The model of a job, loaded and probed."""
+def workplace_of(job: Job, accepted: Collection[str] = ()) -> Workplace:
+    """The model of a job, loaded and probed; `accepted`: as in ``Setup``."""
     from ..learning.loading import load_learner
     from ..learning.probing.probe import probed
     from ..learning.tasks import task_for
 
     classes = len(job.data.labels or ())
-    return Workplace(probed(load_learner(job, classes)), task_for(job, classes))
+    learner = load_learner(job, classes, shaping_of(job, accepted))
+    return Workplace(probed(learner), task_for(job, classes))
 
 
 def records_of(

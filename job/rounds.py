@@ -15,7 +15,8 @@ class StrategySpec(Section):
 
     name: str = Field(
         "fedavg",
-        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; "scaffold", '
+        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; of LoRA\'s factors '
+        '"ffa-lora", "rolora", "la-lora", "fed-sb"; "scaffold", '
         '"feddyn", with which owners keep a state; "median", "trimmed-mean", "geometric-median", "krum", '
         '"multi-krum", "bulyan", "centred-clipping", "norm-bound", which hold against bad clients; the name '
         'of a class in flwr.serverapp.strategy; or "module:Class" of your own (docs/strategies.md).',

@@ -8,13 +8,17 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
+from .core import put_cores
 from .hugging_face import one_sentence
 from .network import EXPLICIT_POSITIONS, own_head
 
 ALL_LINEAR = "all-linear"
 
 
-def add_adapter(job: Job, backbone: Any, mean_head: bool, missing: list[str]) -> nn.Module:
+def add_adapter(
+    job: Job, backbone: Any, mean_head: bool, missing: list[str], *, core: bool = False
+) -> nn.Module:
+    """`core`: whether the factors are made of the frozen weights, with a core between them (``core``)."""
     if job.training.gradient_checkpointing:
         # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
         backbone.gradient_checkpointing_enable({"use_reentrant": True})
@@ -31,7 +35,7 @@ def add_adapter(job: Job, backbone: Any, mean_head: bool, missing: list[str]) ->
     config = config_of(
         task_type="FEATURE_EXTRACTION" if mean_head else job.kind.peft_type,
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.rank if core else lora.alpha,
         lora_dropout=lora.dropout,
         # A head alone is a PEFT adapter without any low-rank module.
         # Peft takes a text for a pattern, and a list for endings.
@@ -40,7 +44,9 @@ def add_adapter(job: Job, backbone: Any, mean_head: bool, missing: list[str]) ->
     )
     with one_sentence("model.lora.target fits no module"):
         adapted: nn.Module = peft.get_peft_model(backbone, config)
-        return adapted
+    if core:
+        put_cores(adapted)
+    return adapted
 
 
 def _targets(endings: list[str]) -> str | list[str]:

@@ -18,6 +18,7 @@ from ..wire.arrays import Arrays
 from .base_model import gguf_of, sealed
 from .cache import write_once
 from .continuation import ends, first_tokens
+from .core import as_plain
 from .examples import most_characters
 from .hugging_face import quiet
 from .model import Learner
@@ -57,7 +58,7 @@ def _write(learner: Learner, folder: Path) -> None:
     if job.adapter != "full":
         backbone.peft_config["default"].base_model_name_or_path = job.model.base
     folder.mkdir()
-    with quiet(), _configuration(learner):
+    with quiet(), _configuration(learner), as_plain(backbone, learner.shaping.core):
         backbone.save_pretrained(folder)
     _write_tokenizer(learner, folder)
     if network.mean_head is not None:
@@ -112,6 +113,14 @@ def _write_tokenizer(learner: Learner, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _as_exported(learner: Learner) -> dict[str, Any]:
+    """What the job says of the model, with the scaling that the exported adapter has."""
+    model = learner.job.model.model_dump(mode="json")
+    if learner.shaping.core:
+        model["lora"]["alpha"] = model["lora"]["rank"]
+    return model
+
+
 def _card(learner: Learner) -> dict[str, Any]:
     """What it takes to build the same network again, and to read a text as it does."""
     job, language = learner.job, not learner.job.kind.labelled
@@ -129,7 +138,7 @@ def _card(learner: Learner) -> dict[str, Any]:
         "gguf": gguf_of(job.model.base),
         "loader": learner.loader,
         "labels": list(job.data.labels or ()),
-        "model": job.model.model_dump(mode="json"),
+        "model": _as_exported(learner),
         "precision": "bfloat16" if learner.network.autocast else "float32",
         "pad_token_id": int(learner.tokenizer.pad_token_id),
         "characters": most_characters(job.model.max_length),

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
+from ..wire.arrays import Arrays
 from .adapters import add_adapter, zero_linear
 from .base_model import base_folder, checked, sealed
 from .batches import pad_rows
@@ -25,8 +26,9 @@ from .dropout import remove_dropout
 from .hugging_face import one_sentence
 from .invented import invented_texts
 from .label_order import is_classifier, order_labels
-from .model import Learner
+from .model import Learner, arrays_digest
 from .network import Batch, Network
+from .shaping import PLAIN, Shaping
 from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -37,10 +39,11 @@ _LOOK = 16
 _MOST_LAYERS = 10_000
 
 
-def load_learner(job: Job, classes: int) -> Learner:
+def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     """Load base model and tokenizer, add adapter and head as the job says, seeded by the job.
 
-    classes: number of labels of a classifier, 0 for a language model. Raises ``ModelError``.
+    classes: number of labels of a classifier, 0 for a language model. shaping: what the job's strategy
+    makes of the adapter. Raises ``ModelError``.
     """
     checked(job)  # before anything of it is parsed
     folder = base_folder(job.model.base)
@@ -55,7 +58,7 @@ def load_learner(job: Job, classes: int) -> Learner:
         backbone.to(device)
     torch.manual_seed(job.seed)
     mean_head = job.pooled
-    backbone = add_adapter(job, backbone, mean_head, found.missing)
+    backbone = add_adapter(job, backbone, mean_head, found.missing, core=shaping.core)
     # One mode for all modules: the trainer changes it only where the network says another.
     network = Network(backbone, None, job).eval()
     if job.kind.pools:
@@ -73,7 +76,25 @@ def load_learner(job: Job, classes: int) -> Learner:
             raise ModelError(
                 f"Trained tensor {name} is {parameter.dtype}; Umbel trains in float32."
             )
-    return Learner(job, network, tokenizer, folder, network.arrays(), loader=found.loader)
+    fixed = _fixed(network, shaping)
+    initial = network.arrays()
+    return Learner(
+        job,
+        network,
+        tokenizer,
+        folder,
+        initial,
+        loader=found.loader,
+        shaping=shaping,
+        fixed_digest=arrays_digest(fixed) if fixed else "",
+    )
+
+
+def _fixed(network: Network, shaping: Shaping) -> Arrays:
+    """Tensors of the adapter that nobody ever trains, which have no gradients from now on."""
+    shapes = {name: tuple(p.shape) for name, p in network.trained_parameters()}
+    trained = shapes.keys() if shaping.trained is None else set(shaping.trained(shapes))
+    return network.fix(shapes.keys() - trained)
 
 
 @dataclass(frozen=True)

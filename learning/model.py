@@ -23,6 +23,7 @@ from .batches import make_batch, pad_rows
 from .examples import Examples
 from .network import Batch, Network
 from .probing.verdict import Verdict
+from .shaping import PLAIN, Shaping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,8 @@ class ModelShape:
     base_folder: str
     verdict: Verdict | None
     """Of a probe, where there was one."""
+    fixed_digest: str = ""
+    """SHA-256 of the adapter's tensors that nobody trains (``shaping``); empty if there are none."""
 
     @property
     def trained_parameters(self) -> int:
@@ -57,6 +60,9 @@ class Learner:
     """Of a probe: no private step is taken without one."""
     loader: str = "AutoModel.from_pretrained({})"
     """Python that loads the base model with transformers alone; {} is for its name."""
+    shaping: Shaping = PLAIN
+    fixed_digest: str = ""
+    """As in ``ModelShape``."""
 
     def check_independent(self) -> None:
         """Raise ``ModelError`` unless a probe found that texts are independent, padded as the job says."""
@@ -97,6 +103,7 @@ class Learner:
             base_digest=self.base_digest,
             base_folder=str(self.folder),
             verdict=self.verdict,
+            fixed_digest=self.fixed_digest,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -165,6 +165,14 @@ class Network(nn.Module):
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and tensors that travel, in the model's own order."""
         return list(self._trained)
+
+    def fix(self, names: Collection[str]) -> Arrays:
+        """Have tensors of the adapter rest for good; a float32 copy of them."""
+        fixed = [(name, p) for name, p in self.named_parameters() if name in names]
+        for _, parameter in fixed:
+            parameter.requires_grad_(False)
+        self.__dict__.pop("_trained", None)
+        return {name: p.detach().float().cpu().numpy().copy() for name, p in fixed}
 
     def arrays(self) -> Arrays:
         """A float32 copy of every trained tensor."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from .local_half import LocalHalf
 from .metrics import Counts
 from .model import Learner
 from .network import Batch, Network
+from .resting import active_parameters, training_only
 from .shapes import Passes, rows_to_train, shape_of_tests, weighed
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
 from .tasks.task import Task
@@ -66,10 +67,13 @@ def train(
     who: str,
     private: PrivateSteps | None = None,
     local: LocalHalf | None = None,
+    names: Collection[str] | None = None,
     touch: Touch | None = None,
     filling: Filling = NOTHING,
 ) -> Outcome:
     """Start from `arrays`, take the steps on `examples`, return the difference.
+
+    names: of the tensors that are trained; the others rest, and are not in the update. Default: all.
 
     Guarantee under `private`: no record decides whether there is an answer. A record that cannot be
     learned from counts as zero (``PrivateRule``). Weights that are no longer finite follow from
@@ -86,6 +90,37 @@ def train(
     """
     if private is not None:
         learner.check_independent()
+    with training_only(learner.network, names):
+        return _train(
+            learner,
+            task,
+            arrays,
+            examples,
+            steps,
+            seed=seed,
+            who=who,
+            private=private,
+            local=local,
+            touch=touch,
+            filling=filling,
+        )
+
+
+def _train(
+    learner: Learner,
+    task: Task,
+    arrays: Arrays,
+    examples: Examples,
+    steps: StepRange,
+    *,
+    seed: int,
+    who: str,
+    private: PrivateSteps | None,
+    local: LocalHalf | None,
+    touch: Touch | None,
+    filling: Filling,
+) -> Outcome:
+    """``train``, of what has gradients."""
     spec = learner.job.training
     network = learner.network
     planned = steps.count
@@ -101,12 +136,12 @@ def train(
         module.train()
     device = network.device
     _seed_generators(device, seed_of(seed, who, steps.first))
-    parameters = [p for _, p in network.trained_parameters()]
+    active = active_parameters(network)
+    names, parameters = [name for name, _ in active], [p for _, p in active]
     start = [p.detach().clone() for p in parameters]
     optimizer = _optimizer(spec, parameters)
     correction = None
     if local is not None:
-        names = [name for name, _ in network.trained_parameters()]
         correction = _corrected(local, names, start, optimizer)
     rule: PrivateRule | PlainRule
     if private is None:
@@ -129,22 +164,23 @@ def train(
         for step in range(steps.first, steps.first + steps.count):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps.total, spec)
-            indices = rule.draw(step)
-            if passes:
-                chunks = list(passes.chunks(indices, alone=touch is not None))
-            else:
-                chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
-            total_loss += rule.add(chunks, losses_of)
-            if touch is not None:
-                touch(NOBODY)
-            seen += len(indices)
-            if not rule.step():
-                diverged = True
-                break
+            with training_only(network, local.trains(step, names) if local else None):
+                indices = rule.draw(step)
+                if passes:
+                    chunks = list(passes.chunks(indices, alone=touch is not None))
+                else:
+                    chunks = list(_chunks(indices, examples, spec, device, alone=touch is not None))
+                total_loss += rule.add(chunks, losses_of)
+                if touch is not None:
+                    touch(NOBODY)
+                seen += len(indices)
+                if not rule.step():
+                    diverged = True
+                    break
             filling.stepped()
         update = {
             name: (p.detach() - before).float().cpu().numpy()
-            for (name, p), before in zip(network.trained_parameters(), start, strict=True)
+            for (name, p), before in zip(active, start, strict=True)
         }
         if correction is not None:
             correction.remove()
@@ -228,7 +264,7 @@ def _by_length(examples: Examples, size: int) -> Iterator[np.ndarray]:
 
 
 def _zeros(network: Network) -> Arrays:
-    return {n: np.zeros(p.shape, np.float32) for n, p in network.trained_parameters()}
+    return {n: np.zeros(p.shape, np.float32) for n, p in active_parameters(network)}
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:
@@ -258,7 +294,8 @@ def _corrected(
     def correct(optimizer: torch.optim.Optimizer, *_: object) -> None:
         parameters = optimizer.param_groups[0]["params"]
         for name, parameter, origin in zip(names, parameters, start, strict=True):
-            local.correct(name, parameter.grad, parameter.detach(), origin)
+            if parameter.grad is not None:  # it may rest in this step
+                local.correct(name, parameter.grad, parameter.detach(), origin)
 
     return optimizer.register_step_pre_hook(correct)
 

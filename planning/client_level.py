@@ -13,7 +13,7 @@ from ..errors import PlanRefused
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..privacy.noise.client_noise import COUNT_STEPS, TAIL
 from ..privacy.noise.counts_noise import CLIENT
-from ..strategies import channels_of
+from ..strategies import channels_over
 from .cohorts import participations_of
 from .facts import ClientFacts
 from .limits import clip_said
@@ -87,14 +87,17 @@ def client_refusals(
     cohort = terms.cohort_size(len(facts))
     if terms.noise_shares < 2:
         return reasons  # encryption_refusals says that no sum is opened
-    parameters = channels_of(job.strategy, model.trained).numbers
+    many = channels_over(job.strategy, model.trained, job.training.rounds)
     members = max(group.members for group in terms.thresholds(cohort))
+    sizes = sorted({channels.numbers for channels, _ in many})
     try:
-        terms.clipping_room(parameters, members)
+        for numbers in sizes:
+            terms.clipping_room(numbers, members)
     except (ValueError, PlanRefused):
         return reasons  # said elsewhere: of encryption.clip, or of the noise
     reasons += count_refusals(terms, cohort, tests)
-    return reasons + norm_refusals(terms, job.privacy.clipping_norm, parameters, members)
+    norms = [norm_refusals(terms, job.privacy.clipping_norm, n, members) for n in sizes]
+    return reasons + next((found for found in norms if found), [])
 
 
 def norm_refusals(terms: Terms, norm: float, parameters: int, members: int) -> list[str]:

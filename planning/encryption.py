@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
@@ -69,13 +69,13 @@ def server_sees(terms: Terms, cohort: int, further: Sequence[str] = ()) -> str:
 
 
 def encryption_facts(
-    terms: Terms, cohort: int, parameters: int, further: Sequence[str] = ()
+    terms: Terms, cohort: int, largest: Callable[[], float], further: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """How the sums of a job's updates of so many parameters are protected, as JSON values."""
+    """How the sums of a job's updates are protected, as JSON values. `largest`: the clip, of any round."""
     job, sees = terms.job, server_sees(terms, cohort, further)
     if not job.encrypted:
         return {"mode": "none", "server_sees": sees}
-    numbers, clip = terms.thresholds(cohort), terms.clip(parameters)
+    numbers, clip = terms.thresholds(cohort), largest()
     scale = Scale(max(group.members for group in numbers), clip)
     return {
         "mode": job.encryption.mode,
@@ -94,7 +94,7 @@ def encryption_refusals(
     terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int
 ) -> list[str]:
     """Why the sums of this job cannot be encrypted, or may not go unencrypted."""
-    from ..strategies import channels_of
+    from ..strategies import channels_over
 
     job = terms.job
     if not job.encrypted:
@@ -127,7 +127,8 @@ def encryption_refusals(
         weight_cap = max((c.training_size for c in facts), default=1)
     most = max((group.members for group in groups), default=1)
     try:
-        clip = terms.clip(model.trained_parameters)
+        many = channels_over(job.strategy, model.trained, job.training.rounds)
+        clip = max(terms.clip(channels.update.numbers) for channels, _ in many)
     except PlanRefused:
         return reasons  # of noise that is not enough: said elsewhere
     reasons += grid_refusals(job, clip, most, weight_cap)
@@ -151,10 +152,7 @@ def encryption_refusals(
     large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    if (
-        Content(terms, channels_of(job.strategy, model.trained), True, True).layout.length
-        > limits.longest
-    ):
+    if any(Content(terms, c, True, True).layout.length > limits.longest for c, _ in many):
         reasons.append("the update is longer than a secure sum can be")
     return reasons
 

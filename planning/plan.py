@@ -19,7 +19,7 @@ from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
 from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
-from ..strategies import Channels, channels_of, heard_of, state_of
+from ..strategies import Channels, channels_over, heard_of, state_of
 from ..strategies.contract import Shapes
 from .client_level import client_warnings
 from .cohorts import attackers_of, participations_of
@@ -32,7 +32,7 @@ from .noise import private_recipe
 from .padding import padding_warnings
 from .refusals import plan_refusals, refused
 from .terms import Terms
-from .vector import Content
+from .vector import Content, further_of
 
 if TYPE_CHECKING:
     from ..learning.model import ModelShape
@@ -133,9 +133,9 @@ class Plan:
         return self.terms.consortium
 
     @cached_property
-    def channels(self) -> Channels:
-        """What the strategy has a round add up."""
-        return channels_of(self.job.strategy, self.model.trained)
+    def channels(self) -> list[tuple[Channels, int]]:
+        """What the strategy has rounds add up, and how many rounds the very same."""
+        return channels_over(self.job.strategy, self.model.trained, self.job.training.rounds)
 
     @property
     def _heard(self) -> Shapes:
@@ -159,8 +159,8 @@ class Plan:
 
     @property
     def clip(self) -> float:
-        """Largest magnitude of an entry of an update under secure aggregation."""
-        return self.terms.clip(self.model.trained_parameters)
+        """Largest magnitude of an entry of an update under secure aggregation, in any round."""
+        return max(self.terms.clip(channels.update.numbers) for channels, _ in self.channels)
 
     @property
     def weight_cap(self) -> int:
@@ -214,7 +214,7 @@ class Plan:
 
     @property
     def _further(self) -> list[str]:
-        return [channel.name for channel in self.channels.further]
+        return further_of(self.job, self.model.trained)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, as written to plan.json."""
@@ -239,11 +239,13 @@ class Plan:
             "tests": self.tests,
             "trainable_parameters": parameters,
             "total_parameters": self.model.total_parameters,
-            "bytes_up_per_client_round": self._bytes_up,
-            "bytes_down_per_client_round": (parameters + _numbers(self._heard)) * _FLOAT32,
+            "bytes_up_per_client_round": self.bytes_up,
+            "bytes_down_per_client_round": self.bytes_down,
             "owners_keep_bytes": _numbers(self._kept) * _FLOAT32,
             "privacy": job.privacy.model_dump(),
-            "encryption": encryption_facts(self.terms, self.cohort_size, parameters, self._further),
+            "encryption": encryption_facts(
+                self.terms, self.cohort_size, lambda: self.clip, self._further
+            ),
             "compares": comparing_facts(self.terms, self.cohort_size),
             "evaluation": evaluation_facts(job, self.tests, self.blur),
             "guarantee": self.guarantee,
@@ -264,12 +266,24 @@ class Plan:
         return {"rounds": job.spare_rounds, "noise": (one.noise_multiplier or bare) / bare}
 
     @property
-    def _bytes_up(self) -> int:
-        """Bytes of what one client adds up; masked, the counts of a test travel in it as well."""
-        if not self.job.encrypted:
-            return self.channels.numbers * _FLOAT32
-        rides = self.tests > 1  # the last test travels alone
-        return _WORD * Content(self.terms, self.channels, True, rides).layout.length
+    def bytes_down(self) -> int:
+        """Bytes of the model, and of what goes beside it, to each client in a round."""
+        return (self.model.trained_parameters + _numbers(self._heard)) * _FLOAT32
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of what one client adds up, on average over the rounds, rounded up.
+
+        Masked, the counts of a test travel in it as well.
+        """
+        total = 0
+        for channels, rounds in self.channels:
+            words = channels.numbers
+            if self.job.encrypted:
+                rides = self.tests > 1  # the last test travels alone
+                words = Content(self.terms, channels, True, rides).layout.length
+            total += rounds * words
+        return math.ceil(_WORD * total / self.job.training.rounds)
 
 
 def _plan_client(terms: Terms, client: ClientFacts, participations: int, tests: int) -> ClientPlan:

@@ -66,6 +66,7 @@ def plan_refusals(
     sees(job.strategy)
     return [
         *_model_refusals(model),
+        *_adapter_refusals(job),
         *_company_refusals(job, len(facts), begun=begun),
         *job_refusals(job),
         *(_strategy_refusals(job, None) if ":" in job.strategy.name else ()),
@@ -94,6 +95,31 @@ def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[s
 def _model_refusals(model: ModelShape) -> Iterator[str]:
     if not model.trained:
         yield "nothing would be trained: model.lora.target leaves no tensor"
+
+
+def _adapter_refusals(job: Job) -> Iterator[str]:
+    """A strategy for other adapters than the job's."""
+    from ..strategies import rule_class
+
+    kind = rule_class(job.strategy)
+    if kind is None or job.adapter in kind.fits:
+        return
+    fits = " or ".join(f'"{adapter}"' for adapter in kind.fits)
+    yield (
+        f'strategy.name = "{job.strategy.name}" needs model.adapter = {fits}, and the job has '
+        f'"{job.adapter}": take strategy.name = "{nearest(job)}", which fits it, or another adapter'
+    )
+
+
+def nearest(job: Job) -> str:
+    """The strategy of Umbel's own that does what the job's does, as far as its adapter allows."""
+    from ..strategies import OURS, ours, rule_class
+
+    kind = rule_class(job.strategy)
+    parents = kind.__mro__[1:] if kind else ()
+    named = {ours(name): name for name in OURS}
+    fitting = (named[k] for k in parents if k in named and job.adapter in k.fits)
+    return next(fitting, "fedavg")
 
 
 def _company_refusals(job: Job, clients: int, *, begun: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ from ..learning.counts import counts_from_list, zero_counts
 from ..learning.metrics import Counts
 from ..privacy.noise.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from ..privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
+from ..strategies import channels_over
 from ..strategies.contract import Channels, Shapes
 from ..wire.arrays import Arrays
 from .terms import Terms
@@ -24,6 +25,12 @@ from .terms import Terms
 OFFSET = 2**20
 OFFSET_PER_CLIENT = 2**21
 """Added to each noised number by every client: noise so far below zero never comes."""
+
+
+def further_of(job: Job, shapes: Shapes) -> list[str]:
+    """What rounds add up beside the update, for a model of these tensors, by the names of the channels."""
+    many = channels_over(job.strategy, shapes, job.training.rounds)
+    return list(dict.fromkeys(c.name for channels, _ in many for c in channels.further))
 
 
 @dataclass(frozen=True)

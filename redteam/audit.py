@@ -24,6 +24,7 @@ from ..learning.loading import load_learner
 from ..learning.model import Learner, arrays_digest
 from ..learning.probing.probe import probed
 from ..learning.tasks import Task, task_for
+from ..planning.shaping import shaping_of
 from ..privacy.noise.client_noise import split_noise
 from ..run.checkpoint import load_latest
 from ..run.events import Partition
@@ -115,7 +116,8 @@ def _attack_simulation(subject: Subject, canaries: int, tell: Tell) -> dict[str,
             "clients have other records. Put the old file back, or run the job again."
         )
     tell("model", 0, 0)
-    learner = probed(load_learner(federation.job, federation.classes))
+    job = federation.job
+    learner = probed(load_learner(job, federation.classes, shaping_of(job)))
     task = task_for(federation.job, federation.classes)
     final = _final(subject, learner)
     return {

@@ -155,6 +155,9 @@ class PlainCollection(Collection):
             raise TooFew
 
     def _check(self, reply: Message) -> None:
-        (update_check if self.kind == TRAIN else scalars_check)(self.run)(reply)
+        if self.kind == TRAIN:
+            update_check(self.run, self.stage.round)(reply)
+        else:
+            scalars_check(self.run)(reply)
         if self.tests:
             counts_check(self.run)(reply)

@@ -23,6 +23,7 @@ from ..learning.export import export_adapter
 from ..learning.loading import load_learner
 from ..learning.model import Learner
 from ..learning.probing.probe import probed
+from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
 from ..run.events import Evaluation, Event, Prepared, Round, Said, Spare, heads_of
@@ -220,7 +221,7 @@ def _use_one_thread() -> None:
 
 
 def _load(job: Job) -> Learner:
-    return load_learner(job, len(job.data.labels or ()))
+    return load_learner(job, len(job.data.labels or ()), shaping_of(job))
 
 
 def _signer(consortium: Consortium, folder: RunFolder) -> tuple[Identity | None, str | None]:

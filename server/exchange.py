@@ -187,6 +187,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         clipping_norm=run.clipping_norm if run.plan.job.privacy.clipping == "adaptive" else 0.0,
         tests=run.plan.tests,
         naming=stage.naming,
+        fixed=run.plan.model.fixed_digest,
     )
 
 

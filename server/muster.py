@@ -14,6 +14,7 @@ from ..clock import Clock, SystemClock
 from ..errors import MessageError, PlanRefused, RoundFailed
 from ..flower import UNREACHED
 from ..job import Job
+from ..learning.shaping import other_fixed
 from ..planning.facts import ClientFacts
 from ..planning.noise import check_delta, private_recipe
 from ..planning.terms import Terms
@@ -66,11 +67,20 @@ class Order:
     """The signed roster as it is now: it may be prolonged while members are asked."""
     heads: Mapping[str, str] = field(default_factory=dict)
     """What members last sent of their ledgers."""
+    fixed: str = ""
+    """SHA-256 of the adapter's tensors that the job trains nowhere (``learning.shaping``)."""
 
     def assignment(self) -> Assignment:
         """What is said with the first question; the plan that it needs does not stand yet."""
         return Assignment(
-            __version__, self.run, self.job.to_json(), 0, 0, 1, signature=self.signature
+            __version__,
+            self.run,
+            self.job.to_json(),
+            0,
+            0,
+            1,
+            signature=self.signature,
+            fixed=self.fixed,
         )
 
 
@@ -189,7 +199,7 @@ def _ask(
         said, admitted = readiness_of(reply), names[reply.metadata.src_node_id]
         if said.name != admitted:
             raise MessageError(f"calls itself {said.name!r:.100}")
-        _check_says(said, order.job)
+        _check_says(said, order.job, order.fixed)
 
     requests = []
     for node in names:
@@ -232,13 +242,15 @@ def _ask(
     return waiting, exchange.silent
 
 
-def _check_says(said: Readiness, job: Job) -> None:
+def _check_says(said: Readiness, job: Job, fixed: str) -> None:
     """Refuse (``MessageError``) what would make the plan impossible for all; an honest agent refuses it
     itself."""
     if job.model.sha256 not in (None, said.base_model):
         raise MessageError(
             f"holds another base model (SHA-256 {said.base_model[:12]}) than the job names"
         )
+    if said.fixed != fixed:
+        raise MessageError(other_fixed(said.name, said.fixed, fixed))
     if not job.private:
         return
     facts = ClientFacts(said.name, said.size, said.training_share, False, said.holds_out)

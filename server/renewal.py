@@ -17,9 +17,10 @@ from ..planning.encryption import roster_refusals, server_sees
 from ..planning.plan import Plan, UnderWay
 from ..planning.refusals import refused
 from ..planning.terms import Terms
+from ..planning.vector import further_of
 from ..run.events import Turned
 from ..run.run_folder import RunFolder
-from ..strategies import build_strategy, channels_of
+from ..strategies import build_strategy, channels_over
 from ..wire.arrays import Arrays
 from ..wire.requests import EVALUATE, TRAIN, Readiness
 from .muster import Muster, Order, Tell, ask_to_join, muster
@@ -66,7 +67,7 @@ class Company:
             found = Muster.from_json(folder.read_json(_CLIENTS), nodes)
         else:
             _check_clip(folder.job, shape, consortium, len(rosters.roster.members))
-            order, grace = _order(folder, rosters, heads), identity.get("grace")
+            order, grace = _order(folder, rosters, heads, shape), identity.get("grace")
             wait = identity["wait"]
             found = muster(grid, order, nodes, wait, tell, should_stop, grace=grace)
             if not should_stop():
@@ -161,8 +162,7 @@ class Company:
     def statement(self) -> list[dict[str, Any]]:
         """The rosters that the run went by, for its certificate."""
         consortium, job = self.consortium.card.id, self.folder.job
-        channels = channels_of(job.strategy, self.shape.trained)
-        further = [channel.name for channel in channels.further]
+        further = further_of(job, self.shape.trained)
         found = []
         for period in self.rosters.periods:
             roster = self.rosters.of(period)
@@ -190,7 +190,7 @@ class Company:
         heads: Mapping[str, str],
     ) -> None:
         """Ask new members whether they take part; those with whom there is no plan are left out."""
-        order = _order(self.folder, self.rosters, heads)
+        order = _order(self.folder, self.rosters, heads, self.shape)
         asked = {name: nodes[name] for name in self.rosters.last.asked if name in nodes}
         seconds = identity.get("grace", identity["wait"])
         found = ask_to_join(grid, order, asked, seconds, tell, should_stop)
@@ -211,6 +211,8 @@ class Company:
         """Why a member that is ready cannot join; nothing if it can."""
         if readiness.base_model != self.shape.base_digest:
             return "it holds another base model"
+        if readiness.fixed != self.shape.fixed_digest:
+            return "it holds other fixed adapter tensors"
         before = self.clients.ready.get(name)
         told = (readiness.size, readiness.training_share, readiness.holds_out)
         if before and told != (before.size, before.training_share, before.holds_out):
@@ -228,9 +230,11 @@ class Company:
 def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: int) -> None:
     """Refuse what every member would, before any of them is asked, and charges its published size."""
     if job.encrypted:
-        clip = Terms(job, members).clip(shape.trained_parameters)
-        if reasons := roster_refusals(clip, consortium.limits):
-            raise refused(reasons)
+        terms = Terms(job, members)
+        for channels, _ in channels_over(job.strategy, shape.trained, job.training.rounds):
+            clip = terms.clip(channels.update.numbers)
+            if reasons := roster_refusals(clip, consortium.limits):
+                raise refused(reasons)
 
 
 def took_part(folder: RunFolder) -> set[str]:
@@ -239,10 +243,13 @@ def took_part(folder: RunFolder) -> set[str]:
     return set(folder.read_json(_CLIENTS)) if path.exists() else set()
 
 
-def _order(folder: RunFolder, rosters: Rosters, heads: Mapping[str, str]) -> Order:
+def _order(
+    folder: RunFolder, rosters: Rosters, heads: Mapping[str, str], shape: ModelShape
+) -> Order:
     identity = folder.read_json("run.json")
     job, signature = folder.job, identity["signature"]
-    return Order(identity["id"], job, signature, lambda: rosters.signed, heads)
+    run, fixed = identity["id"], shape.fixed_digest
+    return Order(run, job, signature, lambda: rosters.signed, heads, fixed)
 
 
 def _in_a_slot(run: Run) -> bool:

@@ -14,6 +14,7 @@ from flwr.app import Message
 from ..errors import MessageError
 from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
+from ..learning.shaping import other_fixed
 from ..planning.plan import Plan
 from ..strategies.fold import check_range
 from ..wire.arrays import to_arrays
@@ -24,9 +25,9 @@ _ROUNDING = 1e-6
 _MOST_RECORDS = _MOST_SUMS = 2**40
 
 
-def update_check(run: Run) -> Callable[[Message], None]:
+def update_check(run: Run, round_: int) -> Callable[[Message], None]:
     """An update has the strategy's arrays, finite and in range, and sound scalars beside them."""
-    shapes, scalars = run.channels.shapes, scalars_check(run)
+    shapes, scalars = run.channels(round_).shapes, scalars_check(run)
 
     def check(reply: Message) -> None:
         check_range(to_arrays(only_arrays(reply.content), like=shapes))
@@ -145,6 +146,9 @@ def check_fits(plan: Plan, readiness: Readiness) -> None:
             f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
             f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
         )
+    if readiness.fixed != plan.model.fixed_digest:
+        told_of = readiness.name, readiness.fixed, plan.model.fixed_digest
+        raise MessageError(f"{other_fixed(*told_of)}.")
     planned = plan.by_name[readiness.name]
     told = (readiness.size, readiness.training_share, readiness.holds_out)
     if told != (planned.size, planned.training_share, planned.holds_out):

@@ -134,7 +134,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         attempts.refused = collection.spoiled
         if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
-        clipping = _clipping(run, collection)
+        clipping = _clipping(run, collection, round_)
         event = Round(
             round=round_,
             attempt=attempt.number + 1,
@@ -164,7 +164,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
             run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
             if run.owners_keep:
                 run.counted |= {name: (round_, shown) for name, shown in collection.counted.items()}
-            return to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+            found = to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+            return {name: found[name] for name in run.arrays}  # in the model's order
         if len(cohort) - collection.refused < minimum:
             break
     # Those who would have answered, but for the weights that they were sent.
@@ -189,12 +190,13 @@ def _with_test(job: Job, attempt: Attempt, test: bool) -> bool:
     return test and (attempt.number == 0 or job.counts != "exact" or not job.encrypted)
 
 
-def _clipping(run: Run, collection: Collection) -> dict[str, float]:
+def _clipping(run: Run, collection: Collection, round_: int) -> dict[str, float]:
     """What a round says of its clipping norm, where it adapts, and which one comes next."""
     if collection.within is None:
         return {}
     plan, norm = run.plan, run.clipping_norm
-    room = plan.terms.clipping_room(run.channels.numbers, plan.cohort_size)
+    coming = run.channels(min(round_ + 1, plan.job.training.rounds))
+    room = plan.terms.clipping_room(coming.numbers, plan.cohort_size)
     following = next_clipping_norm(plan.job, norm, collection.within, room)
     return {"clipping_norm": norm, "within": collection.within, "next_clipping_norm": following}
 

@@ -102,16 +102,19 @@ class Run:
     """Of all clients together, without the noise of private counts; likewise a simulation's alone."""
 
     def __post_init__(self) -> None:
+        self._channels: dict[int, Channels] = {}
         self.clipping_norm = self.plan.job.privacy.clipping_norm
 
     @cached_property
     def job_json(self) -> str:
         return self.plan.job.to_json()
 
-    @cached_property
-    def channels(self) -> Channels:
-        """What a round adds up."""
-        return channels_of(self.plan.job.strategy, self._shapes)
+    def channels(self, round_: int) -> Channels:
+        """What a round adds up; a test of the first model goes with the first one."""
+        round_ = max(1, round_)
+        if round_ not in self._channels:
+            self._channels = {round_: channels_of(self.plan.job.strategy, self._shapes, round_)}
+        return self._channels[round_]
 
     @cached_property
     def heard(self) -> Shapes:

@@ -72,7 +72,8 @@ class SecureCollection(SecureTrips):
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
-        self._content = Content(run.plan.terms, run.channels, kind == TRAIN, self.tests)
+        channels = run.channels(stage.round)
+        self._content = Content(run.plan.terms, channels, kind == TRAIN, self.tests)
 
     def __iter__(self) -> Iterator[Message]:
         groups: list[Aggregator] = []

@@ -61,9 +61,11 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
     # Late: stopping a run needs no model.
     from ..learning.base_model import pinned
     from ..learning.probing.probe import fitted
+    from ..planning.shaping import shaping_of
 
     # Owners are told which files they are, and compare that before they look into them.
-    return signed_order(consortium, as_kept(fitted(pinned(job))), run or new_run(job))
+    fits = fitted(pinned(job), shaping_of(job))
+    return signed_order(consortium, as_kept(fits), run or new_run(job))
 
 
 def sign_again(consortium: Consortium, before: SignedJob, *, former: bool = False) -> SignedJob:

@@ -30,6 +30,7 @@ from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
 from ..learning.probing.probe import shape_known
 from ..planning.plan import Plan
+from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..run.events import Compared, Holdings, Prepared
 from ..run.run_folder import RunFolder
@@ -70,7 +71,7 @@ def plan_job(job: Job, listener: Listener | None = None) -> tuple[Plan, Federati
     listener = listener or Silent()
     federation = federate(job, listener)
     read_public(federation.job)
-    shape = shape_known(federation.job)
+    shape = shape_known(federation.job, shaping_of(federation.job))
     if shape is None:
         listener.started("model", 0)
         with start_workers(SiteSettings(federation, Path(), Path(), False), 1) as workers:

@@ -26,6 +26,7 @@ from ..learning.tasks import task_for
 from ..learning.trainer import test
 from ..planning.cohorts import attackers_of
 from ..planning.noise import private_recipe
+from ..planning.shaping import shaping_of
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..server.holdout import PublicRecords, PublicTest
 from ..wire.arrays import Arrays
@@ -67,7 +68,9 @@ class Site:
     @cached_property
     def workplace(self) -> Workplace:
         job, classes = self._federation.job, self._federation.classes
-        return Workplace(probed(load_learner(job, classes)), task_for(job, classes))
+        return Workplace(
+            probed(load_learner(job, classes, shaping_of(job))), task_for(job, classes)
+        )
 
     def handle(self, node: int, message: Message) -> Message:
         """Let the owner behind a node answer."""

@@ -6,8 +6,10 @@ A strategy is named in the job: one of ours, a class of ``flwr.serverapp.strateg
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from .contract import (
     Shapes,
     Told,
     checked_channels,
+    trained_by_steps,
+    trained_shapes,
 )
 from .robust import ROBUST
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES",
+    "OURS",
     "Channel",
     "Channels",
     "LocalRule",
@@ -38,19 +43,37 @@ __all__ = [
     "Told",
     "build_strategy",
     "channels_of",
+    "channels_over",
     "compares",
     "heard_of",
     "keeps_state",
     "local_half",
+    "ours",
     "refusals",
+    "rule_class",
     "sees",
     "state_of",
+    "trained_by_steps",
+    "trained_over",
 ]
 
-NAMES = (
-    *("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox", "scaffold", "feddyn"),
-    *ROBUST,
-)
+OURS = {
+    "fedavg": "averaging:FedAvg",
+    "fedavgm": "averaging:FedAvgM",
+    "fedadam": "fedopt:FedAdam",
+    "fedyogi": "fedopt:FedYogi",
+    "fedadagrad": "fedopt:FedAdagrad",
+    "fedprox": "averaging:FedProx",
+    "scaffold": "scaffold:Scaffold",
+    "feddyn": "feddyn:FedDyn",
+    "ffa-lora": "ffa_lora:FfaLora",
+    "rolora": "rolora:RoLora",
+    "la-lora": "la_lora:LaLora",
+    "fed-sb": "fed_sb:FedSb",
+    **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
+}
+"""Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
+NAMES = tuple(OURS)
 
 
 # With less than all of a cohort, Flower's rules would draw at random, or wait for nodes for ever.
@@ -77,7 +100,7 @@ def build_strategy(
     from .summed import SummedStrategy
 
     rule: Rule = _construct(kind, dict(spec.options), spec)
-    owns = spec.name if kind.local is not None and ":" in spec.name else ""
+    owns = spec.name if ":" in spec.name and _runs_at_owners(kind) else ""
     adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
     return adapter(rule, total_weight, owns, training)
 
@@ -97,19 +120,63 @@ def compares(spec: StrategySpec) -> Rule | None:
 
 
 def channels_of(
-    spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None
+    spec: StrategySpec, shapes: Shapes, round_: int, accepted: Collection[str] | None = None
 ) -> Channels:
     """What a round of this strategy adds up for a model of these tensors.
 
     accepted: names of strategies whose own code may be loaded; None: any. Of another, and of Flower's,
-    it is the update alone. Raises ``StrategyError``.
+    it is the update alone, of all tensors. Raises ``StrategyError``.
     """
-    kind = _kind(spec) if _knows(spec, accepted) else None
-    if kind is None or not issubclass(kind, Rule):
+    rule = _rule(spec, accepted)
+    if rule is None:
         return Channels((Channel(UPDATE, shapes),))
-    rule: Rule = _construct(kind, dict(spec.options), spec)
+    with _said_of(spec):
+        return checked_channels(rule, trained_shapes(rule, round_, shapes))
+
+
+def channels_over(
+    spec: StrategySpec, shapes: Shapes, rounds: int, accepted: Collection[str] | None = None
+) -> list[tuple[Channels, int]]:
+    """The different ones that the rounds 1 to `rounds` add up, and how many rounds add up each."""
+    rule = _rule(spec, accepted)
+    if rule is None:
+        return [(Channels((Channel(UPDATE, shapes),)), rounds)]
+    with _said_of(spec):
+        trained = (trained_shapes(rule, round_, shapes) for round_ in range(1, rounds + 1))
+        many = Counter(tuple(names) for names in trained)
+        return [
+            (checked_channels(rule, {name: shapes[name] for name in names}), count)
+            for names, count in many.items()
+        ]
+
+
+def trained_over(
+    spec: StrategySpec, shapes: Shapes, rounds: int, accepted: Collection[str] | None = None
+) -> set[str]:
+    """Names of the tensors that some round from 1 to `rounds` trains."""
+    many = channels_over(spec, shapes, rounds, accepted)
+    return {name for channels, _ in many for name in channels.update.shapes}
+
+
+def rule_class(spec: StrategySpec, accepted: Collection[str] | None = None) -> type[Rule] | None:
+    """The class of this contract that a job names; None of Flower's, and of one that is not accepted."""
+    kind = _kind(spec) if _knows(spec, accepted) else None
+    return kind if kind is not None and issubclass(kind, Rule) else None
+
+
+def _rule(spec: StrategySpec, accepted: Collection[str] | None) -> Rule | None:
+    kind = rule_class(spec, accepted)
+    if kind is None:
+        return None
+    found: Rule = _construct(kind, dict(spec.options), spec)
+    return found
+
+
+@contextlib.contextmanager
+def _said_of(spec: StrategySpec) -> Iterator[None]:
+    """What a declaration raises, with the strategy's name."""
     try:
-        return checked_channels(rule, shapes)
+        yield
     except (ValueError, LookupError) as error:
         raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
 
@@ -181,6 +248,12 @@ def local_half(
         raise MessageError(f"What the server tells of {spec.name} is unusable: {error}") from None
 
 
+def _runs_at_owners(kind: type[Rule]) -> bool:
+    """Whether an owner without a rule's code would send another sum."""
+    declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
+    return kind.local is not None or declared
+
+
 def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:
     """Whether a job's strategy may have a local half or channels of its own here: Flower's have none."""
     if ":" not in spec.name:
@@ -190,8 +263,8 @@ def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:
 
 def _kind(spec: StrategySpec) -> type[Any]:
     """The class that a job names: a ``Rule``, or a strategy of Flower's kind."""
-    if spec.name in NAMES:
-        return _ours()[spec.name]
+    if spec.name in OURS:
+        return ours(spec.name)
     from flwr.serverapp import strategy as flower
     from flwr.serverapp.strategy import Strategy
 
@@ -213,15 +286,11 @@ def _kind(spec: StrategySpec) -> type[Any]:
     )
 
 
-def _ours() -> dict[str, type[Rule]]:
-    from .averaging import FedAvg, FedAvgM, FedProx
-    from .feddyn import FedDyn
-    from .fedopt import FedAdagrad, FedAdam, FedYogi
-    from .scaffold import Scaffold
-
-    means = (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx, Scaffold, FedDyn)
-    ours: dict[str, type[Rule]] = dict(zip(NAMES, means, strict=False))
-    return {**ours, **ROBUST}
+def ours(name: str) -> type[Rule]:
+    """The class of one of Umbel's own."""
+    module, _, kind = OURS[name].partition(":")
+    found: type[Rule] = getattr(importlib.import_module(f".{module}", __package__), kind)
+    return found
 
 
 def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:

@@ -21,6 +21,8 @@ _MU = "proximal-mu"
 class FedAvg(Rule):
     """Federated averaging (McMahan et al. 2017, Alg. 1): w <- w + learning_rate * mean update."""
 
+    when = "First. On LoRA it is FedIT: the mean of A and the mean of B."
+
     def __init__(self, learning_rate: float = 1.0) -> None:
         self._learning_rate = _positive("learning_rate", learning_rate)
 
@@ -35,6 +37,8 @@ class FedAvg(Rule):
 
 class FedAvgM(FedAvg):
     """FedAvg with server momentum (Hsu et al. 2019, sec. 4.3): v <- momentum * v + mean update."""
+
+    when = "Rounds that point to and fro, as with clients that differ."
 
     def __init__(self, learning_rate: float = 1.0, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)
@@ -70,6 +74,7 @@ class FedProx(FedAvg):
     """FedAvg whose clients are pulled towards the global model (Li et al. 2020, Alg. 2)."""
 
     local = Proximal
+    when = "Many local steps at clients that differ: they would drift apart."
 
     def __init__(self, proximal_mu: float = 0.01, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)

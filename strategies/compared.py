@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from ..errors import StrategyError
 from ..wire.arrays import to_array_record, to_arrays
 from ..wire.requests import only_arrays
+from .contract import Shapes, trained_shapes
 from .fold import check_range
 from .summed import SummedStrategy
 
@@ -27,11 +28,13 @@ class ComparedStrategy(SummedStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        shapes = {name: array.shape for name, array in self._global.items()}
+        trained = trained_shapes(self.inner, server_round, shapes)
         rows: dict[int, np.ndarray] = {}
         for reply in replies:
             update = to_arrays(only_arrays(reply.content))
             check_range(update)
-            flat = [update[name].ravel() for name in self._global]
+            flat = [update[name].ravel() for name in trained]
             rows[self._places[reply.metadata.src_node_id]] = np.concatenate(flat)
             del reply, update, flat
         asked = len(self._places)
@@ -43,14 +46,15 @@ class ComparedStrategy(SummedStrategy):
         vectors = np.empty((len(rows), len(next(iter(rows.values())))), np.float32)
         for row, place in enumerate(sorted(rows)):  # each is let go of: together they are large
             vectors[row] = rows.pop(place)
-        return to_array_record(self._stepped(self.inner.combine(vectors, asked))), None
+        return to_array_record(self._stepped(trained, self.inner.combine(vectors, asked))), None
 
-    def _stepped(self, combined: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def _stepped(self, trained: Shapes, combined: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array."""
         model, self._global = self._global, {}
         start = 0
-        for name in list(model):
+        for name in trained:
             array = model.pop(name)
             mean = combined[start : start + array.size].reshape(array.shape)
             start += array.size
             yield name, self.inner.next_model({name: array}, {name: mean})[name].astype(np.float32)
+        yield from model.items()  # what was not trained

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -30,6 +30,7 @@ Told = Mapping[str, object]
 """What the server tells the local half, by name: the same for every owner of a round."""
 Sight = Literal["SUM", "GROUPS", "INDIVIDUAL"]
 """The least that is enough: more of each client is seen from left to right."""
+AdapterKind = Literal["head", "lora", "full"]
 
 UPDATE = "update"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -160,10 +161,19 @@ class LocalRule:
         """
         return {}
 
+    def trains(self, step: int, names: Collection[str]) -> Collection[str]:
+        """Of what the round trains, what a step of the job (0, 1, ...) does; the rest rests in it.
+
+        It follows from its arguments and what was told, never from a record: a step of DP-SGD clips the
+        gradients of these tensors together, and adds noise to these alone.
+        """
+        return names
+
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
         """Change a step's `gradient` of one tensor in place, before the optimizer takes it.
 
-        weight: the tensor now; start: as the round began. Neither may be changed.
+        weight: the tensor now; start: as the round began. Neither may be changed. What it notes for later
+        steps is of this training alone, which begins anew if it fails.
         """
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
@@ -184,6 +194,23 @@ class Rule(ABC):
     encryption, else each client's own update; or each client's own in any case ("INDIVIDUAL")."""
     local: ClassVar[type[LocalRule] | None] = None
     """The local half, if owners do more than train."""
+    fits: ClassVar[tuple[AdapterKind, ...]] = ("head", "lora", "full")
+    """The kinds of ``model.adapter`` that it is for."""
+    core: ClassVar[bool] = False
+    """Whether LoRA's factors are fixed and made of the frozen weights, with a core between them that is
+    trained (``learning.core``)."""
+
+    when: ClassVar[str] = ""
+    """When to choose it, in a sentence."""
+
+    def trains(self, round_: int, shapes: Shapes) -> Collection[str]:
+        """Names of the tensors that are trained and sent in a round, of a model of these; the rest rest.
+
+        A pure function of its arguments: server and owners compute it each for themselves. A tensor that
+        no round of the job trains never travels: every owner makes it of the base model and the job's
+        seed, and readiness compares a digest of all such tensors.
+        """
+        return shapes.keys()
 
     @classmethod
     def refusals(cls, job: Job) -> Iterator[str]:
@@ -191,7 +218,7 @@ class Rule(ABC):
         return iter(())
 
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
-        """What a round adds up, for a model of these tensors; the update comes first."""
+        """What a round adds up that trains these tensors; the update comes first."""
         return (Channel(UPDATE, shapes),)
 
     def told(self, round_: int) -> Mapping[str, float]:
@@ -233,12 +260,32 @@ class Rule(ABC):
     ) -> dict[str, np.ndarray]:
         """The next model from the current one (float32) and the mean update (float64).
 
-        Called with some tensors of each at a time.
+        Called with some tensors of each at a time, of those that the round trained; the others stay.
         """
 
 
+def trained_shapes(rule: Rule, round_: int, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Of what a rule trains in a round, in the model's order. ``ValueError`` for what cannot be."""
+    chosen = set(rule.trains(round_, shapes))
+    if unknown := sorted(chosen - shapes.keys()):
+        raise ValueError(f"it trains {unknown[0]!r}, which the model does not have")
+    if shapes and not chosen:
+        raise ValueError(f"it trains nothing in round {round_}")
+    return {name: shape for name, shape in shapes.items() if name in chosen}
+
+
+def trained_by_steps(
+    local: LocalRule | None, names: Collection[str], first: int, count: int
+) -> list[tuple[str, ...]]:
+    """The different sets of tensors that `count` steps from `first` on train. `local`: if there is one."""
+    if local is None:
+        return [tuple(names)]
+    each = (tuple(local.trains(step, names)) for step in range(first, first + count))
+    return list(dict.fromkeys(each))
+
+
 def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
-    """The channels that a rule declares for a model. ``ValueError`` for what cannot be summed."""
+    """The channels that a rule declares for what it trains. ``ValueError`` for what cannot be summed."""
     found = rule.channels(shapes)
     names = [channel.name for channel in found]
     if names[:1] != [UPDATE] or dict(found[0].shapes) != dict(shapes) or found[0].reach != 1.0:

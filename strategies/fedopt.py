@@ -48,21 +48,27 @@ class _FedOpt(Rule):
 
 
 class FedAdam(_FedOpt):
-    """v <- beta_2 v + (1 - beta_2) d^2"""
+    """FedAdam (Reddi et al. 2021, Alg. 2): v <- beta_2 v + (1 - beta_2) d^2"""
+
+    when = "Tensors that move at very different rates, with many rounds."
 
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return self._beta_2 * v + (1 - self._beta_2) * square
 
 
 class FedYogi(_FedOpt):
-    """v <- v - (1 - beta_2) d^2 sign(v - d^2)"""
+    """FedYogi (Reddi et al. 2021, Alg. 2): v <- v - (1 - beta_2) d^2 sign(v - d^2)"""
+
+    when = "As FedAdam, where some rounds are far larger than others: v changes slowly."
 
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return v - (1 - self._beta_2) * square * np.sign(v - square)
 
 
 class FedAdagrad(_FedOpt):
-    """v <- v + d^2"""
+    """FedAdagrad (Reddi et al. 2021, Alg. 2): v <- v + d^2"""
+
+    when = "As FedAdam, where features are rare: steps only get smaller."
 
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return v + square

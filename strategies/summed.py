@@ -21,7 +21,7 @@ from ..wire.requests import (
     only_arrays,
     only_metrics,
 )
-from .contract import UPDATE, Rule, checked_channels, checked_sent
+from .contract import UPDATE, Rule, checked_channels, checked_sent, trained_shapes
 from .fold import FixedPointSum
 
 
@@ -77,12 +77,13 @@ class SummedStrategy(Strategy):
             del reply
         rates = rates_of_round(server_round, self._training) if self._training else 1.0
         self.inner.summed(total.weight / self._total_weight, rates)
-        return to_array_record(self._following(total)), None
+        return to_array_record(self._following(server_round, total)), None
 
-    def _following(self, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
+    def _following(self, round_: int, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array: means are twice as large as the model."""
         model, self._global = self._global, {}
-        shapes = {name: array.shape for name, array in model.items()}
+        everything = {name: array.shape for name, array in model.items()}
+        shapes = trained_shapes(self.inner, round_, everything)
         channels = checked_channels(self.inner, shapes)
         further = channels.shapes.keys() - shapes.keys()
         for channel, name, mean in channels.means(total.means(first=further)):
@@ -92,6 +93,7 @@ class SummedStrategy(Strategy):
             found = self.inner.next_model({name: model.pop(name)}, {name: mean})
             del mean
             yield name, found.pop(name).astype(np.float32)
+        yield from model.items()  # what was not trained
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -7,6 +7,7 @@ import torch
 from umbel.job import Job
 from umbel.learning.loading import load_learner
 from umbel.learning.probing.probe import probed
+from umbel.planning.shaping import shaping_of
 
 MOST_NUMBERS = 4_000_000
 """Of a model that is kept a second time; of a larger one the trained part is, which tests change."""
@@ -36,7 +37,8 @@ class _Kept:
     def __init__(self, job):
         torch.set_num_threads(1)
         classes = 0 if job.task == "causal-lm" else len(job.data.labels)
-        self.learner = probed(load_learner(Job.build(json.loads(job.to_json())), classes))
+        job = Job.build(json.loads(job.to_json()))
+        self.learner = probed(load_learner(job, classes, shaping_of(job)))
         network = self.learner.network
         tensors = [*network.parameters(), *network.buffers()]
         if sum(tensor.numel() for tensor in tensors) > MOST_NUMBERS:

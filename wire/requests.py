@@ -127,6 +127,8 @@ class Assignment(_Record):
     """Tests planned in the whole run, a public number; noise of counts is made for as many."""
     naming: str = ""
     """Public: the groups of which one spoiled this round's sum, as JSON; none where nothing is named."""
+    fixed: str = ""
+    """SHA-256 of the adapter's tensors that the job trains nowhere, as the server has them; none: empty."""
 
     @property
     def groups_to_name(self) -> list[list[str]]:
@@ -164,6 +166,8 @@ class Readiness(_Record):
     """Public: the highest slot of secure aggregation that the client entered in this run."""
     round: int = 0
     """Public: the highest round of this run that the client was charged for."""
+    fixed: str = ""
+    """Public: SHA-256 of the adapter's tensors that the job trains nowhere; none: empty."""
 
 
 def only_arrays(content: RecordDict) -> ArrayRecord:

@@ -42,6 +42,7 @@ from ..cache import cache_folder, write_once
 from ..device import choose_device, use_bfloat16
 from ..loading import load_learner
 from ..model import Learner, ModelShape
+from ..shaping import PLAIN, Shaping
 from ..tasks import Task, task_for
 from .independence import CannotRun, Coupled, Independence
 from .received import keeps_apart
@@ -56,18 +57,18 @@ def probed(learner: Learner) -> Learner:
     Raises ``ModelError`` for a model that cannot run as the job says, whatever its padding.
     """
     job = learner.job
-    known = shape_known(job)
-    verdict = known.verdict if known else _found_unpadded(job)
+    known = shape_known(job, learner.shaping)
+    verdict = known.verdict if known else _found_unpadded(job, learner.shaping)
     if verdict is None:
         task = task_for(job, len(job.data.labels or ()))
         verdict = _with_room(learner, task, probe(learner, task))
     learner = replace(learner, verdict=verdict)
     if known is None:
-        _remember(job, learner.shape())
+        _remember(job, learner.shaping, learner.shape())
     return learner
 
 
-def shape_known(job: Job) -> ModelShape | None:
+def shape_known(job: Job, shaping: Shaping = PLAIN) -> ModelShape | None:
     """What loading and probing the job's model here would say, if it did so before; None if not.
 
     That is filed under the digest of the model's files, the job's settings and the versions of all that
@@ -75,24 +76,25 @@ def shape_known(job: Job) -> ModelShape | None:
     """
     try:
         digest = checked(job)
-        found = json.loads(_place(job).read_text(encoding="utf-8"))
+        found = json.loads(_place(job, shaping).read_text(encoding="utf-8"))
         return ModelShape(
             {name: tuple(shape) for name, shape in found["trained"].items()},
             found["total_parameters"],
             digest,
             str(base_folder(job.model.base)),
             Verdict(**found["verdict"]),
+            found["fixed_digest"],
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def fitted(job: Job) -> Job:
+def fitted(job: Job, shaping: Shaping = PLAIN) -> Job:
     """The job, padded as its base model needs it; loads and probes the model unless it is known."""
-    known = shape_known(job)
+    known = shape_known(job, shaping)
     verdict = known.verdict if known else None
     if verdict is None:
-        verdict = probed(load_learner(job, len(job.data.labels or ()))).verdict
+        verdict = probed(load_learner(job, len(job.data.labels or ()), shaping)).verdict
     return job.padded() if verdict and verdict.padding == "max_length" else job
 
 
@@ -154,22 +156,22 @@ def _check(learner: Learner, task: Task) -> None:
         network.autocast = autocast
 
 
-def _found_unpadded(job: Job) -> Verdict | None:
+def _found_unpadded(job: Job, shaping: Shaping) -> Verdict | None:
     """What a probe found that began with natural padding and ended with that of `job`."""
     if job.model.padding == "longest":
         return None
     model = job.model.model_copy(update={"padding": "longest"})
-    known = shape_known(job.model_copy(update={"model": model}))
+    known = shape_known(job.model_copy(update={"model": model}), shaping)
     verdict = known.verdict if known else None
     return verdict if verdict and verdict.padding == "max_length" else None
 
 
-def _remember(job: Job, shape: ModelShape) -> None:
+def _remember(job: Job, shaping: Shaping, shape: ModelShape) -> None:
     text = json.dumps(asdict(shape))
-    write_once(_place(job), lambda made: made.write_text(text, encoding="utf-8"))
+    write_once(_place(job, shaping), lambda made: made.write_text(text, encoding="utf-8"))
 
 
-def _place(job: Job) -> Path:
+def _place(job: Job, shaping: Shaping) -> Path:
     """A verdict is filed under all that it can depend on: model, settings, device and versions."""
     device = choose_device(job.training.device)
     training = job.training
@@ -183,6 +185,9 @@ def _place(job: Job) -> Path:
         f"{training.microbatch} {training.gradient_checkpointing} {job.privacy.clipping_norm}",
         f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else ''}",
         str(use_bfloat16(training.precision, device)),
+        shaping.key,
+        # Fixed tensors of an adapter are drawn by the seed, and their digest is remembered.
+        str(job.seed if shaping.key else ""),
         *(f"{name} {version(name)}" for name in _LIBRARIES),
         f"umbel {__version__} {_own_code()}",
     ]

@@ -75,6 +75,9 @@ class PrivateOptimizer:
     Gradients are taken by ``BookKeeping`` where it has a rule for every layer with trained tensors,
     and by ``HookedGradients``, which cost more time and memory, in any other model.
 
+    Tensors may rest in a step (``requires_grad`` is off from its first pass until it is over): gradients are
+    clipped over the others alone, which alone move. Which ones do must not depend on the data.
+
     ``module`` is what the forward pass calls, in training mode. Between a forward pass and its
     ``accumulate`` there is no other pass with gradients, forward or backward.
     """
@@ -180,7 +183,9 @@ class PrivateOptimizer:
             self._part.copy_(self._sum)
         self._part /= self._expected_batch_size
         for parameter, gradient in zip(self._parameters.values(), self._parts(), strict=True):
-            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+            # The sum of what rests in this step is zero, and nobody needs its noise.
+            if parameter.requires_grad:
+                parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
         self._optimizer.step()
         self._forget()
         self._clear()

@@ -30,6 +30,7 @@ class Compared(FedAvg):
     """
 
     sees: ClassVar = "GROUPS"
+    when = "Clients that may send what they like; the plan says against how many it holds."
     needs: ClassVar[str] = "n >= 2 f + 1"
     """Of the n vectors for f bad ones, as in the paper."""
 

@@ -138,6 +138,7 @@ def test_every_field_that_not_all_jobs_have_is_tried_here():
         "version",
         "name",
         "base_model",
+        "fixed",
         "training_share",
         "holds_out",
         "slot",

@@ -32,10 +32,13 @@ KINDS = [
     ("llama", None, "lora"),
     ("llama", None, "full"),
     ("gpt2", None, "lora"),
+    ("bert", "mean", "lora", "fed-sb"),
+    ("gpt2", None, "lora", "fed-sb"),
+    ("bert", "own", "lora", "ffa-lora"),
 ]
 
 
-def _job(job_of, base, pooling, adapter):
+def _job(job_of, base, pooling, adapter, strategy="fedavg"):
     model = {
         **job_of(base).model.model_dump(exclude={"lora"}),
         "lora": {"rank": 2},
@@ -43,7 +46,8 @@ def _job(job_of, base, pooling, adapter):
         "max_length": 64,
         **({"pooling": pooling} if pooling else {}),
     }
-    return job_of(base, task="text-classification" if pooling else "causal-lm", model=model)
+    task = "text-classification" if pooling else "causal-lm"
+    return job_of(base, task=task, model=model, strategy={"name": strategy})
 
 
 def _trained(learner):
@@ -105,6 +109,7 @@ def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch
     "kind",
     [
         ("bert", "mean", "lora"),
+        ("bert", "mean", "lora", "fed-sb"),
         ("bert", "layers", "head"),
         ("llama", "layers", "full"),
         ("bert", "own", "full"),

@@ -215,7 +215,7 @@ def answer(learner, work, private, most, **kinds):
     """An owner's answer, whatever fails."""
     assignment = Assignment("0.1.0", "run", learner.job.to_json(), 1, 0, 3)
     computing = Computing("mary", work, None)
-    channels = channels_of(learner.job.strategy, work.shapes)
+    channels = channels_of(learner.job.strategy, work.shapes, 1)
     asked = Asked(learner.job, assignment, learner.initial, local=None, channels=channels, **kinds)
     return computing.computed(asked, private, most)
 

@@ -83,6 +83,8 @@ def test_the_guarantee_names_what_is_added_up_beside_the_update(start_run, job_o
     assert "of updates and votes together clipped to L2 norm" in plan.guarantee
     assert "only sums of updates, votes, counts and losses" in plan.guarantee
     numbers = plan.model.trained_parameters
-    assert plan.channels.numbers == 2 * numbers
+    assert [(c.numbers, rounds) for c, rounds in plan.channels] == [
+        (2 * numbers, plan.job.training.rounds)
+    ]
     assert plan.to_dict()["bytes_up_per_client_round"] >= 8 * numbers
     assert plan.to_dict()["bytes_down_per_client_round"] == 4 * numbers

@@ -119,7 +119,7 @@ def test_a_local_half_fills_what_is_declared_and_nothing_else(further):
 def test_a_rule_hears_all_of_its_channels_before_the_first_tensor_of_the_next_model(
     agreement, exchange, updates_of, a_model
 ):
-    channels = channels_of(agreement, {name: array.shape for name, array in a_model.items()})
+    channels = channels_of(agreement, {name: array.shape for name, array in a_model.items()}, 1)
     half = local_half(agreement, {"margin": 0.01}, OWN, [OWN])
     [updates] = updates_of(1, weights=(1, 1, 1))
     sent = [(channels.vector(update, half.further(update)), 1) for update, _ in updates]
@@ -138,10 +138,10 @@ def test_the_code_of_another_strategy_is_loaded_only_where_its_owner_names_it(ag
     for accepted in ([], ["fedavg"], ["agreement"], ["agreement:Votes"]):
         with pytest.raises(PlanRefused, match=r'jobs\.strategies = \["agreement:Agreement"\]'):
             local_half(agreement, {"margin": 0.0}, OWN, accepted)
-        assert not channels_of(agreement, SHAPES, accepted).further
+        assert not channels_of(agreement, SHAPES, 1, accepted).further
         assert "agreement" not in sys.modules
     assert type(local_half(agreement, {"margin": 0.0}, OWN, [OWN])).__name__ == "Votes"
-    assert [channel.name for channel in channels_of(agreement, SHAPES, [OWN]).all] == [
+    assert [channel.name for channel in channels_of(agreement, SHAPES, 1, [OWN]).all] == [
         "update",
         "votes",
     ]
@@ -204,4 +204,4 @@ def test_what_nobody_should_be_told_is_refused(name, mu):
 def test_options_and_channels_that_cannot_work_are_said_with_the_strategys_name(agreement):
     wrong = agreement.model_copy(update={"options": {"margin": -1.0}})
     with pytest.raises(StrategyError, match="agreement:Agreement: margin"):
-        channels_of(wrong, SHAPES)
+        channels_of(wrong, SHAPES, 1)

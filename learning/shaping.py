@@ -1,0 +1,39 @@
+"""What a job's strategy makes of a model's adapter: which of its tensors are trained at all, and how.
+
+Tensors of an adapter that no round trains are fixed: each machine makes them of the base model and the
+job's seed, and they never travel. A mean of what was trained beside other ones would mean nothing, so
+everybody compares a digest of them before anything is done (``Learner.fixed_digest``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+Trained = Callable[[Mapping[str, tuple[int, ...]]], Collection[str]]
+"""Of an adapter's tensors, by name, those that some round trains."""
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """As a strategy declares it; this room knows no strategies."""
+
+    key: str = ""
+    """What it depends on, in words of its own: verdicts of a probe are filed under it."""
+    core: bool = False
+    """Whether LoRA's factors are made of the frozen weights, with a core between them (``core``)."""
+    trained: Trained | None = None
+    """None: all."""
+
+
+PLAIN = Shaping()
+
+
+def other_fixed(who: str, here: str, wanted: str) -> str:
+    """Why nobody takes part whose fixed tensors (SHA-256 `here`) are not the server's (`wanted`)."""
+    return (
+        f"{who} holds other fixed adapter tensors (SHA-256 {here[:12] or 'none'}) than the server "
+        f"({wanted[:12] or 'none'}), and a mean of what is trained beside different ones would mean nothing: "
+        "use the same versions of umbel, torch and peft, and accept a strategy of the job's own by name "
+        "(jobs.strategies)"
+    )

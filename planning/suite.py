@@ -1,0 +1,145 @@
+"""Every strategy of Umbel's own, as it declares itself, and what it would cost in a job.
+
+Rows are made from the classes alone: a new one in ``strategies.OURS`` has its row by that line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..errors import StrategyError
+from ..job import Job
+from ..strategies import OURS, Rule, ours, trained_over
+from ..strategies.contract import Shapes
+from ..strategies.factors import factor_of
+from .facts import ClientFacts
+from .plan import Plan
+from .refusals import plan_refusals
+
+_PAPER = re.compile(r"\s*\(([^()]*(?:\d{4}|arXiv)[^()]*)\)")
+_SEES = {"SUM": "sums", "GROUPS": "group means", "INDIVIDUAL": "single updates"}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A strategy by its declarations."""
+
+    name: str
+    rule: str
+    """In a line."""
+    paper: str
+    about: str
+    """All that its class says."""
+    options: dict[str, Any]
+    """Defaults by name."""
+    sees: str
+    local: str
+    """What owners do beside training; empty for nothing."""
+    state: str
+    """What stays with an owner from round to round."""
+    adapters: list[str]
+    example: str
+    """Whether it composes with example-level privacy: "yes", or how."""
+    client: str
+    """With client-level privacy."""
+    encryption: str
+    when: str
+    """When to choose it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class InJob:
+    """What a strategy would be in a job."""
+
+    bytes_up: int
+    """Of a client in a round, on average."""
+    bytes_down: int
+    refusal: str
+    """Why the job cannot have it; empty if it can."""
+
+
+def described(name: str) -> Described:
+    """One of them. Raises ``StrategyError`` with the known names."""
+    if name not in OURS:
+        raise StrategyError(f"{name!r} is no strategy of Umbel's own: {', '.join(OURS)}")
+    kind = ours(name)
+    about = _words(kind.__doc__)
+    paper = _PAPER.search(about) or _PAPER.search(_words(inspect.getmodule(kind).__doc__))
+    return Described(
+        name,
+        _rule(about),
+        paper[1] if paper else "",
+        about,
+        {n: p.default for n, p in inspect.signature(kind).parameters.items()},
+        _SEES[kind.sees],
+        "" if kind.local is None else _rule(_words(kind.local.__doc__)),
+        _state(kind),
+        list(kind.fits),
+        # A local half gets nothing that is not noised, so nothing of a rule can cost an example's privacy.
+        "yes",
+        # What compares updates would see one client's own where nothing sums groups.
+        "yes" if kind.sees == "SUM" else "by groups",
+        {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
+        kind.when,
+    )
+
+
+def in_job(plan: Plan, facts: Sequence[ClientFacts], name: str) -> InJob:
+    """What a strategy would be in a planned job of another one that trains all of its adapter."""
+    job = plan.job
+    spec = job.strategy.model_copy(update={"name": name, "options": {}})
+    other = job.model_copy(update={"strategy": spec})
+    terms = replace(plan.terms, job=other)
+    trained = _trained(other, ours(name), plan.model.trained)
+    model = replace(plan.model, trained=trained)
+    reasons = plan_refusals(terms, facts, model, plan.tests, begun=False)
+    costs = replace(plan, terms=terms, model=model)
+    return InJob(costs.bytes_up, costs.bytes_down, " · ".join(reasons))
+
+
+def _trained(job: Job, kind: type[Rule], shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Of an adapter with all these tensors, what the strategy trains in some round."""
+    if job.adapter not in kind.fits:
+        return dict(shapes)
+    if kind.core:
+        shapes = _with_cores(shapes)
+    names = trained_over(job.strategy, shapes, job.training.rounds)
+    return {name: shape for name, shape in shapes.items() if name in names}
+
+
+def _with_cores(shapes: Shapes) -> Shapes:
+    """The tensors of a plain LoRA adapter, with B taken apart into B and a core (``learning.core``)."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if factor_of(name) != "B":
+            found[name] = shape
+            continue
+        stem = name.removesuffix(".weight")
+        found[f"{stem}.core.weight"] = (shape[1], shape[1])
+        found[f"{stem}.out.weight"] = shape
+    return found
+
+
+def _words(text: str | None) -> str:
+    return inspect.cleandoc(text or "")
+
+
+def _rule(about: str) -> str:
+    """The first sentence, without name and paper."""
+    first = " ".join(about.split("\n\n")[0].split())
+    _, cited, rule = first.partition("): ")
+    text = rule if cited else _PAPER.sub("", first)
+    return re.split(r"(?<=\w)\.(?= [A-Z(]|$)", text)[0]
+
+
+def _state(kind: type[Rule]) -> str:
+    kept = getattr(kind.local, "state", None)
+    names = sorted(kept({"weight": (1,)})) if kept else []
+    return f"as large as the update, {len(names)} times" if names else "none"

@@ -1,0 +1,27 @@
+"""The factors of LoRA adapters by the names that PEFT gives their tensors: delta W = scaling * B A."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+Factor = Literal["A", "B"]
+_CORE = re.compile(r"\.lora_B\.[^.]+\.core\.weight$")
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])(?:\.|$)")
+
+
+def factor_of(name: str) -> Factor | None:
+    """Which factor a tensor is; None of a head's, and of any other that is trained whole."""
+    found = _FACTOR.search(name)
+    return None if found is None else "A" if found[1] == "A" else "B"
+
+
+def without(factor: Factor, names: Iterable[str]) -> list[str]:
+    """All tensors but this factor's."""
+    return [name for name in names if factor_of(name) != factor]
+
+
+def is_core(name: str) -> bool:
+    """Whether a tensor stands between two fixed factors (``Rule.core``)."""
+    return bool(_CORE.search(name))

@@ -1,0 +1,70 @@
+"""``umbel strategies``: rows that follow from the declarations, and what each would cost in a job."""
+
+import json
+
+import pytest
+import tomli_w
+
+from umbel import strategies
+from umbel.errors import StrategyError
+from umbel.planning.suite import described, in_job
+from umbel.simulations.engine import plan_job
+from umbel.strategies import OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_strategy_says_its_rule_its_paper_and_when_to_choose_it(name):
+    row = described(name)
+    assert 5 < len(row.rule) < 110, row.rule
+    assert "\n" not in row.rule
+    assert row.paper
+    assert row.when.endswith(".")
+
+
+def test_a_new_strategy_has_its_row_by_its_line_alone(monkeypatch, umbel):
+    monkeypatch.setitem(OURS, "twice", "rolora:RoLora")
+    found, out, _ = umbel("strategies", "--json")
+    assert found == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == [*strategies.OURS]
+    assert {**rows["twice"], "name": "rolora"} == rows["rolora"]
+
+
+def test_people_read_a_table_and_one_of_them_in_full(umbel):
+    _, table, _ = umbel("strategies")
+    assert all(name in table for name in OURS)
+    _, facts, _ = umbel("strategies", "ffa-lora")
+    for words in ("2403.12313", "learning_rate = 1.0", "lora", "Choose it for"):
+        assert words in facts
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(StrategyError, match=r"'ffa' is no strategy of Umbel's own: fedavg.*fed-sb"):
+        described("ffa")
+
+
+@pytest.mark.parametrize("mode", ["none", "secure-sum"])
+def test_bytes_are_those_of_the_plan_with_that_strategy(job_of, mode):
+    job = job_of(
+        "bert",
+        model={"adapter": "lora"},
+        encryption={"mode": mode},
+        simulation={"encryption_required": False},
+    )
+    plan, federation = plan_job(job)
+    for name in ("fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb"):
+        found = in_job(plan, federation.facts, name)
+        own, _ = plan_job(
+            job.model_copy(update={"strategy": job.strategy.model_copy(update={"name": name})})
+        )
+        assert (found.bytes_up, found.bytes_down) == (own.bytes_up, own.bytes_down), name
+        assert not found.refusal
+
+
+def test_a_job_that_cannot_have_a_strategy_is_told_why(job_of, umbel, tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(tomli_w.dumps(job_of("bert").model_dump(mode="json", exclude_none=True)))
+    _, out, err = umbel("strategies", "--job", path, "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert 'needs model.adapter = "lora"' in rows["fed-sb"]["refusal"]
+    assert not rows["fedavg"]["refusal"]
