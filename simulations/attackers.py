@@ -8,7 +8,7 @@ updates, as in the papers; of the others they know nothing but the models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -126,20 +126,25 @@ class Attackers:
         self, outcome: Outcome, job: Job, round_: int, arrays: Arrays, local: LocalRule | None
     ) -> Outcome:
         """What an attacker sends in place of what its own training came to."""
-        update = outcome.update
+        update, names = outcome.update, tuple(outcome.update)
         if self.kind == "sign-flip":
             update = sign_flip(update, self._boost)
         elif self.kind == "model-replacement":
             update = model_replacement(update, self._boost)
         elif self.kind == "ipm":
-            update = inner_product(self._honest(job, round_, arrays, local), self._boost)
+            update = inner_product(self._honest(job, round_, arrays, local, names), self._boost)
         elif self.kind == "alie":
             z = self._boost * most_deviations(self._clients, len(self.members))
-            update = a_little_is_enough(self._honest(job, round_, arrays, local), z)
+            update = a_little_is_enough(self._honest(job, round_, arrays, local, names), z)
         return replace(outcome, update=update)
 
     def _honest(
-        self, job: Job, round_: int, arrays: Arrays, local: LocalRule | None
+        self,
+        job: Job,
+        round_: int,
+        arrays: Arrays,
+        local: LocalRule | None,
+        names: Collection[str],
     ) -> list[Arrays]:
         """What all attackers would send if they were honest, by name; of the last model that came."""
         key = (round_, arrays_digest(arrays))
@@ -147,7 +152,9 @@ class Attackers:
             local = None  # its state is this attacker's alone, and who asks first must not matter
         if self._known is None or self._known[0] != key:
             found = [
-                work.trained(job, round_, arrays, self._steps(name, round_), local).update
+                work.trained(
+                    job, round_, arrays, self._steps(name, round_), local, names=names
+                ).update
                 for name, work in self._works.items()
             ]
             self._known = key, found
@@ -172,10 +179,13 @@ class Attacking(WorkHere):
         private: PrivateSteps | None = None,
         local: LocalRule | None = None,
         *,
+        names: Collection[str] | None = None,
         records: bool = True,
         fill: int | None = None,
     ) -> Outcome:
-        outcome = super().trained(job, round_, arrays, private, local, records=records, fill=fill)
+        outcome = super().trained(
+            job, round_, arrays, private, local, names=names, records=records, fill=fill
+        )
         return self._attackers.lie(outcome, job, round_, arrays, local)
 
     def _examples(self, side: Side) -> Examples:
