@@ -21,6 +21,7 @@ from .plan import Plan
 from .refusals import plan_refusals
 
 _PAPER = re.compile(r"\s*\(([^()]*(?:\d{4}|arXiv)[^()]*)\)")
+_CITED = re.compile(r"^(.*\d{4}, .*?)\.?$", re.MULTILINE)
 _SEES = {"SUM": "sums", "GROUPS": "group means", "INDIVIDUAL": "single updates"}
 
 
@@ -71,7 +72,8 @@ def described(name: str) -> Described:
         raise StrategyError(f"{name!r} is no strategy of Umbel's own: {', '.join(OURS)}")
     kind = ours(name)
     about = _words(kind.__doc__)
-    paper = _PAPER.search(about) or _PAPER.search(_words(inspect.getmodule(kind).__doc__))
+    module = _words(inspect.getmodule(kind).__doc__)
+    paper = _PAPER.search(about) or _PAPER.search(module) or _CITED.search(module)
     return Described(
         name,
         _rule(about),

@@ -17,7 +17,7 @@ class RoLora(FedAvg):
     """
 
     fits = ("lora",)
-    when = "LoRA with many clients, or few numbers of A to spare: as FFA-LoRA, and A learns, too."
+    when = "LoRA with many clients: as FFA-LoRA, but A learns, too."
 
     def trains(self, round_: int, shapes: Shapes) -> Collection[str]:
         return without("A" if round_ % 2 else "B", shapes)
