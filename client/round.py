@@ -29,6 +29,7 @@ from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.keys import hash_of
 from ..privacy.secagg.participant import Participant
+from ..strategies import Channels
 from ..wire.arrays import Arrays, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import (
