@@ -47,10 +47,14 @@ class DynamicLoss(LocalRule):
 
 
 class FedDyn(Rule):
-    """h <- h - alpha |P| / m * mean update, then theta <- theta + mean update - h / alpha
-    (Acar et al. 2021, Alg. 1). h is the mean of all h_k, and |P| / m the cohort's share of the weight."""
+    """FedDyn (Acar et al. 2021, Alg. 1): h <- h - alpha |P| / m * mean update, then theta <- theta + mean
+    update - h / alpha.
+
+    h is the mean of all h_k, and |P| / m the cohort's share of the weight.
+    """
 
     local = DynamicLoss
+    when = "As SCAFFOLD, where each owner is to come to the optimum of all."
 
     def __init__(self, alpha: float = 0.01) -> None:
         if not 0 < alpha < math.inf:

@@ -50,7 +50,8 @@ class ControlVariate(LocalRule):
 
 
 class Scaffold(FedAvg):
-    """x <- x + learning_rate * mean(y - x), c <- c + |S| / N * mean(c_k' - c_k) (Alg. 1, line 16 and 17).
+    """SCAFFOLD (Karimireddy et al. 2020, Alg. 1, lines 16 and 17): x <- x + learning_rate * mean(y - x),
+    c <- c + |S| / N * mean(c_k' - c_k).
 
     The mean change of the c_k of the cohort S is -c - mean(y - x) / (K eta), so it follows from the mean
     update, and nothing more is sent. That holds because all owners take steps of the same learning rates.
@@ -58,6 +59,7 @@ class Scaffold(FedAvg):
     """
 
     local = ControlVariate
+    when = "Clients whose data differ, many local steps, and owners that come back: their steps are set right."
 
     def __init__(self, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
