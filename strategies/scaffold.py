@@ -59,7 +59,7 @@ class Scaffold(FedAvg):
     """
 
     local = ControlVariate
-    when = "Clients whose data differ, many local steps, and owners that come back: their steps are set right."
+    when = "Clients whose data differ, many local steps, and owners that come back."
 
     def __init__(self, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
