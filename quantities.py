@@ -44,11 +44,23 @@ def undefined(metrics: Mapping[str, Any] | None, key: str) -> bool:
     return bool(metrics) and key in (metrics or {}) and (metrics or {})[key] is None
 
 
+def telling(metrics: Mapping[str, Any] | None, blur: float | None) -> dict[str, Any]:
+    """The figures of a test by the owners' counts, without those that say nothing: they are None.
+
+    blur: the standard deviation that noise gives the accuracy; None: there is no noise.
+    """
+    found = dict(metrics or {})
+    if blur is None or blur <= OUTWEIGHED or "accuracy" not in found:
+        return found
+    return {name: value if name == "examples" else None for name, value in found.items()}
+
+
 def tested_texts(metrics: Mapping[str, Any], form: str, blur: Mapping[str, float]) -> list[str]:
     """The main figures of a test in words, in the format `form`; if none is defined, that and why.
 
     blur: the standard deviation that noise gives a figure, by its name.
     """
+    metrics = telling(metrics, blur.get("accuracy"))
     noise = {key: f" ± {deviation:.2g}" for key, deviation in blur.items()}
     found = [
         f"{key} {metrics[key]:{form}}{noise.get(key, '')}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunFolderError
+from ..errors import DataError, RunFolderError
 from ..job import Job
 from ..run.record import RunRecord
 from ..run.run_folder import RunFolder
@@ -138,7 +138,10 @@ class Run(Shown):
         return found
 
     def predict(self, texts: str | Sequence[str], new_tokens: int = 40) -> list[Prediction]:
-        """Labels with probabilities for each text, or how a language model goes on; of a blank text, none."""
+        """Labels with probabilities for each text, or how a language model goes on.
+
+        Of a blank text, and of a missing one (None, NaN), none. Raises ``DataError`` for what is no text.
+        """
         from ..learning.predict import Prediction
         from ..reports.predictions import Asked, predictions
 
@@ -146,8 +149,8 @@ class Run(Shown):
             from ..learning.predict import Predictor
 
             self._predictor = Predictor.load(self.path)
-        wanted = [texts] if isinstance(texts, str) else list(texts)
-        asked = [Asked(text) for text in wanted]
+        wanted = [texts] if isinstance(texts, str) or texts is None else list(texts)
+        asked = [Asked(_text(text, place)) for place, text in enumerate(wanted)]
         found = predictions(self._predictor, asked, new_tokens)
         return [prediction or Prediction(one.text, {}) for one, prediction in found]
 
@@ -186,3 +189,12 @@ class Run(Shown):
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _text(value: Any, place: int) -> str:
+    """A text as it was given; an empty one for a value that is missing."""
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # NaN, as pandas has it, is not itself
+        return ""
+    raise DataError(f"Text {place} is not text but {type(value).__name__}: give strings.")

@@ -6,12 +6,15 @@ import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..job import Job, dotted
 from ..learning.cache import cache_folder
 from ..storage.files import write_durably
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
@@ -25,12 +28,13 @@ def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
     given = dict(dotted(sections))
     if isinstance(source, Job):
         return source.changed(given) if given else source
-    data = source if isinstance(source, str | Path) else table_file(source)
-    if Path(data).suffix == ".toml":
-        return Job.compose(Path(data), given)
+    if isinstance(source, str | Path) and Path(source).suffix == ".toml":
+        return Job.compose(Path(source), given)
     from ..simulations.first import first_job
 
-    return first_job({"data.path": str(data)} | given)
+    if isinstance(source, str | Path):
+        return first_job({"data.path": str(source)} | given)
+    return first_job({"data.path": str(table_file(source)), "name": "table"} | given)
 
 
 def table_file(table: Any) -> Path:
@@ -44,9 +48,15 @@ def table_file(table: Any) -> Path:
 
     try:
         if isinstance(table, Mapping):
-            found = pa.table(dict(table))
+            found = _by_column(table)
         elif isinstance(table, list):
-            found = pa.Table.from_pylist(table)
+            names = dict.fromkeys(name for row in table for name in row)
+            found = _by_column({name: [row.get(name) for row in table] for name in names})
+        elif hasattr(table, "iloc"):  # pandas: its columns may hold values of several types
+            names = dict.fromkeys(map(str, table.columns))
+            if len(names) < len(table.columns):
+                raise ValueError("two of its columns have one name")
+            found = _by_column({str(name): column for name, column in table.items()})
         elif hasattr(table, "__arrow_c_stream__"):
             found = pa.table(table)
         elif hasattr(table, "to_parquet"):
@@ -59,6 +69,26 @@ def table_file(table: Any) -> Path:
             'a dataset of the library "datasets", a list of records, or a mapping of columns.'
         ) from None
     return _kept(_written(lambda stream: parquet.write_table(found, stream)))
+
+
+def _by_column(columns: Mapping[str, Any]) -> pa.Table:
+    """A table in which a column with values of several types, which no format has, is one of text."""
+    import pyarrow as pa
+
+    return pa.table({name: _column(values) for name, values in columns.items()})
+
+
+def _column(values: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values, from_pandas=True)
+    except (TypeError, pa.ArrowException):
+        missing = [value is None or value != value for value in values]
+        texts = [None if gone else str(value) for value, gone in zip(values, missing, strict=True)]
+        return pa.array(texts, pa.string())
 
 
 def _written(write: Any) -> bytes:

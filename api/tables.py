@@ -24,7 +24,7 @@ class Shown:
 
     def __repr__(self) -> str:
         out = io.StringIO()
-        console(file=out, width=_WIDTH, highlight=False).print(self.table())
+        console(file=out, width=_WIDTH, highlight=False, force_jupyter=False).print(self.table())
         return out.getvalue().strip("\n")
 
     def _repr_html_(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..job import Job
 from ..learning.usage import usage
-from ..quantities import NOT_DEFINED, WHY_NOT_DEFINED, undefined
+from ..quantities import NOT_DEFINED, WHY_NOT_DEFINED, metric_text, telling, undefined
 from .form import Certificate
 from .issue import CAUSES, figures_of
 
@@ -44,7 +44,7 @@ def model_card(
         "## What it was trained on",
         _data(job, plan, result, certificate),
         "## How good it is",
-        _measured(job, result),
+        _measured(job, plan, result),
         "## Privacy",
         _privacy(job, result),
         *_audit(certificate),
@@ -53,10 +53,16 @@ def model_card(
         "## Certificate",
         _certificate(certificate),
     ]
-    return _front_matter(job, result) + "\n\n".join(parts) + "\n"
+    return _front_matter(job, plan, result) + "\n\n".join(parts) + "\n"
 
 
-def _front_matter(job: Job, result: Json) -> str:
+def _blur(plan: Json) -> float | None:
+    """Standard deviation that noise gives the main figure of a test of the owners' counts."""
+    found: float | None = plan["evaluation"]["deviation"]
+    return found
+
+
+def _front_matter(job: Job, plan: Json, result: Json) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     task = job.kind.pipeline
@@ -65,12 +71,14 @@ def _front_matter(job: Job, result: Json) -> str:
         tags.append("differential-privacy")
     if job.encrypted:
         tags.append("secure-aggregation")
-    figures = figures_of(result["metrics"])
+    blur = _blur(plan)
+    figures = figures_of(telling(result["metrics"], blur))
+    noise = f", counted with noise ({_noise(job, blur)})" if blur is not None else ""
     measured = [
         EvalResult(
             task_type=task,
             dataset_type="private",
-            dataset_name=f"held-out records of {result['clients']} data owners",
+            dataset_name=f"held-out records of {result['clients']} data owners{noise}",
             metric_type=name,
             metric_value=figures[name],
         )
@@ -162,10 +170,18 @@ def _why_untested(job: Job, result: Json) -> str:
     return "no owner held records out"
 
 
-def _measured(job: Job, result: Json) -> str:
+def _noise(job: Job, blur: float) -> str:
+    name = job.kind.deciding.key
+    return f"{name} ± {metric_text(name, blur)}, one standard deviation"
+
+
+def _measured(job: Job, plan: Json, result: Json) -> str:
     by_groups = job.per_group and job.tests_privately
     title = "on held-out groups, each counted as one" if by_groups else "on held-out records"
-    parts = [_table(title, result["metrics"], result["initial"])]
+    blur = _blur(plan)
+    parts = [_table(title, telling(result["metrics"], blur), telling(result["initial"], blur))]
+    if parts[0] and blur is not None and WHY_NOT_DEFINED not in parts[0]:
+        parts[0] += f"\n\nThe owners' counts carry noise: {_noise(job, blur)}."
     public = result["public"]
     if public:
         title = f"on {public['examples']:,} public records"

@@ -193,7 +193,7 @@ def _losses_picture(found: dict[str, Any]) -> Figure | None:
     axes.legend(frameon=False, labelcolor=INK, loc="upper left")
     axes.set_xscale("log")
     axes.set_xlabel("Loss under the final model")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     canvas.dress(axes)
     return sheet
 
@@ -229,6 +229,6 @@ def _inversion_picture(found: dict[str, Any]) -> Figure | None:
         )
     axes.set_yticks(places, [view_name(view) for view in views])
     axes.set_xlim(0, 1.08)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     canvas.dress(axes, grid="x")
     return sheet

@@ -172,7 +172,7 @@ def _areas(partition: Partition, subtitle: str, labelled: bool) -> Figure:
             )
             floor = floor + share
         low.set_ylim(0, 1)
-        low.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        low.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         low.set_ylabel("Share of label")
         low.set_xlabel(f"Clients, {order}")
         canvas.dress(low, grid="")
@@ -304,7 +304,7 @@ def _label_axis(axes: Axes, which: str, labels: list[str]) -> None:
 
 def _scale(sheet: Figure, axes: Axes, image: matplotlib.image.AxesImage, text: str) -> None:
     bar = sheet.colorbar(image, ax=axes, shrink=0.6, aspect=24, pad=0.02)
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     bar.ax.tick_params(labelsize=9, colors=GREY, length=0)
     bar.set_label(text, color=GREY, size=9.5)
     bar.outline.set_visible(False)

@@ -75,6 +75,7 @@ def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
         if record.partition and record.partition.data
         else [],
         untested=untested_line(record),
+        losses=_tells_losses(record),
         rounds=_rounds(record),
         failures=[(f"{f.round}", f"{f.attempt}", f.client, f.reason) for f in record.failures],
         warnings=[str(warning) for warning in record.plan.get("warnings") or []],
@@ -228,14 +229,20 @@ def _traffic(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _tells_losses(record: RunRecord) -> bool:
+    """Whether losses of training are known: under privacy no owner tells them."""
+    return any(entry.loss is not None for entry in record.rounds)
+
+
 def _rounds(record: RunRecord) -> _Rows:
     tested = {test.round: test.figures for test in record.evaluations}
+    losses = _tells_losses(record)
     return [
         (
             f"{entry.round}" + (f" (attempt {entry.attempt})" if entry.attempt > 1 else ""),
             count_text(len(entry.clients)),
             count_text(len(entry.failed)),
-            _decimal(entry.loss, 3),
+            *([_decimal(entry.loss, 3)] if losses else []),
             figure_text(tested.get(entry.round), record.metric.key),
             epsilon_text(max(entry.epsilon.values(), default=None)),
             size_text(entry.bytes_up),

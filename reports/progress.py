@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,7 @@ from rich.progress import (
     Progress as Bar,
 )
 
-from ..quantities import duration_text, tested_texts
+from ..quantities import duration_text, epsilon_text, tested_texts
 from ..run.events import Ended, Evaluation, Event, Holdings, Holdout, Kept, Round
 from ..run.outcome import decision_line
 from ..survey.holdings import holdings_lines
@@ -77,7 +78,9 @@ class Progress:
     """Hears a run's events (a ``server.run.Listener``) and prints them to standard error."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        # A bar in a notebook takes ipywidgets; without them there are lines.
+        bars = None if find_spec("ipywidgets") else False
+        self._console = Console(stderr=True, highlight=False, force_jupyter=bars)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -149,10 +152,11 @@ class Progress:
                 self._say(decision_line(event))
 
     def _figures(self, event: Evaluation) -> list[str]:
-        figures = [f"round {event.round:>3}", *tested_texts(event.metrics, ".3f", {})]
+        figures = [f"round {event.round:>3}", *tested_texts(event.metrics, ".3f", event.blur)]
+        spent = event.epsilon or (self._last.epsilon if self._last is not None else {})
+        if spent:
+            figures.append(f"epsilon {epsilon_text(max(spent.values()))}")
         if self._last is not None:
-            if self._last.epsilon:
-                figures.append(f"epsilon {max(self._last.epsilon.values()):.2f}")
             figures.append(f"{self._last.seconds:.1f} s")
         return figures
 

@@ -173,6 +173,8 @@ class Evaluation(Event):
     epsilon: dict[str, float]
     heads: dict[str, str]
     doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
+    blur: dict[str, float] = field(default_factory=dict, metadata=_SELDOM)
+    """Standard deviation that noise gives a figure of `metrics`, by its name."""
 
     @property
     def figures(self) -> Json:

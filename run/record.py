@@ -6,10 +6,11 @@ after a crash, or when it is done; only ``plan.json`` must be there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import RunFolderError
+from ..quantities import telling
 from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import (
     Ended,
@@ -77,6 +78,7 @@ class RunRecord:
             )
         job_text = read_text(folder / "job.toml")
         result_path = folder / "result.json"
+        plan = read_object(folder / "plan.json")
         events = list(events_of(folder / "metrics.jsonl"))
         rounds = [event for event in events if isinstance(event, Round)]
         last = {type(event): event for event in events if isinstance(event, Ended | Kept)}
@@ -84,11 +86,14 @@ class RunRecord:
             folder=folder,
             job=read_job(folder / "job.toml", job_text),
             job_text=job_text,
-            plan=read_object(folder / "plan.json"),
+            plan=plan,
             result=read_object(result_path) if result_path.is_file() else None,
             partition=next((e for e in reversed(events) if isinstance(e, Partition)), None),
             rounds=each_once(rounds),
-            evaluations=each_once(e for e in events if isinstance(e, Evaluation)),
+            evaluations=[
+                replace(test, metrics=telling(test.metrics, _blur(plan)))
+                for test in each_once(e for e in events if isinstance(e, Evaluation))
+            ],
             holdouts=each_once(e for e in events if isinstance(e, Holdout)),
             decisions=[last[kind] for kind in (Ended, Kept) if kind in last],
             failures=failures_of(rounds),
@@ -148,13 +153,13 @@ class RunRecord:
     def seen(self) -> Json:
         """``final`` as a deployment's server sees it."""
         if self.result:
-            return dict(self.result.get("metrics") or {})
+            return telling(self.result.get("metrics"), self.blur)
         return self.evaluations[-1].metrics if self.evaluations else {}
 
     @property
     def blur(self) -> float | None:
         """Standard deviation that noise gives the main figure of a test, by the plan."""
-        return number(_section(self.plan, "evaluation"), "deviation")
+        return _blur(self.plan)
 
     @property
     def final(self) -> Json:
@@ -162,7 +167,7 @@ class RunRecord:
         if self.exact and self.result:
             return dict(self.result["exact"]["metrics"])
         if self.result and self.result.get("metrics"):
-            return dict(self.result["metrics"])
+            return telling(self.result["metrics"], self.blur)
         return self.evaluations[-1].figures if self.evaluations else {}
 
     @property
@@ -171,7 +176,7 @@ class RunRecord:
         if self.exact and self.result:
             return dict(self.result["exact"]["initial"])
         if self.result and self.result.get("initial"):
-            return dict(self.result["initial"])
+            return telling(self.result["initial"], self.blur)
         first = self.evaluations[0] if self.evaluations else None
         return first.figures if first and first.round == 0 else {}
 
@@ -318,6 +323,10 @@ class RunRecord:
         spent = _section(self.result, "seconds")
         found = {name: number(spent, key) for key, name in _STAGES.items()}
         return {name: value for name, value in found.items() if value}
+
+
+def _blur(plan: Json) -> float | None:
+    return number(_section(plan, "evaluation"), "deviation")
 
 
 def _section(values: Json | None, key: str) -> Json:

@@ -249,6 +249,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             epsilon=collection.epsilons,
             heads=collection.heads,
             doubted=collection.doubted,
+            blur={} if run.plan.blur is None else {job.kind.deciding.key: run.plan.blur},
         )
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from ..errors import UmbelError
@@ -18,7 +20,15 @@ def first_job(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Job:
     They are written into the job as values; ``Job.recipe`` says which they are and what they follow from.
     Raises ``JobError`` or ``DataError``.
     """
-    return Job.compose(None, settings(given, overrides) | dict(given), overrides)
+    named = _name_of(given)
+    return Job.compose(None, named | settings(given, overrides) | dict(given), overrides)
+
+
+def _name_of(given: Mapping[str, Any]) -> dict[str, str]:
+    """The job's name: its file's, as far as a name may have its characters."""
+    stem = PurePath(str(given.get("data.path", ""))).name.split(".")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:64]
+    return {"name": name} if name else {}
 
 
 def settings(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:

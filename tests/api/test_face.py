@@ -95,6 +95,21 @@ def test_it_predicts_what_the_command_line_does(run, umbel):
     assert run.predict("a fine film")[0] == found[0]
 
 
+def test_a_missing_text_has_no_prediction_and_what_is_no_text_is_refused(run):
+    found = run.predict([None, float("nan"), "  ", "a fine film"])
+    assert [bool(one.probabilities) for one in found] == [False, False, False, True]
+    for wrong in ([b"abc"], ["a", 3.5]):
+        with pytest.raises(DataError, match=r"Text \d is not text but \w+"):
+            run.predict(wrong)
+
+
+def test_in_a_notebook_a_table_is_shown_once_as_what_the_cell_gives(run, monkeypatch):
+    """rich would display it by itself, and leave nothing for the cell."""
+    outside = repr(run)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert repr(run) == outside != ""
+
+
 def test_a_plan_is_what_the_command_line_prints(job, umbel, tmp_path, monkeypatch):
     import umbel as face
 
@@ -170,6 +185,24 @@ def test_a_table_in_memory_is_data_like_a_file(table):
     assert path.stat().st_mode & 0o077 == 0
     made = as_job(table, {"training": {"rounds": 3}, "model.adapter": "head"})
     assert (made.data.path, made.training.rounds, made.adapter) == (str(path), 3, "head")
+
+
+def test_a_column_of_several_types_is_one_of_text():
+    from pyarrow import parquet
+
+    rows = {"text": ["a", None, 3], "part": [1, 2.5, float("nan")], "tags": [["x"], None, []]}
+    as_rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    for table in (rows, as_rows):
+        found = parquet.read_table(table_file(table)).to_pydict()
+        assert found == {"text": ["a", None, "3"], "part": [1, 2.5, None], "tags": rows["tags"]}
+
+
+def test_a_run_has_the_name_of_its_file(tmp_path):
+    path = tmp_path / "my tickets (June).2026.csv"
+    path.write_text("text,label\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(40)))
+    assert as_job(path, {}).name == "my-tickets-June"
+    assert as_job(path, {"name": "mine"}).name == "mine"
+    assert as_job(TABLES["records"], {}).name == "table"
 
 
 @pytest.mark.parametrize("what", [7, [1, 2], {"text": 3}, object(), {"a": [1], "b": [1, 2]}])

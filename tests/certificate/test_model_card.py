@@ -143,6 +143,18 @@ def test_a_figure_that_noise_left_undefined_is_called_so(run, parts):
     assert "accuracy" not in {found.metric_type for found in card.data.eval_results or []}
 
 
+@pytest.mark.parametrize(("blur", "shown"), [(0.05, True), (1.03, False)])
+def test_figures_stand_with_their_noise_and_those_it_outweighs_do_not(run, parts, blur, shown):
+    plan, result, _, adapter = parts
+    plan["evaluation"] |= {"counts": "private", "deviation": blur, "deviation_of": "accuracy"}
+    card = ModelCard(model_card(run.job, plan, result, None, adapter))
+    assert (f"accuracy ± {blur:.1%}, one standard deviation" in card.text) is shown
+    assert (WHY_NOT_DEFINED in card.text) is not shown
+    measured = card.data.eval_results or []
+    assert bool(measured) is shown
+    assert all(f"± {blur:.1%}" in found.dataset_name for found in measured)
+
+
 def test_labels_cannot_break_out_of_the_card(run, parts):
     labels = ["a\n---\n# Heading", "b: [c"]
     values = run.job.model_dump(mode="json")
