@@ -174,13 +174,7 @@ def rows(gaps: Sequence[Gap], sets: Sequence[Prepared]) -> list[str]:
         mine = [gap for gap in gaps if gap.data == prepared.name]
         if not mine:
             continue
-        cells = [
-            " / ".join(
-                f"{statistics.mean(g.points):.2f} ± {interval(g.points):.2f}"
-                for g in of(mine, epsilon)
-            )
-            for epsilon in EPSILONS
-        ]
+        cells = [" / ".join(shown(gap.points) for gap in of(mine, epsilon)) for epsilon in EPSILONS]
         counts = prepared.counts
         found.append(
             f"| {prepared.name} | {counts['classes']}, {counts['train']:,} | {mine[0].reference:.3f} | "
