@@ -197,6 +197,12 @@ def predict(
         str, typer.Option(help="Column of --file with the text [text].", show_default=False)
     ] = "text",
     encoding: Encoding = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option(
+            help="Sheet of an Excel workbook [the first with the column].", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     tokens: Annotated[
         int, typer.Option(help="Tokens that a language model adds [40].", show_default=False)
@@ -206,7 +212,7 @@ def predict(
     from ..learning.reading.layout import Layout
     from ..reports.predictions import prediction_line, predictions, read_texts
 
-    found = read_texts(texts or [], file, text_column, Layout(encoding))
+    found = read_texts(texts or [], file, text_column, Layout(encoding, sheet=sheet))
     for note in found.notes:
         say(f"{file}: {note}", file=sys.stderr)
     from ..learning.predict import Predictor

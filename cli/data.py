@@ -17,6 +17,7 @@ from .options import Given, asks_for_keys
     "text_column",
     "label_column",
     "encoding",
+    "sheet",
     "group_column",
     "model",
     "max_length",

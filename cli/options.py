@@ -95,6 +95,7 @@ _KEYS = {
     "label_column": _Key("data.label_column", str, "Column with the class [label]."),
     "group_column": _Key("data.group_column", str, "Column of the person or document."),
     "encoding": _Key("data.encoding", str, "Encoding of the file, e.g. cp1252 [found]."),
+    "sheet": _Key("data.sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
     "clients": _Key("simulation.clients", int, "Virtual clients [4]."),
     "partition": _Key(
         "simulation.partition",
@@ -114,6 +115,7 @@ _DECLARED = {
     "group_column": _Key(
         "group_column", str, "Column of the patient, customer or document [none]."
     ),
+    "sheet": _Key("sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
     "unit": _Key("unit", str, 'What is counted and protected: "record" or "group" [record].'),
     "records_per_group": _Key(
         "records_per_group", int, "Most records of a group that are used [8]."
@@ -128,7 +130,7 @@ _DECLARED = {
         "asks for more than 100 [any].",
     ),
 }
-OF_THE_DATA = ("data", "text_column", "label_column", "encoding")
+OF_THE_DATA = ("data", "text_column", "label_column", "encoding", "sheet")
 OF_A_JOB = ("task", "model", *OF_THE_DATA, "clients", "partition")
 
 Given = Mapping[str, Any]

@@ -74,6 +74,7 @@ class DataSource:
             group_column=declared.group_column,
             encoding=declared.encoding,
             quoting=declared.quoting,
+            sheet=declared.sheet,
         )
         task = usual_task(labelled=declared.labels is not None)
         corpus = load_corpus(spec, task.name, declared=True, grouped=declared.unit == "group")

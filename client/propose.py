@@ -52,7 +52,7 @@ class Proposal:
         )
         rows = {
             "file": f"{declared.path} ({self.records:,} records)",
-            "written as": ", ".join(filter(None, (declared.encoding, declared.quoting))) or "usual",
+            "written as": "usual" if declared.layout == USUAL else str(declared.layout),
             "left out": ", ".join(f"{n:,} ({why})" for why, n in self.left_out.items() if n)
             or "none of them",
             "its columns": ", ".join(self.columns),
@@ -125,7 +125,7 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
 
 def _layout(files: list[Path], given: dict[str, Any]) -> Layout:
     """How all of the files are written: what is given, or what is found in one and fits the others."""
-    said = Layout(given.get("encoding"), given.get("quoting"))
+    said = Layout(given.get("encoding"), given.get("quoting"), given.get("sheet"))
     found = [find_layout(file, said) for file in files]
     unusual = [layout for layout in found if layout != USUAL] or found
     for file in files:

@@ -38,6 +38,9 @@ path = {path}
 {encoding}
 {quoting}
 
+# Sheet of an Excel workbook, if not the first (hidden ones apart) with the columns below.
+{sheet}
+
 # Held-out records in a file of their own. Without it they are split off the file above, by a keyed
 # hash under the secret in split.key, so that nobody but this owner can choose which ones they are.
 {test_path}
@@ -112,6 +115,7 @@ class DataSettings(Document):
     group_column: Annotated[str, Field(min_length=1)] | None = None
     encoding: Annotated[str, AfterValidator(_check_encoding)] | None = None
     quoting: Literal["doubled", "backslash", "none"] | None = None
+    sheet: Annotated[str, Field(min_length=1)] | None = None
     unit: Literal["record", "group"] = "record"
     records_per_group: int = Field(8, ge=2)
     smallest_size: int = Field(1, ge=1)
@@ -132,10 +136,10 @@ class DataSettings(Document):
 
     @property
     def layout(self) -> Layout:
-        """How its files of text are written."""
+        """How its files are written."""
         from ..learning.reading.layout import Layout
 
-        return Layout(self.encoding, self.quoting)
+        return Layout(self.encoding, self.quoting, self.sheet)
 
     @property
     def share(self) -> float:
@@ -204,6 +208,7 @@ def settings_text(name: str, data: DataSettings) -> str:
         "test_path": "held-out.csv",
         "encoding": "cp1252",
         "quoting": "none",
+        "sheet": "Sheet1",
         "label_column": "label",
         "labels": ["no", "yes"],
         "group_column": "patient",

@@ -116,6 +116,11 @@ class DataSpec(Section):
         description='What a quote within a quoted field of CSV looks like: "" or \\" ("backslash"); or '
         '"none": quotes are plain characters. Default: found, and said.',
     )
+    sheet: str | None = Field(
+        None,
+        min_length=1,
+        description="Sheet of an Excel workbook. Default: the first (hidden ones apart) with the columns.",
+    )
     end_of_text: bool = Field(
         True,
         description="Put the end-of-text token after each text that is not cut off, so that the "

@@ -183,7 +183,7 @@ def _read_sources(
     path = Path(spec.path)
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []
-    layout = Layout(spec.encoding, spec.quoting)
+    layout = Layout(spec.encoding, spec.quoting, spec.sheet)
     train = read_table(path, spec.text_column, needed + grouping, lenient=lenient, layout=layout)
     tables = [(train, False)]
     test_path = Path(spec.test_path) if spec.test_path else path

@@ -71,10 +71,12 @@ def _of_table(file: Path, column: str, layout: Layout) -> Texts:
 
 def _of_lines(file: Path, layout: Layout) -> Texts:
     from ..learning.reading.encoding import find_encoding, is_text, text_of
+    from ..learning.reading.sheet import refuse_sheet
     from ..learning.reading.signatures import refuse_other_kinds
 
     try:
         refuse_other_kinds(file)
+        refuse_sheet(file, layout)
         encoding = find_encoding(file, layout.encoding)
         with text_of(file, encoding.codec) as content:
             lines = _LINE_END.split(content.read())

@@ -81,7 +81,7 @@ def survey(job: Job) -> Survey:
     if job.data.path is None:
         raise DataError("Name the file to look at.")
     path = Path(job.data.path)
-    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting))
+    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
     names = column_names(path, layout)
     table = read_table(path, None, [], names, lenient=True, layout=layout)
     described = tuple(look.describe(name, table.columns.get(name, [])) for name in names)

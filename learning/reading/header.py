@@ -18,7 +18,7 @@ from .layout import USUAL, Layout
 from .lines import JSON, field_names
 from .nested import schema_paths
 from .packing import ending
-from .sheet import SHEETS, sheet_columns
+from .sheet import SHEETS, refuse_sheet, sheet_columns
 from .signatures import no_dataset, unknown_format
 
 
@@ -31,6 +31,7 @@ def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ())
     """
     if not path.exists():
         raise DataError(f"There is no data file {path}. Check the path.")
+    refuse_sheet(path, layout)
     try:
         names = _names(path, layout, wanted)
     except (OSError, ValueError, KeyError, TypeError, csv.Error, pa.ArrowException) as error:
@@ -49,7 +50,7 @@ def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:
         return _folder_names(path)
     suffix = ending(path)
     if suffix in SHEETS:
-        return sheet_columns(path, wanted)
+        return sheet_columns(path, wanted, layout.sheet)
     if suffix in ARROW:
         return schema_paths(arrow_schema(path))
     if suffix in DELIMITED:

@@ -1,4 +1,4 @@
-"""How a file of text is written: its characters and its quotes, beside what its name and header say."""
+"""How a file is written: its characters, its quotes, its sheet, beside what its name and header say."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ class Layout:
     """A codec's name; None: UTF-8, unless the file begins as UTF-16 or UTF-32 does."""
     quoting: Quoting | None = None
     """None: "doubled"."""
+    sheet: str | None = None
+    """Of a workbook; None: the first with the columns."""
 
     def __str__(self) -> str:
         quotes = {
             "backslash": ", quotes behind backslashes",
             "none": ", quotes as plain characters",
         }
+        if self.sheet is not None:
+            return f"sheet {self.sheet!r}"
         return (self.encoding or "UTF-8") + quotes.get(self.quoting or "", "")
 
     @property

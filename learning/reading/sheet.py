@@ -3,7 +3,7 @@
 The header is the first row of a sheet that holds all columns that are asked for, among the first
 ``_LOOK`` that are not empty, or the first such row; rows below it that are not empty are records. A cell
 holds what Excel shows as its value; one with an error (#N/A) holds nothing. Of several sheets, hidden ones
-apart, the first that has the columns is read.
+apart, the first that has the columns is read, unless one is named.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from typing import Any
 from ...errors import DataError
 from .cells import as_name, cell
 from .columns import check_columns
-from .packing import most_bytes, seekable
+from .layout import Layout
+from .packing import ending, most_bytes, seekable
 
 SHEETS = (".xlsx", ".xlsm")
 
 _LOOK = 20
 _ERRORS = ("#N/A", "#DIV/0!", "#REF!", "#NAME?", "#VALUE!", "#NUM!", "#NULL!")
+
+
+def refuse_sheet(path: Path, layout: Layout) -> None:
+    """``DataError`` for a sheet that is asked for of a file that has none."""
+    if layout.sheet is not None and (path.is_dir() or ending(path) not in SHEETS):
+        raise DataError(
+            f"{path} is not an Excel workbook ({' or '.join(SHEETS)}), and sheet {layout.sheet!r} of it is "
+            "asked for. Leave out the sheet (data.sheet, or --sheet)."
+        )
 
 
 @dataclass(frozen=True)
@@ -35,29 +45,50 @@ class Sheet:
     title: str
     of: int
     """Sheets that are not hidden."""
+    alike: tuple[str, ...]
+    """Titles of others that have the columns too."""
     numbers: list[int]
     columns: dict[str, list[str | None]]
     faults: dict[int, str]
 
+    def said(self, *, asked: bool) -> str:
+        """Which sheet was read, and which others could have been."""
+        if asked:
+            return f"sheet {self.title!r}, as asked"
+        alike = ", ".join(map(repr, self.alike))
+        others = f" (the columns are also in {alike}: data.sheet names one)" if alike else ""
+        return f"sheet {self.title!r}, of {self.of} sheets{others}"
 
-def sheet_columns(path: Path, wanted: Sequence[str] = ()) -> list[str]:
-    """The header of the first sheet that has the columns `wanted`, else of the first that has one."""
-    with _workbook(path) as sheets:
+
+def sheet_columns(path: Path, wanted: Sequence[str] = (), title: str | None = None) -> list[str]:
+    """The header of the sheet called `title`, or of the first that has the columns `wanted`, else of the
+    first that has one. ``DataError`` for a title that no sheet has."""
+    with _workbook(path, title) as sheets:
         headers = [header[1] for sheet in sheets if (header := _header(sheet, wanted)) is not None]
     fit = [names for names in headers if set(wanted) <= set(names)]
     return next(iter([*fit, *headers]), [])
 
 
-def read_sheet(path: Path, required: list[str], extra: list[str]) -> Sheet:
-    """Columns `required`, and those of `extra` that there are; ``DataError`` if one is missing."""
-    with _workbook(path) as sheets:
+def read_sheet(
+    path: Path, required: list[str], extra: list[str], title: str | None = None
+) -> Sheet:
+    """Columns `required`, and those of `extra` that there are, of the sheet called `title`, or of the first
+    that has them; ``DataError`` if one is missing, or no sheet is called so."""
+    with _workbook(path, title) as sheets:
         found: dict[str, tuple[int, list[str]]] = {}
         for sheet in sheets:
             header = _header(sheet, required)
             if header is not None:
                 found[sheet.title] = header
-                if set(required) <= set(header[1]):
-                    return _read(path, sheet, len(sheets), header, required, extra)
+        fit = [
+            sheet
+            for sheet in sheets
+            if sheet.title in found and set(required) <= set(found[sheet.title][1])
+        ]
+        if fit:
+            of, alike = len(sheets), tuple(sheet.title for sheet in fit[1:])
+            numbers, columns, faults = _read(path, fit[0], found[fit[0].title], required, extra)
+            return Sheet(fit[0].title, of, alike, numbers, columns, faults)
         source = str(path)
         if len(found) > 1:
             source += f", sheets {', '.join(map(repr, found))}"
@@ -68,11 +99,10 @@ def read_sheet(path: Path, required: list[str], extra: list[str]) -> Sheet:
 def _read(
     path: Path,
     sheet: Any,
-    of: int,
     header: tuple[int, list[str]],
     required: list[str],
     extra: list[str],
-) -> Sheet:
+) -> tuple[list[int], dict[str, list[str | None]], dict[int, str]]:
     first, names = header
     check_columns(str(path), required, names)
     columns = required + [name for name in extra if names.count(name) == 1]
@@ -93,7 +123,7 @@ def _read(
         for name in columns:
             values[name].append(found[name])
         numbers.append(number)
-    return Sheet(sheet.title, of, numbers, values, faults)
+    return numbers, values, faults
 
 
 def _cell(name: str, value: object) -> str | None:
@@ -120,8 +150,25 @@ def _header(sheet: Any, required: Sequence[str]) -> tuple[int, list[str]] | None
     return usual
 
 
+def _chosen(path: Path, sheets: list[Any], title: str | None) -> list[Any]:
+    """Those that are not hidden, or the one that is named, hidden or not."""
+    if title is None:
+        return [sheet for sheet in sheets if sheet.sheet_state == "visible"]
+    named = [sheet for sheet in sheets if sheet.title == title]
+    if not named:
+        titles = [
+            repr(sheet.title) + ("" if sheet.sheet_state == "visible" else " (hidden)")
+            for sheet in sheets
+        ]
+        raise DataError(
+            f"{path} has no sheet {title!r}. Its sheets: {', '.join(titles) or 'none'}. Name one of them "
+            "(data.sheet, or --sheet)."
+        )
+    return named
+
+
 @contextmanager
-def _workbook(path: Path) -> Iterator[list[Any]]:
+def _workbook(path: Path, title: str | None) -> Iterator[list[Any]]:
     import openpyxl
 
     content = seekable(path)
@@ -139,7 +186,7 @@ def _workbook(path: Path) -> Iterator[list[Any]]:
             try:
                 for sheet in book.worksheets:
                     sheet.reset_dimensions()  # what a file says of its size is often wrong
-                yield [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+                yield _chosen(path, book.worksheets, title)
             finally:
                 book.close()
     except DataError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
@@ -20,7 +21,7 @@ from .encoding import find_encoding, usual_codec
 from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
-from .sheet import SHEETS, read_sheet
+from .sheet import SHEETS, read_sheet, refuse_sheet
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
 
@@ -57,6 +58,7 @@ def read_table(
     required = list(dict.fromkeys([*([] if text is None else [text]), *others]))
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
+    refuse_sheet(path, layout)
     if path.is_dir():
         table = read_folder(path, text, required, extra, split)
         return table if lenient or every else table.checked()
@@ -72,13 +74,13 @@ def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     """How a file of text is written, by a look at all of it; what is usual stays None."""
     _check_there(path)
     if path.is_dir() or ending(path) not in (*DELIMITED, *JSON):
-        return USUAL
+        return Layout(sheet=given.sheet)
     codec = find_encoding(path, given.encoding).codec
     encoding = given.encoding or (None if codec == usual_codec(path, None) else codec)
     quoting = given.quoting
     if quoting is None and ending(path) in DELIMITED:
         quoting = quoting_of(path, codec)
-    return Layout(encoding, quoting)
+    return Layout(encoding, quoting, given.sheet)
 
 
 def _read_file(
@@ -92,9 +94,9 @@ def _read_file(
     suffix, source = ending(path), str(path)
     notes = [f"unpacked as {packing(path)}: {inner_name(path)}"] if packing(path) else []
     if suffix in SHEETS:
-        sheet = read_sheet(path, required, extra)
-        if sheet.of > 1:
-            notes.append(f"sheet {sheet.title!r}, of {sheet.of} sheets")
+        sheet = read_sheet(path, required, extra, layout.sheet)
+        if layout.sheet is not None or sheet.of > 1:
+            notes.append(sheet.said(asked=layout.sheet is not None))
         return Table(source, "sheet row", sheet.numbers, sheet.columns, sheet.faults, tuple(notes))
     if suffix in ARROW:
         table = read_arrow(path, text, required, extra)
@@ -114,7 +116,7 @@ def _read_file(
     if found.faults and not lenient and layout.quoting is None:
         quoting = quoting_of(path, codec)
         if quoting is not None:
-            layout = Layout(codec, quoting)
+            layout = replace(layout, encoding=codec, quoting=quoting)
             header, found = read_delimited(path, codec, layout, required, extra)
     notes += _said(path, header, found, layout)
     return Table(
