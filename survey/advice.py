@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..tasks.spec import usual_task
 from .holdings import FEW, left_out_text
-from .lengths import WORTH
+from .lengths import MOST_UNKNOWN, WORTH
 from .survey import Survey
 
 _NAMED = 8
@@ -76,6 +76,12 @@ def warnings(found: Survey) -> list[str]:
     lines = []
     if found.unusable:
         lines.append(f"The file cannot be used as it is. {found.unusable}")
+    if found.lengths is not None and found.lengths.unknown > MOST_UNKNOWN:
+        lines.append(
+            f"{found.lengths.unknown:.0%} of the tokens stand for characters that {found.base} does not "
+            "know: it was made for another language. Choose a base model that reads this one (--model, "
+            "model.base)."
+        )
     for what, count in found.odd.items():
         lines.append(f"{count:,} texts have {what}.")
     if found.copies.contradicting:

@@ -12,6 +12,8 @@ from ..errors import UmbelError
 
 WORTH = 0.05
 """Share of texts that are cut from which on it is worth a word, and a longer length its time."""
+MOST_UNKNOWN = 0.1
+"""Share of tokens that the base model does not know from which on it is worth a word."""
 _LONGEST = 2048
 """Tokens up to which lengths are counted."""
 _CHUNK = 1000
@@ -27,6 +29,8 @@ class Lengths:
     """int64[texts]."""
     longest_read: int = _LONGEST
     """Tokens beyond which the tokenizer's answer was not counted."""
+    unknown: float = 0.0
+    """Share of all tokens that stand for characters which the tokenizer does not know."""
 
     def share_cut(self, max_length: int) -> float:
         """Share of texts of which something is cut off."""
@@ -58,7 +62,7 @@ def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
         tokenizer = load_tokenizer(base_folder(base))
     except UmbelError as error:
         return None, str(error)
-    counts = np.zeros(len(texts), np.int64)
+    counts, unknown = np.zeros(len(texts), np.int64), 0
     for start in range(0, len(texts), _CHUNK):
         some = [beginning(text, tokenizer, _LONGEST) for text in texts[start : start + _CHUNK]]
         try:
@@ -66,7 +70,9 @@ def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
         except Exception:  # some text that this tokenizer fails on: training leaves it out
             read = [_alone(tokenizer, text) for text in some]
         counts[start : start + len(some)] = [len(tokens) for tokens in read]
-    return Lengths(counts), ""
+        if tokenizer.unk_token_id != tokenizer.eos_token_id:  # else it stands behind every text
+            unknown += sum(tokens.count(tokenizer.unk_token_id) for tokens in read)
+    return Lengths(counts, unknown=unknown / max(1, int(counts.sum()))), ""
 
 
 def cut(base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:

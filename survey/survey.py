@@ -69,6 +69,7 @@ class Survey:
                 "99 %": self.lengths.quantile(0.99),
                 "longest": self.lengths.quantile(1.0),
                 "share_cut": self.lengths.share_cut(self.max_length),
+                "share_unknown": self.lengths.unknown,
             }
         return values
 

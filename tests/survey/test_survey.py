@@ -119,6 +119,15 @@ def test_each_fault_is_found_and_nothing_else(look, fault):
     assert words in lines[0]
 
 
+def test_a_base_model_that_was_made_for_another_language_is_named(look, minilm):
+    english = look(rows_of(60), **{"model.base": minilm})
+    assert english.lengths.unknown == 0
+    chinese = _change(rows_of(60), "text", lambda n, r: "今天下午又晴了" * (1 + n % 5))
+    found = look(chinese, **{"model.base": minilm})
+    assert found.lengths.unknown > 0.2
+    assert any(f"characters that {minilm} does not know" in line for line in warnings(found))
+
+
 def test_rows_that_cannot_be_used_are_counted_by_what_is_wrong(look):
     rows = _copy(rows_of(1200))
     rows += [{"text": "", "label": "a"}] * 3 + [{"text": "kabel lodor", "label": ""}] * 2
