@@ -191,8 +191,8 @@ class Prepared:
 
     def _deal(self, job: Any) -> list[Path]:
         """Put every client's features into the cache: those of a record depend on no other record."""
-        from umbel.learning.cache import cache_folder, write_once
-        from umbel.learning.features import _key
+        from umbel.learning.cache import write_once
+        from umbel.learning.features import kept_features
         from umbel.simulations.federation import federate
 
         federation, paths = federate(job), []
@@ -201,7 +201,7 @@ class Prepared:
             for side in (data.train, data.test):
                 if len(side):
                     found = np.stack([self._of_row[int(row)] for row in side.rows])
-                    paths.append(cache_folder("features") / f"{_key(self._learner, side)}.npy")
+                    paths.append(kept_features(self._learner, side))
                     write_once(paths[-1], lambda made, found=found: np.save(made, found))
         return paths
 
