@@ -44,6 +44,18 @@ ROWS_A_SITE = 36
 _GIB = 2**30
 
 
+def _left_of_a_container():
+    """Bytes of memory that a container may still take, where it has a limit (control groups 2 and 1)."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            place = Path("/sys/fs/cgroup")
+            yield int((place / limit).read_text()) - int((place / used).read_text())
+    yield 2**63
+
+
 def _roomy_memory():
     """A file system in memory with room for what tests write, on which programs may run, or nothing.
 
@@ -57,7 +69,8 @@ def _roomy_memory():
             free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    room = found.f_bavail * found.f_frsize > 3 * _GIB and free * 1024 > 6 * _GIB
+    free = min(free * 1024, *_left_of_a_container())
+    room = found.f_bavail * found.f_frsize > 3 * _GIB and free > 6 * _GIB
     usable = os.access(place, os.W_OK) and not found.f_flag & os.ST_NOEXEC
     return str(place) if room and usable else None
 
