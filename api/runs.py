@@ -54,8 +54,8 @@ class Run(Shown):
         found = self.record.result
         if found is None:
             raise RunFolderError(
-                f"{self.path} is not finished ({self.record.state}), so there is no result yet. "
-                "Go on with it: run.resume()"
+                f"{self.path} is not finished ({self.record.state}), so it has no result yet. "
+                "Resume it: run.resume()"
             )
         return found
 
@@ -183,7 +183,7 @@ class Run(Shown):
     def _present(self, name: str) -> Path:
         path = self.path / name
         if not path.exists():
-            raise RunFolderError(f"{path} is not there: the run is {self.record.state}.")
+            raise RunFolderError(f"{path} does not exist: the run is {self.record.state}.")
         return path
 
 

@@ -63,7 +63,7 @@ def verify(
     except CertificateError as error:
         return Verdict(None, (Finding("signature", False, str(error)),))
     findings = [
-        Finding("signature", True, f"holds, by the key {certificate.key}"),
+        Finding("signature", True, f"is valid; the key is {certificate.key}"),
         _signer(certificate, key, card),
         *_job(certificate, run),
         as_asked(certificate),
@@ -80,15 +80,16 @@ def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Fin
     expected = card.operator_key if card else key
     if expected is None:
         text = (
-            "simulation: self-signed, by a key made for this run"
+            "simulation: signed by itself, with a key that was made for this run"
             if certificate.kind == "simulation"
-            else "nobody has vouched for this key: name the consortium's card with --consortium, or "
-            "the operator's key with --key"
+            else "not checked against a key that you know: give the consortium's card with --consortium, "
+            "or the operator's key with --key"
         )
         return Finding("signer", None, text)
     operator, former = expected.lower(), ""
     if card and (known := _former(certificate, card)):
-        operator, former = known, "; with a key that was replaced since, so its date is its word"
+        operator = known
+        former = "; this key has been replaced since, so the date is only the certificate's word"
     if certificate.key != operator and certificate.delegation:
         if why := _not_delegated(certificate, operator):
             return Finding("signer", False, f"a server signed it, and {why}")
@@ -98,10 +99,11 @@ def _signer(certificate: Certificate, key: str | None, card: Card | None) -> Fin
             "signer",
             False,
             f"the certificate is signed by {certificate.key} ({made}), not by {operator}. Ask "
-            "the operator for the certificate that it signed, or for its card if its key is new",
+            "the operator for the certificate that it signed, or for its newest card if its key "
+            "has changed",
         )
     if card and (certificate.roster is None or certificate.roster.consortium != card.id):
-        return Finding("signer", False, f"it is not about the consortium {card.name!r}")
+        return Finding("signer", False, f"it is not a certificate of the consortium {card.name!r}")
     by = f"the operator of {card.name!r}" if card else "the key given"
     if certificate.delegation and certificate.key != operator:
         by = f"a server to which {by} delegated this run"
@@ -158,7 +160,7 @@ def _job(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
     yield Finding(
         "job.toml",
         not differ,
-        f"is not the certified job: {some(differ)}. Restore job.toml as the run wrote it"
+        f"is not the certified job: {some(differ)}. Restore the job.toml that the run wrote"
         if differ
         else "is the certified job",
     )
@@ -190,7 +192,7 @@ def _run_files(certificate: Certificate, run: Path) -> Iterator[Finding]:
     audit = certificate.audit
     if audit is None:
         if path.is_file():
-            text = "is not covered: it was made after the certificate"
+            text = "is not covered by the certificate, which is older"
             yield Finding("audit.json", None, text)
         return
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
@@ -205,9 +207,11 @@ def _file(
     try:
         found = facts(json.loads((run / name).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Finding(name, False, f"cannot be read: {error!r}. Restore it as the run wrote it")
+        return Finding(
+            name, False, f"cannot be read: {error!r}. Restore the file that the run wrote"
+        )
     differ = list(differences(stated, found))
-    text = f"differs: {some(differ)}. Restore {name} as the run wrote it"
+    text = f"differs: {some(differ)}. Restore the {name} that the run wrote"
     return Finding(name, not differ, text if differ else "agrees")
 
 
@@ -267,7 +271,7 @@ def _result_found(result: Any) -> dict[str, Any]:
 
 def _adapter(certificate: Certificate, folder: Path | None) -> Iterator[Finding]:
     if folder is None:
-        yield Finding("adapter", None, "not given: hold its files against this with --adapter")
+        yield Finding("adapter", None, "not checked: give its folder with --adapter")
         return
     stated, found = certificate.adapter.files, digests(folder)
     changed = sorted(name for name in stated if name in found and found[name] != stated[name])
@@ -277,7 +281,7 @@ def _adapter(certificate: Certificate, folder: Path | None) -> Iterator[Finding]
     yield Finding(
         "adapter",
         not differ,
-        f"{folder}: {some(differ)}. Get the adapter again from whoever issued the certificate"
+        f"{folder}: {some(differ)}. Get the adapter again from the issuer of the certificate"
         if differ
         else f"all {len(stated)} files are the certified ones",
     )
@@ -291,8 +295,8 @@ def _ledgers(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
     files = sorted(_ledger_folder(run).glob("*.sqlite")) if run else []
     if not stated.reported or not files:
         text = (
-            f"{stated.reported} of {stated.owners} owners' heads are in it; each owner finds its own "
-            "with: umbel ledger verify FOLDER --certificate FILE"
+            f"{stated.reported} of {stated.owners} owners' heads are in it; each owner can check its "
+            "own with: umbel ledger verify FOLDER --certificate FILE"
         )
         yield Finding("ledgers", None, text)
         return
@@ -308,8 +312,8 @@ def _ledgers(certificate: Certificate, run: Path | None) -> Iterator[Finding]:
     yield Finding(
         "ledgers",
         not lost,
-        f"{lost} of {stated.reported} certified heads are in no ledger here: one was set back, or is "
-        "another's. Restore the ledgers from a backup"
+        f"{lost} of {stated.reported} certified heads are not in any ledger here: a ledger is older "
+        "than the certificate, or belongs to another owner. Restore the newest ledgers from a backup"
         if lost
         else f"all {stated.reported} certified heads are in the ledgers",
     )

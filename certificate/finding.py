@@ -28,7 +28,7 @@ def differences(stated: Any, found: Any, place: str = "") -> Iterator[str]:
         for number, pair in enumerate(zip(stated, found, strict=True)):
             yield from differences(*pair, f"{place}[{number}]")
     elif canonical_json(stated) != canonical_json(found):
-        yield f"{place} is {_shown(found)} and was certified as {_shown(stated)}"
+        yield f"{place} is {_shown(found)}, but {_shown(stated)} was certified"
 
 
 def _shown(value: Any) -> str:

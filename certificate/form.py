@@ -72,7 +72,7 @@ class Spending(Document):
     epsilon: Number | None
     """Of all its mechanisms together, at the guarantee's delta."""
     mechanisms: list[Mechanism]
-    """Each with another `what`, ascending; none where the job protects nothing."""
+    """Each with a different `what`, ascending; empty if the job protects nothing."""
 
 
 class Guarantee(Document):
@@ -83,13 +83,13 @@ class Guarantee(Document):
     """What is protected, as the job names it ("example", "group", "client", "none")."""
     delta: Number | None
     epsilon_limit: Number | None
-    """Most that the job was allowed to cost any one client."""
+    """The most that the job may cost any one client."""
     epsilon_planned: Number | None
-    """Largest of any client, for the planned rounds."""
+    """The largest of all clients, for the planned rounds."""
     epsilon_spent: Number | None
-    """Largest of any client's ledger after the run, with repeated rounds and earlier jobs."""
+    """The largest of all clients' ledgers after the run, with repeated rounds and earlier jobs."""
     seeded: bool
-    """The noise came from the job's seed, so that the run can be repeated: then nothing is private."""
+    """Whether the noise came from the job's seed: the run can be repeated, and nothing is private."""
     spending: list[Spending]
 
 
@@ -115,7 +115,7 @@ class CertifiedPeriod(CertifiedRoster):
     """Rounds of the run under one roster. Noise shares and thresholds were those of its members."""
 
     first: Count
-    """The round that it begins with."""
+    """Its first round."""
     members: Count
     clients: Count
     """Members that took part."""
@@ -140,7 +140,7 @@ class Rounds(Document):
     ended: str | None
     """Why fewer are done than planned; None if all are."""
     kept: Count
-    """The round whose model was kept: the last one, or where the job asks for it the best."""
+    """The round whose model was kept: the last one, or the best one if the job asks for it."""
     repeated: Count
     """Attempts that were given up."""
     cohort_sizes: list[Count]
@@ -187,7 +187,7 @@ class Certificate(Document):
     """UTC in ISO 8601, by the signer's clock."""
     umbel_version: str
     versions: dict[str, str]
-    """Of the libraries where the run was coordinated; owners have their own."""
+    """Versions of the libraries at the server; owners have their own."""
     job: CertifiedJob
     base: CertifiedBase
     guarantee: Guarantee
@@ -195,13 +195,13 @@ class Certificate(Document):
     roster: CertifiedRoster | None
     """The last one; None in a simulation."""
     rosters: list[CertifiedPeriod]
-    """All that the run went by, in their order: more than one if members left or joined on the way."""
+    """All rosters of the run, in their order: more than one if members left or joined on the way."""
     ledgers: Ledgers
     rounds: Rounds
     figures: dict[str, Number]
     """Of the kept model on held-out records, as the owners reported them."""
     public: PublicFigures | None
-    """Of the kept model on the public hold-out; None where the job has none."""
+    """Of the kept model on the public hold-out; None if the job has none."""
     audit: Audit | None
     adapter: CertifiedAdapter
     limits: list[str]
@@ -209,7 +209,7 @@ class Certificate(Document):
     key: Hash
     """Ed25519 public key of the signer: the operator's, its server's, or one made for a simulation alone."""
     delegation: Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$", max_length=4096)] | None = None
-    """If a server signs: the operator's statement that it may certify this run, in hexadecimal."""
+    """If a server signs: the operator's statement that the server may certify this run, in hexadecimal."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] = UNSIGNED
 
     @classmethod
@@ -239,7 +239,7 @@ class Certificate(Document):
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
             raise CertificateError(
-                f"{source}: its format is {found!r:.60}, and Umbel {__version__} knows {FORMAT!r}. "
+                f"{source}: its format is {found!r:.60}, but Umbel {__version__} reads {FORMAT!r}. "
                 "Check that it is a certificate; if it is, use the version of Umbel that wrote it."
             )
         try:
@@ -254,7 +254,7 @@ class Certificate(Document):
             whole = False
         if not whole:
             raise CertificateError(
-                f"{source} was changed after it was signed: its signature does not hold. {_GET_AGAIN}"
+                f"{source} was changed after it was signed: its signature is not valid. {_GET_AGAIN}"
             )
         return certificate
 
@@ -292,4 +292,4 @@ class CertificateClaim(Encoded):
     statement: Digest
 
 
-_GET_AGAIN = "Get it again from whoever issued it, and do not rely on this copy."
+_GET_AGAIN = "Get it again from its issuer, and do not rely on this copy."

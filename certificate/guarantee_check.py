@@ -14,9 +14,9 @@ from .finding import Finding, differences, some
 from .form import Certificate, Mechanism
 
 _SLACK = 1e-6
-"""Relative: another version of the accountant may round another way."""
+"""Relative: another version of the accountant may round differently."""
 _OF_ANOTHER = 0.01
-"""The same of another accountant, whose grid is another one."""
+"""The same for another accountant, whose grid differs."""
 _MOST_FOR_ANOTHER = 100.0
 """Epsilon. Memory that dp-accounting takes grows with it."""
 
@@ -50,42 +50,46 @@ def _odd_tests(certificate: Certificate, job: Job) -> list[str]:
         for alike in certificate.guarantee.spending
     }
     if len(found) > 1:
-        return ["owners are tested differently often"]
+        return ["its owners were planned for different numbers of tests"]
     of_tests = found.pop() if found else ()
     if len(of_tests) > 1:
-        return ["its tests have more than one noise"]
+        return ["its tests have different noise levels"]
     steps, noise = of_tests[0] if of_tests else (0, None)
     if steps and not job.tests_privately:
-        return [f"it has {steps} noised tests, and the job none"]
+        return [f"it states {steps} noised tests, but the job has none"]
     try:
         event = event_of_test(job, len(rounds_tested(job, steps)))
     except UmbelError as error:
         return [str(error)]
     wanted = event.noise_multiplier if event else None
-    return [] if noise == wanted else [f"{steps} tests have noise {noise}, and need {wanted}"]
+    return [] if noise == wanted else [f"{steps} tests have noise {noise}, but need {wanted}"]
 
 
 def composed(certificate: Certificate) -> Iterator[Finding]:
     """Compose what was planned anew: each epsilon must follow from all that it is spent on."""
     stated = certificate.guarantee
     if stated.delta is None:
-        yield Finding("epsilon", None, f"privacy.unit is {stated.unit!r}: nothing to compose again")
+        yield Finding(
+            "epsilon", None, f"privacy.unit is {stated.unit!r}: there is nothing to recompute"
+        )
         return
     worst, most = 0.0, list[MechanismEvent]()
     for alike in stated.spending:
         if alike.epsilon is None or not alike.mechanisms:
-            yield Finding("epsilon", False, "it is not stated what a client's privacy is spent on")
+            yield Finding("epsilon", False, "it does not state what a client's privacy is spent on")
             return
         try:
             events = [_event(mechanism) for mechanism in alike.mechanisms]
             found = epsilon(events, stated.delta)
         except (ValueError, UmbelError) as error:
-            yield Finding("epsilon", False, f"what was planned cannot be composed: {error}")
+            yield Finding(
+                "epsilon", False, f"the epsilon of the plan cannot be recomputed: {error}"
+            )
             return
         if not found <= alike.epsilon * (1 + _SLACK):
             text = (
-                f"{' and '.join(map(_described, alike.mechanisms))} cost epsilon {found:.4f}, and "
-                f"{alike.epsilon:.4f} is claimed. Do not rely on the figure"
+                f"{' and '.join(map(_described, alike.mechanisms))} cost epsilon {found:.4f}, but "
+                f"{alike.epsilon:.4f} is claimed. Do not rely on this figure"
             )
             yield Finding("epsilon", False, text)
             return
@@ -98,27 +102,27 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
     yield Finding(
         "epsilon",
         holds,
-        f"{' and '.join(whats)} composed again: {worst:.4f} at delta "
-        f"{stated.delta:g}, planned {planned:.4f}, at most {limit:g}",
+        f"{' and '.join(whats)} recomputed: {worst:.4f} at delta {stated.delta:g}, planned "
+        f"{planned:.4f}, at most {limit:g}",
     )
     if holds and most:
         yield _second_opinion(most, stated.delta, planned)
     if stated.seeded:
-        yield Finding("noise", None, "SEEDED: this run can be repeated, and is not private")
+        yield Finding("noise", None, "SEEDED: this run can be repeated, so it is not private")
 
 
 def _second_opinion(mechanisms: list[MechanismEvent], delta: float, planned: float) -> Finding:
     """Of an accountant that shares no code with ours, where it is installed, on what costs most."""
     if planned > _MOST_FOR_ANOTHER:
-        return Finding("second opinion", None, f"not asked for above {_MOST_FOR_ANOTHER:g}")
+        return Finding("second opinion", None, f"not used above {_MOST_FOR_ANOTHER:g}")
     if not second.installed():
-        text = "pip install dp-accounting has another accountant compose it, too"
+        text = "pip install dp-accounting lets a second accountant recompute it"
         return Finding("second opinion", None, text)
     found = second.epsilon(mechanisms, delta)
-    text = f"dp-accounting {second.version()} composes the same to {found:.4f}"
+    text = f"dp-accounting {second.version()} computes {found:.4f}"
     if found <= planned * (1 + _OF_ANOTHER):
         return Finding("second opinion", True, text)
-    return Finding("second opinion", False, f"{text}, and {planned:.4f} was planned")
+    return Finding("second opinion", False, f"{text}, but {planned:.4f} was planned")
 
 
 def _event(mechanism: Mechanism) -> MechanismEvent:

@@ -23,18 +23,18 @@ from .form import Audit, Certificate, Guarantee, Mechanism, Spending
 Json = Mapping[str, Any]
 
 UNBOUND = frozenset({"README.md", ".gitattributes"})
-"""Files of an adapter folder that are no part of the model: the card itself names the certificate."""
+"""Files of an adapter folder that are not part of the model: the card itself names the certificate."""
 
 _LIBRARIES = ("flwr", "numpy", "opacus", "peft", "scipy", "torch", "transformers")
 
 CAUSES = {
-    "figures": "its figures grew no better",
+    "figures": "its figures did not improve any more",
     "operator": "its operator ended it",
-    "restored": "its server was set back to a backup, and rounds are in no model",
-    "owners": "too few owners could go on",
-    "weights": "owners train its weights no further, which have become too large",
+    "restored": "its server was restored from a backup, so some rounds are not in any model",
+    "owners": "too few owners were able to continue",
+    "weights": "its weights have become too large, so owners do not train them any further",
 }
-"""Why a run has fewer rounds than planned, in words that name no owner."""
+"""Why a run has fewer rounds than planned, in words that do not name an owner."""
 
 _LIMITS = (
     "It does not prove that the machines of the data owners ran unmodified software; each owner "
@@ -42,36 +42,36 @@ _LIMITS = (
     "It does not prove that the owners' data are what they are said to be, or that one person has "
     "only one record among them.",
     "The signer states these facts: owners should hold the job's digest against their audit logs.",
-    "The figures of the model were reported by the owners on their held-out records; nobody else "
-    "has measured them.",
+    "The owners reported the figures of the model, on their held-out records; nobody else has "
+    "measured them.",
 )
 _LIMIT_PUBLIC = (
-    "The public figures were measured by the signer, on records that it chose: whoever has the same "
-    "records can measure them again."
+    "The signer measured the public figures, on records that it chose: anyone who has the same records "
+    "can measure them again."
 )
 _LIMIT_CHOICE = (
-    "The model was kept because these figures were its best: on records that took no part in the "
-    "choice it may do a little worse."
+    "The model was chosen because its figures were the best: on records that played no part in "
+    "the choice it may do a little worse."
 )
 _LIMIT_SIMULATION = (
-    "This is a simulation: its key was made for this run by who ran it, so it shows that these files "
-    "belong together and were not changed, not who made them."
+    "This is a simulation: its key was made for this run by the person who ran it, so it shows "
+    "that these files belong together and were not changed, not who made them."
 )
 _LIMIT_SEEDED = (
     "The noise was drawn from the job's seed, so that the run can be repeated: nothing in it is "
     "private, and the guarantee holds only for a run without --reproducible."
 )
 _LIMIT_HEADS = (
-    "The heads of {missing} owners' ledgers were not reported, or the run charged them nothing: a "
-    "ledger of theirs that is set back later cannot be told from this certificate."
+    "{missing} owners' ledger heads were not reported, or the run charged these owners nothing: if "
+    "one of their ledgers is later replaced by an older copy, this certificate does not show it."
 )
 _LIMIT_DELEGATED = (
-    "The server signed it, as the operator allowed for this run alone: who stole the server's key meanwhile "
-    "could have stated other facts of this run, also with an earlier date."
+    "The server signed it, as the operator allowed for this run alone: anyone who stole the server's key "
+    "could have certified other facts about this run, also with an earlier date."
 )
 _LIMIT_AUDIT = (
-    "An audit gives a lower bound on what leaks: passing one proves nothing, and small faults escape "
-    "it."
+    "An audit gives a lower bound on what leaks: passing one proves nothing, and it misses small "
+    "faults."
 )
 
 

@@ -141,24 +141,27 @@ def _purpose(job: Job) -> str:
     )
     return (
         f"{job.kind.purpose.format(labels=labels)} It is meant for texts like those of the owners that "
-        f"trained it, of up to {job.model.max_length} tokens; the figures below say nothing of other "
-        "texts. What it says of a person should not be acted on without someone who looks at the case."
+        f"trained it, of up to {job.model.max_length} tokens; the figures below say nothing about "
+        "other texts. Nobody should act on what it says about a person before a human has looked "
+        "at the case."
     )
 
 
 def _data(job: Job, plan: Json, result: Json, certificate: Certificate | None) -> str:
     records = sum(client["training_size"] for client in plan["clients"])
     group = (
-        " Records of one group are on one side of the split alone." if job.data.group_column else ""
+        " All records of a group are on the same side of the split."
+        if job.data.group_column
+        else ""
     )
     where = "They never left their owners and are"
     if _simulated(certificate):
-        where = "They lay on one machine, divided among virtual owners, and are"
+        where = "They were on one machine, divided among virtual owners, and are"
     return (
-        f"Records of {result['clients']:,} owners, about {records:,} in all (each owner's "
-        f"number holds noise). {where} not described further. A "
-        f"part was held out for testing at each owner.{group} The license of the result depends on "
-        "the base model and on the owners, and is not known here."
+        f"Records of {result['clients']:,} owners, about {records:,} in all (each owner's number "
+        f"holds noise). {where} not described further. Each owner held a part out for "
+        f"testing.{group} The license of the result depends on the base model and on the owners; "
+        "Umbel does not know it."
     )
 
 
@@ -188,15 +191,15 @@ def _measured(job: Job, plan: Json, result: Json) -> str:
         parts.append(_table(title, public["metrics"], public["initial"]))
     parts = [part for part in parts if part]
     if not parts and result["ended"]:
-        return "Its owners have not tested this model, because training ended early."
+        return "The owners have not tested this model, because training ended early."
     if not parts:
         return f"It was not tested: {_why_untested(job, result)}."
     kept = result["kept"]
     if kept["value"] is not None:
         parts.append(
-            f"Of the models that were tested, the one after round {kept['round']} of "
-            f"{result['rounds']} is this one: its {kept['metric']} was the best ({kept['on']}). On "
-            "records that took no part in that choice it may do a little worse."
+            f"This is the model after round {kept['round']} of {result['rounds']}: of "
+            f"the models that were tested, its {kept['metric']} was the best ({kept['on']}). On "
+            "records that played no part in the choice it may do a little worse."
         )
     return "\n\n".join(parts)
 
@@ -229,8 +232,8 @@ def _privacy(job: Job, result: Json) -> str:
     lines.append(privacy["guarantee"])
     if privacy["epsilon"] is not None:
         lines.append(
-            f"The ledgers of the owners stand at an epsilon of at most {_up(privacy['epsilon'])} at "
-            f"delta {privacy['delta']:g}, with all that was ever run on these data."
+            f"By the owners' ledgers, all that was ever run on these data has cost an epsilon of at "
+            f"most {_up(privacy['epsilon'])} at delta {privacy['delta']:g}."
         )
     return "\n\n".join(lines)
 
@@ -244,16 +247,16 @@ def _audit(certificate: Certificate | None) -> list[str]:
 
 def _limits(certificate: Certificate | None) -> str:
     if certificate is None:
-        return "Nobody has signed what stands here."
+        return "Nobody has signed the statements on this page."
     return "\n".join(f"- {limit}" for limit in certificate.limits)
 
 
 def _certificate(certificate: Certificate | None) -> str:
     if certificate is None:
-        return "There is none: the key that signs was not there when the run ended."
+        return "There is none: the signing key was not available when the run ended."
     return (
         f"SHA-256 of `certificate.json`: `{certificate.digest}`, signed by `{certificate.key}` "
-        f"({certificate.kind}). Check it and these files without a network:\n\n"
+        f"({certificate.kind}). Check it and these files offline:\n\n"
         "```bash\numbel verify certificate.json --adapter adapter\n```"
     )
 

@@ -69,7 +69,7 @@ def pack(folder: Path, run: str, signer: Identity, delegation: str | None = None
     """The result in a run's folder; a ``CertificateError`` if there is no certificate by this key."""
     certificate = Certificate.read(folder / FILE)
     if certificate.key != signer.public.signing.hex():
-        raise CertificateError(f"{folder / FILE} is signed by another key.")
+        raise CertificateError(f"{folder / FILE} is signed with another key.")
     paths = [folder / FILE, *sorted(p for p in (folder / ADAPTER).rglob("*") if p.is_file())]
     return sealed(
         {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}, run, signer, delegation
@@ -101,7 +101,7 @@ def unpack(parcel: Parcel, expected: Expected) -> tuple[Certificate, dict[str, b
     sizes = [one["size"] for one in files]
     if sum(sizes) != len(parcel.content) or sum(sizes) > expected.most_bytes:
         raise _refusal(
-            f"it holds {len(parcel.content):,} bytes; {sum(sizes):,} are listed, and at most "
+            f"it holds {len(parcel.content):,} bytes, but {sum(sizes):,} are listed, and at most "
             f"{expected.most_bytes:,} are accepted (results.most_megabytes)"
         )
     if delegation:
@@ -113,7 +113,7 @@ def unpack(parcel: Parcel, expected: Expected) -> tuple[Certificate, dict[str, b
         data = parcel.content[at : at + one["size"]]
         at += one["size"]
         if hashlib.sha256(data).hexdigest() != one["sha256"]:
-            raise _refusal(f"{one['name']} is not what was signed")
+            raise _refusal(f"{one['name']} differs from what was signed")
         contents[one["name"]] = data
     certificate = _certificate(contents, expected)
     for name, data in contents.items():
@@ -156,7 +156,7 @@ def _certificate(contents: dict[str, bytes], expected: Expected) -> Certificate:
     roster = certificate.roster
     about = (certificate.key, certificate.run, certificate.job.sha256)
     if about != (expected.key, expected.run, expected.job):
-        raise _refusal("its certificate is about another run or job, or signed by another key")
+        raise _refusal("its certificate is about another run or job, or signed with another key")
     if roster is None or roster.consortium != expected.consortium:
         raise _refusal("its certificate is about another consortium")
     found = {
@@ -167,7 +167,7 @@ def _certificate(contents: dict[str, bytes], expected: Expected) -> Certificate:
     if found != certificate.adapter.files or set(contents) - {FILE} != {
         name for name in contents if name.startswith(f"{ADAPTER}/")
     }:
-        raise _refusal("its files are not those that the certificate names")
+        raise _refusal("its files differ from those that the certificate names")
     return certificate
 
 
@@ -189,7 +189,7 @@ def _check_content(name: str, data: bytes) -> None:
     except (ValueError, RecursionError) as error:
         raise _refusal(f"{name} cannot be read: {error}") from None
     if isinstance(values, dict) and "auto_map" in values:
-        raise _refusal(f"{name} names code to be loaded (auto_map)")
+        raise _refusal(f"{name} asks to load code (auto_map)")
 
 
 def _claim(run: str, files: list[dict[str, Any]]) -> bytes:
@@ -198,4 +198,6 @@ def _claim(run: str, files: list[dict[str, Any]]) -> bytes:
 
 
 def _refusal(text: str) -> CertificateError:
-    return CertificateError(f"The result of the run is not kept: {text}. Ask the operator for it.")
+    return CertificateError(
+        f"The result of the run was not saved: {text}. Ask the operator to send it again."
+    )

@@ -20,7 +20,7 @@ _STAGES = {
     "model": "loading the model",
     "canaries": "replaying the training with canaries",
     "mislabelled": "training with wrong labels as canaries",
-    "membership": "comparing losses of members and others",
+    "membership": "comparing losses of members and non-members",
     "inversion": "inverting gradients",
 }
 
@@ -29,11 +29,11 @@ _STAGES = {
 def audit(
     run: RunFolder,
     canaries: Annotated[
-        int, typer.Option(help="Canaries in the replay: more of them prove more, more slowly.")
+        int, typer.Option(help="Canaries in the replay: more of them prove more, and take longer.")
     ] = MANY,
     production: Annotated[
         bool,
-        typer.Option("--production", help="Audit a deployment's run: only its mechanism."),
+        typer.Option("--production", help="Audit a run of a deployment (its mechanism only)."),
     ] = False,
 ) -> Any:
     """Attack a finished run, and hold what leaks beside what it claims.

@@ -21,7 +21,7 @@ __all__ = ["client_app"]
 Data = Annotated[
     Path, typer.Option(help="CSV, TSV, JSONL, Parquet, or a Hugging Face dataset folder.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, without being asked.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, without asking.")]
 
 
 @client_app.command()
@@ -30,11 +30,15 @@ Yes = Annotated[bool, typer.Option("--yes", help="Declare what was found, withou
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the owner's name.")],
     data: Data,
-    consortium: Annotated[Path, typer.Option(help="consortium.json, which the operator gave out.")],
+    consortium: Annotated[
+        Path, typer.Option(help="The consortium.json that the operator gave out.")
+    ],
     name: Annotated[str | None, typer.Option(help="Name of this owner [the folder's].")] = None,
     *,
     given: Given,
-    test_data: Annotated[Path | None, typer.Option(help="Held-out records, if apart.")] = None,
+    test_data: Annotated[
+        Path | None, typer.Option(help="File of held-out records, if separate.")
+    ] = None,
     yes: Yes = False,
 ) -> Any:
     """Make this owner's keys, settings and policy, and the request that goes to the operator.
@@ -52,13 +56,14 @@ def init(
     home = Home.create(folder, consortium, data, name, proposal.declared)
     spends = Policy.read(home.policy).privacy
     say(
-        f"Made {folder}: keys, client.toml, policy.toml. Nothing of the data left it.\n"
+        f"Made {folder}: keys, client.toml, policy.toml. No data left it.\n"
         f"The consortium's fingerprint, to compare with the operator: {home.card.fingerprint}\n"
         f"Send {home.request_file} to the operator, and read this fingerprint out by telephone:\n"
         f"  {home.request.fingerprint}\n"
-        f"Of its privacy one job may spend epsilon {spends.epsilon_per_job:g}, all jobs for ever "
-        f"{spends.epsilon_limit:g}: what is spent never comes back. policy.toml says so; lower it there.\n"
-        f"Then read {home.policy}, and: umbel client check {typed(folder)}; umbel client run {typed(folder)}"
+        f"One job may spend at most epsilon {spends.epsilon_per_job:g}, all jobs together, for ever, "
+        f"{spends.epsilon_limit:g}: what is spent never comes back. Lower these in policy.toml.\n"
+        f"Then read {home.policy}, and: umbel client check {typed(folder)}; umbel client run "
+        f"{typed(folder)}"
     )
     return {
         "folder": str(folder),
@@ -85,7 +90,7 @@ def upgrade(
     name, proposal, server = proposed_upgrade(folder, **given)
     _confirm(proposal, yes)
     take_over(folder, name, proposal, server)
-    say(f"{folder} declares its data now (client.toml; the old one is client.toml.before).")
+    say(f"{folder} now declares its data (client.toml; the old one is client.toml.before).")
     return {"folder": str(folder), "declared": proposal.declared.model_dump(mode="json")}
 
 
@@ -99,7 +104,7 @@ def publish_size(folder: OwnersFolder = Path()) -> Any:
     sizes = draw(Home.open(folder))
     say(f"Published size from now on: {sizes.data:,}")
     if sizes.held_out is not None:
-        say(f"Of the held-out file, by which tests take their time: {sizes.held_out:,}")
+        say(f"Size of the held-out file, which sets the time of tests: {sizes.held_out:,}")
     return {"size": sizes.data, "held_out": sizes.held_out}
 
 
@@ -111,8 +116,8 @@ def new_account(
         bool,
         typer.Option(
             "--disjoint",
-            help="You declare that the data share no person's records with any that this folder "
-            "had before. The ledger says that you did.",
+            help="You declare that these data and all earlier data of this folder have no person "
+            "in common. The ledger records this declaration.",
         ),
     ] = False,
 ) -> Any:
@@ -123,12 +128,12 @@ def new_account(
 
     if not disjoint:
         raise ConsortiumError(
-            "Data that share records with earlier ones have spent what those did, so they need no new "
-            "account: a file that changed or grew goes on with the old one. If they share none: "
-            "--disjoint"
+            "If these data share records with earlier ones, they keep the old account, and with it what "
+            "it has spent: a file that changed or grew needs no new account. If they share "
+            "none: --disjoint"
         )
     account = begin(Home.open(folder))
-    say(f"New account: {account}. What the old one spent stays in the ledger.")
+    say(f"New account: {account}. What the old account spent stays in the ledger.")
     return {"account": account}
 
 
@@ -140,7 +145,10 @@ def moved(folder: OwnersFolder = Path()) -> Any:
     from ..client.owning import moved as settle
 
     settle(Home.open(folder))
-    say("This folder goes on. Delete every other copy of it: two that spend count half each.")
+    say(
+        "This folder is the one in use. Delete every other copy of it: if two copies spend, each "
+        "counts only a part."
+    )
     return {"folder": str(folder)}
 
 
@@ -158,11 +166,14 @@ def _confirm(proposal: Proposal, confirmed: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConsortiumError(
-            "Nobody is here to confirm this declaration. Give --text-column and a --label for each "
-            "class, or declare what was found with --yes. Nothing was made."
+            "This declaration needs a confirmation, and there is no terminal to ask at. Give "
+            "--text-column and a --label for each class, or accept what was found with --yes. "
+            "Nothing was made."
         )
-    if not typer.confirm("May jobs ask for this, and no more?", default=True):
-        raise ConsortiumError("Nothing was made. Give options for what is to be otherwise.")
+    if not typer.confirm("May jobs ask for this, and for nothing else?", default=True):
+        raise ConsortiumError(
+            "Nothing was made. Run the command again, with options for what should be different."
+        )
 
 
 @client_app.command()
@@ -217,7 +228,7 @@ def models(
         rounds = f"{model.rounds} of {model.planned} rounds"
         say(f"{model.name}, {model.issued[:10]}, {rounds}, {epsilon}\n  {model.path}")
     if not found:
-        say("No model yet. One comes when a run that this owner took part in is finished.")
+        say("No model yet. A model arrives when a run in which this owner took part is finished.")
     return [model.to_dict() for model in found]
 
 
@@ -228,7 +239,9 @@ def record_of(
     folder: OwnersFolder = Path(),
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write into [records, in the owner's].", show_default=False),
+        typer.Option(
+            help="Folder to write into [records, in the owner's folder].", show_default=False
+        ),
     ] = None,
 ) -> Any:
     """Draw up the record of processing of a run on this owner's data, as a page and a PDF.
@@ -304,7 +317,7 @@ def trust(
         changed = follow(home, Card.read(card))
     except ProtocolError as error:
         raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
-    say("New keys are followed." if changed else "These keys are known.")
+    say("The new keys are accepted." if changed else "These keys are already known.")
     say(f"Fingerprint: {home.card.fingerprint}")
     return {"changed": changed, "fingerprint": home.card.fingerprint}
 
@@ -312,7 +325,9 @@ def trust(
 @client_app.command("approve-roster")
 @answers
 def approve_roster(
-    file: Annotated[Path, typer.Argument(help="What umbel sign roster wrote.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="File that umbel sign roster wrote.", show_default=False)
+    ],
     folder: OwnersFolder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> Any:
@@ -333,9 +348,11 @@ def approve_roster(
     for line in change.lines:
         say(line)
     if not yes and not sys.stdin.isatty():
-        raise ConsortiumError("Nobody is here to confirm that. Approve it with --yes.")
+        raise ConsortiumError(
+            "This needs a confirmation, and there is no terminal to ask at. Approve it with --yes."
+        )
     if not yes and not typer.confirm("Approve this?"):
         raise ConsortiumError("Nothing was approved.")
     approve(home, file, packet, change)
-    say(f"Approved: {file}  (back to the operator)")
+    say(f"Approved: {file} (send it back to the operator)")
     return {"approved": str(file), "change": list(change.lines)}

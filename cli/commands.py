@@ -81,7 +81,9 @@ def init(
 
 @app.command()
 def schema(
-    markdown: Annotated[bool, typer.Option(help="The job reference as Markdown instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option(help="Print the job reference as Markdown instead.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of job files."""
     from ..job import Job
@@ -98,7 +100,7 @@ def plan(
     consortium: Annotated[
         Path | None,
         typer.Option(
-            help="The operator's folder: refuse what its roster would not outlast.",
+            help="The operator's folder: refuse a job that may last longer than its roster.",
             show_default=False,
         ),
     ] = None,
@@ -123,10 +125,10 @@ def simulate(
     asked: Asked,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write [runs/NAME-TIME].")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --run-dir [runs/latest].")
+        bool, typer.Option("--resume", help="Resume the run in --run-dir [runs/latest].")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes [one a GPU, else one a core].")
+        int | None, typer.Option(help="Processes [one per GPU, else one per core].")
     ] = None,
     engine: Annotated[
         Literal["inprocess", "ray"],
@@ -170,7 +172,7 @@ def simulate(
                 ledgers=ledgers,
             )
     except KeyboardInterrupt:
-        raise Interrupted("Stopped. The finished rounds are kept; go on with --resume.") from None
+        raise Interrupted("Stopped. The finished rounds are kept; resume with --resume.") from None
     report = _reported(run.path)
     if not audit:
         return report
@@ -226,7 +228,7 @@ def predict(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=run_folders)],
     out: Annotated[
-        Path | None, typer.Option(help="Where the plot goes [beside the first run].")
+        Path | None, typer.Option(help="File for the plot [beside the first run].")
     ] = None,
 ) -> Any:
     """Compare runs: a table and a plot."""

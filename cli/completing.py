@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 _PLAIN = re.compile(r"[\w./@%+,-]+")
-"""Whatever else is in a name would have to be quoted, which each shell does in a way of its own."""
+"""Anything else in a name would need quoting, which differs between shells."""
 _OTHERS = {"client.toml", "policy.toml", "pyproject.toml"}
 _MOST = 200
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..privacy.secagg.roster import Limits
 
 consortium_app = command_group(
-    "Make a consortium, and say who is a member of it.",
+    "Make a consortium, and manage its members.",
 )
 
 Folder = Annotated[Path, typer.Argument(help="The operator's folder.", show_default=False)]
@@ -32,13 +32,14 @@ def create(
         str, typer.Option(help="Name or address at which data owners reach this server.")
     ],
     port: Annotated[
-        int, typer.Option(min=1, max=65534, help="The one port that must be open to them.")
+        int, typer.Option(min=1, max=65534, help="The only port that must be open to them.")
     ] = 9443,
     name: Annotated[
-        str | None, typer.Option(help="What owners read [the folder's name].", show_default=False)
+        str | None,
+        typer.Option(help="Name that owners see [the folder's name].", show_default=False),
     ] = None,
     roster_days: Annotated[
-        int, typer.Option(min=1, max=36500, help="How long a roster holds after it is signed.")
+        int, typer.Option(min=1, max=36500, help="How long a roster is valid after it is signed.")
     ] = 90,
     owners: Annotated[
         int, typer.Option(min=0, help="How many members must approve each change of the members.")
@@ -70,9 +71,7 @@ def create(
     say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
     say(f"Fingerprint: {made.card.fingerprint}")
     say(f"Absences:    {_absences(made.limits)}")
-    say(
-        "Keys:        all in this folder. To keep them from the server's machine: umbel consortium split"
-    )
+    say("Keys: all in this folder. To keep them off the server's machine: umbel consortium split")
     say(f"Next: umbel consortium admit {typed(folder)} REQUEST.json for each owner's request.")
     return {
         "name": made.card.name,
@@ -100,7 +99,7 @@ def split(
 
     move(Consortium.open(folder), keys)
     say(f"Keys:   {keys}  (keep it offline, with a backup: umbel consortium admit, umbel sign)")
-    say(f"Server: {folder}  (signs nothing but what an order's delegation allows)")
+    say(f"Server: {folder} (signs only what an order's delegation allows)")
     return {"keys": str(keys), "server": str(folder)}
 
 
@@ -113,7 +112,7 @@ def unit(
             min=1,
             max=65535,
             metavar="PORT",
-            help="The unit of umbel window on this port instead, such as 9444.",
+            help="Write the unit of umbel window on this port instead, such as 9444.",
             show_default=False,
         ),
     ] = None,
@@ -131,11 +130,14 @@ def unit(
 def admit(
     folder: Folder,
     request: Annotated[
-        Path, typer.Argument(help="What the owner's umbel client init wrote.", show_default=False)
+        Path,
+        typer.Argument(help="File that the owner's umbel client init wrote.", show_default=False),
     ],
     fingerprint: Annotated[
         str | None,
-        typer.Option(help="What the owner read out; admits only if it is the request's."),
+        typer.Option(
+            help="Fingerprint that the owner read out; admits only if the request has it."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Admit without asking.")] = False,
 ) -> Any:
@@ -155,9 +157,9 @@ def admit(
     known = any(member.name == asked.name and member.keys == asked.keys for member in members)
     succeeds = any(asked.is_of(member) for member in members)
     if known:
-        say("It is a member already, with these very keys.")
+        say("It is a member already, with the same keys.")
     elif succeeds:
-        say("It is signed with the keys that this member has now, whose place the new ones take.")
+        say("It is signed with this member's present keys, which the new ones will replace.")
     _confirm(
         asked.has_fingerprint(fingerprint) if fingerprint is not None else None,
         yes or known or succeeds,
@@ -192,18 +194,20 @@ def remove(
     if told and not yes:
         if not sys.stdin.isatty():
             raise ConsortiumError(
-                f"Nobody is here to confirm that. Remove {name} with --yes. Nothing was changed."
+                f"This needs a confirmation, and there is no terminal to ask at. Remove {name} "
+                "with --yes. Nothing was changed."
             )
         if not typer.confirm(f"Remove {name}?"):
             raise ConsortiumError("Nothing was changed.")
     removed = consortium.remove(name)
     if _pending(consortium):
         return {"name": name, "removed": removed, "waits": True}
-    what = "is no longer a member" if removed else "was removed before, nothing was changed"
+    what = "is no longer a member" if removed else "was removed before; nothing was changed"
     say(f"{name} {what}. {_tolerance(consortium)}")
     if removed and not consortium.holds_keys:
         say(
-            "Remove it where the keys are as well: else the next roster that they sign has it again."
+            "Remove it on the machine with the keys as well: otherwise the next roster signed "
+            "there has it again."
         )
     _bring_roster(consortium)
     return {"name": name, "removed": removed, "waits": False}
@@ -243,7 +247,9 @@ def observer(
     name: Annotated[str, typer.Argument(help="Name of the observer.", show_default=False)],
     key: Annotated[
         str | None,
-        typer.Argument(help="What umbel observer init printed [withdraw it].", show_default=False),
+        typer.Argument(
+            help="Key that umbel observer init printed [withdraw it].", show_default=False
+        ),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=36500, help="How long it may read.")] = 365,
 ) -> Any:
@@ -256,15 +262,16 @@ def observer(
         path = withdraw(consortium, name)
         if consortium.is_keys_alone:
             say(
-                f"{path} is deleted here. Delete it in the server's folder as well: until then {name} reads."
+                f"{path} is deleted here. Delete it in the server's folder as well: until then "
+                f"{name} can read."
             )
         else:
-            say(f"{name} reads no more.")
+            say(f"{name} can no longer read.")
         return {"name": name, "grant": None}
     before = key_of(consortium, name)
     path = grant(consortium, name, key, days)
     if before not in (None, key.lower()):
-        say(f"{name} had another key, which reads no more: {before}")
+        say(f"{name} had another key, which can no longer read: {before}")
     say(f"{name} may read for {days} days: {path}")
     if consortium.is_keys_alone:
         say("Copy that file to the same place in the server's folder.")
@@ -293,17 +300,18 @@ def rotate(
         raise ConsortiumError(f"Which key? {key!r} is not one of: {', '.join(KINDS)}.")
     consortium = Consortium.open(folder)
     card = replace(consortium, kind)
-    say(f"The {kind} key is another one. Keep a backup of {folder}; the old key opens nothing new.")
+    say(f"The {kind} key was replaced. Keep a backup of {folder}; the old key signs nothing new.")
     say(
-        f"Card:        {folder / 'consortium.json'}  (for new owners, and those that miss the next job)"
+        f"Card: {folder / 'consortium.json'} (give it to new owners, and to those that miss the next job)"
     )
     say(f"Fingerprint: {card.fingerprint}")
     if kind == "authority":
         say(
-            f"Once all owners have followed: umbel consortium renew {typed(folder)}, restart the server."
+            f"When all owners have accepted the new key: umbel consortium renew {typed(folder)}, "
+            "restart the server."
         )
     if consortium.is_keys_alone:
-        say(f"The server learns of it by: umbel sign roster {typed(folder)}, and umbel take there.")
+        say(f"To tell the server: umbel sign roster {typed(folder)}, then umbel take there.")
     return {"key": kind, "fingerprint": card.fingerprint}
 
 
@@ -321,14 +329,15 @@ def _pending(consortium: Consortium) -> bool:
     leaves = [name for name in before if before[name] != after.get(name)]
     for what, names in (("in", joins), ("out", leaves)):
         if names:
-            say(f"To be taken {what}: {', '.join(names)}")
+            say(f"To take {what}: {', '.join(names)}")
     say(f"The change waits until {needed} members have approved it:")
     say(
-        f"  umbel sign roster {typed(consortium.path)} --out roster.signed   (here; to each of them)"
+        f"  umbel sign roster {typed(consortium.path)} --out roster.signed (here; send it to each of them)"
     )
     say("  umbel client approve-roster roster.signed FOLDER   (each of them)")
     say(
-        f"  umbel take roster.signed --consortium {typed(consortium.path)}   (here, each one that comes back)"
+        f"  umbel take roster.signed --consortium {typed(consortium.path)}   (here, for each file "
+        "that comes back)"
     )
     return True
 
@@ -336,7 +345,7 @@ def _pending(consortium: Consortium) -> bool:
 def _bring_roster(consortium: Consortium) -> None:
     if consortium.is_keys_alone:
         say(
-            f"The server learns of it by: umbel sign roster {typed(consortium.path)}, and umbel take there."
+            f"To tell the server: umbel sign roster {typed(consortium.path)}, then umbel take there."
         )
 
 
@@ -352,8 +361,8 @@ def _tolerance(consortium: Consortium) -> str:
     members = len(_names(consortium))
     absent = most_absent(members, consortium.limits)
     if absent is None:
-        return f"Members: {members}, too few for an encrypted sum."
-    return f"Members: {members}; a round in which all are asked can do without {absent}."
+        return f"Members: {members}, which is too few for an encrypted sum."
+    return f"Members: {members}; a round that asks all of them can do without {absent}."
 
 
 def _absences(limits: Limits) -> str:
@@ -368,15 +377,15 @@ def _absences(limits: Limits) -> str:
 def _confirm(matches: bool | None, yes: bool) -> None:
     if matches is False:
         raise ConsortiumError(
-            "The fingerprint of the request is not the one that was given. Nobody was admitted: ask "
-            "the owner for the fingerprint of its folder, and for the request once more."
+            "The fingerprint of the request differs from the one that you gave. Nobody was admitted: "
+            "ask the owner for the fingerprint of its folder, and for the request again."
         )
     if matches or yes:
         return
     if not sys.stdin.isatty():
         raise ConsortiumError(
-            "Nobody is here to compare the fingerprint. Give the one that the owner read out with "
-            "--fingerprint, or admit without comparing with --yes."
+            "The fingerprint needs to be compared, and there is no terminal to ask at. Give the "
+            "one that the owner read out with --fingerprint, or admit without comparing with --yes."
         )
     if not typer.confirm("Did its owner read out the same fingerprint?"):
         raise ConsortiumError("Nobody was admitted.")

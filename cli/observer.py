@@ -14,7 +14,7 @@ from .answers import answers
 from .group import command_group
 
 observer_app = command_group(
-    "Read how a consortium's runs stand, without being able to change anything.",
+    "Read the state of a consortium's runs, without the power to change anything.",
 )
 
 Folder = Annotated[Path, typer.Argument(help="The observer's folder.", show_default=False)]
@@ -58,7 +58,7 @@ def trust(
         changed = observer.trust(Card.read(card))
     except ProtocolError as error:
         raise ConsortiumError(f"{card}: {error}. Ask the operator, by telephone.") from None
-    say("New keys are followed." if changed else "These keys are known.")
+    say("The new keys are accepted." if changed else "These keys are already known.")
     say(f"Fingerprint: {observer.card.fingerprint}")
     return {"changed": changed, "fingerprint": observer.card.fingerprint}
 
@@ -69,9 +69,9 @@ def read(
     what: Annotated[
         str, typer.Argument(help="runs, runs/NAME, or runs/NAME/report.", show_default=False)
     ] = "runs",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of umbel window.")] = PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of umbel window.")] = PORT,
     address: Annotated[
-        str | None, typer.Option(help="Where it is [the consortium's host].", show_default=False)
+        str | None, typer.Option(help="Its address [the consortium's host].", show_default=False)
     ] = None,
 ) -> None:
     """Print as JSON what the server's folder says of its runs."""
@@ -96,12 +96,14 @@ def read(
     except ssl.SSLCertVerificationError as error:
         raise DeploymentError(
             f"{address or card.host}:{port} shows a certificate that this consortium's authority did not "
-            f"sign for it ({error.verify_message}). If the authority was replaced, get the newest card: "
-            f"umbel observer trust consortium.json {typed(folder)}. Else ask the operator, by telephone."
+            f"sign for it ({error.verify_message}). If the authority was replaced, ask for the newest "
+            f"card, then: umbel observer trust consortium.json {typed(folder)}. Otherwise ask the "
+            "operator, by telephone."
         ) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DeploymentError(
-            f"{address or card.host}:{port} does not answer ({error}). Does umbel window run there?"
+            f"{address or card.host}:{port} does not answer ({error}). Ask the operator whether "
+            "umbel window runs there."
         ) from None
     finally:
         connection.close()

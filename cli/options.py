@@ -43,13 +43,13 @@ RunFolder = Annotated[
 RunName = Annotated[
     str,
     typer.Argument(
-        help="Name of a run, or the beginning of it.", autocompletion=completing.names_of_runs
+        help="Name of a run, or its beginning.", autocompletion=completing.names_of_runs
     ),
 ]
 AskedRun = Annotated[
     str,
     typer.Argument(
-        help="The run's name or id, or how it begins.", autocompletion=completing.asked_runs
+        help="The run's name or id, or its beginning.", autocompletion=completing.asked_runs
     ),
 ]
 OwnersFolder = Annotated[
@@ -79,7 +79,7 @@ class _Key(NamedTuple):
     kind: Any
     help: str
     flag: str | None = None
-    """How it is typed, if not by its name."""
+    """How it is typed, if not like its name."""
 
 
 _KEYS = {
@@ -109,7 +109,7 @@ _DECLARED = {
     "label": _Key(
         "labels",
         list[str],
-        "A class that jobs may learn; give all of them [those found].",
+        "A class that jobs may learn; repeat for each one [those found].",
         "--label",
     ),
     "group_column": _Key(
@@ -118,23 +118,23 @@ _DECLARED = {
     "sheet": _Key("sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
     "unit": _Key("unit", str, 'What is counted and protected: "record" or "group" [record].'),
     "records_per_group": _Key(
-        "records_per_group", int, "Most records of a group that are used [8]."
+        "records_per_group", int, "At most this many records of a group are used [8]."
     ),
     "training_share": _Key(
-        "training_share", float, "How much of the data is trained on [0.8; 1 with --test-data]."
+        "training_share", float, "Share of the data to train on [0.8; 1 with --test-data]."
     ),
     "smallest_size": _Key(
         "smallest_size",
         int,
-        "Take part in no job below this published size; 100 is published of all that is less, so 100 "
-        "asks for more than 100 [any].",
+        "Refuse all jobs while the published size is below this; 100 stands for any size up to 100, "
+        "so 100 asks for more than 100 [any].",
     ),
 }
 OF_THE_DATA = ("data", "text_column", "label_column", "encoding", "sheet")
 OF_A_JOB = ("task", "model", *OF_THE_DATA, "clients", "partition")
 
 Given = Mapping[str, Any]
-"""Values that the command line sets, by the keys of what they are for."""
+"""Values that the command line sets, by job key."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class Asked:
 
         if self.path is None and "data.path" not in self.given:
             raise JobError(
-                "Name a job file, or data with --data FILE. A first one: umbel init my-job.toml"
+                "Name a job file, or data with --data FILE. To write a first job file: umbel init "
+                "my-job.toml"
             )
         if self.path is None:
             from ..simulations.first import first_job

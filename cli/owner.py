@@ -43,25 +43,25 @@ class _ListFirst(_ShowFirst):
 
 ledger_app = typer.Typer(
     cls=_ShowFirst,
-    help="What this owner's data has spent. Without a command: show.",
+    help="What this owner's data have spent. Without a command: show.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 owner_app = typer.Typer(
-    help="A data owner's side.", rich_markup_mode=None, pretty_exceptions_enable=False
+    help="Commands for a data owner.", rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
 Id = Annotated[
     str,
     typer.Argument(
-        help="The request's id, or how it begins.", autocompletion=completing.waiting_requests
+        help="The request's id, or its beginning.", autocompletion=completing.waiting_requests
     ),
 ]
 
 
 jobs_app = typer.Typer(
     cls=_ListFirst,
-    help="The runs that were asked of this owner. Without a command: list.",
+    help="Runs that asked this owner to take part. Without a command: list.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -84,8 +84,8 @@ def list_jobs(folder: OwnersFolder = Path()) -> Any:
         )
     else:
         say(
-            "No run was accepted or refused yet. What the agent is at stands in its output: an answer to "
-            "the first question may take as long as reading all records does."
+            "No run was accepted or refused yet. The agent's output says what it is doing: its "
+            "first answer may take as long as reading all records does."
         )
     return rows
 
@@ -120,13 +120,13 @@ def approve(request: Id, folder: OwnersFolder = Path()) -> Any:
 def deny(
     request: Id,
     folder: OwnersFolder = Path(),
-    reason: Annotated[str, typer.Option(help="Why; the operator is told.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason; the operator will see it.")] = "",
 ) -> Any:
     """Keep a run from this owner's data, also one that was approved before."""
     home = _home(folder)
     decided = _approvals(home).deny(request, reason)
     _note(home, "job denied", decided)
-    say(f"Denied run {_named(decided)}: its next request is refused.")
+    say(f"Denied run {_named(decided)}: its next request will be refused.")
     return decided.to_dict()
 
 
@@ -135,7 +135,7 @@ def deny(
 def show(
     folder: OwnersFolder = Path(),
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw it over time: .svg, .png or .pdf.")
+        Path | None, typer.Option(help="Also draw it over time, into a .svg, .png or .pdf file.")
     ] = None,
 ) -> Any:
     """Show what this owner's data has spent, by which runs, and what is left."""
@@ -152,7 +152,7 @@ def show(
         rules = policy.privacy
         drawn = draw_spending(curves, rules.epsilon_limit, rules.delta_limit, plot)
         say(drawn, file=sys.stderr)
-    text = (lambda: spending_table(items)) if items else "Nothing was spent yet."
+    text = (lambda: spending_table(items)) if items else "Nothing has been spent yet."
     return Answer([item.to_dict() for item in items], text)
 
 
@@ -162,10 +162,11 @@ def verify(
     folder: OwnersFolder = Path(),
     head: Annotated[
         str | None,
-        typer.Option(help="A head that was kept elsewhere; the ledger must have ended with it."),
+        typer.Option(help="A head that was kept elsewhere; the ledger must contain it."),
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="A run's certificate.json; it must bind this very ledger.")
+        Path | None,
+        typer.Option(help="A run's certificate.json; it must name a row of this ledger."),
     ] = None,
 ) -> Any:
     """Check every row of the ledger and every line of the audit log, their chains, and their witnesses."""
@@ -182,7 +183,7 @@ def verify(
 
     with Ledger(path) as opened:
         rows = opened.verify(head)
-        say(f"The ledger verifies: {rows:,} rows, as its witness has seen them.")
+        say(f"The ledger verifies: {rows:,} rows, the same as in its witness.")
         say(f"head {opened.head()}")
         values["ledger"] = {"rows": rows, "head": opened.head()}
         if certificate is not None:
@@ -217,7 +218,7 @@ def export(
     if out is None:
         sys.stdout.write(text)
     else:
-        refuse_foreign(out, "a ledger that was exported", is_export)
+        refuse_foreign(out, "an exported ledger", is_export)
         write_durably(out, text.encode())
         say(f"Wrote {len(entries):,} rows to {out}")
 
@@ -227,7 +228,7 @@ def export(
 def forecast(
     job: JobFile,
     folder: OwnersFolder = Path(),
-    times: Annotated[int, typer.Option(min=1, max=100, help="So many such jobs.")] = 2,
+    times: Annotated[int, typer.Option(min=1, max=100, help="Number of such jobs.")] = 2,
 ) -> Any:
     """Say what this owner's data would have spent after more jobs like one."""
     from ..client.forecast import forecast as look_ahead
@@ -247,7 +248,7 @@ def recover(
         bool,
         typer.Option(
             "--accept",
-            help="Take the ledger as it is, though rows may be missing. A row says that you did.",
+            help="Accept the ledger as it is, although rows may be missing. A new row records this.",
         ),
     ] = False,
 ) -> Any:
@@ -259,7 +260,7 @@ def recover(
 
     with Ledger(path, recovering=True) as opened:
         back, rows = opened.recover(accept=accept), opened.verify()
-        say(f"Brought back {back:,} rows; the ledger has {rows:,}.")
+        say(f"Restored {back:,} rows; the ledger has {rows:,}.")
         return {"brought_back": back, "rows": rows}
 
 
@@ -270,7 +271,7 @@ def _ledger(folder: Path) -> Path | None:
     path = _home(folder) / "ledger.sqlite"
     if Ledger.begun(path):
         return path
-    say("Nothing was spent yet.")
+    say("Nothing has been spent yet.")
     return None
 
 

@@ -26,7 +26,7 @@ def record(
         ),
     ],
     owner: Annotated[
-        str, typer.Option(help="One of its clients [all].", metavar="NAME", show_default=False)
+        str, typer.Option(help="Only this client [all].", metavar="NAME", show_default=False)
     ] = "",
     out: Annotated[
         Path | None,
@@ -60,6 +60,6 @@ def written(record: ProcessingRecord, folder: Path, stem: str) -> Answer:
     from ..reports.processing_page import write_record
 
     files = write_record(record, folder, stem)
-    todo = f"{record.blanks} lines are empty: complete them by hand, and sign it."
+    todo = f"{record.blanks} lines are empty: fill them in by hand, and sign the record."
     values = record.to_dict() | {"files": list(map(str, files))}
     return Answer(values, [*map(str, files), todo])

@@ -15,7 +15,7 @@ from .options import Given, JobFile, Set, asks_for_keys
 
 
 @answers
-@asks_for_keys("clients", clients="Data owners [the job's simulation].")
+@asks_for_keys("clients", clients="Number of data owners [simulation.clients of the job].")
 def rehearse(
     job: JobFile,
     given: Given,

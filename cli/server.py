@@ -35,7 +35,9 @@ def server(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65534, help="Public port [the consortium's].", show_default=False),
+        typer.Option(
+            min=1, max=65534, help="Public port [that of the consortium].", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Run the coordination server: leads runs, lets the members' agents in. Ctrl-C ends it.
@@ -78,8 +80,8 @@ def run(
         float | None,
         typer.Option(
             min=0,
-            help="Seconds to wait for every member [600 for as many as the job needs, and for those that "
-            "have not decided; 60 more for those that are away].",
+            help="Seconds to wait for each member [600 until there are as many as the job needs, and for "
+            "those that have not decided; then 60 for those that are away].",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +94,7 @@ def run(
 
     if is_packet(job):
         raise ConsortiumError(
-            f"{job} is not a job file. If umbel sign made it, take it in: umbel take {typed(job)}"
+            f"{job} is not a job file. If umbel sign wrote it: umbel take {typed(job)}"
         )
     where, wanted = opened(consortium), Job.compose(job, {}, set_)
     warn_of_refusals(where, wanted)
@@ -124,7 +126,7 @@ def runs(consortium: OperatorsFolder = None) -> Any:
         came = f"round {row.round} of {row.rounds}"
         say(f"{row.name:<40} {standing(row, is_served):<18} {came}  {local(row.created)}")
     if not rows:
-        say("No run yet. Begin one with: umbel run my-job.toml")
+        say("No run yet. Start one with: umbel run my-job.toml")
     return [asdict(row) for row in rows]
 
 
@@ -148,7 +150,7 @@ def logs(
     name: RunName,
     consortium: OperatorsFolder = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run is over.")
+        bool, typer.Option("--follow", "-f", help="Follow until the run is over.")
     ] = False,
 ) -> None:
     """Print what a run's coordinator wrote."""
@@ -162,7 +164,7 @@ def logs(
     if not row.over and not served(folder):
         say(unserved_line(folder), file=sys.stderr)
     elif not path.exists():
-        say(waits_for(store, row) or f"{row.name} was not led yet.", file=sys.stderr)
+        say(waits_for(store, row) or f"{row.name} has not started yet.", file=sys.stderr)
     while True:
         over = store.run(row.name).over
         if path.exists():
@@ -197,7 +199,7 @@ def finish(name: RunName, consortium: OperatorsFolder = None) -> Any:
 
     folder = opened(consortium)
     row = finish_run(folder, name)
-    say(f"{row.name} ends with the model after its last summed round, {row.round} so far.")
+    say(f"{row.name} will end with the model of its last summed round (so far: {row.round}).")
     warn_if_unserved(folder)
     return {"run": row.name, "round": row.round}
 
@@ -208,7 +210,7 @@ def deliver(name: RunName, consortium: OperatorsFolder = None) -> Any:
 
     folder = opened(consortium)
     row = deliver_result(folder, name)
-    say(f"{row.name} goes to the owners that lack it.")
+    say(f"The result of {row.name} will be sent to the owners that do not have it yet.")
     warn_if_unserved(folder)
     return {"run": row.name}
 
@@ -219,7 +221,7 @@ def resume(name: RunName, consortium: OperatorsFolder = None) -> Any:
 
     folder = opened(consortium)
     row = resume_run(folder, name)
-    say(f"{row.name} waits for the server to go on with it.")
+    say(f"{row.name} is queued; the server will resume it.")
     warn_if_unserved(folder)
     return {"run": row.name}
 
@@ -250,6 +252,6 @@ def opened(path: Path | None) -> Consortium:
     named = path or Path(os.environ.get("UMBEL_CONSORTIUM", "."))
     if path is None and not (named / "limits.json").exists():
         raise ConsortiumError(
-            "Which consortium? Name its folder with --consortium, or with $UMBEL_CONSORTIUM."
+            "No consortium is named. Give its folder with --consortium, or set $UMBEL_CONSORTIUM."
         )
     return Consortium.open(named)

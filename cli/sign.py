@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..consortium.packets import Packet
 
 sign_app = command_group(
-    "Sign a job, the roster or the server's certificate where the keys are, away from the server.",
+    "Sign a job, the roster or the server's certificate on the machine with the keys, away from "
+    "the server.",
 )
 
 Keys = Annotated[
@@ -28,7 +29,7 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="File to write [here].", show_default=False)
 ]
 
-_TAKE = "Next, where the server is: umbel take {} --consortium FOLDER"
+_TAKE = "Next, at the server: umbel take {} --consortium FOLDER"
 
 
 @sign_app.command()
@@ -37,13 +38,16 @@ def job(
     keys: Keys,
     job: Annotated[
         Path,
-        typer.Argument(help="Job file (TOML); or an order, to be signed anew.", show_default=False),
+        typer.Argument(help="Job file (TOML), or an order to sign again.", show_default=False),
     ],
     set_: Set = [],  # noqa: B006
     out: Out = None,
     former: Annotated[
         bool,
-        typer.Option("--former", help="Sign anew an order by an operator's key that was replaced."),
+        typer.Option(
+            "--former",
+            help="Also sign again an order that was signed with a replaced operator's key.",
+        ),
     ] = False,
 ) -> Any:
     """Sign a job for one run. Needs the base model's files, to write their digest into the job.
@@ -80,7 +84,7 @@ def roster(
     days: Annotated[
         int | None,
         typer.Option(
-            min=1, max=36500, help="How long it holds [as said at create].", show_default=False
+            min=1, max=36500, help="How long it is valid [as set at create].", show_default=False
         ),
     ] = None,
     out: Out = None,
@@ -99,7 +103,7 @@ def roster(
         refuse_others(path, SignedMembers)
     packet = sign_members(consortium, days)
     if not waits:
-        say(f"The roster holds until {day(consortium.roster_ends())}.")
+        say(f"The roster is valid until {day(consortium.roster_ends())}.")
     values = (
         {"signed": None}
         if not writes
@@ -129,13 +133,11 @@ def certificate(keys: Keys, out: Out = None) -> Any:
 
 @answers
 def take(
-    file: Annotated[Path, typer.Argument(help="What umbel sign wrote.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File that umbel sign wrote.", show_default=False)],
     consortium: OperatorsFolder = None,
     wait: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="For a job: seconds to wait for every member.", show_default=False
-        ),
+        typer.Option(min=0, help="For a job: seconds to wait for each member.", show_default=False),
     ] = None,
 ) -> Any:
     """Take in what was signed elsewhere: queue a job, go by a roster, use a certificate."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..certificate.check import Verdict
 
 _SEEDED = (
-    "NOT PRIVATE, for its noise was seeded. The same job with secret noise would promise this:"
+    "NOT PRIVATE, because its noise was seeded. The same job with secret noise would promise this:"
 )
 
 
@@ -33,7 +33,7 @@ def verify(
     ],
     adapter: Annotated[
         Path | None,
-        typer.Option(help="Adapter folder to hold against it [the run's].", show_default=False),
+        typer.Option(help="Adapter folder to check [that of the run].", show_default=False),
     ] = None,
     key: Annotated[
         str | None, typer.Option(help="The signer's public key, in hexadecimal.", metavar="HEX")
@@ -77,9 +77,11 @@ def certify(
     folder = RunFolder.open(run)
     deployed = bool(folder.read_json("run.json").get("signature"))
     if deployed and consortium is None:
-        raise JobError(f"{run} ran between machines: name the operator's folder with --consortium.")
+        raise JobError(f"{run} ran between machines: give the operator's folder with --consortium.")
     if not deployed and consortium is not None:
-        raise JobError(f"{run} is a simulation, which signs itself: leave out --consortium.")
+        raise JobError(
+            f"{run} is a simulation, which signs its own certificate: leave out --consortium."
+        )
     opened = Consortium.open(consortium) if consortium else None
     by = signer_of(opened, folder) if opened else (run_key(run), None)
     file, digest = run / "certificate.json", sign(folder, *by).digest

@@ -44,14 +44,14 @@ class Account:
     """What an agent may say of its owner's data: declared, or published and charged."""
 
     name: str
-    """Random: what the ledger calls it."""
+    """Random; its name in the ledger."""
     training_share: float
-    """Declared: how much of the data is trained on."""
+    """Declared: the share of the data to train on."""
     holds_out: bool
     """Declared: whether there are held-out records."""
     size: Size
     smallest: int = 1
-    """Declared: below this published size no job is taken part in."""
+    """Declared: the account takes part in no job while the published size is below this."""
 
     @property
     def known(self) -> bool:
@@ -69,7 +69,7 @@ class Account:
         # The least that is published stands for all that is less.
         if size < self.smallest or size == self.smallest == SMALLEST_SIZE:
             raise PlanRefused(
-                f"{budget.owner} takes part in no job as long as its published size ({size:,}) is "
+                f"{budget.owner} takes part in no job while its published size ({size:,}) is "
                 f"{'not above' if size == self.smallest else 'below'} {self.smallest:,} "
                 "(client.toml: smallest_size)"
             )
@@ -173,9 +173,9 @@ class AccountFile:
                 self.settle(ledger)
         elif known not in (None, place):
             raise LedgerError(
-                f"{self.path.parent} was copied, moved or restored since it last spent: if another "
-                "copy of it spends as well, neither counts everything. If this is the only one, and "
-                f"its ledger is the newest: umbel client moved {typed(self.path.parent)}"
+                f"{self.path.parent} was copied, moved or restored since it last spent. If two copies "
+                "spend, neither counts everything. If this is the only copy, and its ledger is "
+                f"the newest: umbel client moved {typed(self.path.parent)}"
             )
 
     def check_ledger(self, ledger: Path, seen: Path | None) -> None:
@@ -191,15 +191,15 @@ class AccountFile:
             last = seen.read_text().split() if seen and seen.exists() else []
             if last[:1] == [opened.identity] and not opened.has(last[-1]):
                 raise LedgerError(
-                    f"{ledger} is older than what this machine has seen spent: it was put back from "
-                    "a copy. What came after counts: bring the newest copy of ledger and witness. If "
-                    f"there is none: umbel client moved {typed(self.path.parent)}"
+                    f"{ledger} is older than what this machine has already spent: it was restored "
+                    "from a copy. The later spending still counts: put back the newest copy of ledger "
+                    f"and witness. If there is none: umbel client moved {typed(self.path.parent)}"
                 )
         if strangers:
             raise LedgerError(
-                f"{ledger} holds what {len(strangers)} other accounts or data sets spent, and "
-                f"{self.path} counts none of it. Put the account.json back that belongs to this "
-                f"ledger, or have its account take all of it over: umbel client moved "
+                f"{ledger} holds the spending of {len(strangers)} other accounts or data sets, "
+                f"which {self.path} does not count. Put back the account.json that belongs to "
+                f"this ledger, or let this account take all of it over: umbel client moved "
                 f"{self.path.parent}"
             )
 
@@ -219,14 +219,14 @@ class AccountFile:
             _ = found["account"], found["sizes"], found["size"]
         except FileNotFoundError:
             raise LedgerError(
-                f"{self.path} is missing: it names the account that this owner's spending stands "
-                "under. Put the newest copy back; a folder of an earlier version gets one with: "
+                f"{self.path} is missing: it names the account of this owner's spending. Put the "
+                "newest copy back; if the folder is from an earlier version: "
                 f"umbel client upgrade {typed(self.path.parent)}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError):
             raise LedgerError(
-                f"{self.path} is damaged. Put the newest copy back; nothing is done with the data "
-                "without it."
+                f"{self.path} is damaged. Put the newest copy back; without it nothing is done with "
+                "the data."
             ) from None
         return found
 

@@ -62,28 +62,28 @@ def answered(
         log_error(name, error)
         text = (
             f"{name}'s data has too little privacy budget left for this: ask for fewer rounds or a "
-            "smaller privacy.epsilon. Its owner sees what is left with: umbel ledger show"
+            "smaller privacy.epsilon. Its owner can see what is left: umbel ledger show"
         )
         return refuse(message, REFUSED, text)
     except LedgerError as error:
         log_error(name, error)
-        return refuse(message, FAILED, f"{name} could not answer; the reason is in its own log")
+        return refuse(message, FAILED, f"{name} could not answer; its own log says why")
     except ProtocolError as error:
         log_error(name, error)
         own = error.peer == "this client"
-        text = "it could not take part in the sum; the reason is in the client's own log"
+        text = "it could not take part in the sum; the client's own log says why"
         return refuse(message, FAILED, text if own else str(error))
     except (DataError, ModelError) as error:
         # It may quote a record, or say what lies on this machine.
         log_error(name, error)
         what = "data do" if isinstance(error, DataError) else "base model does"
-        text = f"{name}'s {what} not fit the job; the reason is in the client's own log"
+        text = f"{name}'s {what} not fit the job; the client's own log says why"
         return refuse(message, REFUSED, text)
     except UmbelError as error:
         return refuse(message, FAILED, str(error))
     except Exception:
         logging.getLogger(__name__).exception("%s failed", name)
-        text = "internal error at the client; the reason is in its own log"
+        text = "internal error at the client; its own log says why"
         return refuse(message, FAILED, text)
 
 
@@ -95,7 +95,7 @@ def log_error(name: str, error: UmbelError) -> None:
 def _assignment(name: str, message: Message) -> Assignment:
     record = message.content.config_records.get(ASSIGNMENT)
     if record is None:
-        raise MessageError("A request names no job")
+        raise MessageError("A request does not name a job")
     version = str(record.get("version"))
     if version != __version__:
         raise PlanRefused(

@@ -23,11 +23,11 @@ from .policy import NotYet
 Status = Literal["pending", "approved", "denied"]
 
 MOST_PENDING = 100
-"""A server that asks for ever must not fill the owner's disk."""
+"""A server that keeps asking must not fill the owner's disk."""
 _LONGEST_JOB = 2**18
 _SHOWN = 12
 _NOTED_EVERY = timedelta(minutes=5)
-"""A run asks every few seconds; that is not written down each time."""
+"""A run asks every few seconds; not every request is written down."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class JobSummary:
     rounds: int
     unit: str
     epsilon: float | None
-    """Most epsilon that it may cost this owner; None without privacy."""
+    """The most epsilon that it may cost this owner; None without privacy."""
     delta: float | None
     encryption: str
 
@@ -78,7 +78,7 @@ class JobRequest:
     """UTC in ISO 8601, like `decided`."""
     decided: str
     last_asked: str
-    """Of a pending request, to a few minutes: if that is long ago, its run is over or its server stopped."""
+    """When a pending request last came; if long ago, its run is over or its server stopped."""
     summary: JobSummary
     job: dict[str, Any]
     """The whole job."""
@@ -98,7 +98,7 @@ class JobRequest:
         values = {"last_asked": values["first_seen"], **values}
         request = cls(**{**values, "summary": JobSummary(**values["summary"])})
         if request.status not in get_args(Status):
-            raise ValueError(f"{request.status!r} is no status")
+            raise ValueError(f"{request.status!r} is not a status")
         datetime.fromisoformat(request.last_asked)
         return request
 
@@ -125,7 +125,7 @@ class Approvals:
         found = self._read(self._file(id_)) if self._file(id_).exists() else None
         if found is None:
             if len(text) > _LONGEST_JOB or len(run) > _SHOWN * 100:
-                raise PlanRefused("The job is too large to be shown to those who would approve it")
+                raise PlanRefused("The job is too large to show it to the people who approve it")
             self._make_room()
             self._write(
                 JobRequest(
@@ -174,7 +174,10 @@ class Approvals:
             return
         lapsed = [known for known in waiting if known.standing() != "pending"]
         if not lapsed:
-            raise NotYet(f"{MOST_PENDING} jobs wait for approval already; this one was not kept")
+            raise NotYet(
+                f"{MOST_PENDING} jobs already wait for approval; this one was not kept. "
+                "Approve or deny some of them (umbel client jobs)"
+            )
         self._file(lapsed[0].id).unlink(missing_ok=True)
 
     def _decide(self, id_prefix: str, status: Status, reason: str) -> JobRequest:
@@ -206,12 +209,12 @@ class Approvals:
             request = JobRequest.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LedgerError(
-                f"{path} cannot be read as a request ({error}). Remove it: it is asked anew."
+                f"{path} cannot be read as a request ({error}). Remove it: the run will ask again."
             ) from None
         if path.stem != request.id or request.id != _id(
             request.job_digest, request.run, request.operator
         ):
-            raise LedgerError(f"{path} holds another request than its name says. Remove it.")
+            raise LedgerError(f"{path} holds a different request than its name says. Remove it.")
         return request
 
     def _write(self, request: JobRequest) -> None:
@@ -220,7 +223,7 @@ class Approvals:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(self._file(request.id), text.encode("ascii"), secret=True)
         except (OSError, FileError) as error:
-            raise LedgerError(f"The request cannot be kept in {self.folder} ({error}).") from None
+            raise LedgerError(f"The request cannot be saved in {self.folder} ({error}).") from None
 
 
 def printable(text: str, width: int = 40) -> str:

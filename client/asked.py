@@ -83,7 +83,7 @@ def asked_lines(row: dict[str, Any]) -> Iterator[str]:
     yield f"Run       {shown(row['run'])}"
     yield f"Status    {row['status']}"
     yield f"Job       {row['job_digest']}"
-    yield f"Operator  {row['operator'] or 'signed by none that this owner accepts'}"
+    yield f"Operator  {row['operator'] or 'signed by nobody that this owner accepts'}"
     for step in row["decisions"]:
         yield f"{local(step['time'])}  {step['event']}: {shown(step['why'])}"
     if row["plan"]:

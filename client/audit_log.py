@@ -45,9 +45,9 @@ Event = Literal[
 Detail = str | int | float | bool | None
 
 MOST_BYTES = 4 * 2**20
-"""A file that has become larger is put aside."""
+"""A file that has become larger is put aside, and a new one begun."""
 MOST_ARCHIVES = 32
-"""So many of them are kept: a server that asks for ever must not fill the disk."""
+"""At most this many are kept: a server that keeps asking must not fill the disk."""
 _GENESIS = hashlib.sha256(b"umbel audit log").hexdigest()
 _LONGEST_TEXT = 1_000
 _MOST_DETAILS = 16
@@ -102,7 +102,9 @@ class AuditLog:
         the log's end was changed.
         """
         if event not in get_args(Event) or len(details) > _MOST_DETAILS:
-            raise ValueError(f"{event!r} with {len(details)} details is no event of an audit log")
+            raise ValueError(
+                f"{event!r} with {len(details)} details is not an event of an audit log"
+            )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._turn(fcntl.LOCK_EX):
@@ -155,8 +157,8 @@ class AuditLog:
                     if entry is None or not follows:
                         raise LedgerError(
                             f"The audit log {path} was changed: line {number} does not follow from "
-                            "the lines before it (edited, swapped, or lines before it cut out). Restore "
-                            "the file from a backup."
+                            "the lines before it (a line was edited, moved or removed). Restore the file "
+                            "from a backup."
                         )
                     yield entry
                     previous, first = entry.hash, False
@@ -214,7 +216,7 @@ class AuditLog:
         previous, last = _GENESIS, whole
         if not whole and os.fstat(file).st_size > lost:
             raise LedgerError(
-                f"The audit log {self.path} was changed: its end is not a log. {_RESTORE}"
+                f"The audit log {self.path} was changed: its end is not a log entry. {_RESTORE}"
             )
         archives = self.archives
         if not whole and archives:
@@ -223,8 +225,8 @@ class AuditLog:
             entry = _parse(last[last.rfind(b"\n", 0, -1) + 1 :])
             if entry is None:
                 raise LedgerError(
-                    f"The audit log {self.path} was changed: its last line is not as it was written. "
-                    f"{_RESTORE}"
+                    f"The audit log {self.path} was changed: its last line is not the one that "
+                    f"was written. {_RESTORE}"
                 )
             previous = entry.hash
             # A crash may have come between a line and its witness.
@@ -246,8 +248,8 @@ class AuditLog:
 
     def _cut_off(self) -> LedgerError:
         return LedgerError(
-            f"The audit log {self.path} was cut off at its end, or an older copy stands in its place: the "
-            f"last line that {self.witness.name} knows is not in it. {_RESTORE}"
+            f"The audit log {self.path} was cut off at its end, or replaced by an older copy: it lacks the "
+            f"last line that {self.witness.name} has recorded. {_RESTORE}"
         )
 
     def _append(
@@ -275,8 +277,8 @@ class AuditLog:
 
 
 _RESTORE = (
-    "Restore log and witness from a backup; or put audit*.jsonl and audit.witness away for whoever "
-    "audits, and a new log begins."
+    "Restore log and witness from a backup; or move audit*.jsonl and audit.witness to another folder "
+    "(keep them for an audit), and a new log begins."
 )
 
 

@@ -20,7 +20,7 @@ from .policy import Policy
 
 _MORE = "The run can still end with its last summed model (umbel finish)."
 _NOTHING = MechanismEvent(0.0, 1.0, 0, "concentrated")
-"""What a test with exact counts is charged: no number could be, so the owner's policy decides on it."""
+"""The charge of a test with exact counts: no epsilon describes it, so the owner's policy decides on it."""
 
 
 class RunSpent(BudgetExceeded):
@@ -140,7 +140,7 @@ class Budget:
             early = last and job.evaluation.patience is not None
             unplanned = {w for w in others if int(w.split()[1]) not in rounds} - {what}
             if round_ not in rounds and (not early or unplanned):
-                raise PlanRefused(f"{self.owner}: no test of round {round_} is planned")
+                raise PlanRefused(f"{self.owner}: no test is planned after round {round_}")
             if any(planned not in other for other in others):
                 raise PlanRefused(f"{self.owner}: this run had another number of tests before")
             if any(other.startswith(f"{TEST}{round_} ") for other in others - {what}):
@@ -184,14 +184,14 @@ class Budget:
         same = sum(entry.what == what for entry in mine)
         if same > max(job.cohort.retries, spare):
             raise RunSpent(
-                f"{self.owner} has drawn new noise for {_named(what)} {same} times already: it was "
+                f"{self.owner} has already drawn new noise for {_named(what)} {same} times: it was "
                 f"repeated too often. {_MORE}"
             )
         tests = sum(entry.is_test for entry in mine)
         most = assignment.tests + spare
         if what.startswith(TEST) and tests >= most:
             raise RunSpent(
-                f"{self.owner} has tested this run's models {tests} times, and the noise of its tests "
+                f"{self.owner} has tested this run's models {tests} times, but the noise of its tests "
                 f"is made for {most}: they were repeated too often. {_MORE}"
             )
 
@@ -201,8 +201,9 @@ class Budget:
         for entry in mine:
             if entry.is_test == tested and entry.event != event:
                 raise PlanRefused(
-                    f"{self.owner}: this run's rounds had other noise before: a run keeps to one job, "
-                    "one version, and the rounds and tests that the client was planned for"
+                    f"{self.owner}: earlier rounds of this run had different noise. A run must keep "
+                    "its job, its version, and the rounds and tests that were planned for this "
+                    "client: start a new run"
                 )
 
 

@@ -29,9 +29,9 @@ from .work import LocalData, OutOfTime
 from .worker import ROW, Model, Setup, without_records
 
 _MOST_UNEXPLAINED = 3
-"""Deaths in a row that no record is to blame for."""
+"""Deaths in a row that no record explains."""
 _LOOK_SECONDS = 0.5
-"""How often it is looked whether the time is up."""
+"""How often the time limit is checked."""
 _log = logging.getLogger(__name__)
 
 
@@ -115,7 +115,7 @@ class Bench:
         self._environment = environment or {}
         self._child: Child | None = None
         self.holder: WorkInChild | None = None
-        """Whose model and records the child holds."""
+        """The owner whose model and records the child holds."""
 
     def warm(self) -> None:
         """Start it, so that it is there when it is asked."""
@@ -183,7 +183,7 @@ class WorkInChild:
         except WorkLost as error:
             if not self._setup.job.private:
                 raise
-            _log.error("%s takes part as an owner of no record: %s", self._setup.owner, error)
+            _log.error("%s takes part as an owner without records: %s", self._setup.owner, error)
             self._setup = without_records(self._setup)
             data = self._persistently("open")
         self._data = data

@@ -41,15 +41,15 @@ def clock(answer: Answer) -> Finding:
     try:
         theirs = parsedate_to_datetime(answer.date or "").timestamp() + 0.5
     except (ValueError, TypeError):
-        return Finding("clock", "warning", "not compared: the server tells no time",
-                       "See to it that this machine's clock is set by NTP.")  # fmt: skip
+        return Finding("clock", "warning", "not compared: the server's answer has no time",
+                       "Make sure that NTP sets this machine's clock.")  # fmt: skip
     ahead = answer.asked - theirs
     level: Level = "ok" if abs(ahead) <= 30 else "warning" if abs(ahead) <= 300 else "bad"
     text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
     if level == "ok":
         return Finding("clock", "ok", "within 30 s of the server's")
     return Finding("clock", level, text, "Set this machine's clock by NTP, or tell the operator that "
-                   "the server's is wrong: connections are refused where they differ.")  # fmt: skip
+                   "the server's clock is wrong: if they differ, connections are refused.")  # fmt: skip
 
 
 class Unusable(Exception):
@@ -78,11 +78,12 @@ class Server:
             except ssl.SSLCertVerificationError as error:
                 raise self._refused(error) from None
             except TimeoutError:
-                raise self._silent("begins no TLS connection") from None
+                raise self._silent("does not start a TLS connection") from None
             except OSError as error:
                 raise Unusable(
-                    f"{self._address} accepts connections, but no TLS ones ({_reason(error)})",
-                    "Check host and port: something else may listen there, or stand in between.",
+                    f"{self._address} accepts connections, but not TLS ({_reason(error)})",
+                    "Check host and port: another program may listen there, or a device in "
+                    "between may interfere.",
                 ) from None
         return int((ssl.cert_time_to_seconds(str(until)) - time.time()) // 86400)
 
@@ -197,8 +198,8 @@ class Server:
     def _proxy_refuses(self, why: str) -> Unusable:
         return Unusable(
             f"the proxy {self._proxy} does not connect to {self._address} ({why})",
-            "It must pass CONNECT to this host and port, and ask for no password: ask who runs it; or "
-            "correct [server] proxy in client.toml.",
+            "It must pass CONNECT to this host and port without a password: ask the people who run it, "
+            "or correct [server] proxy in client.toml.",
         )
 
     @property
@@ -206,8 +207,8 @@ class Server:
         """A word on a proxy that the environment names, and the agent does not use."""
         if self._proxy is None and {"https", "all"} & urllib.request.getproxies().keys():
             return (
-                " A proxy is set for this user (HTTPS_PROXY or ALL_PROXY), which the agent does not use: "
-                "if the way to the server goes through it, say so in client.toml, [server] proxy."
+                " A proxy is set for this user (HTTPS_PROXY or ALL_PROXY), but the agent does not use it: "
+                "if the server can only be reached through it, set [server] proxy in client.toml."
             )
         return ""
 
@@ -218,27 +219,28 @@ class Server:
             until = None if shown is None else shown.not_valid_after_utc
             if until is not None and until > now:
                 return Unusable("the consortium's certificate authority has expired",
-                                 "The operator has to make a new consortium.")  # fmt: skip
+                                 "Tell the operator: a new consortium is needed.")  # fmt: skip
             return Unusable(
                 f"the server's certificate has expired{_on(until)}",
-                "Tell the operator: umbel consortium renew; or this machine's clock is wrong.",
+                "Tell the operator (umbel consortium renew); or correct this machine's clock if "
+                "it is wrong.",
             )
         if error.verify_code == _NOT_YET_VALID:
             since = None if shown is None else shown.not_valid_before_utc
             return Unusable(
-                f"the server's certificate is not valid yet, only from later{_on(since)}",
+                f"the server's certificate is not valid yet{_on(since)}",
                 f"Check this machine's clock: it says {now:%Y-%m-%d %H:%M} UTC.",
             )
         if error.verify_code in _OTHER_NAME:
             names = f" but for {', '.join(_names(shown))}" if shown else ""
             return Unusable(
                 f"the server's certificate is not for the host name {self.host}{names}",
-                "Give the name that the operator gave out (server.address in client.toml).",
+                "Set server.address in client.toml to the name that the operator gave out.",
             )
         return Unusable(
-            "the server's certificate is of an unknown authority, not of this consortium's "
+            "the server's certificate is from an unknown authority, not from this consortium's "
             f"({error.verify_message})",
-            "Do not go on: another server answers, or a firewall opens the connection. Ask the "
+            "Stop here: another server answers, or a firewall opens the connection. Ask the "
             "operator.",
         )
 

@@ -24,7 +24,7 @@ ACCEPTED = "job accepted"
 FINISHED = "job finished"
 
 MOST_REFUSED = 200
-"""Of jobs that never ran here so many are kept: a server that asks for ever must not fill the disk."""
+"""At most this many jobs that never ran here are kept: a server that keeps asking must not fill the disk."""
 _MOST_STEPS = 100
 _LONGEST_JOB = 2**18
 
@@ -36,14 +36,14 @@ class KeptJob:
     run: str
     job_digest: str
     operator: str
-    """The signer's public key, in hexadecimal; empty if no operator that the owner accepts has signed."""
+    """The signer's public key, in hexadecimal; empty if the owner does not accept the signer."""
     summary: JobSummary
     job: dict[str, Any]
     """The whole job."""
     decisions: list[dict[str, str]] = field(default_factory=list)
     """What was decided, oldest first: `time` (UTC in ISO 8601), `event` and `why`."""
     plan: dict[str, Any] = field(default_factory=dict)
-    """What the run does here, by public numbers; empty until it trains."""
+    """What the run does here, in public numbers; empty until it trains."""
 
     @property
     def status(self) -> str:
@@ -134,8 +134,8 @@ class Decisions:
             return KeptJob.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LedgerError(
-                f"{path} cannot be read ({error}). It says what was decided on a job; move it away, and "
-                "the agent goes on."
+                f"{path} cannot be read ({error}). It records what was decided on a job. Move it away, "
+                "and the agent continues without it."
             ) from None
 
     def _write(self, kept: KeptJob) -> None:
@@ -144,6 +144,4 @@ class Decisions:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(self._file(kept.run, kept.job_digest), text.encode("ascii"), secret=True)
         except (OSError, FileError) as error:
-            raise LedgerError(
-                f"What was decided cannot be kept in {self.folder} ({error})."
-            ) from None
+            raise LedgerError(f"The decision cannot be saved in {self.folder} ({error}).") from None

@@ -40,15 +40,15 @@ def examine(home: Home) -> list[Finding]:
         home = Home.open(home.path)
     it = _Examination(home)
     checks: list[tuple[str, Callable[[], Iterator[Finding]], str]] = [
-        ("settings", it.settings, "Mend client.toml, or put the missing file back."),
+        ("settings", it.settings, "Correct client.toml, or put the missing file back."),
         ("keys", it.keys, "Put the keys back, or make a new folder: umbel client init."),
-        ("data", it.data, "Mend the file, or [data] in client.toml, and check again."),
-        ("account", it.account, "Put account.json, split.key and the ledger back together."),
-        ("policy", it.policy, "Mend policy.toml: the agent does not start without it."),
-        ("budget", it.budget, "Put the ledger back; without it no job is taken part in."),
-        ("audit log", it.audit, "Put audit*.jsonl and audit.witness away; a new log begins."),
+        ("data", it.data, "Correct the file, or [data] in client.toml, and check again."),
+        ("account", it.account, "Put account.json, split.key and the ledger back, all from the same copy."),
+        ("policy", it.policy, "Correct policy.toml: the agent does not start without it."),
+        ("budget", it.budget, "Put the ledger back; without it the agent takes part in no job."),
+        ("audit log", it.audit, "Move audit*.jsonl and audit.witness to another folder; a new log begins."),
         ("agent", it.agent, ""),
-        ("software", it.software, "Install Umbel again, with all that it needs."),
+        ("software", it.software, "Install Umbel again, with its dependencies."),
         ("device", it.device, "Install a PyTorch that fits the GPU's driver, or set resources.device."),
         ("disk", it.disk, ""),
         ("memory", it.memory, ""),
@@ -68,7 +68,7 @@ def _made(name: str, check: Callable[[], Iterator[Finding]], remedy: str) -> Ite
         yield Finding(name, "bad", str(error), remedy)
     except Exception as error:
         # Of an error nobody foresaw only the kind is told: its text may quote the data.
-        yield Finding(name, "bad", f"could not be looked at ({type(error).__name__})", remedy)
+        yield Finding(name, "bad", f"could not be checked ({type(error).__name__})", remedy)
 
 
 class _Examination:
@@ -79,11 +79,11 @@ class _Examination:
 
     def settings(self) -> Iterator[Finding]:
         home = Home.open(self.home.path)
-        yield Finding("settings", "ok", f"{home.name}, to take part at {home.address}")
+        yield Finding("settings", "ok", f"{home.name}, which takes part at {home.address}")
         if not home.ca_certificate.read_bytes().startswith(home.card.ca_certificate.encode()):
             yield Finding(
                 "settings", "bad", "ca.crt is not the authority that consortium.json names",
-                "Put back the one that this folder was made with.",
+                "Put back the file that this folder was made with.",
             )  # fmt: skip
         text = f"{home.card.name}, fingerprint {home.card.fingerprint}"
         yield Finding("consortium", "ok", text)
@@ -102,7 +102,7 @@ class _Examination:
                 if part.is_dir():
                     yield Finding("keys", "warning", text, f"chmod 700 {part}")
                 else:
-                    remedy = f"chmod 600 {part}; if they may have read it, make new keys."
+                    remedy = f"chmod 600 {part}; if others may have read it, make new keys."
                     yield Finding("keys", "bad", text, remedy)
         try:
             node = public_pem(load_ssh_private_key(home.node_key.read_bytes(), None).public_key())
@@ -118,12 +118,12 @@ class _Examination:
         if node != home.request.node_key:
             yield Finding(
                 "keys", "bad", f"{home.node_public_key} is not the public half of {home.node_key}",
-                "Put back the one that this folder was made with.",
+                "Put back the file that this folder was made with.",
             )  # fmt: skip
             well = False
         if well:
-            yield Finding("keys", "ok", "there, and readable by this user alone")
-        yield Finding("request", "ok", f"fingerprint, to tell the operator: {fingerprint}")
+            yield Finding("keys", "ok", "present, and only this user can read them")
+        yield Finding("request", "ok", f"fingerprint to give to the operator: {fingerprint}")
 
     def data(self) -> Iterator[Finding]:
         from ..learning.reading.columns import check_columns
@@ -139,8 +139,10 @@ class _Examination:
             written = find_layout(path, given.layout)
             if written != given.layout:
                 yield Finding(
-                    "data", "warning", f"{path} seems to be written as {written}; declared is {given.layout}",
-                    f"Records that cannot be read so are left out. Set it in client.toml: {written.toml}",
+                    "data", "warning", f"{path} seems to be written as {written}, but client.toml "
+                        f"declares {given.layout}",
+                    f"Records that cannot be read that way are left out. Set it in client.toml: "
+                    f"{written.toml}",
                 )  # fmt: skip
             columns = [given.text_column, given.label_column]
             if path == home.data:
@@ -162,13 +164,13 @@ class _Examination:
         yield Finding(
             "data", "warning" if left_out or not len(corpus) else "ok",
             f"{len(corpus)} records{f' in {len(labels)} classes' if labels else ''}{left_out}",
-            "Nobody is told of what is left out. Fill the empty fields, name missing classes in "
-            "client.toml, or leave it so." if left_out else "",
+            "Nobody else learns what is left out. Fill the empty fields, add missing classes to "
+            "client.toml, or leave it as it is." if left_out else "",
         )  # fmt: skip
         if deadly := len(source.left_out):
             yield Finding(
                 "data", "warning", f"{deadly} records are left out: each of them killed the worker",
-                f"The agent's log says which. To have them tried again, delete {source.left_out.file}.",
+                f"The agent's log says which ones. To try them again, delete {source.left_out.file}.",
             )  # fmt: skip
         held = np.bincount(
             corpus.labels if corpus.labels is not None else [], minlength=len(labels)
@@ -176,7 +178,7 @@ class _Examination:
         if empty := [name for name, count in zip(labels, held, strict=False) if not count]:
             yield Finding(
                 "data", "warning", f"no record has the class {', '.join(map(repr, empty))}",
-                "Check labels and label_column in client.toml, unless this is so.",
+                "Check labels and label_column in client.toml, unless this is correct.",
             )  # fmt: skip
 
     def account(self) -> Iterator[Finding]:
@@ -185,12 +187,13 @@ class _Examination:
         account.check_place(self.home.ledger, settle=False)
         if missing(self.home.behind):
             yield Finding(
-                "account", "bad", "the ledger lacks what this owner has told the server: it is an older copy",
-                "Bring the newest copy of ledger and witness. If there is none, and no other copy of the "
-                f"folder spends: umbel client moved {typed(self.home.path)}",
+                "account", "bad", "the ledger lacks rows that this owner has reported to the "
+                    "server: it is an older copy",
+                "Put back the newest copy of ledger and witness. If there is none, and no other copy of "
+                f"the folder spends: umbel client moved {typed(self.home.path)}",
             )  # fmt: skip
             return
-        text = "no size of it was published yet"
+        text = "no size has been published yet"
         if sizes is not None:
             text = f"published size: {sizes.data:,}"
             if sizes.held_out is not None:
@@ -201,20 +204,18 @@ class _Examination:
         laxer = list(_laxer(Policy.read(self.home.policy)))
         if laxer:
             yield Finding(
-                "policy", "warning", f"laxer than the default: {'; '.join(laxer)}",
-                f"Set it back in {self.home.policy}, unless this was decided.",
+                "policy", "warning", f"less strict than the default: {'; '.join(laxer)}",
+                f"Change it back in {self.home.policy}, unless you decided so.",
             )  # fmt: skip
         else:
-            yield Finding(
-                "policy", "ok", "can be read, and is as strict as the default or stricter"
-            )
+            yield Finding("policy", "ok", "valid, and at least as strict as the default")
 
     def budget(self) -> Iterator[Finding]:
         from ..privacy.ledger.ledger import Ledger
         from .spending import spending
 
         if not Ledger.begun(self.home.ledger):
-            yield Finding("budget", "ok", "there is no ledger yet: nothing was spent")
+            yield Finding("budget", "ok", "there is no ledger yet: nothing has been spent")
             return
         policy = Policy()
         with contextlib.suppress(UmbelError):
@@ -243,9 +244,9 @@ class _Examination:
         yield Finding("audit log", "ok", f"verifies; lines: {AuditLog(self.home.audit).verify()}")
 
     def agent(self) -> Iterator[Finding]:
-        text = "none runs for this owner now"
+        text = "no agent runs for this owner now"
         if held(self.home.path / "lock"):
-            text = "one runs for this owner"
+            text = "an agent runs for this owner"
         yield Finding("agent", "ok", text)
 
     def software(self) -> Iterator[Finding]:
@@ -264,7 +265,7 @@ class _Examination:
         with contextlib.suppress(UmbelError):
             wanted = Policy.read(self.home.policy).resources.device
         if wanted == "cpu":
-            yield Finding("device", "ok", "the CPU, as policy.toml says (resources.device)")
+            yield Finding("device", "ok", "the CPU, as policy.toml requires (resources.device)")
             return
         import torch
 
@@ -280,15 +281,17 @@ class _Examination:
             yield Finding("device", "ok", "no GPU: training uses the CPU")
         else:
             yield Finding(
-                "device", "warning", f'policy.toml wants "{wanted}", and PyTorch sees no such GPU',
-                'Mend the driver, or set resources.device to "auto": jobs cannot be run like this.',
+                "device", "warning", f'policy.toml wants "{wanted}", but PyTorch finds no such GPU',
+                'Repair the driver, or set resources.device to "auto": jobs cannot run like this.',
             )  # fmt: skip
 
     def disk(self) -> Iterator[Finding]:
         free = shutil.disk_usage(self.home.path).free
         level: Level = "ok" if free >= 2 * _GIB else "warning"
         remedy = (
-            "" if level == "ok" else "Make room: without it neither ledger nor journal is kept."
+            ""
+            if level == "ok"
+            else "Free some space: without it neither ledger nor journal can be written."
         )
         yield Finding("disk", level, f"{free / _GIB:.1f} GiB free at {self.home.path}", remedy)
 
@@ -312,8 +315,8 @@ class _Examination:
             fleet, control = server.ask(_FLEET), server.ask(_CONTROL)
         except Unusable as error:
             yield Finding("server", "bad", str(error), error.remedy)
-            yield Finding("clock", "warning", "not compared, since the server gave no answer",
-                          "See to it that this machine's clock is set by NTP.")  # fmt: skip
+            yield Finding("clock", "warning", "not compared, because the server did not answer",
+                          "Make sure that NTP sets this machine's clock.")  # fmt: skip
             return
         yield Finding(
             "certificate", "ok" if days >= 30 else "warning", f"valid, days left: {days}",
@@ -321,7 +324,7 @@ class _Examination:
         )  # fmt: skip
         if fleet.status == 404 or fleet.status >= 500:
             yield Finding(
-                "server", "warning", f"{self.home.address} answers, but with status {fleet.status}",
+                "server", "warning", f"{self.home.address} answers with status {fleet.status}",
                 "Ask the operator whether umbel server runs behind this address.",
             )  # fmt: skip
         else:
@@ -346,8 +349,8 @@ class _Examination:
         if not home.roster.exists():
             yield Finding(
                 "roster", "warning", "not admitted yet (or the server has not sent a roster)",
-                f"Send {home.request_file} to the operator, and tell its fingerprint; the roster "
-                "comes with the first job.",
+                f"Send {home.request_file} to the operator, and read out its fingerprint; the "
+                "roster comes with the first job.",
             )  # fmt: skip
             return
         roster = open_kept(home.roster.read_bytes(), home.membership.keys)
@@ -365,7 +368,7 @@ class _Examination:
         else:
             yield Finding(
                 "roster", "warning", f"{where}, names {home.name} with other keys",
-                "After umbel client rotate --finish this passes with the next job; else ask the operator "
+                "After umbel client rotate --finish the next job corrects this; otherwise ask the operator "
                 "which keys it admitted under this name.",
             )  # fmt: skip
 

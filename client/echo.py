@@ -46,10 +46,11 @@ class Echo:
                     return
         write_durably(self._behind, seal.encode(), secret=True)
         raise LedgerError(
-            f"{self._ledger} is older than what this owner has told the server: it, or the whole folder, "
-            "was put back from a copy, or begun anew. What came after counts: bring the newest copy of "
-            "ledger and witness. If there is none, and no other copy of the folder spends: umbel client "
-            f"moved {typed(self._ledger.parent)}"
+            f"{self._ledger} is older than what this owner has reported to the server: the "
+            "ledger, or the whole folder, was restored from a copy or started again. The later "
+            "spending still counts: put back the newest copy of ledger and witness. If there is "
+            "none, and no other copy of the folder spends: umbel client moved "
+            f"{typed(self._ledger.parent)}"
         )
 
     def _holds(self, ledger: Ledger, seal: str) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_JOBS = 1000
-"""More jobs than this are not counted."""
+"""The count stops at this many jobs."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Forecast:
     limit: float
     """The owner's: the policy's epsilon_limit."""
     job_limit: float
-    """What the ledger would allow this job: the owner's limit, or privacy.limit where that is lower."""
+    """What the ledger would allow this job: the owner's limit, or privacy.limit if that is lower."""
     fits: int
-    """How many more such jobs the owner's limit lets through (1,000 at most)."""
+    """How many more such jobs the owner's limit allows (at most 1,000)."""
     fits_job: int
-    """How many such jobs that one lets through."""
+    """How many such jobs that limit allows."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +57,7 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
     if not job.private:
         raise PlanRefused(
             f'Job {job.name} spends no epsilon: its privacy.unit is "none", so it promises nothing '
-            "that a ledger could count. The policy's privacy.units says whether it may run."
+            "that a ledger could count. The policy's privacy.units decides whether it may run."
         )
     account = home.account
     known, spent = account.sizes, _events(home, account.name)

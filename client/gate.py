@@ -117,7 +117,7 @@ _RECORDS = {
     RESULT: {"receipt"},
     **{trip: {SECAGG} for trip in (COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)},
 }
-"""Which records an answer to each kind of request may have."""
+"""The records that an answer to each kind of request may have."""
 
 Objection = Callable[[Job, Policy, Any], str | None]
 """Why a field, with its value, may not leave in a job at an owner with this policy; None: it may."""
@@ -133,11 +133,11 @@ def _unprotected(job: Job, policy: Policy) -> str | None:
 def _unmasked(job: Job, policy: Policy, value: object) -> str | None:
     """Of what one owner's own is, and the server reads."""
     if job.encrypted:
-        return "the job is encrypted, so nothing of one owner's own leaves unmasked"
+        return "the job is encrypted, so no value of a single owner leaves unmasked"
     if policy.encryption.required:
         return "the policy requires encrypted updates (encryption.required)"
     if job.per_client:
-        return "the job hides whole clients, and this would be one's own"
+        return "the job hides whole clients, but this is a single client's value"
     return _unprotected(job, policy)
 
 
@@ -145,15 +145,15 @@ def _counts(job: Job, policy: Policy, value: Any) -> str | None:
     if job.counts == "off":
         return "the job has no counts"
     if job.private and not job.tests_privately:
-        return "a private job's exact counts leave in a sum or not at all"
+        return "a private job's exact counts may leave only in a sum"
     if len(value) != len(zero_counts(job).to_list()):
-        return "there are more or fewer counts than the job says"
+        return "the number of counts is not the one that the job sets"
     return _unmasked(job, policy, value)
 
 
 def _loss(job: Job, policy: Policy, value: object) -> str | None:
     if job.private:
-        return "the training loss of a private job tells of the records that were drawn"
+        return "the training loss of a private job would reveal which records were drawn"
     return _unmasked(job, policy, value)
 
 
@@ -162,11 +162,13 @@ def _masked(job: Job, policy: Policy, value: object) -> str | None:
     if not job.encrypted:
         return "the job has no sums"
     if job.private and job.counts == "exact" and not policy.privacy.exact_counts:
-        return "the policy gives away no exact counts (privacy.exact_counts)"
+        return "the policy does not allow exact counts (privacy.exact_counts)"
     if job.per_client and not job.noised_by_clients and not policy.privacy.central_noise:
-        return "the policy trusts no server with sums without noise (privacy.central_noise)"
+        return (
+            "the policy does not trust the server with sums without noise (privacy.central_noise)"
+        )
     if job.per_client and "client" not in policy.privacy.units:
-        return "the policy accepts no noise that rests on other members (privacy.units)"
+        return "the policy does not accept noise that depends on other members (privacy.units)"
     return _unprotected(job, policy)
 
 
@@ -175,7 +177,7 @@ def _spent(job: Job, policy: Policy, value: object) -> str | None:
 
 
 def _size(job: Job, policy: Policy, value: Any) -> str | None:
-    return "a job that hides whole clients is told no size" if job.per_client and value else None
+    return "a job that hides whole clients learns no size" if job.per_client and value else None
 
 
 AGREED: dict[str, dict[str, Objection]] = {
@@ -185,7 +187,7 @@ AGREED: dict[str, dict[str, Objection]] = {
     LEDGER: {"head": _spent},
     SECAGG: {"vector": _masked},
 }
-"""Of the fields above, those that not every job has, or not at every owner."""
+"""Fields above that only some jobs, or some owners, have."""
 
 
 def check_leaves(content: RecordDict, kind: str, job: Job, policy: Policy) -> None:

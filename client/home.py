@@ -109,7 +109,7 @@ class Home:
             check_name(name)
         except ValueError as error:
             raise ConsortiumError(
-                f"{name!r} cannot be the name of an owner: {error}. Give another one with --name."
+                f"{name!r} cannot be the name of an owner: {error}. Give another name with --name."
             ) from None
         refuse_foreign(_request_place(path, name), "this folder's request", lambda _: False)
         return card, name
@@ -120,20 +120,22 @@ class Home:
         home = cls(path)
         if not home.settings_file.is_file():
             raise ConsortiumError(
-                f"{path} is not an owner's folder (there is no client.toml in it). Make one with: "
+                f"{path} is not a data owner's folder (it has no client.toml). Make one with: "
                 "umbel client init FOLDER --data FILE --consortium consortium.json"
             )
         for file in (home.identity, home.node_key, home.card_file, home.consortium_key):
             if not file.is_file():
                 raise ConsortiumError(
-                    f"{file} is missing. Without it this owner cannot take part: make a new folder "
-                    "with umbel client init, and send its request to the operator."
+                    f"{file} is missing, and this owner cannot take part without it. Restore it "
+                    "from a backup, or make a new folder with umbel client init, and send its "
+                    "request to the operator."
                 )
         pinned = home.consortium_key.read_bytes()
         if pinned[:32] not in home.card.consortium_keys:
             raise ConsortiumError(
-                f"{home.card_file} is of another consortium than this folder was made for. Put the "
-                "first one back, or make a new folder with umbel client init."
+                f"{home.card_file} belongs to another consortium than the one that this folder "
+                "was made for. Put the first one back, or make a new folder with umbel client "
+                "init."
             )
         if pinned != b"".join(home.card.consortium_keys):
             pin(home, home.card)  # following a handover was cut off
@@ -152,9 +154,9 @@ class Home:
             raise ConsortiumError(f"{file} is not valid TOML: {error}") from None
         if isinstance(values.get("data"), dict) and "text_column" not in values["data"]:
             raise ConsortiumError(
-                f"{file} does not say yet what may be asked of the data: [data] needs text_column, "
+                f"{file} does not declare yet what jobs may ask of the data: [data] needs text_column, "
                 "label_column and labels (all classes), and a group_column if records belong to "
-                f"groups. Look it up in the data and add it with: umbel client upgrade {typed(self.path)}"
+                f"groups. To find them in the data and add them: umbel client upgrade {typed(self.path)}"
             )
         return Settings.build(values, str(file))
 
@@ -199,9 +201,9 @@ class Home:
             secret = b""
         if len(secret) != SECRET_BYTES:
             raise LedgerError(
-                f"{self.split_key} is missing or damaged: it says which records are held out, and "
-                "which an account has had. Put the newest copy back; a folder of an earlier version "
-                f"gets one with: umbel client upgrade {typed(self.path)}"
+                f"{self.split_key} is missing or damaged: it determines which records are held out, "
+                "and which an account has had. Put the newest copy back; if the folder is from an "
+                f"earlier version: umbel client upgrade {typed(self.path)}"
             )
         return secret
 

@@ -96,8 +96,9 @@ class Intake:
     ) -> None:
         if secrets is not None and not home.card.rehearsal:
             raise ConsortiumError(
-                f"{home.card.name} is not a rehearsal: there the noise would follow from the job's seed, "
-                "which the operator knows. Start the agent with: umbel client run, without --rehearsal"
+                f"{home.card.name} is not a rehearsal's consortium: with --rehearsal the noise "
+                "would follow from the job's seed, which the operator knows. Start the agent "
+                "without it: umbel client run"
             )
         self.home = home
         # A rehearsal's noise is no secret, so its times need not be.
@@ -150,7 +151,7 @@ class Intake:
 
         rules, card = self._policy.results, self.home.card
         if not {"seconds", "over"} & self._notes(assignment.run).keys():
-            raise PlanRefused(f"{self.home.name} took no part in this run")
+            raise PlanRefused(f"{self.home.name} did not take part in this run")
         expected = Expected(
             assignment.run,
             job.digest(),
@@ -170,7 +171,7 @@ class Intake:
         """Note the end of a run, of which its certificate came."""
         certificate = Certificate.read(place / FILE)
         done = certificate.rounds
-        text = f"after {done.done} of {done.planned} rounds; its model lies in {place}"
+        text = f"after {done.done} of {done.planned} rounds; its model is in {place}"
         self._decided(assignment, "job finished", text)
         self.audit.write("result kept", run=assignment.run, job=job.digest(), path=str(place))
 
@@ -249,7 +250,9 @@ class Intake:
                 refusal = error
             else:
                 return key, said
-        raise refusal or PlanRefused(f"{self.home.name} accepts no operator")
+        raise refusal or PlanRefused(
+            f"{self.home.name} accepts no operator (its policy's jobs.operators)"
+        )
 
     def _follow(self, assignment: Assignment) -> None:
         """Go by the consortium's newest keys before anything is checked by them."""
@@ -257,7 +260,7 @@ class Intake:
             changed = follow(self.home, parted(assignment.signature)[1])
         except (ProtocolError, ConsortiumError, FileError) as error:
             raise PlanRefused(
-                f"{self.home.name} does not follow the consortium's keys: {error}"
+                f"{self.home.name} does not accept the consortium's new keys: {error}"
             ) from None
         if changed:
             fingerprint = self.home.card.fingerprint
@@ -349,7 +352,7 @@ class Intake:
             log_error(self.home.name, error)
             raise PlanRefused(
                 f"{self.home.name} has no base model {job.model.base!r:.80} with the SHA-256 "
-                f"{str(job.model.sha256)[:12]} that the job names; its own log says what is there"
+                f"{str(job.model.sha256)[:12]} that the job names; its own log says which models it has"
             ) from None
 
     def warm(self) -> None:

@@ -25,7 +25,7 @@ from .sealing import opened, sealed
 from .secure import SecureUpload
 
 _OLD_SECONDS = 7 * 24 * 3600.0
-"""Files of runs that were heard of no more are deleted after so long."""
+"""Files of a run that no longer asks are deleted after this time."""
 
 Groups = Sequence[Sequence[str]]
 
@@ -104,7 +104,7 @@ class KeptRound:
     run: str
     what: bytes
     participant: Participant | None
-    """Who masks it; None in a job without encryption."""
+    """The masking member; None in a job without encryption."""
 
     def find(
         self, request: bytes, shapes: Mapping[str, tuple[int, ...]], groups: Groups = ()
@@ -131,7 +131,7 @@ class KeptRound:
             else:
                 self.participant.keep(self.what, key)
         except FileError as error:
-            _log.error("the update is not kept, so a repetition would be charged: %s", error)
+            _log.error("the update could not be kept, so a repetition would be charged: %s", error)
             if self.participant is not None:
                 self.participant.close()
             return b""
@@ -153,7 +153,7 @@ class KeptRound:
         except ProtocolError as error:
             if error.rule != "repeat":
                 raise
-            _log.warning("run %s: trained anew, and charged: %s", self.run, error)
+            _log.warning("run %s: trained again, and charged: %s", self.run, error)
             return None
         return key
 

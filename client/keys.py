@@ -66,7 +66,7 @@ class RosterChange:
 
     signed: SignedRoster
     lines: list[str]
-    """What it says other than the one that is known: whose fingerprints are to be compared, and rules."""
+    """How it differs from the known one: fingerprints to compare, and rules."""
 
 
 def change_of(home: Home, roster: bytes, requests: Sequence[Request]) -> RosterChange:
@@ -83,14 +83,16 @@ def change_of(home: Home, roster: bytes, requests: Sequence[Request]) -> RosterC
         raise ProtocolError(
             "roster",
             "the operator",
-            "a server has taken members off it; approved is what was signed",
+            "a server has removed members from it; you approve what was signed",
         )
     if current and whole.epoch <= current.epoch:
-        raise ProtocolError("roster", "the operator", "this roster is not newer than the one known")
+        raise ProtocolError(
+            "roster", "the operator", "this roster is not newer than the one that this owner has"
+        )
     prints = {request.entry: request.fingerprint for request in requests}
 
     def named(entry: Entry) -> str:
-        return f"{entry.name} ({prints.get(entry, 'no request of it came along')})"
+        return f"{entry.name} ({prints.get(entry, 'its request is not in the file')})"
 
     changes = Changes.between(current, whole)
     lines = [f"Joins: {named(entry)}" for entry in changes.joins]
@@ -113,7 +115,7 @@ def renew_keys(home: Home) -> Path:
     place.mkdir(mode=0o700, exist_ok=True)
     if (place / _OWN[-1]).exists() and not (place / _OWN[0]).exists():
         raise ConsortiumError(
-            f"New keys are half in use. Go on with that: umbel client rotate {typed(home.path)} --finish"
+            f"A change of keys was interrupted. Finish it: umbel client rotate {typed(home.path)} --finish"
         )
     if not (place / _OWN[-1]).exists():
         secret, public = new_node_key()
@@ -134,7 +136,8 @@ def use_new_keys(home: Home) -> None:
     """
     if held(home.path / "lock"):
         raise ConsortiumError(
-            f"An agent serves {home.path} with the keys of before. Stop it first, and start it afterwards."
+            f"An agent still runs for {home.path} with the old keys. Stop it, do this again, and "
+            "start it afterwards."
         )
     place = home.path / "next"
     found = [name for name in _OWN if (place / name).exists()]

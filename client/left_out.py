@@ -60,7 +60,9 @@ class LeftOut:
         try:
             return {row.tobytes() for row in np.load(self.file, allow_pickle=False).reshape(-1, 16)}
         except (OSError, ValueError, EOFError) as error:
-            logging.getLogger(__name__).warning("%s is begun anew: %s", self.file, error)
+            logging.getLogger(__name__).warning(
+                "%s starts again from nothing: %s", self.file, error
+            )
             return set()
 
 

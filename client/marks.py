@@ -55,7 +55,7 @@ def _read(file: Path) -> np.ndarray:
         found: np.ndarray = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise LedgerError(
-            f"{file} cannot be read ({error}): it says which records an account has had. Put the "
-            "newest copy back."
+            f"{file} cannot be read ({error}): it records which records an account has had. Put "
+            "the newest copy back."
         ) from None
     return found

@@ -16,10 +16,10 @@ def asked_norm(job: Job, assignment: Assignment) -> float:
     if not LEAST_CLIPPING_NORM <= norm <= MOST_CLIPPING_NORM:
         raise MessageError(
             f"a clipping norm must lie from {LEAST_CLIPPING_NORM:g} to {MOST_CLIPPING_NORM:g}, "
-            f"and the server asks for {norm!r}"
+            f"but the server asks for {norm!r}"
         )
     if job.privacy.clipping == "fixed" and norm != job.privacy.clipping_norm:
-        raise MessageError("the job's clipping norm is fixed, and the server asks for another")
+        raise MessageError("the job's clipping norm is fixed, but the server asks for another")
     return norm
 
 

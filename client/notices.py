@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _MOST_REMEMBERED = 1000
 _MOST_UNSIGNED = 100
-"""In an agent's life, that are written down."""
+"""At most this many are written down in an agent's life."""
 _LONGEST_STRANGE = 2**16
-"""Characters of a job that nobody signed, if it is to be looked into."""
+"""Characters of an unsigned job: a longer one is not examined."""
 _LONGEST_RUN = 256
-"""Characters: of what an operator may sign."""
+"""Characters of a job that an operator may sign."""
 _DOING = {
     PREPARE: "gets ready",
     TRAIN: "trains, round {round}",
@@ -44,7 +44,7 @@ class Notices:
         """A line for whoever looks at the agent; short trips are not worth one."""
         what = _DOING.get(message.metadata.message_type)
         if what is not None:
-            tests = " and tests what came before" if assignment.test else ""
+            tests = " and tests the model that came with it" if assignment.test else ""
             _log.info("%s: %s%s", assignment.run, what.format(round=assignment.round), tests)
 
     def decided(self, assignment: Assignment, operator: str, event: Event, why: str) -> None:
@@ -70,7 +70,7 @@ class Notices:
         """Whether one more job that nobody signed is written down: whoever is the server can make them."""
         self._strange += 1
         if self._strange == _MOST_UNSIGNED:
-            _log.warning("jobs that nobody signed are noted no more until this agent starts again")
+            _log.warning("no more unsigned jobs are noted until this agent starts again")
         return self._strange <= _MOST_UNSIGNED
 
 

@@ -36,7 +36,7 @@ class Asked:
     train: bool
     test: bool
     local: LocalRule | None
-    """The strategy's local half; None where it has none, or nothing is trained."""
+    """The strategy's local half; None if it has none, or if nothing is trained."""
     channels: Channels
     own: Own | None = None
     """The owner's state, with a strategy that has one."""
@@ -51,7 +51,7 @@ class Asked:
     repeated: Arrays | None = None
     """The update of an earlier answer, which is sent again."""
     groups: list[list[str]] = field(default_factory=list)
-    """Of which one is to be named."""
+    """The groups of which one is to be named."""
     what: bytes = b""
     """What journal and disk know the update, or exact counts, by."""
     asked_for: bytes = b""
@@ -74,9 +74,9 @@ class Reserved:
 
     asked: Asked
     metrics: Metrics
-    """What is public of the answer, with what the run has spent."""
+    """The public part of the answer, with what the run has spent."""
     noise: list[int] | None = None
-    """Of the counts of a test, where they are private."""
+    """The noise of a test's counts, if they are private."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Computed:
     counts: Counts | None = None
     outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
     error: Exception | None = None
-    """Only without privacy: what the server may hear of."""
+    """Only without privacy: what the server may learn."""
 
 
 @dataclass(frozen=True)

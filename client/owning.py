@@ -48,9 +48,9 @@ def new_account(home: Home) -> str:
     known = home.marks.foreign(row_marks(corpus, home.split_secret), "")
     if known.any():
         raise DataError(
-            f"{int(known.sum()):,} of {len(corpus):,} records of {home.data} were in an account of "
-            "this owner before, so the data are not disjoint. What they spent stays: take these "
-            "records out of the file, or go on with the account that there is."
+            f"{int(known.sum()):,} of {len(corpus):,} records of {home.data} were in an earlier "
+            "account of this owner, so the data are not disjoint. What they spent stays: remove "
+            "these records from the file, or keep the present account."
         )
     name = old.fresh_name()
     with Ledger(home.ledger) as ledger:
@@ -89,11 +89,11 @@ def proposed_upgrade(folder: Path, **given: Any) -> tuple[str, Proposal, dict[st
         data = dict(values["data"])
         name, path = str(values["name"]), str(data.pop("path"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConsortiumError(f"{file} cannot be taken over: {error!r}") from None
+        raise ConsortiumError(f"{file} cannot be upgraded: {error!r}") from None
     home = Home(folder)
     if "text_column" in data and home.split_key.exists() and home.account.path.exists():
         raise ConsortiumError(
-            f"{file} declares its data already. Change it there; nothing was changed."
+            f"{file} already declares its data. Edit that file; nothing was changed."
         )
     test = data.pop("test_path", None)
     data |= {key: value for key, value in given.items() if value not in (None, [])}

@@ -22,22 +22,22 @@ def cache(home: Home) -> Iterator[Finding]:
         yield Finding(
             "cache", "bad",
             f"{open_[0]} can be read by other users of this machine ({len(open_)} such files and "
-            "folders): what is in it is made from records",
-            f"chmod -R go= {root}; if they may have read it, tell who answers for the data.",
+            "folders): they are made from records",
+            f"chmod -R go= {root}; if others may have read it, tell the person responsible for the data.",
         )  # fmt: skip
     else:
-        yield Finding("cache", "ok", f"{root}, readable by this user alone")
+        yield Finding("cache", "ok", f"{root}, which only this user can read")
 
 
 def witness(home: Home) -> Iterator[Finding]:
     place, folder = home.membership.witness, home.path.resolve()
     if place is not None and not place.resolve().is_relative_to(folder):
-        yield Finding("witness", "ok", f"the journals' witness lies apart, in {place}")
+        yield Finding("witness", "ok", f"the journals' witness is kept separately, in {place}")
     else:
         yield Finding(
-            "witness", "warning", "journals and their witness lie in one folder, so that an old "
+            "witness", "warning", "journals and their witness are in the same folder, so an old "
             "copy of it would not be noticed",
-            f"Leave {folder} out of backups, and never restore or copy it.",
+            f"Exclude {folder} from backups, and never restore or copy it.",
         )  # fmt: skip
 
 

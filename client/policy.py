@@ -91,8 +91,8 @@ class Policy(Section):
             return cls.model_validate(values)
         except FileNotFoundError:
             raise UmbelError(
-                f"There is no policy {path}. Nothing is done with the data without one: umbel client "
-                "init writes it."
+                f"There is no policy {path}. Without a policy nothing is done with the data. umbel "
+                "client init writes it; or restore yours from a backup."
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UmbelError(f"{path} cannot be read: {error}") from None
@@ -123,7 +123,7 @@ class Policy(Section):
         """
         if base_digest is None:
             raise PlanRefused(
-                f"{owner} looks into no base model before it knows its digest: the job has to name "
+                f"{owner} does not open a base model before it knows its digest: the job must give "
                 "model.sha256, as umbel run does"
             )
         if self.jobs.base_models and base_digest not in self.jobs.base_models:
@@ -138,7 +138,7 @@ class Policy(Section):
         if job.rank * modules > self.jobs.max_rank_modules:
             raise PlanRefused(
                 f"{owner}'s policy allows a rank times modules of at most {self.jobs.max_rank_modules} "
-                f"(jobs.max_rank_modules), the job has {job.rank} x {modules}: name fewer modules in "
+                f"(jobs.max_rank_modules), but the job has {job.rank} x {modules}: name fewer modules in "
                 "model.lora.target, or lower model.lora.rank"
             )
 
@@ -149,7 +149,7 @@ class Policy(Section):
         """
         if operator not in (self.jobs.operators or [card]):
             raise PlanRefused(
-                f"{owner}'s policy does not accept jobs of the operator {operator[:16]}… "
+                f"{owner}'s policy does not accept jobs from the operator {operator[:16]}… "
                 "(jobs.operators)"
             )
 
@@ -159,7 +159,7 @@ class Policy(Section):
         if not hours <= self.jobs.max_hours:
             raise PlanRefused(
                 f"{owner}'s policy lets one run train for at most {self.jobs.max_hours:g} hours "
-                f"(jobs.max_hours), and by public numbers this one would take {hours:.3g} there: lower "
+                f"(jobs.max_hours), but by public numbers this one would take {hours:.3g} there: lower "
                 "training.rounds, training.local_steps or model.max_length"
             )
 
@@ -174,7 +174,7 @@ class Policy(Section):
         if not spent_seconds < rules.max_hours * 3600:
             raise PlanRefused(
                 f"{owner}'s policy lets one run train for at most {rules.max_hours:g} hours "
-                "(jobs.max_hours), and this one has"
+                "(jobs.max_hours), and this one has already done so"
             )
         clock = now.astimezone().time()
         if rules.hours and not any(within(clock, *window_of(window)) for window in rules.hours):
@@ -193,19 +193,19 @@ class Policy(Section):
         accepted = {*rules.units, *(["group"] if "example" in rules.units else [])}
         if asked.unit not in accepted:
             yield (
-                f"accepts privacy.unit {listed(rules.units, ' or ')} (privacy.units), the job has "
+                f"accepts privacy.unit {listed(rules.units, ' or ')} (privacy.units), but the job has "
                 f'"{asked.unit}"'
             )
         if not job.private:
             return
         if job.per_client and not job.noised_by_clients and not rules.central_noise:
             yield (
-                "does not trust the server with sums without noise (privacy.central_noise), the job "
+                "does not trust the server with sums without noise (privacy.central_noise), but the job "
                 'has privacy.mechanism = "central"'
             )
         if job.counts == "exact" and not rules.exact_counts:
             yield (
-                "does not give away exact counts of held-out records (privacy.exact_counts), the job "
+                "does not allow exact counts of held-out records (privacy.exact_counts), but the job "
                 'has evaluation.counts = "exact"'
             )
         most = min(rules.epsilon_per_job, rules.epsilon_limit)
@@ -213,13 +213,13 @@ class Policy(Section):
         if wanted > most:
             key = "epsilon_per_job" if most == rules.epsilon_per_job else "epsilon_limit"
             yield (
-                f"allows one job at most epsilon {most:g} (privacy.{key}), the job asks for "
-                f"{wanted:g}"
+                f"allows one job at most epsilon {most:g} (privacy.{key}), but the job asks "
+                f"for {wanted:g}"
             )
         if asked.delta > rules.delta_limit:
             yield (
-                f"allows at most delta {rules.delta_limit:g} (privacy.delta_limit), the job has "
-                f"{asked.delta:g}"
+                f"allows at most delta {rules.delta_limit:g} (privacy.delta_limit), but the job "
+                f"has {asked.delta:g}"
             )
 
     def _encryption_reasons(self, job: Job) -> Iterator[str]:
@@ -227,7 +227,7 @@ class Policy(Section):
         if not job.encrypted:
             if rules.required:
                 yield (
-                    "requires encrypted updates (encryption.required), the job has "
+                    "requires encrypted updates (encryption.required), but the job has "
                     'encryption.mode = "none"'
                 )
             return
@@ -235,7 +235,7 @@ class Policy(Section):
         if fewest < rules.smallest_cohort:
             yield (
                 f"requires sums over at least {rules.smallest_cohort} clients "
-                f"(encryption.smallest_cohort), the job opens those over {fewest}"
+                f"(encryption.smallest_cohort), but the job opens sums over {fewest}"
             )
         if job.encryption.group_size is not None and not rules.group_sums:
             yield (
@@ -244,12 +244,12 @@ class Policy(Section):
             )
         if job.encryption.name_spoilers and not rules.name_spoilers:
             yield (
-                "lets no group be named by sums of fewer members (encryption.name_spoilers), the job "
-                "has encryption.name_spoilers = true"
+                "does not allow sums of smaller groups, to name the one that spoiled a sum "
+                "(encryption.name_spoilers), but the job has encryption.name_spoilers = true"
             )
         if rules.confirm_required and not job.encryption.confirm:
             yield (
-                "requires the confirmation trip (encryption.confirm_required), the job has "
+                "requires the confirmation trip (encryption.confirm_required), but the job has "
                 "encryption.confirm = false"
             )
 
@@ -261,7 +261,7 @@ class Policy(Section):
             ("strategies", rules.strategies, job.strategy.name),
         ):
             if accepted and found not in accepted:
-                yield f'accepts {listed(accepted, " or ")} (jobs.{key}), the job has "{found}"'
+                yield f'accepts {listed(accepted, " or ")} (jobs.{key}), but the job has "{found}"'
         training = job.training
         for key, what, most, asked in (
             ("max_rounds", "rounds", rules.max_rounds, training.rounds),
@@ -271,7 +271,7 @@ class Policy(Section):
             ("max_rank", "as the rank of adapters", rules.max_rank, job.rank),
         ):
             if asked > most:
-                yield f"allows at most {most} {what} (jobs.{key}), the job has {asked}"
+                yield f"allows at most {most} {what} (jobs.{key}), but the job has {asked}"
 
 
 def write_policy_template(path: Path) -> None:

@@ -64,8 +64,8 @@ def _job(row: dict[str, Any]) -> Job:
     job = Job.build(row["job"], source=f"the job of {row['run']}")
     if job.digest() != row["job_digest"]:
         raise UmbelError(
-            f"The job of {row['run']} is of another version of Umbel, which reads it differently. Draw the "
-            "record up with that version."
+            f"The job of {row['run']} was made for another version of Umbel, which reads it differently. "
+            "Write the record with that version."
         )
     return job
 
@@ -101,7 +101,9 @@ def _operator(home: Home, row: dict[str, Any]) -> list[Entry]:
     card = home.card
     return [
         Entry.known("Consortium", f"{card.name}, at {card.address}"),
-        Entry.known("Key of the operator who signed", row["operator"] or "none that is accepted"),
+        Entry.known(
+            "Key of the operator who signed", row["operator"] or "nobody that this owner accepts"
+        ),
         Entry.blank("Operator", "name and contact of who runs the server"),
     ]
 
@@ -140,10 +142,12 @@ def _measures(plan: dict[str, Any], policy: Policy) -> list[Entry]:
         Entry.known(
             "The owner's policy today",
             f"one job at most epsilon {rules.epsilon_per_job:g}, all jobs together "
-            f"{rules.epsilon_limit:g}, delta at most {rules.delta_limit:g}; approval {policy.jobs.approval}",
+            f"{rules.epsilon_limit:g}, delta at most {rules.delta_limit:g}; approval "
+            f"{policy.jobs.approval}",
         ),
         Entry.known(
-            "Log", "decisions, spending (ledger) and requests (audit log), each chained by hashes"
+            "Log",
+            "decisions, spending (ledger) and requests (audit log), each in a chain of hashes",
         ),
     ]
     if "noise_multiplier" in plan:
@@ -199,6 +203,7 @@ def _kept(home: Home, job: Job, run: str) -> dict[str, str]:
         "Model and certificate": f"{model}, until they are deleted"
         if model.is_dir()
         else "none is kept here",
-        "Ledger, decisions, audit log": f"{home.path.resolve()}, for good: what was spent counts for ever",
+        "Ledger, decisions, audit log": f"{home.path.resolve()}, permanently: what was spent "
+        "counts for ever",
         "Tokens and features of the records": f"{home.cache}, until they are deleted",
     }

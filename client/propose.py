@@ -34,7 +34,7 @@ class Proposal:
     classes: dict[str, int]
     """Records of each value of the label column, also of those that are not declared."""
     left_out: dict[str, int]
-    """Records that no job would get, by reason; one may have two reasons."""
+    """Records that no job would get, by reason; a record may have two reasons."""
 
     def table(self) -> Table:
         """For the owner's eyes: nothing of it leaves this machine but what is declared."""
@@ -58,9 +58,9 @@ class Proposal:
             "its columns": ", ".join(self.columns),
             "text_column": declared.text_column,
             "label_column": declared.label_column
-            or "none: no job may learn classes (--label-column names one)",
+            or "none: no job may learn classes (to name one: --label-column)",
             "labels": labels or "none",
-            "group_column": declared.group_column or "none: each record stands for itself",
+            "group_column": declared.group_column or "none: each record counts by itself",
             "unit": declared.unit,
             "training_share": f"{declared.share:g}",
             "held out": declared.test_path or ("the rest" if declared.holds_out else "nothing"),
@@ -98,7 +98,7 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         data, [c for c in columns if c != label], layout
     )
     if label is None and "labels" in given:
-        raise DataError(f"{data} has no column 'label'. Say which one holds the class.")
+        raise DataError(f"{data} has no column 'label'. Name the column that holds the class.")
     others = [label] if label else []
     found = read_table(data, text, others, lenient=True, layout=layout)
     if not len(found):
@@ -131,8 +131,8 @@ def _layout(files: list[Path], given: dict[str, Any]) -> Layout:
     for file in files:
         if find_layout(file, unusual[0]) != unusual[0] and file.is_file():
             raise DataError(
-                f"{files[0]} and {files[-1]} are written in different ways: "
-                f"{', and '.join(map(str, found))}. Save both alike, best as UTF-8."
+                f"{files[0]} and {files[-1]} are written differently: "
+                f"{', and '.join(map(str, found))}. Save both in the same way, preferably as UTF-8."
             )
     return unusual[0]
 
@@ -160,14 +160,14 @@ def _classes(data: Path, column: str, found: dict[str, int]) -> list[str]:
         values = {0: "no value at all", 1: f"one value only ({next(iter(found), '')!r:.60})"}
         many = values.get(len(found), f"{len(found)} different values")
         raise DataError(
-            f"{data}: column {column!r} has {many}, so they cannot be taken for the classes. Name "
+            f"{data}: column {column!r} has {many}, so they cannot be used as the classes. Name "
             "each class that jobs may learn with --label, or another column with --label-column."
         )
     if pairs := alike(found):
         one, other = pairs[0]
         raise DataError(
             f"{data}: column {column!r} has the values {one!r:.60} and {other!r:.60}, which look like "
-            "one class. Give equal classes equal names in the file, or, if they differ in truth, name "
-            "all classes with --label."
+            "one class. If they are the same class, give them one name in the file; if they differ, "
+            "name all classes with --label."
         )
     return sort_names(found)

@@ -99,7 +99,10 @@ class Rounds:
         job = job_of(assignment)
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
         if assignment.participations < 0:
-            raise MessageError(f"{assignment.participations} rounds are planned, which cannot be")
+            raise MessageError(
+                f"{assignment.participations} rounds are planned for this client, "
+                "which is impossible"
+            )
         if not 0 <= assignment.round <= job.training.rounds or assignment.attempt < 0:
             raise MessageError(
                 f"A request is for round {assignment.round}, attempt {assignment.attempt}, of a job of "
@@ -127,7 +130,7 @@ class Rounds:
         """What is asked, and what of it was answered before; refuses what public numbers forbid."""
         job = job_of(assignment)
         if train and not assignment.round:
-            raise MessageError("A request to train is for round 0: the first one is 1")
+            raise MessageError("A request to train is for round 0, but the first round is 1")
         if test and not rounds_tested(job, assignment.tests):
             raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
         arrays, here = self._global_model(message), self._strategy
@@ -154,7 +157,7 @@ class Rounds:
         groups = self._groups_to_name(job, assignment, train=train, test=test)
         repeated = kept.find(request, channels.shapes, groups) if kept else None
         if groups and repeated is None:
-            raise PlanRefused(f"{self._name} has no update that could name a group")
+            raise PlanRefused(f"{self._name} has no update to name a group with")
         what = kept.what if kept and repeated is not None else b""
         if upload and test and not job.tests_privately and not what:
             what = told_once(upload, asked_for, kept)
@@ -292,9 +295,9 @@ class Rounds:
         """The groups of which one spoiled a sum; none if the request is for no such thing."""
         groups = assignment.groups_to_name
         if groups and not (job.encryption.name_spoilers and job.noised_locally and train):
-            raise PlanRefused(f"{self._name}: this job names no groups")
+            raise PlanRefused(f"{self._name}: this job does not name groups")
         if groups and test:
-            raise PlanRefused(f"{self._name}: to name a group, updates are sent and nothing else")
+            raise PlanRefused(f"{self._name}: a request to name a group may ask for updates only")
         return groups
 
     def _public(self, job: Job, assignment: Assignment) -> Metrics:
@@ -381,7 +384,10 @@ class Rounds:
         """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""
         if job.per_group and (self._work.records_per_group is None or not self._work.grouped):
             # Each record would pass for a group of its own, and the promise would be empty.
-            raise PlanRefused(f"{self._name} declares no groups, and the job protects them")
+            raise PlanRefused(
+                f"{self._name} declares no groups, but the job protects groups "
+                "(client.toml: group_column)"
+            )
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
         check_delta(job, self._account.published(job, self._budget), self._name)
         size = self._training_size(job)

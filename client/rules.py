@@ -28,13 +28,13 @@ class PrivacyRules(Section):
 
     epsilon_limit: PositiveFloat = Field(
         10.0,
-        description="Most epsilon that this data set may ever spend, over all jobs and years. A job "
-        "can only ask for a lower limit. 10 is the most that is commonly held to give a reasonable "
-        "guarantee (tier 2 of Ponomareva et al. 2023); what is spent never comes back.",
+        description="The most epsilon that this data set may ever spend, over all jobs and years. A "
+        "job can only ask for a lower limit. 10 is the largest value that is commonly considered a "
+        "reasonable guarantee (tier 2 of Ponomareva et al. 2023); what is spent never comes back.",
     )
     epsilon_per_job: PositiveFloat = Field(
         8.0,
-        description="Most epsilon that one job may cost: the larger of its privacy.epsilon and "
+        description="The most epsilon that one job may cost: the larger of its privacy.epsilon and "
         "privacy.limit.",
     )
     delta_limit: float = Field(
@@ -48,7 +48,8 @@ class PrivacyRules(Section):
         min_length=1,
         description='Values of the job\'s privacy.unit that are accepted. "example": noise of this '
         'agent alone; "group", which protects all records of one group together by the same noise, is '
-        'then accepted as well. "client": noise in the sum, which rests on enough other members that do not '
+        'then accepted as well. "client": noise in the sum, which depends on enough other members '
+        "that do not "
         'collude with the server. "none" means no differential privacy: models may reveal records, '
         "and nothing is charged.",
     )
@@ -56,13 +57,13 @@ class PrivacyRules(Section):
         False,
         description="Accept private jobs that count right and wrong answers on held-out records without "
         'noise (evaluation.counts = "exact"). A dishonest server can then read held-out records: it '
-        "chooses the models that are tested and, with members that it made up, who else is in a sum. "
-        "Only planned tests are answered, one model in each round.",
+        "chooses the models that are tested and, with members that it invented, who else is in a sum. "
+        "Only planned tests are answered, with one model per round.",
     )
     central_noise: bool = Field(
         False,
         description='Accept jobs in which the server adds the noise (privacy.mechanism = "central"), '
-        "and so sees sums of updates without it.",
+        "and so sees sums of updates without noise.",
     )
 
 
@@ -75,7 +76,7 @@ class EncryptionRules(Section):
         '(encryption.mode = "none").',
     )
     smallest_cohort: int = Field(
-        3, ge=3, description="Fewest members in any sum that the server may open."
+        3, ge=3, description="The fewest members in any sum that the server may open."
     )
     group_sums: bool = Field(
         False,
@@ -85,15 +86,15 @@ class EncryptionRules(Section):
     )
     name_spoilers: bool = Field(
         False,
-        description="Accept jobs that find out who spoiled a sum (encryption.name_spoilers): where an "
+        description="Accept jobs that find out who spoiled a sum (encryption.name_spoilers): if an "
         "opened sum is refused, this owner's noised update is summed once more, in one group of "
         "at least as many members as any sum of the consortium has. The server then reads that "
-        "group's sum beside the whole one; noise and ledger stay as they are.",
+        "group's sum in addition to the whole one; noise and ledger do not change.",
     )
     confirm_required: bool = Field(
         True,
         description="Refuse jobs without the confirmation trip (encryption.confirm = false), which "
-        "are safe only from a server that follows the protocol.",
+        "are safe only against a server that follows the protocol.",
     )
 
 
@@ -102,50 +103,55 @@ class JobRules(Section):
 
     approval: Literal["automatic", "manual"] = Field(
         "automatic",
-        description='"automatic": a job that keeps to this policy is taken part in; "manual": '
-        "somebody here approves every run first (umbel client jobs, umbel client approve).",
+        description='"automatic": take part in every job that this policy allows; "manual": a '
+        "person approves each run first (umbel client jobs, umbel client approve).",
     )
-    tasks: list[TaskName] = Field([], description="Tasks that are accepted. Empty: all.")
+    tasks: list[TaskName] = Field([], description="Accepted tasks. Empty: all.")
     adapters: list[AdapterName] = Field(
-        [], description='Adapters that are accepted: "lora", "head", "full". Empty: all.'
+        [], description='Accepted adapters: "lora", "head", "full". Empty: all.'
     )
     strategies: list[str] = Field(
         [],
-        description='Strategies that are accepted, such as "fedavg". Empty: all, but for a local half that '
-        "is not Umbel's own: code that is installed here and runs on this owner's updates. Its strategy "
-        'has to be named, as the job names it ("module:Class").',
+        description='Accepted strategies, such as "fedavg". Empty: all, except those with a local '
+        "half that "
+        "is not Umbel's own, which is code that is installed here and runs on this owner's updates. Such "
+        'a strategy must be listed, as the job names it ("module:Class").',
     )
     base_models: list[Sha256] = Field(
         [],
-        description="SHA-256 of the base models that are accepted, as umbel plan shows them "
-        "(base_sha256). Empty: any that is here and has the SHA-256 that the job names.",
+        description="SHA-256 of the accepted base models, as umbel plan shows them (base_sha256). "
+        "Empty: any model on this machine with the SHA-256 that the job gives.",
     )
     hub: bool = Field(
         False,
-        description="Let a base model that is not on this machine be fetched from the model hub. A job "
-        "names it, so the hub learns which one, and that this owner trains it. false: bring it in on a "
-        "disk, or into the Hugging Face cache beforehand.",
+        description="Fetch a base model that is not on this machine from the model hub. The job names "
+        "the model, so the hub learns which model this owner trains. false: copy it to this machine, or "
+        "into the Hugging Face cache, beforehand.",
     )
     operators: list[Sha256] = Field(
         [],
-        description="Public signing keys (64 hexadecimal digits) whose jobs are accepted, in place "
-        "of the key in consortium.json; list that one too to keep it. Empty: that key alone.",
+        description="Public signing keys (64 hexadecimal digits) of accepted operators, instead of "
+        "the key in consortium.json (list that one as well to keep it). Empty: only that key.",
     )
-    max_rounds: int = Field(1000, ge=1, description="Most rounds of one job.")
-    max_steps: int = Field(1000, ge=1, description="Most steps of training in one round.")
-    max_batch: int = Field(4096, ge=1, description="Most records that a step draws, on average.")
-    max_length: int = Field(4096, ge=4, description="Longest text, in tokens.")
-    max_rank: int = Field(256, ge=1, description="Highest rank of low-rank adapters.")
+    max_rounds: int = Field(1000, ge=1, description="The most rounds of one job.")
+    max_steps: int = Field(1000, ge=1, description="The most training steps in one round.")
+    max_batch: int = Field(
+        4096, ge=1, description="The most records that a step draws, on average."
+    )
+    max_length: int = Field(4096, ge=4, description="The longest text, in tokens.")
+    max_rank: int = Field(256, ge=1, description="The highest rank of low-rank adapters.")
     max_rank_modules: int = Field(
         65536,
         ge=1,
-        description="Most that the rank of low-rank adapters times the modules that get one may be.",
+        description="The largest product of the rank of low-rank adapters and the number of "
+        "modules that get one.",
     )
     max_hours: PositiveFloat = Field(
         24.0,
-        description="Longest time that one run may train at this owner, in hours: counted is what "
-        "its private answers should take by public numbers. A job that would take longer is refused when "
-        "it begins; an answer that takes longer than all of it is given up, and the run is over here.",
+        description="The longest time that one run may train at this owner, in hours. It counts "
+        "the time that the run's private answers should take by public numbers. A job that would "
+        "take longer is refused when it begins; if a single answer takes longer than this, it is "
+        "given up, and the run ends at this owner.",
     )
     hours: list[str] = Field(
         [],
@@ -172,10 +178,10 @@ class ResultRules(Section):
     accept: bool = Field(
         True,
         description="Keep the result of each run that this owner took part in (adapter, certificate, model "
-        "card), in the folder models, once it was checked. List them with: umbel client models.",
+        "card), in the folder models, after checking it. List them with: umbel client models.",
     )
     most_megabytes: int = Field(
-        1024, ge=1, description="Most megabytes of one result; a larger one is refused."
+        1024, ge=1, description="The most megabytes of one result; a larger one is refused."
     )
     keep_states: bool = Field(
         False,
@@ -188,12 +194,12 @@ class ResourceRules(Section):
     """What training may use of this machine."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description='Where to train; "auto" leaves it to the job.'
+        "auto", description='Device to train on; "auto" leaves the choice to the job.'
     )
     gpu_memory_share: float = Field(
-        1.0, gt=0, le=1, description="Largest share of a GPU's memory that training may take."
+        1.0, gt=0, le=1, description="The largest share of a GPU's memory that training may take."
     )
-    threads: int = Field(0, ge=0, description="Threads on the CPU. 0: one a core.")
+    threads: int = Field(0, ge=0, description="Threads on the CPU. 0: one per core.")
 
 
 def window_of(text: str) -> tuple[time, time]:

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 _EARLIER = 16
-"""Digits of the hash that earlier versions took: two runs could be made to share so few."""
+"""Digits of the hash in earlier versions: so few that somebody could make two runs share them."""
 
 
 def of_run(folder: Path, run: str, ending: str = "", *, beginning: str = "") -> Path:

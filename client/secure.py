@@ -102,15 +102,15 @@ class Membership:
         why = check_time(SignedRoster.from_bytes(self.roster.read_bytes()).roster.said, now)
         if why:
             raise NotYet(
-                f"the roster that {self.name} knows does not hold: {why}. The operator signs it anew: umbel "
-                "sign roster"
+                f"the roster that {self.name} has is not valid: {why}. The operator has to sign a new one: "
+                "umbel sign roster"
             )
 
     def check(self, spec: EncryptionSpec) -> None:
         """Refuse (``PlanRefused``) a job whose encryption is not what the roster's members agreed on."""
         if not keeps_to(spec, _member(self).roster.limits):
             raise PlanRefused(
-                f"{self.name}: the job's [encryption] is not what the consortium's roster says"
+                f"{self.name}: the job's [encryption] differs from the consortium's roster"
             )
 
 
@@ -172,16 +172,18 @@ class SecureUpload:
         self.participant, self.request, self._context = participant, request, context
         found = participant.check_upload(request, context)
         self.known: tuple[bytes, bytes] | None = None
-        """The answer that this very request got before."""
+        """The answer that this same request got before."""
         if isinstance(found, Manifest):
             self._manifest = found
             if found.layout != content.layout or found.clip != content.clip:
                 raise PlanRefused(
-                    f"{participant.member.name}: the server wants another vector than the job says"
+                    f"{participant.member.name}: the server asks for a different vector than the "
+                    "job defines"
                 )
             if weight > found.weight_cap:
                 raise PlanRefused(
-                    f"{participant.member.name} weighs {weight}, the manifest allows {found.weight_cap}"
+                    f"{participant.member.name} has weight {weight}, but the manifest allows "
+                    f"{found.weight_cap}"
                 )
             job, members = content.job, len(found.slot.cohort)
             if reasons := grid_refusals(job, found.clip, members, found.weight_cap):

@@ -29,13 +29,13 @@ class SeenOrders:
         """
         if why := check_time(said, now):
             raise PlanRefused(
-                f"the operator's order for this run does not hold: {why}. The operator signs it anew "
-                "with umbel resume, or umbel sign"
+                f"the operator's order for this run is not valid: {why}. The operator has to sign a "
+                "new one: umbel resume, or umbel sign"
             )
         if not known and said.counter <= self._read().get(operator, -1):
             raise PlanRefused(
-                "the operator's order for this run is older than one that came before, so that it may be "
-                "replayed. If the operator wants this run, it signs the job anew: umbel run"
+                "the operator's order for this run is older than one that came before, so it may be a "
+                "replay. If the operator wants this run, it has to sign the job again: umbel run"
             )
 
     def note(self, operator: str, said: Statement) -> None:
@@ -53,7 +53,7 @@ class SeenOrders:
             return {}
         except (OSError, ValueError, AttributeError) as error:
             raise LedgerError(
-                f"{self.path} cannot be read ({error}): it says which orders came before. Put the newest "
-                "copy back, or make a new folder with umbel client init."
+                f"{self.path} cannot be read ({error}): it records which orders came before. Put "
+                "the newest copy back, or make a new folder with umbel client init."
             ) from None
         return dict(found)

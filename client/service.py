@@ -28,7 +28,7 @@ from .intake import Intake
 
 _IDLE_SECONDS = 0.1
 _ASK_SECONDS = 2.0
-"""How often the SuperNode is asked for work, should its sign that there is some be missed."""
+"""How often the SuperNode is asked for work, in case its signal was missed."""
 _LONGEST_BACKOFF = 15.0
 _log = logging.getLogger(__name__)
 
@@ -50,15 +50,15 @@ class Service:
             os._exit(1)  # the children end with it
         self._stopping = True
         _log.info(
-            "%s ends after the answer in progress, which may wait for its public time; the same signal "
-            "once more (Ctrl-C) ends it at once",
+            "%s ends after the answer in progress, which may take its whole public amount of work; the "
+            "same signal again (Ctrl-C) ends it at once",
             self.home.name,
         )
 
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where another agent serves this owner."""
         refusal = (
-            f"Another agent serves {self.home.path} already. Stop that one first; two at once would "
+            f"Another agent already runs for {self.home.path}. Stop that one first: two at once would "
             "answer with the same keys."
         )
         with alone(self.home.path / "lock", refusal), contextlib.closing(self._intake):
@@ -166,24 +166,26 @@ def reason(home: Home) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     if "[code: 2004]" in text and home.roster.exists():
         return (
-            f": the server does not take {home.name} in. After a crash that passes within half a "
-            "minute; if it lasts, the operator has removed this member, or not admitted its new keys yet"
+            f": the server does not accept {home.name}. After a crash this passes within half a "
+            "minute; if it lasts, ask the operator: it may have removed this member, or not "
+            "admitted its new keys yet"
         )
     if "[code: 2004]" in text:
         return (
             f": {home.name} is not a member yet. Send {home.request_file} to the operator, who "
-            "lets it in with: umbel consortium admit. (If that was done: a server that has just started "
-            "lets it in within seconds.)"
+            "admits it with: umbel consortium admit. (If that was done: a server that has just started "
+            "accepts new members within seconds.)"
         )
     refused = re.search(r"certificate verify failed: ([^(\n]+)", text)
     if refused:
         return (
-            f": the server's certificate is refused ({refused[1].strip().rstrip('.')}). Look at the "
-            "address in client.toml and at this machine's clock; else the operator has to renew it"
+            f": the server's certificate is refused ({refused[1].strip().rstrip('.')}). Check the "
+            "address in client.toml and this machine's clock; otherwise the operator has to renew "
+            "the certificate"
         )
     errors = re.findall(r"^ERROR .*?: {2,}(.+)", text, re.MULTILINE)
     if errors and "401 Unauthorized" in errors[-1]:
-        return f": the server does not know {home.name}'s key, or takes it for gone"
+        return f": the server does not know {home.name}'s key, or considers this agent gone"
     return f": {errors[-1].strip().rstrip('.')} (all of it: {log})" if errors else ""
 
 

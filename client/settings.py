@@ -34,7 +34,7 @@ name = {name}
 path = {path}
 
 # How CSV and JSON files are written, if not as UTF-8 with quotes that are doubled within quotes:
-# "cp1252", "gb18030", ...; "backslash" or "none". Said here, so that no record decides how others are read.
+# "cp1252", "gb18030", ...; "backslash" or "none". Set here, so that no record decides how others are read.
 {encoding}
 {quoting}
 
@@ -63,7 +63,7 @@ unit = {unit}
 records_per_group = {records_per_group}
 
 # The agent takes part in no job as long as the published size is below this. No size below 100 is
-# published, and 100 stands for all that is less: 100 here asks for more than 100, and less asks nothing.
+# # published (100 stands for any size up to 100): 100 here asks for more than 100, less asks nothing.
 smallest_size = {smallest_size}
 
 [server]
@@ -131,7 +131,9 @@ class DataSettings(Document):
         if self.unit == "group" and self.group_column is None:
             raise ValueError('unit = "group" needs a group_column')
         if self.test_path is not None and self.training_share not in (None, 1.0):
-            raise ValueError("with a test_path all of path is trained on: training_share = 1.0")
+            raise ValueError(
+                "with a test_path all of path is used for training: set training_share = 1.0"
+            )
         return self
 
     @property
@@ -163,20 +165,20 @@ class DataSettings(Document):
     def _reasons(self, job: Job) -> Iterator[str]:
         if job.kind.labelled:
             if self.labels is None:
-                yield "names no classes, the job wants to learn some"
+                yield "declares no classes, but the job learns classes"
             elif _domain(job.data.labels or ()) != _domain(self.labels) or len(
                 job.data.labels or ()
             ) != len(self.labels):
                 # A subset would let the job choose which records enter.
                 yield (
-                    f"names the classes {listed(self.labels)}, the job "
+                    f"declares the classes {listed(self.labels)}, but the job names "
                     f"{listed(job.data.labels or ()) or 'none'} (data.labels): they must be the "
                     "same, in any order"
                 )
         if job.per_group and self.unit != "group":
-            yield 'counts records, the job has privacy.unit = "group"'
+            yield 'counts records, but the job has privacy.unit = "group"'
         if self.unit == "group" and job.privacy.unit == "example":
-            yield 'protects groups of records, the job has privacy.unit = "example", not "group"'
+            yield 'protects groups of records, but the job has privacy.unit = "example", not "group"'
 
 
 def _domain(labels: Iterable[str]) -> set[str]:

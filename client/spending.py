@@ -31,10 +31,10 @@ class RunSpending:
     """Rounds that were charged, repeated ones once."""
     steps: int
     epsilon: float
-    """By itself. Runs compose: what they spend together is less than the sum of these."""
+    """By itself. Runs compose: together they spend less than the sum of these."""
     first: str
     last: str
-    """When, UTC in ISO 8601."""
+    """UTC in ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class DataSpending:
     """What one account has spent over all its jobs, and what the policy leaves it."""
 
     dataset: str
-    """The account's name; in an earlier ledger a fingerprint of the content."""
+    """The account's name; in a ledger of an earlier version, a fingerprint of the content."""
     epsilon: float
     delta: float
-    """The policy's delta_limit: no job is accepted with a larger one."""
+    """The policy's delta_limit: a job with a larger delta is refused."""
     limit: float
     """The policy's epsilon_limit."""
     runs: tuple[RunSpending, ...]

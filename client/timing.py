@@ -36,13 +36,13 @@ _OVERRUN = 2.0**-30
 """Probability that more records are drawn than an answer has time for."""
 _MARGIN = 1.03
 _DISTURBED = 1.5
-"""Times what an answer should take: the least that one takes whose process had to be made ready again."""
+"""An answer takes at least this many times its due time if its process had to be prepared again."""
 _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
 """Seconds for a record to be read and tokenised."""
 _LONG = 10.0
-"""Seconds from which on an owner is told that its agent waits, lest it looks as if nothing went on."""
+"""From this many seconds on, an owner is told that its agent waits, so that it does not seem to hang."""
 _UNKNOWN = 1000
 """Held-out records where no size is published: a span is as long as so many take."""
 _log = logging.getLogger(__name__)

@@ -36,9 +36,9 @@ class LocalData:
     train: Examples
     test: Examples
     counts: Sizes
-    """What the owner's published sizes are drawn around. A secret."""
+    """The true sizes, around which the published ones are drawn. A secret."""
     records_per_group: int | None = None
-    """Most records of a group in a step; None if the job does not protect groups."""
+    """At most this many records of a group in a step; None if the job does not protect groups."""
 
     @property
     def grouped(self) -> bool:

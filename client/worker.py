@@ -32,7 +32,7 @@ from .work import LocalData, WorkHere, Workplace
 
 _log = logging.getLogger(__name__)
 ROW = struct.Struct("<q")
-"""How the row in use stands in the file that agent and worker share."""
+"""Format of the row in use in the file that agent and worker share."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Model:
     verdict: Verdict | None
     """What the probe of it found."""
     fresh: bool
-    """Whether it was not there already."""
+    """Whether it is new."""
     pace: Pace | None
     """How fast this machine is with it; None if nobody waits."""
     fixed: str = ""
@@ -143,7 +143,7 @@ def records_of(
     except Exception as error:
         if not job.private:
             raise
-        _log.error("%s takes part as an owner of no record: %s", setup.owner, error)
+        _log.error("%s takes part as an owner without records: %s", setup.owner, error)
         return source.nothing(job)
 
 

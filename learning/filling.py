@@ -171,8 +171,8 @@ class UpTo:
         times = max(1, math.ceil(self.done / self._most)) if self._most > 0 else 0
         if times > 1:
             _log.warning(
-                "an answer took %.0f passes, for which %.0f were planned, and leaves after %d times that: "
-                "whoever sees it knows that it took long. If files have grown since their size was "
+                "an answer took %.0f passes instead of the planned %.0f, and leaves after %d times that: "
+                "an observer learns that it took long. If files have grown since their size was "
                 "published: umbel client publish-size.", self.done, self._most, times,
             )  # fmt: skip
         least = ladder[0][0]
@@ -185,7 +185,7 @@ class UpTo:
                 self.done += cost
         except Exception:
             # What the records came to is worth more than to leave late.
-            _log.exception("an answer could not be filled up, and leaves early")
+            _log.exception("an answer could not be filled up, so it leaves early")
 
 
 def _shape(batch: Batch) -> tuple[int, int]:

@@ -108,7 +108,7 @@ def test_the_best_model_on_a_public_file_is_kept_and_said_everywhere(simulate, u
     assert "Public hold-out accuracy 100.0%" in shown
     assert "<h2>Public hold-out</h2>" in page
     assert "on 5 public records" in card
-    assert "the one after round 0 of 1 is this one" in card
+    assert "This is the model after round 0 of 1" in card
     certificate = json.loads((tmp_path / "chosen" / "certificate.json").read_text())
     assert certificate["rounds"]["kept"] == 0
     assert certificate["public"]["figures"]["accuracy"] == 1.0

@@ -200,7 +200,7 @@ def test_names_stay_inside_and_are_of_kinds_that_hold_no_code(name, run, content
     ("name", "data", "why"),
     [
         (WEIGHTS, pickle.dumps(os.getcwd), "not a safetensors file"),
-        ("adapter/config.json", b'{"auto_map": {"AutoModel": "evil.Model"}}', "names code"),
+        ("adapter/config.json", b'{"auto_map": {"AutoModel": "evil.Model"}}', "asks to load code"),
         ("adapter/config.json", b"[" * 100_000, "cannot be read"),
         ("adapter/notes.md", b"\xff\xfe", "cannot be read"),
     ],
@@ -226,7 +226,7 @@ def test_files_that_the_certificate_does_not_name_are_refused(run, contents):
         {name: data for name, data in contents.items() if name != WEIGHTS and name != FILE}
         | {FILE: contents[FILE], "adapter/other.json": b"{}"},
     ):
-        with pytest.raises(CertificateError, match="not those that the certificate names"):
+        with pytest.raises(CertificateError, match="differ from those that the certificate names"):
             unpack(sealed(changed, identity(run), OPERATOR), expected(run))
 
 

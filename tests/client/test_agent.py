@@ -470,7 +470,7 @@ def test_a_run_keeps_to_one_noise_whatever_the_server_says_of_its_rounds(owner, 
     update_of(mary.ask(TRAIN, 1))
     reply = mary.ask(TRAIN, 2, participations=30)
     assert reply.error.code == REFUSED
-    assert "other noise before" in reply.error.reason
+    assert "had different noise" in reply.error.reason
     assert len(mary.entries()) == 1
 
 
@@ -508,7 +508,7 @@ def test_an_internal_error_tells_nothing_of_the_data(owner, job, texts, monkeypa
     monkeypatch.setattr("umbel.client.work.train", fail)
     reply = mary.ask(TRAIN)
     assert reply.error.code == FAILED
-    assert reply.error.reason == "internal error at the client; the reason is in its own log"
+    assert reply.error.reason == "internal error at the client; its own log says why"
     assert len(mary.entries()) == 1
 
 

@@ -146,7 +146,7 @@ def test_an_approval_cannot_be_copied_to_another_run(approvals, job, waiting):
     other = next(request.id for request in approvals.list() if request.run == "other")
     approved = (approvals.folder / f"{waiting}.json").read_bytes()
     (approvals.folder / f"{other}.json").write_bytes(approved)
-    with pytest.raises(LedgerError, match="another request than its name says"):
+    with pytest.raises(LedgerError, match="different request than its name says"):
         approvals.ask(job, "other", OPERATOR)
 
 

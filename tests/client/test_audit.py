@@ -66,7 +66,7 @@ def test_an_edited_last_line_is_never_built_upon(log):
     *lines, last = lines_of(log)
     changed = b"".join([*lines, last.replace(b"finished", b"accepted")])
     log.path.write_bytes(changed)
-    with pytest.raises(LedgerError, match="its last line is not as it was written"):
+    with pytest.raises(LedgerError, match="its last line is not the one that was written"):
         log.write("agent started")
     assert log.path.read_bytes() == changed
 

@@ -127,7 +127,7 @@ def test_a_foreign_gguf_file_is_not_parsed(asked, tmp_path):
 
 
 def test_a_job_that_names_no_digest_is_refused(asked):
-    assert "the job has to name model.sha256" in asked(sha256=None)
+    assert "the job must give model.sha256" in asked(sha256=None)
 
 
 def test_a_digest_that_the_policy_does_not_list_is_refused_before_anything_is_looked_up(asked):

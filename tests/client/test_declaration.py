@@ -204,15 +204,17 @@ def test_a_job_protects_what_its_owner_says_it_must(owner):
     of_groups = owner.job.model_copy(
         update={"privacy": owner.job.privacy.model_copy(update={"unit": "group"})}
     )
-    with pytest.raises(PlanRefused, match='protects groups of records, the job has .*"example"'):
+    with pytest.raises(
+        PlanRefused, match='protects groups of records, but the job has .*"example"'
+    ):
         grouped.check("st-mary", owner.job)
-    with pytest.raises(PlanRefused, match='counts records, the job has privacy.unit = "group"'):
+    with pytest.raises(PlanRefused, match='counts records, but the job has privacy.unit = "group"'):
         declared.check("st-mary", of_groups)
     grouped.check("st-mary", of_groups)
     language = owner.job.model_copy(update={"task": "causal-lm"})
     declared.check("st-mary", language)
     silent = declared.model_copy(update={"label_column": None, "labels": None})
-    with pytest.raises(PlanRefused, match="names no classes"):
+    with pytest.raises(PlanRefused, match="declares no classes"):
         silent.check("st-mary", owner.job)
 
 

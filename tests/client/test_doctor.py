@@ -294,11 +294,11 @@ def test_a_changed_ledger_and_a_changed_audit_log_are_bad(home):
 
 
 def test_an_agent_that_runs_is_seen_and_not_disturbed(home):
-    assert "none runs" in found(home, "agent")[1]
+    assert "no agent runs" in found(home, "agent")[1]
     assert not (home.path / "lock").exists()
     with (home.path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "one runs" in found(home, "agent")[1]
+        assert "an agent runs" in found(home, "agent")[1]
 
 
 def test_a_gpu_is_missed_only_where_the_policy_wants_one(home):
@@ -367,7 +367,7 @@ def test_a_proxy_that_the_environment_names_is_not_used_but_named_if_nobody_answ
 
 
 def test_a_server_without_tls(home, serve):
-    assert "but no TLS ones" in found(moved(home, f"localhost:{serve()}"), "server")[1]
+    assert "but not TLS" in found(moved(home, f"localhost:{serve()}"), "server")[1]
 
 
 def test_an_expired_certificate_is_told_with_its_date(home, consortium, serve):

@@ -79,7 +79,9 @@ def test_a_ledger_is_behind_what_it_lacks_and_nothing_else(
         echo.check(seal)
         assert not (folder / "behind").exists()
     else:
-        with pytest.raises(LedgerError, match="older than what this owner has told the server"):
+        with pytest.raises(
+            LedgerError, match="older than what this owner has reported to the server"
+        ):
             echo.check(seal)
         assert (folder / "behind").read_text() == seal
 

@@ -186,7 +186,7 @@ def test_more_counts_than_a_private_test_has_do_not_leave(open_job_of):
     """Such as bins of scores."""
     job = open_job_of()
     more = RecordDict({"metrics": MetricRecord({WEIGHT: 1, "counts": [0.0] * 2048})})
-    with pytest.raises(MessageError, match="more or fewer counts"):
+    with pytest.raises(MessageError, match="the number of counts is not"):
         check_leaves(more, TRAIN, job, Policy.simulated(job))
 
 

@@ -250,7 +250,7 @@ def test_a_folder_that_was_put_back_from_a_copy_answers_nothing_from_its_records
     before = home.ledger.read_bytes()
     for kind, round_ in ((PREPARE, 0), (TRAIN, 1), (EVALUATE, 1)):
         reply = owner.ask("first", kind=kind, round=round_, told=told)
-        assert "the reason is in its own log" in reply.error.reason
+        assert "its own log says why" in reply.error.reason
     assert home.ledger.read_bytes() == before
     status, out, _ = umbel("client", "check", home.path)
     assert status == 1
@@ -284,7 +284,7 @@ def test_a_request_for_what_no_plan_has_costs_nothing_and_is_refused_in_words(ow
             reason = owner.ask("first", kind=kind, round=number).error.reason
             assert f"is for round {number}" in reason
     assert "attempt -1" in owner.ask("first", kind=TRAIN, round=2, attempt=-1).error.reason
-    assert "the first one is 1" in owner.ask("first", kind=TRAIN, round=0).error.reason
+    assert "the first round is 1" in owner.ask("first", kind=TRAIN, round=0).error.reason
     nested = owner.ask("first", kind=TRAIN, round=2, naming="[" * 100_000)
     assert nested.error.reason == "A request names malformed groups"
     assert owner.home.ledger.read_bytes() == ledger

@@ -94,7 +94,7 @@ def test_nobody_but_the_consortiums_key_hands_a_key_over(consortium, owner, job)
             with pytest.raises(ProtocolError):
                 card.after(chain)
             reason = told(owner, job, order_by(consortium, job, thief, chain))
-            assert "does not follow the consortium's keys" in reason
+            assert "does not accept the consortium's new keys" in reason
     assert Home.open(owner.path).card == card
     # Weakened: a card that believes in the thief's key for rosters follows it.
     chain = [hand_over(thief, "0" * 32, "operator", card.keys["operator"], b"x" * 32, 1, 1)]
@@ -200,7 +200,7 @@ def test_certificates_of_a_former_operator_stay_good_and_it_certifies_nothing_ne
         return next(finding for finding in found if finding.what == "signer")
 
     assert signer(certificate).holds
-    assert "a key that was replaced since" in signer(certificate).text
+    assert "this key has been replaced since" in signer(certificate).text
     later = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
     assert signer(certificate.model_copy(update={"issued": later}).signed_by(old)).holds is False
     assert signer(issue(run.path, result, consortium.operator)).holds
@@ -242,7 +242,10 @@ def test_an_owner_that_goes_over_to_new_keys_too_early_can_still_be_admitted(con
 
 def test_keys_are_not_replaced_beneath_an_agent(owner):
     renew_keys(owner)
-    with alone(owner.path / "lock", "no"), pytest.raises(ConsortiumError, match="Stop it first"):
+    with (
+        alone(owner.path / "lock", "no"),
+        pytest.raises(ConsortiumError, match="Stop it, do this again"),
+    ):
         use_new_keys(owner)
     use_new_keys(owner)
 
@@ -317,14 +320,14 @@ def test_the_commands_do_it(consortium, owner, umbel):
     card = Consortium.open(consortium.path).card
     assert (status, card.fingerprint in out) == (0, True)
     status, out, _ = umbel("client", "trust", consortium.path / "consortium.json", owner.path)
-    assert (status, "New keys are followed" in out) == (0, True)
+    assert (status, "The new keys are accepted" in out) == (0, True)
     assert card.fingerprint in out
     assert umbel("consortium", "rotate", consortium.path, "server")[0] == 2
     assert umbel("client", "rotate", owner.path)[0] == 0
     status, out, _ = umbel("consortium", "admit", consortium.path, owner.request_file)
-    assert (status, "whose place the new ones take" in out) == (0, True)
+    assert (status, "which the new ones will replace" in out) == (0, True)
     status, out, _ = umbel("consortium", "admit", consortium.path, owner.request_file)
-    assert (status, "already, with these very keys" in out) == (0, True)
+    assert (status, "already, with the same keys" in out) == (0, True)
     assert umbel("client", "rotate", owner.path, "--finish")[0] == 0
     assert not list((owner.path / "next").iterdir())
 

@@ -64,7 +64,7 @@ def test_looking_at_a_ledger_that_is_not_there_does_not_begin_one(tmp_path, caps
     (tmp_path / "client.toml").touch()
     write_policy_template(tmp_path / "policy.toml")
     owner_commands.show(tmp_path)
-    assert capsys.readouterr().out == "Nothing was spent yet.\n"
+    assert capsys.readouterr().out == "Nothing has been spent yet.\n"
     assert not (tmp_path / "ledger.sqlite").exists()
 
 

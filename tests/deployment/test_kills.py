@@ -111,7 +111,7 @@ def bound_for_each_owner(deployment, run, umbel):
     for home in deployment.owners.values():
         status, shown, err = umbel("ledger", "verify", "--certificate", certificate, home.path)
         assert status == 0, err
-        assert "the last one of its run" in shown
+        assert "the last row of its run" in shown
     return True
 
 

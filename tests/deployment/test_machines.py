@@ -48,7 +48,7 @@ def test_a_full_disk_stops_a_run_with_a_reason_and_room_heals_it(
             file.write(bytes(4096))
     run = deployment.start().place(name="full")
     assert deployment.over(run).status == "failed"
-    assert "the reason is in the client's own log" in deployment.umbel("status", run)
+    assert "the client's own log says why" in deployment.umbel("status", run)
     deployment.said(ODD, "No space left on device")
     (journals / "other").unlink()
     deployment.umbel("resume", run)

@@ -118,7 +118,9 @@ class Reader:
             ["umbel", "client", "check", owner], cwd=self.folder, env=self.environment,
             capture_output=True, text=True,
         )  # fmt: skip
-        return re.search(r"fingerprint, to tell the operator: ([0-9a-f ]+)", done.stdout)[1].strip()
+        return re.search(r"fingerprint to give to the operator: ([0-9a-f ]+)", done.stdout)[
+            1
+        ].strip()
 
     def begin(self, who, command):
         with (self.folder / f"{who}-{len(self.running)}.log").open("wb") as log:

@@ -146,7 +146,7 @@ def test_a_thief_of_the_consortiums_key_hides_no_member_from_who_approves(consor
     # All that it seems to change is nothing, and the approval would be for a roster with the stranger in it.
     assert set(open_roster(harmless.to_bytes(), key).members) == set(known.members)
     assert harmless.whole.hash == grown.whole.hash
-    with pytest.raises(ProtocolError, match="taken members off"):
+    with pytest.raises(ProtocolError, match="removed members"):
         change_of(home, harmless.to_bytes(), [])
     assert change_of(home, grown.to_bytes(), []).lines == ["Joins: x (no request of it came along)"]
 

@@ -193,7 +193,7 @@ def test_a_grant_is_withdrawn_where_the_server_is(consortium, umbel, tmp_path):
     status, out, _ = umbel("consortium", "observer", keys.path, "auditor")
     assert (status, "in the server's folder as well" in out) == (0, True)
     status, out, _ = umbel("consortium", "observer", consortium.path, "auditor")
-    assert (status, out.strip()) == (0, "auditor reads no more.")
+    assert (status, out.strip()) == (0, "auditor can no longer read.")
 
 
 def test_strangers_that_say_nothing_hold_few_places_and_end(consortium, monkeypatch):

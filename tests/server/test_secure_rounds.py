@@ -456,7 +456,7 @@ def test_a_job_with_other_limits_than_the_roster_is_refused(start_run, quick):
     lower = job.encryption.model_copy(update={"colluders": 0.0})
     terms = dataclasses.replace(run.plan.terms, job=job.model_copy(update={"encryption": lower}))
     run.plan = dataclasses.replace(run.plan, terms=terms)
-    with pytest.raises(RoundFailed, match="not what the consortium's roster says"):
+    with pytest.raises(RoundFailed, match="differs from the consortium's roster"):
         run_rounds(run)
 
 

@@ -380,11 +380,11 @@ def test_a_run_that_outlives_its_spare_rounds_ends_early_with_its_last_summed_mo
     assert verdict.valid, verdict.findings
     certified = verdict.certificate
     assert (certified.rounds.planned, certified.rounds.done) == (3, 2)
-    assert certified.rounds.ended == "too few owners could go on"
+    assert certified.rounds.ended == "too few owners were able to continue"
     assert certified.guarantee.epsilon_spent <= 2.0
     assert max(spent(folder).values()) <= certified.guarantee.epsilon_spent
     text = (path / "adapter" / "README.md").read_text()
-    assert "2 of 3 planned rounds (too few owners could go on)" in text
+    assert "2 of 3 planned rounds (too few owners were able to continue)" in text
     assert "not tested this model, because training ended early" in text
     assert len(list(Predictor.load(path, "cpu").predict(["a good film"]))) == 1
     warned = [event for event in folder.read_events() if event["event"] == "spare"]
