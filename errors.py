@@ -132,11 +132,11 @@ class DeploymentError(UmbelError):
 
 
 _PLACE = {
-    errno.ENOSPC: "Make room, then do it again",
-    errno.EDQUOT: "Make room, then do it again",
-    errno.EACCES: "Give this user the right to it, or name another place",
-    errno.EPERM: "Give this user the right to it, or name another place",
-    errno.EROFS: "It lies on something that cannot be written: name another place",
+    errno.ENOSPC: "Free some space, then do it again",
+    errno.EDQUOT: "Free some space, then do it again",
+    errno.EACCES: "Give this user access to it, or name another place",
+    errno.EPERM: "Give this user access to it, or name another place",
+    errno.EROFS: "It is on a read-only file system: name another place",
 }
 _FOREIGN = re.compile(r"\(os error (\d+)\)")
 
@@ -154,4 +154,4 @@ def of_the_machine(error: BaseException) -> str | None:
     if number not in _PLACE:
         return None
     at = f"{where}: " if where else ""
-    return f"{at}{os.strerror(number)}. {_PLACE[number]}; a run goes on with --resume."
+    return f"{at}{os.strerror(number)}. {_PLACE[number]}; resume a run with --resume."

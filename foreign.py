@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
 
 LONGEST = 10_000
-"""Characters that are shown of one text."""
+"""At most this many characters of a text are shown."""
 _FORMULA = (*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20")
 """The last four are the wide forms of the first, which some spreadsheets take for them."""
 

@@ -47,11 +47,10 @@ class PrivacyRules(Section):
         ["example"],
         min_length=1,
         description='Values of the job\'s privacy.unit that are accepted. "example": noise of this '
-        'agent alone; "group", which protects all records of one group together by the same noise, is '
-        'then accepted as well. "client": noise in the sum, which depends on enough other members '
-        "that do not "
-        'collude with the server. "none" means no differential privacy: models may reveal records, '
-        "and nothing is charged.",
+        'agent alone; "group", which protects all records of one group together by the same '
+        'noise, is then accepted as well. "client": noise in the sum, which depends on enough '
+        'other members that do not collude with the server. "none" means no differential privacy: '
+        "models may reveal records, and nothing is charged.",
     )
     exact_counts: bool = Field(
         False,
@@ -113,9 +112,8 @@ class JobRules(Section):
     strategies: list[str] = Field(
         [],
         description='Accepted strategies, such as "fedavg". Empty: all, except those with a local '
-        "half that "
-        "is not Umbel's own, which is code that is installed here and runs on this owner's updates. Such "
-        'a strategy must be listed, as the job names it ("module:Class").',
+        "half that is not Umbel's own, which is code that is installed here and runs on this "
+        'owner\'s updates. Such a strategy must be listed, as the job names it ("module:Class").',
     )
     base_models: list[Sha256] = Field(
         [],

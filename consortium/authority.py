@@ -189,7 +189,7 @@ class Consortium(Folder):
         name = request.name
         if member.name == name:
             raise ConsortiumError(
-                f"{name!r} is a member already, with other keys. Its owner replaces keys with umbel "
+                f"{name!r} is already a member, with other keys. Its owner replaces keys with umbel "
                 "client rotate; if they are lost or stolen, remove the member first (umbel "
                 f"consortium remove {typed(self.path)} {name}); if this is another "
                 "owner, it must choose another name."
@@ -202,7 +202,7 @@ class Consortium(Folder):
         if member.keys & request.keys:
             raise ConsortiumError(
                 f"The request of {name!r} has a key of the member {member.name!r}. Two members "
-                "never share one: the owner must make a folder of its own with umbel client init; "
+                "never share a key: the owner must make its own folder with umbel client init; "
                 f"to rename {member.name!r}, remove it first."
             )
 
@@ -216,8 +216,8 @@ class Consortium(Folder):
             if pending.whole == roster:
                 return  # it was asked for before
             raise ConsortiumError(
-                f"A roster waits for its members' approval: {self._pending_path}. Take it in (umbel take), "
-                "or delete that file to give it up."
+                f"A roster waits for its members' approval: {self._pending_path}. Take it (umbel take), or "
+                "delete that file to give it up."
             )
         self._write_roster(roster, pending=approvals_needed(current) > 0)
 
@@ -254,9 +254,9 @@ class Consortium(Folder):
         data = self.roster()
         if not held or data is None:
             raise ConsortiumError(
-                f"{self.path} holds neither the consortium's key nor a delegation that lasts. Remove the "
-                "member where the keys are, and bring the roster here: umbel consortium remove, umbel sign "
-                "roster, umbel take"
+                f"{self.path} has neither the consortium's key nor a valid delegation. Remove the "
+                "member on the machine with the keys, and bring the roster here: umbel "
+                "consortium remove, umbel sign roster, umbel take"
             )
         signed = SignedRoster.from_bytes(data)
         cut = signed.cut([name], self.epoch + 1, self.delegate_identity, held[-1], now)

@@ -40,7 +40,7 @@ def check_host(host: str) -> str:
             return str(ipaddress.ip_address(host))
     labels = host.split(".")
     if len(host) > _LONGEST_HOST or not all(map(_LABEL.fullmatch, labels)):
-        raise ValueError("give a host name or an IP address alone, such as umbel.example.org")
+        raise ValueError("give only a host name or an IP address, such as umbel.example.org")
     # No name ends in a number; resolvers take one that does for an address, each in its own way.
     if _NUMBER.fullmatch(labels[-1]):
         raise ValueError(f"{host} is not an IP address, and a host name does not end in a number")
@@ -104,15 +104,15 @@ class Card(Document):
     operator_key: Key
     umbel_version: str = __version__
     handovers: list[str] = Field(default_factory=list, max_length=MOST)
-    """How its keys came to be these, oldest first (``handovers``)."""
+    """How the keys changed up to now, oldest first (``handovers``)."""
     rehearsal: bool = False
-    """Whether it lives on one machine, for a rehearsal: its agents' noise is then no secret."""
+    """Whether it is a rehearsal on one machine: its agents' noise is then not secret."""
 
     @model_validator(mode="after")
     def _check_handovers(self) -> Self:
         try:
             if follow(self._first, self.id, self.handovers) != self.keys:
-                raise ValueError("its keys are not those that its handovers lead to")
+                raise ValueError("its keys are not those at the end of its handovers")
         except ProtocolError as error:
             raise ValueError(str(error)) from None
         return self
@@ -156,7 +156,7 @@ class Card(Document):
             return self
         if said[: len(known)] != known:
             raise ProtocolError(
-                "handover", "the server", "keys were handed over another way before"
+                "handover", "the server", "an earlier handover of keys differs from the known one"
             )
         keys = follow(self._first, self.id, handovers)
         values = {
@@ -178,7 +178,7 @@ class Card(Document):
                 f"This is the card of another consortium ({other.name}), not of {self.name}."
             )
         if follow(self._first, self.id, other.handovers) != other.keys:
-            raise ProtocolError("handover", "the card", "nobody handed over to the keys in it")
+            raise ProtocolError("handover", "the card", "no handover leads to its keys")
 
     @property
     def fingerprint(self) -> str:
@@ -228,7 +228,7 @@ class Request(Document):
     umbel_version: Annotated[str, Field(min_length=1, max_length=64)]
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
     succeeds: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")] | None = None
-    """Of a member that replaces its keys: the signature with the ones before."""
+    """If a member replaces its keys: the signature with its previous keys."""
 
     @classmethod
     def make(
@@ -269,22 +269,20 @@ class Request(Document):
         """
         if self.consortium != card.id:
             self._refuse(
-                f"is for another consortium than {card.name!r}. It is to be made with this "
-                "consortium's own consortium.json."
+                f"is for another consortium than {card.name!r}. Make it again with this "
+                "consortium's consortium.json."
             )
         try:
             claim = self._claim()
             agree(os.urandom(32), self.identity.agreement, self.name)
         except (ProtocolError, ValueError):
-            self._refuse("holds a key or a text that cannot be used. It is to be made again.")
+            self._refuse("has a key or a text that cannot be used. Make it again.")
         if not _is_node_key(self.node_key):
-            self._refuse(
-                "holds a node key that is not an EC P-384 public key in PEM. It is to be made again."
-            )
+            self._refuse("has a node key that is not an EC P-384 public key in PEM. Make it again.")
         if not verify(self.identity.signing, bytes.fromhex(self.signature), claim):
             self._refuse(
-                "is not signed by the keys that it holds: it was changed after it was made. "
-                "It is to be sent again."
+                "is not signed with its own keys: it was changed after it was made. Ask the "
+                "owner to send it again."
             )
 
     @property

@@ -37,7 +37,7 @@ class LimitsFile(Document):
     confirm: bool
     owners: int = 0
     roster_days: int = Field(default=ROSTER_DAYS, ge=1, le=36_500)
-    """How long a roster holds from the day on which it is signed."""
+    """How long a roster is valid from the day of its signature."""
 
 
 class Folder:
@@ -95,8 +95,8 @@ class Folder:
         """Refuse (``ConsortiumError``) what belongs into the server's folder, where that is another one."""
         if self.is_keys_alone:
             raise ConsortiumError(
-                f"{self.path} is the folder of the keys, and its server has another one. Sign here (umbel "
-                "sign job, or roster, or certificate), and take that in there (umbel take)."
+                f"{self.path} is the folder with the keys, but its server has another folder. Sign here "
+                "(umbel sign job, roster or certificate), and take the file there (umbel take)."
             )
 
     @property
@@ -116,7 +116,8 @@ class Folder:
         delegate = self.delegate
         if delegate is None:
             raise ConsortiumError(
-                f"{self.path} holds neither the consortium's keys nor a server's own."
+                f"{self.path} has neither the consortium's keys nor a server's keys. Restore it "
+                "from a backup."
             )
         return self._secret("delegate.key", delegate)
 
@@ -227,7 +228,7 @@ class Folder:
             return None
         except ProtocolError as error:
             raise ConsortiumError(
-                f"{path} is damaged ({error}). Delete it: the change is asked for once more."
+                f"{path} is damaged ({error}). Delete it: you will be asked for the change again."
             ) from None
 
     def roster_ends(self) -> int:
@@ -255,7 +256,7 @@ class Folder:
         Guarantee: it is the one that the roster means, with these very keys. As long as a member's new keys
         are in no roster that counts, both of its requests are here.
         """
-        path, reason = self._request_path(entry.name), "it has other keys than the roster names."
+        path, reason = self._request_path(entry.name), "its keys differ from the roster."
         for file in (path, successor(path)):
             if file is not path and not file.exists():
                 continue
@@ -309,12 +310,13 @@ class Folder:
         except (OSError, ValueError) as error:
             if not self.holds_keys and not path.exists():
                 raise ConsortiumError(
-                    f"{self.path} is a server's folder, without the consortium's keys. Do this where they "
-                    "are (umbel consortium, umbel sign), and take in here what that writes (umbel take)."
+                    f"{self.path} is a server's folder, without the consortium's keys. Do this on the "
+                    "machine with the keys (umbel consortium, umbel sign), and take the file that "
+                    "it writes here (umbel take)."
                 ) from None
             raise ConsortiumError(
-                f"{path} is needed for this and cannot be read: {error}. If it is kept elsewhere, put "
-                "it there for as long as this takes."
+                f"{path} is needed for this, but cannot be read: {error}. If the key is kept elsewhere, "
+                "copy it to this place for the time of this command."
             ) from None
         if identity.public.signing != public:
             raise ConsortiumError(

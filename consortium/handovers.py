@@ -119,4 +119,4 @@ def _kind(handover: Handover) -> Kind:
 
 
 def _refused(text: str) -> ProtocolError:
-    return ProtocolError("handover", "the server", f"a key's handover is not taken: {text}")
+    return ProtocolError("handover", "the server", f"a key's handover is refused: {text}")

@@ -27,9 +27,10 @@ def outlasts(consortium: Consortium, job: Job) -> str:
         (typed(consortium.path), "") if consortium.holds_keys else ("KEYS", ", and umbel take")
     )
     return (
-        f"The run may last {_so_long(needed)} (rounds, spare rounds, cohort.deadline), and the "
-        f"roster of {consortium.card.name} holds until {day(ends)}. Plan less, or sign the roster for "
-        f"longer: umbel sign roster {keys} --days {needed // DAY + 2}{taken}"
+        f"The run may last {_so_long(needed)} (rounds, spare rounds, cohort.deadline), but the "
+        f"roster of {consortium.card.name} is valid only until {day(ends)}. Plan a shorter run, "
+        f"or sign the roster for longer: umbel sign roster {keys} --days "
+        f"{needed // DAY + 2}{taken}"
     )
 
 

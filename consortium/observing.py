@@ -11,7 +11,7 @@ from ..privacy.secagg.keys import Identity
 from ..storage.files import new_folder, write_durably
 from .card import Card
 
-_MAKE = "An observer's folder is made with: umbel observer init"
+_MAKE = "Make an observer's folder with: umbel observer init"
 
 
 class ObserverFolder:

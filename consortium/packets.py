@@ -25,7 +25,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 
 class _Carried(Document):
     handovers: list[str] = Field(default_factory=list, max_length=MOST)
-    """How the consortium's keys came to be those that signed this."""
+    """The handovers from the consortium's first keys to those that signed this."""
 
 
 class SignedJob(_Carried):
@@ -110,5 +110,7 @@ def read_packet(path: Path) -> Packet:
     except OSError as error:
         raise ConsortiumError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, KeyError, TypeError):
-        raise ConsortiumError(f"{path} is nothing that umbel sign makes. Check the path.") from None
+        raise ConsortiumError(
+            f"{path} is not a file that umbel sign writes. Check the path."
+        ) from None
     return kind.read(path)

@@ -29,8 +29,8 @@ def rotate(consortium: Consortium, kind: Kind) -> Card:
     card, signer = consortium.card, consortium.identity
     if kind == "consortium" and consortium.pending is not None:
         raise ConsortiumError(
-            "A roster waits for its members' approval, signed by the key that is to be replaced. Take it in "
-            f"first (umbel take), or delete {consortium.path / 'rosters' / 'pending'} to give it up."
+            "A roster that is signed with the old key still waits for its members' approval. Take it first "
+            f"(umbel take), or delete {consortium.path / 'rosters' / 'pending'} to give it up."
         )
     name, secret, new = _new_key(consortium, kind)
     path = consortium.path / name

@@ -24,10 +24,10 @@ from .handovers import MOST
 
 ORDER = "job order"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
-"""What a run may be called: a file's name, and never a part of another name, nor a note's, in a ledger."""
+"""What a run may be called: safe as a file's name, and never part of another name or note in a ledger."""
 _RUN = re.compile(RUN_NAME)
 REST_DAYS = 30
-"""How long an order outlasts the run that it is for: time in which a stopped run can go on."""
+"""How long an order is valid beyond its run: in this time a stopped run can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class JobOrder(Encoded):
 
     def __post_init__(self) -> None:
         if not _RUN.fullmatch(self.run):
-            raise ValueError(f"{self.run!r:.80} is no name of a run")
+            raise ValueError(f"{self.run!r:.80} is not a valid name of a run")
 
 
 def longest_seconds(job: Job) -> int:
@@ -96,8 +96,8 @@ def check_job_signature(
     order_hex, _ = parted(signature)
     if not order_hex:
         raise PlanRefused(
-            f"the job of run {run!r:.80} is signed by nobody: it is taken only from the operator of "
-            "the consortium"
+            f"the job of run {run!r:.80} is not signed: only a job signed by the consortium's operator "
+            "is accepted"
         )
     try:
         order = _order(consortium_id, run, job_json)
@@ -107,7 +107,7 @@ def check_job_signature(
     if said is None or said.body != order:
         raise PlanRefused(
             f"the job of run {run!r:.80} is not signed by the operator of the consortium: somebody "
-            "else signed it, or it was changed, or it belongs to another run or consortium"
+            "else signed it, it was changed, or it belongs to another run or consortium"
         )
     return said
 
@@ -142,7 +142,7 @@ def delegate_of(
     if (found.consortium, found.run) != (consortium_id, run):
         raise PlanRefused("its delegation is for another run or consortium")
     if why := check_time(said, when):
-        raise PlanRefused(f"its delegation does not hold: {why}")
+        raise PlanRefused(f"its delegation is not valid: {why}")
     return found.delegate.hex()
 
 

@@ -62,7 +62,7 @@ def floors() -> list[list[str]]:
         done = {room for floor in found for room in floor}
         floor = [room for room, needs in left.items() if needs <= done]
         if not floor:
-            raise ValueError(f"These rooms import in a circle: {', '.join(left)}")
+            raise ValueError(f"These rooms import each other in a circle: {', '.join(left)}")
         found.append(floor)
         left = {room: needs for room, needs in left.items() if room not in floor}
     return found

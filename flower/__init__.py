@@ -56,7 +56,7 @@ UNREACHED = frozenset(
         ErrorCode.NODE_UNAVAILABLE,
     }
 )
-"""Error codes with which Flower itself says that a message, or its answer, has not come through."""
+"""Flower's own error codes for a message, or an answer, that did not arrive."""
 
 
 def take_server_identity(run_id: int) -> None:

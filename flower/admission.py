@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _MOST_ADDRESSES = 4096
-"""Remembered; more begin anew."""
+"""How many are remembered; beyond this, counting starts again."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Bounds:
     """What connections may take before they have shown a member's key."""
 
     waiting: int = 32
-    """Open at a time, of strange addresses, and again of familiar ones."""
+    """Open at the same time, of unknown addresses, and as many of known ones."""
     seconds: float = 10.0
-    """From the first byte until a member's signature is there."""
+    """From the first byte until a member's signature has arrived."""
     grace: float = 1.0
-    """An older one gives way to a newcomer if there are too many."""
+    """Beyond this age a connection is closed for a newer one if there are too many."""
     each_second: float = 40.0
-    """Begun in a second, of all strange addresses together."""
+    """Begun per second, by all unknown addresses together."""
     each_address: float = 10.0
-    """Begun in a second, of one strange address."""
+    """Begun per second, by one unknown address."""
     each_familiar: float = 100.0
-    """Begun in a second, of one familiar address."""
+    """Begun per second, by one known address."""
 
 
 @dataclass(eq=False)
@@ -77,7 +77,7 @@ class Admission:
         self._strangers = _Bucket(self.bounds.each_second, clock())
         self._buckets: dict[str, _Bucket] = {}
         self.refused = 0
-        """Connections that were closed for want of room or of a member's key."""
+        """Connections that were closed because there were too many, or no member's key came."""
 
     @property
     def waiting(self) -> int:

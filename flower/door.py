@@ -26,11 +26,11 @@ MOST_HEAD = 16 * 1024
 """Bytes of a request line with its header fields."""
 MOST_FIELDS = 100
 MOST_UNKNOWN = 512 * 1024
-"""Bytes, of a connection without a member's signature: head, and what the system hands over at once."""
+"""Bytes of a connection without a member's signature: the head, and what the system delivers at once."""
 _HANDSHAKE_SECONDS = 5.0
 _PIECE = 4096
 _LINGER = struct.pack("ii", 1, 0)
-"""Closing resets the connection: nothing of it stays behind."""
+"""Closing resets the connection: nothing of it remains."""
 _REPORT_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Door:
     def __init__(self, listener: socket.socket, admission: Admission) -> None:
         self._listener, self.admission = listener, admission
         self.guests: dict[Address, Guest] = {}
-        """Connections that are open, by the address and port that they come from."""
+        """Open connections, by the address and port that they come from."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported, self._told = time.monotonic(), 0
 
@@ -130,7 +130,7 @@ class Door:
             try:
                 connection, where = await loop.sock_accept(self._listener)
             except OSError as error:  # such as too many open files
-                _log.warning("a connection was not taken: %s", error)
+                _log.warning("a connection was not accepted: %s", error)
                 await asyncio.sleep(0.1)
                 continue
             guest = self.admission.enter(str(where[0]))
@@ -176,7 +176,7 @@ class Door:
         now, refused = time.monotonic(), self.admission.refused
         if refused > self._told and now - self._reported >= _REPORT_SECONDS:
             _log.warning(
-                "%d connections of strangers were ended in the last %.0f s",
+                "%d connections without a member's key were closed in the last %.0f s",
                 refused - self._told,
                 now - self._reported,
             )

@@ -29,7 +29,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.superlink.grid.http_grid import HttpGrid
 
 _AT_ONCE = 2
-"""Pieces of a reply that are fetched at a time; each is there three times while it is."""
+"""Pieces of a reply that are fetched at a time; each is in memory three times meanwhile."""
 
 
 class SparingGrid(HttpGrid):
@@ -75,7 +75,8 @@ class SparingGrid(HttpGrid):
         return make_message(
             metadata=Metadata(run, "", node, node, request, "", 0.0, 0.0, SYSTEM_MESSAGE_TYPE),
             error=Error(
-                ErrorCode.MESSAGE_UNAVAILABLE, f"its reply did not come whole: {error!s:.500}"
+                ErrorCode.MESSAGE_UNAVAILABLE,
+                f"its reply did not arrive completely: {error!s:.500}",
             ),
         )
 

@@ -33,7 +33,7 @@ class Link:
     certificate: Path
     key: Path
     secret: Path
-    """Who knows it may take a run's work."""
+    """Whoever knows this token may take a run's work."""
     database: Path
 
     @property

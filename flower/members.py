@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 FLEET = "/v1/fleet/"
 _ASKS_IN = f"{FLEET}activate-node"
 MOST_STRANGE = 4096
-"""Bytes of a request to be let in by somebody who is not a member (yet)."""
+"""Bytes of a request to be admitted by somebody who is not a member (yet)."""
 _MIB = 2**20
 MOST_BYTES = {f"{FLEET}push-object": 2**31 - 1, f"{FLEET}push-messages": 64 * _MIB}
-"""Of a member's body. An object is at most as large as a protocol buffer may be."""
+"""Bytes of a member's body. An object is at most as large as a protocol buffer may be."""
 MOST_OTHER = _MIB
 SLOWEST = 16 * 1024
-"""Bytes a second, after ``PATIENCE`` seconds, below which a body is given up."""
+"""Bytes per second, after ``PATIENCE`` seconds, below which a body is given up."""
 PATIENCE = 30.0
 _MOST_KEY, _MOST_DIGITS = 1024, 16
 

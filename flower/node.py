@@ -27,8 +27,8 @@ BUSY_SECONDS = 0.2
 """How often it asks the SuperLink for messages while a run is on; Flower's own is 3 always."""
 IDLE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10
-"""How often it says that it lives; Flower's own is 30. The SuperLink takes it for gone, and lets it in
-again, after two that did not come."""
+"""How often it sends a heartbeat; Flower's own is 30. After two missing ones the SuperLink considers
+the node gone, and admits it again."""
 KEPT_SECONDS = 50.0
 """How long a connection stays open without a request; less than the SuperLink's own time."""
 _BUSY_FOR = 60.0
@@ -50,7 +50,7 @@ class Node:
     port: int
     """On 127.0.0.1, for the agent."""
     wake: int = -1
-    """Descriptor of a pipe into which a byte is written when there is a message; -1 for none."""
+    """Descriptor of a pipe into which a byte is written when a message arrives; -1 for none."""
     proxy: str | None = None
     """URL of an HTTP proxy on the way to the SuperLink."""
 

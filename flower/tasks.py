@@ -114,8 +114,8 @@ def in_words(who: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
-        why = "its run is over, or somebody else has taken it" if code == 401 else f"HTTP {code}"
-        raise DeploymentError(f"{who} does not take part in this message any more: {why}") from None
+        why = "its run is over, or another process has taken it" if code == 401 else f"HTTP {code}"
+        raise DeploymentError(f"{who} no longer takes part in this message: {why}") from None
     except httpx.HTTPError as error:
         raise DeploymentError(f"{who} does not answer: {error}") from None
 
@@ -132,7 +132,7 @@ def claim_run(address: str, root_certificates: bytes, secret: bytes, run: int) -
             time.sleep(0.05)
     finally:
         runtime.close()
-    raise DeploymentError("The SuperLink gives out no work for the run that was started.")
+    raise DeploymentError("The SuperLink has no work for the run that was started.")
 
 
 @contextlib.contextmanager

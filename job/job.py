@@ -46,12 +46,12 @@ class Job(Section):
         0,
         ge=0,
         lt=2**63,
-        description="Fixes cohorts, batches without privacy, and the first adapter.",
+        description="Determines cohorts, batches without privacy, and the first adapter.",
     )
     recipe: str | None = Field(
         None,
-        description="Which values of this job the recipe chose, and by which public numbers "
-        "(docs/recipe.md). Umbel writes it; it changes nothing.",
+        description="The values of this job that the recipe chose, and the public numbers "
+        "that it used (docs/recipe.md). Umbel writes this text; it has no effect.",
     )
     model: ModelSpec = ModelSpec()
     data: DataSpec

@@ -24,12 +24,12 @@ class PrivacySpec(Section):
     )
     mechanism: Literal["distributed", "central"] = Field(
         "distributed",
-        description='Who adds the noise where privacy.unit is "client": "distributed", every client '
-        'its share, so that nobody sees a sum without noise; "central", the server, which must be '
-        "trusted with the sums. Each owner's policy must allow the second.",
+        description='Who adds the noise if privacy.unit is "client": with "distributed" each client '
+        'adds its share, so that nobody sees a sum without noise; with "central" the server adds '
+        'it, and must be trusted with the sums. Each owner\'s policy must allow "central".',
     )
     epsilon: PositiveFloat = Field(
-        4.0, description="Most epsilon that the whole job may cost any one client."
+        4.0, description="The most epsilon that the whole job may cost any one client."
     )
     delta: float = Field(
         1e-5,
@@ -42,33 +42,34 @@ class PrivacySpec(Section):
         ge=LEAST_CLIPPING_NORM,
         le=MOST_CLIPPING_NORM,
         description="L2 norm to which each example's gradient, over all trained weights, is clipped; "
-        'where privacy.unit is "client", each client\'s whole update. From 0.001 to 1000.',
+        'if privacy.unit is "client", the norm of each client\'s whole update. From 0.001 to 1000.',
     )
     clipping: Literal["fixed", "adaptive"] = Field(
         "fixed",
         description='"adaptive" moves clipping_norm after each round towards the quantile of the '
-        "clients' norms below, by a noised count that a tenth of the budget pays (only where "
+        "clients' norms below, by a noised count that takes a tenth of the budget (only if "
         'privacy.unit is "client").',
     )
     clipping_quantile: float = Field(
         0.5,
         gt=0,
         lt=1,
-        description="Share of clients whose update an adaptive clipping norm should leave whole.",
+        description="Share of clients whose update an adaptive clipping norm should not clip.",
     )
     spare_rounds: int | None = Field(
         None,
         ge=0,
-        description="Rounds trained anew that the noise of all rounds already pays for, so that they do not "
-        "pass epsilon: for updates that were really lost. A repetition (after a crash, or when too few "
-        "answered) in which owners send the update that they kept costs nothing, so 1 is enough for nearly "
-        'all runs, and the default. Where privacy.unit is "client" the noise is shared, so that every '
-        "repetition costs; the default is 1 and one more for every 10 rounds.",
+        description="Rounds that may be trained again within epsilon, because the noise of all "
+        "rounds is made for them: for updates that were really lost. A repetition (after a crash, "
+        "or when too few answered) in which owners send the update that they kept costs nothing, "
+        'so 1 is enough for nearly all runs, and the default. If privacy.unit is "client" the '
+        "noise is shared, so every repetition costs; the default is then 1 and one more for every "
+        "10 rounds.",
     )
     limit: PositiveFloat | None = Field(
         None,
-        description="Most epsilon that one run may cost a client when rounds are repeated more often "
-        "than spare_rounds; in a simulation also the limit of each owner's ledger over all jobs. "
+        description="The most epsilon that one run may cost a client if rounds are repeated more often "
+        "than spare_rounds; in a simulation, also the limit of each owner's ledger over all jobs. "
         "Default: the job's epsilon. Between machines each owner's policy limits all jobs together.",
     )
 
@@ -86,18 +87,18 @@ class EncryptionSpec(Section):
         description='"secure-sum": the server can open only the sum over a cohort (secure '
         "aggregation); \"none\": it sees each client's update, which every owner's policy must allow.",
     )
-    minimum: int = Field(3, ge=3, description="Fewest clients in a sum that may be opened.")
+    minimum: int = Field(3, ge=3, description="The fewest clients in a sum that may be opened.")
     colluders: float = Field(
         0.1,
         ge=0,
         lt=0.5,
         description="Share of a cohort, rounded up, that may collude with the server without "
-        "learning more than the sum. More colluders means that fewer clients may drop out.",
+        "learning more than the sum. With more colluders, fewer clients may drop out.",
     )
     confirm: bool = Field(
         True,
         description="Confirm the set of survivors before anything is opened. Without it a round "
-        'takes one trip less, and the server must follow the protocol ("honest but curious").',
+        'takes one trip less, but the server must follow the protocol ("honest but curious").',
     )
     group_size: int | None = Field(
         None,
@@ -108,16 +109,16 @@ class EncryptionSpec(Section):
     )
     name_spoilers: bool = Field(
         False,
-        description="Where an opened sum is refused because no honest members can have made it, open the "
-        "same updates once more in disjoint groups, and leave out the group that spoiled it. The "
+        description="If an opened sum is refused because honest members cannot have made it, open the same "
+        "updates again in disjoint groups, and leave out the group that spoiled it. The "
         "server then reads sums of as few clients as any sum may have. Every owner's policy must "
         "allow it (encryption.name_spoilers).",
     )
     clip: PositiveFloat | None = Field(
         None,
-        description="Largest magnitude of an entry of an update; a larger update is scaled down, and no "
-        "member moves a mean farther. Default: a multiple of what an update comes to by the job's "
-        "optimizer, learning rate, steps and noise, as the plan shows it.",
+        description="Largest magnitude of an entry of an update; a larger update is scaled down, so no "
+        "member can move a mean farther. Default: a multiple of the size that the job's optimizer, "
+        "learning rate, steps and noise give an update; the plan shows it.",
     )
     deadline: PositiveFloat = Field(
         120.0,

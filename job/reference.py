@@ -37,9 +37,9 @@ def reference() -> str:
     lines = [
         "# Job reference",
         "",
-        "A job file is TOML. Unknown keys are refused. This page is made from the code: "
+        "A job file is TOML. Unknown keys are refused. This page is generated from the code: "
         "`umbel schema --markdown`.",
-        "An editor that knows JSON Schema completes and checks job files with `umbel schema`.",
+        "`umbel schema` prints a JSON Schema with which editors complete and check job files.",
     ]
     for section, model in _sections():
         lines += [

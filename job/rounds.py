@@ -34,30 +34,31 @@ class StrategySpec(Section):
 class CohortSpec(Section):
     """Who takes part in a round, and when a round counts."""
 
-    size: PositiveInt | None = Field(None, description="Clients asked in a round. Default: all.")
+    size: PositiveInt | None = Field(None, description="Clients asked in each round. Default: all.")
     participations: PositiveInt | None = Field(
         None,
-        description="Most rounds that any one client takes part in, which the noise is made for where "
-        'privacy.unit is "client". Default: all rounds. A smaller one needs less noise, where "size" '
-        "asks only some in each round.",
+        description="The most rounds that any one client takes part in; the noise is made for this "
+        'number if privacy.unit is "client". Default: all rounds. If "size" asks only some clients in '
+        "each round, a smaller number needs less noise.",
     )
     minimum: PositiveInt | None = Field(
         None,
-        description="Fewest answers for a round to count. Default: as few as the sum may be opened of, so "
-        "that a round survives the absences that the roster's threshold allows (docs/deploy.md); without "
-        "encryption all that were asked.",
+        description="The fewest answers with which a round counts. Default: the fewest for which "
+        "a sum may be opened, so that a round survives the absences that the roster's threshold "
+        "allows (docs/deploy.md); without encryption, all clients that were asked.",
     )
     joins: bool = Field(
         False,
-        description="Whether members that are admitted while the job runs take part from the next round on. "
-        "Their own noise is made for the rounds that are left.",
+        description="Whether members that are admitted while the job runs take part from the next "
+        "round on. Their own noise is made for the remaining rounds.",
     )
     when_stuck: Literal["finish", "stop"] | None = Field(
         None,
-        description='What becomes of a run that fails after a round was summed: "finish" ends it early with '
-        'its last summed model, as a finished, certified run; "stop" leaves it failed, to be resumed. '
-        'Default: "finish" if no resumption can help, because too few members are left or too many owners '
-        'refuse (such as when their budgets for the run are spent), else "stop".',
+        description='What happens to a run that fails after a round was summed: "finish" ends it '
+        'early with its last summed model, as a finished, certified run; "stop" leaves it failed, '
+        'so that it can be resumed. Default: "finish" if resuming cannot help because too few '
+        "members are left or too many owners refuse (for example, because their budgets for the "
+        'run are spent), else "stop".',
     )
     deadline: PositiveFloat = Field(3600.0, description="Seconds that a round waits for answers.")
     retries: int = Field(
@@ -73,39 +74,41 @@ class EvaluationSpec(Section):
     every: int | None = Field(
         None,
         ge=0,
-        description="Rounds between two tests; 0: before and after training. Default: after every "
-        'round, and if counts are "private" as often as keeps the noise small: the plan takes the '
-        "largest number of tests at which noise moves accuracy by less than 2 points (a standard "
-        "deviation; of a language model the loss by 0.1), and at least the last one.",
+        description="Rounds between two tests; 0: only before and after training. Default: after "
+        'every round; if counts are "private", the largest number of tests with which noise moves '
+        "accuracy by less than 2 points (one standard deviation; for a language model, the loss by "
+        "0.1), and always the last one.",
     )
     counts: Literal["exact", "private", "off"] | None = Field(
         None,
-        description='What leaves of the held-out records: "private", their counts with discrete '
-        "Gaussian noise, charged to each owner's ledger (every owner adds the whole noise; where "
+        description='What leaves an owner about its held-out records: "private", their counts '
+        "with discrete "
+        "Gaussian noise, charged to each owner's ledger (each owner adds the whole noise or, if "
         'privacy.unit is "client", its share); "exact", the counts of all clients together, which '
         'the guarantee does not cover and each owner\'s policy must allow; "off", nothing. Default: '
-        '"private"; "off" where privacy.unit is "client", "exact" where nothing is private.',
+        '"private"; "off" if privacy.unit is "client", "exact" if it is "none".',
     )
     epsilon: PositiveFloat | None = Field(
         None,
-        description="Of privacy.epsilon, what all tests together may cost where counts are "
-        '"private". Default: a quarter of it, and at most 0.5.',
+        description="The part of privacy.epsilon that all tests together may cost if counts "
+        'are "private". Default: a quarter of it, and at most 0.5.',
     )
     public_path: str | None = Field(
         None,
-        description="File with public records, in the columns of the data, on which the server itself "
-        "tests the model as well; no owner needs it. Relative paths start at the job file's folder.",
+        description="File with public records, with the same columns as the data, on which the server "
+        "itself also tests the model; owners do not need it. Relative paths start at the job "
+        "file's folder.",
     )
     keep: Literal["last", "best"] = Field(
         "last",
-        description='Which of the tested models is the result: the "last", or the "best", by accuracy '
-        f"({task_names(labelled=True)}) or loss ({task_names(labelled=False)}) on public_path if there is "
-        "one, else on the counts.",
+        description='Which of the tested models is the result: the "last", or the "best", by '
+        f"accuracy ({task_names(labelled=True)}) or loss ({task_names(labelled=False)}) on "
+        "public_path if it is set, otherwise on the counts.",
     )
     patience: PositiveInt | None = Field(
         None,
-        description="End training early after so many tests in a row that were no better than the best "
-        "before them, by the same figures. Default: all rounds.",
+        description="End training early after this many tests in a row without a better result than "
+        "before, by the same figures. Default: train all rounds.",
     )
 
     @property
@@ -119,12 +122,12 @@ class SimulationSpec(Section):
 
     partition: str = Field(
         "iid",
-        description='"column:NAME" (one client a value: natural clients), "iid", '
-        '"dirichlet:ALPHA" (label skew; smaller is more uneven) or "shards:K" (K label shards a '
-        "client).",
+        description='"column:NAME" (one client per value: natural clients), "iid", '
+        '"dirichlet:ALPHA" (label skew; smaller is more uneven) or "shards:K" (K label shards '
+        "per client).",
     )
     clients: PositiveInt | None = Field(
-        None, description='Virtual clients; not given for "column:NAME". Default: 4.'
+        None, description='Number of virtual clients; not allowed with "column:NAME". Default: 4.'
     )
     attackers: float | None = Field(
         None,
@@ -146,15 +149,15 @@ class SimulationSpec(Section):
         'for "model-replacement"; for "alie" 1, times the deviations of its paper.',
     )
     alone: bool = Field(
-        False, description="Also train every client alone, with the same steps and privacy."
+        False, description="Also train each client alone, with the same steps and privacy."
     )
     encryption_required: bool = Field(
         True,
-        description="Policy of the virtual owners: whether they refuse a job whose "
-        'encryption.mode is "none".',
+        description="Whether the virtual owners refuse a job whose encryption.mode "
+        'is "none", as real owners do by default.',
     )
     pooled: bool = Field(
-        False, description="Also train on all data in one place, without privacy: the yardstick."
+        False, description="Also train on all data in one place, without privacy, for comparison."
     )
 
     @property

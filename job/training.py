@@ -20,8 +20,8 @@ def _check_ending(text: str) -> str:
     # A pattern of the job's choice would be matched against every name, and can take for ever.
     if not _ENDING.fullmatch(text):
         raise ValueError(
-            f"{text!r:.80} is not the ending of a module's name: give letters, digits, '_', '-' and '.', "
-            'such as ["query", "output.dense"]; regular expressions are not taken'
+            f"{text!r:.80} is not the end of a module's name: give letters, digits, '_', '-' and '.', "
+            'such as ["query", "output.dense"]; regular expressions are not accepted'
         )
     return text
 
@@ -34,14 +34,14 @@ class LoraSpec(Section):
 
     rank: PositiveInt = Field(8, description="Rank of the two factors.")
     alpha: PositiveFloat = Field(
-        16.0, description="Scale; the update is alpha / rank times the product."
+        16.0, description="Scale: the update is alpha / rank times the product of the factors."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the first factor.")
     target: ModuleEnding | Annotated[list[ModuleEnding], Field(min_length=1, max_length=256)] = (
         Field(
             "all-linear",
             description='Modules that get an adapter: "all-linear" (every linear layer of the base '
-            'model), or endings of module names, such as "query" or ["query", "output.dense"].',
+            'model), or the ends of module names, such as "query" or ["query", "output.dense"].',
         )
     )
 
@@ -52,13 +52,13 @@ class ModelSpec(Section):
     base: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2",
         description='Hugging Face hub id, local folder, "package:NAME/FOLDER" (a folder inside an '
-        "installed Python package), or a .gguf file in either of the last two.",
+        "installed Python package), or a .gguf file in one of the last two.",
     )
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 of the base model's files, as umbel plan shows it (base_sha256): another "
-        "model under this name is refused before it is loaded. umbel run fills it in; owners insist on it.",
+        description="SHA-256 of the base model's files, as umbel plan shows it (base_sha256): a different "
+        "model under this name is refused before it is loaded. umbel run fills it in; owners require it.",
     )
     adapter: AdapterName | None = Field(
         None,
@@ -70,19 +70,21 @@ class ModelSpec(Section):
         "mean",
         description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
         'states, "layers" on the means of those after a third, two thirds and all of the layers, '
-        'equally long and side by side, "own" uses the head that the architecture brings '
+        'scaled to equal length and concatenated, "own" uses the head that the architecture brings '
         f"({_OWN_CLASS}). Not used by {_UNLABELLED}.",
     )
     feature_scale: PositiveFloat = Field(
         4.0,
         description="Length to which pooled features are normalised before the linear head.",
     )
-    max_length: int = Field(64, ge=4, description="Longest input, in tokens; the rest is cut off.")
+    max_length: int = Field(
+        64, ge=4, description="The longest input, in tokens; the rest is cut off."
+    )
     padding: Literal["longest", "max_length"] = Field(
         "longest",
         description='"longest" pads each text to the longest of its batch, "max_length" every text to '
         "max_length, for base models that do not ignore padding. Umbel probes the model and changes "
-        "the first into the second where that is needed (docs/models.md).",
+        "the first into the second if necessary (docs/models.md).",
     )
     lora: LoraSpec = LoraSpec()
 
@@ -93,28 +95,27 @@ class DataSpec(Section):
 
     path: str | None = Field(
         None,
-        description="CSV, TSV, JSON, Excel (.xlsx), Parquet or Feather file, also compressed, or a Hugging "
-        "Face dataset saved to disk. "
-        "Relative paths start at the job file's folder. A simulation needs it; in a deployment each "
-        "owner names its own.",
+        description="CSV, TSV, JSON, Excel (.xlsx), Parquet or Feather file, also compressed, or "
+        "a Hugging Face dataset saved to disk. Relative paths start at the job file's folder. A "
+        "simulation needs it; in a deployment each owner declares its own.",
     )
     test_path: str | None = Field(
         None, description="File with held-out examples; without it they are split off `path`."
     )
     text_column: str = Field(
-        "text", description="Column with the text; of nested JSON the path, such as doc.text."
+        "text", description="Column with the text; for nested JSON, the path, such as doc.text."
     )
     label_column: str | None = Field(
         "label", description=f"Column with the class ({_LABELLED} only)."
     )
     encoding: str | None = Field(
         None,
-        description='Encoding of CSV and JSON files, such as "cp1252". Default: found, and said.',
+        description='Encoding of CSV and JSON files, such as "cp1252". Default: detected, and reported.',
     )
     quoting: Literal["doubled", "backslash", "none"] | None = Field(
         None,
         description='What a quote within a quoted field of CSV looks like: "" or \\" ("backslash"); or '
-        '"none": quotes are plain characters. Default: found, and said.',
+        '"none": quotes are plain characters. Default: detected, and reported.',
     )
     sheet: str | None = Field(
         None,
@@ -123,13 +124,13 @@ class DataSpec(Section):
     )
     end_of_text: bool = Field(
         True,
-        description="Put the end-of-text token after each text that is not cut off, so that the "
+        description="Add the end-of-text token after each text that is not cut off, so that the "
         f"model learns where texts end ({_UNLABELLED} only). Off for passages of longer texts.",
     )
     labels: list[str] | None = Field(
         None,
-        description="All classes, in order. Default: those found, sorted (numbers by value). A "
-        "deployment must name them: all classes that the owners declared, and no others.",
+        description="All classes, in order. Default: those in the data, sorted (numbers by "
+        "value). In a deployment they are required: exactly the classes that the owners declared.",
     )
     group_column: str | None = Field(
         None,
@@ -139,14 +140,14 @@ class DataSpec(Section):
     records_per_group: int = Field(
         8,
         ge=2,
-        description="Most records of one group that a step trains on, and that a test counts, if "
+        description="The most records of one group that a step trains on, and that a test counts, if "
         'privacy.unit is "group"; not used otherwise. Between machines each owner declares its own.',
     )
     test_fraction: float = Field(
         0.2, ge=0, lt=1, description="Share of rows (or groups) held out for testing."
     )
     limit: PositiveInt | None = Field(
-        None, description="Use at most this many rows of the file (for a quick try)."
+        None, description="Use at most this many rows of the file (for a quick test)."
     )
 
 
@@ -157,25 +158,28 @@ class TrainingSpec(Section):
     local_steps: PositiveInt = Field(8, description="Optimizer steps of each client in each round.")
     batch_size: PositiveInt = Field(
         64,
-        description="Examples a step. Under example-level privacy the expected number: each record "
+        description="Examples per step. Under example-level privacy the expected number: each record "
         "is drawn independently (Poisson sampling), and the step's sum is divided by it. An owner with "
-        "fewer records takes all of them, and moves the model by as much less.",
+        "fewer records uses all of them in each step, and moves the model by less in proportion.",
     )
     microbatch: PositiveInt | None = Field(
         None,
         description="Examples in one forward and backward pass; gradients are accumulated up to "
-        "the batch. Default: 32 (8 on a CPU) where the base model runs, the whole batch for a head.",
+        "the batch. Default: 32 (8 on a CPU) if the base model runs in training, the whole batch "
+        "for a head.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Local optimizer.")
     learning_rate: PositiveFloat | None = Field(
         None,
         description="Peak learning rate. Default: 0.01 for a head, 0.001 for lora, 0.00005 for full "
-        "(fit for adamw).",
+        "(suitable for adamw).",
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled for adamw, L2 for sgd.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Weight decay: decoupled for adamw, L2 for sgd."
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Learning rate over the steps of all rounds together."
+        "constant", description="Course of the learning rate over the steps of all rounds together."
     )
     warmup: float = Field(
         0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises."
@@ -185,12 +189,12 @@ class TrainingSpec(Section):
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description='"bfloat16" runs the base model under autocast, "auto" does so where the '
+        description='"bfloat16" runs the base model under autocast, "auto" does so if the '
         "hardware is faster with it; trained weights, gradient norms and updates stay in float32.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="Where to train; auto takes CUDA, then MPS, then the CPU."
+        "auto", description="Device to train on; auto takes CUDA, then MPS, then the CPU."
     )

@@ -105,13 +105,13 @@ def _explain_one(detail: Any, model: type[BaseModel], longest: int | None) -> st
 def _in_words(pattern: str) -> str:
     """What a text has to be: not everybody reads regular expressions."""
     if found := re.fullmatch(r"\^\[0-9a-f\]\{(\d+)\}\$", pattern):
-        return f"give {found[1]} hexadecimal digits, with small letters"
+        return f"give {found[1]} hexadecimal digits, in lower case"
     if found := re.fullmatch(r"\^\[A-Za-z0-9\]\[A-Za-z0-9\._-\]\{0,(\d+)\}\$", pattern):
         return (
             f"give at most {int(found[1]) + 1} characters: letters from a to z, digits, '.', '_' and '-', "
-            "the first one a letter or a digit"
+            "starting with a letter or a digit"
         )
-    return f"this has to match {pattern}"
+    return f"it must match {pattern}"
 
 
 def _elsewhere(model: type[BaseModel], key: str) -> list[str]:

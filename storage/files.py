@@ -116,7 +116,7 @@ def refuse_foreign(path: Path, what: str, is_own: Callable[[bytes], bool]) -> No
         own = False
     if not own:
         raise FileError(
-            f"{path} is there already, and is not {what}. Name another file, or move that one away; "
+            f"{path} already exists, and is not {what}. Name another file, or move that one away; "
             "nothing was changed."
         )
 
@@ -177,8 +177,8 @@ def private_folder(path: Path) -> Path:
             _check_folder(at, so_far, last)
     except OSError as error:
         raise FileError(
-            f"{place} is not a folder that can be kept from other users ({so_far}: {error.strerror}). "
-            "If it is a link, or somebody else's, find out who made it, and remove it."
+            f"{place} cannot be protected from other users ({so_far}: {error.strerror}). "
+            "If it is a link, or belongs to somebody else, find out who made it, and remove it."
         ) from None
     finally:
         os.close(at)
@@ -205,8 +205,8 @@ def _check_folder(descriptor: int, path: Path, last: bool) -> None:
         )
     if mode & 0o022 and (last or not mode & stat.S_ISVTX):
         raise FileError(
-            f"{path} can be written by other users of this machine (mode {mode:04o}). Remove it, or name "
-            "another place with XDG_RUNTIME_DIR: a folder of this user alone."
+            f"{path} can be written by other users of this machine (mode {mode:04o}). Remove it, or set "
+            "XDG_RUNTIME_DIR to a folder that only this user can use."
         )
     if last and mode & 0o077:
         os.fchmod(descriptor, 0o700)

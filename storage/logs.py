@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MOST_BYTES = 8 * 2**20
-"""Twice as much is on the disk at most: the log, and the part that was put aside before."""
+"""At most twice this is on disk: the log, and the part that was put aside before."""
 
 
 def append_line(path: Path, line: str, *, lasting: bool = False) -> None:
@@ -57,4 +57,4 @@ def last_line(path: Path) -> str:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[-50:]
     except OSError:
         return "it left no log"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")

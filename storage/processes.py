@@ -26,9 +26,9 @@ _PARENT = "UMBEL_PARENT"
 _LOOK_SECONDS = 0.2
 _PORT_SECONDS = 5.0
 _HELD_SECONDS = 1.0
-"""``held`` has a lock for an instant."""
+"""``held`` holds a lock for an instant."""
 _SAFE = {"PYTHONSAFEPATH": "1"}
-"""``python -m`` would import from the folder that it is started in before all else."""
+"""``python -m`` would first import from the folder in which it is started."""
 _PLAIN = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 """For a child that writes to a file."""
 

@@ -34,8 +34,8 @@ def unit(
     for path in (folder, python, *reads):
         if any(path.resolve().is_relative_to(private) for private in _PRIVATE):
             raise DeploymentError(
-                f"{path} lies in a folder for temporary files, of which a service has one of its own. Move "
-                "it to another place, such as /srv, and ask for the unit again."
+                f"{path} is in a folder for temporary files, and a service has its own such "
+                "folder. Move it to another place, such as /srv, and ask for the unit again."
             )
     file = f"umbel-{what}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
     models = os.environ.get("HF_HOME") or (str(folder / "hub") if fetches else None)

@@ -84,7 +84,7 @@ def test_a_link_in_the_place_of_the_folder_is_refused(shared, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (shared / "umbel-witness").symlink_to(elsewhere)
-    with pytest.raises(FileError, match="is a link, or somebody else's"):
+    with pytest.raises(FileError, match="is a link, or belongs to somebody else"):
         private_folder(shared / "umbel-witness")
     assert not list(elsewhere.iterdir())
 

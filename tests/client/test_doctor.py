@@ -477,4 +477,4 @@ def test_a_witness_that_another_user_may_have_made_is_bad(home, monkeypatch, tmp
     place.symlink_to(tmp_path / "elsewhere")
     levels, text = found(home, "witness")
     assert levels == ["bad"]
-    assert "is a link, or somebody else's" in text
+    assert "is a link, or belongs to somebody else" in text
