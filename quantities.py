@@ -13,13 +13,13 @@ _TESTED = ("accuracy", "perplexity", "loss")
 
 NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (
-    "Not defined: noise outweighs the private counts that this would be the ratio of. Sharper figures "
-    "take more held-out records, fewer tests (evaluation.every), a larger evaluation.epsilon, or public "
+    "Not defined: noise outweighs the private counts of which this is the ratio. For sharper figures "
+    "use more held-out records, fewer tests (evaluation.every), a larger evaluation.epsilon, or public "
     "records (evaluation.public_path)."
 )
 
 OUTWEIGHED = 0.3
-"""Standard deviation of accuracy beyond which a test says nothing: two of them cover all it could be."""
+"""Standard deviation of accuracy beyond which a test means nothing: two of them cover the whole range."""
 
 
 def metric_text(key: str, value: float | None) -> str:

@@ -82,11 +82,10 @@ class EvaluationSpec(Section):
     counts: Literal["exact", "private", "off"] | None = Field(
         None,
         description='What leaves an owner about its held-out records: "private", their counts '
-        "with discrete "
-        "Gaussian noise, charged to each owner's ledger (each owner adds the whole noise or, if "
-        'privacy.unit is "client", its share); "exact", the counts of all clients together, which '
-        'the guarantee does not cover and each owner\'s policy must allow; "off", nothing. Default: '
-        '"private"; "off" if privacy.unit is "client", "exact" if it is "none".',
+        "with discrete Gaussian noise, charged to each owner's ledger (each owner adds the whole "
+        'noise or, if privacy.unit is "client", its share); "exact", the counts of all clients '
+        'together, which the guarantee does not cover and each owner\'s policy must allow; "off", '
+        'nothing. Default: "private"; "off" if privacy.unit is "client", "exact" if it is "none".',
     )
     epsilon: PositiveFloat | None = Field(
         None,

@@ -42,7 +42,7 @@ def add_adapter(
         target_modules=_targets(endings) if job.adapter == "lora" else DUMMY_TARGET_MODULES,
         modules_to_save=_modules_to_save(job, backbone, missing) or None,
     )
-    with one_sentence("model.lora.target fits no module"):
+    with one_sentence("model.lora.target matches no module of the base model"):
         adapted: nn.Module = peft.get_peft_model(backbone, config)
     if core:
         put_cores(adapted)

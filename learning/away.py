@@ -12,12 +12,12 @@ from torch import Tensor
 from .model import Learner
 
 _SHIFT, _SHARE = 0.05, 0.1
-"""How far entries move: by this where all are alike (heads at zero), else by this share of their spread."""
+"""How far entries move: by this if all are alike (heads at zero), else by this share of their spread."""
 _AMOUNTS = 1_000_003
-"""Amounts drawn. A prime number of them goes round and round: a draw for each entry took a quarter of a
-second for 22 million."""
+"""Number of amounts drawn. They are used cyclically, so it is a prime: a draw for each entry took a
+quarter of a second for 22 million."""
 _SPREAD_OF = 4096
-"""Entries that the spread of a tensor is taken from."""
+"""Number of entries from which the spread of a tensor is computed."""
 
 
 @contextlib.contextmanager

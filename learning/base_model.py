@@ -73,8 +73,8 @@ def checked(job: Job, *, hub: bool = True) -> str:
     found, base = named_digest(job.model.base, hub=hub), job.model.base
     if job.model.sha256 not in (None, found):
         raise ModelError(
-            f"{base} here is not the base model that the job names: its files have the SHA-256 "
-            f"{found[:12]}, and model.sha256 is {job.model.sha256[:12]}. Install the same files."
+            f"{base} on this machine is not the base model that the job names: its files have the SHA-256 "
+            f"{found[:12]}, but model.sha256 is {job.model.sha256[:12]}. Install the same files."
         )
     return found
 
@@ -95,7 +95,7 @@ def _source(base: str, *, hub: bool, from_hub: _FromHub | None = None) -> Path:
     if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         raise ModelError(
             f"Model folder {path} has no weights (model.safetensors or pytorch_model.bin). "
-            "Was the download cut short?"
+            "The download may be incomplete: download it again."
         )
     return path
 
@@ -107,7 +107,7 @@ def _locate(base: str, hub: bool, from_hub: _FromHub) -> Path:
     if path.exists():
         return path
     if base.count("/") > 1 or base.startswith((".", "/", "~")) or base.endswith(".gguf"):
-        raise ModelError(f"There is no model at {base}.")
+        raise ModelError(f"There is no model at {base}. Check the path. Check the path.")
     return from_hub(base, hub)
 
 
@@ -143,15 +143,18 @@ def _from_hub(base: str, hub: bool) -> Path:
     try:
         return Path(snapshot_download(base, allow_patterns=patterns, local_files_only=not hub))
     except (HFValidationError, ValueError):
-        raise ModelError(f"{base!r} is neither a model folder here nor a hub id.") from None
+        raise ModelError(
+            f"{base!r} is neither a model folder on this machine nor a hub id. Check model.base."
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if not hub:
             raise ModelError(
-                f"{base!r} is not a folder here, is not in the Hugging Face cache, and this owner's policy "
-                "does not let the model hub be asked (jobs.hub). Bring the model in on a disk."
+                f"{base!r} is not a folder on this machine and not in the Hugging Face cache, and this "
+                "owner's policy does not allow downloads from the model hub (jobs.hub). Copy the "
+                "model to this machine."
             ) from None
         raise ModelError(
-            f"{base!r} is not a folder here, and the hub did not give it "
+            f"{base!r} is not a folder on this machine, and the hub did not provide it "
             f"({type(error).__name__}). Check the name and the network, or give a local folder or "
             "package:NAME/FOLDER."
         ) from None

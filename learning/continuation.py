@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PENALTY = 1.2
-"""On tokens that were said before (Keskar et al. 2019, section 4.1), for small models repeat themselves."""
+"""On tokens that came before (Keskar et al. 2019, section 4.1): small models repeat themselves."""
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

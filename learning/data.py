@@ -41,7 +41,7 @@ class Corpus:
     label_names: tuple[str, ...]
     """The classes in order; empty for causal-lm."""
     groups: list[str] | None
-    """Each row's value of the group column; "" where it has none."""
+    """Each row's value of the group column; "" if it has none."""
     clients: list[str] | None
     """Each row's value of the client column, never empty."""
     held_out: np.ndarray | None
@@ -49,7 +49,7 @@ class Corpus:
     dropped: dict[str, int]
     """Rows left out, by reason."""
     notes: tuple[str, ...] = ()
-    """How the files were read, where that is worth a word: phrases for the person who brought them."""
+    """How the files were read, if it needs mention: phrases for the person who brought them."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -108,7 +108,7 @@ def load_corpus(
     if not kept and not declared:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise DataError(
-            f"{spec.path} has no row that can be used: {reasons}. Check data.text_column "
+            f"{spec.path} has no usable row: {reasons}. Check data.text_column "
             "and data.label_column, and fill the empty fields."
         )
     label_names: tuple[str, ...] = ()
@@ -176,9 +176,9 @@ def _read_sources(
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
         raise DataError(
-            "data.path is missing: name the file that holds the examples, also with --data FILE. The "
-            "job of a deployment has none; plan or try it with a file of about the owners' size, such "
-            "as public records."
+            "data.path is missing: name the file with the examples, in the job file or with --data "
+            "FILE. The job of a deployment has no data.path; to plan or try it, give a file of about the "
+            "owners' size, such as public records."
         )
     path = Path(spec.path)
     needed = [name for name in (label_column, client_column) if name]

@@ -18,7 +18,10 @@ def choose_device(wanted: str) -> torch.device:
         else:
             wanted = "mps" if torch.backends.mps.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("training.device is cuda, but this PyTorch sees no CUDA device.")
+        raise ModelError(
+            "training.device is cuda, but PyTorch finds no CUDA device. Use "
+            'training.device = "auto", or install a PyTorch that fits the GPU\'s driver.'
+        )
     return torch.device(wanted)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .data import Corpus
 
 _LIBRARIES = ("transformers", "tokenizers")
-"""What decides about tokens, beside the files of a model."""
+"""What determines the tokens, besides the files of a model."""
 _CHUNK = 2048
 _CHARACTERS_A_TOKEN = 64
 _FEWEST_CHARACTERS = 4096

@@ -41,7 +41,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             return dict(card)
     except (OSError, ValueError, LookupError, TypeError):
         raise ModelError(
-            f"{folder} holds no adapter ({CARD} is missing or damaged). Name the folder of a "
+            f"{folder} has no adapter ({CARD} is missing or damaged). Name the folder of a "
             "finished run, such as runs/latest."
         ) from None
     raise ModelError(f"{folder / CARD} was written by another version of Umbel. Use that version.")

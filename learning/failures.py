@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 
 Touch = Callable[[int], None]
-"""Called with the row, in its store, of the record that is about to be used."""
+"""Called with the row, in its store, of the record that is used next."""
 
 NOBODY = -1
-"""Told when no record is in use any more."""
+"""Called when no record is in use any more."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

@@ -44,14 +44,14 @@ _log = logging.getLogger(__name__)
 _chance = random.SystemRandom()
 
 Spend = Callable[[Callable[[], "Batch"]], object]
-"""Has a batch made and takes it through the work of a pass, of which nothing is kept."""
+"""Makes a batch and does the work of a pass on it, whose result is discarded."""
 
 
 class Filling(Protocol):
     """What an answer's passes are told to, and what follows them."""
 
     steps: int
-    """That the optimizer has taken."""
+    """Steps that the optimizer has taken."""
 
     def passed(self, batch: Batch) -> None:
         """A batch of records is about to go through."""
@@ -89,7 +89,7 @@ class Costs:
     lengths: tuple[int, ...]
     """Ascending, in tokens; the last is the greatest."""
     whole: tuple[float, ...]
-    """Of a pass of `rows` rows of each length."""
+    """Cost of a pass of `rows` rows of each length."""
     single: float
     """Of a pass of one row, as a share of one of `rows` rows."""
     fixed: bool

@@ -25,8 +25,8 @@ def groups_of(job: Job, corpus: Corpus) -> np.ndarray | None:
         return None
     if corpus.groups is None:
         raise DataError(
-            'privacy.unit = "group" protects all records of one group, and no column says which '
-            "records those are: name it in data.group_column."
+            'privacy.unit = "group" protects all records of one group, but no column says which '
+            "records form a group: set data.group_column."
         )
     return numbered(corpus.groups)
 

@@ -46,8 +46,8 @@ def _explained(error: Exception) -> str:
     said = first_line(error)
     if "ignore_mismatched_sizes" in said:
         return (
-            "its weights have other sizes than its config.json says (of vocabulary, layers or positions), "
-            "so they do not belong together"
+            "the sizes of its weights differ from its config.json (vocabulary, layers or positions), so "
+            "they do not belong together"
         )
     if not isinstance(error, _UNFORESEEN):
         return said

@@ -32,7 +32,7 @@ def encode_labels(
     if "" in index:
         raise DataError("data.labels holds an empty name. Name each class.")
     if len(names) < 2:
-        raise DataError(f"data.labels names one class only ({names!r}). Name at least two.")
+        raise DataError(f"data.labels names only one class ({names!r}). Name at least two.")
     unknown = Counter(row.label for row in rows if row.label not in index)
     if unknown:
         value, count = unknown.most_common(1)[0]
@@ -40,7 +40,7 @@ def encode_labels(
         others = f" {len(unknown) - 1} other unknown labels follow." if len(unknown) > 1 else ""
         raise DataError(
             f"{example.place}: the label {value!r:.60} is not in data.labels "
-            f"({', '.join(map(repr, names))}); it stands on {count} rows.{others} Add it to "
+            f"({', '.join(map(repr, names))}); {count} rows have it.{others} Add it to "
             "data.labels, or correct the rows."
         )
     return tuple(names), np.array([index[row.label] for row in rows], dtype=np.int64)
@@ -51,13 +51,14 @@ def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) 
     if len(names) == 1:
         raise DataError(
             f"{source}: every row of column {column!r} has the label {names[0]!r}, so there is "
-            "nothing to tell apart. Check data.label_column, or name all classes in data.labels."
+            "nothing to learn. Check data.label_column, or name all classes in data.labels."
         )
     if pairs := alike(names):
         one, other = pairs[0]
         raise DataError(
-            f"{source}: column {column!r} has the labels {one!r:.60} and {other!r:.60}, which look like one. "
-            "Give equal classes equal names, or, if they differ in truth, name them all in data.labels."
+            f"{source}: column {column!r} has the labels {one!r:.60} and {other!r:.60}, which "
+            "look like one. If they are the same class, give them one name; if they differ, name "
+            "all classes in data.labels."
         )
     counts = Counter(row.label for row in rows)
     single = sum(count == 1 for count in counts.values())
@@ -83,9 +84,9 @@ def check_clients_share_labels(rows: Sequence[Row], column: str) -> None:
             other = next(name for name in sort_names(of_client) if name != client)
             raise DataError(
                 f"{rows[0].table.source}: client {client!r} (column {column!r}) has the labels "
-                f"{_some(own)}, which no other client has; {other!r}, for one, has "
-                f"{_some(of_client[other])}. Give equal classes equal names, or, if they differ "
-                "in truth, name them all in data.labels."
+                f"{_some(own)}, which no other client has; {other!r}, for example, has "
+                f"{_some(of_client[other])}. If they are the same class, give them one name; if "
+                "they differ, name all classes in data.labels."
             )
 
 

@@ -101,9 +101,9 @@ def _fixed(network: Network, shaping: Shaping) -> Arrays:
 class _Found:
     model: nn.Module
     missing: list[str]
-    """Names of the model's tensors that the folder lacks: random ones."""
+    """Names of the model's tensors that the folder lacks: they are random."""
     loader: str
-    """Python that loads the same model, with {} for what goes into the brackets."""
+    """Python that loads the same model, with {} for the arguments."""
 
 
 def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
@@ -134,14 +134,14 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
     loader = f"{name}.from_pretrained({{}})"
     missing = set(info["missing_keys"])
     if mean and name == "AutoModel" and getattr(model.config, "is_encoder_decoder", False):
-        with one_sentence(f"{job.model.base} has no encoder that could be tuned alone"):
+        with one_sentence(f"{job.model.base} has no encoder that can be tuned alone"):
             encoder = model.get_encoder()
             (prefix,) = [n for n, part in model.named_modules() if part is encoder]
             encoder.config  # noqa: B018  # adapters and exports need one
         if job.adapter == "full":
             raise ModelError(
                 f'{job.model.base}: model.adapter = "full" would train the encoder of an encoder-decoder '
-                'alone, and there is no such model to save it as. Use "lora" or "head".'
+                'alone, and such a model cannot be saved. Use "lora" or "head".'
             )
         model, loader = encoder, f"{loader}.get_encoder()"
         missing = {n.removeprefix(f"{prefix}.") for n in missing if n.startswith(f"{prefix}.")}
@@ -158,7 +158,7 @@ def _check_depth(job: Job, settings: dict[Any, Any]) -> None:
             _check_depth(job, value)
         elif "layer" in str(name) and isinstance(value, int) and value > _MOST_LAYERS:
             raise ModelError(
-                f"{job.model.base} is damaged: its configuration says {name} = {value:,}, and no model has "
+                f"{job.model.base} is damaged: its configuration says {name} = {value:,}, but no model has "
                 f"more than {_MOST_LAYERS:,}. Download it again."
             )
 
@@ -167,8 +167,8 @@ def _check_labels(job: Job, config: Any, classes: int) -> None:
     """A folder that holds a head must hold one for the job's labels."""
     if is_classifier(config) and config.num_labels != classes:
         raise ModelError(
-            f"{job.model.base} has a head of its own for {config.num_labels} labels, and the job names "
-            f'{classes}. Name its labels in data.labels, or use model.pooling = "mean".'
+            f"{job.model.base} has its own head for {config.num_labels} labels, but the job names "
+            f'{classes}. Set data.labels to its labels, or use model.pooling = "mean".'
         )
 
 
@@ -212,7 +212,8 @@ def _check(job: Job, backbone: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         number = highest if which == "token" else tokenizer.pad_token_id
         raise ModelError(
             f"{job.model.base} has {table.num_embeddings} token embeddings, and its tokenizer a {which} "
-            f"with the number {number}: they do not belong together."
+            f"with the number {number}: they do not belong together. Download the model again, "
+            "with its own tokenizer."
         )
 
 

@@ -82,12 +82,12 @@ class ClassificationCounts:
         labels_B = np.asarray(labels, dtype=np.int64)
         examples, classes = logits_BK.shape
         if classes < 2:
-            raise ValueError("logits must be of two classes or more")
+            raise ValueError("logits must have two classes or more")
         if labels_B.shape != (examples,) or np.any((labels_B < 0) | (labels_B >= classes)):
             raise ValueError(f"labels must be {examples} numbers from 0 to {classes - 1}")
         if not np.isfinite(logits_BK).all():
             raise ModelError(
-                "The model gives outputs that are not finite, so it has diverged. Lower "
+                "The model's outputs are not finite, so it has diverged. Lower "
                 "training.learning_rate, or set training.gradient_clipping."
             )
         if examples == 0:
@@ -129,7 +129,7 @@ class ClassificationCounts:
         # K^2 + 2 BINS K = len - 1, solved for K.
         classes = isqrt(max(0, BINS * BINS + len(numbers) - 1)) - BINS
         if classes < 2 or classes * classes + 2 * BINS * classes + 1 != len(numbers):
-            raise MessageError(f"{len(numbers)} numbers are no counts of a classification.")
+            raise MessageError(f"{len(numbers)} numbers are not the counts of a classification.")
         counts = _whole(numbers[:-1])
         return cls(
             counts[: classes * classes].reshape(classes, classes),
@@ -224,7 +224,7 @@ class LanguageCounts:
     def from_list(cls, numbers: Sequence[float]) -> LanguageCounts:
         """Inverse of `to_list`; raises ``MessageError`` for what it cannot have written."""
         if len(numbers) != 3:
-            raise MessageError(f"{len(numbers)} numbers are no counts of a language model.")
+            raise MessageError(f"{len(numbers)} numbers are not the counts of a language model.")
         tokens, examples = _whole(numbers[:2]).tolist()
         return cls(_finite(numbers[2]), tokens, examples)
 

@@ -57,7 +57,7 @@ class Learner:
     folder: Path
     initial: Arrays
     verdict: Verdict | None = None
-    """Of a probe: no private step is taken without one."""
+    """The verdict of a probe: without one no private step is taken."""
     loader: str = "AutoModel.from_pretrained({})"
     """Python that loads the base model with transformers alone; {} is for its name."""
     shaping: Shaping = PLAIN

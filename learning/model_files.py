@@ -27,14 +27,14 @@ SUFFIXES = (
     *(".json", ".jsonl", ".jinja", ".safetensors", ".txt", ".model", ".spm", ".codes", ".vocab"),
     *(".bpe", ".tiktoken", ".tokenizer"),
 )
-"""Of configurations, weights, vocabularies and templates. What is code, a picture, a text about the model
-or weights for other software is none of these, and is not loaded."""
+"""Names of configurations, weights, vocabularies and templates. Code, pictures, texts about the model and
+weights for other software are not among them, and are not loaded."""
 
 _PICKLED = "pytorch_model*.bin"
-"""Weights where there are no safetensors, which would be taken first."""
+"""Weights, if there are no safetensors, which are taken first."""
 _ADAPTER = "adapter_config.json"
 _SETTLED = 2 * 10**9
-"""Nanoseconds after which a file that was written has the time of that, whatever the file system."""
+"""Nanoseconds after which a written file has a new time on any file system."""
 
 _Stamp = tuple[str, int, int, int, int]
 """Of a file: name, inode, size, and when its content and anything of it changed, in nanoseconds."""
@@ -133,8 +133,8 @@ def _link(folder: Path, names: list[str], made: Path) -> None:
 def _check(folder: Path, names: list[str]) -> None:
     if _ADAPTER in names:
         raise ModelError(
-            f"{folder} holds an adapter ({_ADAPTER}), which would be loaded on top of whatever model it "
-            "names. Give the folder of a whole model, or of this one merged."
+            f"{folder} holds an adapter ({_ADAPTER}), which would be loaded on top of the model that it "
+            "names. Give the folder of a whole model, or merge the adapter into its model first."
         )
     for name in names:
         if name.endswith(".index.json"):
@@ -143,14 +143,14 @@ def _check(folder: Path, names: list[str]) -> None:
             if outside := sorted(beside - set(names)):
                 raise ModelError(
                     f"{folder / name} names weights that are not in this folder: {outside[0]!r}. "
-                    "Was the download cut short?"
+                    "The download may be incomplete: download it again."
                 )
     if "config.json" in names:
         for key, value in _settings(_json(folder / "config.json")):
             if key.endswith("implementation") and isinstance(value, str) and "/" in value:
                 raise ModelError(
-                    f"{folder / 'config.json'} asks for code from the hub ({key} = {value!r}), and code "
-                    "that comes with a model never runs. Remove this key."
+                    f"{folder / 'config.json'} asks for code from the hub ({key} = {value!r}), but Umbel "
+                    "never runs code that comes with a model. Remove this key, or use another model."
                 )
 
 

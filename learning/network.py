@@ -145,7 +145,9 @@ class Network(nn.Module):
             return [self._backbone_output(batch).last_hidden_state]
         states = self._backbone_output(batch, output_hidden_states=True).hidden_states
         if not states:
-            raise ModelError('model.pooling = "layers": the base model shows no layers; use "mean"')
+            raise ModelError(
+                'model.pooling = "layers": the base model does not return its layers; use "mean"'
+            )
         depth = len(states) - 1  # the first are the embeddings
         return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
 
@@ -191,7 +193,7 @@ def own_head(model: nn.Module) -> str:
     parts = [name for name, part in model.named_children() if any(True for _ in part.parameters())]
     if len(parts) < 2:
         raise ModelError(
-            f"{type(model).__name__} brings no head of its own: use another model.pooling."
+            f"{type(model).__name__} has no head of its own: use another model.pooling."
         )
     return parts[-1]
 

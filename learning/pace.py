@@ -45,7 +45,7 @@ _REPEATS = 3
 _STEPS = 3
 _TURNS = 5
 _MICROBATCHES = 4
-"""In a measured step, at least."""
+"""At least this many in a measured step."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Pace:
     again: int = 0
     """As many records more is what one takes at which a pass through the base model fails."""
     training: Costs = ONE
-    """What passes with gradients cost."""
+    """Cost of passes with gradients."""
     testing: Costs = ONE
-    """What passes of a test cost."""
+    """Cost of passes of a test."""
 
 
 def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.perf_counter) -> Pace:

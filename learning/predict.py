@@ -23,7 +23,7 @@ from .reading.names import clean_text
 from .shapes import Passes, rows_of
 
 _CHUNK = 256
-"""Texts that are read before the first is answered."""
+"""Number of texts that are read before the first is answered."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,9 @@ def _job(card: dict[str, Any], folder: Path, device: str) -> Job:
 def _check_base(card: dict[str, Any]) -> None:
     if card["adapter"] != "full" and named_digest(card["base"]) != card["base_sha256"]:
         raise ModelError(
-            f"{card['base']} here is not the base model that was tuned (SHA-256 differs from "
-            f"{card['base_sha256'][:12]}); the adapter does not fit it."
+            f"{card['base']} on this machine is not the base model that was tuned (SHA-256 "
+            f"differs from {card['base_sha256'][:12]}), so the adapter does not fit it. Install "
+            "the files that it was tuned with."
         )
 
 

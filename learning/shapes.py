@@ -45,7 +45,7 @@ TEST_BATCH = 1024
 """Examples with features in one pass of a test whose passes are not of one shape."""
 _SHORTEST, _LEAST = 16, 4
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
-"""By network, what for and number of threads: whether rows may go together."""
+"""By network, purpose and number of threads: whether rows may share a pass."""
 _WIDTHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
@@ -151,7 +151,7 @@ class Shape(NamedTuple):
     rows: int
     """At most, or exactly."""
     fixed: bool
-    """Whether each has so many rows, and one of the lengths that ``Passes`` pad to; else as it falls."""
+    """Whether each has this many rows, and one of the lengths that ``Passes`` pad to; else both vary."""
 
     def lengths(self, learner: Learner) -> list[int]:
         """Lengths from the shortest to the longest, between which lie all others."""
@@ -195,7 +195,7 @@ def _rows(learner: Learner) -> int:
 
 
 _Told = Callable[["Learner", list[np.ndarray], int], Tensor]
-"""What some texts come to, padded to a length: a row for each."""
+"""The outputs of some texts, padded to a length: a row for each."""
 
 
 def _known(learner: Learner, what: str, told: _Told) -> bool:
@@ -205,7 +205,7 @@ def _known(learner: Learner, what: str, told: _Told) -> bool:
             try:
                 known[key] = _tried(learner, told)
             except Exception as error:  # a lack of memory, for one
-                _log.warning("whether texts may go together could not be tried: %s", error)
+                _log.warning("whether texts may share a pass could not be tested: %s", error)
                 known[key] = False
     return known[key]
 

@@ -40,7 +40,7 @@ class PrivateSteps:
     noise_multiplier: float
     clipping_norm: float
     key: bytes
-    """Of the secret stream that batches and noise are drawn from, and of no other stream."""
+    """The secret stream from which batches and noise are drawn, and nothing else."""
     records_per_group: int | None = None
     """Most records of a group in a step, if whole groups are drawn; None if single records are."""
 

@@ -59,8 +59,8 @@ def _check_unknown_words(tokenizer: PreTrainedTokenizerBase, folder: Path) -> No
             found = None
         if not found:
             raise ModelError(
-                f"{folder} has no usable tokenizer: it does not know every letter ({letter!r} is one that "
-                "it makes nothing of) and has no token for unknown words. Give it an unknown token, in "
+                f"{folder} has no usable tokenizer: it does not know every letter ({letter!r} gives no "
+                "token) and has no token for unknown words. Add an unknown token to "
                 'tokenizer.json\'s model and as "unk_token" in tokenizer_config.json.'
             )
 

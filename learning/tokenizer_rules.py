@@ -25,7 +25,7 @@ from ..errors import ModelError
 _MOST_GROWTH = 1000.0
 _LONGEST_WORD = 400
 _UNICODE = 18.0
-"""Characters that Unicode makes of one, at most (UAX 15)."""
+"""At most this many characters replace one under Unicode normalisation (UAX 15)."""
 _GROWTH = {
     **dict.fromkeys(("NFKC", "NFKD", "NFC", "NFD"), _UNICODE),
     "BertNormalizer": 3.0,

@@ -53,7 +53,7 @@ class Outcome:
     update: Arrays
     loss: float
     diverged: bool = False
-    """Whether zeros stand for an update that is not finite. Under privacy noised steps alone say so."""
+    """Whether zeros replace an update that is not finite. Under privacy only noised steps decide that."""
 
 
 def train(

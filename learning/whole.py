@@ -27,8 +27,8 @@ def check_whole(folder: Path) -> None:
             start = stream.read(len(_POINTER))
         if start.startswith(_POINTER):
             raise ModelError(
-                f"{file} is a pointer of Git LFS, and not the weights. Fetch them in that folder with: "
-                "git lfs pull"
+                f"{file} is a pointer of Git LFS, not the weights. Fetch them in that folder with: git "
+                "lfs pull"
             )
     for file in weights:
         if file.suffix == ".safetensors":
@@ -48,7 +48,7 @@ def _check_length(file: Path) -> None:
             whole = 8 + length + max(ends, default=0)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ModelError(
-            f"{file} is not a safetensors file, or damaged. Download it again."
+            f"{file} is not a safetensors file, or is damaged. Download it again."
         ) from None
     if size < whole:
         raise ModelError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RATE = 0.2
 """How fast an adaptive clipping norm moves (Andrew et al. 2021, section 3.1)."""
 _THIN = 1.5
-"""A sum's noise is called needlessly large where it is so many times what an honest cohort needs."""
+"""A sum's noise is reported as needlessly large if it is this many times what an honest cohort needs."""
 
 
 def next_clipping_norm(job: Job, norm: float, within: float, room: tuple[float, float]) -> float:
@@ -49,8 +49,8 @@ def sum_refusals(job: Job) -> list[str]:
     reasons = []
     if not job.encrypted:
         reasons.append(
-            'privacy.unit = "client" hides each client in a sum, and with encryption.mode = "none" '
-            'there is none: use "secure-sum"'
+            'privacy.unit = "client" hides each client in a sum, but with encryption.mode = "none" '
+            'there is no sum: use "secure-sum"'
         )
     elif not job.encryption.confirm and job.noised_by_clients:
         reasons.append(
@@ -60,7 +60,7 @@ def sum_refusals(job: Job) -> list[str]:
     if job.privacy.mechanism == "central" and job.encryption.group_size is not None:
         reasons.append(
             "encryption.group_size opens sums that are compared before the server adds its noise: "
-            'remove it, or take privacy.mechanism = "distributed"'
+            'remove it, or use privacy.mechanism = "distributed"'
         )
     return reasons
 
@@ -75,7 +75,7 @@ def client_refusals(
     if most > most_participations(job):
         reasons.append(
             f"cohort.participations = {job.cohort.participations}, but by the job's seed a client is "
-            f"asked in {most} rounds: set it to {most}, or take another seed"
+            f"asked in {most} rounds: set it to {most}, or use another seed"
         )
     if facts and job.privacy.delta >= 1 / len(facts):
         reasons.append(
@@ -142,7 +142,7 @@ def client_warnings(terms: Terms, facts: Sequence[ClientFacts]) -> list[str]:
     if larger < _THIN:
         return []
     return [
-        f"Noise is shared among the {terms.noise_shares} honest clients that any opened "
-        f"sum is sure to have, so a sum of {cohort} has {larger:.1f} times the deviation that it "
-        "needs: raise encryption.minimum to what a round surely reaches."
+        f"Noise is shared among the {terms.noise_shares} honest clients that every opened "
+        f"sum certainly has, so a sum of {cohort} has {larger:.1f} times the deviation that it "
+        "needs: raise encryption.minimum to the number of clients that every round reaches."
     ]

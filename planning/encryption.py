@@ -58,10 +58,11 @@ def server_sees(terms: Terms, cohort: int, further: Sequence[str] = ()) -> str:
         else ""
     )
     return (
-        f"The server sees only sums of updates{beside}, counts and losses over {over}, and can open none "
-        f"of fewer than {terms.fewest_in_a_sum}, {server}{alone}."
+        f"The server sees only sums of updates{beside}, counts and losses over {over}, and cannot open a "
+        f"sum over fewer than {terms.fewest_in_a_sum}, {server}{alone}."
         + (
-            " Where a sum was spoiled, it sees those of groups of its members, too, of which one is named."
+            " If a sum was spoiled, it also sees the sums of groups of its members, and one of "
+            "these groups is named."
             if job.encryption.name_spoilers
             else ""
         )
@@ -103,7 +104,7 @@ def encryption_refusals(
             return []
         return [
             f'encryption.mode = "none", but the policy of {some(unwilling)} requires encryption; in '
-            "a simulation you are every owner: simulation.encryption_required = false"
+            "a simulation you are every owner: set simulation.encryption_required = false"
         ]
     reasons = []
     spec, limits, cohort = job.encryption, terms.limits, terms.cohort_size(len(facts))
@@ -114,7 +115,7 @@ def encryption_refusals(
             reasons.append(
                 f"a sum over {numbers.members} clients is not opened: at least {least} are needed "
                 f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
-                "colluders in it; take more clients"
+                "colluders in it; use more clients"
                 + (
                     ' (or encryption.mode = "none", where every owner\'s policy allows it)'
                     if cohort < 3
@@ -175,7 +176,7 @@ def grid_refusals(job: Job, clip: float, members: int, weight_cap: int) -> list[
             + ("lower it" if job.encryption.clip is not None else "set a smaller encryption.clip")
         )
     if weight_cap * members >= 2**32:
-        reasons.append('the weights could overflow the sum: strategy.weighting = "equal"')
+        reasons.append('the weights could overflow the sum: set strategy.weighting = "equal"')
     return reasons
 
 

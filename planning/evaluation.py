@@ -108,8 +108,8 @@ def release_refusals(job: Job) -> list[str]:
     """What would tell more of private held-out records than the guarantee says: no owner takes part."""
     if job.tests_privately and not job.private:
         return [
-            'evaluation.counts = "private" noises the counts of a job that protects nothing else: '
-            'privacy.unit = "example", or evaluation.counts = "exact" or "off"'
+            'evaluation.counts = "private" adds noise to the counts of a job that protects nothing '
+            'else: set privacy.unit = "example", or evaluation.counts = "exact" or "off"'
         ]
     if job.tests_privately and job.per_client and job.encrypted and not job.encryption.confirm:
         said = (
@@ -127,19 +127,19 @@ def release_refusals(job: Job) -> list[str]:
     if job.per_client:
         reasons.append(
             'evaluation.counts = "exact" tells of a client\'s held-out records, which are part of '
-            'what privacy.unit = "client" hides: take "private", "off", or a public hold-out '
+            'what privacy.unit = "client" hides: use "private", "off", or a public hold-out '
             "(evaluation.public_path)"
         )
     elif not job.encrypted:
         reasons.append(
             'evaluation.counts = "exact" with encryption.mode = "none": the server would read each '
-            'client\'s exact counts, which nothing hides; take "private" or "off", a public '
+            'client\'s exact counts, which nothing hides; use "private" or "off", a public '
             "hold-out (evaluation.public_path), or encryption"
         )
     if job.evaluation.decides and grounds(job) == "exact counts":
         reasons.append(
             f'{_deciding_keys(job)} with evaluation.counts = "exact": a choice made on exact counts '
-            'reveals held-out records; take "private", or a public hold-out (evaluation.public_path)'
+            'reveals held-out records; use "private", or a public hold-out (evaluation.public_path)'
         )
     return reasons
 
@@ -166,10 +166,10 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts], tests: int) -> l
         )
     elif grounds(job) == "private counts" and tests < 3 <= most_tests(job):
         reasons.append(
-            f"{_deciding_keys(job)} on private counts: noise leaves {tests} sharp enough (the last "
-            f"one among them), which leaves nothing to decide on. To have more, {more_for_tests(job)}, "
-            "name public records (evaluation.public_path), or say how often noisy tests are made "
-            "(evaluation.every)"
+            f"{_deciding_keys(job)} on private counts: with this noise only {tests} would be "
+            "sharp enough (including the last one), so there is nothing to decide on. To have "
+            f"more, {more_for_tests(job)}, name public records (evaluation.public_path), or set "
+            "how often noisy tests are made (evaluation.every)"
         )
     return reasons
 
@@ -186,8 +186,8 @@ def evaluation_warnings(
         )
     if blur is None and tests and job.tests_privately and job.evaluation.every is None:
         warnings.append(
-            "Private tests: how many records are held out is not published (they are files of their "
-            "own), so the last model alone is tested. To test more often set evaluation.every."
+            "Private tests: the number of held-out records is not published (they are in separate "
+            "files), so only the last model is tested. To test more often set evaluation.every."
         )
     if blur is None:
         return warnings
@@ -199,7 +199,7 @@ def evaluation_warnings(
         return [
             *warnings,
             "Private tests: noise outweighs the owners' counts, because few records are held out for "
-            "the number of classes: their accuracy will say nothing. Name public records "
+            "the number of classes: the measured accuracy will mean nothing. Name public records "
             "(evaluation.public_path), raise evaluation.epsilon, bring more records, or leave all of "
             'epsilon to training (evaluation.counts = "off").',
         ]
@@ -215,8 +215,8 @@ def evaluation_warnings(
         ]
     if job.evaluation.every is None and tests < most_tests(job):
         warnings.append(
-            f"Private tests: {times}, so that noise moves {metric} by {amount} only (one standard "
-            f"deviation). For more of them {more_for_tests(job)}, or say how often "
+            f"Private tests: {times}, so that noise moves {metric} by only {amount} (one standard "
+            f"deviation). For more tests {more_for_tests(job)}, or set how often "
             "(evaluation.every)."
         )
     return warnings

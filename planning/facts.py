@@ -14,11 +14,11 @@ class ClientFacts:
     size: int
     """The account's published size; 0 under client-level privacy, which needs none."""
     training_share: float = 1.0
-    """Declared: how much of its data the owner trains on."""
+    """Declared: the share of its data that the owner trains on."""
     encryption_required: bool = True
     """Whether this owner's policy refuses jobs whose updates the server can read."""
     holds_out: bool = True
-    """Declared: whether the owner has held-out records, a share of its data or a file of their own."""
+    """Declared: whether the owner has held-out records, as a share of its data or in a separate file."""
 
     @property
     def training_size(self) -> int:

@@ -13,7 +13,7 @@ from ..job import Job
 from .noise import most_spent
 from .terms import Terms
 
-_DECLARED = ["who takes part", "what owners declare of their data (label names, shares)"]
+_DECLARED = ["who takes part", "what owners declare about their data (label names, shares)"]
 _ONE_GROUP = (
     "one group (all records with one value of the owner's group column, such as one patient)"
 )

@@ -15,12 +15,12 @@ from .noise import private_recipe
 _BETA_1, _BETA_2 = 0.9, 0.999
 """Of Adam, as torch has them."""
 _UNEVEN = 4.0
-"""The largest entry of a gradient over the root mean square of all, at most, in practice."""
+"""The largest entry of a gradient over the root mean square of all entries: at most this in practice."""
 _DEVIATIONS = 8.0
 _UNCLIPPED = 8.0
-"""L2 norm of a gradient that nothing clips, at most, in practice."""
+"""L2 norm of a gradient that is not clipped: at most this in practice."""
 _HEAVIEST = 32.0
-"""The largest weight that decay pulls at, in practice."""
+"""The largest weight that decay acts on, in practice."""
 
 
 def secure_limits(spec: EncryptionSpec) -> Limits:

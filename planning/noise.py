@@ -24,7 +24,7 @@ from ..privacy.noise.counts_noise import (
 from ..privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 
 _ROUNDING = 1 - 1e-12
-"""A sum of two epsilons must not pass the target by how floating point rounds."""
+"""Floating-point rounding must not push a sum of two epsilons above the target."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ class PrivateRecipe:
     """
 
     sampling_rate: float
-    """Of a record or group in a step, or of the client in a round that it takes part in, which is 1."""
+    """Sampling rate of a record or group in a step; of the client in a round in which it takes part, 1."""
     expected_batch_size: float
     """Records or groups that the noised sum of a step is divided by: a batch, also if an owner has fewer.
-    It then moves the model by as much less, and so does its noise, which would else be the largest of all.
-    Under client-level privacy 0, for steps are not noised."""
+    It then moves the model by less in proportion, and so does its noise, which would otherwise be the largest
+    of all. 0 under client-level privacy, whose steps have no noise."""
     noise_multiplier: float
     """The noise's deviation over the most that one record, group, or client can change."""
     round_event: MechanismEvent
     test_event: MechanismEvent | None
     """One test with private counts; None if the job has none."""
     planned: dict[str, MechanismEvent]
-    """All that the job spends, by what for: the planned rounds, the tests and the published size, no
-    spare rounds."""
+    """All that the job spends, by purpose: the planned rounds, the tests and the published size,
+    without spare rounds."""
     epsilon: float
     """Epsilon after what is planned."""
     tests: int = 0
@@ -134,13 +134,13 @@ def step_refusals(job: Job) -> list[str]:
         )
     if job.noised_locally and job.training.gradient_clipping is not None:
         reasons.append(
-            "training.gradient_clipping clips a batch's gradient and does nothing for privacy; "
-            "remove it: privacy.clipping_norm clips each example's"
+            "training.gradient_clipping clips a batch's gradient and does not protect privacy; "
+            "remove it: privacy.clipping_norm clips each example's gradient"
         )
     if job.noised_locally and job.adapter == "lora" and job.model.lora.dropout:
         reasons.append(
-            f"model.lora.dropout = {job.model.lora.dropout:g}: dropout goes by places in a batch, so "
-            "one record would change what the others add; remove it (a base model's own dropout is off "
+            f"model.lora.dropout = {job.model.lora.dropout:g}: dropout depends on the place in a batch, "
+            "so one record would change what the others add; remove it (a base model's own dropout is off "
             f"under {job.privacy.unit}-level privacy)"
         )
     return reasons
@@ -198,7 +198,7 @@ def _way_out(what: str) -> Iterator[None]:
     try:
         yield
     except PlanRefused as error:
-        raise PlanRefused(f"{error} To mend it, {what}.") from None
+        raise PlanRefused(f"{error} To fix it, {what}.") from None
 
 
 def _more_epsilon(job: Job) -> str:

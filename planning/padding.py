@@ -15,14 +15,16 @@ def padding_refusals(job: Job, verdict: Verdict | None) -> list[str]:
     if not job.noised_locally:
         return []
     if verdict is None:
-        return ["the base model was not probed, so nobody knows whether its texts are independent"]
+        return [
+            "the base model was not probed, so it is not known whether its texts are independent"
+        ]
     if verdict.allows(job.model.padding):
         return []
     if verdict.padding is None:
         return [
-            f"in {job.model.base} records influence each other: {verdict.reason}. One record would move a "
-            "step by more than privacy.clipping_norm, so no guarantee would hold; use another base model, or "
-            "another model.adapter"
+            f"in {job.model.base} records influence each other: {verdict.reason}. One record "
+            "would move a step by more than privacy.clipping_norm, so no guarantee would hold; "
+            "use another base model, or another model.adapter"
         ]
     return [
         f"in {job.model.base} the length of a batch's other texts changes what a record adds: "
@@ -42,7 +44,7 @@ def padding_warnings(job: Job, verdict: Verdict | None, cost: float | None = Non
         )
     if not job.noised_locally and verdict is not None and not verdict.allows(job.model.padding):
         warnings.append(
-            f"In {job.model.base} texts of a batch influence each other: {verdict.reason}. What it says "
-            "of a text depends on the others that are asked with it."
+            f"In {job.model.base} texts of a batch influence each other: {verdict.reason}. Its answer "
+            "for a text depends on the other texts in the same batch."
         )
     return warnings

@@ -47,7 +47,7 @@ class ClientPlan:
 
     name: str
     size: int
-    """The account's published size: with noise, never what there is."""
+    """The account's published size: always with noise."""
     training_share: float
     holds_out: bool
     training_size: int
@@ -59,7 +59,7 @@ class ClientPlan:
     noise_multiplier: float | None
     epsilon: float | None
     events: dict[str, MechanismEvent]
-    """What the job spends of this client's privacy, by what for: all of them make its epsilon."""
+    """What the job spends of this client's privacy, by purpose: together they make its epsilon."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class UnderWay:
 
     tests: int
     participations: Mapping[str, int]
-    """Rounds that each client's noise is made for."""
+    """Number of rounds that each client's noise is made for."""
     left: Sequence[ClientFacts] = ()
     """Clients that took part before."""
 
@@ -84,9 +84,9 @@ class Plan:
     tests: int
     """How often the owners test the model (``schedule.rounds_tested``)."""
     blur: float | None
-    """Standard deviation that noise gives the main figure of a test."""
+    """Standard deviation of the main figure of a test, from its noise."""
     left: tuple[ClientPlan, ...] = ()
-    """Clients that take part no longer: what they were planned to spend still counts."""
+    """Clients that no longer take part: what they were planned to spend still counts."""
 
     @classmethod
     def compile(
@@ -314,7 +314,7 @@ def _check_limit(job: Job, clients: Sequence[ClientPlan]) -> None:
     planned = max((client.epsilon or 0.0 for client in clients), default=0.0)
     if job.private and planned > job.privacy.owner_limit:
         raise PlanRefused(
-            f"This job is refused: its rounds cost epsilon {planned:.4g}, and each client's agent "
+            f"This job is refused: its rounds cost epsilon {planned:.4g}, but each client's agent "
             f"would end its part at privacy.limit = {job.privacy.owner_limit:g}: raise it, or lower "
             f"privacy.epsilon (now {job.privacy.epsilon:g})"
         )

@@ -19,7 +19,7 @@ from .facts import ClientFacts
 from .noise import private_recipe
 
 STEPS = ("training.optimizer", "training.learning_rate", "training.momentum", "training.schedule")
-"""They fit only together: who sets one of them sets the others."""
+"""They fit only together: if you set one of them, set the others too."""
 
 _PLAIN: dict[str, Any] = {
     "training.rounds": 30,
@@ -31,9 +31,9 @@ _PLAIN: dict[str, Any] = {
     "training.schedule": "linear",
 }
 _PLAIN_RATE = 0.25
-"""For each class, of features four long: a step's gradient shrinks as classes become more."""
+"""Per class, for features of length four: a step's gradient shrinks as the number of classes grows."""
 _MOST_CLASSES = 12
-"""Beyond, the steps do not become larger."""
+"""Beyond this the steps do not become larger."""
 
 _PRIVATE: dict[str, Any] = {
     "training.rounds": 20,
@@ -43,11 +43,11 @@ _PRIVATE: dict[str, Any] = {
     "privacy.clipping_norm": 0.5,
 }
 _NOISE_IN_SCORES = 1.6
-"""Standard deviation of what noise adds to a class's score, of all steps together."""
+"""Standard deviation of the noise in a class's score, from all steps together."""
 _FARTHEST = 640.0
-"""Sum of all steps' learning rates times the clipping norm: beyond, a head has learned what there is."""
+"""Sum of all steps' learning rates times the clipping norm: beyond this a head has learned all it can."""
 _LARGEST_BATCH = 8192
-"""So that a step of an owner with millions of records takes no longer than a second."""
+"""So that a step takes at most a second at an owner with millions of records."""
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def _budget_refusals(job: Job) -> Iterator[str]:
         if job.evaluation.epsilon is not None:
             yield (
                 f"evaluation.epsilon = {job.tests_epsilon:g} leaves nothing of privacy.epsilon = "
-                f"{job.privacy.epsilon:g} for training{beside}: lower it"
+                f"{job.privacy.epsilon:g} for training{beside}: lower evaluation.epsilon"
             )
         else:
             yield (

@@ -28,7 +28,7 @@ def rounds_tested(job: Job, tests: int) -> tuple[int, ...]:
     """
     most, every = most_tests(job), job.evaluation.every
     if not 0 <= tests <= most or (every is not None and tests not in (0, most)):
-        raise MessageError(f"{tests} tests are planned, and the job has at most {most}")
+        raise MessageError(f"{tests} tests are planned, but the job has at most {most}")
     if tests == 0:
         return ()
     if every is not None:

@@ -30,9 +30,9 @@ from .limits import expected_update, secure_limits
 from .noise import PrivateRecipe, change_of, event_of_test, private_recipe
 
 _ROOM = 1.25
-"""Room beyond a bound, for what float32 rounds and for weights of decay."""
+"""Room beyond a bound, for float32 rounding and for decayed weights."""
 _ADAPTIVE = 16.0
-"""How far a clipping norm may rise that adapts."""
+"""How far an adaptive clipping norm may rise."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .terms import Terms
 
 OFFSET = 2**20
 OFFSET_PER_CLIENT = 2**21
-"""Added to each noised number by every client: noise so far below zero never comes."""
+"""Added to each noised number by every client: noise never reaches this far below zero."""
 
 
 def further_of(job: Job, shapes: Shapes) -> list[str]:
@@ -39,7 +39,7 @@ class Content:
 
     terms: Terms
     channels: Channels
-    """Of the strategy: the update, and what else it adds up."""
+    """The strategy's part: the update, and its other channels."""
     train: bool
     test: bool
 
@@ -145,8 +145,8 @@ class Content:
             clipped = integers.pop(0) if self.train else 0
             if max(unable, clipped) > total.members:
                 raise MessageError(
-                    f"of {total.members} members {unable} were unable and {clipped} clipped: one of "
-                    "them sent words that it cannot have counted"
+                    f"of {total.members} members {unable} were unable and {clipped} clipped, which "
+                    "is impossible: one of them sent wrong numbers"
                 )
         elif self._counts_within:
             inside = (integers.pop(0) - self._offset * total.members) / COUNT_STEPS
@@ -181,6 +181,6 @@ class Reading:
     counts: Counts | None
     members: int
     unable: int
-    """Clients that could not train or test; zeros stand for them. Not told of whole clients."""
+    """Clients that could not train or test; zeros replace them. Not known under client-level privacy."""
     within: float | None = None
-    """Noised share of clients within the clipping norm, where it adapts."""
+    """Noised share of clients within the clipping norm, if it is adaptive."""

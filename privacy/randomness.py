@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 KEY_BYTES = 32
 _ZEROS = memoryview(bytes(1 << 18))
-"""What the cipher adds its keystream to; kept, because making zeros takes as long as the cipher."""
+"""Zeros, to which the cipher adds its keystream; kept, because making them takes as long as the cipher."""
 _TWO_TO_MINUS_53 = 2.0**-53
 # Pairs of normals made at a time: the temporaries (about 1 MB) then stay in the cache.
 _BLOCK_PAIRS = 1 << 14
@@ -112,5 +112,5 @@ def poisson_sample(n: int, rate: float, stream: SecretStream) -> npt.NDArray[np.
     Returns the drawn indices, ascending, int64. There may be none. The number drawn is secret too.
     """
     if not 0.0 <= rate <= 1.0:
-        raise ValueError(f"A sampling rate lies between 0 and 1, not {rate}.")
+        raise ValueError(f"A sampling rate must lie between 0 and 1: {rate}")
     return np.flatnonzero(stream.uniform(n) < rate).astype(np.int64)

@@ -67,7 +67,7 @@ REFUSALS = {
         {"training": {"gradient_clipping": 1.0}},
         None,
         MODEL,
-        "training.gradient_clipping clips a batch's gradient and does nothing for privacy",
+        "training.gradient_clipping clips a batch's gradient and does not protect privacy",
     ),
     "delta that gives a record away": (
         {"privacy": {"delta": 0.002}},
@@ -90,7 +90,8 @@ ALONE = {
         {**GROUPS, "privacy": {"unit": "group", "delta": 0.002}},
         None,
         MODEL,
-        "privacy.delta = 0.002 is not below 1 / published size at client-0, client-1: it would allow giving "
+        "privacy.delta = 0.002 is not below 1 / published size at client-0, client-1: it would "
+        "allow giving "
         "away one whole group",
     ),
     "groups that nothing tells apart": (

@@ -20,14 +20,14 @@ class Pass:
     texts: list[np.ndarray]
     places: list[int]
     padded_otherwise: bool = False
-    """Whether other tokens than the padding token stand where the mask says that nothing does."""
+    """Whether masked positions hold other tokens than the padding token."""
 
 
 COUNTS = (3, 5, 7)
-"""Texts that are compared: as many as no axis of the model has, where that can be."""
+"""Number of texts that are compared: if possible, one that no axis of the model has."""
 
 Groups = list[tuple[str, list[Pass]]]
-"""Where something was seen, and passes that together have every known text once."""
+"""Where a difference was seen, and passes that together have every known text once."""
 
 
 class Company:

@@ -160,8 +160,8 @@ class Independence:
         error = torch.linalg.vector_norm(first - second)
         if not error <= self._tolerance * torch.linalg.vector_norm(first):
             raise ModelError(
-                f"{self._base} is not a causal language model: a later token changes what it says "
-                "of earlier ones, so it would learn to copy. Use a decoder, or "
+                f"{self._base} is not a causal language model: a later token changes its output "
+                "for earlier ones, so it would learn to copy. Use a decoder, or "
                 f'task = "{usual_task(labelled=True).name}".'
             )
 
@@ -309,8 +309,8 @@ class Independence:
         except ModelError as error:
             raise ModelError(
                 f"{self._base} cannot be trained under per-record privacy as model.adapter = "
-                f'"{self._learner.job.adapter}": {first_line(error)} Another model.adapter or base model '
-                "may do."
+                f'"{self._learner.job.adapter}": {first_line(error)} Try another model.adapter or base '
+                "model."
             ) from None
 
     @property
@@ -326,7 +326,7 @@ def _check_buffers(network: nn.Module, before: dict[str, Tensor]) -> None:
     for name, buffer in network.named_buffers():
         old = before.get(name)
         if old is None or old.shape != buffer.shape or not torch.equal(old, buffer):
-            raise Coupled(f"a call changes the buffer {name}, which the next one reads")
+            raise Coupled(f"a call changes the buffer {name}, which the next call reads")
 
 
 @contextlib.contextmanager

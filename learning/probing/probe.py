@@ -109,7 +109,7 @@ def probe(learner: Learner, task: Task) -> Verdict:
                 reason = str(error)
             except CannotRun:
                 # Some cannot read a short text alone.
-                reason = "a short text does not go through it"
+                reason = "it fails on a short text"
         else:
             reason = ""
         try:

@@ -26,7 +26,9 @@ def draws_nothing(
     for _ in range(times):
         for found, wanted in zip(call(), expected, strict=True):
             close(
-                found, wanted, "the same call in training mode gives other numbers the second time"
+                found,
+                wanted,
+                "the same call in training mode gives different numbers the second time",
             )
 
 

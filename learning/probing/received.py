@@ -39,7 +39,7 @@ from ..network import Batch
 from ..tasks import Task
 
 MOST_WEIGHT = 1e4
-"""Largest magnitude of a weight that is trained on under privacy; real ones are below 100."""
+"""Largest magnitude of a weight that is accepted for training under privacy; real ones are below 100."""
 _TOLERANCE, _TOLERANCE_BFLOAT16 = 1e-5, 0.1
 """Shares of the clipping norm."""
 _LENGTHS = (11, 3, 7, 5)
@@ -50,9 +50,9 @@ _LENGTH = math.hypot(*_WEIGHTS)
 _TOGETHER, _APART = [[0, 1, 2, 3]], [[-1, 3, 2], [1], [0]]
 """Two arrangements of the texts in passes; -1 is a longer neighbour."""
 _NEAR, _MOST_TIED = 16.0, 2
-"""A margin so many times what rounding moves is near, and of so many texts honest weights have none."""
+"""Margins below this many times the rounding are near; honest weights never have this many such texts."""
 _MORE_NEIGHBOURS = 33
-"""Before a head alone, whose batches are large: another size is another order of adding."""
+"""For a head alone, whose batches are large: another size changes the order of additions."""
 
 _Passes = list[tuple[list[int], Batch]]
 _Said = dict[int, Tensor]
@@ -90,8 +90,8 @@ class ReceivedWeights:
         """Raise ``ModelError`` for weights with which records would be rounded by their company."""
         if why := self.objection(arrays):
             raise ModelError(
-                f"The weights that came are not trained on under privacy: {why}. If this run is honest, "
-                "lower training.learning_rate."
+                f"The weights from the server are not accepted for training under privacy: {why}. If this "
+                "run is honest, lower training.learning_rate."
             )
 
     def objection(self, arrays: Arrays) -> str:
@@ -99,7 +99,7 @@ class ReceivedWeights:
         for name, array in arrays.items():
             largest = float(np.abs(array).max(initial=0.0))
             if not largest <= MOST_WEIGHT:
-                return f"{name} has an entry of {largest:g}, and none may be above {MOST_WEIGHT:g}"
+                return f"{name} has an entry of {largest:g}, but none may be above {MOST_WEIGHT:g}"
         if _goes_alone(self._learner):
             return ""
         network = self._learner.network
@@ -126,15 +126,15 @@ class ReceivedWeights:
         if not moved <= tolerance:
             return (
                 f"rounding moves what a text adds by {moved:.2g} of the clipping norm, depending on the "
-                f"texts beside it, and {tolerance:g} is allowed (only training.microbatch = 1 with "
-                'model.padding = "max_length" has no texts beside each other)'
+                f"texts beside it, but {tolerance:g} is allowed (only with training.microbatch = 1 "
+                'and model.padding = "max_length" is each text alone)'
             )
         tied = 0 if network.autocast else _tied(said, said_apart)
         if tied < _MOST_TIED:
             return ""
         return (
-            f"rounding decides what it says of {tied} of {len(_WEIGHTS)} invented texts, so one record "
-            "more would change what is counted of others"
+            f"rounding decides what it says of {tied} of {len(_WEIGHTS)} invented texts, so one more "
+            "record would change the counts of others"
         )
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:

@@ -37,7 +37,8 @@ def cell(name: str, value: object, is_text: bool) -> str | None:
     """
     if is_text and not isinstance(value, str | None):
         raise DataError(
-            f"{name!r} holds {value!r:.60}, which is no text. Point data.text_column to a column of strings."
+            f"{name!r} holds {value!r:.60}, which is not a text. Point data.text_column to a column "
+            "of strings."
         )
     try:
         text = as_name(value)
@@ -50,8 +51,8 @@ def cell(name: str, value: object, is_text: bool) -> str | None:
             text.encode()
         except UnicodeEncodeError:
             raise DataError(
-                f"{name!r} holds half of a surrogate pair (such as \\ud83d alone), which is no character. "
-                "Write the data again with whole characters."
+                f"{name!r} holds half of a surrogate pair (such as \\ud83d alone), which is not a "
+                "character. Write the data again with whole characters."
             ) from None
     return text
 
@@ -104,5 +105,6 @@ def _class_name(name: str, value: object, classes: list[object]) -> object:
     if isinstance(value, int):
         return classes[value] if 0 <= value < len(classes) else None
     raise DataError(
-        f"{name!r} holds {value!r:.60}, which is the number of no class. Store class labels as whole numbers."
+        f"{name!r} holds {value!r:.60}, which is not the number of a class. Store class labels as "
+        "whole numbers."
     )

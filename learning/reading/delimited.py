@@ -54,7 +54,7 @@ class Header:
     delimiter: str
     names: list[str]
     announced: bool = False
-    """Whether a line "sep=..." of Excel stands before it."""
+    """Whether Excel's line "sep=..." comes before it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,10 @@ def _header(path: Path, codec: str, layout: Layout, delimiter: str) -> tuple[str
         try:
             return _read_header(lines, layout, delimiter)
         except csv.Error as error:
-            raise DataError(f"{path} has no header that can be read: {error}.") from None
+            raise DataError(
+                f"{path} has no readable header: {error}. Write the first row again, "
+                "with a name for each column."
+            ) from None
 
 
 def _read_header(lines: TextIO, layout: Layout, delimiter: str) -> tuple[str, list[str], bool]:
@@ -190,7 +193,7 @@ def _records_of(path: Path, codec: str, layout: Layout, header: Header) -> Itera
                 yield record
             else:
                 yield Record(
-                    None, record.lines, "it holds bytes that are not of the file's encoding."
+                    None, record.lines, "it has bytes that are not valid in the file's encoding."
                 )
 
 
@@ -233,7 +236,7 @@ def _records(
 
 def _fault(found: tuple[list[str], int] | None, width: int, line: str) -> str:
     what = (
-        "a quote in it has no end"
+        "a quote in it is not closed"
         if found is None
         else f"expected {width} columns, got {len(found[0])}"
     )

@@ -38,22 +38,22 @@ NAMES = {
     "euc_jp": "EUC-JP, Japanese",
     "cp949": "EUC-KR, Korean",
 }
-"""What a guess chooses from. ISO 8859-1 is not there: it is Windows-1252 with control characters in place of
+"""The encodings to guess from, without ISO 8859-1: that is Windows-1252 with control characters in place of
 quotes and dashes."""
 
 TOLERATED = 0.01
-"""Share of records that may be unreadable: they are left out, and this is said. More stop the reading."""
+"""Share of records that may be unreadable: they are left out, and reported. More stop the reading."""
 
 _LOOK = 512
 _SAMPLE = 1 << 17
 _MIXED = 0.2
-"""Share of lines beyond ASCII that are UTF-8 from which on a file is not one of another encoding."""
+"""If at least this share of non-ASCII lines is UTF-8, the file is not in another encoding."""
 _CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
-"""Not zero, which UTF-16 is full of, nor escape, which encodings of East Asia begin with."""
+"""Neither zero, which UTF-16 is full of, nor escape, with which East Asian encodings begin."""
 _C1 = re.compile("[\x80-\x9f]")
 _KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 _BAD = "\udcff"
-"""Stands for bytes that cannot be decoded: half of a pair, which no sound text holds."""
+"""Stands for bytes that cannot be decoded: half of a pair, which no valid text holds."""
 
 codecs.register_error("umbel.bad", lambda error: (_BAD, error.end))  # type: ignore[attr-defined]
 
@@ -125,7 +125,7 @@ def codec_of(name: str) -> str:
         return codecs.lookup(name).name.replace("-", "_")
     except (LookupError, ValueError):
         raise DataError(
-            f"{name!r:.40} is not the name of an encoding. Some that are: utf-8, cp1252 (Windows), "
+            f"{name!r:.40} is not the name of an encoding. Examples: utf-8, cp1252 (Windows), "
             "gb18030, shift_jis."
         ) from None
 
@@ -159,13 +159,13 @@ class _Lines:
     def __init__(self) -> None:
         self.all = self.bad = self.good = self.first = self.offset = 0
         self.beyond = b""
-        """Lines that are not ASCII, up to some length: what tells encodings apart."""
+        """Lines that are not ASCII, up to some length: they distinguish encodings."""
 
     def read(self, path: Path, stream: BinaryIO) -> None:
         start = 0
         for number, line in enumerate(stream, start=1):
             if number == 1 and _CONTROL.search(line[:_LOOK]):
-                raise DataError(f"{path} does not hold text, but binary data. Check the path.")
+                raise DataError(f"{path} holds binary data, not text. Check the path.")
             self.all += 1
             if not line.isascii():
                 self._beyond(line, number, start)
@@ -190,21 +190,21 @@ def _other(path: Path, lines: _Lines) -> Found:
         if lines.bad <= TOLERATED * lines.all:
             return Found("utf_8", f"{lines.bad:,} lines are not UTF-8")
         raise DataError(
-            f"{where}. It mixes encodings: {lines.bad} lines are not UTF-8, while {lines.good} others hold "
-            "UTF-8 characters beyond ASCII, so converting the whole file would damage those. Convert each "
+            f"{where}. It mixes encodings: {lines.bad} lines are not UTF-8, while {lines.good} others have "
+            "non-ASCII characters in UTF-8, so converting the whole file would damage those. Convert each "
             "part with its own encoding before joining them."
         )
     codec = guess(lines.beyond)
     if codec is None or _undecodable(path, codec) > TOLERATED * lines.all:
         raise DataError(
-            f"{where}, and nothing tells which encoding it has. Save it as UTF-8, or name its encoding: "
+            f"{where}, and its encoding cannot be detected. Save it as UTF-8, or name its encoding: "
             f'data.encoding = "..." in the job file, --encoding in commands. To try one by hand: '
             f"{_conversion(path, 'NAME')}"
         )
     return Found(
         codec,
-        f"encoding {codec} ({NAMES[codec]}), guessed from {lines.bad:,} lines that are not UTF-8; if letters "
-        "look wrong, name another with data.encoding or --encoding",
+        f"encoding {codec} ({NAMES[codec]}), guessed from {lines.bad:,} lines that are not UTF-8; "
+        "if letters look wrong, set another with data.encoding or --encoding",
     )
 
 
@@ -261,8 +261,8 @@ def _check_declared(path: Path, codec: str, declared: str) -> None:
     as_utf8 = _Lines.of(path)
     if as_utf8.good and not as_utf8.bad and codec != "utf_8":
         raise DataError(
-            f"{path} is UTF-8, not {declared}: {as_utf8.good:,} lines hold characters of it. "
-            "Leave data.encoding (--encoding) out."
+            f"{path} is UTF-8, not {declared}: {as_utf8.good:,} lines have non-ASCII characters "
+            "in UTF-8. Remove data.encoding (--encoding)."
         )
     bad = controls = lines = 0
     with text_of(path, codec) as text:
@@ -272,13 +272,13 @@ def _check_declared(path: Path, codec: str, declared: str) -> None:
             controls += bool(_C1.search(line))
     if bad > TOLERATED * lines:
         raise DataError(
-            f"{path} is not {declared}: {bad:,} of its {lines:,} lines cannot be read so. Leave "
-            "data.encoding (--encoding) out to have it found, or name another."
+            f"{path} is not {declared}: {bad:,} of its {lines:,} lines cannot be read that way. "
+            "Remove data.encoding (--encoding) to have it detected, or set another."
         )
     if controls and codec in ("iso8859_1", "latin_1", "iso8859_15"):
         raise DataError(
-            f"{path} is not {declared}: {controls:,} lines would hold control characters. Where ISO 8859-1 "
-            "has those, Windows-1252 has quotes and dashes: name cp1252."
+            f"{path} is not {declared}: {controls:,} lines would have control characters. At these codes "
+            "Windows-1252 has quotes and dashes: set cp1252."
         )
 
 

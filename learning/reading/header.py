@@ -40,7 +40,7 @@ def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ())
         ) from None
     if not names:
         raise DataError(
-            f"{path} has no columns: it is empty, or holds no records. Write the data again."
+            f"{path} has no columns: it is empty, or has no records. Write the data again."
         )
     return names
 

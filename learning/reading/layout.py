@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quoting = Literal["doubled", "backslash", "none"]
-"""What a quote within a quoted field looks like (``""`` or ``\\"``), or that quotes are plain characters."""
+"""How a quote within a quoted field is written (``""`` or ``\\"``), or that quotes are plain characters."""
 
 
 @dataclass(frozen=True)

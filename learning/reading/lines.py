@@ -23,7 +23,7 @@ from .packing import ending
 JSON = (".jsonl", ".ndjson", ".json")
 
 _LOOK = 1000
-"""JSON objects may leave out what they have no value for, so more than the first is looked at."""
+"""JSON objects may leave out fields without a value, so more than the first one is read."""
 _LISTED = 60
 _EXAMPLE = '{"text": "...", "label": "..."}'
 
@@ -116,7 +116,7 @@ def _document(path: Path, codec: str) -> Iterable[Any] | None:
 def _object(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(
-            f"it is a JSON {type(found).__name__}, not an object. Write one object a line, such as "
+            f"it is a JSON {type(found).__name__}, not an object. Write one object per line, such as "
             f"{_EXAMPLE}."
         )
     return found
@@ -127,7 +127,7 @@ def _parsed(line: str) -> Any:
         line.encode()
         return json.loads(line)
     except UnicodeEncodeError:
-        raise DataError("it holds bytes that are not of the file's encoding.") from None
+        raise DataError("it has bytes that are not valid in the file's encoding.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"it is not valid JSON: {error}. Each line must hold one JSON object, such as {_EXAMPLE}."

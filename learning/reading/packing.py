@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 from ...errors import DataError
 
 PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zip": "zip"}
-"""Endings of compressed files, and what they are called."""
+"""Endings of compressed files, and the names of their formats."""
 
 _TIMES = 100
 _ALWAYS = 256 << 20
@@ -104,7 +104,7 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise DataError(
                 f"{self._path} unpacks to more than {most_bytes(self._path) >> 20:,} MiB, over "
-                f"{_TIMES} times its size. If that is right, unpack it yourself and name that file."
+                f"{_TIMES} times its size. If that is correct, unpack it yourself and name that file."
             )
         buffer[: len(found)] = found
         return len(found)
@@ -157,6 +157,6 @@ def _damaged(path: Path, error: BaseException) -> DataError:
         return DataError(f"{path} cannot be read: {error.strerror}.")
     why = str(error).rstrip(".")[:160] or type(error).__name__
     return DataError(
-        f"{path} cannot be unpacked as {packing(path)}: {why}. It is damaged, cut off or has another "
-        "format than its name says: download or write it again."
+        f"{path} cannot be unpacked as {packing(path)}: {why}. It is damaged, cut off, or its format "
+        "differs from its name: download or write it again."
     )

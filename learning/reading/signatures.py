@@ -28,11 +28,11 @@ _SIGNATURES = (
     (b"BZh", "compressed (bzip2)", "Give it the ending {ending}.bz2."),
     (b"\xfd7zXZ", "compressed (xz)", "Give it the ending {ending}.xz."),
     (b"\x28\xb5\x2f\xfd", "compressed (zstd)", "Give it the ending {ending}.zst."),
-    (b"%PDF", "a PDF document", "Give the table it was made from."),
+    (b"%PDF", "a PDF document", "Give the table from which it was made."),
     (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
     (
         b"version https://git-lfs",
-        "a pointer of Git LFS, and not the data",
+        "a pointer of Git LFS, not the data",
         "Fetch it: git lfs pull",
     ),
     (b"PAR1", "a Parquet file", "Give it the ending .parquet."),
@@ -47,7 +47,7 @@ _OWN = {
     ".xlsx": b"PK",
     ".xlsm": b"PK",
 }
-"""Beginnings of files that are what their names say."""
+"""The first bytes of files whose names are correct."""
 _NAMES = {
     ".xls": (_EXCEL, _SAVE_AS),
     ".xlsb": (_EXCEL, _SAVE_AS),
@@ -73,15 +73,14 @@ def unknown_format(path: Path) -> DataError:
         return DataError(f"{path} is {found[0]}, which Umbel does not read. {found[1]}")
     if suffix == ".txt":
         return DataError(
-            f"{path} has the ending .txt. If it is a table, give it the ending .csv or .tsv (the header says "
-            "what separates the columns). If it has one text per line, give it a header and the ending .tsv: "
-            f"(echo text; cat {shlex.quote(str(path))}) > {shlex.quote(f'{path.stem}.tsv')}"
+            f"{path} has the ending .txt. If it is a table, give it the ending .csv or .tsv (the "
+            "header says what separates the columns). If it has one text per line, give it a "
+            f"header and the ending .tsv: (echo text; cat {shlex.quote(str(path))}) > "
+            f"{shlex.quote(f'{path.stem}.tsv')}"
         )
     what = f"the ending {suffix!r}" if suffix else "no ending"
     inside = f" holds {inner_name(path)!r}, which" if packing(path) else ""
-    return DataError(
-        f"{path}{inside} has {what}, which does not say what is in it. Give {FORMATS}."
-    )
+    return DataError(f"{path}{inside} has {what}, which does not tell its format. Give {FORMATS}.")
 
 
 def no_dataset(path: Path) -> str:

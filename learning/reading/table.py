@@ -44,7 +44,7 @@ class Table:
         """Itself. Raises ``DataError`` if it is empty, or if more rows are unreadable than are tolerated."""
         if not len(self):
             raise DataError(
-                f"{self.source} has no rows after its header. Add rows, or fix the path."
+                f"{self.source} has no rows after its header. Add rows, or correct the path."
             )
         if len(self.faults) > TOLERATED * len(self):
             first = min(self.faults)

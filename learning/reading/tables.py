@@ -130,13 +130,13 @@ def _said(path: Path, header: Header, found: Delimited, layout: Layout) -> list[
         separator = CALLED.get(header.delimiter, repr(header.delimiter))
         notes.append(f"columns separated by {separator}")
     if layout.quoting == "none":
-        notes.append("quotes read as plain characters, for they enclose no fields")
+        notes.append("quotes read as plain characters, because they enclose no fields")
     elif layout.quoting == "backslash":
         notes.append("a backslash before a quote makes it a plain character")
     if found.several:
         notes.append(
-            f"{found.several:,} rows span several lines, the longest {found.longest}: line ends in quotes "
-            "are part of a field"
+            f"{found.several:,} rows span several lines, the longest {found.longest}: line ends within "
+            "quotes are part of a field"
         )
     return notes
 

@@ -21,7 +21,7 @@ class CausalLm:
     """
 
     classes: int = 0
-    """There are none."""
+    """A language model has no labels."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         losses, mask = _token_losses(logits, batch)

@@ -41,9 +41,9 @@ Kind = Literal["gaussian", "concentrated", "pure"]
 
 MOST_NOISE = 1e4
 MOST_MECHANISMS = 128
-"""More different (sigma, q) than this are merged into fewer that cost no less."""
+"""If there are more different (sigma, q) than this, they are merged into fewer that cost at least as much."""
 NOISE_PRECISION = 1.001
-"""The least noise that keeps to an epsilon is sought up to this factor."""
+"""The least noise for an epsilon is searched up to this factor."""
 _MOST_FOR_RENYI = 1024
 # An epsilon that protects nobody.
 _MEANINGLESS = 1e5

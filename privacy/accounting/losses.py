@@ -31,9 +31,9 @@ _ROUNDING = 2.3e-16
 _LARGEST_EXPONENT = 700.0
 _LEAST_ORDER, _DOUBLINGS = 1 / 8, 14
 _LEAST_POWER = 1e-150
-"""Smaller ones are cut off: processors are slow with what their squares would be."""
+"""Smaller ones are cut off: processors are slow with their squares, which are subnormal."""
 _CHERNOFF = tuple(sign * _LEAST_ORDER * 2.0**k for sign in (1, -1) for k in range(_DOUBLINGS))
-"""Each twice the one before: the exponentials of an order are the squares of those before."""
+"""Each twice the one before: the exponentials of an order are the squares of the previous ones."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,8 +54,8 @@ class BookKeeping:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 raise ModelError(
-                    f"{name} is used outside of its layer, where the gradients of single examples "
-                    "are not seen. Freeze it."
+                    f"{name} is used outside its layer, where gradients of single examples cannot "
+                    "be observed. Freeze it."
                 )
         for parameter, factored in self._found.items():
             if factored.batches != {batch}:
@@ -66,7 +66,7 @@ class BookKeeping:
                     "dimension."
                 )
         if not self._found:
-            raise ModelError("The loss does not depend on any tensor that is trained.")
+            raise ModelError("The loss does not depend on any trained tensor.")
         squares = [factored.squared_norms() for factored in self._found.values()]
         return torch.stack(squares).sum(dim=0).sqrt()
 

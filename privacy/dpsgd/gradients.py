@@ -61,13 +61,13 @@ def check_layers(module: nn.Module) -> None:
             if coupled or trained:
                 raise ModelError(
                     f"{trained[0] if trained else place} belongs to a batch normalisation, which "
-                    "mixes the examples of a batch, so no example has a gradient of its own. Use a "
+                    "mixes the examples of a batch, so an example has no gradient of its own. Use a "
                     "model with layer or group normalisation."
                 )
         elif isinstance(layer, _DropoutNd) and layer.p and layer.training:
             raise ModelError(
-                f"{place} drops out values by their place in the batch, so one example more changes "
-                "those of all others. Under example-level privacy its probability must be 0."
+                f"{place} drops out values by their place in the batch, so one more example changes "
+                "the values of all others. Under example-level privacy its probability must be 0."
             )
         else:
             own = own_trainable(layer)

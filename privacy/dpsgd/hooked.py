@@ -124,7 +124,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
             if (sample := self._sample(name, parameter, batch)) is not None
         }
         if not self._flat:
-            raise ModelError("The loss does not depend on any tensor that is trained.")
+            raise ModelError("The loss does not depend on any trained tensor.")
         self._norms = torch.stack(
             [torch.linalg.vector_norm(s, dim=1) for s in self._flat.values()]
         )  # (P, B)

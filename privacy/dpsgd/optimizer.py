@@ -113,7 +113,7 @@ class PrivateOptimizer:
         if not expected_batch_size > 0:
             raise ValueError(f"expected_batch_size must be > 0: {expected_batch_size}")
         if module in _ATTACHED:
-            raise ValueError("The module has a private optimizer already; close that one first.")
+            raise ValueError("The module already has a private optimizer; close that one first.")
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         _check_tensors(self._parameters, optimizer)
         self._optimizer = optimizer
@@ -149,7 +149,7 @@ class PrivateOptimizer:
         it was before, as it is after any other error but ``TornSum``.
         """
         if losses.dim() != 1:
-            raise ValueError(f"losses must have shape (B,), one an example: {tuple(losses.shape)}")
+            raise ValueError(f"losses must have shape (B,), one per example: {tuple(losses.shape)}")
         if weights is not None and (
             weights.shape != losses.shape or not bool(((weights >= 0) & (weights <= 1)).all())
         ):
@@ -243,8 +243,8 @@ class PrivateOptimizer:
         self._add(factors.where(finite, 0), finite)
         _log.warning(
             "%d of %d examples of a private step had a gradient that is not finite (NaN or "
-            "infinite), and were left out of it. Lower training.learning_rate, or train in "
-            "float32, should this happen often.",
+            "infinite), and were left out of it. If this happens often, lower training.learning_rate, "
+            "or train in float32.",
             left_out,
             batch,
         )
@@ -317,7 +317,7 @@ def backward(losses: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
 def _check_within(name: str, value: float, room: tuple[float, float]) -> None:
     """Refuse what float32 cannot keep apart from zero or from infinity, NaN included."""
     if not room[0] <= value <= room[1]:
-        raise ValueError(f"{name} must lie from {room[0]:g} to {room[1]:g}: {value}")
+        raise ValueError(f"{name} must lie between {room[0]:g} and {room[1]:g}: {value}")
 
 
 def _check_tensors(

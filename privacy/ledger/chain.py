@@ -18,17 +18,17 @@ COLUMNS = (
     "number", "dataset", "kind", "noise_multiplier", "sampling_rate", "steps", "job", "key",
     "delta", "epsilon_limit", "replay", "recorded", "version",
 )  # fmt: skip
-"""What is hashed of a row, in this order; `version` says by which recipe."""
+"""The columns of a row that are hashed, in this order; `version` says by which recipe."""
 _KIND = COLUMNS.index("kind")
 
 SIZE_RUN = "published size"
-"""What stands for the run in the key of a published size, which belongs to no run."""
+"""Takes the place of the run in the key of a published size, which belongs to no run."""
 TAKES_OVER = "takes over"
 DISJOINT = "declared disjoint"
 MOVED = "moved"
-"""What stands for the run in the key of an owner's note: what it said of its account."""
+"""Takes the place of the run in the key of an owner's note about its account."""
 TEST = "test "
-"""What the key of a test of the model says before the number of its round."""
+"""In the key of a test of the model, the text before the number of its round."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,10 @@ def checked(rows: Iterable[Sequence[Any]], identity: str, source: str) -> Iterat
         if row[0] != place or not known or chained(previous, identity, row) != stored:
             raise LedgerError(
                 f"The privacy ledger {source} was changed: row {row[0]} does not follow from the "
-                "rows before it (edited, copied from another ledger, or rows before it cut out). "
-                "What was spent can no longer be trusted. Move the file away and run: umbel ledger "
-                "recover (its witness beside it holds a copy of every row), or restore a backup."
+                "rows before it (a row was edited, removed, or copied from another ledger). The "
+                "record of what was spent can no longer be trusted. Move the file away and run: "
+                "umbel ledger recover (its witness beside it holds a copy of every row), or "
+                "restore a backup."
             )
         previous = stored
         yield Entry.of(row, stored)

@@ -86,7 +86,7 @@ class Ledger(LedgerFile):
         taken over; nothing is ever given back.
         """
         if "/" in of:
-            raise ValueError(f"no name of an account: {of!r}")
+            raise ValueError(f"not the name of an account: {of!r}")
         with self._turn():
             self._check()
             note = Entry(0, account, MechanismEvent(0.0, 0.0, 0), "", f"{what}/{of}/0", 0.0, 0.0,
@@ -176,8 +176,8 @@ class Ledger(LedgerFile):
                 f"This account has spent epsilon {before:.4g} of its limit "
                 f"{limit:g} at delta {delta:g} ({max(0.0, limit - before):.4g} left), and this "
                 f"request ({' and '.join(map(_described, asked))}) would make it {after:.4g}. Ask "
-                "for fewer rounds or more noise (a smaller privacy.epsilon), or let the owner raise "
-                "the limit."
+                "for fewer rounds or more noise (a smaller privacy.epsilon), or ask the owner to "
+                "raise the limit."
             )
         return after
 

@@ -98,8 +98,8 @@ class LedgerFile:
         if head is not None and head not in {GENESIS, *(entry.hash for entry in entries)}:
             raise LedgerError(
                 f"The privacy ledger {self.path} ({len(entries)} rows) never ended with {head}. It "
-                "is older than whoever gave that head, or another owner's. Restore the newest copy "
-                "of ledger and witness; until then what it says is left may be too much."
+                "is older than this head, or another owner's. Restore the newest copy of ledger and "
+                "witness; until then it may report more as left than there is."
             )
         return len(entries)
 
@@ -169,7 +169,7 @@ class LedgerFile:
         version = self._pragma("user_version")
         if version != VERSION:
             raise LedgerError(
-                f"The privacy ledger {self.path} has version {version}, and this Umbel reads "
+                f"The privacy ledger {self.path} has version {version}, but this Umbel reads "
                 f"version {VERSION}. Use the Umbel that wrote it, or a newer one."
             )
 
@@ -184,8 +184,8 @@ class LedgerFile:
             self._witness.begin(identity)
         elif seen.number and not recovering:
             raise LedgerError(
-                f"The privacy ledger {self.path} is gone, or an older one stands in its place: its "
-                f"witness {self._witness.path} has seen {seen.number} rows. Bring them back with: "
+                f"The privacy ledger {self.path} is missing, or was replaced by an older one: its "
+                f"witness {self._witness.path} has seen {seen.number} rows. Restore them with: "
                 "umbel ledger recover"
             )
         else:
@@ -225,28 +225,28 @@ class LedgerFile:
         if seen is None:
             return (
                 f"{where} has no witness ({self._witness.path}): it was copied here without it, or "
-                "the witness was deleted. Copy both files. If the witness is lost, and this is known "
-                "to be the newest copy of this owner's ledger: umbel ledger recover --accept"
+                "the witness was deleted. Copy both files. If the witness is lost, and you know that "
+                "this is the newest copy of this owner's ledger: umbel ledger recover --accept"
             )
         if seen.identity != self.identity:
             return (
-                f"{where} is not the one that its witness {self._witness.path} has seen: it was "
-                "copied from elsewhere, another owner's or another folder's. Put the ledger back "
-                "that belongs here, or move this one away and run: umbel ledger recover"
+                f"{where} is not the ledger of its witness {self._witness.path}: it was copied "
+                "from another owner or folder. Put back the ledger that belongs here, or move this "
+                "one away and run: umbel ledger recover"
             )
         number, _ = self._end()
         if number < seen.number:
             return (
-                f"{where} was rolled back: it has {number} rows, and its witness has seen "
-                f"{seen.number}. What they spent counts. Bring the rows back with: umbel ledger "
+                f"{where} was rolled back: it has {number} rows, but its witness has seen "
+                f"{seen.number}. The missing ones still count. Restore them with: umbel ledger "
                 "recover"
             )
         if seen.number and self._hash(seen.number) != seen.hash:
             # An edit is named more exactly by the chain.
             self._read()
             return (
-                f"{where} has another row {seen.number} than its witness has seen: it went on from "
-                "an older copy. Move it away, keep it, and run: umbel ledger recover"
+                f"{where} differs from its witness in row {seen.number}: it was continued from an "
+                "older copy. Move it to another folder, keep it, and run: umbel ledger recover"
             )
         return ""
 
@@ -282,7 +282,7 @@ class LedgerFile:
         if last and now < datetime.fromisoformat(last[0]) - _CLOCK_TOLERANCE:
             raise LedgerError(
                 f"The clock of this machine says {now.isoformat(timespec='seconds')}, and the last "
-                f"row of the privacy ledger {self.path} is of {last[0]}. Set the clock right. "
+                f"row of the privacy ledger {self.path} is from {last[0]}. Set the clock right. "
                 "Spending does not depend on it: nothing was lost, and nothing was charged. If the "
                 "clock was ahead when that row was written: umbel ledger recover --accept"
             )

@@ -97,8 +97,8 @@ class Witness:
         except (ValueError, KeyError, TypeError):
             raise LedgerError(
                 f"{self.path} is not the witness of a privacy ledger, or is damaged. Restore it "
-                "with the ledger from a backup; or, if the ledger is known to be the newest: umbel "
-                "ledger recover --accept"
+                "with the ledger from a backup; or, if you know that the ledger is the newest copy: "
+                "umbel ledger recover --accept"
             ) from None
 
 

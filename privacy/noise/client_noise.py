@@ -28,16 +28,16 @@ from .scale import Scale
 _Number = TypeVar("_Number", np.float32, np.int32)
 _BLOCK = 1 << 16
 TAIL = 12.0
-"""Standard deviations of noise that must fit a word: what is beyond comes once in 10^32 numbers."""
+"""Standard deviations of noise that must fit a word: larger noise occurs once in 10^32 numbers."""
 _LEAST_SHARE = 20.0
 """Below this deviation of a share, in steps of the grid, a sum of shares is no discrete Gaussian."""
 _MOST_ROUNDING = 0.1
-"""Share of the norm that rounding may add."""
+"""The share of the norm that rounding may add."""
 _ENDLESS = 2.0**64
 COUNT_SHARE = 0.1
-"""Of a round's budget, what the count of clients within the clipping norm costs, where it adapts."""
+"""The share of a round's budget for the count of clients within the clipping norm, if it is adaptive."""
 COUNT_STEPS = 1024
-"""One client in that count: so fine that shares of its noise add up to a discrete Gaussian."""
+"""One client in that count: so fine that the shares of its noise add up to a discrete Gaussian."""
 
 
 def split_noise(noise_multiplier: float, adaptive: bool) -> tuple[float, float]:
@@ -110,7 +110,7 @@ class ClientPart:
 
     noise: UpdateNoise
     count_multiplier: float
-    """Noise of the count of clients within the norm; infinite where nothing is counted."""
+    """Noise of the count of clients within the norm; infinite if nothing is counted."""
     distributed: bool
 
     def within(self, update: Sequence[npt.NDArray[np.float32]]) -> int:

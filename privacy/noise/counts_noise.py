@@ -29,17 +29,17 @@ from .discrete import discrete_gaussian
 LOSS_STEPS = 64
 """A held-out record's loss is rounded to so many steps: what one record can change of their sum."""
 LEAST_NOISE = 3.0
-"""Of one test: below, it is no discrete Gaussian with the variance that was asked for."""
+"""Least deviation of one test: below it, the noise is not a discrete Gaussian with the variance asked for."""
 _LEAST_BUDGET = 0.1
 MOST_COUNTS_NOISE = 1000.0
 
 
 CLIENT_COUNTS = 100
-"""What the counts of each client are scaled to where all its data are protected together."""
+"""What the counts of each client are scaled to if all its data are protected together."""
 GROUP_COUNTS = 64
-"""What the counts of each group of records sum to, however many records it has."""
+"""What the counts of each group of records sum to, for any number of records."""
 _LEAST_VARIANCE = 4
-"""Of a share: below, shares no longer add up to one discrete Gaussian."""
+"""Least deviation of a share: below it, shares no longer add up to one discrete Gaussian."""
 
 
 _LANGUAGE_CAP = 12.0

@@ -15,7 +15,7 @@ from ..randomness import SecretStream
 from .discrete import two_sided_geometric
 
 SIZE_EPSILON = 0.1
-"""What a published size costs: pure, so at delta 0."""
+"""The cost of a published size: pure differential privacy, so at delta 0."""
 SIZE_EVENT = MechanismEvent(1 / SIZE_EPSILON, 1.0, 1, "pure")
 SMALLEST_SIZE = 100
 """No size below this is published: so few records are no data set to train on privately."""
@@ -30,7 +30,7 @@ class Sizes:
 
     data: int
     held_out: int | None = None
-    """None if no file of their own holds them."""
+    """None if they are not in a separate file."""
 
 
 def published_size(count: int, stream: SecretStream) -> int:

@@ -32,7 +32,7 @@ def test_a_package_reference_finds_the_folder_without_importing_the_package(mini
         ("/nowhere/at/all", "There is no model at /nowhere/at/all"),
         ("nowhere.gguf", "There is no model at nowhere.gguf"),
         ("nobody/nothing-of-this-name", "Check the name and the network"),
-        ("not a hub id!", "neither a model folder here nor a hub id"),
+        ("not a hub id!", "neither a model folder on this machine nor a hub id"),
     ],
 )
 def test_a_base_that_is_not_there_is_refused_with_what_to_do(base, words):

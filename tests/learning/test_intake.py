@@ -267,7 +267,7 @@ def test_quotes_of_windows_never_become_control_characters(tmp_path):
     rows = [("It’s “fine” – really…", "a"), ("L’été", "b")] * 5
     path = as_delimited(tmp_path / "rows.csv", rows, encoding="cp1252")
     assert corpus_of(path)[0] == rows
-    with pytest.raises(DataError, match="name cp1252"):
+    with pytest.raises(DataError, match="set cp1252"):
         corpus_of(path, encoding="latin-1")
     plain = as_delimited(tmp_path / "plain.csv", [("grün", "a"), ("rot", "b")], encoding="latin-1")
     assert corpus_of(plain, encoding="latin-1")[0] == [("grün", "a"), ("rot", "b")]

@@ -114,7 +114,7 @@ DAMAGE = {
     "bitsandbytes without its library": (lambda f: _quantised(f, "bitsandbytes"), "does not load"),
     "other sizes than its weights have": (
         lambda f: _edit(f, vocab_size=7),
-        "its weights have other sizes than its config.json says",
+        "the sizes of its weights differ from its config.json",
     ),
     "ten million layers": (lambda f: _edit(f, num_hidden_layers=10_000_000), "10,000,000"),
     "a kind that is no word": (

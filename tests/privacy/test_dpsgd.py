@@ -492,9 +492,9 @@ class Broadcast(nn.Module):
     ("kind", "how", "tensor", "why"),
     [
         (Bent, HookedGradients, r"layer\.weight", "do not add up"),
-        (Bent, BookKeeping, r"layer\.weight", "outside of its layer"),
+        (Bent, BookKeeping, r"layer\.weight", "outside its layer"),
         (Hidden, HookedGradients, r"layer\.weight", "no gradient of each example"),
-        (Hidden, BookKeeping, r"layer\.weight", "outside of its layer"),
+        (Hidden, BookKeeping, r"layer\.weight", "outside its layer"),
         (Broadcast, HookedGradients, r"places\.weight", "saw 1 examples"),
         (Broadcast, BookKeeping, r"places\.weight", "saw 1 examples"),
     ],

@@ -38,7 +38,7 @@ def public(job_of, tmp_path):
         ("text,label\n", "no rows"),
         ("txt,label\na,positive\n", "no column 'text'"),
         ("text,label\na,good\n", "the label 'good' is not in data.labels"),
-        ("text,label\n,positive\n", "no row that can be used"),
+        ("text,label\n,positive\n", "no usable row"),
     ],
 )
 def test_a_file_that_cannot_be_tested_on_is_refused_with_its_place(text, words, public):
