@@ -232,7 +232,7 @@ def _privacy(job: Job, result: Json) -> str:
     lines.append(privacy["guarantee"])
     if privacy["epsilon"] is not None:
         lines.append(
-            f"By the owners' ledgers, all that was ever run on these data has cost an epsilon of at "
+            "By the owners' ledgers, all that was ever run on these data has cost an epsilon of at "
             f"most {_up(privacy['epsilon'])} at delta {privacy['delta']:g}."
         )
     return "\n\n".join(lines)

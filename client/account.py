@@ -199,7 +199,7 @@ class AccountFile:
             raise LedgerError(
                 f"{ledger} holds the spending of {len(strangers)} other accounts or data sets, "
                 f"which {self.path} does not count. Put back the account.json that belongs to "
-                f"this ledger, or let this account take all of it over: umbel client moved "
+                "this ledger, or let this account take all of it over: umbel client moved "
                 f"{self.path.parent}"
             )
 

@@ -141,7 +141,7 @@ class _Examination:
                 yield Finding(
                     "data", "warning", f"{path} seems to be written as {written}, but client.toml "
                         f"declares {given.layout}",
-                    f"Records that cannot be read that way are left out. Set it in client.toml: "
+                    "Records that cannot be read that way are left out. Set it in client.toml: "
                     f"{written.toml}",
                 )  # fmt: skip
             columns = [given.text_column, given.label_column]

@@ -46,14 +46,14 @@ _RECORDS_BESIDE = 256
 """Real records that train beside the canaries."""
 
 _LIMITS = (
-    "An audit is a lower bound: these attacks found no more, which does not show that there is no "
+    "An audit is a lower bound: that these attacks found no more does not show that there is nothing "
     "more to find. The proof is the accounting.",
     "It misses small faults: a mechanism must leak about twice what is claimed before 10,000 "
-    "canaries refute it, and no number m of canaries proves more than about ln(m / 3). That the "
-    "measured noise is the planned one narrows this for noise, and for nothing else.",
-    "Canaries are replayed with the noise, sampling and steps of one client. Where more than a head is "
-    "trained, they go through the base model of a simulation; of a deployment, and where a head is "
-    "trained, over features and a linear head.",
+    "canaries refute it, and no number m of canaries proves more than about ln(m / 3). The "
+    "comparison of measured and planned noise narrows this for noise only.",
+    "Canaries are replayed with the noise, sampling and steps of one client. If more than a head is "
+    "trained, a simulation's canaries go through the base model; those of a deployment, or if only a "
+    "head is trained, go through features and a linear head.",
     "Membership inference by the loss alone is weak; attackers with shadow models do better.",
     "Inversion attacks one step over a single record, the attacker's best case, with simple "
     "methods; a failure here is no proof that nothing can be read.",
@@ -77,8 +77,8 @@ def audit_run(
     subject = opened(path)
     if not subject.simulated and not production:
         raise RunFolderError(
-            f"{path} is a deployment's run: the records are with their owners, so that membership "
-            "inference and gradient inversion are not possible here. The canary audit is: it "
+            f"{path} is a deployment's run: the records are at their owners, so membership inference "
+            "and gradient inversion are not possible here. The canary audit is: it "
             "replays noise, sampling and accounting on this machine, touches no owner's data and "
             "spends no privacy. Ask for it with --production."
         )
@@ -92,7 +92,7 @@ def audit_run(
     if subject.simulated:
         found |= _attack_simulation(subject, canaries, tell)
     else:
-        missing = {"skipped": "the records are with their owners, and were not looked at"}
+        missing = {"skipped": "the records are at their owners, and were not read"}
         found["canaries"] = _canaries(subject, Records.none(), canaries, tell)
         found |= dict.fromkeys(("mislabelled", "membership", "inversion"), missing)
     found["broken"] = is_broken(found)
@@ -112,8 +112,8 @@ def _attack_simulation(subject: Subject, canaries: int, tell: Tell) -> dict[str,
     ran = subject.folder.told(Partition)[0]
     if federation.partition_event().clients != ran.clients:
         raise DataError(
-            f"{subject.job.data.path} is not what it was when {subject.folder.path} ran: its "
-            "clients have other records. Put the old file back, or run the job again."
+            f"{subject.job.data.path} has changed since {subject.folder.path} ran: its clients "
+            "have other records. Put the old file back, or run the job again."
         )
     tell("model", 0, 0)
     job = federation.job
@@ -150,7 +150,7 @@ def _final(subject: Subject, learner: Learner) -> Arrays:
 
 
 Through = Callable[[int], Observation]
-"""Replays so many canaries through the base model."""
+"""Replays this many canaries through the base model."""
 
 
 def _through_base(

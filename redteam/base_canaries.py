@@ -31,7 +31,7 @@ from .canaries import Mechanism, Observation, Train
 from .plain_sgd import with_plain_sgd
 
 CANARIES = 1_000
-"""Through a base model each costs as much as a record, so fewer than over features."""
+"""Through a base model each costs as much as a record, so there are fewer than with features."""
 _MARK = 1 << 40
 # The length of a canary's gradient at its own weight, and the share of it that the base model has.
 _STEEPNESS, _SHARE = 1e3, 0.3

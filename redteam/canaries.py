@@ -66,7 +66,7 @@ class Mechanism:
     rounds: int
     local_steps: int
     records_per_group: int | None = None
-    """Most records of a group in a step, where whole groups are drawn."""
+    """At most this many records of a group in a step, if whole groups are drawn."""
 
     @property
     def records_per_canary(self) -> int:

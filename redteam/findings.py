@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _SEEDED = (
-    "This run drew its noise from the job's seed: whoever knows the seed subtracts it, and no "
-    "guarantee holds, whatever the attacks below find."
+    "This run drew its noise from the job's seed: anyone who knows the seed can subtract it, "
+    "and no guarantee holds, whatever the attacks below find."
 )
 
 
@@ -36,11 +36,11 @@ def _canary_line(figures: dict[str, Any]) -> str:
         if figures[fault]:
             return (
                 f"THE PLAN IS BROKEN. The {what.replace('_', ' ')} that was measured is "
-                f"{measured[what]:.4g}, where the plan says {figures[what]:.4g}."
+                f"{measured[what]:.4g}, but the plan says {figures[what]:.4g}."
             )
     base = (
-        f"Epsilon is at least {bound:.2f} with {figures['confidence']:.0%} confidence, where the "
-        f"run claims {claim:.2f} at most"
+        f"Epsilon is at least {bound:.2f} with {figures['confidence']:.0%} confidence, and the run "
+        f"claims at most {claim:.2f}"
     )
     if figures["refuted"]:
         return f"THE CLAIM IS REFUTED. {base}: noise, sampling or accounting is broken."
@@ -62,13 +62,13 @@ def _membership_line(figures: dict[str, Any]) -> str:
     final, before = figures["final"], figures["before"]
     auc = f"AUC {final['auc']:.3f} ({final['low']:.3f} to {final['high']:.3f})"
     if not final["telling"]:
-        return f"Who was trained on cannot be told from the loss: {auc}."
+        return f"The loss does not show which records were trained on: {auc}."
     if before["telling"]:
         return (
             f"Training and held-out records differ in their losses, {auc}, but they did before "
-            f"training too ({before['auc']:.3f}): that is the data's doing, at least in part."
+            f"training too ({before['auc']:.3f}): the data explain this, at least in part."
         )
-    return f"The loss tells something about who was trained on: {auc}."
+    return f"The loss reveals something about which records were trained on: {auc}."
 
 
 def _inversion_line(figures: dict[str, Any]) -> str:
@@ -82,8 +82,8 @@ def _inversion_line(figures: dict[str, Any]) -> str:
         f"(guessing: {bare['chance']:.0%})"
     )
     if seen is bare:
-        return f"{line}, and that is what the server of this run saw."
+        return f"{line}, and the server of this run saw exactly that."
     return (
-        f"{line}; what the server of this run saw, {seen['share']:.0%} "
+        f"{line}; from what the server of this run saw, {seen['share']:.0%} "
         f"(guessing: {seen['chance']:.0%})."
     )

@@ -31,7 +31,7 @@ from ..wire.arrays import Arrays
 from .plain_sgd import with_plain_sgd
 
 MOST_CLIENTS = 8
-"""Clients in a sum that is attacked; a larger cohort hides more."""
+"""Clients in an attacked sum; a larger cohort hides more."""
 _BATCH = 64
 _NOISE_FLOOR = 1e-4
 
@@ -85,7 +85,7 @@ class Inverter:
         self._pool = with_features(learner, pool)
         self._attack = attack_of(learner)
         if self._attack is None:
-            raise ValueError("No attack fits what this job trains.")
+            raise ValueError("No attack is implemented for what this job trains.")
         self._features = self._all_features() if self._attack == "features" else np.zeros((0, 0))
 
     def view(

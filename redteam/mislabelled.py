@@ -21,7 +21,7 @@ from .canaries import CanaryAudit, FeatureLabels, Mechanism, judge
 from .membership import losses_of
 
 MOST = 1_000
-"""Canaries at most: each is a record of its own."""
+"""At most this many canaries: each is a record of its own."""
 
 
 def audit_from_outside(

@@ -20,7 +20,7 @@ from .mislabelled import audit_from_outside
 from .subject import FEWEST, Subject, a_few, bounded, no_claim
 
 _MOST_LOSSES, _MOST_LOSSES_THROUGH_BASE = 4_000, 1_000
-"""Members, and as many others, whose losses are compared."""
+"""Number of members, and of non-members, whose losses are compared."""
 _POOL = 500
 _TRIALS, _TRIALS_THROUGH_BASE = 100, 6
 _LEAST_LOSS = 1e-4
@@ -33,7 +33,9 @@ def mislabelled(
     if subject.job.privacy.unit != "example":
         return {"skipped": no_claim(subject.job)}
     if not learner.network.head_alone:
-        return {"skipped": "only for a head on frozen features, where training again is cheap"}
+        return {
+            "skipped": "only for a head on frozen features, because then training again is cheap"
+        }
     tell("mislabelled", 0, 0)
     share = next(s for s in federation.shares if s.name == subject.client["name"])
     own = with_features(learner, federation.data(share).train)
@@ -139,7 +141,7 @@ def inversion(
         }
     job, shares = subject.job, federation.shares
     if job.privacy.unit not in ("example", "none"):
-        return {"skipped": f"not implemented where noise protects one {job.privacy.unit}"}
+        return {"skipped": f"not implemented if noise protects one {job.privacy.unit}"}
     clients = min(MOST_CLIENTS, subject.plan["cohort"]["size"], len(shares))
     each = max(1, _POOL // len(shares))
     parts = [a_few(with_features(learner, federation.data(s).train), each) for s in shares]

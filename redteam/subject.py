@@ -16,7 +16,7 @@ from ..run.run_folder import RunFolder
 from .canaries import CanaryAudit, Mechanism
 
 FEWEST = 20
-"""Canaries, or losses on each side, below which nothing is told."""
+"""With fewer canaries, or losses on each side, nothing is reported."""
 
 
 @dataclass(frozen=True)

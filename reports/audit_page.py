@@ -15,7 +15,7 @@ from .canvas import ACCENT, GREY, INK, WARM
 from .html import Tile, pictures_of, write_html
 
 _SHOWN = 6
-"""Attacked texts that the page quotes for each view."""
+"""Number of attacked texts that the page quotes for each view."""
 
 
 def write_audit_page(folder: Path, found: dict[str, Any]) -> Path:
@@ -181,7 +181,7 @@ def _losses_picture(found: dict[str, Any]) -> Figure | None:
     losses, final = figures["losses"], figures["final"]
     sheet = canvas.figure(
         "Losses of records that were trained on, and of others",
-        f"AUC {final['auc']:.3f}: the more the two shapes coincide, the less can be told",
+        f"AUC {final['auc']:.3f}: the more the two shapes coincide, the less the loss reveals",
     )
     axes = sheet.add_subplot()
     for side, label, colour in (

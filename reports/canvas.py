@@ -41,7 +41,7 @@ PALETTE = (
 _HEADER_INCHES = 0.72
 _TEXT_STAYS_TEXT: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "umbel"}
 _SETTINGS = threading.Lock()
-"""Held while these settings, which are matplotlib's for all threads, are in force."""
+"""Held while these settings are active: matplotlib shares them between all threads."""
 
 
 class Sheet(Figure):

@@ -38,7 +38,7 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     tables: list[RenderableType] = [comparison_table(records)]
     if others:
         names = ", ".join(map(str, others))
-        tables.append(Text(f"Left out, because no run has written them: {names}", style="dim"))
+        tables.append(Text(f"Left out, because no run wrote them: {names}", style="dim"))
     return Group(*tables), save(comparison_figure(records), path)
 
 

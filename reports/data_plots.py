@@ -19,7 +19,7 @@ from .canvas import ACCENT, GREY, INK, PALETTE
 _FEW_CLIENTS = 24
 _FEW_LABELS = 8
 _WRITTEN_CLASSES = 10
-"""Up to so many classes a confusion matrix has room for numbers in its cells."""
+"""Up to this many classes a confusion matrix has room for numbers in its cells."""
 
 
 def draw_partition(record: RunRecord) -> Figure | None:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 _OWN = "DejaVu Sans"
 _NONE = "last resort"
-"""Of fonts that draw a box for everything, this is in the name."""
+"""The names of fonts that draw a box for every character contain this."""
 _log = logging.getLogger(__name__)
 
 

@@ -128,14 +128,14 @@ def _guarantee(record: RunRecord) -> dict[str, Any]:
 def _as_if(record: RunRecord) -> str:
     """What the model is compared with."""
     if record.protects_clients:
-        return "as if all data of one given client had been any other."
+        return "as if all data of one given client had been any other data."
     if record.protects_groups:
         return (
-            "as if all records of one given group, such as one patient, had not been used. It speaks "
-            "of a group at one owner; a patient with records at several owners is protected less."
+            "as if all records of one given group, such as one patient, had not been used. This covers "
+            "a group at one owner; a patient with records at several owners is protected less."
         )
     return (
-        "as if one given record had not been used. It speaks of one record; a person with several "
+        "as if one given record had not been used. This covers one record; a person with several "
         "records is protected less."
     )
 

@@ -25,7 +25,7 @@ from .standings import (
 from .tables import encryption_line, facts_table, is_encrypted, plain_table
 
 _SIZE = (
-    "Size is what a client publishes of its number of records or groups: with noise, and 100 at least. "
+    "Size is what a client publishes about its number of records or groups: with noise, and at least 100. "
     "Noise and sampling rate follow from it."
 )
 
@@ -114,14 +114,14 @@ def _absences_line(cohort: dict[str, Any]) -> str:
 
 def _spares_line(spares: dict[str, Any]) -> str:
     rounds = f"{spares['rounds']} round{'s' if spares['rounds'] > 1 else ''}"
-    return f"{rounds} may be trained anew within epsilon, for {spares['noise'] - 1:.1%} more noise"
+    return f"{rounds} may be trained again within epsilon, for {spares['noise'] - 1:.1%} more noise"
 
 
 def _tests_line(tests: dict[str, Any]) -> str:
     """How often the model is tested, on what, and what is decided on it."""
     parts = [_times(tests)]
     parts.append(
-        "no counts of the owners" if tests["counts"] == "off" else f"{tests['counts']} counts"
+        "no counts from the owners" if tests["counts"] == "off" else f"{tests['counts']} counts"
     )
     if tests["deviation"] is not None:
         amount, metric = float(tests["deviation"]), tests["deviation_of"]

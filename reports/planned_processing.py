@@ -56,7 +56,7 @@ def of_plan(
                 ""
                 if run is None or _deployed(run)
                 else "; in this simulation all are on one machine",
-                "whoever has the run's folder",
+                "everybody with access to the run's folder",
             ),
             measures(job, _measures(clients)),
             guarantee(_promise(job, plan, clients, run), _proof(plan)),

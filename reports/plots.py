@@ -20,7 +20,7 @@ from .canvas import ACCENT, GREY, INK, WARM, End
 from .data_plots import draw_confusion, draw_partition
 
 INDIVIDUAL = 12
-"""Up to so many clients get a line each; beyond, the band that holds 80 % of them."""
+"""Up to this many clients get a line each; above, a band shows 80 % of them."""
 
 
 def draw(folder: Path) -> list[Path]:

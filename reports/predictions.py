@@ -46,7 +46,7 @@ def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout)
         found = Texts(found.asked + read.asked, read.notes)
     if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
-            'There is no text to try. Give some: umbel predict RUN "..." or --file FILE'
+            'There is no text to classify or continue. Give one: umbel predict RUN "..." or --file FILE'
         )
     return found
 

@@ -17,7 +17,7 @@ from ..quantities import delta_text, epsilon_text
 from .tables import encryption_line
 
 _LONGEST = 3000
-"""Characters of one entry: a page is to be printed."""
+"""At most this many characters per entry, so that the page can be printed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Promise:
     spent: float | None
     delta: float | None
     seeded: bool = False
-    """The noise can be repeated by whoever knows the seed, so nothing is private."""
+    """Anyone who knows the seed can repeat the noise, so nothing is private."""
 
 
 def who(owner: str, operator: Iterable[Entry] = ()) -> Part:
@@ -116,7 +116,7 @@ def data(known: Iterable[Entry]) -> Part:
         "Data",
         (
             Entry.blank("Persons concerned", "such as patients, customers, employees"),
-            Entry.blank("Categories of personal data", "what the texts speak of"),
+            Entry.blank("Categories of personal data", "what the texts are about"),
             Entry.blank("Special categories", "such as health; none?"),
             *known,
         ),
@@ -131,11 +131,11 @@ def recipients(job: Job, seen: str, members: str, result: str) -> Part:
         "Recipients",
         (
             Entry.known(
-                "The records themselves", "nobody: they are read on the owner's machine alone"
+                "The records themselves", "nobody: they are read only on the owner's machine"
             ),
             Entry.known("The operator's server", seen)
             if seen
-            else Entry.blank("The operator's server", "what it could read: the plan says so"),
+            else Entry.blank("The operator's server", "what it could read is in the plan"),
             Entry.known("Other members", f"the model before each round{noised}{members}"),
             Entry.known("The finished model", result),
             Entry.blank("Others who receive the model"),
@@ -173,13 +173,14 @@ def guarantee(promise: Promise, more: Iterable[Entry] = ()) -> Part:
     entries = [
         Entry.known("Exactly", promise.sentence)
         if promise.sentence
-        else Entry.blank("Exactly", "the plan's sentence, which is not kept here")
+        else Entry.blank("Exactly", "the plan's sentence, which is not stored here")
     ]
     if promise.seeded:
         entries.insert(
             0,
             Entry.known(
-                "NOT PRIVATE", "The noise was seeded, for a test. What follows does not hold."
+                "NOT PRIVATE",
+                "The noise was seeded, for a test. The following guarantee does not hold.",
             ),
         )
     if promise.plainly:

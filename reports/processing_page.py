@@ -11,7 +11,7 @@ from .processing import ProcessingRecord
 from .processing_pdf import pdf_of
 
 _TITLE = b"Record of processing"
-"""It stands in each of them, in the PDF as its title."""
+"""Marks each such file; in the PDF it is the title."""
 
 
 def write_record(record: ProcessingRecord, folder: Path, stem: str) -> tuple[Path, Path]:

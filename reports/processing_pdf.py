@@ -71,7 +71,7 @@ def _set_fonts(paper: FPDF, faces: list[Path]) -> None:
         try:
             paper.add_font(name, "", face)
         except Exception as error:  # whatever is wrong with a font that somebody has installed
-            _log.warning("%s cannot be used in the PDF, where boxes stand instead: %s", face, error)
+            _log.warning("%s cannot be used in the PDF, which shows boxes instead: %s", face, error)
         else:
             names.append(name)
     if names:
@@ -86,7 +86,7 @@ def _heading(paper: FPDF, record: ProcessingRecord, missing: str) -> None:
         f"At {record.owner}." if record.owner else "",
         f"Run {record.run}." if record.run else "",
         f"State: {record.state}. Drawn up {record.made}.",
-        f"Empty lines ({record.blanks}) are what Umbel does not know: complete them by hand.",
+        f"Umbel does not know the content of the empty lines ({record.blanks}): fill them in by hand.",
         f"{len(missing)} characters are not in any installed font and are missing here: see the page."
         if missing
         else "",

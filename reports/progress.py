@@ -27,9 +27,9 @@ from ..run.outcome import decision_line
 from ..survey.holdings import holdings_lines
 
 _QUIET = 2.0
-"""Seconds of a stage in which nothing is said of its pace."""
+"""Seconds of a stage before its pace is shown."""
 _BETWEEN = 10.0
-"""Seconds between two lines of a stage where there is no terminal."""
+"""Seconds between two lines of a stage without a terminal."""
 _STAGES = {
     "data": "reading data",
     "tokens": "tokenising texts",

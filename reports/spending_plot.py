@@ -18,7 +18,7 @@ from . import canvas
 from .canvas import WARM, End
 
 Curve = tuple[str, Sequence[tuple[str, float]]]
-"""Name of a data set, and its epsilon from each time (UTC, ISO 8601) on."""
+"""Name of a data set, and its epsilon after each time (UTC, ISO 8601)."""
 
 
 def draw_spending(curves: Sequence[Curve], limit: float, delta: float, path: Path) -> Path:
@@ -63,7 +63,7 @@ def _saved(sheet: Any, path: Path) -> Path:
     if kind == ".png":
         return canvas.save(sheet, path)
     if kind not in (".svg", ".pdf"):
-        raise RunFolderError(f"{path} has to end with .svg, .png or .pdf")
+        raise RunFolderError(f"{path} must end with .svg, .png or .pdf")
     canvas.refuse_others(path)
     write_unflushed(path, canvas.drawn(sheet, kind[1:], metadata={"Creator": "Umbel"}))
     return path

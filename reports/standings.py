@@ -12,7 +12,7 @@ from ..run.outcome import figure_text
 from ..run.record import RunRecord
 
 INDIVIDUAL = 12
-"""Up to so many clients are listed one by one; beyond, their median and range."""
+"""Up to this many clients are listed one by one; above, their median and range."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def standings(record: RunRecord) -> list[Standing]:
 
 
 EXACT = (
-    "Exact figures, read on this machine from the owners' own logs. Between machines they stay there, "
-    "and the server sees noised ones."
+    "Exact figures, read on this machine from the owners' own logs. Between machines they stay at the "
+    "owners, and the server sees noised ones."
 )
 
 
@@ -94,15 +94,15 @@ def untested_line(record: RunRecord) -> str:
     held = record.partition.data.get("held_out") if record.partition else None
     if held == 0:
         return (
-            "Nothing was measured, because no record is held out: give data.test_path, or a "
+            "Nothing was measured, because no record is held out: set data.test_path, or a "
             "data.test_fraction above 0 (--set data.test_fraction=0.2)."
         )
     return "Nothing was measured: no held-out record was tested."
 
 
 NOISED = (
-    "Figures of the owners' counts, which carry noise: ± is its standard deviation, by the plan. Figures "
-    "without noise stay with the owners."
+    "Figures from the owners' noised counts: ± is the standard deviation of the noise, by the "
+    "plan. Figures without noise stay with the owners."
 )
 
 

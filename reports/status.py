@@ -43,8 +43,8 @@ def served(consortium: Consortium) -> bool:
 def unserved_line(consortium: Consortium) -> str:
     """What to do if none does."""
     return (
-        "No server runs for this consortium, so nothing goes on. Start it: umbel server --consortium "
-        f"{typed(consortium.path)}"
+        "No server runs for this consortium, so its runs do not continue. Start it: umbel server "
+        f"--consortium {typed(consortium.path)}"
     )
 
 
@@ -58,17 +58,17 @@ def waits_for(store: Store, row: RunRow) -> str:
     if row.status != "queued":
         return ""
     before = [run.name for run in store.runs() if not run.over and run.created < row.created]
-    return f"It waits until {before[0]} is over: one run is led at a time." if before else ""
+    return (
+        f"It waits until {before[0]} is over: the server leads one run at a time." if before else ""
+    )
 
 
 def taken_line(row: RunRow) -> str:
     """What became of an order that was taken in."""
     if row.status == "queued":
         return f"{row.name}\nWatch it with: umbel logs {row.name} --follow"
-    further = (
-        f" Go on with it: umbel resume {row.name}" if row.status in ("stopped", "failed") else ""
-    )
-    return f"{row.name} is {row.standing}; its order is the newest one now.{further}"
+    further = f" Resume it: umbel resume {row.name}" if row.status in ("stopped", "failed") else ""
+    return f"{row.name} is {row.standing}; it has a new order now.{further}"
 
 
 def server_lines(consortium: Consortium, store: Store) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _round_lines(last: Round) -> Iterator[str]:
         attempt = f", attempt {last.attempt}," if last.attempt > 1 else ""
         yield f"Round {last.round}{attempt} was given up after {last.seconds:.1f} s."
         heard = sorted({*last.clients, *last.heard})
-        yield f"Answered, though too few: {', '.join(heard) or 'nobody'}"
+        yield f"Answered, but too few: {', '.join(heard) or 'nobody'}"
     for client, reason in sorted(last.failed.items()):
         yield f"  {client}: {reason}"
     for doubt in last.doubted.values():
@@ -173,7 +173,9 @@ def _absences(run: Path, row: RunRow) -> str:
     """How many clients a round can do without, by the run's plan."""
     cohort = _plan(run).get("cohort")
     if not cohort:
-        return "It never had a plan." if row.over else "No plan yet: its members are not all asked."
+        return (
+            "It never had a plan." if row.over else "No plan yet: not all members have been asked."
+        )
     least, size = cohort["minimum"], cohort["size"]
     return f"A round needs {least} of {size} clients: {size - least} may be missing."
 

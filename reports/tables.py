@@ -211,7 +211,7 @@ def _pick(record: RunRecord, key: str) -> float | None:
 
 def _privacy_line(record: RunRecord) -> str:
     if not record.private:
-        return "none: the model may reveal what single records say"
+        return "none: the model may reveal the content of single records"
     spent = epsilon_text(max(record.epsilon.values(), default=0.0))
     target = record.epsilon_target
     limit = "" if target is None else f" of at most {epsilon_text(target)}"

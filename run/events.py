@@ -23,7 +23,7 @@ def number(values: Mapping[str, Any] | None, key: str) -> float | None:
 
 
 _SELDOM = {"seldom": True}
-"""Of a field that is written only if it says something."""
+"""Metadata of a field that is written only if it is not empty."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Partition(Event):
     clients: dict[str, Held]
     dropped: dict[str, int] = field(default_factory=dict)
     data: Json = field(default_factory=dict, metadata=_SELDOM)
-    """What the file holds and how it was read, where it lies on the machine of the run."""
+    """What the file holds and how it was read, if it is on the machine of the run."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Round(Event):
     heads: dict[str, str]
     tested: bool
     aggregated: bool = True
-    """Whether a model came of it; else it was given up, after its last attempt or for now."""
+    """Whether it gave a model; otherwise it was given up, after its last attempt or for now."""
     clipping_norm: float | None = field(default=None, metadata=_SELDOM)
     within: float | None = field(default=None, metadata=_SELDOM)
     next_clipping_norm: float | None = field(default=None, metadata=_SELDOM)

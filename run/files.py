@@ -25,5 +25,5 @@ def write_whole(path: Path, content: bytes) -> None:
 def rounds_are_safe(error: FileError) -> RunFolderError:
     """The same, with what to do about it."""
     return RunFolderError(
-        f"{error}. The finished rounds are safe; free some space and go on with --resume."
+        f"{error}. The finished rounds are safe; free some space and resume with --resume."
     )

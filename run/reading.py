@@ -74,7 +74,7 @@ def read_object(path: Path) -> Json:
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it holds no JSON object")
+        raise RunFolderError(f"{path} is damaged: it is not a JSON object")
     return value
 
 

@@ -39,7 +39,7 @@ def main_metric(task: str) -> MainMetric:
         return spec_of(task).main
     except KeyError:
         raise RunFolderError(
-            f"No report is known for task {task!r} (known: {', '.join(known())})"
+            f"Task {task!r} has no report (tasks with one: {', '.join(known())})"
         ) from None
 
 
@@ -58,7 +58,7 @@ class RunRecord:
     holdouts: list[Holdout] = field(default_factory=list)
     """Tests on public records, by the server itself."""
     decisions: list[Ended | Kept] = field(default_factory=list)
-    """Where training ended early, and which model was kept."""
+    """Why training ended early, if it did, and which model was kept."""
     failures: list[Failure] = field(default_factory=list)
 
     @classmethod
@@ -68,7 +68,7 @@ class RunRecord:
         if not (folder / "plan.json").is_file():
             if (folder / "job.toml").is_file():
                 raise RunFolderError(
-                    f"{folder} has no plan yet: its clients were not all asked, or too few take part. "
+                    f"{folder} has no plan yet: not all clients were asked, or too few take part. "
                     f"See: umbel status {folder.name}"
                 )
             what = "has no plan.json" if folder.is_dir() else "is a file"

@@ -34,7 +34,7 @@ class RunFolder:
         path = path or runs / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunFolderError(
-                f"{path} exists already. Go on with an unfinished run by --resume --run-dir {path}, "
+                f"{path} exists already. Resume an unfinished run with --resume --run-dir {path}, "
                 "choose another folder with --run-dir, or remove it."
             )
         place = next(part for part in path.absolute().parents if part.exists())

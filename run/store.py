@@ -92,7 +92,7 @@ class Store:
         ]
         if len(found) != 1:
             known = ", ".join(run.name for run in runs[-5:]) or "none"
-            problem = "is the beginning of several runs" if found else "is not a run"
+            problem = "is the beginning of several runs' names" if found else "is not a run"
             raise RunFolderError(
                 f"{name!r} {problem} here (the last ones: {known}). See: umbel runs"
             )

@@ -19,7 +19,7 @@ from .run import Run
 from .slots import OpenRound
 
 _SAME = 2
-"""Attempts at a round with the same clients, before the lot falls on others."""
+"""Attempts at a round with the same clients, before others are drawn."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Attempt:
     again: OpenRound | None
     groups: list[list[str]]
     refused: Slot | None = None
-    """The slot whose sum was opened and refused, if one of the groups is to be named for it."""
+    """The slot whose sum was opened and refused, if a group must be named for it."""
 
     @property
     def naming(self) -> str:
@@ -52,7 +52,7 @@ class Attempts:
         self.groups: list[list[str]] = [slot.cohort for slot in stopped.slots] if stopped else []
         self.first = stopped.attempt if stopped else 0
         self.refused: tuple[Slot, list[str]] | None = None
-        """A slot whose opened sum was refused, and of whom it was."""
+        """A slot whose opened sum was refused, and the members in it."""
         if stopped and run.sums and stopped.roster != run.sums.roster.hash.hex():
             # Begun under another roster, with other members: what was masked there is in no other sum.
             self._again, self.first, self.groups = None, stopped.attempt + 1, []

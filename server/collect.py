@@ -46,27 +46,27 @@ class Collection:
     answered: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     heard: set[str] = field(default_factory=set)
-    """Who answered any trip, also of a round that was given up."""
+    """Clients that answered any trip, also of a round that was given up."""
     refused: int = 0
     out_of_range: int = 0
-    """Of those who refused: because of the weights that the round would begin with."""
+    """Clients that refused because of the weights with which the round would begin."""
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each trip beside the training itself."""
+    """Wall time of each trip besides the training itself."""
     epsilons: dict[str, float] = field(default_factory=dict)
     doubted: dict[str, str] = field(default_factory=dict)
     """Clients whose figure contradicts the plan, and how."""
     heads: dict[str, str] = field(default_factory=dict)
-    """Sealed heads of the clients' ledgers, where the job spends privacy."""
+    """Sealed heads of the clients' ledgers, if the job spends privacy."""
     loss: float | None = None
     clipped: int = 0
     within: float | None = None
     """Noised share of clients within the clipping norm, where it adapts."""
     unable: int = 0
-    """Clients that took part without being able to train or test; who they are is not known."""
+    """Number of clients that took part but could not train or test; which ones is not known."""
     spoiled: tuple[Slot, list[str]] | None = None
-    """A slot whose opened sum cannot be of honest members, and of whom it was."""
+    """A slot whose opened sum cannot come from honest members, and the members in it."""
     named: list[list[str]] = field(default_factory=list)
     """Groups that spoiled such a sum, or would not be summed again."""
     counted: dict[str, bytes] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Collection:
     restarted: list[str] = field(default_factory=list)
     """Clients whose own state is another than was counted: they began with the strategy's first."""
     counts: dict[str, Counts] = field(default_factory=dict)
-    """Counts of the test by client, or under "" of all together, where only those can be seen."""
+    """Counts of the test by client, or under "" those of all together if only these are visible."""
 
     @property
     def groups(self) -> list[list[str]]:

@@ -36,7 +36,9 @@ def certify(folder: RunFolder, signer: Identity, delegation: str | None = None) 
     Raises ``CertificateError`` where the folder is no longer what an earlier certificate says.
     """
     if not (folder.path / "result.json").is_file():
-        raise CertificateError(f"{folder.path} is not finished; there is nothing to certify yet.")
+        raise CertificateError(
+            f"{folder.path} is not finished, so there is nothing to certify yet."
+        )
     if (folder.path / FILE).is_file():
         # An audit may be made again: it is the one file that a later certificate may say other of.
         wrong = [
@@ -44,7 +46,7 @@ def certify(folder: RunFolder, signer: Identity, delegation: str | None = None) 
         ]
         if wrong:
             raise CertificateError(
-                f"{folder.path} is not what its certificate says, and gets no other: "
+                f"{folder.path} differs from its certificate, and does not get another one: "
                 + "; ".join(f"{finding.what}: {finding.text}" for finding in wrong)
             )
     certificate = _state(folder, folder.read_json("result.json"), signer, delegation)

@@ -116,7 +116,7 @@ def coordinate(task: Task) -> None:
                 store.set_status(task.name, "delivering", ended)
             _hand_out(task, consortium, store, grid)
     except RosterChanged:
-        _log.info("the roster has changed: the run goes on under the next one")
+        _log.info("the roster has changed: the run continues under the next one")
     except Interrupted as error:
         store.set_status(task.name, "stopped", str(error))
         _log.info("%s", error)
@@ -142,13 +142,13 @@ def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> N
     try:
         event = hand_out(grid, folder, missing, signer, delegation)
     except UmbelError as error:
-        _log.warning("the result was sent to nobody: %s", error)
+        _log.warning("the result was not sent: %s", error)
         return
     folder.append(event)
     store.tell(task.name, event)
-    _log.info("the result is with: %s", ", ".join(event.clients) or "nobody")
+    _log.info("these owners have the result: %s", ", ".join(event.clients) or "nobody")
     for name, reason in sorted(event.failed.items()):
-        _log.warning("%s has not got the result: %s", name, reason)
+        _log.warning("%s did not receive the result: %s", name, reason)
 
 
 def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
@@ -206,7 +206,11 @@ def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
 
 def _advice(name: str, round_: int) -> str:
     resume = f"fix the cause, then: umbel resume {name}"
-    return f"{resume}; or take its model as the result: umbel finish {name}" if round_ else resume
+    return (
+        f"{resume}; or accept its last summed model as the result: umbel finish {name}"
+        if round_
+        else resume
+    )
 
 
 def _either(one: Callable[[], bool], other: Callable[[], bool]) -> Callable[[], bool]:

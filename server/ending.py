@@ -35,7 +35,10 @@ def end_early(run: Run, cause: str, reason: str) -> None:
 def end_by(run: Run, error: RoundFailed, cause: str = "owners") -> None:
     """The same, because of an error. Owners would not test weights that they refuse to train, either."""
     if isinstance(error, OutOfRange):
-        reason = "with its weights rounding would let a record change what others add, so owners stop here"
+        reason = (
+            "with its weights, rounding would let a record change the contribution of others, so "
+            "owners stop here"
+        )
         end_early(run, "weights", reason)
     else:
         end_early(run, cause, error.why.rstrip("."))
@@ -53,7 +56,7 @@ def ended(events: Sequence[Event], done: int, planned: int) -> dict[str, Any] | 
         return None
     if event is None:
         lost = lost_rounds(events)
-        reason = f"its folder came back from a backup, and {lost} rounds are in no model"
+        reason = f"its folder was restored from a backup, so {lost} rounds are not in any model"
         return {"round": done, "cause": "restored", "reason": reason} if lost else None
     return {"round": event.round, "cause": event.cause or "figures", "reason": event.reason}
 

@@ -36,10 +36,10 @@ _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 4000
-"""Characters of why a client failed: what it says of that goes into events, logs and reports."""
+"""At most this many characters of a client's reason for a failure: it goes into events, logs and reports."""
 
 Check = Callable[[Message], None]
-"""Raises an ``UmbelError`` for a reply that cannot be used."""
+"""Raises an ``UmbelError`` for an unusable reply."""
 
 
 class Exchange:
@@ -70,10 +70,10 @@ class Exchange:
         self.codes: dict[str, int] = {}
         """Error codes of those that answered with one."""
         self.silent: set[str] = set()
-        """Those that have not answered, and failed for that alone."""
+        """Clients that failed only because they did not answer."""
         self.refused = 0
         self.out_of_range = 0
-        """Of those who refused: because of the weights that they were sent."""
+        """Clients that refused because of the weights that they were sent."""
         self.bytes_down = self.bytes_up = 0
         self._grid, self._names, self._check, self._on_reply = grid, names, check, on_reply
         self._on_failure, self._should_stop = on_failure, should_stop
@@ -125,8 +125,8 @@ class Exchange:
             return False
         except Exception:
             # A member may send anything, and ends nobody's run but its own part.
-            _log.exception("%s: an answer in a form that nobody foresaw", name)
-            self.failed[name] = "answered in a form that nobody foresaw"
+            _log.exception("%s: an answer of an unexpected form", name)
+            self.failed[name] = "answered in an unexpected form"
             self._on_failure(name, self.failed[name])
             return False
         self.answered.append(name)

@@ -18,9 +18,9 @@ from ..wire.requests import ASSIGNMENT, RESULT, Assignment
 from .exchange import Exchange
 
 _MOST_BYTES = 2**31
-"""What is larger does not go through one message: it is for owners to fetch another way."""
+"""A larger result does not fit one message: owners must get it another way."""
 _SECONDS = 600.0
-"""Other runs wait meanwhile."""
+"""Seconds; other runs wait meanwhile."""
 _log = logging.getLogger(__name__)
 
 

@@ -25,7 +25,7 @@ from .replies import readiness_of
 
 _AGAIN_SECONDS = 3.0
 Tell = Callable[[str, str], None]
-"""Is given a member's name and what is new of it: why it does not take part, or ``TAKES_PART``."""
+"""Called with a member's name and its news: why it does not take part, or ``TAKES_PART``."""
 TAKES_PART = "takes part"
 _ANSWER_SECONDS = 300.0
 
@@ -64,7 +64,7 @@ class Order:
     job: Job
     signature: str
     roster: Callable[[], bytes]
-    """The signed roster as it is now: it may be prolonged while members are asked."""
+    """The present signed roster: it may be prolonged while members are asked."""
     heads: Mapping[str, str] = field(default_factory=dict)
     """What members last sent of their ledgers."""
     fixed: str = ""
@@ -232,7 +232,9 @@ def _ask(
     waiting = {}
     for name, reason in exchange.failed.items():
         if name in exchange.silent:
-            waiting[name] = "no answer yet: it may be preparing its records; its own log says more"
+            waiting[name] = (
+                "no answer yet: it may still be preparing its records; its own log says more"
+            )
         elif exchange.codes.get(name) in UNREACHED:
             waiting[name] = "not connected"
         elif exchange.codes.get(name) == WAITING:
@@ -247,7 +249,7 @@ def _check_says(said: Readiness, job: Job, fixed: str) -> None:
     itself."""
     if job.model.sha256 not in (None, said.base_model):
         raise MessageError(
-            f"holds another base model (SHA-256 {said.base_model[:12]}) than the job names"
+            f"has another base model (SHA-256 {said.base_model[:12]}) than the job names"
         )
     if said.fixed != fixed:
         raise MessageError(other_fixed(said.name, said.fixed, fixed))
@@ -267,7 +269,7 @@ def _enough(found: Muster, job: Job, reasons: dict[str, str]) -> Muster:
     if len(found.ready) < least:
         why = {**reasons, **found.refused}
         raise RoundFailed(
-            f"{len(found.ready)} of {len(found.nodes)} members take part, {least} are needed. "
+            f"{len(found.ready)} of {len(found.nodes)} members take part, but {least} are needed. "
             + " ".join(f"{name}: {why[name].rstrip('.')}." for name in sorted(why))
         )
     return found

@@ -74,7 +74,7 @@ def withdraw(consortium: Consortium, name: str) -> Path:
     except (OSError, ValueError):
         known = ", ".join(sorted(p.stem for p in _folder(consortium).glob("*.grant"))) or "none"
         raise ConsortiumError(
-            f"{name!r} is not an observer of {consortium.card.name!r}. There are: {known}."
+            f"{name!r} is not an observer of {consortium.card.name!r}. Its observers: {known}."
         ) from None
     return path
 

@@ -27,7 +27,7 @@ from .rosters import Rosters
 from .signing import checked_order, sign_order, signed_order
 
 WAIT_SECONDS = 600.0
-"""How long a run waits for as many members as it needs, and for owners that have not decided."""
+"""How long a run waits until it has as many members as it needs, and for owners that have not decided."""
 GRACE_SECONDS = 60.0
 """How long it waits, once it has as many as it needs, for members that are not connected."""
 
@@ -95,7 +95,7 @@ def _check_later(folder: RunFolder, order: SignedJob, name: str) -> None:
     """Refuse an order that its signer made before the one that is here: who carries it may have kept it."""
     before = Signed.from_hex(parted(folder.read_json("run.json")["signature"])[0])
     if Signed.from_hex(order.order).said.counter < before.said.counter:
-        raise PlanRefused(f"{name} goes by an order that was signed later than this one already.")
+        raise PlanRefused(f"{name} already has an order that was signed later than this one.")
 
 
 def _free_place(runs: Path, id_: str) -> Path:
@@ -133,8 +133,8 @@ def renew_order(consortium: Consortium, run: RunRow) -> None:
             return
         why = f"ended on {day(ends)}" if same else "is by a key that was replaced"
         raise PlanRefused(
-            f"The operator's order for {run.name} {why}. Sign it anew where the operator's "
-            "key is, and take it in here: umbel sign job FOLDER JOB.signed, umbel take JOB.signed"
+            f"The operator's order for {run.name} {why}. Sign it again on the machine with "
+            "the operator's key, and take it here: umbel sign job FOLDER JOB.signed, umbel take JOB.signed"
         ) from None
     _go_by(folder, order, consortium.card)
 
@@ -218,12 +218,14 @@ def consequences(consortium: Consortium, name: str) -> list[str]:
 
 def _goes_on(run: RunRow, left: int, needed: int) -> str:
     if left < needed:
-        return f"cannot go on with the {left} that are left, where a round needs {needed}: " + (
-            "it ends early, with its last summed model." if run.round else "it will fail."
+        return (
+            f"cannot continue with the remaining {left} clients, because a round needs {needed}: "
+            + ("it ends early, with its last summed model." if run.round else "it will fail.")
         )
     return (
-        "goes on without it, under a new roster, once the round in progress is over: then a round needs "
-        f"{needed} of {left} clients. If that round cannot be finished without it, the others train it anew."
+        "continues without it, under a new roster, after the round in progress: then a round "
+        f"needs {needed} of {left} clients. If the round in progress cannot be finished without "
+        "it, the others train it again."
     )
 
 
@@ -231,6 +233,6 @@ def _check_version(consortium: Consortium, run: RunRow) -> None:
     version = RunFolder.open(consortium.runs / run.name).read_json("run.json")["umbel_version"]
     if version != __version__:
         raise RunFolderError(
-            f"{run.name} was begun with Umbel {version}, this is {__version__}: finish it with that "
-            "version, or start anew."
+            f"{run.name} was started with Umbel {version}, but this is {__version__}: finish it with "
+            "that version, or start a new run."
         )

@@ -61,7 +61,7 @@ def prepare(run: Run) -> None:
         may_be = len(run.nodes) + len(waiting)
         raise failure(
             run,
-            f"{len(run.nodes)} of {len(labels)} clients are ready, {run.plan.minimum} are needed. "
+            f"{len(run.nodes)} of {len(labels)} clients are ready, but {run.plan.minimum} are needed. "
             + reasons(failed),
             CannotGoOn if may_be < run.plan.minimum else RoundFailed,
         )

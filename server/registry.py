@@ -100,7 +100,7 @@ class Registry:
                 try:
                     door.register(key, members[key])
                 except DeploymentError as error:
-                    troubles.append(f"{members[key]} cannot be let in: {error}")
+                    troubles.append(f"{members[key]} cannot be admitted: {error}")
             for key in [] if keep else gone:
                 try:
                     door.unregister(key)

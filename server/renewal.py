@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..learning.model import ModelShape
 
 _CLIENTS = "clients.json"
-_ANEW = "Start a new run with the members that there are."
+_ANEW = "Start a new run with the present members."
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Company:
     rosters: Rosters
     shape: ModelShape
     clients: Muster
-    """Everybody who ever took part, with what they said of themselves then."""
+    """All clients that ever took part, with what they stated when they joined."""
 
     @classmethod
     def gather(
@@ -157,7 +157,7 @@ class Company:
             return f". {error}"
         if len(turn.clients) >= plan.minimum:
             return ""
-        return f": {len(turn.clients)} clients are left, {plan.minimum} are needed."
+        return f": {len(turn.clients)} clients are left, but {plan.minimum} are needed."
 
     def statement(self) -> list[dict[str, Any]]:
         """The rosters that the run went by, for its certificate."""

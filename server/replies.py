@@ -45,7 +45,7 @@ def scalars_check(run: Run) -> Callable[[Message], None]:
         weight = metrics[WEIGHT]
         planned = run.plan.by_name[names[reply.metadata.src_node_id]].weight
         if weight != planned:
-            raise MessageError(f"sent a weight of {weight}, the plan says {planned}")
+            raise MessageError(f"sent a weight of {weight}, but the plan says {planned}")
         for name in ("epsilon", "loss"):
             number = metrics.get(name, 0.0)
             if isinstance(number, list) or not math.isfinite(number):
@@ -73,8 +73,8 @@ def believed(plan: Plan, name: str, told: object) -> tuple[float, str]:
     if isinstance(told, int | float) and 0 <= told <= most * (1 + _ROUNDING):
         return float(told), ""
     return most, (
-        f"{name} reports an epsilon of {told:.4g}, and by the plan this run costs it from 0 to {most:g}: "
-        f"{most:g} is written down"
+        f"{name} reports an epsilon of {told:.4g}, but by the plan this run costs it 0 to {most:g}: "
+        f"{most:g} is recorded"
     )
 
 
@@ -125,7 +125,7 @@ def readiness_of(reply: Message) -> Readiness:
         and 0 <= found.round <= _MOST_SUMS
     ):
         raise MessageError(
-            f"says what cannot be of its data: a size of {found.size:,}, of which a share of "
+            f"states what its data cannot have: a size of {found.size:,}, of which a share of "
             f"{found.training_share:g} is trained on, after {found.slot:,} sums and {found.round:,} rounds"
         )
     return found
@@ -139,11 +139,11 @@ def check_fits(plan: Plan, readiness: Readiness) -> None:
     """
     if readiness.name not in plan.by_name:
         raise MessageError(
-            f"A client named {readiness.name!r:.100} answered, whom the plan does not know."
+            f"A client named {readiness.name!r:.100} answered, but the plan has no such client."
         )
     if readiness.base_model != plan.model.base_digest:
         raise MessageError(
-            f"{readiness.name} holds another base model (SHA-256 {readiness.base_model[:12]}) than "
+            f"{readiness.name} has another base model (SHA-256 {readiness.base_model[:12]}) than "
             f"the plan ({plan.model.base_digest[:12]}): install the same files of {plan.job.model.base}."
         )
     if readiness.fixed != plan.model.fixed_digest:
@@ -153,7 +153,7 @@ def check_fits(plan: Plan, readiness: Readiness) -> None:
     told = (readiness.size, readiness.training_share, readiness.holds_out)
     if told != (planned.size, planned.training_share, planned.holds_out):
         raise MessageError(
-            f"{readiness.name} now says another size of its data ({readiness.size:,}, of which "
+            f"{readiness.name} now states another size of its data ({readiness.size:,}, of which "
             f"{readiness.training_share:.0%} are trained on) than the plan was made for "
             f"({planned.size:,}, {planned.training_share:.0%}): start a new run."
         )

@@ -31,7 +31,7 @@ from .restored import lost_rounds
 from .run import Run
 
 ROSTER = ("consortium", "epoch", "sha256")
-"""What names a roster."""
+"""What identifies a roster."""
 
 
 def summarise(

@@ -41,9 +41,9 @@ class Period:
     first: int
     """The round that it begins with."""
     clients: list[str]
-    """Who may be asked in it, ascending."""
+    """Members that may be asked in it, ascending."""
     asked: list[str] = field(default_factory=list)
-    """New members that are to be asked whether they join."""
+    """New members to ask whether they join."""
     joining: bool = False
     """Whether they have not been asked yet."""
 

@@ -85,7 +85,7 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     counts = evaluate(run) if _may_test(run) else {}
     untested = not counts and _has_tests(run) and run.choice.cause in ("", "figures")
     if untested and not run.should_finish():
-        raise failure(run, "No client could test the final model; the model itself is saved.")
+        raise failure(run, "No client was able to test the final model; the model itself is saved.")
     keep_candidate(run)
     settle(run)
     return counts
@@ -175,7 +175,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         kind = OutOfRange
     raise failure(
         run,
-        f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, {minimum} "
+        f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, but {minimum} "
         f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}",
         kind,
     )

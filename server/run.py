@@ -66,40 +66,40 @@ class Run:
     renew: Callable[[bool], None] = lambda failed: None
     """Called between rounds, and where one `failed`: leaves (by raising) if the run needs another roster."""
     advice: Callable[[int], str] = lambda _: "fix the cause, then resume with --resume"
-    """What can be done about a run that failed, by the rounds that were summed."""
+    """What can be done about a failed run, by the number of summed rounds."""
     clock: Clock = field(default_factory=SystemClock)
-    """What answers, and clients that are not connected, are waited for by."""
+    """The clock for answers, and for clients that are not connected."""
     patience: float = 0.0
-    """Seconds to wait for clients that are not connected, where too few are."""
+    """Seconds to wait for clients that are not connected, if too few are."""
     replayable: bool = False
-    """Whether a round that is repeated costs nothing: its noise is the very same (rehearsals)."""
+    """Whether a repeated round costs nothing, because its noise is the same (rehearsals)."""
     signature: str = ""
-    """The operator's, over run and job: agents at data owners ask for it."""
+    """The operator's signature over run and job: agents at data owners require it."""
     roster: bytes = b""
-    """The signed roster that goes out to the clients; none where they hold it already."""
+    """The signed roster for the clients; empty if they already have it."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Client name -> node id, learned when the clients report ready."""
     away: dict[str, int] = field(default_factory=dict)
-    """The same of clients that were not ready when the others were: asked again between rounds."""
+    """The same for clients that were not ready with the others: they are asked again between rounds."""
     sums: SecureSums | None = None
-    """The slots of secure aggregation; None where the job is not encrypted."""
+    """The slots of secure aggregation; None if the job is not encrypted."""
     heads: dict[str, str] | None = None
     """What each client last sent of its ledger, to be told it again; None: nobody is told."""
     counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """By client the newest round whose opened sum had its update, and what shows it; only where owners
     keep a state of their own."""
     clipping_norm: float = 0.0
-    """Of the next round's updates, where each client's whole update is clipped."""
+    """Clipping norm of the next round's updates, if each client's whole update is clipped."""
     secrets: Callable[[str], SecretStream] = lambda _: SecretStream.from_os()
-    """What the server's own noise is drawn from; another only where a run is reproducible."""
+    """The source of the server's own noise; a seeded one only if a run is reproducible."""
     public_test: Callable[[Arrays], dict[str, Any]] | None = None
-    """Figures of a model on the public hold-out; None where the job has none."""
+    """Figures of a model on the public hold-out; None if the job has none."""
     kept: Kept | None = None
-    """What came of the choice; known when the rounds are over, and `arrays` is that model then."""
+    """The chosen model; known when the rounds are over, and `arrays` is then that model."""
     owners_metrics: Callable[[int], dict[str, dict[str, Any]]] = lambda _: {}
-    """Each client's own figures of a round's model, for who can see them: a simulation."""
+    """Each client's own figures of a round's model, which only a simulation can see."""
     exact_metrics: Callable[[int], dict[str, Any]] = lambda _: {}
-    """Of all clients together, without the noise of private counts; likewise a simulation's alone."""
+    """Those of all clients together, without the noise of private counts; also in a simulation only."""
 
     def __post_init__(self) -> None:
         self._channels: dict[int, Channels] = {}

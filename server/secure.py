@@ -47,7 +47,7 @@ from .slots import OpenRound, OpenSlot, as_it_stands
 from .trips import SecureTrips
 
 Trip = Literal["members", "survivors", "confirmed"]
-"""By the list that it ends with."""
+"""By the list that ends with it."""
 
 
 class SecureCollection(SecureTrips):
@@ -334,13 +334,13 @@ class SecureCollection(SecureTrips):
         planned = sum(self.run.plan.by_name[name].weight for name in group.survivors)
         if reading.weight != planned:
             raise ProtocolError(
-                "sum", "the cohort", f"it weighs {reading.weight}, by the plan {planned}"
+                "sum", "the cohort", f"it has weight {reading.weight}, but {planned} by the plan"
             )
         if reading.unable >= reading.members:
             # Another attempt would fare no better, and cost the owners' budgets again.
             raise RoundFailed(
-                f"Round {self.stage.round}: no client could train or test the model. It may have "
-                "diverged: lower training.learning_rate. The clients' own logs say more. Round "
+                f"Round {self.stage.round}: no client was able to train or test the model. It may "
+                "have diverged: lower training.learning_rate. The clients' own logs say more. Round "
                 f"{self.run.round} is saved."
             )
         return reading

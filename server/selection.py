@@ -40,7 +40,7 @@ class Choice:
         self.metric, self._more, _ = job.kind.deciding
         self.best: Candidate | None = None
         self.cause = ""
-        """Why training was ended early, for good: no later event takes that back."""
+        """Why training was ended early, finally: no later event changes that."""
         self._tests = _GROUNDS[found] if found else None
         self._heard: set[tuple[type[Event], int, str]] = set()
         self._worse: set[int] = set()

@@ -41,7 +41,7 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
     _ = consortium.operator  # without it the rest would be in vain
     if job.kind.labelled and not job.data.labels:
         raise JobError(
-            "data.labels is missing: between machines nobody sees all data, so the job has to name "
+            "data.labels is missing: between machines nobody sees all data, so the job must name "
             'the classes, in order, such as data.labels = ["negative", "positive"]'
         )
     if job.simulation.attackers:
@@ -51,8 +51,8 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
         )
     if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(
-            "The job's [encryption] is not what this consortium's members insist on "
-            f"({consortium.limits}). Change the job, or make a consortium with: umbel consortium "
+            "The job's [encryption] differs from what this consortium's members "
+            f"require ({consortium.limits}). Change the job, or make a consortium with: umbel consortium "
             "create FOLDER --job JOB"
         )
     if reasons := job_refusals(job):
@@ -78,12 +78,15 @@ def sign_again(consortium: Consortium, before: SignedJob, *, former: bool = Fals
     keys = [past.key for past in card.past("operator")]
     if _is_signed(before, card, [card.operator_key_bytes, *(keys if former else [])]):
         return sign_order(consortium, before.built, before.run)
-    why = "is not as this operator signed it"
+    why = "is not what this operator signed"
     if _is_signed(before, card, keys):
-        why = "is by a key that was replaced (if it was not stolen, and you have read the job: --former)"
+        why = (
+            "is signed with a replaced key (if that key was not stolen, and you have read the job: "
+            "--former)"
+        )
     raise PlanRefused(
-        f"The order for {before.run} {why}, so it is not signed anew. Or sign the job from its own file, as "
-        "a new run: umbel sign job"
+        f"The order for {before.run} {why}, so it is not signed again. You can sign the job from its own "
+        "file, as a new run: umbel sign job"
     )
 
 
@@ -143,11 +146,11 @@ def checked_order(consortium: Consortium, packet: SignedJob) -> SignedJob:
     text = packet.built.to_json()
     said = check_job_signature(card.operator_key_bytes, card.id, packet.run, text, packet.order)
     if time.time() > said.expires:
-        raise PlanRefused("This order has ended. Sign the job anew: umbel sign job")
+        raise PlanRefused("This order has expired. Sign the job again: umbel sign job")
     if packet.built.encrypted and not consortium.roster_is_by_todays_key:
         raise PlanRefused(
-            "The roster here is signed by a key that was replaced, and owners take no such one. Sign it "
-            "where the keys are, and take it in first: umbel sign roster, umbel take"
+            "The roster here is signed with a replaced key, which owners do not accept. Sign it on the "
+            "machine with the keys, and take it first: umbel sign roster, umbel take"
         )
     public_corpus(packet.built)
     order = Signed.from_hex(packet.order).only(card.operator_key_bytes).to_hex()
@@ -224,7 +227,7 @@ def _as_kept(consortium: Consortium, signed: SignedRoster, current: Roster | Non
         return signed.only_counted(current)
     if signed.roster.said.counter < known.roster.said.counter:
         raise ConsortiumError(
-            "The roster here was signed later than this one. Bring the newest: umbel sign roster"
+            "The roster here was signed later than this one. Bring the newest one: umbel sign roster"
         )
     # Whose approvals these are, the roster before this one says; it was looked at when they came.
     return replace(signed, approvals=known.approvals)
@@ -236,8 +239,8 @@ def _check_apart(requests: Sequence[Request]) -> None:
     if len(set(keys)) < len(keys):
         names = ", ".join(request.name for request in requests)
         raise ConsortiumError(
-            f"Two of the requests in this file have the same key, or one is there twice ({names}). Bring the "
-            "file as it was signed: umbel sign roster"
+            f"Two of the requests in this file have the same key, or one occurs twice ({names}). Bring the "
+            "file again as it was signed: umbel sign roster"
         )
 
 
@@ -249,7 +252,8 @@ def take_certificate(consortium: Consortium, packet: SignedCertificate) -> None:
     authority, pem = tls.read_certificate(consortium.ca_certificate), packet.certificate
     if not tls.fits(pem.encode(), authority, tls.read_key(consortium.server_key)):
         raise ConsortiumError(
-            "This certificate is not by the consortium's authority, or for another key."
+            "This certificate is not from the consortium's authority, or is for another key. Sign "
+            "it again: umbel sign certificate"
         )
     # As it was signed: a file on its way may have got more in it than a certificate.
     found = tls.certificate_pem(tls.certificate_of(pem.encode()))

@@ -27,7 +27,7 @@ class OpenSlot:
     survivors: list[str] = field(default_factory=list)
     """U2, whose uploads are in the request to confirm."""
     confirmed: list[str] = field(default_factory=list)
-    """Whose confirmations are in the requests to reveal."""
+    """The members whose confirmations are in the requests to reveal."""
 
     def after(self, before: OpenSlot) -> OpenSlot:
         """The same slot, with what an earlier process knew of trips that are still to come."""
@@ -48,7 +48,7 @@ class OpenRound:
     test: bool
     slots: list[OpenSlot]
     roster: str = ""
-    """Hash of the roster that they are opened under, in hexadecimal."""
+    """Hash of the roster under which they are opened, in hexadecimal."""
     following: list[OpenSlot] = field(default_factory=list)
     """Slots whose prekeys were asked for with the reveals."""
 

@@ -12,7 +12,7 @@ from .run import Run
 
 _SLACK = 1e-9
 _MOST = 50
-"""More are not told apart."""
+"""Larger numbers are not distinguished."""
 
 
 def used(run: Run, name: str, told: float, events: Sequence[Round]) -> int:
@@ -43,11 +43,13 @@ def warn_of_spares(run: Run, event: Round) -> None:
     if most <= max(told, default=0):
         return
     paid = run.plan.job.spare_rounds
-    text = f"Round {event.round} was trained anew: {_rounds(most)} so far, and the noise pays for {paid}. "
+    text = f"Round {event.round} was trained again: {_rounds(most)} so far, and the noise covers {paid}. "
     if most < paid:
         text += f"{_rounds(paid - most)} may still be lost."
     elif most == paid:
-        text += "With one more the budgets do not reach the last round, and the run ends early."
+        text += (
+            "If one more is lost, the budgets do not reach the last round, and the run ends early."
+        )
     else:
         text += f"The budgets do not reach the last {_rounds(most - paid)}: the run ends early."
     run.tell(Spare(event.round, most, text))

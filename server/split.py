@@ -13,7 +13,7 @@ from ..run.store import Store
 from ..storage.files import new_folder, write_durably
 
 SECRETS = ("consortium.key", "operator.key", "ca.key")
-"""What a server's folder does without."""
+"""Files that a server's folder does not have."""
 _PARTS = ("rosters", "members", "observers")
 _FILES = ("consortium.json", "limits.json", "ca.crt", "server.crt", "counter")
 
@@ -27,19 +27,23 @@ def split(server: Consortium, keys: Path) -> Consortium:
     returns none is left there. A move that was cut off is gone on with by the same command.
     """
     if server.is_keys_alone:
-        raise ConsortiumError(f"{server.path} is the folder of the keys already.")
+        raise ConsortiumError(
+            f"{server.path} is already the folder of the keys. Name another folder."
+        )
     left = [name for name in SECRETS if (server.path / name).exists()]
     if server.delegate is not None and not left:
-        raise ConsortiumError(f"{server.path} was split already: its keys are elsewhere.")
+        raise ConsortiumError(f"{server.path} was already split: its keys are elsewhere.")
     if server.pending is not None:
-        raise ConsortiumError("A roster waits for its members' approval: umbel take comes first.")
+        raise ConsortiumError(
+            "A roster waits for its members' approval: do that first (umbel take)."
+        )
     _check_no_run(server)
     public = _own_key(server).public.signing.hex().encode()
     if not _is_moved(server, keys, public, left):
         if server.delegate is not None:
             raise ConsortiumError(
-                f"{server.path} was split, and {', '.join(left)} are here still. Name the folder that the "
-                "keys went to then, and they are taken away."
+                f"{server.path} was split, but {', '.join(left)} are still here. Name the folder that has "
+                "the keys, and they are removed from here."
             )
         _ = server.identity, server.operator
         _copy(server, keys, public)
@@ -88,6 +92,6 @@ def _check_no_run(server: Consortium) -> None:
     runs = Store(server.database).runs() if server.database.exists() else []
     if going := [run.name for run in runs if not run.over]:
         raise ConsortiumError(
-            f"{going[0]} is not over, and without the keys its server could not certify it. Let it end "
-            "first, or umbel stop it. Nothing was changed."
+            f"{going[0]} is not over, and without the keys its server could not certify it. Wait until "
+            "it ends, or stop it (umbel stop). Nothing was changed."
         )

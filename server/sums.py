@@ -22,15 +22,15 @@ class SecureSums:
     used: int = 0
     """The highest slot that any member ever entered."""
     entered: dict[str, int] = field(default_factory=dict)
-    """The slot that each member last said it came to."""
+    """The slot that each member last reported."""
     upcoming: dict[tuple[str, ...], Aggregator] = field(default_factory=dict)
     """Slots whose prekeys came with the last reveal, by their members."""
     stopped: OpenRound | None = None
-    """Where an earlier process stopped, until it is gone on with."""
+    """Where an earlier process stopped, until the round continues."""
     suspects: set[str] = field(default_factory=set)
     """Members of every group that was named for a spoiled sum."""
     excluded: set[str] = field(default_factory=set)
-    """Members whose secret could not be had back: they would spoil the next slot too."""
+    """Members whose secret could not be reconstructed: they would spoil the next slot too."""
 
     def learn(self, entered: Mapping[str, int]) -> None:
         """Go on after the slots that members say they entered, as after a restart.

@@ -35,7 +35,7 @@ _TO_LEAD = ("queued", "running", "finishing", "delivering")
 _SOON_DAYS = 30
 _LOOK_SECONDS = 60.0
 _SOON_SECONDS, _LONGEST_BACKOFF = 30.0, 60.0
-"""Within which a link that ends ended at its start; and the longest wait before it is started again."""
+"""A link that ends within this time failed at its start; also the longest wait before it is started again."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
         folder = self._consortium.path
-        refusal = f"Another server runs for {folder} already. Stop that one first."
+        refusal = f"Another server already runs for {folder}. Stop that one first."
         self._consortium.check_serves()
         with alone(folder / "lock", refusal):
             self._check_certificate()
@@ -136,10 +136,10 @@ class Supervisor:
         if ends and ends < time.time() + _SOON_DAYS * DAY:
             over = ends < time.time()
             how = "it ended on" if over else "it holds until"
-            then = "no agent goes by it" if over else "no agent goes by it after that"
+            then = "agents do not accept it" if over else "agents do not accept it after that"
             roster = (
-                f"{how} {day(ends)}, and {then}: sign it anew with umbel sign roster, where the "
-                "consortium's keys are"
+                f"{how} {day(ends)}, and {then}: sign a new one with umbel sign roster, on the "
+                "machine with the consortium's keys"
             )
         if left < _SOON_DAYS:
             certificate = f"the server's expires in {left} days: {self._renewal}"
@@ -185,7 +185,8 @@ class Supervisor:
         if self._link_deaths == 1:
             _log.warning("the SuperLink ended with status %s: started again", status)
         else:
-            text = f"it ends with status {status} whenever it is started: {last_line(log)} (all of it: {log})"
+            said = f"{last_line(log)} (all of it: {log})"
+            text = f"it ends with status {status} each time it is started: {said}"
             self._note("link", text)
         until = time.monotonic() + min(2.0 ** (self._link_deaths - 1), _LONGEST_BACKOFF)
         while not self._stopping and time.monotonic() < until:
@@ -237,8 +238,8 @@ class Supervisor:
             _ = opened.job, opened.read_json("run.json")
         except UmbelError as error:
             return (
-                f"{error} Put {folder} back as it was, then: umbel resume {run.name}; or give the job "
-                "again with: umbel run"
+                f"{error} Restore {folder}, then: umbel resume {run.name}; or start the job again with: "
+                "umbel run"
             )
         return ""
 

@@ -17,10 +17,10 @@ from .sums import SecureSums
 Take = Callable[[Aggregator, str, bytes], None]
 
 _CIRCLES = 5
-"""Slots in which a large group may try to order its circle, each with those who answered before."""
+"""Slots in which a large group may at most try to order its circle, each with those who answered before."""
 
 _STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
-"""What people read while a short trip lasts."""
+"""What people read during a short trip."""
 
 
 class SecureTrips(Collection):
@@ -47,7 +47,7 @@ class SecureTrips(Collection):
             group = self._sums.open_slot(self.run.id, answered)
             if not group.needs_nonces:
                 return group
-        raise TooFewMembers("nonce", "the cohort", "its members did not all answer in any slot")
+        raise TooFewMembers("nonce", "the cohort", "in no slot did all of its members answer")
 
     def _trip(self, kind: str, group: Aggregator, request: bytes, take: Take) -> None:
         self.send(kind, dict.fromkeys(group.slot.cohort, (group, request)), take)

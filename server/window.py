@@ -24,7 +24,7 @@ from .observers import NotAllowed, observer_of, read
 _MOST = 16
 """Connections at once."""
 _GRACE = 1.0
-"""Seconds after which the oldest gives way, if there are so many."""
+"""Seconds after which the oldest is closed, if there are so many."""
 _SECONDS = 10.0
 _MOST_HEAD = 2**15
 """Bytes of a request, all its lines together; an observer's has about a thousand."""
@@ -133,7 +133,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(404, {"error": str(error)})
         except UmbelError:
             self._answer(
-                500, {"error": "The server's folder cannot be read: its own log says why."}
+                500,
+                {
+                    "error": "The server's folder cannot be read. Ask the operator: the log of "
+                    "umbel window says why."
+                },
             )
 
     def log_message(self, format: str, *args: Any) -> None:

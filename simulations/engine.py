@@ -49,7 +49,7 @@ from .site import SiteSettings, own_states, owner_log
 from .workers import Workers, default_workers, start_workers
 
 Engine = Literal["inprocess", "ray"]
-"""Where virtual clients run: in our own workers, or in the actors of Flower's Ray simulation."""
+"""Where virtual clients run: in Umbel's own workers, or in the actors of Flower's Ray simulation."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Options:
     ledgers: Path | None = None
     """Folder of the owners' ledgers; default: the run's own. A shared one composes over runs."""
     stop: threading.Event | None = None
-    """Once it is set the run ends after its round in progress, as with Ctrl-C."""
+    """When it is set, the run ends after its round in progress, as with Ctrl-C."""
 
 
 def plan_job(job: Job, listener: Listener | None = None) -> tuple[Plan, Federation]:
@@ -128,16 +128,16 @@ def resume(
     folder = RunFolder.open(path)
     if expected is not None and not _same_job(expected, folder.job):
         raise RunFolderError(
-            f"{path} runs another job than the one given. Go on with it without naming a job, or "
-            "start a new run without --resume."
+            f"{path} has another job than the one given. Resume it without naming a job, or start "
+            "a new run without --resume."
         )
     if (path / "result.json").exists():
         raise RunFolderError(f"{path} is finished; there is nothing to resume.")
     identity = folder.read_json("run.json")
     if identity["umbel_version"] != __version__:
         raise RunFolderError(
-            f"{path} was begun with Umbel {identity['umbel_version']}, this is {__version__}: "
-            "finish it with that version, or start anew."
+            f"{path} was started with Umbel {identity['umbel_version']}, but this is {__version__}: "
+            "finish it with that version, or start a new run."
         )
     listener = listener or Silent()
     return _simulate(folder.job, folder.path, identity, workers, engine, listener, stop, again=True)
@@ -155,7 +155,7 @@ def _simulate(
 ) -> RunFolder:
     quiet_logs()
     if workers is not None and workers < 1:
-        raise JobError(f"--workers {workers}: at least one process has to run the clients.")
+        raise JobError(f"--workers {workers}: at least one process must run the clients.")
     open_grid = _grid_opener(engine)
     begun = time.monotonic()
     federation = federate(job, listener)
@@ -211,7 +211,8 @@ def _simulate(
                     raise
                 folder.take_back_latest()
                 raise Interrupted(
-                    f"Stopped after round 0 of {job.training.rounds}. Go on with --resume --run-dir {path}"
+                    f"Stopped after round 0 of {job.training.rounds}. Resume it with --resume "
+                    f"--run-dir {path}"
                 ) from None
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")

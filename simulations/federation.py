@@ -29,22 +29,22 @@ class Federation:
     """Virtual data owners. Small enough to send to every worker: tokens stay in mapped files."""
 
     job: Job
-    """The job with its labels filled in, as a deployment would have to write them."""
+    """The job with its labels filled in, as a deployment must write them."""
     store: TokenStore
     groups: np.ndarray | None
     """Each row's group as a number, int64[rows], if groups are protected."""
     shares: tuple[Share, ...]
     tested: dict[str, np.ndarray]
-    """Held-out rows that tests use, by client: of a protected group not all, if it has many."""
+    """Held-out rows that tests use, by client: for a protected group with many rows, not all."""
     training_share: float
     holds_out: bool
     dropped: dict[str, int]
     ungrouped: int = 0
     """Rows without a value in the group column."""
     notes: tuple[str, ...] = ()
-    """How the file was read, where that is worth a word."""
+    """How the file was read, if it needs mention."""
     cut: dict[str, float] = field(default_factory=dict)
-    """What is cut of the texts (``survey.lengths.cut``)."""
+    """How much of the texts is cut (``survey.lengths.cut``)."""
 
     @property
     def facts(self) -> list[ClientFacts]:
@@ -163,8 +163,8 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
     lengths = np.diff(store.offsets)
     if job.kind.counts == "tokens" and not (lengths[train] > 1).any():
         raise DataError(
-            f"{job.data.path}: no training text has two tokens, so a language model has nothing to predict. "
-            "Check data.text_column (--text-column), or set data.end_of_text = true."
+            f"{job.data.path}: no training text has two tokens, so a language model has nothing "
+            "to predict. Check data.text_column (--text-column), or set data.end_of_text = true."
         )
     most_cut = (lengths >= job.model.max_length).mean() > WORTH
     return Federation(
@@ -182,7 +182,7 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
     )
 
 
-_COPIED = "a text that is held out too"
+_COPIED = "the same text as a held-out record"
 
 
 def _without_copies(corpus: Corpus, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, int]:
@@ -195,7 +195,7 @@ def _without_copies(corpus: Corpus, train: np.ndarray, test: np.ndarray) -> tupl
     kept = np.array([row for row in train if corpus.texts[row] not in held], dtype=train.dtype)
     if len(train) and not len(kept):
         raise DataError(
-            "Every training text is held out too (data.test_path), so a test would measure memory alone. "
+            "Every training text is held out too (data.test_path), so a test would only measure memory. "
             "Name a file with other records, or leave data.test_path out."
         )
     return kept, len(train) - len(kept)

@@ -21,7 +21,7 @@ from ..learning.reading.names import sort_names
 _DEFAULT_CLIENTS = 4
 _LONGEST_NAME = 60
 _MOST_BYTES = 160
-"""Of a name: file systems count bytes, 255 at most, and endings come after it."""
+"""Bytes of a name: file systems allow 255, and endings follow it."""
 _DIRICHLET_DRAWS = 10
 
 _SCHEMES = '"column:NAME", "iid", "dirichlet:ALPHA" and "shards:K"'
@@ -95,8 +95,8 @@ def partition(
     if scheme.kind == "column":
         if spec.clients is not None:
             raise JobError(
-                f"simulation.clients = {spec.clients} does not go with simulation.partition = "
-                f"{spec.partition!r}, where the column names the clients. Leave one of them out."
+                f"simulation.clients = {spec.clients} cannot be set together with simulation.partition = "
+                f"{spec.partition!r}, because the column names the clients. Remove one of them."
             )
         return _by_column(corpus, train, test)
     clients = spec.clients or _DEFAULT_CLIENTS
@@ -104,7 +104,7 @@ def partition(
     if len(first) < clients:
         of = "rows" if groups is None else "groups"
         raise DataError(
-            f"{len(first)} training {of} cannot give {clients} clients one each. Lower "
+            f"{len(first)} training {of} are not enough to give each of {clients} clients one. Lower "
             f"simulation.clients, or bring more {of}."
         )
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)

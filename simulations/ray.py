@@ -103,7 +103,7 @@ class _Simulation:
         if self._failure is not None:
             raise UmbelError(
                 f"Ray stopped: {_root(self._failure)}. Use fewer --workers, or leave out "
-                "--engine ray; finished rounds are kept, go on with --resume."
+                "--engine ray; finished rounds are kept; resume with --resume."
             )
 
     def stop(self) -> None:

@@ -49,7 +49,7 @@ class SiteSettings:
     """Folder with a folder for each owner: keys, journals, and its own log."""
     reproducible: bool
     public: PublicRecords | None = None
-    """What the server itself tests on; in a simulation a worker has the model that it takes."""
+    """The records on which the server itself tests; in a simulation a worker holds the model for it."""
     threads: int = 1
 
 

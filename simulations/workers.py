@@ -162,7 +162,7 @@ def _start_fork_server() -> None:
 def _died() -> UmbelError:
     return UmbelError(
         "A worker process died (out of memory?). Use fewer --workers or a smaller "
-        "training.microbatch; finished rounds are kept, go on with --resume."
+        "training.microbatch; finished rounds are kept; resume with --resume."
     )
 
 

@@ -228,7 +228,7 @@ def local_half(
 
     if wanted and wanted != spec.name:
         raise MessageError(
-            f"The request is for the local half of {wanted!r:.100}, not of the job's"
+            f"The request is for the local half of {wanted!r:.100}, not for that of the job's strategy"
         )
     half: type[LocalRule] | None = Proximal  # Flower's own strategies tell it under the same name
     if _knows(spec, accepted):
@@ -245,7 +245,7 @@ def local_half(
     try:
         return None if half is None else half(dict(told))
     except (ValueError, LookupError, TypeError) as error:
-        raise MessageError(f"What the server tells of {spec.name} is unusable: {error}") from None
+        raise MessageError(f"What the server sent for {spec.name} is unusable: {error}") from None
 
 
 def _runs_at_owners(kind: type[Rule]) -> bool:
@@ -300,7 +300,7 @@ def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:
     for name, field in _SAID_ELSEWHERE.items():
         if name in spec.options:
             raise StrategyError(
-                f"strategy.options: {name} is not for the strategy to say; write {field}"
+                f"strategy.options: {name} is not an option of the strategy; set {field}"
             )
     # Flower waits for ever for nodes that a cohort of this size does not have.
     floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}

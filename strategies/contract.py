@@ -44,11 +44,13 @@ class Channel:
     name: str
     shapes: Shapes
     reach: float = 1.0
-    """How many times as far as an update's entries its own may go: a public scale, a power of two."""
+    """How many times as large as an update's entries its own may be: a public scale, a power of two."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"a channel is named with a-z, 0-9 and -, which {self.name!r} is not")
+            raise ValueError(
+                f"the name of a channel has only a-z, 0-9 and -, but this one is {self.name!r}"
+            )
         scaled = 1 / _FARTHEST <= self.reach <= _FARTHEST
         if not scaled or math.frexp(self.reach)[0] != 0.5:  # else scaling would round
             raise ValueError(f"channel {self.name}: reach = {self.reach!r} must be a power of two")
@@ -99,7 +101,7 @@ class Channels:
                 found[f"{channel.name}/{name}"] = scaled
         if undeclared := sorted(further.keys() - {channel.name for channel in self.further}):
             raise ValueError(
-                f"the local half fills {undeclared[0]!r}, which is not a channel of it"
+                f"the local half fills {undeclared[0]!r}, which is not one of its channels"
             )
         if {name: array.shape for name, array in found.items()} != self.shapes:
             raise ValueError(
@@ -238,9 +240,7 @@ class Rule(ABC):
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
         """Take in the mean (float64) of one tensor of a further channel; all come before ``next_model``."""
-        raise NotImplementedError(
-            f"{type(self).__name__} declares {channel!r} and does not hear it"
-        )
+        raise NotImplementedError(f"{type(self).__name__} declares {channel!r} but does not use it")
 
     def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
         """What stands for the mean update (float64[d]) of a rule that sees more than a sum.
@@ -293,12 +293,14 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
     if len(names) > 1 and rule.sees != "SUM":
         raise ValueError(f"a rule that compares updates has no further channel, such as {names[1]}")
     if len(set(names)) < len(names):
-        raise ValueError(f"two of its channels have one name: {', '.join(names)}")
+        raise ValueError(f"two of its channels have the same name: {', '.join(names)}")
     if len(names) > 1 and rule.local is None:
         raise ValueError(f"no local half fills its channel {names[1]}")
     channels = Channels(found)
     if len(channels.shapes) < sum(len(channel.shapes) for channel in found):
-        raise ValueError("a tensor of its further channels has the name of one of the model")
+        raise ValueError(
+            "a tensor of its further channels has the same name as a tensor of the model"
+        )
     return channels
 
 

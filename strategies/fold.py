@@ -45,7 +45,7 @@ class FixedPointSum:
     def add(self, update: Arrays, weight: int) -> None:
         """Fold one client's update (float32 arrays) in; a ``MessageError`` if it is out of range."""
         if not weight > 0 or self.weight + weight > self._total_weight:
-            raise MessageError(f"A client's weight of {weight} does not fit the plan")
+            raise MessageError(f"A client's weight of {weight} does not match the plan")
         if self._sum and self._sum.keys() != update.keys():
             raise MessageError("An update has other arrays than the rest of the cohort")
         check_range(update)

@@ -52,7 +52,7 @@ class ForeignStrategy(Strategy):
             metrics = only_metrics(reply.content)
             reply.content = RecordDict({"arrays": to_array_record(model), "metrics": metrics})
         failed = (
-            f"{type(self.inner).__name__} cannot make a model of {len(models)} updates in round "
+            f"{type(self.inner).__name__} cannot make a model from {len(models)} updates in round "
             f"{server_round}: "
         )
         try:

@@ -11,7 +11,7 @@ from .survey import Survey
 
 _NAMED = 8
 _SMALL = 1000
-"""Records at one owner below which noise for a sensible epsilon drowns what is learned."""
+"""With fewer records at an owner, the noise for a sensible epsilon drowns what is learned."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def facts(found: Survey) -> list[tuple[str, str]]:
     lines.append(
         (
             "copies",
-            f"{of.equal:,} rows repeat a text; {of.nearly:,} more differ in spaces, signs or case only",
+            f"{of.equal:,} rows repeat a text; {of.nearly:,} more differ only in spaces, signs or case",
         )
     )
     if found.lengths is not None:
@@ -54,9 +54,9 @@ def facts(found: Survey) -> list[tuple[str, str]]:
         lines.append(
             (
                 "tokens",
-                f"half of the texts have at most {q(0.5):,}, 90 % at most {q(0.9):,}, the longest {longest}; "
-                f"{found.lengths.share_cut(found.max_length):.1%} are cut at model.max_length = "
-                f"{found.max_length}",
+                f"half of the texts have at most {q(0.5):,}, 90 % at most {q(0.9):,}, the longest "
+                f"{longest}; {found.lengths.share_cut(found.max_length):.1%} are cut at "
+                f"model.max_length = {found.max_length}",
             )
         )
     else:
@@ -86,33 +86,34 @@ def warnings(found: Survey) -> list[str]:
         lines.append(f"{count:,} texts have {what}.")
     if found.copies.contradicting:
         lines.append(
-            f"{found.copies.contradicting:,} rows have a text that stands elsewhere with another label: no "
-            "model can be right about all of them."
+            f"{found.copies.contradicting:,} rows have a text that also occurs with another "
+            "label: no model can be right about all of them."
         )
     if found.copies.nearly:
         lines.append(
             "Equal texts stay on one side of the split between training and test; the "
-            f"{found.copies.nearly:,} near copies may stand on both, and make a test look better than it is."
+            f"{found.copies.nearly:,} near copies may be on both, which makes a test look better "
+            "than it is."
         )
     for phrase in found.giveaways:
-        lines.append(f"{phrase[0].upper()}{phrase[1:]}: the model may learn that and nothing else.")
+        lines.append(f"{phrase[0].upper()}{phrase[1:]}: the model may learn only that.")
     for name, share in found.tellers.items():
         lines.append(
-            f"Column {name!r} tells the label in {share:.1%} of the rows. It is not read, but make sure that "
-            "the texts do not repeat it."
+            f"Column {name!r} determines the label in {share:.1%} of the rows. It is not read, but "
+            "make sure that the texts do not repeat it."
         )
     rare = [name for name, count in found.classes.items() if count < FEW]
     if rare:
         lines.append(
             f"{len(rare)} of {len(found.classes)} classes have fewer than {FEW} records, such as "
-            f"{rare[0]!r:.60}: too few to learn, and to test. Merge them, or check the label column."
+            f"{rare[0]!r:.60}: too few to learn or to test. Merge them, or check the label column."
         )
     if found.classes and found.used:
         name, count = next(iter(found.classes.items()))
         if len(found.classes) > 1 and count / found.used > 0.9:
             lines.append(
-                f"{count / found.used:.0%} of the records are {name!r:.60}: accuracy says little here; read "
-                "F1 and the figures of each class."
+                f"{count / found.used:.0%} of the records are {name!r:.60}: accuracy means little "
+                "here; use F1 and the figures of each class."
             )
     return lines
 
@@ -123,7 +124,7 @@ def advice(found: Survey) -> list[Advice]:
     if found.text_column in found.guessed:
         found_advice.append(
             Advice(
-                "The texts seem to stand in this column",
+                "The texts seem to be in this column",
                 f"data.text_column={_quoted(found.text_column)}",
                 f"--text-column {_quoted(found.text_column)}",
             )
@@ -131,7 +132,7 @@ def advice(found: Survey) -> list[Advice]:
     if found.label_column in found.guessed:
         found_advice.append(
             Advice(
-                "The classes seem to stand in this column",
+                "The classes seem to be in this column",
                 f"data.label_column={_quoted(found.label_column)}",
                 f"--label-column {_quoted(found.label_column)}",
             )
@@ -159,16 +160,17 @@ def advice(found: Survey) -> list[Advice]:
         if found.group_column != name and of["mean"] >= 1.2:
             found_advice.append(
                 Advice(
-                    f"Column {name!r} repeats ({of['values']:,.0f} values, {of['mean']:.1f} rows each on "
-                    f"average, {of['largest']:,.0f} at most). If it stands for a person or a document, keep "
-                    'its rows on one side of the split (and protect it whole: privacy.unit = "group")',
+                    f"Column {name!r} repeats ({of['values']:,.0f} values, {of['mean']:.1f} rows "
+                    f"each on average, {of['largest']:,.0f} at most). If it identifies a person "
+                    "or a document, keep its rows on one side of the split (and protect it "
+                    'whole: privacy.unit = "group")',
                     f"data.group_column={_quoted(name)}",
                 )
             )
     if 0 < found.used < _SMALL:
         found_advice.append(
             Advice(
-                f"{found.used:,} records are few for training under privacy: train a head alone",
+                f"{found.used:,} records are few for training under privacy: train only a head",
                 "model.adapter=head",
             )
         )

@@ -13,7 +13,7 @@ Kind = Literal["empty", "text", "classes", "number", "identifier", "groups", "ot
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?")
 _MOST_CLASSES = 50
 _TEXT_LENGTH = 24
-"""Mean characters from which on mostly different values are texts."""
+"""If the values are mostly different and have at least this many characters on average, they are texts."""
 _NAMES_OF_LABELS = ("label", "class", "category", "target", "sentiment", "intent", "y")
 
 
@@ -26,7 +26,7 @@ class Column:
     distinct: int
     kind: Kind
     longest_mean: float
-    """Mean number of characters of what is filled."""
+    """Mean number of characters of the filled cells."""
 
 
 def describe(name: str, values: Sequence[str | None]) -> Column:

@@ -13,7 +13,7 @@ from .lengths import WORTH
 
 _NAMED = 12
 FEW = 10
-"""Records of a class below which a model does not learn it, and a test cannot tell whether it did."""
+"""With fewer records of a class a model does not learn it, and a test cannot show whether it did."""
 
 
 def holdings_lines(holdings: dict[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
     )
     if held == 0:
         lines.append(
-            "No record is held out, so nothing is measured: give data.test_path, or a data.test_fraction "
+            "No record is held out, so nothing is measured: set data.test_path, or a data.test_fraction "
             "above 0 (--set data.test_fraction=0.2)."
         )
     if groups := holdings["groups"]:
@@ -43,8 +43,8 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
         lines.append(cut_text(cut, holdings["max_length"]))
     elif holdings["longest"] > WORTH:
         lines.append(
-            f"{holdings['longest']:.0%} of the texts fill {holdings['max_length']} tokens; what goes "
-            "beyond is cut off (model.max_length)"
+            f"{holdings['longest']:.0%} of the texts fill {holdings['max_length']} tokens; the rest "
+            "is cut off (model.max_length)"
         )
     return lines
 
@@ -62,7 +62,7 @@ def cut_text(cut: dict[str, float], max_length: int) -> str:
     longer = int(cut["longer"])
     text = f"About {cut['share']:.0%} of the texts are cut at {max_length} tokens"
     if longer <= max_length or cut["then"] > cut["share"] / 2:
-        return f"{text} (model.max_length), and most of these at {longer} too: split them into passages."
+        return f"{text} (model.max_length), and most of them at {longer} too: split them into passages."
     return (
         f"{text}; at {longer} it would be {cut['then']:.0%}, in about {longer / max_length:.1f} times the "
         f"time: model.max_length = {longer} in the job file, or --set model.max_length={longer}."
@@ -76,8 +76,8 @@ def _groups(groups: dict[str, int]) -> list[str]:
     ]
     if groups["missing"]:
         lines.append(
-            f"{groups['missing']:,} records without a group: each is protected by itself, whomever it "
-            "belongs to"
+            f"{groups['missing']:,} records without a group: each is protected by itself, even if "
+            "several belong to one person"
         )
     return lines
 
@@ -95,7 +95,7 @@ def _classes(classes: dict[str, int], tested: dict[str, int] | None, any_held: b
     untested = [name for name, count in (tested or {}).items() if not count]
     if untested and any_held:
         lines.append(
-            f"classes without a held-out record: {len(untested)}, such as {untested[0]!r:.60}. Their figures "
-            "are not measured."
+            f"classes without a held-out record: {len(untested)}, such as {untested[0]!r:.60}. "
+            "Their figures are not measured."
         )
     return lines

@@ -15,7 +15,7 @@ WORTH = 0.05
 MOST_UNKNOWN = 0.1
 """Share of tokens that the base model does not know from which on it is worth a word."""
 _LONGEST = 2048
-"""Tokens up to which lengths are counted."""
+"""Lengths are counted up to this many tokens."""
 _CHUNK = 1000
 _SAMPLE = 500
 _LONGER = (96, 128, 192, 256, 384, 512)

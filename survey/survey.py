@@ -33,12 +33,12 @@ class Survey:
     text_column: str
     label_column: str | None
     guessed: tuple[str, ...]
-    """Columns of these that nobody named."""
+    """Which of these columns were not named by the user."""
     group_column: str | None
     unusable: str | None
-    """Why a training refuses the file as it is, if it does: the first reason."""
+    """Why training refuses the file as it is, if it does: the first reason."""
     notes: tuple[str, ...]
-    """How the file was read, where that is worth a word."""
+    """How the file was read, if it needs mention."""
     used: int
     dropped: dict[str, int]
     classes: dict[str, int]
@@ -47,9 +47,9 @@ class Survey:
     odd: dict[str, int]
     giveaways: tuple[str, ...]
     tellers: dict[str, float]
-    """Other columns whose value tells the label, with the share of rows in which it does."""
+    """Other columns whose value determines the label, with the share of rows in which it does."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Columns whose values repeat as those of patients or documents do: values, mean and largest rows."""
+    """Columns whose values repeat like those of patients or documents: values, mean and largest rows."""
     lengths: Lengths | None = None
     no_lengths: str = ""
     """Why there are none."""
@@ -80,7 +80,7 @@ def survey(job: Job) -> Survey:
     Raises ``DataError`` for a file of which nothing can be read.
     """
     if job.data.path is None:
-        raise DataError("Name the file to look at.")
+        raise DataError("Name the file to look at, with --data FILE.")
     path = Path(job.data.path)
     layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
     names = column_names(path, layout)

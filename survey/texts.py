@@ -29,7 +29,7 @@ class Copies:
     nearly: int
     """Equal but for upper case, spaces and signs; those that are `equal` not counted again."""
     contradicting: int
-    """Rows whose text stands elsewhere with another label."""
+    """Rows whose text also occurs with another label."""
 
 
 def copies(texts: Sequence[str], labels: Sequence[str] | None) -> Copies:
@@ -59,7 +59,9 @@ def giveaways(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
         words = [(text.split() or [""])[place].casefold() for text in texts]
         told = share_told(words, labels) if len(set(words)) <= len(texts) / 10 else 0.0
         if told:
-            found.append(f"the {which} word of a text tells its label in {told:.0%} of the rows")
+            found.append(
+                f"the {which} word of a text determines its label in {told:.0%} of the rows"
+            )
     names = {label: _WORD.findall(label.casefold()) for label in set(labels)}
     own = other = 0
     for text, label in zip(texts, labels, strict=True):

@@ -113,7 +113,7 @@ def test_an_archive_of_arrays_is_no_array():
 
 def test_a_dtype_that_is_only_claimed_is_refused():
     data = Array(MODEL["b"].astype(np.float64)).data
-    with pytest.raises(MessageError, match="does not hold the float32 that it claims"):
+    with pytest.raises(MessageError, match="does not hold the float32 values that it claims"):
         to_arrays(ArrayRecord({"a": Array("float32", (2, 3), "numpy.ndarray", data)}))
 
 

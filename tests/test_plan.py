@@ -91,8 +91,7 @@ ALONE = {
         None,
         MODEL,
         "privacy.delta = 0.002 is not below 1 / published size at client-0, client-1: it would "
-        "allow giving "
-        "away one whole group",
+        "allow giving away one whole group",
     ),
     "groups that nothing tells apart": (
         {"privacy": {"unit": "group"}},

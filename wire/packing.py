@@ -19,9 +19,9 @@ SECAGG = "secagg"
 """Key of the record in which the bytes of secure aggregation travel."""
 _BYTES = "umbel.bytes"
 SMALL = 2**20
-"""Bytes: what is smaller travels with others of its kind."""
+"""Bytes: smaller messages travel together with others of their kind."""
 _PIECE = 2**24
-"""Bytes, a multiple of every word's size: what is longer travels in pieces, which need less memory."""
+"""Bytes, a multiple of every word's size: longer messages travel in pieces, which need less memory."""
 
 
 def pack(array: np.ndarray) -> Array:
@@ -58,7 +58,7 @@ def parsed(name: str, array: Array) -> np.ndarray:
     except Exception as error:
         raise MessageError(f"Array {name!r} cannot be read: {error}") from None
     if not isinstance(value, np.ndarray) or value.dtype != np.float32:
-        raise MessageError(f"Array {name!r} does not hold the float32 that it claims to")
+        raise MessageError(f"Array {name!r} does not hold the float32 values that it claims")
     return value
 
 

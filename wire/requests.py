@@ -72,14 +72,14 @@ OWN_STATE = "own-state"
 """Of an answer: the round that this owner's state is of; 0 if it begins with the strategy's first."""
 
 REFUSED = 1000
-"""Error code of a reply: the owner refuses, and would again."""
+"""Error code of a reply: the owner refuses, and would refuse again."""
 FAILED = 1001
 """Error code of a reply: something went wrong; another attempt may succeed."""
 WAITING = 1002
 """Error code of a reply: the owner has not decided yet, or not at this hour."""
 
 OUT_OF_RANGE = 1003
-"""Error code of a reply: the owner takes no private step from the weights that came, whoever sent them."""
+"""Error code of a reply: the owner takes no private step from these weights, whoever sent them."""
 
 _BESIDE_THE_MODEL = (SECAGG, BESIDE)
 
@@ -118,11 +118,11 @@ class Assignment(_Record):
     participations: int
     """Rounds of the whole job in which this client is planned to train."""
     test: bool = False
-    """Whether the model that comes with a train request is to be tested as well."""
+    """Whether to test the model that comes with a train request as well."""
     signature: str = ""
     """The operator's, over consortium, run and job, in hexadecimal; none in a simulation."""
     clipping_norm: float = 0.0
-    """Of this round's updates, where it adapts; 0: the job's."""
+    """Clipping norm of this round's updates, if it is adaptive; 0: the job's."""
     tests: int = 0
     """Tests planned in the whole run, a public number; noise of counts is made for as many."""
     naming: str = ""

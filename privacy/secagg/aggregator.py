@@ -85,7 +85,7 @@ class Aggregator(Collecting):
             and reveal.survivors == self._survivors.digest()
             and name in self._uploads
         )
-        self._require(right, "reveal", name, "it revealed for another set")
+        self._require(right, "reveal", name, "it revealed for a different set of survivors")
         expected = {
             other: OF_SEED if other in self._uploads else OF_KEY
             for other in [name, *self._near[name]]
@@ -98,7 +98,7 @@ class Aggregator(Collecting):
         self._require(complete and disjoint, "share", name, "not one share of each neighbour")
         values = {share.owner: int.from_bytes(share.share, "big") for share in reveal.shares}
         in_field = all(value < shamir.P for value in values.values())
-        self._require(in_field, "share", name, "a share is no element of the field")
+        self._require(in_field, "share", name, "a share is not an element of the field")
         self._new(self._revealed, name)
         self._revealed.add(name)
         for dealer in reveal.unreadable:
@@ -132,9 +132,9 @@ class Aggregator(Collecting):
             others_are_right = len(lost) < len({owner for owner, _ in wanted}) and not self._liars
             if others_are_right and all(self._has_spare(key) for key in wanted):
                 self.spoilers |= set(lost)
-                self.faults |= dict.fromkeys(lost, "its shares do not give back its secret")
+                self.faults |= dict.fromkeys(lost, "its shares do not reconstruct its secret")
             raise TooFewMembers(
-                "share", lost[0], "the shares that were sent do not give back its secret"
+                "share", lost[0], "the shares that were sent do not reconstruct its secret"
             )
         masks = list(self._unmasking({k: s for k, s in secrets.items() if s is not None}))
         add_masks(self._sum, masks, self._threads)
@@ -156,7 +156,9 @@ class Aggregator(Collecting):
         shares, threshold = self._shares.get((owner, kind), {}), self._numbers.shares
         if len(shares) < threshold:
             raise TooFewMembers(
-                "threshold", owner, f"{len(shares)} shares of its secret; {threshold} are needed"
+                "threshold",
+                owner,
+                f"{len(shares)} shares of its secret, but {threshold} are needed",
             )
         honest_first = sorted(shares, key=lambda point: point in self._liars)
         for attempt, points in enumerate(self._choices(honest_first, shares, threshold)):
@@ -206,7 +208,7 @@ class Aggregator(Collecting):
             self._liars.add(point)
             self.faults.setdefault(
                 names[point],
-                f"the share of {owner}'s secret that it sent is wrong: its fault, or {owner}'s",
+                f"the share of {owner}'s secret that it sent is wrong: one of the two cheated or failed",
             )
 
     def _fits(self, owner: str, kind: int, secret: int) -> bool:

@@ -51,7 +51,7 @@ class Checks:
 
     def __init__(self, name: str, identity: Identity, roster: Roster) -> None:
         if roster.identity(name) != identity.public:
-            raise ProtocolError("roster", name, "the roster holds other keys than this member's")
+            raise ProtocolError("roster", name, "the roster has different keys for this member")
         self.name = name
         self.identity = identity
         self.roster = roster
@@ -63,17 +63,17 @@ class Checks:
         manifest = asked.manifest
         slot = self._in_phase(state, PREKEY)
         if manifest.slot != slot or manifest.request != state.request[0].digest():
-            raise self._refuse("slot", "the manifest is not of the slot in progress")
+            raise self._refuse("slot", "the manifest is not for the slot in progress")
         self._check_limits(manifest)
         if manifest.context != context:
             raise self._refuse(
-                "context", "the manifest is of another model, round or job than this request"
+                "context", "the manifest is for another model, round or job than this request"
             )
         if (
             dict(zip(manifest.members, manifest.prekeys, strict=True)).get(self.name)
             != state.prekey
         ):
-            raise self._refuse("prekey", "the own prekey is missing or was exchanged")
+            raise self._refuse("prekey", "this member's own prekey is missing or was replaced")
         self._check_size(len(manifest.members), slot, "set of members with prekeys")
         keys = self._check_prekeys(state, asked)
         if len(keys) + 1 < self._thresholds(slot).shares:
@@ -84,13 +84,15 @@ class Checks:
         limits, layout = self.roster.limits, manifest.layout
         members = len(manifest.slot.cohort)
         if manifest.clip > limits.clip:
-            raise self._refuse("limits", f"a clip of {manifest.clip:g} is beyond {limits.clip:g}")
+            raise self._refuse("limits", f"a clip of {manifest.clip:g} is above {limits.clip:g}")
         if layout.length > limits.longest:
             raise self._refuse("limits", f"{layout.length} words are more than {limits.longest}")
         if not 0 < manifest.weight_cap * members < 2**32:
             raise self._refuse("limits", f"weights of {manifest.weight_cap} can overflow the sum")
         if manifest.confirm != limits.confirm:
-            raise self._refuse("limits", "the roster says otherwise about the confirmation trip")
+            raise self._refuse(
+                "limits", "the roster has a different rule for the confirmation trip"
+            )
         try:
             Scale(members, manifest.clip)
         except ValueError as error:
@@ -111,11 +113,13 @@ class Checks:
         for name, signed in zip(wanted, asked.prekeys, strict=True):
             prekey = self._open_prekey(signed, name)
             if prekey.slot != slot or prekey.request != request:
-                raise ProtocolError("prekey", name, "its prekey is of another slot")
+                raise ProtocolError("prekey", name, "its prekey is for another slot")
             if sha(signed.body) != digests[name]:
-                raise ProtocolError("prekey", name, "its prekey is not the one in the manifest")
+                raise ProtocolError(
+                    "prekey", name, "its prekey differs from the one in the manifest"
+                )
             if prekey.key in seen:
-                raise ProtocolError("prekey", name, "its public key is also another member's")
+                raise ProtocolError("prekey", name, "another member has the same public key")
             self._agree(state.secrets[0].key, prekey.key, name)  # refuses points of low order
             seen.add(prekey.key)
             keys[name] = prekey.key
@@ -131,7 +135,9 @@ class Checks:
         for nonce, signed in zip(nonces, commits.commits, strict=True):
             commit = Commit.from_bytes(signed.body)
             if nonce.commits != expected or sha(nonce.nonce) != commit.nonce:
-                raise ProtocolError("nonce", nonce.sender, "its nonce is not the committed one")
+                raise ProtocolError(
+                    "nonce", nonce.sender, "its nonce differs from the committed one"
+                )
 
     def _from_all(
         self, signed: Sequence[Signed], kind: type[Body], names: Sequence[str]
@@ -148,11 +154,11 @@ class Checks:
         for signed in uploads:
             upload = self._opened(state, signed, Upload)
             if upload.manifest != hash_:
-                raise ProtocolError("upload", upload.sender, "its upload is of another manifest")
+                raise ProtocolError("upload", upload.sender, "its upload is for another manifest")
             if upload.sender not in manifest.members:
                 raise ProtocolError("upload", upload.sender, "it uploaded without a prekey")
             if upload.sender == self.name and upload.vector != state.vector:
-                raise self._refuse("upload", "the own upload was exchanged")
+                raise self._refuse("upload", "this member's own upload was replaced")
             if names and upload.sender <= names[-1]:
                 raise ProtocolError("upload", upload.sender, "it is out of order, or listed twice")
             names.append(upload.sender)
@@ -183,11 +189,11 @@ class Checks:
         if not self.roster.limits.confirm:
             names = self._survivors(state, asked.evidence)
             if asked.survivors != Survivors(state.manifest[0].digest(), names):
-                raise self._refuse("survivors", "they are not those of the signed uploads")
+                raise self._refuse("survivors", "they differ from those in the signed uploads")
             return asked.survivors
         survivors = state.survivors[0]
         if asked.survivors != survivors:
-            raise self._refuse("survivors", "they are not those that this member confirmed")
+            raise self._refuse("survivors", "they differ from those that this member confirmed")
         expected = survivors.digest()
         signers: set[str] = set()
         for signed in asked.evidence:
@@ -196,9 +202,9 @@ class Checks:
             if confirmation.manifest != survivors.manifest or confirmation.survivors != expected:
                 raise ProtocolError("confirm", sender, "it confirmed another set")
             if sender not in survivors.names:
-                raise ProtocolError("confirm", sender, "it is no survivor itself")
+                raise ProtocolError("confirm", sender, "it is not a survivor itself")
             if sender in signers:
-                raise ProtocolError("confirm", sender, "its confirmation comes twice")
+                raise ProtocolError("confirm", sender, "its confirmation occurs twice")
             signers.add(sender)
         quorum = self._thresholds(slot).quorum
         if len(signers) < quorum:

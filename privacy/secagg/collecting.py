@@ -46,7 +46,7 @@ class Purpose:
     """What a slot's vectors hold; fixed when the members' prekeys are in."""
 
     context: bytes
-    """32 bytes: hash of the request that members compute on."""
+    """32 bytes: hash of the request on which members compute."""
     layout: Layout
     weight_cap: int
     clip: float
@@ -125,13 +125,13 @@ class Collecting:
     def add_nonce(self, name: str, reply: bytes) -> None:
         signed = Signed.from_bytes(reply, name)
         nonce = signed.open(Nonce, self._roster, name)
-        self._require(name in self._commits, "nonce", name, "it committed to none")
+        self._require(name in self._commits, "nonce", name, "it committed to no nonce")
         committed = Commit.from_bytes(self._commits[name].body).nonce
         right = (
             nonce.commits == self._nonce_request().digest()
             and hashlib.sha256(nonce.nonce).digest() == committed
         )
-        self._require(right, "nonce", name, "its nonce is not the committed one")
+        self._require(right, "nonce", name, "its nonce differs from the committed one")
         self._new(self._nonces, name)
         self._nonces[name] = signed
 
@@ -147,16 +147,16 @@ class Collecting:
         self._expect(name, still=not self._prekeys_closed)
         right = prekey.slot == self.slot.digest() and prekey.request == self._opening
         right = right and prekey.naming == self._naming
-        self._require(right, "slot", name, "its prekey is of another slot")
+        self._require(right, "slot", name, "its prekey is for another slot")
         self._require(
             prekey.sealed == reply.sealed.digest()
             and list(reply.sealed.recipients) == self._near[name],
             "share",
             name,
-            "its sealed shares are not those that it signed for",
+            "its sealed shares differ from those that it signed for",
         )
         known = {other.key for _, other in self._prekeys.values()}
-        self._require(prekey.key not in known, "prekey", name, "another member has its key")
+        self._require(prekey.key not in known, "prekey", name, "another member has the same key")
         agree(bytes(31) + b"\x40", prekey.key, name)  # a point of low order would spoil the slot
         self._new(self._prekeys, name)
         self._prekeys[name] = (reply.prekey, prekey)
@@ -218,9 +218,9 @@ class Collecting:
         self._require(upload.manifest == self._hash, "manifest", name, "it has another manifest")
         flat = all(piece.dtype == np.dtype("<u4") and piece.ndim == 1 for piece in pieces)
         fits = flat and sum(piece.size for piece in pieces) == self._sum.size
-        self._require(fits, "vector", name, f"its vector is not {self._sum.size} words")
+        self._require(fits, "vector", name, f"its vector does not have {self._sum.size} words")
         self._require(
-            digest_of(*pieces) == upload.vector, "vector", name, "it signed for another vector"
+            digest_of(*pieces) == upload.vector, "vector", name, "it signed for a different vector"
         )
         self._new(self._uploads, name)
         self._uploads[name] = signed

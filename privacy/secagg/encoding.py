@@ -27,7 +27,7 @@ from ...errors import ProtocolError
 VERSION = 1
 
 _WRITTEN = "_written"
-"""Where a message keeps its encoding, once made."""
+"""Where a message keeps its encoding after the first use."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ Signature = Annotated[bytes, Size(64, 64)]
 Name = Annotated[str, Size(1, 256)]
 """A member's name in the roster."""
 Names = Annotated[tuple[Name, ...], Size(0, MOST_MEMBERS)]
-"""Names, ascending, none twice."""
+"""Names, ascending, without repetition."""
 
 
 class Encoded:
@@ -69,7 +69,7 @@ class Encoded:
         kind: Any = cls
         tag = _tag(kind)
         if reader.take(len(tag)) != tag:
-            raise reader.refuse(f"this is no {cls.__name__}")
+            raise reader.refuse(f"this is not a {cls.__name__}")
         found = _codec(kind).read(reader)
         if reader.left:
             raise reader.refuse(f"{cls.__name__} has {reader.left} bytes too many")
@@ -188,7 +188,7 @@ def _field(hint: Any) -> _Codec:
 def _int() -> _Codec:
     def write(value: Any, out: list[bytes]) -> None:
         if type(value) is not int or not 0 <= value < 2**64:
-            raise ValueError(f"{value!r} is no whole number below 2^64")
+            raise ValueError(f"{value!r} is not a whole number below 2^64")
         out.append(value.to_bytes(8, "big"))
 
     return _Codec(write, lambda reader: int.from_bytes(reader.take(8), "big"))
@@ -203,7 +203,7 @@ def _bool() -> _Codec:
     def read(reader: _Reader) -> bool:
         byte = reader.take(1)
         if byte not in (b"\0", b"\1"):
-            raise reader.refuse("a yes or no is neither")
+            raise reader.refuse("a truth value is neither 0 nor 1")
         return byte == b"\1"
 
     return _Codec(write, read)
@@ -212,7 +212,7 @@ def _bool() -> _Codec:
 def _float() -> _Codec:
     def write(value: Any, out: list[bytes]) -> None:
         if type(value) is not float or not math.isfinite(value):
-            raise ValueError(f"{value!r} is no finite number")
+            raise ValueError(f"{value!r} is not a finite number")
         out.append(struct.pack(">d", value))
 
     def read(reader: _Reader) -> float:
@@ -227,7 +227,7 @@ def _float() -> _Codec:
 def _bytes(size: Size) -> _Codec:
     def write(value: Any, out: list[bytes]) -> None:
         if type(value) is not bytes or not size.least <= len(value) <= size.most:
-            raise ValueError(f"bytes of another length than {size.least} to {size.most}")
+            raise ValueError(f"bytes of a length outside {size.least} to {size.most}")
         out.append(_prefixed(value))
 
     return _Codec(write, lambda reader: reader.sized(size))
@@ -238,7 +238,7 @@ def _str(size: Size) -> _Codec:
 
     def write(value: Any, out: list[bytes]) -> None:
         if type(value) is not str or not value.isprintable():
-            raise ValueError(f"{value!r} is no printable text")
+            raise ValueError(f"{value!r} is not a printable text")
         inner.write(value.encode(), out)
 
     def read(reader: _Reader) -> str:
@@ -256,7 +256,9 @@ def _str(size: Size) -> _Codec:
 def _tuple(entry: _Codec, size: Size) -> _Codec:
     def write(value: Any, out: list[bytes]) -> None:
         if type(value) is not tuple or not size.least <= len(value) <= size.most:
-            raise ValueError(f"a tuple of other than {size.least} to {size.most} entries")
+            raise ValueError(
+                f"a tuple with fewer than {size.least} or more than {size.most} entries"
+            )
         out.append(len(value).to_bytes(4, "big"))
         for each in value:
             entry.write(each, out)

@@ -55,13 +55,13 @@ class Contribution:
     """What one client adds to a sum."""
 
     update: Sequence[Floats32]
-    """Arrays of the update, in the model's order; none where only counts are summed."""
+    """Arrays of the update, in the model's order; empty if only counts are summed."""
     integers: Sequence[int]
     wides: Sequence[float]
     """Numbers from 0 to 2^48."""
     weight: int
     noise: UpdateNoise | None = None
-    """What clips the update's norm and hides it; None where entries alone are limited."""
+    """Clips the update's norm and adds noise; None if only entries are limited."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Total:
     words: Words
     """Of the update, uint32[parameters]: the sum on the grid. A mean beside it would be twice as large."""
     step: float
-    """What one on the grid is in the mean."""
+    """The value in the mean of one step of the grid."""
     integers: list[int]
     wides: list[float]
     weight: int
@@ -110,7 +110,7 @@ def encode(
     would tell the server of this client's own. Weighted by weight / weight_cap, so that no weight
     makes an entry larger.
     """
-    _require(0 < part.weight <= weight_cap, f"a weight of {part.weight} is beyond {weight_cap}")
+    _require(0 < part.weight <= weight_cap, f"a weight of {part.weight} is above {weight_cap}")
     _require(
         scale.members * weight_cap < 2**32, f"{scale.members} weights of {weight_cap} overflow"
     )
@@ -121,7 +121,7 @@ def encode(
     peak = largest_magnitude(part.update)
     factor = min(1.0, scale.clip / peak if peak else 1.0) * (part.weight / weight_cap)
     if part.noise:
-        _require(part.weight == weight_cap, "a noised update has a weight of its own")
+        _require(part.weight == weight_cap, "a noised update must not have a weight of its own")
         factor = part.noise.factor(l2_norm(list(part.update)), layout.parameters, scale)
     at = 0
     for array in part.update:
@@ -158,14 +158,18 @@ def decode(words: Words, layout: Layout, scale: Scale, weight_cap: int, members:
         raise ProtocolError(
             "sum",
             "the cohort",
-            "the check word or the member count of the opened sum is wrong: one of them used "
+            "the check word or the member count of the opened sum is wrong: a member used "
             "another manifest or sent a malformed vector",
         )
     weight = int(words[-3])
     if weight < members:
-        raise ProtocolError("sum", "the cohort", f"{members} members weigh only {weight}")
+        raise ProtocolError(
+            "sum", "the cohort", f"{members} members have a total weight of only {weight}"
+        )
     if weight > members * weight_cap:
-        raise _impossible(f"{members} members weigh {weight}", members * weight_cap)
+        raise _impossible(
+            f"{members} members have a total weight of {weight}", members * weight_cap
+        )
     largest, most = (
         _largest(words[: layout.parameters]),
         scale.farthest(weight, weight_cap, members),
@@ -198,8 +202,8 @@ def _impossible(found: str, most: int) -> ProtocolError:
     return ProtocolError(
         "sum",
         "the cohort",
-        f"in the opened sum {found}, and its members can reach at most {most}: one of them sent words "
-        "that are no update's",
+        f"in the opened sum {found}, but its members can reach at most {most}: one of them sent words "
+        "that are not those of an update",
     )
 
 

@@ -40,7 +40,7 @@ class _Sealed(Encoded):
 
     sequence: int
     slot: int
-    """The highest slot ever entered: readable also where the state no longer is."""
+    """The highest slot ever entered: readable even if the state is not."""
     before: Digest
     salt: Digest
     """Random; makes the sealing key one of this file only."""
@@ -55,7 +55,7 @@ class _Witness(Encoded):
     slot: int
     journal: Digest
     keys: Annotated[tuple[Digest, ...], Size(2, 2)]
-    """The same one twice, but while the key is changed: a witness is always of one length."""
+    """The same key twice, except while it is changed: a witness always has the same length."""
 
 
 class Journal:
@@ -73,9 +73,9 @@ class Journal:
         self._witness = (witness or folder) / "witness"
         self._placed = False
         self._stored: tuple[bytes | None, ...] = ()
-        """The files as they are: both journals, and the witness."""
+        """The files on disk: both journals, and the witness."""
         self._known: tuple[tuple[bytes | None, ...], Turn] | None = None
-        """The files as this process wrote them last, and what is in them."""
+        """The files as this process last wrote them, and their content."""
         for path in {folder, self._witness.parent}:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -107,7 +107,7 @@ class Journal:
         try:
             if not stored or witness is None:
                 missing = "journal's witness" if stored else "journal"
-                raise ProtocolError("journal", "this client", f"the {missing} is gone")
+                raise ProtocolError("journal", "this client", f"the {missing} is missing")
             return self._matched(stored, witness)
         except ProtocolError as error:
             logging.getLogger(__name__).error(
@@ -183,7 +183,7 @@ class Turn:
     digest: bytes
     key: bytes
     ahead: bool = False
-    """Whether the witness is still that of the journal before."""
+    """Whether the witness is still that of the previous journal."""
 
     def store(self, state: State, vector: Words | None = None) -> None:
         """Write the new state (and the masked vector before it) through to the disk."""

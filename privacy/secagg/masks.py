@@ -15,7 +15,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 Words = npt.NDArray[np.uint32]
-"""A vector of uint32, little-endian where it travels."""
+"""A vector of uint32, little-endian in messages."""
 
 KEY_BYTES = 16
 _BLOCK = 16  # bytes of an AES block: four words

@@ -97,7 +97,7 @@ class Member(Checks):
         slot = CommitRequest.from_bytes(request).slot
         entered = self._enter(state, slot)
         if not self._needs_circle(slot):
-            raise self._refuse("phase", "a cohort of this size orders no circle")
+            raise self._refuse("phase", "a cohort of this size has no circle to order")
         nonce = self._entropy(32)
         body = Commit(self.name, slot.digest(), hashlib.sha256(nonce).digest())
         reply = Signed.by(self.identity, body).to_bytes()
@@ -108,12 +108,12 @@ class Member(Checks):
         asked = NonceRequest.from_bytes(request)
         slot = self._in_phase(state, COMMITTED)
         if asked.slot != slot.digest():
-            raise self._refuse("slot", "the commitments are of another slot")
+            raise self._refuse("slot", "the commitments are for another slot")
         commits = self._from_all(asked.commits, Commit, slot.cohort)
         if any(commit.slot != asked.slot for commit in commits):
-            raise self._refuse("slot", "a commitment is of another slot")
+            raise self._refuse("slot", "a commitment is for another slot")
         if dict(zip(slot.cohort, commits, strict=True))[self.name].nonce != sha(state.nonce):
-            raise self._refuse("nonce", "the own commitment was exchanged")
+            raise self._refuse("nonce", "this member's own commitment was replaced")
         reply = Signed.by(self.identity, Nonce(self.name, asked.digest(), state.nonce)).to_bytes()
         return _with_reply(replace(state, phase=NONCE, commits=(asked,)), request, reply)
 
@@ -123,12 +123,12 @@ class Member(Checks):
         slot = asked.slot
         if self._needs_circle(slot):
             if self._in_phase(state, NONCE) != slot:
-                raise self._refuse("slot", "the nonces are of another slot")
+                raise self._refuse("slot", "the nonces are for another slot")
             self._check_nonces(state, asked)
         else:
             state = self._enter(state, slot)
             if asked.nonces:
-                raise self._refuse("nonce", "a cohort of this size orders no circle")
+                raise self._refuse("nonce", "a cohort of this size has no circle to order")
         state = with_naming(state, asked)
         numbers = self._thresholds(slot)
         near = neighbours(slot.cohort, numbers.degree, circle_seed(asked, numbers))[self.name]
@@ -241,7 +241,7 @@ class Member(Checks):
         self._in_phase(state, UPLOADED)
         manifest = state.manifest[0]
         if asked.manifest != manifest.digest():
-            raise self._refuse("manifest", "the uploads are of another manifest")
+            raise self._refuse("manifest", "the uploads are for another manifest")
         names = self._survivors(state, asked.uploads)
         survivors = Survivors(asked.manifest, names)
         kept = tuple(
@@ -289,13 +289,19 @@ class Member(Checks):
     def _enter(self, state: State, slot: Slot) -> State:
         """Leave the slot before for good, secrets and all."""
         if slot.run != state.run:
-            raise self._refuse("run", f"slot of run {slot.run!r}, this is {state.run!r}")
+            raise self._refuse(
+                "run", f"the slot is for run {slot.run!r}, but this is run {state.run!r}"
+            )
         if slot.number <= state.number:
             raise self._refuse(
-                "slot", f"slot {slot.number} is not after {state.number}, which was entered"
+                "slot",
+                f"slot {slot.number} is not after slot {state.number}, which this member "
+                "has already entered",
             )
         if slot.roster != self.roster.hash:
-            raise self._refuse("roster", "the slot is of another roster than the one held here")
+            raise self._refuse(
+                "roster", "the slot is for another roster than the one that this member has"
+            )
         if self.name not in slot.cohort:
             raise self._refuse("cohort", "this member is not in it")
         for name in slot.cohort:

@@ -64,7 +64,7 @@ class Signed(Encoded):
         """The body, if the member that it names signed it (and is the `expected` one)."""
         body = kind.from_bytes(self.body, expected or "a member")
         if expected is not None and body.sender != expected:
-            raise ProtocolError("sender", expected, f"sent a message of {body.sender}")
+            raise ProtocolError("sender", expected, f"sent a message from {body.sender}")
         if not verify(roster.identity(body.sender).signing, self.signature, self.body):
             raise ProtocolError(
                 "signature", body.sender, f"its {kind.__name__} is not signed by its roster key"
@@ -91,7 +91,7 @@ class Slot(Encoded):
     def __post_init__(self) -> None:
         ascending(self.cohort, "the cohort's names")
         if not 1 <= self.number < 2**53:
-            raise ValueError(f"{self.number} is no number of a slot")
+            raise ValueError(f"{self.number} is not the number of a slot")
 
 
 SignedList = Annotated[tuple[Signed, ...], Size(0, MOST_MEMBERS)]
@@ -133,7 +133,7 @@ class Naming(Encoded):
     slot: Digest
     """Of the sum."""
     groups: Digest
-    """Of who is in which group (``repeats.digest_of_groups``)."""
+    """Digest of the partition into groups (``repeats.digest_of_groups``)."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Manifest(Encoded):
         if len(self.members) != len(self.prekeys):
             raise ValueError("there is not one prekey for each member")
         if not set(self.members) <= set(self.slot.cohort):
-            raise ValueError("a member is not of the cohort")
+            raise ValueError("a member is not in the cohort")
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class RevealedShare(Encoded):
 
     def __post_init__(self) -> None:
         if self.kind not in (OF_SEED, OF_KEY):
-            raise ValueError(f"{self.kind} is no kind of share")
+            raise ValueError(f"{self.kind} is not a kind of share")
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from functools import lru_cache
 from .roster import Limits
 
 COMPLETE = 100
-"""Largest cohort in which everybody is everybody's neighbour."""
+"""Largest cohort in which all members are neighbours of each other."""
 
 _INSECURE = 2.0**-40
-"""Chance that a random graph of neighbours is one that colluders can use."""
+"""Probability that colluders can exploit a random graph of neighbours."""
 _ABANDONED = 2.0**-20
-"""Chance that a slot is lost although no more members dropped out than ``_DROPOUT``."""
+"""Probability that a slot is lost although at most ``_DROPOUT`` of the members dropped out."""
 _DROPOUT = 0.1
 
 
@@ -42,9 +42,9 @@ class Thresholds:
     degree: int
     """k: neighbours of each member."""
     shares: int
-    """Fewest shares that give back a secret, of the degree + 1 that exist."""
+    """The fewest shares that reconstruct a secret, of the degree + 1 that exist."""
     stretch: int
-    """Fewest survivors among any degree / 2 that follow each other on the circle; 0 if complete."""
+    """The fewest survivors among any degree / 2 consecutive members on the circle; 0 if complete."""
 
     @property
     def circle(self) -> bool:

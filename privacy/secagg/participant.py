@@ -65,7 +65,7 @@ class Participant:
             vector = self._journal.vector(turn.state.vector or turn.state.revealed)
             if vector is None:
                 raise ProtocolError(
-                    "vector", SERVER, "this slot's vector was sent before and is no longer here"
+                    "vector", SERVER, "this slot's vector was sent before and is no longer stored"
                 )
             return known, vector
 
@@ -118,5 +118,5 @@ class Participant:
         """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""
         data = self._journal.vector_bytes()
         if data is None:
-            raise ProtocolError("vector", "this client", "the masked vector is gone from the disk")
+            raise ProtocolError("vector", "this client", "the masked vector is missing on disk")
         return data

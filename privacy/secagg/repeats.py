@@ -62,12 +62,12 @@ def check_repeat(
 ) -> None:
     """Refuse (``ProtocolError``, rule "repeat") to mask the kept content of `what` in this slot."""
     if not state.kept or state.kept[0].what != what:
-        raise _refuse("nothing is kept of what this request asks for")
+        raise _refuse("this member has kept nothing of what this request asks for")
     if state.kept[0].named:
-        raise _refuse("it was masked to name a group, and is in no sum after that")
+        raise _refuse("it was masked to name a group, so it may not enter another sum")
     earlier = state.kept[0].slots
     if len(earlier) >= MOST_REPEATS:
-        raise _refuse(f"the same was masked in {len(earlier)} slots, and is in no more")
+        raise _refuse(f"the same content was masked in {len(earlier)} slots, which is the most")
     if earlier:
         stated = _statements(name, roster, state, asked)
         for slot in earlier:
@@ -82,7 +82,7 @@ def with_naming(state: State, asked: PrekeyRequest) -> State:
     if not asked.naming:
         return state
     if not state.kept or not state.kept[0].slots:
-        raise _refuse("nothing was summed that groups could be made of")
+        raise _refuse("no sum was opened that groups could be made of")
     kept, [naming] = state.kept[0], asked.naming
     if kept.naming not in ((), asked.naming):
         raise _refuse("this member signed for other groups before")
@@ -109,19 +109,19 @@ def check_naming(
     beside it.
     """
     if not state.kept or state.kept[0].what != what or not state.kept[0].slots:
-        raise _refuse("nothing was summed of what this request asks for")
+        raise _refuse("nothing of what this request asks for was in a sum")
     kept, slot, limits = state.kept[0], asked.manifest.slot, roster.limits
     earlier, consortium = kept.slots[-1], len(roster.members)
     if kept.named:
         raise _refuse("it was masked to name a group before")
     if not limits.confirm or earlier.roster != slot.roster:
-        raise _refuse("a group is named under one roster, and where survivors are confirmed")
+        raise _refuse("a group is named under the same roster, and only with confirmed survivors")
     everybody = sorted(each for group in groups for each in group)
     if not kept.summed or everybody != list(kept.summed):
-        raise _refuse("the groups are not made of the members of the sum, each in one of them")
+        raise _refuse("the groups do not divide the members of the sum, each into one group")
     least = smallest_sum(consortium, limits)
     if len(groups) < 2 or min(map(len, groups)) < least:
-        raise _refuse(f"there are not two groups or more, each of at least {least} members")
+        raise _refuse(f"there must be two groups or more, each with at least {least} members")
     if list(slot.cohort) not in [sorted(group) for group in groups]:
         raise _refuse("the cohort is not one of the groups")
     naming = Naming(earlier.digest(), digest_of_groups(groups))
@@ -135,8 +135,8 @@ def check_naming(
     numbers = thresholds(len(earlier.cohort), limits.colluders, limits.confirm, consortium)
     if len(signed) < numbers.quorum:
         raise _refuse(
-            f"{len(signed)} members signed for these groups; {numbers.quorum} are needed, or there "
-            "could be others"
+            f"{len(signed)} members signed for these groups, but {numbers.quorum} are needed, so "
+            "that no other groups can exist"
         )
 
 
@@ -158,11 +158,13 @@ def _check_closed(
         raise _refuse("it was masked under another roster")
     strangers = set(present.cohort) - set(earlier.cohort)
     if strangers:
-        raise _refuse(f"{min(strangers)} was not in slot {earlier.number}, where it was masked")
+        raise _refuse(
+            f"{min(strangers)} was not in slot {earlier.number}, in which this content was masked"
+        )
     limits, consortium = roster.limits, len(roster.members)
     numbers = thresholds(len(earlier.cohort), limits.colluders, limits.confirm, consortium)
     if numbers.circle and not limits.confirm:
-        raise _refuse("where nobody confirms, a large cohort's sum can be opened late")
+        raise _refuse("without confirmations a large cohort's sum can be opened late")
     count = sum(
         (stated[name].confirming if numbers.circle else stated[name].revealing) <= earlier.number
         for name in earlier.cohort
@@ -172,8 +174,8 @@ def _check_closed(
     if count < needed:
         did = "confirmed" if numbers.circle else "revealed"
         raise _refuse(
-            f"{count} members state that they {did} nothing in slot {earlier.number}; {needed} are "
-            "needed, or its sum could still be opened"
+            f"{count} members state that they {did} nothing in slot {earlier.number}; but {needed} "
+            "are needed, so that its sum can no longer be opened"
         )
 
 
@@ -191,7 +193,7 @@ def _statements(
         prekey = signed.open(Prekey, roster)
         digest = hashlib.sha256(signed.body).digest()
         if prekey.slot != slot or digests.get(prekey.sender) != digest:
-            raise ProtocolError("repeat", prekey.sender, "its statement is of another slot")
+            raise ProtocolError("repeat", prekey.sender, "its statement is for another slot")
         found[prekey.sender] = _Silence(prekey.unrevealed, prekey.unconfirmed)
     return found
 

@@ -13,16 +13,16 @@ from .keys import Identity, PublicIdentity, verify
 from .signed import FOREVER, Seal, Signed, Statement, check_time
 
 FLOOR = 3
-"""No sum of fewer members is ever opened: of two, each knows the other's part."""
+"""No sum of fewer members is ever opened: in a sum of two, each knows the other's part."""
 
 ROSTER, CUT, DELEGATION = "roster", "cut", "delegation"
 """Purposes of statements."""
 
 STRIDE = 1000
-"""Epochs that a consortium leaves to cuts, where its keys lie apart from its server."""
+"""Epochs that a consortium reserves for cuts, if its keys are kept apart from its server."""
 
 MOST_CLIP = 1024.0
-"""No entry of an update is larger; a sane one is thousands of times smaller."""
+"""No entry of an update is larger; a usual one is thousands of times smaller."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Limits(Encoded):
 
     def __post_init__(self) -> None:
         if self.minimum < FLOOR:
-            raise ValueError(f"a sum of {self.minimum} is less than the floor of {FLOOR} members")
+            raise ValueError(f"a sum of {self.minimum} members is below the minimum of {FLOOR}")
         if not 0 <= self.colluders < 1 / 2:
             raise ValueError(f"a share of {self.colluders} colluders is not in [0, 1/2)")
         if not self.clip > 0:
@@ -96,10 +96,10 @@ class Changes:
 
     joins: tuple[Entry, ...]
     rekeyed: tuple[Entry, ...]
-    """Members with other keys than before."""
+    """Members whose keys changed."""
     leaves: tuple[str, ...]
     rules: tuple[str, ...]
-    """Limits that are others, each with its value and the one of before."""
+    """Changed limits, each with its new and its old value."""
 
     @classmethod
     def between(cls, before: Roster | None, after: Roster) -> Changes:
@@ -239,7 +239,7 @@ class SignedRoster(Encoded):
         statements = [self.roster.said, *(cutting.delegation.said for cutting in self.cuts)]
         for said in statements:
             if why := check_time(said, now):
-                raise _refused(f"the roster does not hold: {why}")
+                raise _refused(f"the roster is not valid: {why}")
 
 
 def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -> Roster:
@@ -268,7 +268,7 @@ def open_roster(data: bytes, consortium: bytes, current: Roster | None = None) -
     if roster.epoch <= current.epoch:
         raise _refused(f"epoch {roster.epoch} is not after {current.epoch}")
     if roster.limits != current.limits or not set(roster.members) <= set(current.members):
-        raise _refused("a server without the consortium's key may take members off, and no more")
+        raise _refused("a server without the consortium's key may only remove members")
     return roster
 
 
@@ -291,10 +291,10 @@ def _check_follows(roster: Roster, signed: SignedRoster, current: Roster) -> Non
     if roster.epoch <= current.epoch:
         raise _refused(f"epoch {roster.epoch} is not after {current.epoch}")
     if roster.epoch == current.epoch + 1 and roster.previous != current.hash:
-        raise _refused("the roster does not follow the one known")
+        raise _refused("the roster does not follow the known one")
     given, needed = len(signed.approvers(current)), approvals_needed(current)
     if given < needed:
-        raise _refused(f"{given} of the members before have approved it, {needed} are needed")
+        raise _refused(f"{given} of the previous members have approved it, but {needed} are needed")
 
 
 def approvals_needed(current: Roster | None) -> int:
@@ -313,7 +313,7 @@ def _shrunk(whole: Roster, cutting: Cutting, consortium: bytes) -> Roster:
     block = next_epoch(whole.epoch, apart=True)
     known = set(whole.by_name)
     if cut.base != whole.hash or not set(cut.removed) <= known or not cut.removed:
-        raise _refused("its cut is of another roster")
+        raise _refused("its cut is for another roster")
     if not whole.epoch < cut.epoch < block:
         raise _refused(
             f"its cut has the epoch {cut.epoch}, not one between {whole.epoch} and {block}"

@@ -35,7 +35,7 @@ class Statement(Encoded):
 
     purpose: Annotated[str, Size(1, 64)]
     counter: int
-    """The signer's own, in all that it signs: a later statement has a higher one."""
+    """A number that the signer counts up: a later statement has a higher one."""
     issued: int
     expires: int
     body: Annotated[bytes, Size(0, 2**24)]
@@ -115,7 +115,7 @@ def check_time(said: Statement, now: float) -> str:
     if now > said.expires:
         return f"it ended on {day(said.expires)}"
     if said.issued > now + DRIFT:
-        return f"it was signed on {day(said.issued)}, which is yet to come: compare the clocks"
+        return f"it was signed on {day(said.issued)}, which is in the future: compare the clocks"
     return ""
 
 
@@ -127,4 +127,4 @@ def day(seconds: float) -> str:
             return f"{moment:%Y-%m-%d %H:%M} UTC"
         return moment.date().isoformat()
     except (OverflowError, ValueError, OSError):
-        return "a day far off"
+        return "a day far away"

@@ -11,7 +11,7 @@ from .messages import Manifest, Naming, NonceRequest, PrekeyRequest, Run, Share,
 
 IDLE, COMMITTED, NONCE, PREKEY, UPLOADED, CONFIRMED, REVEALED = range(7)
 MOST_REPEATS = 8
-"""Slots in which one content is masked at most."""
+"""At most this many slots may mask one content."""
 PHASES = ("idle", "committed", "nonce given", "prekey sent", "uploaded", "confirmed", "revealed")
 
 
@@ -47,7 +47,7 @@ class Kept(Encoded):
     slots: Annotated[tuple[Slot, ...], Size(0, MOST_REPEATS)] = ()
     """Every slot in which it was masked."""
     summed: Names = ()
-    """The survivors that this member confirmed in the last of them: of whom its sum may be open."""
+    """The survivors that this member confirmed in the last of them: their sum may be open."""
     naming: Annotated[tuple[Naming, ...], Size(0, 1)] = ()
     """The partition that this member signed for, the only one for this content."""
     named: bool = False
@@ -62,7 +62,7 @@ class State(Encoded):
     run: Run
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
     floor: int = 0
-    """A slot number known to have been used where the state itself was lost."""
+    """A slot number that is known to be used, if the state itself was lost."""
     phase: int = IDLE
     nonce: Annotated[bytes, Size(0, 32)] = b""
     commits: Annotated[tuple[NonceRequest, ...], Size(0, 1)] = ()
@@ -72,18 +72,18 @@ class State(Encoded):
     secrets: Annotated[tuple[Secrets, ...], Size(0, 1)] = ()
     manifest: Annotated[tuple[Manifest, ...], Size(0, 1)] = ()
     keys: Annotated[tuple[Point, ...], Size(0, MOST_MEMBERS)] = ()
-    """Public keys of the neighbours that sent a prekey, ascending by their names."""
+    """Public keys of the neighbours that sent a prekey, ascending by name."""
     vector: Annotated[bytes, Size(0, 32)] = b""
     """Digest of the masked vector that was uploaded."""
     survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
     replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
     before: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
     """Replies of the slot that was revealed as this one was entered, until the next upload: a server
-    that died then asks the very same again."""
+    that died asks the same again."""
     revealed: Annotated[bytes, Size(0, 32)] = b""
     """Digest of that slot's masked vector."""
     unrevealed: int = 0
-    """In no slot from this number on did this member reveal anything; 0 where it does not know."""
+    """From this slot number on this member has not revealed anything; 0 if it does not know."""
     unconfirmed: int = 0
     """The same of confirming."""
     kept: Annotated[tuple[Kept, ...], Size(0, 1)] = ()

@@ -180,4 +180,4 @@ def test_a_run_never_lasts_0_days(hours, words):
 def test_an_end_that_is_near_is_said_to_the_minute():
     assert day(time.time() + 3600).endswith(" UTC")
     assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", day(time.time() + 3 * DAY))
-    assert day(2**62) == "a day far off"
+    assert day(2**62) == "a day far away"

@@ -60,7 +60,7 @@ def test_an_update_is_kept_and_repeated_with_all_that_its_strategy_adds(
     ("accepted", "told", "words"),
     [
         ([], {}, r'jobs\.strategies = \["my_twice:Twice"\]'),
-        (["my_twice:Twice"], {LOCAL_HALF: "os:system"}, "not of the job's"),
+        (["my_twice:Twice"], {LOCAL_HALF: "os:system"}, "not for that of the job's"),
     ],
 )
 def test_a_local_half_that_its_owner_did_not_name_is_refused_and_charged_nothing(

@@ -126,7 +126,7 @@ def test_a_second_server_for_the_same_consortium_ends_with_a_sentence(calm):
     calm.said("server", "serves on port")
     status, said = outcome(calm.command("server"))
     assert status != 0
-    assert "Another server runs" in said
+    assert "Another server already runs" in said
 
 
 def test_a_port_in_use_is_named_with_a_way_out(calm):

@@ -19,7 +19,7 @@ def test_a_member_is_removed_in_a_run_the_server_restarts_and_the_member_comes_b
     deployment.round(run, 1)
     told = deployment.umbel("consortium", "remove", folder, GONE, "--yes")
     assert f"{run} (round" in told
-    assert "goes on without it, under a new roster" in told
+    assert "continues without it, under a new roster" in told
     deployment.kill("server")
     deployment.start()
     result = deployment.finished(run)

@@ -406,7 +406,7 @@ def test_adapter_targets_that_fit_nothing_are_refused(job_of):
         "bert",
         model={**_with_size(job_of, "bert", {"adapter": "lora"}), "lora": {"target": ["nowhere"]}},
     )
-    with pytest.raises(ModelError, match=r"model\.lora\.target fits no module"):
+    with pytest.raises(ModelError, match=r"model\.lora\.target matches no module"):
         load_learner(job, 2)
 
 

@@ -143,7 +143,7 @@ def test_where_each_text_goes_alone_nothing_is_rounded_by_its_company(loaded, ex
     rate = 1e4
     learner, task = loaded("lora", microbatch=1, learning_rate=rate)
     arrays = coupling(learner, MOST_WEIGHT)
-    with pytest.raises(ModelError, match=r"training\.microbatch = 1 with model\.padding"):
+    with pytest.raises(ModelError, match=r"training\.microbatch = 1 and model\.padding"):
         ReceivedWeights(learner, task).check(arrays)
     alone = replace(learner, job=learner.job.padded())
     ReceivedWeights(alone, task).check(arrays)

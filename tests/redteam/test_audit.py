@@ -158,7 +158,7 @@ def test_data_that_changed_is_refused(run, tmp_path):
     with open(old, encoding="utf-8") as file:
         shorter.write_text("".join(file.readlines()[:-3]), encoding="utf-8")
     (run / "job.toml").write_text(job.replace(old, str(shorter)))
-    with pytest.raises(DataError, match="not what it was"):
+    with pytest.raises(DataError, match="has changed since"):
         audit_run(run)
 
 

@@ -30,7 +30,11 @@ def test_of_a_table_the_column_is_tried_and_not_its_lines(tmp_path, delimiter):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\n \n", "no text to try"), (b"gr\xc3\xbcn\ngr\xfcn", "not UTF-8"), (b"PK\x03\x04", "zip")],
+    [
+        (b"\n \n", "no text to classify or continue"),
+        (b"gr\xc3\xbcn\ngr\xfcn", "not UTF-8"),
+        (b"PK\x03\x04", "zip"),
+    ],
 )
 def test_what_holds_no_texts_is_refused(tmp_path, content, said):
     (tmp_path / "texts.txt").write_bytes(content)

@@ -48,7 +48,7 @@ def test_the_run_ends_with_its_last_model_and_nothing_more_is_charged(
     assert {code for *_, code in codes} == {OUT_OF_RANGE}
     assert {(round_, kind) for round_, kind, _ in codes} == {(2, TRAIN)}
     (ended,) = (e for e in run.folder.read_events() if e["event"] == "ended")
-    assert "rounding would let a record change what others add" in ended["reason"]
+    assert "rounding would let a record change the contribution of others" in ended["reason"]
     # A test of the first model rode on the first round, as planned; then there is nothing.
     assert {what for spent in charged(run, tmp_path / "run").values() for what in spent} <= {
         "1",

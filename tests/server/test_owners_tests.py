@@ -107,7 +107,7 @@ def test_an_owner_who_is_shown_another_model_than_the_rest_takes_no_part(start_r
     evaluate(run)
     told = [e["failed"] for e in run.folder.read_events() if e["event"] == "evaluation"]
     assert set(shown) == {shown[0]}
-    assert all("of another model, round or job" in failed[shown[0]] for failed in told)
+    assert all("for another model, round or job" in failed[shown[0]] for failed in told)
 
 
 def test_an_exact_count_is_told_once(start_run, job):

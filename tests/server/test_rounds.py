@@ -316,7 +316,7 @@ POISONS = {
         ],
         "metric record",
     ),
-    "unforeseen": (_unforeseen, "in a form that nobody foresaw"),
+    "unforeseen": (_unforeseen, "in an unexpected form"),
 }
 
 
@@ -459,7 +459,7 @@ def test_bad_counts_beside_an_update_make_the_whole_reply_a_failure(kind, start_
 
 def test_a_run_whose_model_nobody_could_test_says_so(start_run, quick):
     run = start_run(quick(training={"rounds": 1}), instead(only(EVALUATE), broken))
-    with pytest.raises(RoundFailed, match="No client could test"):
+    with pytest.raises(RoundFailed, match="No client was able to test"):
         run_rounds(run)
     assert load_latest(run.checkpoints, {n: a.shape for n, a in run.arrays.items()}).round == 1
 

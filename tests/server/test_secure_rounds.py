@@ -312,7 +312,9 @@ def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quic
 
     monkeypatch.setattr(work, "train", diverge)
     run = start_run(quick())
-    with pytest.raises(RoundFailed, match="no client could train or test the model") as caught:
+    with pytest.raises(
+        RoundFailed, match="no client was able to train or test the model"
+    ) as caught:
         run_rounds(run)
     assert "12.5" not in str(caught.value)
     assert run.grid.asked(TRAIN) == dict.fromkeys(EVERYBODY, 1)  # and not again

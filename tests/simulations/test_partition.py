@@ -211,7 +211,7 @@ def test_a_column_name_may_hold_a_colon() -> None:
 
 
 def test_the_number_of_natural_clients_is_not_given_twice() -> None:
-    with pytest.raises(JobError, match="Leave one of them out"):
+    with pytest.raises(JobError, match="Remove one of them"):
         share_out(make_corpus(20, clients=["a", "b"] * 10), "column:site", 2)
 
 

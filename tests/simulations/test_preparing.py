@@ -120,12 +120,12 @@ def test_what_was_done_to_the_file_stands_in_result_and_page(head_job, tmp_path)
     assert result["data"]["dropped"] == {
         "empty text": 1,
         "no label": 1,
-        "a text that is held out too": 9,
+        "the same text as a held-out record": 9,
     }
     page = write_page(folder.path, []).read_text()
     for line in (
         "rows.csv: columns separated by semicolons",
-        "9 with a text that is held out too",
+        "9 with the same text as a held-out record",
         "classes without a held-out record: 1, such as",
     ):
         assert line in page
@@ -136,7 +136,7 @@ def test_what_was_done_to_the_file_stands_in_result_and_page(head_job, tmp_path)
 def test_where_nothing_is_held_out_a_sentence_says_so(head_job, tmp_path):
     job = head_job(data={"test_fraction": 0.0}, training={"rounds": 1}, privacy={"unit": "none"})
     folder = simulate(job, Options(tmp_path / "run", 1))
-    said = "no record is held out: give data.test_path"
+    said = "no record is held out: set data.test_path"
     assert said in shown(RunRecord.read(folder.path))
     assert said in write_page(folder.path, []).read_text()
 

@@ -77,8 +77,8 @@ UPDATE = Channel("update", SHAPES)
         ([Channel("more", SHAPES), UPDATE], "first channel is not the update"),
         ([Channel("update", {"a.weight": (2, 3)})], "first channel is not the update"),
         ([Channel("update", SHAPES, 2.0)], "first channel is not the update"),
-        ([UPDATE, UPDATE], "have one name"),
-        ([UPDATE, Channel("c", SHAPES), Channel("c", {})], "have one name"),
+        ([UPDATE, UPDATE], "have the same name"),
+        ([UPDATE, Channel("c", SHAPES), Channel("c", {})], "have the same name"),
     ],
 )
 def test_channels_that_no_sum_can_hold_are_refused(declared, words):
@@ -93,7 +93,7 @@ def test_a_channel_that_nobody_fills_is_refused():
 
 def test_a_tensor_of_the_model_that_is_named_like_one_of_a_channel_is_refused():
     shapes = {"c/a": (1,), "a": (1,)}
-    with pytest.raises(ValueError, match="has the name of one of the model"):
+    with pytest.raises(ValueError, match="has the same name as a tensor of the model"):
         checked_channels(rule(Channel("update", shapes), Channel("c", {"a": (1,)})), shapes)
 
 
@@ -162,9 +162,9 @@ def test_a_local_half_travels_to_the_process_that_holds_the_records(agreement, s
 
 
 def test_a_server_asks_for_the_jobs_own_strategy_and_no_other(agreement):
-    with pytest.raises(MessageError, match="not of the job's"):
+    with pytest.raises(MessageError, match="not for that of the job's"):
         local_half(agreement, {}, "os:system", ["os:system", OWN])
-    with pytest.raises(MessageError, match="not of the job's"):
+    with pytest.raises(MessageError, match="not for that of the job's"):
         local_half(StrategySpec(name="fedavg"), {}, OWN, [OWN])
 
 

@@ -78,13 +78,13 @@ def test_a_text_that_is_held_out_is_not_trained_on(found, federation_of_rows, tm
     test = tmp_path / "test.csv"
     test.write_text("text,label\n good 1 ,yes\nbad 2,no\nanother,no\n")
     federation = federation_of_rows(ROWS, test_path=str(test))
-    assert federation.dropped == {"a text that is held out too": 2}
+    assert federation.dropped == {"the same text as a held-out record": 2}
     trained = np.concatenate([share.train for share in federation.shares])
     assert len(trained) == len(ROWS) - 2
-    assert "2 with a text that is held out too" in holdings_lines(federation.holdings())[0]
+    assert "2 with the same text as a held-out record" in holdings_lines(federation.holdings())[0]
     grouped = [(f"text {n // 4}", ("yes", "no")[n // 4 % 2], f"p{n}") for n in range(80)]
     federation = federation_of_rows(grouped, group_column="patient")
-    assert federation.dropped["a text that is held out too"] > 0
+    assert federation.dropped["the same text as a held-out record"] > 0
     path = tmp_path / "rows.jsonl"
     with pytest.raises(DataError, match="Every training text is held out too"):
         federation_of_rows(ROWS, test_path=str(path))

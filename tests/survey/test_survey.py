@@ -106,7 +106,7 @@ FAULTS = {
     ),
     "one class nearly alone": (
         lambda rows: _change(rows, "label", lambda n, r: "b" if n % 30 == 0 else "a"),
-        "accuracy says little",
+        "accuracy means little",
     ),
 }
 

@@ -267,7 +267,7 @@ def test_names_out_of_order_or_twice_are_refused_where_a_set_is_meant(names):
         (Reveal("me", bytes(32), bytes(32), (), right), "unreadable"),
     ]:
         values = {each.name: getattr(message, each.name) for each in fields(message)}
-        with pytest.raises(ValueError, match=r"ascending|not of the cohort"):
+        with pytest.raises(ValueError, match=r"ascending|not in the cohort"):
             type(message)(**{**values, field: names})
         forged = written_without_checks(message, field, names)
         refused(type(message), forged)
@@ -282,11 +282,11 @@ def written_without_checks(message: Encoded, field: str, value: object) -> bytes
 
 def test_what_a_class_refuses_is_refused_from_bytes_too():
     share = RevealedShare("a", 1, bytes(32))
-    refused(RevealedShare, written_without_checks(share, "kind", 3), "no kind of share")
-    refused(RevealedShare, written_without_checks(share, "kind", 0), "no kind of share")
+    refused(RevealedShare, written_without_checks(share, "kind", 3), "not a kind of share")
+    refused(RevealedShare, written_without_checks(share, "kind", 0), "not a kind of share")
     slot = Slot("run", 1, bytes(32), ("a",))
-    refused(Slot, written_without_checks(slot, "number", 0), "no number of a slot")
-    refused(Slot, written_without_checks(slot, "number", 2**53), "no number of a slot")
+    refused(Slot, written_without_checks(slot, "number", 0), "not the number of a slot")
+    refused(Slot, written_without_checks(slot, "number", 2**53), "not the number of a slot")
     sealed = SealedShares(("a",), (bytes(112),))
     refused(SealedShares, written_without_checks(sealed, "shares", ()), "not one share")
     reveal = Reveal("me", bytes(32), bytes(32), (), ())
@@ -315,7 +315,7 @@ def test_what_a_class_refuses_is_refused_from_bytes_too():
         (),
     )
     object.__setattr__(manifest, "prekeys", (bytes(32),))
-    refused(Manifest, written_without_checks(manifest, "members", ("b",)), "not of the cohort")
+    refused(Manifest, written_without_checks(manifest, "members", ("b",)), "not in the cohort")
 
 
 def test_the_peer_that_sent_the_bytes_is_named():
