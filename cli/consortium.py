@@ -327,9 +327,9 @@ def _pending(consortium: Consortium) -> bool:
     after = consortium.pending.whole.by_name
     joins = [name for name in after if after[name] != before.get(name)]
     leaves = [name for name in before if before[name] != after.get(name)]
-    for what, names in (("in", joins), ("out", leaves)):
+    for what, names in (("To admit", joins), ("To remove", leaves)):
         if names:
-            say(f"To take {what}: {', '.join(names)}")
+            say(f"{what}: {', '.join(names)}")
     say(f"The change waits until {needed} members have approved it:")
     say(
         f"  umbel sign roster {typed(consortium.path)} --out roster.signed (here; send it to each of them)"

@@ -287,7 +287,7 @@ def write_policy_template(path: Path) -> None:
 
 
 def _template() -> Iterator[str]:
-    yield "# What this owner's agent refuses, whatever a job says. Read again when the agent starts."
+    yield "# What this owner's agent refuses, whatever a job says. The agent reads this file when it starts."
     for name, rules in Policy():
         yield from ("", f"[{name}]", f"# {rules.__doc__}")
         for key, field in type(rules).model_fields.items():

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 DEFAULT_SHARE = 0.8
 
 _TEMPLATE = """\
-# This owner's settings. Nothing in this file leaves this machine but the name, and of [data] what
-# is said to be told.
+# This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
+# that are marked as told.
 
 # The name under which the operator admitted this owner. It is part of every signature: to change
 # it, make a new folder and send its request.
 name = {name}
 
 [data]
-# What may be asked of this owner's data. Jobs name what they want to learn; which records, columns
-# and classes a job sees, and which records are held out, is said here alone.
+# What jobs may ask of this owner's data. Jobs name what they want to learn; which records, columns
+# and classes a job sees, and which records are held out, is set only here.
 
 # CSV, TSV, JSON, Excel (.xlsx), Parquet or Feather file, or a Hugging Face dataset saved to disk. A
 # relative path starts at this file's folder.
@@ -45,32 +45,33 @@ path = {path}
 # hash under the secret in split.key, so that nobody but this owner can choose which ones they are.
 {test_path}
 
-# How much of the file above is trained on; told to the operator. The rest is held out.
+# Share of the file above to train on; told to the operator. The rest is held out.
 training_share = {training_share}
 
 # Column with the text; column with the class, and all classes that a job may name. Records with
-# another class, or without text, are left out, and nobody is told. The classes are told.
+# another class, or without text, are left out without notice. The classes are told to the operator.
 text_column = {text_column}
 {label_column}
 {labels}
 
-# Column of what records have in common: patient, customer, document. Its records are on one side.
+# Column of what records have in common: patient, customer, document. All records of one value are
+# either trained on or held out.
 {group_column}
 
-# What the published size counts, and what jobs must protect: "record", or "group": then jobs must
+# What the published size counts and jobs must protect: "record" or "group". With "group" jobs must
 # have privacy.unit = "group", and at most records_per_group records of a group are used.
 unit = {unit}
 records_per_group = {records_per_group}
 
-# The agent takes part in no job as long as the published size is below this. No size below 100 is
-# # published (100 stands for any size up to 100): 100 here asks for more than 100, less asks nothing.
+# The agent takes part in no job while the published size is below this. No size below 100 is
+# published (100 stands for any size up to 100): 100 here asks for more than 100, less asks nothing.
 smallest_size = {smallest_size}
 
 [server]
-# Where the server is, as HOST:PORT, if not where consortium.json says. The server's certificate must
-# still be valid for the host that stands here.
+# Where the server is, as HOST:PORT, if it differs from consortium.json. The server's certificate must
+# still be valid for the host given here.
 # address = "umbel.example.org:9443"
-# The HTTP proxy on the way to the server, if there has to be one: it must pass CONNECT. Proxies that
+# The HTTP proxy on the way to the server, if one is needed: it must pass CONNECT. Proxies that
 # the environment names (HTTPS_PROXY, ...) are not used for it.
 # proxy = "http://proxy.example.org:3128"
 """

@@ -105,8 +105,8 @@ class Timing:
         if spans > 1:
             _log.warning(
                 "%s took %.1f s for what should take %.1f s, and its answer leaves after %d times "
-                "that: whoever sees it knows that it took long. Give this machine less to do beside; "
-                "if files have grown since their size was published: umbel client publish-size.",
+                "that: an observer learns that it took long. Give this machine less other work; if "
+                "files have grown since their size was published: umbel client publish-size.",
                 self._name, spent, seconds, spans,
             )  # fmt: skip
         left = spans * seconds - spent

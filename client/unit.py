@@ -21,9 +21,9 @@ def systemd_unit(home: Home) -> str:
         rules=[
             "# The message in progress is finished first.",
             "TimeoutStopSec=300",
-            "# If memory runs out, the worker dies of it alone: the agent starts it again, and answers.",
+            "# If memory runs out, only the worker dies: the agent starts it again, and answers.",
             "OOMPolicy=continue",
-            "# The journals' witness lies in memory: it outlives the process, and no backup holds it.",
+            "# The journals' witness is in memory: it outlives the process, and no backup holds it.",
             f"RuntimeDirectory={home.runtime_folder.name}",
             "RuntimeDirectoryMode=0700",
             "RuntimeDirectoryPreserve=yes",

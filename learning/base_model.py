@@ -107,7 +107,7 @@ def _locate(base: str, hub: bool, from_hub: _FromHub) -> Path:
     if path.exists():
         return path
     if base.count("/") > 1 or base.startswith((".", "/", "~")) or base.endswith(".gguf"):
-        raise ModelError(f"There is no model at {base}. Check the path. Check the path.")
+        raise ModelError(f"There is no model at {base}. Check the path.")
     return from_hub(base, hub)
 
 

@@ -46,7 +46,7 @@ def _of_records(terms: Terms) -> dict[str, Any]:
     )
     return {
         "neighbours": f"{_ONE_GROUP if job.per_group else 'one record'} added or removed",
-        "against": "whoever sees a client's updates or any model of this job, the server included",
+        "against": "anyone who sees a client's updates or any model of this job, the server included",
         "mechanism": "DP-SGD with Poisson sampling"
         + (" of whole groups, which weigh as much as one record each" if job.per_group else ""),
         "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
@@ -66,7 +66,7 @@ def _of_clients(terms: Terms) -> dict[str, Any]:
     }
     if not job.noised_by_clients:
         return found | {
-            "against": "whoever sees a model of this job, BUT NOT THE SERVER, which sees sums without "
+            "against": "anyone who sees a model of this job, BUT NOT THE SERVER, which sees sums without "
             "noise",
             "mechanism": "Gaussian noise that the server is trusted to add to each sum",
             "assumes": [
@@ -75,7 +75,7 @@ def _of_clients(terms: Terms) -> dict[str, Any]:
             ],
         }
     return found | {
-        "against": "whoever sees the opened sums or any model of this job, the server included",
+        "against": "anyone who sees the opened sums or any model of this job, the server included",
         "mechanism": "the distributed discrete Gaussian mechanism (each client's share of the noise "
         f"suffices with {terms.noise_shares} honest clients in a sum, which holds while at most "
         f"{terms.colluders} of {terms.consortium} collude)",
@@ -121,14 +121,16 @@ def plainly(job: Job, right: float) -> str:
     """The guarantee for somebody who decides on it; right: the most guesses that are right, 0.5 to 1."""
     share = f"{math.ceil(right * 1000) / 10:g} %"
     if job.per_client:
-        what = "everything but one client's data, and knows two candidates for those, tells which"
+        what = "everything except one client's data, and two candidates for these"
+        asked = "which of the two they are"
     else:
         unit = "patient's records" if job.per_group else "record"
         were = "were" if job.per_group else "was"
-        what = f"everything but one {unit} tells whether that {unit} {were} there"
+        what, asked = f"everything except one {unit}", f"whether that {unit} {were} in the data"
     return (
-        f"In plain words: whoever knows {what}, by all that this job releases, in at most {share} of "
-        "cases (a coin: 50 %). Attacks in practice are further from certain: umbel audit tries some."
+        f"In plain words: an attacker who knows {what}, and sees all that this job releases, is "
+        f"right about {asked} in at most {share} of cases (a coin: 50 %). Attacks in practice are "
+        "further from certain: umbel audit tries some."
     )
 
 

@@ -217,7 +217,7 @@ def more_for_tests(job: Job) -> str:
     if job.evaluation.epsilon is not None:
         return f"raise evaluation.epsilon (now {job.tests_epsilon:g})"
     return (
-        f"set evaluation.epsilon above {job.tests_epsilon:g}, which is its default beside "
+        f"set evaluation.epsilon above {job.tests_epsilon:g}, which is its default for "
         f"privacy.epsilon = {job.privacy.epsilon:g}"
     )
 
@@ -226,7 +226,7 @@ def _less_for_tests(job: Job) -> str:
     if job.evaluation.epsilon is not None:
         return f"lower evaluation.epsilon (now {job.tests_epsilon:g})"
     return (
-        f"set evaluation.epsilon below {job.tests_epsilon:g}, which is its default beside "
+        f"set evaluation.epsilon below {job.tests_epsilon:g}, which is its default for "
         f"privacy.epsilon = {job.privacy.epsilon:g}"
     )
 

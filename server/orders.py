@@ -190,7 +190,7 @@ def resume(consortium: Consortium, name: str) -> RunRow:
     if run.status in ("stopped", "failed"):
         renew_order(consortium, run)
     if not store.change(run.name, ("stopped", "failed"), "queued"):
-        raise RunFolderError(f"{run.name} cannot go on: it is {run.status}.")
+        raise RunFolderError(f"{run.name} cannot be resumed: it is {run.status}.")
     return store.run(run.name)
 
 

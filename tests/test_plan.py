@@ -482,7 +482,8 @@ def test_strategies_that_compare_updates_get_the_means_of_groups():
     )
     assert found.to_dict()["encryption"]["groups"] == [5, 4]
     assert (
-        "over each of 2 groups of clients, and can open none of fewer than 4" in found.server_sees
+        "over each of 2 groups of clients, and cannot open a sum over fewer than 4"
+        in found.server_sees
     )
 
 
@@ -491,7 +492,9 @@ def test_the_plan_says_what_the_server_sees_and_whom_it_takes():
     assert (
         "only sums of updates, counts and losses over the cohort's 4 clients" in found.server_sees
     )
-    assert "can open none of fewer than 3, even if it breaks the protocol" in found.server_sees
+    assert (
+        "cannot open a sum over fewer than 3, even if it breaks the protocol" in found.server_sees
+    )
     assert "up to 1 of the 4 clients on its side" in found.server_sees
     trusting = plan(secure_job(encryption={"confirm": False}), facts(*[500] * 4))
     assert "honest but curious" in trusting.server_sees

@@ -69,7 +69,7 @@ class Company:
         job = self._learner.job
         if job.model.padding == "longest" and not job.own_head:
             others = [replace(one, padded_otherwise=True) for one in self.passes(order)]
-            groups.append(("with what stands where there is no text", others))
+            groups.append(("with the content of masked positions", others))
         return groups
 
     def beside_long(self) -> list[Pass]:

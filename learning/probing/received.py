@@ -126,7 +126,7 @@ class ReceivedWeights:
         if not moved <= tolerance:
             return (
                 f"rounding moves what a text adds by {moved:.2g} of the clipping norm, depending on the "
-                f"texts beside it, but {tolerance:g} is allowed (only with training.microbatch = 1 "
+                f"other texts in the pass, but {tolerance:g} is allowed (only with training.microbatch = 1 "
                 'and model.padding = "max_length" is each text alone)'
             )
         tied = 0 if network.autocast else _tied(said, said_apart)

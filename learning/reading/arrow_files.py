@@ -81,7 +81,7 @@ def read_folder(
     description = _read_description(state)
     if description.get("_indices_data_files") or description.get("_indices_files"):
         raise DataError(
-            f"{path} keeps a selection of rows beside the data. Call dataset.flatten_indices() "
+            f"{path} keeps a selection of rows apart from the data. Call dataset.flatten_indices() "
             "and save it again."
         )
     try:

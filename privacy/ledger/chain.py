@@ -113,7 +113,7 @@ def checked(rows: Iterable[Sequence[Any]], identity: str, source: str) -> Iterat
                 f"The privacy ledger {source} was changed: row {row[0]} does not follow from the "
                 "rows before it (a row was edited, removed, or copied from another ledger). The "
                 "record of what was spent can no longer be trusted. Move the file away and run: "
-                "umbel ledger recover (its witness beside it holds a copy of every row), or "
+                "umbel ledger recover (its witness has a copy of every row), or "
                 "restore a backup."
             )
         previous = stored

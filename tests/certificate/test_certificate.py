@@ -330,7 +330,7 @@ def test_a_test_fewer_than_the_job_asks_for_is_refused_from_the_certificate_alon
     resigned(run, lambda v: v["guarantee"]["spending"][0]["mechanisms"][1].update(steps=2))
     found = wrong(verify(run / FILE, adapter=run / "adapter"))
     assert list(found) == ["guarantee"]
-    assert "2 tests are planned, and the job has at most 3" in found["guarantee"]
+    assert "2 tests are planned, but the job has at most 3" in found["guarantee"]
 
 
 @pytest.mark.parametrize(

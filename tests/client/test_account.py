@@ -261,7 +261,7 @@ def test_a_folder_of_an_earlier_version_is_taken_over_with_all_that_it_spent(hom
 def test_a_new_account_over_an_old_ledger_begins_with_nothing_only_if_that_is_declared(home):
     publish_size(home)
     home.account.begin(home.account.fresh_name())
-    with pytest.raises(LedgerError, match="holds what 1 other accounts or data sets spent"):
+    with pytest.raises(LedgerError, match="holds the spending of 1 other accounts or data sets"):
         publish_size(home)
     moved(home)
     with Ledger(home.ledger) as ledger:

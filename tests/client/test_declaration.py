@@ -185,7 +185,9 @@ def test_no_refusal_tells_whether_a_record_has_a_label(owner):
         told.append([owner.told(labels=labels) for labels in (asked, asked[:1], asked[:2])])
     assert told[0] == told[1]
     assert told[0][0][0] == told[0][1][0] == REFUSED
-    assert 'names the classes "negative", "positive", the job "negative"' in told[0][1][1]
+    assert (
+        'declares the classes "negative", "positive", but the job names "negative"' in told[0][1][1]
+    )
     assert isinstance(told[0][2], dict)
 
 

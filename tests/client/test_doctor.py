@@ -267,7 +267,7 @@ def test_a_policy_that_cannot_be_read_is_bad(home):
 
 
 def test_the_budget_is_that_of_this_very_account(home):
-    assert "nothing was spent" in found(home, "budget")[1]
+    assert "nothing has been spent" in found(home, "budget")[1]
     dataset = home.account.name
     with Ledger(home.ledger) as ledger:
         ledger.reserve(
@@ -362,7 +362,7 @@ def test_a_proxy_that_the_environment_names_is_not_used_but_named_if_nobody_answ
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         home = moved(home, f"127.0.0.1:{nobody.getsockname()[1]}")
-        assert "client.toml, [server] proxy" in found(home, "server")[1]
+        assert "[server] proxy in client.toml" in found(home, "server")[1]
     assert silent_proxy.asked == 0
 
 

@@ -195,7 +195,7 @@ def test_the_record_of_processing_of_a_run_says_what_it_does_here_and_has_cost(o
     assert epsilon_text(account.epsilon) in said["All jobs on these data"]
     # The plan's own words, and what only a person knows left empty.
     assert "differential privacy for one record added or removed" in said["Exactly"]
-    assert said["In plain words"].startswith("whoever knows everything but one record")
+    assert said["In plain words"].startswith("an attacker who knows everything except one record")
     assert "NOT PRIVATE" in said  # a rehearsal
     assert {"Purpose", "Legal basis", "Contact", "Data-protection officer"} <= {
         name for name, text in said.items() if text is None

@@ -216,7 +216,7 @@ def test_an_owner_replaces_its_keys_without_a_telephone_and_nobody_does_it_for_i
     stranger = Identity(os.urandom(64))
     forged = Request.make(consortium.card, owner.name, stranger, asked.node_key, stranger)
     assert not forged.is_of(before)
-    with pytest.raises(ConsortiumError, match="is a member already"):
+    with pytest.raises(ConsortiumError, match="is already a member"):
         consortium.admit(forged)
     for _ in range(2):
         consortium.admit(asked)

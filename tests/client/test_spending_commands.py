@@ -191,7 +191,7 @@ def test_a_ledger_that_was_rolled_back_is_refused_and_recovered(home, tmp_path):
         result = CliRunner().invoke(app, ["ledger", command, str(home)])
         assert isinstance(result.exception, LedgerError)
         assert "umbel ledger recover" in str(result.exception)
-    assert "Brought back 1 rows; the ledger has 4." in umbel("recover", home)
+    assert "Restored 1 rows; the ledger has 4." in umbel("recover", home)
     assert umbel("show", home) == shown
 
 
@@ -199,7 +199,7 @@ def test_a_deleted_ledger_is_not_a_fresh_one(home):
     (home / "ledger.sqlite").unlink()
     result = CliRunner().invoke(app, ["ledger", "show", str(home)])
     assert isinstance(result.exception, LedgerError)
-    assert "Brought back 3 rows" in umbel("recover", home)
+    assert "Restored 3 rows" in umbel("recover", home)
 
 
 def test_what_an_owner_accepted_is_no_data_set(home):

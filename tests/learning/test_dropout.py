@@ -84,5 +84,7 @@ def test_dropout_that_comes_back_is_refused(job, learner_of, examples_of):
 
 
 def test_dropout_of_an_adapter_is_refused_in_the_plan(job):
-    with pytest.raises(PlanRefused, match=r"model\.lora\.dropout = 0\.1: dropout goes by places"):
+    with pytest.raises(
+        PlanRefused, match=r"model\.lora\.dropout = 0\.1: dropout depends on the place"
+    ):
         plan_job(job("lora", model={"lora": {"dropout": 0.1}}))

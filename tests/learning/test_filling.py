@@ -167,7 +167,7 @@ def test_more_than_was_planned_takes_a_whole_multiple(made, caplog):
     spent = found[0] / unit(pace.training) / public
     assert spent > 1.5
     assert abs(spent - round(spent)) <= pace.training.whole[0] / public
-    assert "knows that it took long" in caplog.text
+    assert "learns that it took long" in caplog.text
 
 
 @pytest.mark.parametrize("privacy", PRIVACY)

@@ -292,7 +292,7 @@ def test_what_is_done_to_a_file_is_said(tmp_path):
     _, corpus = corpus_of(as_delimited(tmp_path / "rows.csv", rows, ";"))
     assert corpus.notes == (
         "columns separated by semicolons",
-        "2 rows span several lines, the longest 3: line ends in quotes are part of a field",
+        "2 rows span several lines, the longest 3: line ends within quotes are part of a field",
     )
     assert corpus_of(as_delimited(tmp_path / "plain.csv", [("a", "1"), ("b", "2")]))[1].notes == ()
 

@@ -175,7 +175,7 @@ def test_a_head_for_other_labels_is_refused(save, architectures):
 
     config = t.BertConfig(vocab_size=architectures.VOCABULARY, num_labels=3, **SIZE)
     folder = save(t.BertForSequenceClassification(config))
-    with pytest.raises(ModelError, match="for 3 labels, and the job names 2"):
+    with pytest.raises(ModelError, match="for 3 labels, but the job names 2"):
         _load(folder, pooling="own")
     _load(folder, pooling="own", labels=("a", "b", "c"))
 

@@ -78,4 +78,4 @@ def test_a_full_disk_is_said_whichever_library_meets_it(tmp_path):
     assert of_the_machine(ValueError("No space left")) is None
     assert of_the_machine(FileNotFoundError(errno.ENOENT, "gone", "x")) is None
     said = of_the_machine(PermissionError(errno.EACCES, "Permission denied", "/srv/x.csv"))
-    assert said.startswith("/srv/x.csv: Permission denied. Give this user the right")
+    assert said.startswith("/srv/x.csv: Permission denied. Give this user access")

@@ -63,7 +63,7 @@ def test_a_ledger_put_back_from_a_backup_is_refused_and_its_rows_are_brought_bac
     shutil.copy(path, tmp_path / "backup")
     spent = charge(path, "2", "3")
     shutil.copy(tmp_path / "backup", path)
-    refused(path, "rolled back: it has 1 rows, and its witness has seen 3")
+    refused(path, "rolled back: it has 1 rows, but its witness has seen 3")
     assert recovered(path) == 2
     with Ledger(path) as ledger:
         assert [entry.key for entry in ledger.entries()] == ["1", "2", "3"]
@@ -119,7 +119,7 @@ def test_a_chain_that_was_made_anew_is_not_what_the_witness_has_seen(path):
         ledger._witness.begin(identity)
     charge(other, "1", "2", "another")
     shutil.copy(other, path)
-    refused(path, "another row 3 than its witness has seen")
+    refused(path, "differs from its witness in row 3")
 
 
 def test_another_owners_ledger_is_refused(path, tmp_path):

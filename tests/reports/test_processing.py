@@ -131,7 +131,7 @@ def test_a_planned_job_has_one_too_and_says_that_nothing_has_run(tmp_path, umbel
     assert [part["title"] for part in found["parts"]] == PARTS
     said = {e["name"]: e["text"] for part in found["parts"] for e in part["entries"]}
     assert "Epsilon that it has cost" not in said
-    assert said["In plain words"].startswith("whoever knows everything but one record")
+    assert said["In plain words"].startswith("an attacker who knows everything except one record")
     assert all((tmp_path / "new" / f"job.record.{kind}").is_file() for kind in ("html", "pdf"))
 
 

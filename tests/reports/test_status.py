@@ -138,7 +138,7 @@ def test_of_a_round_that_was_given_up_those_who_answered_are_named(ask, running)
     running("round", **round_(False, heard=["a", "b"], failed={"c": "not connected"}))
     shown = ask("status", "reviews")
     assert "Round 1 was given up" in shown
-    assert "Answered, though too few: a, b\n" in shown
+    assert "Answered, but too few: a, b\n" in shown
     assert "c: not connected" in shown
     running("round", **round_(clients=["a", "b", "c"], heard=["a", "b", "c"]))
     assert "Answered: a, b, c\n" in ask("status", "reviews")

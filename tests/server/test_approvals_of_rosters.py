@@ -69,7 +69,9 @@ def test_a_change_counts_once_enough_members_approved_it_whichever_copy_came_fir
         consortium.remove("east")
     packet = sign_members(consortium)
     assert approvals_awaited(consortium, packet) == "Approved by nobody: 2 more are needed."
-    with pytest.raises(ProtocolError, match="0 of the members before have approved it, 2 are"):
+    with pytest.raises(
+        ProtocolError, match="0 of the previous members have approved it, but 2 are"
+    ):
         take_members(consortium, packet)
     east = approved(packet, owners["east"])
     assert approvals_awaited(consortium, east) == "Approved by east: 1 more is needed."
@@ -148,7 +150,9 @@ def test_a_thief_of_the_consortiums_key_hides_no_member_from_who_approves(consor
     assert harmless.whole.hash == grown.whole.hash
     with pytest.raises(ProtocolError, match="removed members"):
         change_of(home, harmless.to_bytes(), [])
-    assert change_of(home, grown.to_bytes(), []).lines == ["Joins: x (no request of it came along)"]
+    assert change_of(home, grown.to_bytes(), []).lines == [
+        "Joins: x (its request is not in the file)"
+    ]
 
 
 def test_no_member_spoils_the_approval_of_another_nor_adds_to_what_is_sent_to_all(
@@ -202,7 +206,7 @@ def test_an_owner_sees_who_joins_and_leaves_and_approves_by_a_command(
     assert (status, out.strip()) == (0, "Approved by st-mary: 1 more is needed.")
     status, out, _ = umbel("consortium", "remove", consortium.path, "east")
     assert (status, "waits until 2" in out) == (0, True)  # it was asked for before
-    assert "To be taken out: east" in umbel("consortium", "members", consortium.path)[1]
+    assert "To remove: east" in umbel("consortium", "members", consortium.path)[1]
     assert "roster approved" in home.audit.read_text()
     again = approved(sign_members(consortium), owners["north"])
     assert take_members(consortium, again) == []

@@ -82,7 +82,7 @@ def test_exactly_an_owner_tests_only_what_is_planned_and_one_model_a_round(start
     assert opened(run, 2) is None
     assert opened(run, 3) is not None
     failed = [event["failed"] for event in run.folder.read_events() if event.get("failed")]
-    assert "no test of round 1 is planned" in str(failed)
+    assert "no test is planned after round 1" in str(failed)
     assert "another model of round 2" in str(failed)
 
 
@@ -172,7 +172,7 @@ def test_nonsense_of_a_number_of_tests_is_refused(start_run, job):
     run.plan = replace(
         run.plan, tests=3
     )  # the job says: before training and after each of 3 rounds
-    with pytest.raises(RoundFailed, match="3 tests are planned, and the job has at most 4"):
+    with pytest.raises(RoundFailed, match="3 tests are planned, but the job has at most 4"):
         prepare(run)
 
 

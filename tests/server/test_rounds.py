@@ -509,12 +509,12 @@ def _as_readiness(**changes):
     [
         (
             {"base_model": "0123456789abcdef" * 4},
-            r"press holds another base model \(SHA-256 0123456789ab\) than the plan \({digest}",
+            r"press has another base model \(SHA-256 0123456789ab\) than the plan \({digest}",
         ),
-        ({"name": "stranger"}, "'stranger' answered, whom the plan does not know"),
+        ({"name": "stranger"}, "'stranger' answered, but the plan has no such client"),
         (
             {"size": 990},
-            r"press now says another size of its data \(990, of which 80% are trained on\)",
+            r"press now states another size of its data \(990, of which 80% are trained on\)",
         ),
     ],
 )

@@ -416,7 +416,7 @@ def test_a_sum_that_does_not_weigh_what_the_plan_says_is_no_model(start_run, qui
     job = quick(strategy={"weighting": "examples"}, cohort={"retries": 0})
     run = start_run(job)
     monkeypatch.setattr(secure.SecureUpload, "send", heavier)
-    with pytest.raises(RoundFailed, match="it weighs 4, by the plan"):
+    with pytest.raises(RoundFailed, match="it has weight 4, but"):
         run_rounds(run)
 
 

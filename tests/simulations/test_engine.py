@@ -327,7 +327,7 @@ def test_a_run_of_another_version_is_not_resumed(quick, start, tmp_path):
         start(quick(), listener=At("train 1", press_ctrl_c))
     path = tmp_path / "run" / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "umbel_version": "0.0.1"}))
-    with pytest.raises(RunFolderError, match=r"begun with Umbel 0\.0\.1, this is 0\.1\.0"):
+    with pytest.raises(RunFolderError, match=r"started with Umbel 0\.0\.1, but this is 0\.1\.0"):
         resume(tmp_path / "run", 1)
 
 

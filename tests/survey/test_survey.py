@@ -73,7 +73,7 @@ def _change(rows, key, change):
 
 FAULTS = {
     "near copies": (_nearly_copy, "the 5 near copies"),
-    "contradictions": (_contradict, "2 rows have a text that stands elsewhere with another label"),
+    "contradictions": (_contradict, "2 rows have a text that also occurs with another label"),
     "another encoding": (
         lambda rows: _change(rows, "text", lambda n, r: r["text"] + (" cafÃ©" if n < 4 else "")),
         "4 texts have letters of another encoding",
@@ -90,7 +90,7 @@ FAULTS = {
         lambda rows: _change(
             rows, "text", lambda n, r: {"a": "+ ", "b": "- "}[r["label"]] + r["text"]
         ),
-        "The first word of a text tells its label in 100%",
+        "The first word of a text determines its label in 100%",
     ),
     "a column that is the label": (
         lambda rows: _change(rows, "stars", lambda n, r: {"a": "1", "b": "5"}[r["label"]]),

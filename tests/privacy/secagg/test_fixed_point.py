@@ -384,5 +384,5 @@ def test_a_sum_that_weighs_less_than_one_a_member_is_refused():
     total = (encoded([1.0], scale).astype(np.uint64) * 3).astype("<u4")
     total[-3] -= 1
     total[-1] -= 1
-    with pytest.raises(ProtocolError, match="weigh only 2"):
+    with pytest.raises(ProtocolError, match="total weight of only 2"):
         decode(total, Layout(1, 0, 0), scale, 1, 3)
