@@ -339,7 +339,7 @@ def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
         )
     untested = [c.name for c in facts if not c.holds_out]
     if len(untested) == len(facts):
-        where = "but for the public ones" if job.evaluation.public_path else "at all"
+        where = "except on public records" if job.evaluation.public_path else "at all"
         warnings.append(f"No held-out records: the model will not be tested {where}.")
     elif untested:
         warnings.append(f"No held-out records at {some(untested)}.")
