@@ -87,7 +87,7 @@ def cell(value: Any) -> Any:
     """A value for a cell of a table that spreadsheets open.
 
     A text that would be taken for a formula, or begins with an apostrophe, gets an apostrophe before it;
-    whoever reads texts back takes one away.
+    anyone who reads texts back takes one away.
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 

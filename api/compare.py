@@ -35,7 +35,7 @@ class Comparison(Shown):
 
     @property
     def differences(self) -> Rows:
-        """A row per key that is not the same in all jobs, and its value in each."""
+        """A row per key that differs between the jobs, with its value in each."""
         from ..reports.compare import differing_keys
 
         jobs = [run.record.job for run in self.runs]

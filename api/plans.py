@@ -38,7 +38,7 @@ class Planned(Shown):
 
     @property
     def clients(self) -> Rows:
-        """What each client brings and pays: a row per client."""
+        """What each client contributes and pays: a row per client."""
         return Rows(self.values["clients"])
 
     def table(self) -> RenderableType:
@@ -48,9 +48,9 @@ class Planned(Shown):
 
 
 def plan(source: Any, *, progress: bool = True, **sections: Any) -> Planned:
-    """What a job will run here, and its guarantee; everything but the training.
+    """What a job will run here, and its guarantee; everything except the training.
 
-    source, sections: as ``umbel.simulate`` takes them. Raises ``UmbelError``: a job that cannot work is
+    source, sections: as in ``umbel.simulate``. Raises ``UmbelError``: a job that cannot work is
     refused here.
     """
     from ..simulations.engine import plan_job

@@ -1,4 +1,4 @@
-"""Whether, and to whom, progress is shown."""
+"""Whether, and where, progress is shown."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Run(Shown):
-    """A run's folder. It is read anew whenever it is asked, so it may be of a run that goes on."""
+    """A run's folder. Each access reads it again, so the run may be in progress."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -37,7 +37,7 @@ class Run(Shown):
 
     @property
     def record(self) -> RunRecord:
-        """Everything that the folder says, typed."""
+        """Everything in the folder, typed."""
         return RunRecord.read(self.path)
 
     @property
@@ -61,7 +61,7 @@ class Run(Shown):
 
     @property
     def accuracy(self) -> float | None:
-        """On everybody's held-out records, of the model that was kept; None if it is not defined."""
+        """On everybody's held-out records, for the model that was kept; None if it is not defined."""
         return self.record.final.get("accuracy")
 
     @property
@@ -71,7 +71,7 @@ class Run(Shown):
 
     @property
     def metrics(self) -> Rows:
-        """A row per test: the round, and what was measured of everybody's held-out records."""
+        """A row per test: the round, and the figures on everybody's held-out records."""
         return Rows([{"round": t.round, **_numbers(t.figures)} for t in self.record.evaluations])
 
     @property
@@ -116,19 +116,19 @@ class Run(Shown):
 
     @property
     def certificate(self) -> Path:
-        """The signed statement of what was run: ``umbel verify`` checks it."""
+        """The signed statement of what ran; ``umbel verify`` checks it."""
         return self._present("certificate.json")
 
     @property
     def page(self) -> Path:
-        """The report page, drawn anew from what the folder says now."""
+        """The report page, made again from the present content of the folder."""
         from ..reports.page import write_page
         from ..reports.plots import draw
 
         return write_page(self.path, draw(self.path))
 
     def figure(self, name: str = "learning-curve") -> Figure:
-        """A picture of the report, for a notebook or ``savefig``; ``KeyError`` names those there are."""
+        """A picture of the report, for a notebook or ``savefig``; ``KeyError`` lists the pictures."""
         from ..reports.plots import sheet, sheets
 
         found = sheet(self.record, name)
@@ -163,10 +163,10 @@ class Run(Shown):
         progress: bool = True,
         stop: threading.Event | None = None,
     ) -> Run:
-        """Go on with a run that stopped, to the same result.
+        """Continue a run that stopped, to the same result.
 
-        expected: the job that it is believed to run; another one is refused. The rest is as
-        ``umbel.simulate`` takes it.
+        expected: the job that the run should have; another one is refused. Other arguments
+        are those of ``umbel.simulate``.
         """
         from ..simulations import engine as engines
         from .progress import shown

@@ -26,17 +26,17 @@ def simulate(
     stop: threading.Event | None = None,
     **sections: Any,
 ) -> Run:
-    """Run a federation on this machine, by the code that a deployment uses, and return the run.
+    """Run a federation on this machine, with the code that a deployment uses, and return the run.
 
     source: a ``Job``, a job file (.toml), a data file, or a table in memory (pandas, polars, pyarrow,
     ``datasets``, a list of records, a mapping of columns).
-    sections: what the job should say otherwise: ``training={"rounds": 3}``, or dotted keys.
-    run_dir: where to write; runs/NAME-TIME by default.
+    sections: changes to the job: ``training={"rounds": 3}``, or dotted keys.
+    run_dir: folder to write; runs/NAME-TIME by default.
     workers: processes; one per GPU, else one per core.
     reproducible: seed the privacy noise too. Not private: for tests only.
     ledgers: folder of privacy ledgers that several runs share; by default the run has its own.
-    stop: once it is set, also by another thread, the run ends after its round in progress with
-    ``Interrupted``; ``Run.open(path).resume()`` goes on. So does Ctrl-C in the main thread.
+    stop: when it is set, also by another thread, the run ends after its round in progress with
+    ``Interrupted``; ``Run.open(path).resume()`` continues. Ctrl-C in the main thread does the same.
 
     Raises ``UmbelError``: a job that cannot work is refused before anything is written.
     """

@@ -1,4 +1,4 @@
-"""From what somebody has at hand (a job, a job file, a data file, a table in memory) to a job."""
+"""From a job, a job file, a data file or a table in memory to a job."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
-    """A job from `source`, with `sections` over it.
+    """A job from `source`, changed by `sections`.
 
     source: a ``Job``; a path that ends in .toml, a job file; any other path, the data of a job; else
-    a table: see ``table_file``. Without a job file the recipe chooses what `sections` leave open.
+    a table: see ``table_file``. Without a job file the recipe chooses the values that `sections` do not set.
     sections: ``training={"rounds": 3}``, or dotted keys, ``**{"training.rounds": 3}``.
     Raises ``JobError`` or ``DataError``.
     """
@@ -38,7 +38,7 @@ def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
 
 
 def table_file(table: Any) -> Path:
-    """A Parquet file in the cache with what `table` holds; the same table is written once.
+    """A Parquet file in the cache with the content of `table`; the same table is written once.
 
     table: a pandas, polars or pyarrow table, a dataset of ``datasets``, a list of records, or a mapping
     of columns. Raises ``DataError`` for anything else.
@@ -65,7 +65,8 @@ def table_file(table: Any) -> Path:
             raise TypeError(f"{type(table).__name__} is not a table")
     except (AttributeError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(
-            f"This cannot be read as a table: {error}. Give a file, a data frame (pandas, polars, pyarrow), "
+            f"This cannot be read as a table: {error}. Give a file, a data frame (pandas, polars, "
+            "pyarrow), "
             'a dataset of the library "datasets", a list of records, or a mapping of columns.'
         ) from None
     return _kept(_written(lambda stream: parquet.write_table(found, stream)))

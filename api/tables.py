@@ -16,7 +16,7 @@ _WIDTH = 100
 
 
 class Shown:
-    """Something with a table, which is what Python and notebooks show of it."""
+    """Something that Python and notebooks show as a table."""
 
     def table(self) -> RenderableType:
         """The table that the command line prints."""
@@ -60,7 +60,7 @@ class Rows(Sequence[dict[str, Any]]):
         return iter(self._rows)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``, for which pandas has to be installed."""
+        """A ``pandas.DataFrame``; pandas must be installed."""
         import pandas
 
         return pandas.DataFrame(self._rows, columns=self.columns)

@@ -11,7 +11,7 @@ from ..storage.canonical import canonical_json
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. `holds` is None where it could not be made, which is no failure."""
+    """One check. `holds` is None if it could not be made, which is no failure."""
 
     what: str
     holds: bool | None

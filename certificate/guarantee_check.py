@@ -66,7 +66,7 @@ def _odd_tests(certificate: Certificate, job: Job) -> list[str]:
 
 
 def composed(certificate: Certificate) -> Iterator[Finding]:
-    """Compose what was planned anew: each epsilon must follow from all that it is spent on."""
+    """Compose what was planned again: each epsilon must follow from all that it is spent on."""
     stated = certificate.guarantee
     if stated.delta is None:
         yield Finding(
@@ -126,7 +126,7 @@ def _second_opinion(mechanisms: list[MechanismEvent], delta: float, planned: flo
 
 
 def _event(mechanism: Mechanism) -> MechanismEvent:
-    """Raises ``ValueError`` where there is no such mechanism."""
+    """Raises ``ValueError`` if there is no such mechanism."""
     return MechanismEvent(**mechanism.model_dump(exclude={"what"}))
 
 

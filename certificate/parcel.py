@@ -151,7 +151,7 @@ def _read_list(data: bytes) -> tuple[list[dict[str, Any]], bytes, str]:
 
 
 def _certificate(contents: dict[str, bytes], expected: Expected) -> Certificate:
-    """The certificate in it, which must be about this very run and these very files."""
+    """The certificate in it, which must be about this run and these files."""
     certificate = Certificate.from_bytes(contents.get(FILE, b""), "the certificate that came")
     roster = certificate.roster
     about = (certificate.key, certificate.run, certificate.job.sha256)

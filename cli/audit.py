@@ -49,7 +49,7 @@ def audit(
     and from either with the run's noise.
 
     Writes audit.json and audit.html into the run's folder; both quote records of a simulation. It is
-    a lower bound and misses small faults. Exits with 1 where the run is not what it claims.
+    a lower bound and misses small faults. Exits with 1 if the run is not what it claims.
     """
     return attacked(run, canaries, production)
 

@@ -158,7 +158,7 @@ def _declared(given: Given, proposal: Proposal) -> bool:
 
 
 def _confirm(proposal: Proposal, confirmed: bool) -> None:
-    """Show a declaration, and have it confirmed by whoever is there."""
+    """Show a declaration, and have it confirmed by anyone who is there."""
     from ..errors import ConsortiumError
 
     console(highlight=False).print(proposal.table())

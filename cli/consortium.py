@@ -55,7 +55,7 @@ def create(
     """Make the keys, certificates and card of a new consortium.
 
     Give its consortium.json to every data owner, over a way that nobody else can change. Keep the
-    rest to yourself, and a backup of it: whoever has these keys is the operator.
+    rest to yourself, and a backup of it: anyone who has these keys is the operator.
     """
     from dataclasses import replace
 

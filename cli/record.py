@@ -1,4 +1,4 @@
-"""`umbel record`: a record of processing, for whoever answers for the data."""
+"""`umbel record`: a record of processing, for anyone who answers for the data."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def logs(
         if path.exists():
             with path.open("r", encoding="utf-8", errors="replace") as file:
                 if path.stat().st_size < at:
-                    at = 0  # it was put aside, and began anew
+                    at = 0  # it was put aside, and began again
                 file.seek(at)
                 say(file.read(), end="", flush=True)
                 at = file.tell()

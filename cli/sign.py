@@ -52,7 +52,7 @@ def job(
 ) -> Any:
     """Sign a job for one run. Needs the base model's files, to write their digest into the job.
 
-    An order that has ended, or ends soon, is signed anew for the same run, if this operator signed it.
+    An order that has ended, or ends soon, is signed again for the same run, if this operator signed it.
     """
     from ..consortium.authority import Consortium
     from ..consortium.packets import SignedJob, is_packet, read_packet, refuse_others

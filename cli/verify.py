@@ -1,4 +1,4 @@
-"""`umbel verify` and `umbel certify`: a run's certificate, checked or made anew."""
+"""`umbel verify` and `umbel certify`: a run's certificate, checked or made again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def verify(
 ) -> Any:
     """Check a run's certificate: signature, job, adapter, epsilon. Needs no network.
 
-    Exits with 2 where anything differs.
+    Exits with 2 if anything differs.
     """
     from ..certificate.check import verify as check
     from ..consortium.card import Card

@@ -80,7 +80,7 @@ class Account:
         return training_size(self.published(job, budget), self.training_share)
 
     def test_size(self, job: Job, budget: Budget) -> int:
-        """The public number of held-out units, by which tests take their time; 0 where there is none."""
+        """The public number of held-out units, by which tests take their time; 0 if there is none."""
         if job.per_client or not self.holds_out:
             return 0
         size = self.size.published(budget)
@@ -134,7 +134,7 @@ class AccountFile:
         return secrets.token_hex(16)
 
     def begin(self, name: str) -> None:
-        """Begin the account of this name, in the place of any other; no size of it is known yet."""
+        """Begin the account of this name, in place of any other; no size of it is known yet."""
         self._write({"account": name, "sizes": 0, "size": None, "held_out": None, "place": None})
 
     @property
@@ -151,7 +151,7 @@ class AccountFile:
         return Sizes(int(found["size"]), None if held_out is None else int(held_out))
 
     def publish(self, counts: Sizes, budget: Budget) -> Sizes:
-        """Charge, draw, keep and return sizes with fresh noise, in the place of any earlier ones."""
+        """Charge, draw, keep and return sizes with fresh noise, in place of any earlier ones."""
         values = self._read()
         number = int(values["sizes"]) + 1
         budget.charge_size(f"size {number}")
@@ -182,7 +182,7 @@ class AccountFile:
         """Refuse (``LedgerError``) a ledger that holds more spending than the account counts, or less.
 
         `seen`: where this machine's memory keeps the newest head, which no backup holds. So a ledger
-        that was put back in place is noticed until the machine starts anew.
+        that was put back in place is noticed until the machine starts again.
         """
         if not Ledger.begun(ledger):
             return
@@ -239,7 +239,7 @@ class KeptSize:
     """An owner's: drawn when it is first asked for, and then kept. `counts` counts the data.
 
     apart: whether held-out records are declared to be a file of their own. One that was added to the
-    declaration has both sizes drawn anew, and charged: a record may have moved from file to file.
+    declaration has both sizes drawn again, and charged: a record may have moved from file to file.
     """
 
     file: AccountFile

@@ -41,7 +41,7 @@ class Agent:
     `membership` is what secure sums need; without it, encrypted jobs are refused. `log` is the
     owner's own file of figures, which never leave. `secrets` gives the stream that batches and noise
     of a request are drawn from; only a reproducible simulation or rehearsal passes another than the
-    operating system's, and `replayable` then says that a repeated request draws the very same noise.
+    operating system's, and `replayable` then says that a repeated request draws the same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
     trained anew and charged. `states` is where the state lies that a strategy has an owner keep.
     `timing` says when answers leave; without it, as soon as they are there.

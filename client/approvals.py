@@ -117,8 +117,8 @@ class Approvals:
     def ask(self, job: Job, run: str, operator: str) -> None:
         """Return where this run is approved; else raise.
 
-        ``NotYet`` where nobody has answered yet (the request is kept then, to be shown by ``list``),
-        ``PlanRefused`` where it was denied or too many wait, ``LedgerError`` where files are damaged.
+        ``NotYet`` if nobody has answered yet (the request is kept then, to be shown by ``list``),
+        ``PlanRefused`` if it was denied or too many wait, ``LedgerError`` if files are damaged.
         """
         text = job.to_json()
         id_ = _id(job.digest(), run, operator)

@@ -98,7 +98,7 @@ class AuditLog:
     def write(self, event: Event, *, run: str = "", job: str = "", **details: Detail) -> None:
         """Add a line. A last line that a crash cut off is dropped first, and that is noted.
 
-        run: its name; job: its digest. Raises ``LedgerError`` where the line cannot be written, or where
+        run: its name; job: its digest. Raises ``LedgerError`` if the line cannot be written, or where
         the log's end was changed.
         """
         if event not in get_args(Event) or len(details) > _MOST_DETAILS:
@@ -120,9 +120,9 @@ class AuditLog:
             raise LedgerError(f"The audit log {self.path} cannot be written ({error}).") from error
 
     def entries(self) -> Iterator[AuditEntry]:
-        """All lines, oldest first, each checked against the one before; none where there is no file.
+        """All lines, oldest first, each checked against the one before; none if there is no file.
 
-        A last line that was cut off by a crash is left out. Raises ``LedgerError`` where a line was changed,
+        A last line that was cut off by a crash is left out. Raises ``LedgerError`` if a line was changed,
         or where the end is missing; the latter after all lines were given.
         """
         try:

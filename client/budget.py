@@ -31,7 +31,7 @@ class RunSpent(BudgetExceeded):
 class Budget:
     """One account's ledger, as an agent asks it.
 
-    `account` is the name of the owner's account. A `replayable` run draws the very same noise for a
+    `account` is the name of the owner's account. A `replayable` run draws the same noise for a
     repeated request, which is then charged once.
     """
 
@@ -106,7 +106,7 @@ class Budget:
     def charge_size(self, which: str, *, replay: bool = False) -> None:
         """Charge a published size, which a key that tells it from others names, before it is drawn.
 
-        `replay`: the same key is the very same draw, and charged once.
+        `replay`: the same key is the same draw, and charged once.
         """
         rules = self.policy.privacy
         with Ledger(self.ledger) as ledger:
@@ -176,7 +176,7 @@ class Budget:
     ) -> None:
         """Refuse what an honest server has no need of, so that none burns an owner's budget.
 
-        All numbers are public. One round, or one model's test, may be drawn anew as often as the job
+        All numbers are public. One round, or one model's test, may be drawn again as often as the job
         retries, or its noise pays for; the tests of a run together as often as their noise pays for.
         Rounds together are bound by the run's epsilon.
         """

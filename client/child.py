@@ -142,7 +142,7 @@ class WorkInChild:
     """An owner's work, done by a child that may die of a record.
 
     Guarantee: a record that kills the child counts as zero, in this answer and in all later ones, also
-    of an agent that starts anew (``left_out``), and others count as they would without it, to the
+    of an agent that starts again (``left_out``), and others count as they would without it, to the
     rounding of ``learning.trainer``. So it moves a sum by no more than any other record. The answer
     leaves.
 
@@ -152,7 +152,7 @@ class WorkInChild:
     after a few the work is lost: no record decides about those. (A record that is wrongly suspected,
     because the system killed the child for something else, is left out, too: that is within the bound.)
 
-    Training without the record draws batches and noise anew. Under the old key it would not be the
+    Training without the record draws batches and noise again. Under the old key it would not be the
     mechanism: that the record was drawn is why there is a second try, and with one record fewer its
     uniform number, known to be small, would decide about another one, which would be drawn up to twice
     as often as it is charged. A fresh draw is independent of that, and the first one has left nothing.

@@ -39,7 +39,7 @@ class Computing:
         most: what both are filled up to, if they are.
 
         What cannot be computed at all is then what an owner of no record would send: counts of
-        nothing, zeros, or noise if noise is added step by step. It is drawn anew, so that it is
+        nothing, zeros, or noise if noise is added step by step. It is drawn again, so that it is
         independent of why the first try failed; nothing of that try has left. Only work that is out of
         time (``OutOfTime``) ends without an answer, at the same time as one.
         """

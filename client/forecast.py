@@ -52,7 +52,7 @@ class Forecast:
 def forecast(home: Home, job: Job, times: int) -> Forecast:
     """Compose with what the account has spent; nothing is written, and no size is drawn.
 
-    Raises ``PlanRefused`` where the job has no privacy to spend, or no noise can meet its epsilon.
+    Raises ``PlanRefused`` if the job has no privacy to spend, or no noise can meet its epsilon.
     """
     if not job.private:
         raise PlanRefused(

@@ -5,7 +5,7 @@ Guarantee: an answer holds no field that is not in this table. Each one is of on
 - ``public``: computed from the job, the request, what the owner declared, charged numbers and fresh
   randomness alone. Two data sets give the same value, or values of the same distribution.
 - ``charged``: a noised release that the owner's ledger was charged for before a record was read.
-- ``masked``: words of a secure sum, uniform to whoever lacks the other members' keys.
+- ``masked``: words of a secure sum, uniform to anyone who lacks the other members' keys.
 - ``agreed``: what the server may read only if the job says so and the owner's policy allows it: a job
   without privacy, exact counts, an update that nothing masks, sums without noise.
 

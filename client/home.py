@@ -116,7 +116,7 @@ class Home:
 
     @classmethod
     def open(cls, path: Path) -> Home:
-        """An existing folder, its settings checked; ``ConsortiumError`` where something is wrong."""
+        """An existing folder, its settings checked; ``ConsortiumError`` if something is wrong."""
         home = cls(path)
         if not home.settings_file.is_file():
             raise ConsortiumError(
@@ -243,7 +243,7 @@ class Home:
 
     @property
     def witness(self) -> Path | None:
-        """A folder in memory, which no backup holds and a reboot forgets; None where there is none.
+        """A folder in memory, which no backup holds and a reboot forgets; None if there is none.
 
         What systemd gives the service comes first, also for a command beside it; then what it gives a
         user, then the shared memory of Linux, where any user may make folders: ``FileError`` if
@@ -278,7 +278,7 @@ class Home:
 
     @property
     def request(self) -> Request:
-        """The request to be admitted: the very same whenever it is made."""
+        """The request to be admitted: the same whenever it is made."""
         identity = Identity(self.identity.read_bytes())
         public = self.node_public_key.read_text(encoding="ascii")
         return Request.make(self.card, self.name, identity, public)

@@ -78,7 +78,7 @@ class Intake:
     """Answers one owner's messages. Its child holds one loaded model, until another job needs another.
 
     `secrets` (of a job's seed and a purpose) replaces the operating system's generator: for rehearsals
-    alone, because whoever knows the seed removes the noise. `bench` is the child process in which
+    alone, because anyone who knows the seed removes the noise. `bench` is the child process in which
     records are worked on; after ``close`` there is none. `clock` is what answers wait by
     (``timing``); in a rehearsal none does. `watch` gives the seconds by which work is given up that takes
     longer than a whole run may, `now` those since 1970, by which orders and rosters end.
@@ -300,7 +300,7 @@ class Intake:
         return desk
 
     def _opened(self, assignment: Assignment, job: Job, source: DataSource, stamp: Stamp) -> _Desk:
-        """Have the worker load the model, unless the last job had the very same; no record yet."""
+        """Have the worker load the model, unless the last job had the same; no record yet."""
         home, secrets = self.home, self._secrets
         self._check_base(job)
         rules = self._policy.resources

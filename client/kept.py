@@ -2,7 +2,7 @@
 again for nothing.
 
 Training again would draw new noise and cost privacy again. What was trained once is a release once,
-however often the same bytes leave, as long as nothing else comes of it: in the clear it is the very
+however often the same bytes leave, as long as nothing else comes of it: in the clear it is the
 same update, and in secure sums ``privacy.secagg.repeats`` says where it may be masked again.
 """
 
@@ -45,7 +45,7 @@ class KeptUpdates:
         self._folder, self._keys = folder, keys or folder
 
     def keep(self, run: str, what: bytes, update: Arrays) -> bytes:
-        """Write an update through to the disk, in the place of the run's last; the key that opens it.
+        """Write an update through to the disk, in place of the run's last; the key that opens it.
 
         Raises ``FileError`` if it cannot be written.
         """

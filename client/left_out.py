@@ -1,4 +1,4 @@
-"""Records that killed the worker: left out from then on, also by an agent that starts anew.
+"""Records that killed the worker: left out from then on, also by an agent that starts again.
 
 Otherwise each start would let them kill again, and an answer would be late for it each time. They are
 known by keyed hashes of their texts, which never leave the owner's folder.

@@ -102,7 +102,7 @@ def _later(earlier: Path) -> Path:
 
 
 def _holds(place: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether these very files are there."""
+    """Whether these files are there."""
     try:
         return all((place / name).read_bytes() == data for name, data in files.items())
     except OSError:

@@ -41,7 +41,7 @@ class Notices:
         self._strange = 0
 
     def doing(self, assignment: Assignment, message: Message) -> None:
-        """A line for whoever looks at the agent; short trips are not worth one."""
+        """A line for anyone who looks at the agent; short trips are not worth one."""
         what = _DOING.get(message.metadata.message_type)
         if what is not None:
             tests = " and tests the model that came with it" if assignment.test else ""
@@ -67,7 +67,7 @@ class Notices:
             self._decisions.note(run, job, operator, event, why)
 
     def _heeds_strangers(self) -> bool:
-        """Whether one more job that nobody signed is written down: whoever is the server can make them."""
+        """Whether one more job that nobody signed is written down: anyone who is the server can make them."""
         self._strange += 1
         if self._strange == _MOST_UNSIGNED:
             _log.warning("no more unsigned jobs are noted until this agent starts again")

@@ -3,7 +3,7 @@
     Asked -> Reserved -> Answerable -> Durable -> the answer
 
 Guarantee: no record is read for an answer that is not ``Reserved`` (what it can cost is in the ledger, on
-disk), and nothing of an update leaves that is not ``Durable`` (the owner can send the very same again).
+disk), and nothing of an update leaves that is not ``Durable`` (the owner can send the same again).
 A crash between two steps so leaves a charge too many, never a release too many.
 Assumption: the values are made in ``round.py`` alone, each by its own step.
 """

@@ -1,4 +1,4 @@
-"""What only an owner does to its account: have a size drawn anew, begin another one, take a folder over.
+"""What only an owner does to its account: have a size drawn again, begin another one, take a folder over.
 
 Each act is a row of the ledger, so that who reads it later sees what was declared, and when.
 """

@@ -1,7 +1,7 @@
 """An owner's policy: what its agent refuses, whatever a job says.
 
 It is read from ``policy.toml`` in the owner's folder. Jobs come from others and may change with every
-run; the policy is written here, by whoever answers for the data, and holds over all of them. Each
+run; the policy is written here, by anyone who answers for the data, and holds over all of them. Each
 reason for a refusal names the policy's key, and tells nothing of the data.
 """
 
@@ -167,7 +167,7 @@ class Policy(Section):
         """Refuse to start training outside of the owner's hours, or beyond a run's longest time.
 
         now: local where it names no time zone. spent_seconds: how long this run has trained here.
-        Raises ``NotYet`` where waiting helps, ``PlanRefused`` where the run has used up its time.
+        Raises ``NotYet`` if waiting helps, ``PlanRefused`` if the run has used up its time.
         """
         rules = self.jobs
         # Written so that a time that is not a number refuses.

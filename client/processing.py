@@ -182,7 +182,7 @@ def _promise(
 
 
 def _sentence(job: Job, plan: dict[str, Any]) -> str:
-    """As the plan states it; empty where that needs numbers that are not kept here."""
+    """As the plan states it; empty if that needs numbers that are not kept here."""
     if job.per_client or (job.private and not plan):
         return ""
     # The number of members is in the sentence of client-level jobs alone.

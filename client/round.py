@@ -268,7 +268,7 @@ class Rounds:
         return Numbers(training, held, rate, per_unit, account.training_share)
 
     def seconds(self, job: Job, assignment: Assignment) -> float:
-        """How long all answers of a run should take here, by public numbers; 0 where none waits."""
+        """How long all answers of a run should take here, by public numbers; 0 if none waits."""
         rounds = job.training.rounds
         if job.encrypted and job.cohort.size:
             # The plan draws cohorts, and does not stand yet: as many as fall to each member.

@@ -13,10 +13,10 @@ _EARLIER = 16
 
 
 def of_run(folder: Path, run: str, ending: str = "", *, beginning: str = "") -> Path:
-    """Where a run's file or folder lies in `folder`.
+    """Where a run's file or folder is in `folder`.
 
     Guarantee: two runs have two places; to find runs that share one is to find a collision of SHA-256. The
-    exception is a run whose files an earlier version made, which goes on with them as long as they are there.
+    exception is a run whose files an earlier version made, which keeps them.
     """
     digest = hashlib.sha256(run.encode()).hexdigest()
     earlier = folder / f"{beginning}{digest[:_EARLIER]}{ending}"

@@ -136,7 +136,7 @@ def short_trip(
 
 
 def _member(membership: Membership) -> Member:
-    """Read anew whenever the roster is another one."""
+    """Read again whenever the roster is another one."""
     try:
         return _member_of(membership, membership.roster.read_bytes())
     except FileNotFoundError:

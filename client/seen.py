@@ -2,7 +2,7 @@
 
 Guarantee: an order for a run that this owner does not know is taken only if its signer made it after every
 order that was seen before, also after a crash. The counter is the signer's and stands in the signed order,
-so a server that was restored from a backup goes on with the runs that it knew, and replays nothing.
+so a server that was restored from a backup continues with the runs that it knew, and replays nothing.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Service:
         )
 
     def run(self) -> None:
-        """Serve until ``stop``. Raises ``DeploymentError`` where another agent serves this owner."""
+        """Serve until ``stop``. Raises ``DeploymentError`` if another agent serves this owner."""
         refusal = (
             f"Another agent already runs for {self.home.path}. Stop that one first: two at once would "
             "answer with the same keys."
@@ -105,7 +105,7 @@ class Service:
                     with runtime.message(claim) as task:
                         task.reply(self._intake.handle(task.message))
                 except Exception as error:
-                    # The SuperNode is gone or confused: it is started anew, and the server asks again.
+                    # The SuperNode is gone or confused: it is started again, and the server asks again.
                     _log.warning("a message could not be answered: %s", error)
                     return
         finally:

@@ -60,9 +60,9 @@ class DataSpending:
 
 
 def spending(ledger: Path, policy: Policy) -> list[DataSpending]:
-    """One item per account, in the order of their first spending; none where there is no ledger yet.
+    """One item per account, in the order of their first spending; none if there is no ledger yet.
 
-    Raises ``LedgerError`` where the ledger was changed.
+    Raises ``LedgerError`` if the ledger was changed.
     """
     if not Ledger.begun(ledger):
         return []

@@ -4,7 +4,7 @@ How long an owner computes follows the number and the length of the records that
 would tell of them. In a deployment every private answer therefore costs as much work as the most records that
 are likely to be drawn would, were each of the greatest length: behind the records, the machine works on
 invented ones (``learning.filling``). Two kinds of answers wait for a time instead: those for which
-files are read, as when a run begins, and those before which the process that works had to be made ready
+files are read, as when a run begins, and those before which the process that works had to be prepared
 again, as after a record that ended it.
 
 Guarantee: of the records, the time at which an answer leaves tells only whether their work was within what
@@ -53,14 +53,14 @@ class Numbers:
     """All that an answer's time may depend on beside the machine's pace; all of it is public."""
 
     training_size: int
-    """From the published size; 0 where none is published."""
+    """From the published size; 0 if none is published."""
     test_size: int
     sampling_rate: float
-    """Of a record or group in a step; 0 where steps are not noised."""
+    """Of a record or group in a step; 0 if steps are not noised."""
     records_per_unit: int
     """Most records that one drawn unit brings."""
     training_share: float = 1.0
-    """Of all units, drawn for each; 1 if those held out lie in a file of their own."""
+    """Of all units, drawn for each; 1 if those held out are in a file of their own."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def most_drawn(size: int, rate: float, steps: int, share: float = 1.0) -> int:
     size: as published, so that the true one is `size` plus two-sided geometric noise of epsilon 0.1,
     the noise taken as likely as it was when it was drawn, and what the split adds or takes, which puts each
     unit into the training part with probability `share`. Each of the true number is drawn in each
-    step with probability `rate`. The cap is for time alone: whoever is drawn beyond it trains, so the
+    step with probability `rate`. The cap is for time alone: anyone who is drawn beyond it trains, so the
     mechanism, and what it is charged, stay the same.
     """
     from scipy.stats import binom

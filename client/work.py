@@ -84,7 +84,7 @@ class Work(Protocol):
 
     @property
     def interruptions(self) -> int:
-        """How often the process that works had to be started, or made ready, again before it answered."""
+        """How often the process that works had to be started, or prepared, again before it answered."""
         ...
 
     def open(self) -> object:

@@ -283,7 +283,7 @@ class Consortium(Folder):
     def approve(self, given: SignedRoster) -> SignedRoster | None:
         """The pending roster with the approvals of a copy of it, which are kept; None if it is another.
 
-        Only those that count: a copy comes back from one member by way of others.
+        Only those that count: a copy comes back from one member through others.
         """
         with self._alone():
             pending, current = self.pending, self.current_roster()

@@ -49,7 +49,7 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing folder; ``ConsortiumError`` where there is no operator's folder."""
+        """An existing folder; ``ConsortiumError`` if there is no operator's folder."""
         if not (path / "limits.json").is_file():
             raise ConsortiumError(
                 f"{path} is not an operator's folder (there is no limits.json in it). Make one with: "
@@ -210,7 +210,7 @@ class Folder:
     def admitted_with(self) -> dict[str, str]:
         """By member: the signing key, in hexadecimal, with which it was admitted, also if replaced since.
 
-        Whoever was removed and came back with other keys is somebody else by this.
+        Anyone who was removed and came back with other keys is somebody else by this.
         """
         found: dict[str, str] = {}
         for roster in self._all_rosters():
@@ -253,7 +253,7 @@ class Folder:
     def request_of(self, entry: Entry) -> Request:
         """With which a member of a roster asked to be admitted.
 
-        Guarantee: it is the one that the roster means, with these very keys. As long as a member's new keys
+        Guarantee: it is the one that the roster means, with these keys. As long as a member's new keys
         are in no roster that counts, both of its requests are here.
         """
         path, reason = self._request_path(entry.name), "its keys differ from the roster."

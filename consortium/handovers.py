@@ -56,7 +56,7 @@ def hand_over(
 def statements(handovers: Sequence[str]) -> list[bytes]:
     """What they say, by which two chains are compared: one statement can be written in several ways.
 
-    In capitals, say, or with a seal more, which whoever carries it can put to it.
+    In capitals, say, or with a seal more, which anyone who carries it can put to it.
     """
     return [_signed(text).statement for text in handovers]
 

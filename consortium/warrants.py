@@ -1,6 +1,6 @@
 """What is signed ahead, away from the server: the operator's orders, and delegations for one run.
 
-An order says: this very job, as this very run, in this consortium, until then. A delegation lets a server
+An order says: this job, as this run, in this consortium, until then. A delegation lets a server
 that holds none of the consortium's keys finish one run: certify it, and take members off the roster.
 Both are statements (``privacy.secagg.signed``) with an end, and with their signer's counter.
 """
@@ -32,7 +32,7 @@ REST_DAYS = 30
 
 @dataclass(frozen=True)
 class JobOrder(Encoded):
-    """What the operator signs: this very job, as this very run, in this consortium alone."""
+    """What the operator signs: this job, as this run, in this consortium alone."""
 
     consortium: Annotated[str, Size(32, 32)]
     run: Annotated[str, Size(1, 256)]

@@ -85,7 +85,7 @@ class Admission:
         return len(self._waiting)
 
     def enter(self, host: str) -> Guest | None:
-        """Take a new connection in; None where it is to be closed. Ends an older one to make room."""
+        """Take a new connection in; None if it is to be closed. Ends an older one to make room."""
         now, address = self._clock(), network_of(host)
         familiar = address in self._familiar
         rate = self.bounds.each_familiar if familiar else self.bounds.each_address

@@ -79,7 +79,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         # One may wait: an answer goes out before its end is told (Flower's middleware sends that for
-        # itself), and whoever has it all may ask again at once.
+        # itself), and anyone who has it all may ask again at once.
         if self.pipeline:
             raise ValueError("more requests before the last one was answered")
         self._in_head, self._fields = True, 0

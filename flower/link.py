@@ -1,6 +1,6 @@
 """The SuperLink: Flower's server, with one port for data owners and another for this machine.
 
-In Flower's open edition whoever reaches the port can start runs, and a run carries code. So data
+In Flower's open edition anyone who reaches the port can start runs, and a run carries code. So data
 owners reach a port on which only the Fleet API answers, to members (``members``, behind ``door``), and
 everything else is served on loopback.
 Run as a process of its own: ``python -m umbel.flower.link`` (see ``Link.command``).
@@ -33,7 +33,7 @@ class Link:
     certificate: Path
     key: Path
     secret: Path
-    """Whoever knows this token may take a run's work."""
+    """Anyone who knows this token may take a run's work."""
     database: Path
 
     @property

@@ -114,7 +114,7 @@ class MembersOnly:
         return True, known is not None
 
     async def _read(self, scope: Scope, receive: Any, most: int) -> bytes:
-        """The whole body; ``Refused`` where it is, or says that it is, too long, or comes too slowly."""
+        """The whole body; ``Refused`` if it is, or says that it is, too long, or comes too slowly."""
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if not said.isdigit() or len(said) > _MOST_DIGITS or int(said) > most:
             raise Refused(413)

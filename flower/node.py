@@ -140,7 +140,7 @@ def _drop_messages_of_ended_runs(main_loop: Any) -> None:
 class _Sleep:
     """Stands for ``time.sleep`` in Flower's main loop: shorter, and it says when a message came.
 
-    The loop sleeps three seconds for want of a message, and half a second at a time for want of the
+    The loop sleeps three seconds for lack of a message, and half a second at a time for lack of the
     agent's reply to one.
     """
 

@@ -1,6 +1,6 @@
 """How our processes take work from Flower's, in place of Flower's executor.
 
-Flower would install the app that the server sent and start it anew for every message. Here the
+Flower would install the app that the server sent and start it again for every message. Here the
 process that is there anyway acquires the task, so nothing that the server sends is ever executed.
 """
 
@@ -46,7 +46,7 @@ class Runtime:
         self._client.close()
 
     def acquire(self, kind: Kind) -> Claim | None:
-        """The oldest task that waits, if any; ``DeploymentError`` where nobody answers."""
+        """The oldest task that waits, if any; ``DeploymentError`` if nobody answers."""
         import httpx
         from flwr.proto.runtime_pb2 import AcquireTaskRequest
         from flwr.supercore.constant import TaskType

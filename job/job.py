@@ -99,7 +99,7 @@ class Job(Section):
 
     @property
     def pooled(self) -> bool:
-        """Whether a head of our own stands on pooled states, else what the architecture brings."""
+        """Whether Umbel's own head is put on pooled states, instead of the architecture's head."""
         return self.kind.pools and self.model.pooling != "own"
 
     @property
@@ -109,12 +109,12 @@ class Job(Section):
 
     @property
     def tests_privately(self) -> bool:
-        """Whether what leaves of the held-out records is noised."""
+        """Whether the counts of held-out records leave with noise."""
         return self.counts == "private"
 
     @property
     def spare_rounds(self) -> int:
-        """Rounds that may be trained anew within epsilon, with the default filled in."""
+        """Rounds that may be trained again within epsilon, with the default filled in."""
         if self.privacy.spare_rounds is not None:
             return self.privacy.spare_rounds
         return 1 + self.training.rounds // 10 if self.per_client else 1
@@ -126,7 +126,7 @@ class Job(Section):
 
     @property
     def counts(self) -> Literal["exact", "private", "off"]:
-        """What leaves of the held-out records, with the default filled in."""
+        """What leaves an owner about its held-out records, with the default filled in."""
         spec = self.evaluation
         if spec.counts is not None:
             return spec.counts
@@ -173,7 +173,7 @@ class Job(Section):
 
     @property
     def noised_by_clients(self) -> bool:
-        """Whether clients add noise to what leaves them; else the server sees sums without."""
+        """Whether clients add noise to what leaves them; otherwise the server sees sums without noise."""
         return self.per_client and self.privacy.mechanism == "distributed"
 
     @property
@@ -188,7 +188,7 @@ class Job(Section):
         return "equal" if self.private else "examples"
 
     def _filled(self) -> Job:
-        """The same job with a learning rate that suits its adapter, where it names none."""
+        """The same job with a learning rate that suits its adapter, if it names none."""
         if self.training.learning_rate is not None:
             return self
         rate = _LEARNING_RATES[self.adapter]

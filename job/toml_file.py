@@ -41,7 +41,7 @@ def dotted(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """A value is read as TOML where it is TOML, as a plain string otherwise."""
+    """A value is read as TOML if it is TOML, otherwise as a plain string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise JobError(f"--set {text}: expected KEY=VALUE, such as training.rounds=3")

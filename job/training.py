@@ -91,7 +91,7 @@ class ModelSpec(Section):
 
 class DataSpec(Section):
     """Where the examples are and which columns hold what, in a simulation. Between machines each owner
-    declares that of its own data, and of these keys only `labels` and `end_of_text` count."""
+    declares that of its own data, and only the keys `labels` and `end_of_text` apply."""
 
     path: str | None = Field(
         None,

@@ -1,7 +1,7 @@
 """Finding a base model: hub id, local folder, folder inside a Python package, or GGUF file.
 
 Finding imports, parses and runs nothing: what is there is told by its digest (``named_digest``), and
-whoever minds which model it is compares that first (``checked``). Only then it becomes one local folder
+anyone who minds which model it is compares that first (``checked``). Only then it becomes one local folder
 in Hugging Face format (``base_folder``), for which a GGUF file is converted once into the cache.
 """
 

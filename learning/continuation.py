@@ -1,4 +1,4 @@
-"""How a language model goes on with a text: the likeliest token again and again, read as in training."""
+"""How a language model continues with a text: the likeliest token again and again, read as in training."""
 
 from __future__ import annotations
 

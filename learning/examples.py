@@ -1,6 +1,6 @@
 """Tokenised examples: one store for a whole table, and light views of the rows a client holds.
 
-A store lies in memory-mapped files, so a thousand virtual clients share its pages and a worker
+A store is in memory-mapped files, so a thousand virtual clients share its pages and a worker
 process receives it as a path. Tokenising a row does not depend on other rows, so an owner who
 tokenises only its own rows gets the same tokens.
 """
@@ -123,7 +123,7 @@ class Examples:
 
     @cached_property
     def weights(self) -> np.ndarray | None:
-        """What each example adds to private counts, int64[n]; None where groups are not told."""
+        """What each example adds to private counts, int64[n]; None if groups are not told."""
         return None if self.groups is None else shared(self.groups, GROUP_COUNTS)
 
     def tokens(self, index: int) -> np.ndarray:

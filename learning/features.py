@@ -32,7 +32,7 @@ _READS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def with_features(learner: Learner, examples: Examples, touch: Touch | None = None) -> Examples:
-    """The same examples with features, or unchanged where tokens are needed in every step.
+    """The same examples with features, or unchanged if tokens are needed in every step.
 
     Those of a record that the model fails on are NaN: it then has no gradient and is not counted.
     touch: told of each record beforehand, one at a time, for a process that may die of it. What is

@@ -1,4 +1,4 @@
-"""How far long work on records has come, for whoever shows it: how many are done, and nothing of them.
+"""How far long work on records has come, for anyone who shows it: how many are done, and nothing of them.
 
 Only a simulation listens. At a data owner nobody does, and nothing is told.
 """

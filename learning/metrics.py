@@ -76,7 +76,7 @@ class ClassificationCounts:
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray) -> ClassificationCounts:
         """Counts of a batch: `logits` float[B, K], `labels` int[B]; ties go to the first class.
 
-        Raises ``ModelError`` where a logit is not finite.
+        Raises ``ModelError`` if a logit is not finite.
         """
         logits_BK = np.asarray(logits, dtype=np.float64)
         labels_B = np.asarray(labels, dtype=np.int64)
@@ -287,7 +287,7 @@ def _log_sum_exp(logits_BK: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """float64[K]; 0 where the denominator is 0."""
+    """float64[K]; 0 if the denominator is 0."""
     ratio: np.ndarray = np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)
     return ratio
 

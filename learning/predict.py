@@ -28,7 +28,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities by label, most likely first; or the text that a language model went on with.
+    """Probabilities by label, most likely first; or the text that a language model continued with.
 
     Neither for a text that says nothing: a blank one, or one of which the tokenizer makes nothing.
     """

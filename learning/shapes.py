@@ -1,4 +1,4 @@
-"""Passes of one shape, in which a text comes to the same numbers to the last bit, whoever is beside it.
+"""Passes of one shape, in which a text comes to the same numbers to the last bit, whatever is beside it.
 
 How a product is rounded follows from its shape: of eight texts it is another one than of seven, and of 24
 tokens another one than of 25. With weights that a server made so, an answer or a gradient hangs on such a
@@ -100,7 +100,7 @@ def rows_of(learner: Learner, *, on_features: bool = False) -> int:
 
 
 def rows_to_train(learner: Learner, *, on_features: bool) -> int:
-    """Rows of a pass with gradients; 0 where places matter, so that passes are made as they fall."""
+    """Rows of a pass with gradients; 0 if places matter, so that passes are made as they fall."""
     if not (together(learner) and (on_features or train_together(learner))):
         return 0
     return FEATURES_AT_ONCE if on_features else _rows(learner)

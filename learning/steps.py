@@ -110,7 +110,7 @@ class PrivateRule:
     by at most one clipped gradient.
 
     Why: a microbatch that fails is taken one record at a time. A failure while the sum was being
-    added to leaves it torn, and the step then begins anew from zero, one record at a time. A single
+    added to leaves it torn, and the step then starts again from zero, one record at a time. A single
     record that tears it leaves some tensors' parts of its clipped gradient, which is no longer than
     the whole.
 

@@ -278,7 +278,7 @@ def _seed_generators(device: torch.device, seed: int) -> None:
 
 def _optimizer(spec: TrainingSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """A fresh optimizer: its state never leaves the owner and never outlives a round."""
-    rate = spec.learning_rate or 0.0  # set anew before every step
+    rate = spec.learning_rate or 0.0  # set again before every step
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, rate, momentum=spec.momentum, weight_decay=spec.weight_decay

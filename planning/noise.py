@@ -103,7 +103,7 @@ def private_recipe(
 
 
 def delta_fits(job: Job, size: int) -> bool:
-    """Whether the job's delta is below 1 / `size`, an owner's published one; 0 where none is."""
+    """Whether the job's delta is below 1 / `size`, an owner's published one; 0 if none is."""
     return not (job.noised_locally and size and job.privacy.delta >= 1 / size)
 
 
@@ -117,7 +117,7 @@ def delta_refusal(job: Job, where: str) -> str:
 
 
 def check_delta(job: Job, size: int, where: str) -> None:
-    """Raise ``PlanRefused`` where the delta does not fit."""
+    """Raise ``PlanRefused`` if the delta does not fit."""
     if not delta_fits(job, size):
         raise PlanRefused(delta_refusal(job, where))
 

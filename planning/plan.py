@@ -64,7 +64,7 @@ class ClientPlan:
 
 @dataclass(frozen=True)
 class UnderWay:
-    """What a run in progress has fixed, when it goes on with other clients under another roster."""
+    """What a run in progress has fixed, when it continues with other clients under another roster."""
 
     tests: int
     participations: Mapping[str, int]
@@ -255,7 +255,7 @@ class Plan:
         }
 
     def _spares(self) -> dict[str, Any]:
-        """How many rounds may be trained anew, and how many times larger that makes all noise."""
+        """How many rounds may be trained again, and how many times larger that makes all noise."""
         job = self.job
         if not job.private or not self.clients or not job.spare_rounds:
             return {"rounds": job.spare_rounds if job.private else 0, "noise": 1.0}

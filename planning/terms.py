@@ -72,7 +72,7 @@ class Terms:
         """How many clients share the noise of a test: 1 if every owner adds the whole.
 
         Noise that is shared rests on honest members; under example-level privacy an owner relies on
-        nobody, so that a server with made-up members around it reads nothing without noise.
+        nobody, so that a server with invented members around it reads nothing without noise.
         """
         return max(1, self.noise_shares) if self.job.per_client and self.job.encrypted else 1
 

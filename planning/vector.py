@@ -99,7 +99,7 @@ class Content:
         unable: bool = False,
         part: ClientPart | None = None,
     ) -> Contribution:
-        """One client's part. `update` is empty where nothing was trained, `counts` None untested.
+        """One client's part. `update` is empty if nothing was trained, `counts` None untested.
 
         A client that was `unable` to train or test says so in the sum alone, with zeros for the rest:
         a refusal would tell the server that its records, and nobody else's, are such. Where `part`

@@ -36,7 +36,7 @@ class SecretStream:
 
     Not hardened: a normal is a float64, so the lowest bits of a sum tell something about the number
     that it was added to (Mironov 2012, "On significance of the least significant bits for
-    differential privacy"): whoever adds one rounds the sum to a public grid (``grid``). Nor is the
+    differential privacy"): anyone who adds one rounds the sum to a public grid (``grid``). Nor is the
     running time independent of the values. A normal is never beyond 8.6 standard deviations
     (53-bit uniforms), which changes its distribution by less than 1e-15 in total variation.
     """
@@ -55,7 +55,7 @@ class SecretStream:
 
     @classmethod
     def from_key(cls, key: bytes) -> SecretStream:
-        """The stream of a 32-byte key. Whoever knows the key removes the noise.
+        """The stream of a 32-byte key. Anyone who knows the key removes the noise.
 
         A key from ``key`` of a secret stream is as good as a fresh one from the operating system; any
         other is for tests, simulations and ``--reproducible`` rehearsals, never for a deployment.
@@ -89,7 +89,7 @@ class SecretStream:
             block = normals[start : start + 2 * _BLOCK_PAIRS]
             pairs = len(block) // 2
             uniforms = self.uniform(2 * pairs)
-            # 1 - u lies in (0, 1], so that the logarithm is finite.
+            # 1 - u is in (0, 1], so that the logarithm is finite.
             radius = np.sqrt(-2.0 * np.log(1.0 - uniforms[:pairs]))
             angle = (2.0 * np.pi) * uniforms[pairs:]
             np.multiply(radius, np.cos(angle), out=block[:pairs])

@@ -70,7 +70,7 @@ def audit_run(
     """Attack the run in `path`, write ``audit.json`` there, and return what is in it.
 
     Raises ``RunFolderError`` for a run that is not finished, and for a deployment's run unless
-    `production`, ``DataError`` where the data is no longer what the run used.
+    `production`, ``DataError`` if the data is no longer what the run used.
     """
     if canaries < FEWEST:
         raise PlanRefused(f"--canaries {canaries}: an audit takes at least {FEWEST} of them.")

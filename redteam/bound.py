@@ -1,7 +1,7 @@
 """From an attacker's correct guesses to a lower bound on epsilon (Steinke, Nasr, Jagielski 2023).
 
 "Privacy Auditing with One (1) Training Run": each of m canaries is put into the training data with
-probability 1/2, independently. Whoever sees what the training releases may guess, for as many of
+probability 1/2, independently. Anyone who sees what the training releases may guess, for as many of
 them as he likes, whether they were in. An (epsilon, delta)-differentially private training keeps
 him from guessing much better than randomised response does (Theorem 5.2).
 """

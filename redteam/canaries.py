@@ -2,7 +2,7 @@
 
 A canary is an example whose gradient is known: it points along one weight of the head that no
 record and no other canary touches, and is far longer than the clipping norm. So the training's own
-sampling, clipping and noise are all that stands between a canary and whoever reads the update; the
+sampling, clipping and noise are all that stands between a canary and anyone who reads the update; the
 sum of the updates along a canary's weight is the best evidence of whether it was in.
 """
 

@@ -70,7 +70,7 @@ class View:
 
 
 def attack_of(learner: Learner) -> Attack | None:
-    """Which attack fits what the job trains; None where neither does."""
+    """Which attack fits what the job trains; None if neither does."""
     if _embedding(learner) is not None:
         return "tokens"
     return "features" if _head(learner) is not None else None
@@ -96,7 +96,7 @@ class Inverter:
         secrets: Callable[[], SecretStream] = SecretStream.from_os,
         tell: Callable[[], None] = lambda: None,
     ) -> View:
-        """Attack one sum for each group of `victims`, numbers of records in the pool, one a client.
+        """Attack one sum for each group of `victims`, numbers of records in the pool, one per client.
 
         noise: noise multiplier and clipping norm of each client's step, or None for a plain one.
         """

@@ -17,7 +17,7 @@ _TITLE = b"Record of processing"
 def write_record(record: ProcessingRecord, folder: Path, stem: str) -> tuple[Path, Path]:
     """Write `stem`.html and `stem`.pdf; each whole or not at all, and readable by this user alone.
 
-    Raises ``FileError`` where files of another kind are.
+    Raises ``FileError`` if files of another kind are.
     """
     page, paper = folder / f"{stem}.html", folder / f"{stem}.pdf"
     try:

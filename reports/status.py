@@ -1,6 +1,6 @@
 """How a run between machines stands, in words: from the store, also while no server runs.
 
-Nothing here needs the libraries that models need: whoever looks gets the answer at once.
+Nothing here needs the libraries that models need: anyone who looks gets the answer at once.
 """
 
 from __future__ import annotations

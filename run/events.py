@@ -226,7 +226,7 @@ class Kept(Event):
 
 @dataclass(frozen=True)
 class Spare(Event):
-    """Rounds that were trained anew, of which the noise pays for a few."""
+    """Rounds that were trained again, of which the noise pays for a few."""
 
     kind = "spare"
     round: int

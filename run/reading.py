@@ -1,4 +1,4 @@
-"""What lies in a run's folder, read as it is: a run may go on, have crashed, or be of an older version."""
+"""What is in a run's folder, read as it is: a run may go on, have crashed, or be of an older version."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ class RunRecord:
 
     @property
     def decided(self) -> list[str]:
-        """Sentences on what was decided on figures; none where the job asked for no decision."""
+        """Sentences on what was decided on figures; none if the job asked for no decision."""
         return [decision_line(event) for event in self.decisions]
 
     @property

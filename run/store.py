@@ -85,7 +85,7 @@ class Store:
         return [RunRow(*row) for row in rows]
 
     def run(self, name: str) -> RunRow:
-        """A run by its name, the beginning of it, or its id; ``RunFolderError`` where there is not one."""
+        """A run by its name, the beginning of it, or its id; ``RunFolderError`` if there is not one."""
         runs = self.runs()
         found = [run for run in runs if name in (run.name, run.id)] or [
             run for run in runs if run.name.startswith(name)
@@ -168,7 +168,7 @@ class Store:
         return _typed(rows, (kind,))
 
     def keep_heads(self, heads: Mapping[str, str]) -> None:
-        """Keep what members have sent of their ledgers, in the place of what they sent before."""
+        """Keep what members have sent of their ledgers, in place of what they sent before."""
         with self._open() as database:
             database.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", list(heads.items()))
 

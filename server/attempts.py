@@ -1,8 +1,8 @@
 """Who is asked in each attempt at a round or a test, and in which slots.
 
-First the very same slots, where an earlier process left some: members give the very same answers. Then
+First the same slots, where an earlier process left some: members give the same answers. Then
 a new slot of the same groups, in which owners send what they trained before where the rules let them
-(``privacy.secagg.repeats``). Only then the lot falls on others, who train anew.
+(``privacy.secagg.repeats``). Only then the lot falls on others, who train again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Attempt:
 
     @property
     def naming(self) -> str:
-        """The groups as an assignment says them; nothing where none is named."""
+        """The groups as an assignment says them; nothing if none is named."""
         return json.dumps(self.groups) if self.refused else ""
 
     @property
@@ -106,7 +106,7 @@ class Attempts:
 def present(run: Run, least: int) -> list[str]:
     """The clients that are connected; while they are fewer than `least`, others are waited for.
 
-    Whoever is away costs nobody time then, and comes back in a later round.
+    Anyone who is away costs nobody time then, and comes back in a later round.
     """
     nodes = {name: run.nodes[name] for name in run.candidates}
     return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)

@@ -50,7 +50,7 @@ def keep_candidate(run: Run) -> None:
 def settle(run: Run) -> None:
     """Take the model that the job keeps for the result, and say which it is.
 
-    Raises ``CheckpointError`` where the best one is no longer on disk.
+    Raises ``CheckpointError`` if the best one is no longer on disk.
     """
     job, choice = run.plan.job, run.choice
     early = run.round < job.training.rounds
@@ -77,7 +77,7 @@ def settle(run: Run) -> None:
 
 
 def kept_model(checkpoints: Path, round_: int, digest: str, like: Arrays) -> Arrays | None:
-    """The model that was put aside after a round; None where it is missing or damaged."""
+    """The model that was put aside after a round; None if it is missing or damaged."""
     from safetensors.numpy import load
 
     try:

@@ -78,7 +78,7 @@ class Collection:
 
     @property
     def groups(self) -> list[list[str]]:
-        """Who is summed with whom; none where everybody is seen alone."""
+        """Who is summed with whom; none if everybody is seen alone."""
         return []
 
     @property

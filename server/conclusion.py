@@ -33,7 +33,7 @@ def conclude(
 def certify(folder: RunFolder, signer: Identity, delegation: str | None = None) -> Certificate:
     """A new certificate for a finished run: after an audit, or where the key was not there before.
 
-    Raises ``CertificateError`` where the folder is no longer what an earlier certificate says.
+    Raises ``CertificateError`` if the folder is no longer what an earlier certificate says.
     """
     if not (folder.path / "result.json").is_file():
         raise CertificateError(

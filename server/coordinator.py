@@ -105,7 +105,7 @@ def coordinate(task: Task) -> None:
     store = Store(consortium.database)
     root = consortium.ca_certificate.read_bytes()
     try:
-        # Late, because whoever has claimed the work has to show soon that it lives.
+        # Late, because anyone who has claimed the work has to show soon that it lives.
         claim = claim_run(task.address, root, Path(task.secret).read_bytes(), task.flower_run)
         with grid_of(task.address, root, claim) as grid:
             row = store.run(task.name)

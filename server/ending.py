@@ -20,7 +20,7 @@ def ends_with(run: Run, error: RoundFailed) -> bool:
     """Whether a run that failed so is finished with its last summed model, by ``cohort.when_stuck``."""
     wanted = run.plan.job.cohort.when_stuck
     if run.round and isinstance(error, OutOfRange):
-        return True  # no resumption could go on with these weights
+        return True  # no resumption could continue with these weights
     if run.round == 0 or wanted == "stop":
         return False
     return wanted == "finish" or isinstance(error, CannotGoOn) or run.should_finish()

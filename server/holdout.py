@@ -1,6 +1,6 @@
 """The public hold-out: records that anybody may see, on which the server itself tests the model.
 
-Its figures cost no privacy and stand beside those of the owners. The file lies with whoever runs the
+Its figures cost no privacy and stand beside those of the owners. The file is with the operator of the
 server; an owner reads its path in the job that it was asked, and nothing more.
 """
 
@@ -37,7 +37,7 @@ class PublicRecords:
 
 
 def read_public(job: Job) -> PublicRecords | None:
-    """None where the job names none. Raises ``DataError`` for a file that the job cannot be tested on."""
+    """None if the job names none. Raises ``DataError`` for a file that the job cannot be tested on."""
     corpus = public_corpus(job)
     if corpus is None:
         return None

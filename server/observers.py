@@ -1,6 +1,6 @@
 """Observers: who may read how runs stand, and change nothing.
 
-An observer has a key of its own. The operator grants it, for some time, by a statement that lies in
+An observer has a key of its own. The operator grants it, for some time, by a statement that is in
 ``observers``; a request is a statement too, by the observer, for one thing to read and for some minutes.
 
 Guarantee: what is answered is read from the folder, and nothing is written; no path starts, stops, finishes

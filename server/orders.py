@@ -111,7 +111,7 @@ def _go_by(folder: RunFolder, order: SignedJob, card: Card) -> None:
 
 
 def renew_order(consortium: Consortium, run: RunRow) -> None:
-    """Sign the order of a run anew if it has ended, ends soon, or is by a key that was replaced.
+    """Sign the order of a run again if it has ended, ends soon, or is by a key that was replaced.
 
     Raises ``PlanRefused`` if it does not hold any more, and the operator's key is elsewhere.
     """

@@ -87,7 +87,7 @@ class Company:
         return {n: node for n, node in self.clients.nodes.items() if n in self.rosters.last.clients}
 
     def plan(self, period: Period | None = None) -> Plan:
-        """The plan under a roster, the present one by default: all of its numbers are computed anew.
+        """The plan under a roster, the present one by default: all of its numbers are computed again.
 
         Tests and noise of those that go on stay what they were. Raises ``PlanRefused``.
         """

@@ -79,7 +79,7 @@ def believed(plan: Plan, name: str, told: object) -> tuple[float, str]:
 
 
 def head_of(reply: Message) -> str | None:
-    """The sealed head of its ledger that a client sent; a ``MessageError`` where it cannot be one."""
+    """The sealed head of its ledger that a client sent; a ``MessageError`` if it cannot be one."""
     record = reply.content.config_records.get(LEDGER)
     if record is None:
         return None
@@ -105,7 +105,7 @@ def counts_check(run: Run) -> Callable[[Message], None]:
 
 
 def counts_of(run: Run, reply: Message) -> Counts:
-    """The counts in a reply; a ``MessageError`` where there are none."""
+    """The counts in a reply; a ``MessageError`` if there are none."""
     numbers = only_metrics(reply.content).get("counts")
     if not isinstance(numbers, list):
         raise MessageError("sent no counts of its held-out records")
@@ -113,7 +113,7 @@ def counts_of(run: Run, reply: Message) -> Counts:
 
 
 def readiness_of(reply: Message) -> Readiness:
-    """What a client says of itself; a ``MessageError`` where it says what cannot be."""
+    """What a client says of itself; a ``MessageError`` if it says what cannot be."""
     record = reply.content.config_records.get("readiness")
     if record is None:
         raise MessageError("answered without saying whether it is ready")

@@ -1,7 +1,7 @@
 """A run whose folder came back from a backup: which rounds were done meanwhile, its owners know.
 
 Their ledgers were charged for these rounds. Asked for them once more, they would be charged again; so the
-run goes on with the round after the last one that they know, from the model that the backup holds.
+run continues with the round after the last one that they know, from the model that the backup holds.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _exact(first: Evaluation | None, last: Evaluation | None) -> dict[str, Any] 
 
 
 def _public(events: Sequence[Event], kept: int) -> dict[str, Any] | None:
-    """What the server itself measured, and on which records; None where it had none."""
+    """What the server itself measured, and on which records; None if it had none."""
     records = next((e for e in events if isinstance(e, Public)), None)
     if records is None:
         return None

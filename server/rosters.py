@@ -2,8 +2,8 @@
 
 A run keeps to one roster until a member that takes part in it is removed, one joins, or it is about to end.
 Then, between two rounds, it turns to the newest: who is asked, who may be summed, thresholds and shares of
-noise are computed anew from it by all sides. A round that is in progress is finished under the roster that it
-was begun with; if that fails it is trained anew under the next one.
+noise are computed again from it by all sides. A round in progress is finished under the roster that it was
+begun with; if that fails it is trained again under the next one.
 
 Guarantee: no update is summed both with and without a member. Slots name their roster, a slot is reopened
 under its own roster alone, and no owner masks an update under two (``privacy.secagg.repeats``, rule 2).

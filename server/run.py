@@ -137,7 +137,7 @@ class Run:
 
     @property
     def names(self) -> dict[int, str]:
-        """Node id -> client name, made anew at each call: take it once a round."""
+        """Node id -> client name, made again at each call: take it once a round."""
         return {node: name for name, node in self.nodes.items()}
 
     @property
@@ -157,7 +157,7 @@ class Run:
         save(self.checkpoints, now)
 
     def restore(self) -> None:
-        """Go back to the last checkpoint; a run that never got that far starts anew."""
+        """Go back to the last checkpoint; a run that never got that far starts again."""
         if self.sums is not None:
             self.sums.resume(self.folder)
         try:

@@ -105,7 +105,7 @@ def new_run(job: Job) -> str:
 
 
 def signed_order(consortium: Consortium, job: Job, run: str) -> SignedJob:
-    """An order for this very job as this very run, and a delegation if the server is apart."""
+    """An order for this job as this run, and a delegation if the server is apart."""
     text, id_ = job.to_json(), consortium.card.id
     counter, seconds = consortium.next_counter(), order_seconds(job)
     order = sign_job(consortium.operator, id_, run, text, counter=counter, seconds=seconds)
@@ -234,7 +234,7 @@ def _as_kept(consortium: Consortium, signed: SignedRoster, current: Roster | Non
 
 
 def _check_apart(requests: Sequence[Request]) -> None:
-    """A request is signed by its own keys alone: one that came by way of others may bring another's."""
+    """A request is signed by its own keys alone: one that came through others may bring another's."""
     keys = [key for request in requests for key in request.keys]
     if len(set(keys)) < len(keys):
         names = ", ".join(request.name for request in requests)

@@ -1,7 +1,7 @@
-"""Where a round's slots stand: on the disk before each trip, so that another process asks the very same.
+"""Where a round's slots stand: on the disk before each trip, so that another process asks the same.
 
 Members answer an identical request with identical bytes. So a coordinator that died in the middle of a
-slot goes on with it: nobody trains again, and nothing is charged.
+slot continues with it: nobody trains again, and nothing is charged.
 """
 
 from __future__ import annotations

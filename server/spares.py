@@ -1,4 +1,4 @@
-"""Rounds that were trained anew beyond the planned ones: found by what owners say they have spent."""
+"""Rounds that were trained again beyond the planned ones: found by what owners say they have spent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def used(run: Run, name: str, told: float, events: Sequence[Round]) -> int:
     """Spare rounds that a client has used, if `told` is the epsilon that the run has cost it so far.
 
     Every round and test that it was asked for so far counts as planned; whatever is spent beyond those
-    was drawn anew.
+    was drawn again.
     """
     client = run.plan.by_name[name]
     asked = [e for e in events if name in e.clients or name in e.failed]

@@ -55,7 +55,7 @@ class SecureSums:
         return stopped if here else None
 
     def is_open(self, kind: str, round_: int) -> bool:
-        """Whether an earlier process left slots of this round or test under this very roster."""
+        """Whether an earlier process left slots of this round or test under this roster."""
         left = self.stopped
         here = left is not None and (left.kind, left.round) == (kind, round_)
         return here and left is not None and left.roster == self.roster.hash.hex()

@@ -76,7 +76,7 @@ class Supervisor:
         self._stopping = True
 
     def run(self) -> None:
-        """Serve until ``stop``. Raises ``DeploymentError`` where the ports or the folder are taken."""
+        """Serve until ``stop``. Raises ``DeploymentError`` if the ports or the folder are taken."""
         folder = self._consortium.path
         refusal = f"Another server already runs for {folder}. Stop that one first."
         self._consortium.check_serves()

@@ -26,7 +26,7 @@ _STAGES = {PREKEY: "keys", CONFIRM: "confirm", REVEAL: "open"}
 class SecureTrips(Collection):
     """A collection that can send each trip of a slot, and send it again.
 
-    The very same request brings the very same answer, from the disk if need be. So where a trip brought
+    The very same request brings the same answer, from the disk if need be. So where a trip brought
     too little, those who did not answer are asked once more before the slot is given up: a client that
     died after its upload was on the disk, or whose reply was lost, costs nobody a round.
     """

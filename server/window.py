@@ -52,7 +52,7 @@ class Window(http.server.ThreadingHTTPServer):
                 if now - self._places[oldest] < _GRACE:
                     self.shutdown_request(request)
                     return
-                # Else whoever says nothing could hold all places for good.
+                # Else anyone who says nothing could hold all places for good.
                 del self._places[oldest]
                 oldest.end()
             self._places[place] = now
@@ -93,7 +93,7 @@ class _Place:
     connection: socket.socket
 
     def end(self) -> None:
-        """However slowly it sends: whoever waits for more reads the end."""
+        """However slowly it sends: anyone who waits for more reads the end."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -1,4 +1,4 @@
-"""Who certifies a simulation: a key made for the run, which lies in its folder."""
+"""Who certifies a simulation: a key made for the run, which is in its folder."""
 
 from __future__ import annotations
 

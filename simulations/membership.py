@@ -1,6 +1,6 @@
 """The consortium of a simulation: every virtual owner's keys, and the roster that they agree on.
 
-They lie in the run's folder, each owner's in a folder of its own below `owners`, as they would at the
+They are in the run's folder, each owner's in a folder of its own below `owners`, as they would at the
 owners' machines; what all of them hold lies beside it, in `consortium`.
 """
 

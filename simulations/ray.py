@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.02
 
 
 def require_ray() -> None:
-    """Raise an ``UmbelError`` where Ray is not installed."""
+    """Raise an ``UmbelError`` if Ray is not installed."""
     if find_spec("ray") is None:
         raise UmbelError(
             "The ray engine needs the package ray: pip install 'umbel[ray]'. "

@@ -84,7 +84,7 @@ def rehearse(
 ) -> tuple[RunFolder, dict[str, Any]]:
     """Run a job through real processes on this machine; its run folder, and its result.
 
-    Raises ``DeploymentError`` where the run did not come to its end.
+    Raises ``DeploymentError`` if the run did not come to its end.
     """
     tell("making keys, certificates and folders")
     stage = set_up(job, folder)
@@ -146,7 +146,7 @@ def _owner(
     rows = [share.train, share.test]
     data, test = files / f"{share.name}.parquet", None
     if corpus.held_out is None:
-        # In this order, whoever splits the rows again gets each side in its order.
+        # In this order, anyone who splits the rows again gets each side in its order.
         _write(data, job, corpus, np.concatenate(rows))
     else:
         _write(data, job, corpus, rows[0])

@@ -83,7 +83,7 @@ class Site:
         return self.workplace.learner.shape(), self.workplace.learner.initial
 
     def features(self, name: str, side: str) -> None:
-        """Compute what a head reads of a client's records, unless that lies in the cache."""
+        """Compute what a head reads of a client's records, unless that is in the cache."""
         self._featured(name, side)
 
     def public_test(self, arrays: Arrays) -> dict[str, Any]:

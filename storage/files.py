@@ -98,7 +98,7 @@ def cannot_write(path: Path, error: OSError) -> FileError:
 
 
 def successor(path: Path) -> Path:
-    """Where what takes a file's place lies until it counts: whoever reads the file looks at both."""
+    """Where what takes a file's place lies until it counts: anyone who reads the file looks at both."""
     return path.with_name(f"{path.name}.next")
 
 

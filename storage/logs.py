@@ -33,7 +33,7 @@ def opened(path: Path) -> BinaryIO:
 def keep_small(path: Path, most: int = MOST_BYTES) -> bool:
     """Put a log aside, as NAME.1, once it has grown beyond `most` bytes; whether it was.
 
-    Whoever writes goes on with the same file, empty now, so it must append. What is written at this very
+    Anyone who writes continues with the same file, empty now, so it must append. What is written at this
     instant may be lost, as may all of it on a full disk.
     """
     aside = path.with_name(f"{path.name}.1")

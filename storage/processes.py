@@ -35,7 +35,7 @@ _PLAIN = {"NO_COLOR": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": 
 
 @contextlib.contextmanager
 def alone(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file within the block; ``DeploymentError`` (`refusal`) where another process does."""
+    """Hold a lock file within the block; ``DeploymentError`` (`refusal`) if another process does."""
     descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         until = time.monotonic() + _HELD_SECONDS

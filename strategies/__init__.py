@@ -220,7 +220,7 @@ def local_half(
 ) -> LocalRule | None:
     """What an owner's agent runs in a round, of what the server `told`; None if it only trains.
 
-    Guarantee: the code of a strategy that is not Umbel's is loaded only if the owner accepts that very
+    Guarantee: the code of a strategy that is not Umbel's is loaded only if the owner accepts that
     name. `wanted`: the strategy whose local half the server relies on, if it is not Umbel's. Raises
     ``PlanRefused`` if that may not or cannot run here, ``MessageError`` for what nobody should be told.
     """

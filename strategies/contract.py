@@ -39,7 +39,7 @@ _FARTHEST = 2.0**20
 
 @dataclass(frozen=True)
 class Channel:
-    """Tensors that a round adds up: the update, or something of the strategy's own beside it."""
+    """Tensors that a round adds up: the update, or something else of the strategy."""
 
     name: str
     shapes: Shapes
@@ -127,11 +127,11 @@ class LocalRule:
     Made anew for each round, of what the server tells. What it is to have in the next round is a `state`,
     which never leaves its owner. Raises ``ValueError`` for what nobody should be told.
 
-    Guarantee: under example- and group-level privacy it gets nothing that is not noised. `correct` runs
-    after a step's noise was added, and `further` reads the update that such steps came to, so whatever
-    it does is post-processing (Dwork and Roth 2014, Prop. 2.1) and costs nothing. Under client-level
+    Guarantee: under example- and group-level privacy it gets only noised values. `correct` runs
+    after a step's noise was added, and `further` reads the update that results from such steps, so
+    whatever it does is post-processing (Dwork and Roth 2014, Prop. 2.1) and costs nothing. Under client-level
     privacy all channels are clipped to one norm together, before the noise.
-    Assumption: it computes from its arguments alone. Its code is the owner's: installed there, and
+    Assumption: it computes only from its arguments. Its code is the owner's: installed there, and
     accepted by name.
     """
 
@@ -179,15 +179,15 @@ class LocalRule:
         """
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
-        """What fills the further channels, by channel and tensor, from the finished update (float32)."""
+        """The content of the further channels, by channel and tensor, from the finished update (float32)."""
         return {}
 
 
 class Rule(ABC):
     """The server's half of a strategy: pure declarations, and how the next model follows from means.
 
-    Options of the job are arguments of the constructor, which raises ``ValueError`` for what cannot
-    work. Attributes that are numbers, or dictionaries or lists of arrays, are the strategy's state: they are
+    Options of the job are arguments of the constructor, which raises ``ValueError`` for invalid
+    ones. Attributes that are numbers, or dictionaries or lists of arrays, are the strategy's state: they are
     saved with each checkpoint.
     """
 
@@ -239,7 +239,7 @@ class Rule(ABC):
         return
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
-        """Take in the mean (float64) of one tensor of a further channel; all come before ``next_model``."""
+        """Receive the mean (float64) of one tensor of a further channel; all come before ``next_model``."""
         raise NotImplementedError(f"{type(self).__name__} declares {channel!r} but does not use it")
 
     def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Every task as one value: all that other rooms ask of it, but for its mathematics.
+"""Every task as one value: all that other rooms need of it, except its mathematics.
 
-Those are in ``learning/tasks/NAME.py``. No other file names a task: it asks the job's ``TaskSpec``. A task of
-one's own is a module with a ``TaskSpec`` in an installed package that names it as an entry point of the group
-``umbel.tasks``. So a job chooses among what an owner installed, and cannot have anything else imported.
+Those are in ``learning/tasks/NAME.py``. No other file names a task: it asks the job's ``TaskSpec``. Your own
+task is a module with a ``TaskSpec`` in an installed package that names it as an entry point of the group
+``umbel.tasks``. So a job chooses among what an owner installed, and cannot make it import anything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class MainMetric(NamedTuple):
 
 
 class Deciding(NamedTuple):
-    """The figure that models are held against each other by, if something is decided on tests."""
+    """The figure by which models are compared, if something is decided on tests."""
 
     key: str
     higher_is_better: bool
@@ -60,7 +60,7 @@ class TaskSpec:
     """Whether the model learns where a text ends."""
 
     def most_counts(self, max_length: int) -> int:
-        """What one record of so many tokens adds to one count, at most."""
+        """What one record with this many tokens adds to one count, at most."""
         return max_length if self.counts == "tokens" else 1
 
 

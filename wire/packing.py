@@ -65,7 +65,7 @@ def parsed(name: str, array: Array) -> np.ndarray:
 def _packed_here(array: Array) -> np.ndarray | None:
     """A read-only view of the values, where the bytes are laid out as ``to_array_record`` does.
 
-    ``Array.numpy`` copies the values, and compiles the text of the header anew for every array.
+    ``Array.numpy`` copies the values, and compiles the text of the header again for every array.
     """
     shape = tuple(array.shape)
     start = len(array.data) - 4 * math.prod(shape)
@@ -102,7 +102,7 @@ def to_bytes_record(**parts: bytes) -> ConfigRecord | ArrayRecord:
 
 
 def bytes_of(content: RecordDict, name: str) -> bytes:
-    """One byte string of a message's ``SECAGG`` record; a ``MessageError`` where there is none."""
+    """One byte string of a message's ``SECAGG`` record; a ``MessageError`` if there is none."""
     first, *others = pieces_of(content, name)
     return b"".join((first, *others)) if others else first
 

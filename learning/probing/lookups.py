@@ -15,7 +15,7 @@ _EMBEDDINGS = (torch.nn.functional.embedding, torch.embedding)
 
 
 def checked_lookups(device: torch.device) -> AbstractContextManager[object]:
-    """As ``CheckedLookups`` where that is needed: a CPU raises ``IndexError`` by itself."""
+    """As ``CheckedLookups`` if that is needed: a CPU raises ``IndexError`` by itself."""
     return contextlib.nullcontext() if device.type == "cpu" else CheckedLookups()
 
 

@@ -8,7 +8,7 @@ most that one record can move the sum (its clipping norm; of a pure release, 1 /
   added or removed.
 - ``concentrated``: a release without sampling that is rho-zCDP with rho = 1 / (2 sigma^2) (Bun and
   Steinke 2016), whatever its noise; so is the discrete Gaussian (Canonne, Kamath, Steinke 2020).
-  Whoever charges it says who the neighbours are, and proves rho for them.
+  Anyone who charges it says who the neighbours are, and proves rho for them.
 - ``pure``: a release that is (1 / sigma)-differentially private with delta 0, such as a number with
   two-sided geometric noise of scale sigma (Ghosh, Roughgarden, Sundararajan 2009).
 
@@ -188,7 +188,7 @@ def _fewer(events: Events, most: int) -> Events:
     """At most `most` mechanisms that together cost no less.
 
     Noise is rounded down and sampling up, to ever coarser steps of a logarithm. Less noise costs no
-    less, for the rest of it can be added by whoever looks; nor does more sampling, for the
+    less, for the rest of it can be added by anyone who looks; nor does more sampling, for the
     hockey-stick divergence of a mixture is convex in q and 0 at q = 0.
     """
     cells = 512.0

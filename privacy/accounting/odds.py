@@ -10,7 +10,7 @@ from .accountant import MechanismEvent
 
 
 def most_right(events: Iterable[MechanismEvent], delta: float) -> float:
-    """Upper bound on the share of right guesses, 0.5 to 1, of whoever tells two neighbouring data sets,
+    """Upper bound on the share of right guesses, 0.5 to 1, of anyone who tells two neighbouring data sets,
     one of which was chosen by a fair coin, apart by all releases of `events` together.
 
     It is (1 + TV) / 2 for the total variation TV between what they release, which of each part adds up,

@@ -103,7 +103,7 @@ def _trained(layer: nn.Module) -> bool:
 
 
 def _rule(layer: nn.Module) -> type[torch.autograd.Function] | None:
-    """The function that stands in for a layer's forward pass; None where there is none.
+    """The function that stands in for a layer's forward pass; None if there is none.
 
     By exact type: a subclass may do anything. A hook may too, but only to what goes in and out.
     """

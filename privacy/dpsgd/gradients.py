@@ -23,7 +23,7 @@ class ExampleGradients(Protocol):
     def norms(self, batch: int) -> Tensor:
         """(B,) float32; not finite where the gradient, or its norm in float32, is not.
 
-        Raises ``ModelError`` where the pass cannot be told apart by example.
+        Raises ``ModelError`` if the pass cannot be told apart by example.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 A step draws whole groups, and gives each the weight of one record however many it has. So one group
 more or less moves a clipped sum as far as one record does under record-level privacy, and the same
-accounting holds with groups in the place of records.
+accounting holds with groups in place of records.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Groups:
     def sample(self, rate: float, most: int, stream: SecretStream) -> Drawn:
         """Draw each group independently with probability `rate`; at most `most` records of each.
 
-        Which records of a larger group are taken is drawn anew each time, evenly, and independently
+        Which records of a larger group are taken is drawn again each time, evenly, and independently
         of other groups. Each record weighs 1 / (records taken of its group).
 
         Guarantee: if every record's gradient is clipped to norm C, one group more or less moves

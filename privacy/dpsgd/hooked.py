@@ -177,7 +177,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
         _log.warning("%s", text)
 
     def _sample(self, name: str, parameter: nn.Parameter, batch: int) -> Tensor | None:
-        """(B, numel) float32 gradients of each example; None where the loss does not use it."""
+        """(B, numel) float32 gradients of each example; None if the loss does not use it."""
         sample = self._samples.get(parameter)
         if sample is None:
             if parameter.grad is None:

@@ -1,6 +1,6 @@
 """DP-SGD at the client (Abadi et al. 2016, Algorithm 1), for whatever tensors of a model train.
 
-Each example's gradient comes from ``bookkeeping`` where it has a rule for every trained layer, and
+Each example's gradient comes from ``bookkeeping`` if it has a rule for every trained layer, and
 from Opacus' hooks (``gradients``) elsewhere. Clipping and noise are ours in both cases, because
 Opacus' optimizer clips in the gradients' own precision, draws torch's noise tensor by tensor, and
 cannot step without examples.
@@ -72,7 +72,7 @@ class PrivateOptimizer:
     secret; nothing else that is computed from the examples leaves the client, the sum of losses and
     the log included. Floating-point attacks: see ``grid``.
 
-    Gradients are taken by ``BookKeeping`` where it has a rule for every layer with trained tensors,
+    Gradients are taken by ``BookKeeping`` if it has a rule for every layer with trained tensors,
     and by ``HookedGradients``, which cost more time and memory, in any other model.
 
     Tensors may rest in a step (``requires_grad`` is off from its first pass until it is over): gradients are
@@ -145,7 +145,7 @@ class PrivateOptimizer:
         `clipping_norm`; then they are summed, each times its weight, if there are `weights`: (B,),
         in [0, 1], which ``groups.Groups.sample`` gives.
 
-        Raises ``ModelError`` where gradients cannot be taken example by example; the sum is then what
+        Raises ``ModelError`` if gradients cannot be taken example by example; the sum is then what
         it was before, as it is after any other error but ``TornSum``.
         """
         if losses.dim() != 1:
@@ -167,7 +167,7 @@ class PrivateOptimizer:
         """Release (clipped sum + noise) / expected_batch_size and let the optimizer use it.
 
         Also right after no ``accumulate`` at all: the step is then noise alone, because an empty
-        batch must not show. Raises ``ModelError`` where the weights are then too large to go on with,
+        batch must not show. Raises ``ModelError`` if the weights are then too large to continue with,
         which says nothing beyond the released steps.
         """
         self._fold()
@@ -201,7 +201,7 @@ class PrivateOptimizer:
         self._forget()
 
     def restart(self) -> None:
-        """Begin the step anew, with a sum of zero."""
+        """Begin the step again, with a sum of zero."""
         self._forget()
         self._clear()
 

@@ -49,7 +49,7 @@ class Ledger(LedgerFile):
         account with this one would pass `limit`. With ``replay=False`` a key that was seen before
         is charged again: what ran before a crash counts as spent. With ``replay=True`` the same key
         with the same event and job is charged once. That is right only for reproducible runs,
-        where noise and samples are a function of the key, so that a repetition releases the very
+        where noise and samples are a function of the key, so that a repetition releases the
         same value; the first reservation must have said ``replay=True`` as well. The same key with
         another event or job raises ``LedgerError``: one noise would hide two values.
         """
@@ -117,7 +117,7 @@ class Ledger(LedgerFile):
     ) -> float:
         """Epsilon that the account would have after `events`; nothing is written.
 
-        Raises ``BudgetExceeded`` where that passes `limit`. For a whole job before its first round.
+        Raises ``BudgetExceeded`` if that passes `limit`. For a whole job before its first round.
         """
         with self._view():
             return self._affordable(dataset, events, delta, limit)

@@ -31,7 +31,7 @@ class LedgerFile:
     """Append-only, hash-chained, witnessed rows.
 
     Guarantees: processes that hold the same file open take turns. Every method but ``identity``
-    raises ``LedgerError`` where a row was edited, inserted or cut out, where the file is an older
+    raises ``LedgerError`` if a row was edited, inserted or cut out, where the file is an older
     copy than its witness has seen, or where it is another ledger than its witness knows.
 
     The chain is checked row by row whenever rows are shown (``entries``, ``verify``), and before a
@@ -42,7 +42,7 @@ class LedgerFile:
     Not detected by these two files alone: both put back together to the same older state, or both
     forged. For that, ``verify`` takes a head that is kept elsewhere (a certificate).
 
-    A row is refused where the clock is more than ten minutes behind the last one, since the record
+    A row is refused if the clock is more than ten minutes behind the last one, since the record
     would no longer say when data was used.
     """
 
@@ -91,7 +91,7 @@ class LedgerFile:
     def verify(self, head: str | None = None) -> int:
         """Check the chain of hashes; return the number of rows, or raise naming the wrong one.
 
-        `head` is a hash that the ledger once ended with, kept elsewhere. ``LedgerError`` where no
+        `head` is a hash that the ledger once ended with, kept elsewhere. ``LedgerError`` if no
         row has it: then this ledger is an older copy, or another one.
         """
         entries = self.entries()
@@ -220,7 +220,7 @@ class LedgerFile:
             self._read()
 
     def _disagreement(self, seen: Testimony | None) -> str:
-        """What is wrong between ledger and witness, and the way out; empty where nothing is."""
+        """What is wrong between ledger and witness, and the way out; empty if nothing is."""
         where = f"The privacy ledger {self.path}"
         if seen is None:
             return (
@@ -251,7 +251,7 @@ class LedgerFile:
         return ""
 
     def _is_behind(self) -> bool:
-        """Whether the witness has seen this very ledger with more rows."""
+        """Whether the witness has seen this ledger with more rows."""
         seen, (number, head) = self._witness.last(), self._end()
         if seen is None or seen.identity != self.identity or seen.number <= number:
             return False

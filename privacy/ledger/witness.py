@@ -42,12 +42,12 @@ class Witness:
         self.path = ledger.with_suffix(_SUFFIX)
 
     def begin(self, identity: str) -> None:
-        """Write a witness of no rows, in the place of any other."""
+        """Write a witness of no rows, in place of any other."""
         header = json.dumps({"witness of the privacy ledger": identity}) + "\n"
         write_durably(self.path, header.encode())
 
     def last(self) -> Testimony | None:
-        """What was witnessed last; None where there is no witness."""
+        """What was witnessed last; None if there is no witness."""
         try:
             with self.path.open("rb") as file:
                 identity = self._identity(file.readline())

@@ -74,7 +74,7 @@ class UpdateNoise:
     def factor(self, norm: float, parameters: int, scale: Scale) -> float:
         """What an update of this L2 norm is multiplied with, so that its rounded norm keeps to C.
 
-        Raises ``ProtocolError`` where the grid is too coarse for so many numbers.
+        Raises ``ProtocolError`` if the grid is too coarse for so many numbers.
         """
         bound = _bound(self.clipping_norm, scale)
         rounding = math.sqrt(parameters)
@@ -153,7 +153,7 @@ class ServerNoise:
 def clipping_range(
     noise_multiplier: float, shares: int, parameters: int, scale: Scale
 ) -> tuple[float, float]:
-    """Least and largest clipping norm that a grid has room for; none where the first is the larger."""
+    """Least and largest clipping norm that a grid has room for; none if the first is the larger."""
     step = 2.0**-scale.bits
     least = math.sqrt(parameters) / _MOST_ROUNDING + 1
     most = float(scale.largest)

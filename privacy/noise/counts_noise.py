@@ -66,7 +66,7 @@ GROUP = Change(GROUP_COUNTS**2, LOSS_STEPS)
 records cannot be read) to the cells, which is longest if all are in one cell, and a mean of losses of at
 most ``LOSS_STEPS``."""
 CLIENT = Change(2 * CLIENT_COUNTS**2, CLIENT_COUNTS * LOSS_STEPS)
-"""All data exchanged: counts that sum to ``CLIENT_COUNTS`` may lie in one cell, and then in another."""
+"""All data exchanged: counts that sum to ``CLIENT_COUNTS`` may be in one cell, and then in another."""
 
 
 @lru_cache(maxsize=256)
@@ -120,7 +120,7 @@ def noise_beside(
 ) -> float:
     """``accountant.noise_multiplier`` where `beside` is spent as well, and for noise of any `kind`.
 
-    Raises ``PlanRefused`` where no noise is enough.
+    Raises ``PlanRefused`` if no noise is enough.
     """
     sigma = noise_multiplier(target, delta, sampling_rate, steps)
     if kind == "gaussian" and beside is None:

@@ -37,7 +37,7 @@ def grid_step(deviation: float) -> float:
 
 
 def snap(values: npt.NDArray[np.float64], step: float) -> None:
-    """Round to multiples of `step`, a power of two, in place; nothing where it is 0."""
+    """Round to multiples of `step`, a power of two, in place; nothing if it is 0."""
     if step:
         # Exact but for the rounding in the middle: a power of two changes the exponent alone.
         values /= step

@@ -119,8 +119,8 @@ class Aggregator(Collecting):
     def open(self) -> Total:
         """Unmask the sum and read it. Members that sent wrong shares are in `faults`.
 
-        Raises ``TooFewMembers`` where a secret cannot be had back, with its owners in `spoilers` if
-        it is they who dealt it wrongly; and ``ProtocolError`` (rule "sum") where what was opened is
+        Raises ``TooFewMembers`` if a secret cannot be reconstructed, with its owners in `spoilers` if
+        it is they who dealt it wrongly; and ``ProtocolError`` (rule "sum") if what was opened is
         no sum.
         """
         wanted = self._wanted()
@@ -152,7 +152,7 @@ class Aggregator(Collecting):
         return [(n, OF_SEED) for n in self.survivors] + [(n, OF_KEY) for n in gone]
 
     def _reconstruct(self, owner: str, kind: int) -> bytes | None:
-        """A member's secret; None where no choice of its shares gives what its prekey stands for."""
+        """A member's secret; None if no choice of its shares gives what its prekey stands for."""
         shares, threshold = self._shares.get((owner, kind), {}), self._numbers.shares
         if len(shares) < threshold:
             raise TooFewMembers(
@@ -198,7 +198,7 @@ class Aggregator(Collecting):
         def fits(points: Iterable[int]) -> bool:
             return shamir.combine({point: shares[point] for point in points}) == secret
 
-        # A right share in the place of another right one gives the same secret.
+        # A right share in place of another right one gives the same secret.
         wrong = {p for p in shares if p not in (first, *rest) and not fits((p, *rest))}
         sets = islice(combinations(shares, len(rest) + 1), _MOST_CHOICES)
         if any(not wrong.isdisjoint(points) and fits(points) for points in sets):

@@ -164,7 +164,7 @@ class Collecting:
         self._sealed[name] = dict(pairs)
 
     def close_prekeys(self, purpose: Purpose) -> None:
-        """Fix U1 and the manifest. Raises ``TooFewMembers`` where no sum can come of it."""
+        """Fix U1 and the manifest. Raises ``TooFewMembers`` if no sum can come of it."""
         self._enough(self._prekeys, "sent a prekey")
         names = tuple(sorted(self._prekeys))
         self._manifest = Manifest(
@@ -236,7 +236,7 @@ class Collecting:
         return len(self._uploads) >= self._fewest
 
     def close_uploads(self) -> None:
-        """Fix U2. Raises ``TooFewMembers`` where it may not be opened."""
+        """Fix U2. Raises ``TooFewMembers`` if it may not be opened."""
         self._enough(self._uploads, "uploaded")
         if self.needs_nonces:
             in_a_row = fewest_in_a_row(

@@ -89,7 +89,7 @@ class Total:
 
 
 def largest_magnitude(update: Sequence[Floats32]) -> float:
-    """The largest |entry| of an update; raises ``ProtocolError`` where one is NaN or infinite."""
+    """The largest |entry| of an update; raises ``ProtocolError`` if one is NaN or infinite."""
     peak = 0.0
     for array in update:
         if array.size:

@@ -1,4 +1,4 @@
-"""A member's memory of a run: on disk before a reply leaves, and useless to whoever copies it.
+"""A member's memory of a run: on disk before a reply leaves, and useless to anyone who copies it.
 
 A *journal* holds the sealed ``State``. There are two, written through to the disk in turn, so that
 the one before is whole while the next is written. The *witness* holds the key that they are sealed
@@ -266,7 +266,7 @@ def _read(path: Path) -> bytes | None:
 def _overwrite(path: Path, data: bytes | memoryview, durable: bool = False) -> None:
     """Write a file in its place; readable by its owner only. `durable`: also past a power cut.
 
-    A kill may tear it: whoever reads a vector or a journal knows its digest, and a witness fits one
+    A kill may tear it: anyone who reads a vector or a journal knows its digest, and a witness fits one
     page, which is written whole or not.
     """
     view = memoryview(data)

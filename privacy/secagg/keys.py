@@ -79,7 +79,7 @@ def verify(signing: bytes, signature: bytes, message: bytes) -> bool:
 def new_private_key(random: bytes) -> bytes:
     """An X25519 private key in the form that RFC 7748 gives it before use ("clamped").
 
-    Clamped here, so that the key that is shared out and reconstructed is these very 32 bytes, and
+    Clamped here, so that the key that is shared out and reconstructed is these 32 bytes, and
     below the prime of the secret sharing.
     """
     key = bytearray(random)
@@ -118,7 +118,7 @@ def seal(key: bytes, plain: bytes, header: bytes) -> bytes:
 
 
 def unseal(key: bytes, sealed: bytes, header: bytes) -> bytes | None:
-    """What was sealed, or None where the key, the header or a bit is not the one it was sealed with."""
+    """What was sealed, or None if the key, the header or a bit is not the one it was sealed with."""
     try:
         return AESGCM(key).decrypt(_SEAL_NONCE, sealed, header)
     except (InvalidTag, ValueError):

@@ -204,7 +204,7 @@ class Member(Checks):
     ) -> tuple[State, bytes]:
         """Mask `words`, uint32[layout.length], in place, and sign for the masked vector.
 
-        `what` says that the kept content is among them, which is refused where it must not be, and
+        `what` says that the kept content is among them, which is refused if it must not be, and
         `groups` that it is to name one of them (``check_repeat``).
         """
         asked = UploadRequest.from_bytes(request)
@@ -334,7 +334,7 @@ class Member(Checks):
         return derive(shared + fresh, 32, "share", slot.digest(), *names, prekey)
 
     def _unsealed(self, slot: Slot, dealer: str, prekey: bytes, sealed: bytes) -> bytes | None:
-        """A share of the dealer's seed and one of its key; None where it is not what a dealer seals."""
+        """A share of the dealer's seed and one of its key; None if it is not what a dealer seals."""
         beside, box = sealed[:32], sealed[32:]
         try:
             fresh = self.identity.agree_once(beside, dealer)

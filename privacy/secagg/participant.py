@@ -54,7 +54,7 @@ class Participant:
             return reply
 
     def check_upload(self, request: bytes, context: bytes) -> Manifest | tuple[bytes, Words]:
-        """What a request to upload is for; or, where it was answered before, that very answer.
+        """What a request to upload is for; or, where it was answered before, that answer.
 
         Raises ``ProtocolError`` before any data is touched.
         """
@@ -79,7 +79,7 @@ class Participant:
     ) -> tuple[bytes, Words]:
         """Mask `words` in place; the signed upload and the masked words, once both are on disk.
 
-        `what` names the kept content that is among them, if any; refused where it must not be.
+        `what` names the kept content that is among them, if any; refused if it must not be.
         `groups`: it is there to name one of these (``repeats.check_naming``).
         """
         with self._journal.turn() as turn:
@@ -88,7 +88,7 @@ class Participant:
             return reply, words
 
     def keep(self, what: bytes, key: bytes) -> None:
-        """Remember the key of a new content, in the place of the one before."""
+        """Remember the key of a new content, in place of the one before."""
         with self._journal.turn() as turn:
             turn.store(replace(turn.state, kept=(Kept(what, key),)))
 

@@ -12,7 +12,7 @@ a signed prekey of the present slot says that its member has left s and revealed
 statements at most n_C are lies; each other member is honest, and will never answer about s again, for
 slots only count upwards and the journal was on the disk before the statement left. So at most
 n - L + n_C members can ever give a share of anybody's secret in s. With L >= n - t + 1 + n_C these are
-fewer than t: no seed b of s can be had back, this member's vector in s stays under PRG(b), and it is
+fewer than t: no seed b of s can be reconstructed, this member's vector in s stays under PRG(b), and it is
 uniform to the server whatever else it learns (Shamir's scheme hides perfectly below its threshold).
 
 Above ``parameters.COMPLETE`` members shares lie with neighbours, and few shares are enough. There
@@ -22,7 +22,7 @@ confirmation trip a circle allows no repeat.
 
 Also demanded: the roster is the same (its limits are what n_C and t come from), and everybody in the
 present cohort was in each earlier one. So a content never meets strangers: in a group that was dealt
-anew it is not masked again. Statements of others than the earlier slot's members do not count.
+again it is not masked again. Statements of others than the earlier slot's members do not count.
 
 Assumptions: those of the package; journals are not rolled back together with their witnesses. A member
 that lost its journal states nothing of slots before, and the key of its kept content is lost with it.
@@ -105,7 +105,7 @@ def check_naming(
     no set that is not made of whole groups: they are disjoint and together the members of that sum;
     each holds as many as any sum that the roster ever lets a server open, and is opened whole or not
     at all (``names_a_group``); a content goes into one such group and no sum after it; and a quorum of
-    the sum's cohort signed for this very partition. No honest member signs for two, so there is none
+    the sum's cohort signed for this partition. No honest member signs for two, so there is none
     beside it.
     """
     if not state.kept or state.kept[0].what != what or not state.kept[0].slots:

@@ -198,7 +198,7 @@ class SignedRoster(Encoded):
         return self.with_approvals([Seal(member.public.signing, given)])
 
     def with_approvals(self, seals: Iterable[Seal]) -> SignedRoster:
-        """The same, with these as well, in the place of others by the same keys."""
+        """The same, with these as well, in place of others by the same keys."""
         by_key = {seal.key: seal for seal in (*self.approvals, *seals)}
         return replace(self, approvals=tuple(by_key[key] for key in sorted(by_key)))
 

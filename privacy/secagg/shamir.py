@@ -64,7 +64,7 @@ def decode(shares: Mapping[int, int], threshold: int) -> tuple[int, list[int]] |
     """The secret and the points of wrong shares, where at most (shares - threshold) / 2 are wrong.
 
     Gao's decoder of Reed-Solomon codes (Gao 2003, Algorithm 1): the extended Euclidean algorithm on
-    the polynomial through all shares. None where no polynomial of degree < threshold is near enough.
+    the polynomial through all shares. None if no polynomial of degree < threshold is near enough.
     """
     points, values = list(shares), list(shares.values())
     if len(points) < threshold:

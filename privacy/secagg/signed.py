@@ -2,7 +2,7 @@
 
 Orders, rosters, delegations and new keys are *statements* in it. A statement is taken only for the purpose
 that it names, so that one is never taken for another; its signer counts its statements upwards, so that an
-older one is told from a newer one, whoever brings it; and it ends.
+older one is distinguished from a newer one, no matter who presents it; and it ends.
 
 Guarantee: what ``opened`` returns is, byte for byte, what the holder of that Ed25519 key signed (RFC 8032)
 for that purpose. Assumption: the clocks of signer and reader differ by less than ``DRIFT``.
