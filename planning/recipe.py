@@ -1,7 +1,7 @@
 """The recipe: settings for a job that names none, chosen from public numbers alone.
 
-A job file says what it wants, and what it leaves out has one default whatever the data. A user with a data file
-alone has said nothing, and one default cannot suit 500 records and 500,000, or an epsilon of 1 and
+A job file says what it wants, and what it leaves out has one default whatever the data. A user with a data
+file alone has said nothing, and one default cannot suit 500 records and 500,000, or an epsilon of 1 and
 none. The recipe sees what everybody may know (``Numbers``), never a record, a loss or an accuracy, so what it
 chooses costs no privacy. Where its figures come from: benchmarks/first_result.py.
 """

@@ -111,7 +111,7 @@ def _go_by(folder: RunFolder, order: SignedJob, card: Card) -> None:
 
 
 def renew_order(consortium: Consortium, run: RunRow) -> None:
-    """Sign the order of a run again if it has ended, ends soon, or is by a key that was replaced.
+    """Sign the order of a run again if it has ended, ends soon, or was signed with a replaced key.
 
     Raises ``PlanRefused`` if it does not hold any more, and the operator's key is elsewhere.
     """
@@ -131,7 +131,7 @@ def renew_order(consortium: Consortium, run: RunRow) -> None:
     except (ConsortiumError, FileError):
         if same and time.time() < ends:
             return
-        why = f"ended on {day(ends)}" if same else "is by a key that was replaced"
+        why = f"ended on {day(ends)}" if same else "was signed with a replaced key"
         raise PlanRefused(
             f"The operator's order for {run.name} {why}. Sign it again on the machine with "
             "the operator's key, and take it here: umbel sign job FOLDER JOB.signed, umbel take JOB.signed"

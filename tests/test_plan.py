@@ -512,10 +512,10 @@ def test_all_colluders_of_the_consortium_may_be_in_one_cohort():
         plan(secure_job(cohort={"size": 4}), facts(*[500] * 30))
     few = secure_job(cohort={"size": 5}, encryption={"colluders": 0.05})
     found = plan(few, facts(*[500] * 30))
-    assert "of fewer than 4" in found.server_sees
+    assert "over fewer than 4" in found.server_sees
     assert "up to 2 of the 30 clients" in found.server_sees
     # Of a cohort of all 30 the members would open 17, but they would accept a cohort of 5.
-    assert "of fewer than 5" in plan(secure_job(), facts(*[500] * 30)).server_sees
+    assert "over fewer than 5" in plan(secure_job(), facts(*[500] * 30)).server_sees
 
 
 def test_the_minimum_of_a_sum_is_never_below_what_the_protocol_opens():

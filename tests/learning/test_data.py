@@ -303,7 +303,7 @@ def test_a_wrong_table_is_refused_with_its_place(
     [
         ('{"text": "a", "label": 1}\n\n{"text": "b"', ["line 3: it is not valid JSON"]),
         ('{"text": "a", "label": 1}\n["b", 2]\n', ["line 2: it is a JSON list"]),
-        ('{"text": 3, "label": 1}\n', ["line 1", "holds 3, which is no text"]),
+        ('{"text": 3, "label": 1}\n', ["line 1", "holds 3, which is not a text"]),
         ('{"text": "a", "label": [1]}\n', ["line 1", "'label' holds a list"]),
         ('{"text": "\\ud83d", "label": 1}\n', ["line 1", "surrogate"]),
         ('{"text": "a"}\n{"text": "b"}\n', ["no column 'label'"]),

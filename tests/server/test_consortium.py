@@ -365,7 +365,7 @@ def test_a_link_that_ends_at_its_start_is_told_with_its_last_words(consortium, m
         server._process.wait()
     [(what, (_, text))] = Store(consortium.database).notes().items()
     assert what == "link"
-    assert "ends with status 1 whenever it is started" in text
+    assert "ends with status 1 each time it is started" in text
     assert "`--ssl-keyfile` does not point to a file" in text
     server._link_begun -= 60.0
     server._look_ahead()

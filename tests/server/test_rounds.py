@@ -221,7 +221,7 @@ def test_too_few_answers_stop_the_run_with_reasons_and_it_can_go_on(start_run, q
     with pytest.raises(RoundFailed) as caught:
         run_rounds(run)
     message = str(caught.value)
-    assert "Round 2: 3 of 4 clients answered, 4 are needed, after 3 attempts" in message
+    assert "Round 2: 3 of 4 clients answered, but 4 are needed, after 3 attempts" in message
     assert "press: the disk is full." in message
     others = [name for name in SITES if name != "press"]
     assert [event["heard"] for event in events(run, "round")] == [sorted(SITES), *[others] * 3]
@@ -304,7 +304,7 @@ POISONS = {
     "names": (with_content(arrays=_renamed), "do not match the model"),
     "dtype": (with_content(arrays=_doubled), "float64"),
     "garbled": (with_content(arrays=_garbled), "cannot be read"),
-    "weight": (_with_metric(**{WEIGHT: 7}), "weight of 7, the plan says 1"),
+    "weight": (_with_metric(**{WEIGHT: 7}), "weight of 7, but the plan says 1"),
     "negative": (_with_metric(**{WEIGHT: -1}), "weight of -1"),
     "list": (_with_metric(**{WEIGHT: [1, 1]}), "weight of"),
     "epsilon": (_with_metric(epsilon=float("nan")), "epsilon that is not a number"),

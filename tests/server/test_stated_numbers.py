@@ -37,5 +37,5 @@ def test_what_an_owner_says_of_its_slots_and_rounds_has_bounds():
         reply = Message(
             RecordDict({"readiness": said.to_record()}), dst_node_id=1, message_type="query.prepare"
         )
-        with pytest.raises(MessageError, match="what cannot be"):
+        with pytest.raises(MessageError, match="what its data cannot have"):
             readiness_of(reply)
