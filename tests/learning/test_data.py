@@ -323,7 +323,7 @@ def test_a_wrong_json_line_is_refused_with_its_place(
 
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"text": [1, 2], "label": [0, 1]}), tmp_path / "rows.parquet")
-    assert "row 1: 'text' holds 1, which is no text" in refusal(tmp_path / "rows.parquet")
+    assert "row 1: 'text' holds 1, which is not a text" in refusal(tmp_path / "rows.parquet")
 
 
 def test_what_is_not_data_is_refused(tmp_path: Path) -> None:
