@@ -156,7 +156,7 @@ def test_a_signed_job_is_taken(card):
 
 
 def test_a_job_signed_by_nobody_is_refused(card):
-    with pytest.raises(PlanRefused, match="signed by nobody"):
+    with pytest.raises(PlanRefused, match="is not signed"):
         check_job_signature(OPERATOR.public.signing, card.id, "run-1", JOB, "")
 
 
