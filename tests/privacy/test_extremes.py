@@ -102,7 +102,7 @@ def test_no_size_of_gradient_moves_the_sum_by_more_than_the_clipping_norm(
 )
 def test_norms_and_noise_near_the_ends_of_float32_are_refused(clip, noise):
     module = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="must lie from"):
+    with pytest.raises(ValueError, match="must lie between"):
         PrivateOptimizer(
             module,
             torch.optim.SGD(module.parameters(), lr=0.1),

@@ -127,8 +127,8 @@ def test_another_owners_ledger_is_refused(path, tmp_path):
     charge(path, "1")
     charge(other, "1", "2", "3")
     shutil.copy(other, path)
-    refused(path, "copied from elsewhere")
-    with pytest.raises(LedgerError, match="copied from elsewhere"):
+    refused(path, "copied from another owner")
+    with pytest.raises(LedgerError, match="copied from another owner"):
         recovered(path)
 
 

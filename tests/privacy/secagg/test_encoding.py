@@ -295,7 +295,7 @@ def test_what_a_class_refuses_is_refused_from_bytes_too():
     request = RevealRequest(Survivors(bytes(32), ()), (), (), (), ())
     refused(RevealRequest, written_without_checks(request, "sealed", (bytes(112),)), "not one")
     limits = Limits()
-    refused(Limits, written_without_checks(limits, "minimum", 2), "floor")
+    refused(Limits, written_without_checks(limits, "minimum", 2), "below the minimum")
     object.__setattr__(limits, "minimum", 3)
     refused(Limits, written_without_checks(limits, "colluders", 0.5), "colluders")
     one = Entry("a", PublicIdentity(b"1" * 32, b"2" * 32))
