@@ -112,7 +112,10 @@ def test_the_default_policy_refuses_what_weakens_the_defaults(sections, words, j
         ("[privacy]\nepsilon_limit = 3", r"epsilon 3 \(privacy.epsilon_limit\)"),
         ("[encryption]\nsmallest_cohort = 5", r"at least 5 clients .* over 3"),
         ('[jobs]\ntasks = ["causal-lm"]', r'accepts "causal-lm" \(jobs.tasks\)'),
-        ('[jobs]\nadapters = ["lora"]', r'accepts "lora" \(jobs.adapters\), but the job has "head"'),
+        (
+            '[jobs]\nadapters = ["lora"]',
+            r'accepts "lora" \(jobs.adapters\), but the job has "head"',
+        ),
         ('[jobs]\nstrategies = ["fedadam", "fedprox"]', '"fedadam" or "fedprox"'),
     ],
 )

@@ -184,7 +184,9 @@ def test_too_few_members_stop_the_run_with_the_reason(start_run, quick):
         return broken(request, reply) if hit else [reply]
 
     run = start_run(quick(cohort={"retries": 1}), fault)
-    with pytest.raises(RoundFailed, match=r"2 of 4 clients answered, but 3 are needed.*disk is full"):
+    with pytest.raises(
+        RoundFailed, match=r"2 of 4 clients answered, but 3 are needed.*disk is full"
+    ):
         run_rounds(run)
 
 

@@ -109,7 +109,7 @@ def test_a_message_is_taken_for_no_message_of_another_class(messages, message_ki
 
 def test_another_version_is_refused():
     data = SAMPLE.to_bytes()
-    refused(Sample, data.replace(b"aggregation 1", b"aggregation 2"), "this is no Sample")
+    refused(Sample, data.replace(b"aggregation 1", b"aggregation 2"), "this is not a Sample")
 
 
 def test_any_changed_byte_is_refused_or_another_message_with_those_very_bytes(messages):
