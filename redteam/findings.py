@@ -82,7 +82,7 @@ def _inversion_line(figures: dict[str, Any]) -> str:
         f"(guessing: {bare['chance']:.0%})"
     )
     if seen is bare:
-        return f"{line}, and the server of this run saw exactly that."
+        return f"{line}, and that is what the server of this run saw."
     return (
         f"{line}; from what the server of this run saw, {seen['share']:.0%} "
         f"(guessing: {seen['chance']:.0%})."

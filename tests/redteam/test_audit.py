@@ -170,8 +170,8 @@ def test_of_a_deployment_only_the_mechanism_is_audited_and_only_when_asked(run):
         audit_run(run)
     found = audit_run(run, canaries=100, production=True)
     assert "lower_bound" in found["canaries"]
-    assert "with their owners" in found["membership"]["skipped"]
-    assert "with their owners" in found["inversion"]["skipped"]
+    assert "at their owners" in found["membership"]["skipped"]
+    assert "at their owners" in found["inversion"]["skipped"]
     write_audit_page(run, found)
 
 

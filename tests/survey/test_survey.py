@@ -94,7 +94,7 @@ FAULTS = {
     ),
     "a column that is the label": (
         lambda rows: _change(rows, "stars", lambda n, r: {"a": "1", "b": "5"}[r["label"]]),
-        "Column 'stars' tells the label in 100.0%",
+        "Column 'stars' determines the label in 100.0%",
     ),
     "classes that differ in spelling": (
         lambda rows: _change(rows, "label", lambda n, r: "A" if n % 40 == 0 else r["label"]),
