@@ -66,8 +66,8 @@ def table_file(table: Any) -> Path:
     except (AttributeError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"This cannot be read as a table: {error}. Give a file, a data frame (pandas, polars, "
-            "pyarrow), "
-            'a dataset of the library "datasets", a list of records, or a mapping of columns.'
+            'pyarrow), a dataset of the library "datasets", a list of records, or a mapping of '
+            "columns."
         ) from None
     return _kept(_written(lambda stream: parquet.write_table(found, stream)))
 

@@ -103,9 +103,9 @@ class EncryptionSpec(Section):
     group_size: int | None = Field(
         None,
         ge=4,
-        description="Open one sum for each group of at least so many clients, for strategies that "
-        "compare updates. Every owner's policy must allow it (encryption.group_sums). Default: one sum over "
-        "the whole cohort.",
+        description="Open one sum for each group of at least this many clients, for strategies "
+        "that compare updates. Every owner's policy must allow it (encryption.group_sums). "
+        "Default: one sum over the whole cohort.",
     )
     name_spoilers: bool = Field(
         False,

@@ -33,7 +33,7 @@ def comparing_refusals(terms: Terms, facts: Sequence[ClientFacts]) -> list[str]:
         ]
     if job.encrypted and len(groups) < 2:
         return [
-            f"{name} compares single updates, which nobody can see: take one that needs only their sum, or "
+            f"{name} compares single updates, which nobody can see: use one that needs only their sum, or "
             "set encryption.group_size (4 or more, with at least two groups), so that it compares the "
             "means of groups"
         ]

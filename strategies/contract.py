@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 Told = Mapping[str, object]
-"""What the server tells the local half, by name: the same for every owner of a round."""
+"""What the server tells the local half, by name: the same for every owner in a round."""
 Sight = Literal["SUM", "GROUPS", "INDIVIDUAL"]
 """The least that is enough: more of each client is seen from left to right."""
 AdapterKind = Literal["head", "lora", "full"]
