@@ -56,8 +56,8 @@ def forecast(home: Home, job: Job, times: int) -> Forecast:
     """
     if not job.private:
         raise PlanRefused(
-            f'Job {job.name} spends no epsilon: its privacy.unit is "none", so it promises nothing '
-            "that a ledger could count. The policy's privacy.units decides whether it may run."
+            f'Job {job.name} spends no epsilon: its privacy.unit is "none", so there is no promise '
+            "for a ledger to count. The policy's privacy.units decides whether it may run."
         )
     account = home.account
     known, spent = account.sizes, _events(home, account.name)

@@ -53,7 +53,7 @@ class Asked:
     groups: list[list[str]] = field(default_factory=list)
     """The groups of which one is to be named."""
     what: bytes = b""
-    """What journal and disk know the update, or exact counts, by."""
+    """What identifies the update, or exact counts, in the journal and on disk."""
     asked_for: bytes = b""
     """The digest of all that the update depends on."""
 

@@ -132,7 +132,7 @@ class Rounds:
         if train and not assignment.round:
             raise MessageError("A request to train is for round 0, but the first round is 1")
         if test and not rounds_tested(job, assignment.tests):
-            raise PlanRefused(f"{self._name}: the job has no tests, and the server asks for one")
+            raise PlanRefused(f"{self._name}: the job has no tests, but the server asks for one")
         arrays, here = self._global_model(message), self._strategy
         local, beside = here.asked(assignment, message) if train else (None, {})
         sent, channels = all_sent(arrays, beside), here.channels(job, assignment)

@@ -32,7 +32,7 @@ class Checkpoint:
     arrays: Arrays
     strategy: dict[str, Any]
     clipping_norm: float | None = None
-    """Of the next round's updates, where each client's whole update is clipped."""
+    """Clipping norm of the next round's updates, if each client's whole update is clipped."""
     counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """As ``server.run.Run`` has it."""
 

@@ -68,7 +68,7 @@ class Collection:
     spoiled: tuple[Slot, list[str]] | None = None
     """A slot whose opened sum cannot come from honest members, and the members in it."""
     named: list[list[str]] = field(default_factory=list)
-    """Groups that spoiled such a sum, or would not be summed again."""
+    """Groups that spoiled such a sum, or refused another sum."""
     counted: dict[str, bytes] = field(default_factory=dict)
     """Whose updates are in the opened sums, each with what shows it (``secagg.counted``), if encrypted."""
     restarted: list[str] = field(default_factory=list)

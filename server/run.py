@@ -84,7 +84,7 @@ class Run:
     sums: SecureSums | None = None
     """The slots of secure aggregation; None if the job is not encrypted."""
     heads: dict[str, str] | None = None
-    """What each client last sent of its ledger, to be told it again; None: nobody is told."""
+    """The ledger head that each client last sent, which is sent back to it; None: it is not sent back."""
     counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """By client the newest round whose opened sum had its update, and what shows it; only where owners
     keep a state of their own."""

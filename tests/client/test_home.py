@@ -152,7 +152,7 @@ def test_a_folder_without_its_key_or_of_another_consortium_is_refused(make, tmp_
     home = make()
     other = Consortium.create(tmp_path / "banks", "localhost", 9443, Limits())
     other.card.write(home.card_file)
-    with pytest.raises(ConsortiumError, match="of another consortium"):
+    with pytest.raises(ConsortiumError, match="belongs to another consortium"):
         Home.open(home.path)
     home.identity.unlink()
     with pytest.raises(ConsortiumError, match="is missing"):

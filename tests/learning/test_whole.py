@@ -74,7 +74,7 @@ def test_a_full_disk_is_said_whichever_library_meets_it(tmp_path):
     for write in (by_python, by_tokenizers):
         with pytest.raises(Exception, match="No space left") as failed:
             write()
-        assert "Make room" in of_the_machine(failed.value)
+        assert "Free some space" in of_the_machine(failed.value)
     assert of_the_machine(ValueError("No space left")) is None
     assert of_the_machine(FileNotFoundError(errno.ENOENT, "gone", "x")) is None
     said = of_the_machine(PermissionError(errno.EACCES, "Permission denied", "/srv/x.csv"))
