@@ -112,7 +112,7 @@ class OwnStates:
                 return Own(run, counted, arrays)
         if counted or known.current:
             _log.warning(
-                "run %s: the state that was counted last, of round %d, is not here; it begins anew, with "
+                "run %s: the state that was counted last, of round %d, is not here; it begins again, with "
                 "zeros",
                 run,
                 counted,
