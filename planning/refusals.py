@@ -87,7 +87,7 @@ def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[s
     if job.encrypted and not job.encryption.confirm and keeps_state(job.strategy, accepted):
         yield (
             f"with encryption.confirm = false no owner can be shown that its update was counted, and "
-            f"strategy.name = {job.strategy.name!r} has owners keep a state that goes on with counted "
+            f"strategy.name = {job.strategy.name!r} has owners keep a state that continues with counted "
             "updates alone: set encryption.confirm = true, or take a strategy without a state"
         )
 
