@@ -116,7 +116,9 @@ _DECLARED = {
         "group_column", str, "Column of the patient, customer or document [none]."
     ),
     "sheet": _Key("sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
-    "unit": _Key("unit", str, 'What is counted and protected: "record" or "group" [record].'),
+    "unit": _Key(
+        "unit", str, 'The unit that is counted and protected: "record" or "group" [record].'
+    ),
     "records_per_group": _Key(
         "records_per_group", int, "At most this many records of a group are used [8]."
     ),

@@ -41,7 +41,7 @@ path = {path}
 # Sheet of an Excel workbook, if not the first (hidden ones apart) with the columns below.
 {sheet}
 
-# Held-out records in a file of their own. Without it they are split off the file above, by a keyed
+# Held-out records in a separate file. Without it they are split off the file above, by a keyed
 # hash under the secret in split.key, so that nobody but this owner can choose which ones they are.
 {test_path}
 

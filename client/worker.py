@@ -52,7 +52,7 @@ class Setup:
     pace: Pace | None = None
     """As it was measured for the same model before."""
     records: bool = True
-    """Whether to read any; without them it works for an owner that has none."""
+    """Whether to read records; without them it works for an owner that has none."""
     accepted: tuple[str, ...] = ()
     """Strategies whose own code the owner lets run here, by name."""
 
