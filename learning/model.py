@@ -38,7 +38,7 @@ class ModelShape:
     base_digest: str
     base_folder: str
     verdict: Verdict | None
-    """Of a probe, where there was one."""
+    """The verdict of a probe, if there was one."""
     fixed_digest: str = ""
     """SHA-256 of the adapter's tensors that nobody trains (``shaping``); empty if there are none."""
 
@@ -59,7 +59,7 @@ class Learner:
     verdict: Verdict | None = None
     """The verdict of a probe: without one no private step is taken."""
     loader: str = "AutoModel.from_pretrained({})"
-    """Python that loads the base model with transformers alone; {} is for its name."""
+    """Python that loads the base model with transformers alone; {} stands for its name."""
     shaping: Shaping = PLAIN
     fixed_digest: str = ""
     """As in ``ModelShape``."""

@@ -66,7 +66,7 @@ class Order:
     roster: Callable[[], bytes]
     """The present signed roster: it may be prolonged while members are asked."""
     heads: Mapping[str, str] = field(default_factory=dict)
-    """What members last sent of their ledgers."""
+    """The ledger heads that members last sent."""
     fixed: str = ""
     """SHA-256 of the adapter's tensors that the job trains nowhere (``learning.shaping``)."""
 

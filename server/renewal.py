@@ -210,7 +210,7 @@ class Company:
     def _refusal(self, name: str, readiness: Readiness) -> str:
         """Why a member that is ready cannot join; nothing if it can."""
         if readiness.base_model != self.shape.base_digest:
-            return "it holds another base model"
+            return "it has another base model"
         if readiness.fixed != self.shape.fixed_digest:
             return "it holds other fixed adapter tensors"
         before = self.clients.ready.get(name)

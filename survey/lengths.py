@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UmbelError
 
 WORTH = 0.05
-"""Share of texts that are cut from which on it is worth a word, and a longer length its time."""
+"""If at least this share of texts is cut, it is reported, and a longer length is advised."""
 MOST_UNKNOWN = 0.1
 """Share of tokens that the base model does not know from which on it is worth a word."""
 _LONGEST = 2048

@@ -126,7 +126,7 @@ class Assignment(_Record):
     tests: int = 0
     """Tests planned in the whole run, a public number; noise of counts is made for as many."""
     naming: str = ""
-    """Public: the groups of which one spoiled this round's sum, as JSON; none where nothing is named."""
+    """Public: the groups of which one spoiled this round's sum, as JSON; empty if no group is named."""
     fixed: str = ""
     """SHA-256 of the adapter's tensors that the job trains nowhere, as the server has them; none: empty."""
 
