@@ -124,7 +124,7 @@ def test_only_a_certified_result_is_sent(consortium, store, run):
 @pytest.mark.parametrize("status", ["queued", "running", "stopping", "finished", "delivering"])
 def test_only_what_was_stopped_or_failed_goes_on(status, consortium, store, run):
     store.set_status(run, status)
-    with pytest.raises(RunFolderError, match=f"cannot go on: it is {status}"):
+    with pytest.raises(RunFolderError, match=f"cannot be resumed: it is {status}"):
         orders.resume(consortium, run)
     store.set_status(run, "failed", "Too few took part.")
     assert orders.resume(consortium, run).status == "queued"
@@ -136,7 +136,7 @@ def test_a_run_of_another_version_is_neither_resumed_nor_finished(consortium, st
     summed(store, run)
     store.set_status(run, "stopped")
     for ask in (orders.resume, orders.finish):
-        with pytest.raises(RunFolderError, match=r"was begun with Umbel 0\.0\.1"):
+        with pytest.raises(RunFolderError, match=r"was started with Umbel 0\.0\.1"):
             ask(consortium, run)
     assert store.run(run).status == "stopped"
 

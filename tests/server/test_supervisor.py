@@ -131,7 +131,7 @@ def test_without_members_no_run_begins(server, store, queued):
 
 
 def test_two_servers_do_not_serve_one_folder(server, consortium):
-    taken = pytest.raises(DeploymentError, match="Another server runs for")
+    taken = pytest.raises(DeploymentError, match="Another server already runs for")
     with alone(consortium.path / "lock", "taken"), taken:
         server.run()
     assert not (consortium.path / "link.log").exists()
