@@ -22,6 +22,10 @@ from .refusals import plan_refusals
 
 _PAPER = re.compile(r"\s*\(([^()]*(?:\d{4}|arXiv)[^()]*)\)")
 _CITED = re.compile(r"^(.*\d{4}, .*?)\.?$", re.MULTILINE)
+_CLIENT_LEVEL = Job.compose(
+    None, {"data.path": "data.csv", "privacy.unit": "client", "training.optimizer": "sgd"}
+)
+"""The plainest job that protects whole clients: what a strategy refuses in it, it refuses in all."""
 _SEES = {"SUM": "sums", "GROUPS": "group means", "INDIVIDUAL": "single updates"}
 
 
@@ -86,11 +90,17 @@ def described(name: str) -> Described:
         list(kind.fits),
         # A local half gets nothing that is not noised, so nothing of a rule can cost an example's privacy.
         "yes",
-        # What compares updates would see one client's own where nothing sums groups.
-        "yes" if kind.sees == "SUM" else "by groups",
+        _under_client_level(kind),
         {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
         kind.when,
     )
+
+
+def _under_client_level(kind: type[Rule]) -> str:
+    if any(kind.refusals(_CLIENT_LEVEL)):
+        return "no"
+    # What compares updates would see one client's own where nothing sums groups.
+    return "yes" if kind.sees == "SUM" else "by groups"
 
 
 def in_job(plan: Plan, facts: Sequence[ClientFacts], name: str) -> InJob:
