@@ -16,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FileError, ProtocolError
+from ..errors import FileError, PlanRefused, ProtocolError
+from ..job import Job
 from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
 from ..wire.arrays import Arrays
+from ..wire.requests import Assignment
 from .run_files import of_run
 from .sealing import opened, sealed
 from .secure import SecureUpload
@@ -177,3 +179,15 @@ def told_once(upload: SecureUpload, what: bytes, kept: KeptRound | None) -> byte
     elif kept is None:
         participant.keep(what, os.urandom(32))
     return what if kept is None else b""
+
+
+def groups_to_name(
+    name: str, job: Job, assignment: Assignment, *, train: bool, test: bool
+) -> list[list[str]]:
+    """The groups of which one spoiled a sum, to be told by a kept update; none if none is asked for."""
+    groups = assignment.groups_to_name
+    if groups and not (job.encryption.name_spoilers and job.noised_locally and train):
+        raise PlanRefused(f"{name}: this job does not name groups")
+    if groups and test:
+        raise PlanRefused(f"{name}: a request to name a group may ask for updates only")
+    return groups

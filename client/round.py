@@ -47,7 +47,7 @@ from .answers import job_of
 from .budget import Budget
 from .computing import Computing
 from .delivery import Metrics, in_the_clear, masked
-from .kept import KeptRound, KeptUpdates, close_round, told_once
+from .kept import KeptRound, KeptUpdates, close_round, groups_to_name, told_once
 from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
@@ -154,7 +154,7 @@ class Rounds:
         # What was computed before is sent again, if nothing new comes of it.
         kept = self._kept_round(assignment, asked_for, train)
         request = upload.request if upload else b""
-        groups = self._groups_to_name(job, assignment, train=train, test=test)
+        groups = groups_to_name(self._name, job, assignment, train=train, test=test)
         repeated = kept.find(request, channels.shapes, groups) if kept else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update to name a group with")
@@ -288,17 +288,6 @@ class Rounds:
             close_round(self._kept, assignment.run, participant, what)
             return None
         return KeptRound(self._kept, assignment.run, what, participant)
-
-    def _groups_to_name(
-        self, job: Job, assignment: Assignment, *, train: bool, test: bool
-    ) -> list[list[str]]:
-        """The groups of which one spoiled a sum; none if the request is for no such thing."""
-        groups = assignment.groups_to_name
-        if groups and not (job.encryption.name_spoilers and job.noised_locally and train):
-            raise PlanRefused(f"{self._name}: this job does not name groups")
-        if groups and test:
-            raise PlanRefused(f"{self._name}: a request to name a group may ask for updates only")
-        return groups
 
     def _public(self, job: Job, assignment: Assignment) -> Metrics:
         """What stands beside every answer: the planned weight, and what the run has spent so far."""
