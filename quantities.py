@@ -158,3 +158,26 @@ def spread_text(values: Iterable[float | None], text: Callable[[float], str]) ->
 def short(text: str, width: int = 20) -> str:
     """`text`, cut to `width` characters with an ellipsis."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number and what it counts, in the singular or plural: ``1 row``, ``2 rows``, ``1,200 classes``.
+
+    several: the plural, if it is not `one` with an "s", or an "es" where English puts one.
+    """
+    return f"{count:,} {one if count == 1 else several or plural(one)}"
+
+
+def plural(one: str) -> str:
+    """The plural of an English noun that is regular, also of the first of several words: ``rows of it``."""
+    noun, space, rest = one.partition(" of ")
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es{space}{rest}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies{space}{rest}"
+    return f"{noun}s{space}{rest}"
+
+
+def verb(count: int, one: str, several: str) -> str:
+    """A verb in the form that its subject's count asks for: ``is`` of 1, ``are`` of others."""
+    return one if count == 1 else several

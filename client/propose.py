@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..learning.labels import alike_said
 from ..learning.reading.arrow_files import split_names
 from ..learning.reading.columns import check_columns
 from ..learning.reading.header import column_names
@@ -164,10 +165,6 @@ def _classes(data: Path, column: str, found: dict[str, int]) -> list[str]:
             "each class that jobs may learn with --label, or another column with --label-column."
         )
     if pairs := alike(found):
-        one, other = pairs[0]
-        raise DataError(
-            f"{data}: column {column!r} has the values {one!r:.60} and {other!r:.60}, which look like "
-            "one class. If they are the same class, give them one name in the file; if they differ, "
-            "name all classes with --label."
-        )
+        said = alike_said(pairs, "with --label")
+        raise DataError(f"{data}: column {column!r} has the values {said}")
     return sort_names(found)

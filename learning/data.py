@@ -18,7 +18,7 @@ from ..tasks.spec import spec_of
 from .labels import check_clients_share_labels, encode_labels
 from .reading.arrow_files import split_names
 from .reading.layout import Layout
-from .reading.names import label_name
+from .reading.names import label_name, stands_for_nothing
 from .reading.table import Table
 from .reading.tables import read_table
 from .rows import Row, fill
@@ -90,17 +90,18 @@ def load_corpus(
     path is a saved DatasetDict that has one (unless `declared`: then what is held out is what the
     owner says). Rows without text, label or client are dropped and
     counted. `spec.limit` takes a fixed random choice of rows from each source, since a file is
-    often sorted by class.
+    often sorted by class. A label that stands for nothing, such as ``nan``, is none if the classes are named
+    and it is not one of them.
     """
     label_column = spec.label_column if spec_of(task).labelled else None
     sources = _read_sources(spec, label_column, client_column, grouped, declared)
-    domain = {label_name(name) for name in spec.labels or ()} if declared else None
+    domain = {label_name(name) for name in spec.labels or ()}
     dropped: Counter[str] = Counter()
     kept: list[Row] = []
     for row in (
         Row(table, row, held_out) for table, held_out in sources for row in range(len(table))
     ):
-        reason = _filled(row, spec, label_column, client_column, domain)
+        reason = _filled(row, spec, label_column, client_column, domain, declared)
         if reason:
             dropped[reason] += 1
         else:
@@ -134,7 +135,8 @@ def _filled(
     spec: DataSpec,
     label_column: str | None,
     client_column: str | None,
-    domain: set[str] | None,
+    domain: set[str],
+    declared: bool,
 ) -> str:
     """Clean what the row holds; the reason to leave it out, "" if there is none."""
     if row.row in row.table.faults:
@@ -146,9 +148,20 @@ def _filled(
     return (
         ("" if row.text else "empty text")
         or ("" if row.label else "no label")
-        or ("" if not (domain and label_column) or row.label in domain else "undeclared label")
+        or (
+            _outside(row.label, declared)
+            if domain and label_column and row.label not in domain
+            else ""
+        )
         or ("" if row.client else "no client")
     )
+
+
+def _outside(label: str, declared: bool) -> str:
+    """Why a row whose label is none of the named classes is left out; "" if it is an error instead."""
+    if declared:
+        return "undeclared label"
+    return "no label" if stands_for_nothing(label) else ""
 
 
 def _notes(tables: list[Table]) -> tuple[str, ...]:

@@ -9,11 +9,13 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec
-from .reading.names import alike, canonical, clean_text, sort_names
+from ..quantities import counted, verb
+from .reading.names import alike, canonical, clean_text, sort_names, stands_for_nothing
 from .rows import Row
 
 # Above this many classes, of which most stand on one row only, a label column holds ids or scores.
 _MOST_CLASSES_OF_ONE_ROW = 20
+_PAIRS = 10
 
 
 def encode_labels(
@@ -40,8 +42,8 @@ def encode_labels(
         others = f" {len(unknown) - 1} other unknown labels follow." if len(unknown) > 1 else ""
         raise DataError(
             f"{example.place}: the label {value!r:.60} is not in data.labels "
-            f"({', '.join(map(repr, names))}); {count} rows have it.{others} Add it to "
-            "data.labels, or correct the rows."
+            f"({', '.join(map(repr, names))}); {counted(count, 'row')} "
+            f"{verb(count, 'has', 'have')} it.{others} Add it to data.labels, or correct the rows."
         )
     return tuple(names), np.array([index[row.label] for row in rows], dtype=np.int64)
 
@@ -52,14 +54,10 @@ def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) 
         raise DataError(
             f"{source}: every row of column {column!r} has the label {names[0]!r}, so there is "
             "nothing to learn. Check data.label_column, or name all classes in data.labels."
+            + _how_read(rows)
         )
     if pairs := alike(names):
-        one, other = pairs[0]
-        raise DataError(
-            f"{source}: column {column!r} has the labels {one!r:.60} and {other!r:.60}, which "
-            "look like one. If they are the same class, give them one name; if they differ, name "
-            "all classes in data.labels."
-        )
+        raise DataError(f"{source}: column {column!r} has the labels {alike_said(pairs)}")
     counts = Counter(row.label for row in rows)
     single = sum(count == 1 for count in counts.values())
     if len(names) > _MOST_CLASSES_OF_ONE_ROW and 2 * single > len(names):
@@ -68,6 +66,31 @@ def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) 
             f"{single} of them on one row only, such as {names[0]!r:.60}; it seems to hold ids or "
             "scores, not classes. Check data.label_column, or name the classes in data.labels."
         )
+
+
+def alike_said(pairs: Sequence[tuple[str, str]], how: str = "in data.labels") -> str:
+    """All pairs of names that look like one, and what to do about them, as the end of a sentence."""
+    said = "; ".join(f"{one!r:.60} and {other!r:.60}" for one, other in pairs[:_PAIRS])
+    more = f"; and {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
+    nothing = all(stands_for_nothing(one) for one, _ in pairs)
+    drop = (
+        f" They usually stand for a missing value: name the other classes {how}, and these rows are left "
+        "out."
+    )
+    return (
+        f"{said}{more}, which look like one. If they are the same class, give them one name; if they differ, "
+        f"name all classes {how}.{drop if nothing else ''}"
+    )
+
+
+def _how_read(rows: Sequence[Row]) -> str:
+    """What was met in reading the tables, which may be why a class is missing."""
+    notes = [
+        note
+        for table in {id(row.table): row.table for row in rows}.values()
+        for note in table.notes
+    ]
+    return f" How it was read: {'; '.join(notes)}." if notes else ""
 
 
 def check_clients_share_labels(rows: Sequence[Row], column: str) -> None:

@@ -57,6 +57,8 @@ class Predictor:
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
         """`folder` is a run's folder or its adapter folder. Raises ``ModelError``."""
+        if not folder.is_dir():
+            raise ModelError(f"There is no folder {folder}. Name the folder of a finished run.")
         folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
         card = read_card(folder)
         _check_base(card)

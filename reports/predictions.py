@@ -44,6 +44,12 @@ def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout)
     if file is not None:
         read = _of_table(file, column, layout) if _is_table(file) else _of_lines(file, layout)
         found = Texts(found.asked + read.asked, read.notes)
+    unreadable = [one for one in found.asked if one.fault]
+    if unreadable and not any(one.text.strip() for one in found.asked):
+        first = unreadable[0]
+        raise DataError(
+            f"{file}: no text of it can be read. The first is {first.place}: {first.fault}"
+        )
     if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
             'There is no text to classify or continue. Give one: umbel predict RUN "..." or --file FILE'

@@ -83,6 +83,8 @@ class Holdings(Event):
     held_out_classes: dict[str, int] = field(default_factory=dict)
     too_short: int = 0
     cut: dict[str, float] = field(default_factory=dict)
+    look: list[str] = field(default_factory=list)
+    """What to look at again in the file."""
 
 
 @dataclass(frozen=True)

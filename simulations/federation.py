@@ -20,6 +20,7 @@ from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
 from ..run.events import Held, Partition
 from ..server.run import Listener, Silent
+from ..survey.concerns import concerns
 from ..survey.lengths import WORTH, cut
 from .partition import Share, parse_scheme, partition
 
@@ -43,6 +44,8 @@ class Federation:
     """Rows without a value in the group column."""
     notes: tuple[str, ...] = ()
     """How the file was read, if it needs mention."""
+    look: tuple[str, ...] = ()
+    """What to look at again in the file (``survey.concerns``)."""
     cut: dict[str, float] = field(default_factory=dict)
     """How much of the texts is cut (``survey.lengths.cut``)."""
 
@@ -117,6 +120,7 @@ class Federation:
             "longest": float((lengths >= most).mean()),
             "max_length": most,
             "cut": self.cut,
+            "look": list(self.look),
         }
 
     def _groups(self, held: np.ndarray) -> dict[str, int] | None:
@@ -178,8 +182,15 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         dropped=corpus.dropped | ({_COPIED: repeated} if repeated else {}),
         ungrouped=(corpus.groups or []).count(""),
         notes=corpus.notes,
+        look=_concerns(corpus),
         cut=cut(job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
     )
+
+
+def _concerns(corpus: Corpus) -> tuple[str, ...]:
+    labels = corpus.labels
+    names = None if labels is None else [corpus.label_names[label] for label in labels]
+    return tuple(concerns(corpus.texts, names))
 
 
 _COPIED = "the same text as a held-out record"

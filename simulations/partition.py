@@ -17,6 +17,7 @@ from ..errors import DataError, JobError
 from ..job import SimulationSpec
 from ..learning.data import Corpus
 from ..learning.reading.names import sort_names
+from ..quantities import counted, verb
 
 _DEFAULT_CLIENTS = 4
 _LONGEST_NAME = 60
@@ -102,10 +103,10 @@ def partition(
     clients = spec.clients or _DEFAULT_CLIENTS
     first, leader = _leaders(train, groups)
     if len(first) < clients:
-        of = "rows" if groups is None else "groups"
+        of = "row" if groups is None else "group"
         raise DataError(
-            f"{len(first)} training {of} are not enough to give each of {clients} clients one. Lower "
-            f"simulation.clients, or bring more {of}."
+            f"{counted(len(first), f'training {of}')} {verb(len(first), 'is', 'are')} not enough to "
+            f"give each of {counted(clients, 'client')} one. Lower simulation.clients, or bring more {of}s."
         )
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)
     if scheme.kind == "iid":

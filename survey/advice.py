@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..quantities import counted, verb
 from ..tasks.spec import usual_task
+from .concerns import concern_lines
 from .holdings import FEW, left_out_text
 from .lengths import MOST_UNKNOWN, WORTH
 from .survey import Survey
@@ -33,7 +35,7 @@ def facts(found: Survey) -> list[tuple[str, str]]:
     lines = [
         (
             "records",
-            f"{found.used:,} of {found.rows:,} rows"
+            f"{found.used:,} of {counted(found.rows, 'row')}"
             + (f"; left out: {dropped}" if dropped else ""),
         )
     ]
@@ -45,7 +47,8 @@ def facts(found: Survey) -> list[tuple[str, str]]:
     lines.append(
         (
             "copies",
-            f"{of.equal:,} rows repeat a text; {of.nearly:,} more differ only in spaces, signs or case",
+            f"{counted(of.equal, 'row')} {verb(of.equal, 'repeats', 'repeat')} a text; "
+            f"{of.nearly:,} more {verb(of.nearly, 'differs', 'differ')} only in spaces, signs or case",
         )
     )
     if found.lengths is not None:
@@ -82,21 +85,19 @@ def warnings(found: Survey) -> list[str]:
             "know: it was made for another language. Choose a base model that reads this one (--model, "
             "model.base)."
         )
-    for what, count in found.odd.items():
-        lines.append(f"{count:,} texts have {what}.")
-    if found.copies.contradicting:
-        lines.append(
-            f"{found.copies.contradicting:,} rows have a text that also occurs with another "
-            "label: no model can be right about all of them."
-        )
+    lines += concern_lines(
+        found.odd,
+        found.copies.contradicting,
+        found.giveaways,
+        found.classes,
+        found.texts_of_nothing,
+    )
     if found.copies.nearly:
         lines.append(
             "Equal texts stay on one side of the split between training and test; the "
             f"{found.copies.nearly:,} near copies may be on both, which makes a test look better "
             "than it is."
         )
-    for phrase in found.giveaways:
-        lines.append(f"{phrase[0].upper()}{phrase[1:]}: the model may learn only that.")
     for name, share in found.tellers.items():
         lines.append(
             f"Column {name!r} determines the label in {share:.1%} of the rows. It is not read, but "
@@ -105,7 +106,8 @@ def warnings(found: Survey) -> list[str]:
     rare = [name for name, count in found.classes.items() if count < FEW]
     if rare:
         lines.append(
-            f"{len(rare)} of {len(found.classes)} classes have fewer than {FEW} records, such as "
+            f"{len(rare)} of {counted(len(found.classes), 'class')} "
+            f"{verb(len(rare), 'has', 'have')} fewer than {FEW} records, such as "
             f"{rare[0]!r:.60}: too few to learn or to test. Merge them, or check the label column."
         )
     if found.classes and found.used:
@@ -137,7 +139,19 @@ def advice(found: Survey) -> list[Advice]:
                 f"--label-column {_quoted(found.label_column)}",
             )
         )
-    if not found.label_column:
+    for name, determined_by in found.candidates.items():
+        leaks = ", ".join(
+            f"{other!r} in {share:.1%} of the rows" for other, share in determined_by.items()
+        )
+        also = f" (determined by {leaks}: make sure that the texts do not repeat that)"
+        found_advice.append(
+            Advice(
+                f"Column {name!r} may hold the classes{also if leaks else ''}",
+                f"data.label_column={_quoted(name)}",
+                f"--label-column {_quoted(name)}",
+            )
+        )
+    if not found.label_column and not found.candidates and not found.unusable:
         found_advice.append(
             Advice(
                 "No column seems to hold classes; for a language model",
@@ -170,7 +184,8 @@ def advice(found: Survey) -> list[Advice]:
     if 0 < found.used < _SMALL:
         found_advice.append(
             Advice(
-                f"{found.used:,} records are few for training under privacy: train only a head",
+                f"{counted(found.used, 'record')} {verb(found.used, 'is', 'are')} few for "
+                f"training under privacy: train only a head",
                 "model.adapter=head",
             )
         )
@@ -180,7 +195,7 @@ def advice(found: Survey) -> list[Advice]:
 def _classes(classes: dict[str, int]) -> str:
     named = ", ".join(f"{name} ({count:,})" for name, count in list(classes.items())[:_NAMED])
     more = len(classes) - _NAMED
-    return f"{len(classes)} classes: {named}" + (f" and {more} more" if more > 0 else "")
+    return f"{counted(len(classes), 'class')}: {named}" + (f" and {more} more" if more > 0 else "")
 
 
 def _quoted(name: str) -> str:

@@ -75,6 +75,15 @@ def label_column(columns: Sequence[Column], text: str | None) -> str | None:
     return classes[0].name if len(classes) == 1 else None
 
 
+def label_candidates(columns: Sequence[Column], text: str | None) -> list[str]:
+    """All columns that may hold the classes."""
+    return [
+        column.name
+        for column in columns
+        if column.name != text and column.kind == "classes" and column.distinct > 1
+    ]
+
+
 def share_told(values: Sequence[str], labels: Sequence[str]) -> float:
     """Share of rows in which the value tells the label; 0 if not nearly all, or if one label is usual."""
     of_value: dict[str, Counter[str]] = {}

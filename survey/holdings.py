@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ..quantities import counted, verb
 from .lengths import WORTH
 
 _NAMED = 12
@@ -22,7 +23,7 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
     lines = [*holdings.get("read", [])]
     held = holdings.get("held_out")
     lines.append(
-        f"{holdings['records']:,} records"
+        counted(holdings["records"], "record")
         + (f", {held:,} of them held out" if held else "")
         + (f"; left out: {left_out}" if left_out else "")
     )
@@ -37,7 +38,8 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
         lines += _classes(classes, holdings.get("held_out_classes"), bool(held))
     if untold := holdings.get("too_short"):
         lines.append(
-            f"{untold:,} texts have a single token: a language model learns nothing from them."
+            f"{counted(untold, 'text')} {verb(untold, 'has', 'have')} a single token: a language "
+            "model learns nothing from that."
         )
     if cut := holdings.get("cut"):
         lines.append(cut_text(cut, holdings["max_length"]))
@@ -46,7 +48,7 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
             f"{holdings['longest']:.0%} of the texts fill {holdings['max_length']} tokens; the rest "
             "is cut off (model.max_length)"
         )
-    return lines
+    return [*lines, *holdings.get("look", [])]
 
 
 def left_out_text(dropped: dict[str, int]) -> str:
@@ -71,12 +73,12 @@ def cut_text(cut: dict[str, float], max_length: int) -> str:
 
 def _groups(groups: dict[str, int]) -> list[str]:
     lines = [
-        f"{groups['number']:,} groups; the largest has {groups['largest']:,} records, of which at most "
-        f"{groups['used']} count in a step (data.records_per_group)"
+        f"{counted(groups['number'], 'group')}; the largest has {counted(groups['largest'], 'record')}, of "
+        f"which at most {groups['used']} count in a step (data.records_per_group)"
     ]
     if groups["missing"]:
         lines.append(
-            f"{groups['missing']:,} records without a group: each is protected by itself, even if "
+            f"{counted(groups['missing'], 'record')} without a group: each is protected by itself, even if "
             "several belong to one person"
         )
     return lines
@@ -86,7 +88,7 @@ def _classes(classes: dict[str, int], tested: dict[str, int] | None, any_held: b
     common = Counter(classes).most_common(_NAMED)
     named = ", ".join(f"{name} ({count:,})" for name, count in common)
     more = len(classes) - len(common)
-    lines = [f"{len(classes)} classes: {named}" + (f" and {more} more" if more else "")]
+    lines = [f"{counted(len(classes), 'class')}: {named}" + (f" and {more} more" if more else "")]
     if rare := [name for name, count in classes.items() if count < FEW]:
         lines.append(
             f"classes with fewer than {FEW} records, too few to learn: {len(rare)}, such as "

@@ -12,9 +12,10 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec, Job
 from ..learning.data import load_corpus
+from ..learning.reading.columns import looks_like_data
 from ..learning.reading.header import column_names
 from ..learning.reading.layout import Layout
-from ..learning.reading.names import label_name, sort_names
+from ..learning.reading.names import label_name, sort_names, stands_for_nothing
 from ..learning.reading.tables import find_layout, read_table
 from ..tasks.spec import usual_task
 from . import columns as look
@@ -57,6 +58,10 @@ class Survey:
     """Of the texts: median, 90 % and the longest."""
     max_length: int = 64
     base: str = ""
+    texts_of_nothing: int = 0
+    """Texts that are a word for a missing value."""
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
+    """If no column is the label's: those that may hold classes, each with the columns that determine it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
@@ -85,6 +90,7 @@ def survey(job: Job) -> Survey:
     layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
     names = column_names(path, layout)
     table = read_table(path, None, [], names, lenient=True, layout=layout)
+    _refuse_record_as_header(path, table.columns)
     described = tuple(look.describe(name, table.columns.get(name, [])) for name in names)
     text, label = job.data.text_column, job.data.label_column
     text = text if text in names else look.text_column(described) or text
@@ -131,7 +137,26 @@ def survey(job: Job) -> Survey:
         characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
+        texts_of_nothing=sum(map(stands_for_nothing, corpus.texts)),
+        candidates=_candidates(table.columns, described, text) if label is None else {},
     )
+
+
+def _candidates(
+    values: dict[str, list[str | None]], columns: tuple[Column, ...], text: str
+) -> dict[str, dict[str, float]]:
+    names = look.label_candidates(columns, text)
+    return {name: look.tellers(values, name, [text]) for name in names}
+
+
+def _refuse_record_as_header(path: Path, columns: dict[str, list[str | None]]) -> None:
+    """``DataError`` if the names of the columns are a record: data, some of it repeated in other records."""
+    again = [name for name, values in columns.items() if name in values]
+    if again and looks_like_data(list(columns)):
+        raise DataError(
+            f"{path}: its first row looks like a record, not like names of columns, so that record would be "
+            "lost. Add a row with names above it, such as text,label."
+        )
 
 
 def _characters(texts: list[str]) -> tuple[int, int, int]:

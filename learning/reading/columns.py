@@ -36,6 +36,16 @@ def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> N
             )
 
 
+def renamed(names: Sequence[str], wanted: Iterable[str]) -> list[str]:
+    """The names as they are `wanted`, where the only difference is blanks around the name of one column."""
+    found = list(names)
+    for name in wanted:
+        alike = [at for at, one in enumerate(found) if one.strip() == name]
+        if name not in found and len(alike) == 1:
+            found[alike[0]] = name
+    return found
+
+
 def looks_like_data(names: Sequence[str]) -> bool:
     """Whether no person would name columns so: numbers, sentences, or nothing at all."""
     return any(_NUMBER.fullmatch(name.strip()) or len(name.split()) > _MOST_WORDS for name in names)

@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from ...errors import DataError
-from .columns import check_columns
+from .columns import check_columns, renamed
 from .encoding import is_text, text_of
+from .header_row import LOOK, header_row
 from .layout import Layout, Quoting
 from .packing import ending
 
@@ -55,6 +57,8 @@ class Header:
     names: list[str]
     announced: bool = False
     """Whether Excel's line "sep=..." comes before it."""
+    above: int = 0
+    """Rows above it that are titles."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +80,53 @@ def header_of(path: Path, codec: str, layout: Layout, wanted: Sequence[str] = ()
 
     It is separated by a comma in CSV and a tab in TSV if one stands in it; else by a comma, semicolon (as
     spreadsheets write where the comma is decimal), tab or bar, whichever makes most columns of it. If only
-    another of these makes the columns that are `wanted`, it is that.
+    another of these makes the columns that are `wanted`, it is that. If the first row has not the columns
+    that are `wanted`, the header is the first row that has them; if none are, see ``header_row``.
     """
     usual = DELIMITED[ending(path)]
     delimiter, names, announced = _header(path, codec, layout, usual)
+    names = renamed(names, wanted)
     if announced:
         return Header(delimiter, names, True)
     others = {}
     for other in _OTHERS:
         with contextlib.suppress(DataError):
-            others[other] = _header(path, codec, layout, other)[1]
+            others[other] = renamed(_header(path, codec, layout, other)[1], wanted)
     if not set(wanted) <= set(names):
         for other, found in others.items():
             if set(wanted) <= set(found):
                 return Header(other, found)
+    if not wanted or not set(wanted) <= set(names):
+        below = _below_titles(path, codec, layout, wanted)
+        if below is not None:
+            return below
     if len(names) == 1:
         for other, found in others.items():
             if len(found) > len(names):
                 delimiter, names = other, found
     return Header(delimiter, names)
+
+
+def _below_titles(path: Path, codec: str, layout: Layout, wanted: Sequence[str]) -> Header | None:
+    """A header that is not the first row, however its columns are separated; None if there is none."""
+    likely: dict[str, Header] = {}
+    title = True
+    for delimiter in dict.fromkeys((DELIMITED[ending(path)], *_OTHERS)):
+        try:
+            with text_of(path, codec) as lines:
+                rows = list(itertools.islice(_rows(lines, layout, delimiter), LOOK))
+        except csv.Error:
+            continue
+        for above, found in enumerate(rows[1:], start=1):
+            names = renamed(found, wanted)
+            if wanted and set(wanted) <= set(names):
+                return Header(delimiter, names, above=above)
+        title &= sum(map(bool, map(str.strip, rows[0] if rows else ()))) == 1
+        if above := header_row(rows, split=True):
+            likely[delimiter] = Header(delimiter, rows[above], above=above)
+    return (
+        max(likely.values(), key=lambda header: len(header.names), default=None) if title else None
+    )
 
 
 def _header(path: Path, codec: str, layout: Layout, delimiter: str) -> tuple[str, list[str], bool]:
@@ -109,20 +141,21 @@ def _header(path: Path, codec: str, layout: Layout, delimiter: str) -> tuple[str
             ) from None
 
 
-def _read_header(lines: TextIO, layout: Layout, delimiter: str) -> tuple[str, list[str], bool]:
+def _read_header(
+    lines: TextIO, layout: Layout, delimiter: str, above: int = 0
+) -> tuple[str, list[str], bool]:
     first = next((line for line in lines if line.strip("\r\n")), "")
     announced = _EXCEL.fullmatch(first)
     if announced:
         delimiter = announced[1]
         first = next((line for line in lines if line.strip("\r\n")), "")
+    rows = _rows(itertools.chain([first], lines), layout, delimiter)
+    return delimiter, next(itertools.islice(rows, above, None), []), bool(announced)
+
+
+def _rows(lines: Iterable[str], layout: Layout, delimiter: str) -> Iterator[list[str]]:
     quoting: Any = csv.QUOTE_NONE if layout.quoting == "none" else csv.QUOTE_MINIMAL
-
-    def with_first() -> Iterator[str]:
-        yield first
-        yield from lines
-
-    rows = csv.reader(with_first(), delimiter=delimiter, quoting=quoting)
-    return delimiter, next((row for row in rows if row), []), bool(announced)
+    return (row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row)
 
 
 def read_delimited(
@@ -153,26 +186,29 @@ def quoting_of(path: Path, codec: str) -> Quoting | None:
     The usual way, unless it leaves rows unreadable of which another reads more. Quotes are plain characters
     only if fewer fields stand in quotes than rows are broken by one.
     """
-    usual, _ = _broken(path, codec, "doubled")
-    if not usual:
-        return None
-    backslash, _ = _broken(path, codec, "backslash")
-    plain, enclosed = _broken(path, codec, "none")
+    usual, _, last = _broken(path, codec, "doubled")
+    if not usual or (usual == 1 and last):
+        return None  # the last row alone: the file was cut off in it
+    backslash, _, _ = _broken(path, codec, "backslash")
+    plain, enclosed, _ = _broken(path, codec, "none")
     if plain < min(usual, backslash) and enclosed < usual:
         return "none"
     return "backslash" if backslash < usual else None
 
 
-def _broken(path: Path, codec: str, quoting: Quoting) -> tuple[int, int]:
-    """Rows that cannot be read so, and fields that begin and end with a quote nevertheless."""
+def _broken(path: Path, codec: str, quoting: Quoting) -> tuple[int, int, bool]:
+    """Rows that cannot be read so, fields that begin and end with a quote nevertheless, and whether the
+    last row is one that cannot be read."""
     layout = Layout(codec, quoting)
     header = header_of(path, codec, layout)
     broken = enclosed = 0
+    last = False
     for record in _records_of(path, codec, layout, header):
-        broken += record.fields is None
+        last = record.fields is None
+        broken += last
         fields = record.fields or ()
         enclosed += sum(len(f) > 1 and f[0] == f[-1] == '"' for f in fields)
-    return broken, enclosed
+    return broken, enclosed, last
 
 
 class Record(NamedTuple):
@@ -185,7 +221,7 @@ class Record(NamedTuple):
 
 def _records_of(path: Path, codec: str, layout: Layout, header: Header) -> Iterator[Record]:
     with text_of(path, codec) as lines:
-        _read_header(lines, layout, header.delimiter)
+        _read_header(lines, layout, header.delimiter, header.above)
         for record in _records(
             lines, header.delimiter, len(header.names), layout.quoting or "doubled"
         ):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from ...errors import DataError
+from ...quantities import counted, verb
 from .packing import opened
 
 TEXT_FILES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt")
@@ -188,7 +189,8 @@ def _other(path: Path, lines: _Lines) -> Found:
     where = f"{path} is not UTF-8: line {lines.first}, byte {lines.offset} of the file"
     if lines.good >= _MIXED * (lines.good + lines.bad):
         if lines.bad <= TOLERATED * lines.all:
-            return Found("utf_8", f"{lines.bad:,} lines are not UTF-8")
+            said = f"{counted(lines.bad, 'line')} {verb(lines.bad, 'is', 'are')} not UTF-8"
+            return Found("utf_8", said)
         raise DataError(
             f"{where}. It mixes encodings: {lines.bad} lines are not UTF-8, while {lines.good} others have "
             "non-ASCII characters in UTF-8, so converting the whole file would damage those. Convert each "

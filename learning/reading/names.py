@@ -94,3 +94,42 @@ def alike(names: Iterable[str]) -> list[tuple[str, str]]:
         if other != name:
             found.append((other, name))
     return found
+
+
+_NOTHING = frozenset(
+    (
+        "nan",
+        "na",
+        "n/a",
+        "#n/a",
+        "n.a.",
+        "none",
+        "null",
+        "nil",
+        "<na>",
+        "nat",
+        "missing",
+        "-",
+        "--",
+        "?",
+        ".",
+    )
+)
+"""What programs and people write for a value that is missing, in lower case."""
+_YES = frozenset(("true", "yes", "y", "t", "1", "on"))
+_NO = frozenset(("false", "no", "n", "f", "0", "off"))
+
+
+def stands_for_nothing(name: str) -> bool:
+    """Whether a name usually means that there is no value, as ``nan`` does. It follows from itself alone."""
+    return name.casefold() in _NOTHING
+
+
+def variants(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that people may have meant as one, beyond those that are ``alike``: yes and true.
+
+    Only if there is more than one word for either answer: ``0`` and ``1`` alone are two classes.
+    """
+    distinct = sort_names(names)
+    groups = [[n for n in distinct if n.casefold() in words] for words in (_YES, _NO)]
+    return [group for group in groups if len({name.casefold() for name in group}) > 1]

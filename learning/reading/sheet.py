@@ -1,7 +1,7 @@
 """Read columns of an Excel workbook, as strings.
 
 The header is the first row of a sheet that holds all columns that are asked for, among the first
-``_LOOK`` that are not empty, or the first such row; rows below it that are not empty are records. A cell
+20 that are not empty, or the first such row; rows below it that are not empty are records. A cell
 holds what Excel shows as its value; one with an error (#N/A) holds nothing. Of several sheets, hidden ones
 apart, the first that has the columns is read, unless one is named.
 """
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...quantities import counted
 from .cells import as_name, cell
-from .columns import check_columns
+from .columns import check_columns, renamed
+from .header_row import LOOK as HEADER_LOOK
+from .header_row import header_row
 from .layout import Layout
 from .packing import ending, most_bytes, seekable
 
 SHEETS = (".xlsx", ".xlsm")
 
-_LOOK = 20
 _ERRORS = ("#N/A", "#DIV/0!", "#REF!", "#NAME?", "#VALUE!", "#NUM!", "#NULL!")
 
 
@@ -61,12 +63,40 @@ class Sheet:
 
 
 def sheet_columns(path: Path, wanted: Sequence[str] = (), title: str | None = None) -> list[str]:
-    """The header of the sheet called `title`, or of the first that has the columns `wanted`, else of the
-    first that has one. ``DataError`` for a title that no sheet has."""
+    """The header of the sheet called `title`, or of the first that has the columns `wanted`; if none are,
+    that of the likely sheet. ``DataError`` for a title that no sheet has."""
     with _workbook(path, title) as sheets:
-        headers = [header[1] for sheet in sheets if (header := _header(sheet, wanted)) is not None]
-    fit = [names for names in headers if set(wanted) <= set(names)]
-    return next(iter([*fit, *headers]), [])
+        headers = {s.title: header for s in sheets if (header := _header(s, wanted)) is not None}
+        fit = [names for _, names in headers.values() if wanted and set(wanted) <= set(names)]
+        if fit or not headers:
+            return next(iter(fit), [])
+        return headers[_likely(sheets, headers)][1]
+
+
+def sheets_said(path: Path) -> str:
+    """The sheets of a workbook with their rows and columns, if there are several: a phrase."""
+    with _workbook(path, None) as sheets:
+        headers = {s.title: header for s in sheets if (header := _header(s, ())) is not None}
+        if len(headers) < 2:
+            return ""
+        said = [
+            f"{title!r} ({counted(_size(sheet, headers[title][0]), 'row')}: "
+            f"{', '.join(filter(None, headers[title][1]))[:80]})"
+            for sheet in sheets
+            if (title := sheet.title) in headers
+        ]
+    return "its sheets: " + "; ".join(said)
+
+
+def _likely(sheets: Sequence[Any], headers: dict[str, tuple[int, list[str]]]) -> str:
+    """The sheet with the most rows, or the first with the same columns, which is read if they are named."""
+    sizes = {s.title: _size(s, headers[s.title][0]) for s in sheets if s.title in headers}
+    most = max(sizes, key=lambda title: sizes[title])
+    return next(title for title in sizes if headers[title][1] == headers[most][1])
+
+
+def _size(sheet: Any, header: int) -> int:
+    return sum(number > header for number, _ in _rows(sheet))
 
 
 def read_sheet(
@@ -85,6 +115,9 @@ def read_sheet(
             for sheet in sheets
             if sheet.title in found and set(required) <= set(found[sheet.title][1])
         ]
+        if fit and not required:
+            likely = _likely(sheets, found)
+            fit = [sheet for sheet in sheets if sheet.title == likely]
         if fit:
             of, alike = len(sheets), tuple(sheet.title for sheet in fit[1:])
             numbers, columns, faults = _read(path, fit[0], found[fit[0].title], required, extra)
@@ -139,15 +172,22 @@ def _rows(sheet: Any) -> Iterator[tuple[int, tuple[object, ...]]]:
 
 
 def _header(sheet: Any, required: Sequence[str]) -> tuple[int, list[str]] | None:
-    usual = None
-    for number, cells in itertools.islice(_rows(sheet), _LOOK):
-        names = [as_name(value) or "" for value in cells]
-        while names and not names[-1]:
-            names.pop()
-        usual = usual or (number, names)
-        if set(required) <= set(names):
+    """The number of the header's row, and its names: the row with the columns, else the likely one."""
+    rows = [
+        (number, renamed(_names(cells), required))
+        for number, cells in itertools.islice(_rows(sheet), HEADER_LOOK)
+    ]
+    for number, names in rows:
+        if required and set(required) <= set(names):
             return number, names
-    return usual
+    return rows[header_row([names for _, names in rows])] if rows else None
+
+
+def _names(cells: Sequence[object]) -> list[str]:
+    names = [as_name(value) or "" for value in cells]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _chosen(path: Path, sheets: list[Any], title: str | None) -> list[Any]:

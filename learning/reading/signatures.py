@@ -6,48 +6,36 @@ refusals must not depend on records, does not ask.
 
 from __future__ import annotations
 
-import codecs
 import shlex
 from pathlib import Path
 
 from ...errors import DataError
-from .packing import ending, inner_name, opened, packing
+from .encoding import TEXT_FILES
+from .kinds import BINARY, BLANK, JSON_TEXT, TEXT, Kind, kind_of
+from .packing import ending, inner_name, packing
 
 FORMATS = (
     "a .csv, .tsv, .jsonl, .json, .xlsx, .parquet or .feather file, also compressed (.gz, .bz2, .xz, .zst, "
     "or .zip with one file), or a folder of datasets.save_to_disk"
 )
 
+_READABLE = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".tab": "TSV",
+    ".jsonl": "JSON",
+    ".ndjson": "JSON",
+    ".json": "JSON",
+    ".xlsx": "an Excel workbook",
+    ".xlsm": "an Excel workbook",
+    ".parquet": "a Parquet file",
+    ".feather": "a Feather file",
+    ".arrow": "an Arrow file",
+}
+"""Endings of the formats that are read, and what they are called."""
+_SHAPELESS = (TEXT, JSON_TEXT, BINARY)
 _EXCEL = "an Excel workbook"
 _SAVE_AS = "Save it as .xlsx there, and name that file."
-_LOOK = 512
-
-_SIGNATURES = (
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old format, or one with a password", _SAVE_AS),
-    (b"\x1f\x8b", "compressed (gzip)", "Give it the ending {ending}.gz."),
-    (b"BZh", "compressed (bzip2)", "Give it the ending {ending}.bz2."),
-    (b"\xfd7zXZ", "compressed (xz)", "Give it the ending {ending}.xz."),
-    (b"\x28\xb5\x2f\xfd", "compressed (zstd)", "Give it the ending {ending}.zst."),
-    (b"%PDF", "a PDF document", "Give the table from which it was made."),
-    (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
-    (
-        b"version https://git-lfs",
-        "a pointer of Git LFS, not the data",
-        "Fetch it: git lfs pull",
-    ),
-    (b"PAR1", "a Parquet file", "Give it the ending .parquet."),
-    (b"ARROW1", "a Feather (Arrow) file", "Give it the ending .feather."),
-    (b"<!doctype html", "a web page", "Download the data itself: this may be a page to log in."),
-    (b"<html", "a web page", "Download the data itself: this may be a page to log in."),
-)
-_OWN = {
-    ".parquet": b"PAR1",
-    ".feather": b"ARROW1",
-    ".arrow": b"ARROW1",
-    ".xlsx": b"PK",
-    ".xlsm": b"PK",
-}
-"""The first bytes of files whose names are correct."""
 _NAMES = {
     ".xls": (_EXCEL, _SAVE_AS),
     ".xlsb": (_EXCEL, _SAVE_AS),
@@ -58,11 +46,30 @@ _NAMES = {
 
 
 def refuse_other_kinds(path: Path) -> None:
-    """Raise ``DataError`` for a file that is none of those that can be read, whatever its name says."""
-    found = _kind(path)
-    if found is not None:
-        kind, remedy = found
-        raise DataError(f"{path} is {kind}. {remedy}")
+    """Raise ``DataError`` for a file whose first bytes are not those of the format that its name says."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    packed = packing(path)
+    if packed:
+        outer = kind_of(path, packed=True)
+        if path.suffix.lower() not in outer.endings:
+            remedy = outer.remedy.format(ending=path.suffix)
+            raise DataError(f"{path} cannot be unpacked as {packed}: it is {outer.what}. {remedy}")
+    kind, suffix = kind_of(path), ending(path)
+    if _fits(kind, suffix):
+        return
+    named = _READABLE.get(suffix) or _NAMES.get(suffix, ("",))[0]
+    is_not = f", not {named}" if named and kind in _SHAPELESS else ""
+    raise DataError(f"{path} is {kind.what}{is_not}. {kind.remedy.format(ending=suffix)}")
+
+
+def _fits(kind: Kind, suffix: str) -> bool:
+    if suffix in _NAMES:
+        return kind is BINARY
+    if suffix not in _READABLE:  # lines of text, or what ``unknown_format`` refuses
+        return kind in _SHAPELESS or kind is BLANK
+    # Whether binary data are text in some encoding is told by a look at all of them (``encoding``).
+    return suffix in kind.endings or (kind is BINARY and suffix in TEXT_FILES)
 
 
 def unknown_format(path: Path) -> DataError:
@@ -89,24 +96,3 @@ def no_dataset(path: Path) -> str:
         f"{path} is a folder without state.json or dataset_dict.json, so it is not a saved dataset. "
         f"Give {FORMATS}."
     )
-
-
-def _kind(path: Path) -> tuple[str, str] | None:
-    if not path.is_file():
-        return None
-    with opened(path) as file:
-        start = file.read(_LOOK).removeprefix(codecs.BOM_UTF8)
-    suffix = ending(path)
-    if suffix in _OWN and start.startswith(_OWN[suffix]):
-        return None
-    if start.startswith(b"PK\x03\x04"):
-        if suffix in _NAMES:
-            return _NAMES[suffix]
-        if b"xl/" in start or b"[Content_Types]" in start:
-            return _EXCEL, "Give it the ending .xlsx."
-        return "a zip archive", "Give it the ending .zip if it holds one file, else unpack it."
-    beginning = start.lstrip().lower()
-    for signature, kind, remedy in _SIGNATURES:
-        if beginning.startswith(signature.lower()):
-            return kind, remedy.format(ending=suffix)
-    return None

@@ -15,13 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
+from ...quantities import counted
 from .arrow_files import ARROW, read_arrow, read_folder
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
 from .encoding import find_encoding, usual_codec
+from .gaps import gaps
+from .json_shape import refuse_shape
 from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
-from .sheet import SHEETS, read_sheet, refuse_sheet
+from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
 
@@ -73,9 +76,14 @@ def read_table(
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     """How a file of text is written, by a look at all of it; what is usual stays None."""
     _check_there(path)
-    if path.is_dir() or ending(path) not in (*DELIMITED, *JSON):
+    if path.is_dir():
+        return Layout(sheet=given.sheet)
+    refuse_other_kinds(path)
+    if ending(path) not in (*DELIMITED, *JSON):
         return Layout(sheet=given.sheet)
     codec = find_encoding(path, given.encoding).codec
+    if ending(path) in JSON:
+        refuse_shape(path, codec)
     encoding = given.encoding or (None if codec == usual_codec(path, None) else codec)
     quoting = given.quoting
     if quoting is None and ending(path) in DELIMITED:
@@ -97,6 +105,10 @@ def _read_file(
         sheet = read_sheet(path, required, extra, layout.sheet)
         if layout.sheet is not None or sheet.of > 1:
             notes.append(sheet.said(asked=layout.sheet is not None))
+            if not lenient and layout.sheet is None:
+                notes += filter(None, [sheets_said(path)])
+        if not lenient:
+            notes += gaps(path, sheet.title, required)
         return Table(source, "sheet row", sheet.numbers, sheet.columns, sheet.faults, tuple(notes))
     if suffix in ARROW:
         table = read_arrow(path, text, required, extra)
@@ -110,6 +122,8 @@ def _read_file(
         codec = encoding.codec
         notes += [encoding.said] if encoding.said else []
     if suffix in JSON:
+        if not lenient:
+            refuse_shape(path, codec)
         lines = read_lines(path, codec, text, required, extra, lenient)
         return Table(source, lines.unit, lines.numbers, lines.columns, lines.faults, tuple(notes))
     header, found = read_delimited(path, codec, layout, required, extra)
@@ -126,6 +140,9 @@ def _read_file(
 
 def _said(path: Path, header: Header, found: Delimited, layout: Layout) -> list[str]:
     notes = []
+    if header.above:
+        rows = counted(header.above, "row")
+        notes.append(f"the columns are named below {rows} of titles")
     if header.announced or header.delimiter != DELIMITED[ending(path)]:
         separator = CALLED.get(header.delimiter, repr(header.delimiter))
         notes.append(f"columns separated by {separator}")
@@ -149,5 +166,8 @@ def _check_there(path: Path) -> None:
 def _near_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f" Its folder {path.parent} does not exist either. Check data.path."
+    if any(sign in path.name for sign in "*?["):
+        many = sum(1 for _ in path.parent.glob(path.name))
+        return f" It is a pattern ({counted(many, 'file')}); name one file."
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
     return f" Did you mean {path.parent / near[0]}?" if near else " Check data.path."

@@ -332,9 +332,9 @@ def test_what_is_not_data_is_refused(tmp_path: Path) -> None:
     assert "does not exist either" in refusal(tmp_path / "none" / "rows.csv")
     assert "not a saved dataset" in refusal(tmp_path)
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    assert "cannot be read as an Excel workbook" in refusal(tmp_path / "rows.xlsx")
+    assert "not an Excel workbook" in refusal(tmp_path / "rows.xlsx")
     (tmp_path / "rows.parquet").write_bytes(b"text,label\na,1\n")
-    assert "cannot be read as Parquet" in refusal(tmp_path / "rows.parquet")
+    assert "not a Parquet file" in refusal(tmp_path / "rows.parquet")
     as_dataset(tmp_path / "set", ROWS)
     (tmp_path / "set" / "data-00001-of-00002.arrow").unlink()
     assert "not a complete saved dataset" in refusal(tmp_path / "set")
@@ -344,7 +344,7 @@ def test_an_unknown_label_is_named_with_its_count_and_a_row(tmp_path: Path) -> N
     path = csv_file(tmp_path, "text,label\na,x\nb,y\nc,z\nd,z\n")
     message = refusal(path, labels=["x", "y"])
     assert f"{path}, data row 3: the label 'z' is not in data.labels ('x', 'y')" in message
-    assert "on 2 rows" in message
+    assert "2 rows have it" in message
 
 
 @pytest.mark.parametrize("labels", [["x", "y", "x"], ["1", "1.0"], ["x", " x"], ["x"], ["x", ""]])
@@ -499,7 +499,7 @@ def test_two_classes_that_look_like_one_are_two_only_if_they_are_named(tmp_path:
     spec = DataSpec(path=str(path))
     with pytest.raises(DataError, match="'YES' and 'yes', which look like one"):
         load_corpus(spec, "text-classification")
-    with pytest.raises(DataError, match="'YES' and 'yes', which look like one class"):
+    with pytest.raises(DataError, match="'YES' and 'yes', which look like one"):
         propose(path)
     named = ["YES", "yes", "no"]
     found = load_corpus(spec.model_copy(update={"labels": named}), "text-classification")

@@ -367,7 +367,7 @@ def test_of_a_workbook_the_sheet_with_the_columns_is_read_and_titles_above_are_n
     found, corpus = corpus_of(path)
     assert found == [("fine", "true"), ("2026", "false")]
     assert corpus.dropped == {"empty text": 1, "no label": 1}
-    assert corpus.notes == ("sheet 'Reviews', of 2 sheets",)
+    assert corpus.notes[0] == "sheet 'Reviews', of 2 sheets"
     with pytest.raises(DataError, match="no column 'txt'"):
         corpus_of(path, text_column="txt")
 
@@ -390,8 +390,8 @@ def yearly(tmp_path):
 def test_a_sheet_that_is_named_is_read_hidden_or_not(yearly):
     found, corpus = corpus_of(yearly)
     assert [text for text, _ in found] == ["fine in 2025", "ill in 2025"]
-    assert corpus.notes == (
-        "sheet '2025', of 3 sheets (the columns are also in '2026': data.sheet names one)",
+    assert corpus.notes[0] == (
+        "sheet '2025', of 3 sheets (the columns are also in '2026': data.sheet names one)"
     )
     for title in ("2024", "2025", "2026"):
         found, corpus = corpus_of(yearly, sheet=title)

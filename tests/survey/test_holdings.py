@@ -38,11 +38,13 @@ def test_records_classes_and_what_is_left_out_are_told(found):
     lines = found([*ROWS, ("", "yes"), ("x", ""), ("y", None)])
     assert lines[0].startswith("70 records, ")
     assert lines[0].endswith(" of them held out; left out: 1 with empty text, 2 with no label")
-    assert lines[1:] == ["2 classes: yes (40), no (30)"]
+    assert lines[1] == "2 classes: yes (40), no (30)"
+    assert lines[2].startswith("The first word of a text determines its label")
+    assert len(lines) == 3
 
 
 def test_a_class_with_too_few_records_is_named(found):
-    assert "such as 'rare'" in found([*ROWS, ("odd", "rare"), ("odder", "rare")])[-1]
+    assert "such as 'rare'" in found([*ROWS, ("odd", "rare"), ("odder", "rare")])[2]
     many = [(f"text {i} {j}", f"2026-01-{i}") for i in range(1, 60) for j in range(3)]
     lines = found(many)
     assert "59 classes" in lines[1]
@@ -65,11 +67,10 @@ def test_groups_are_counted_where_they_are_protected(federation_of_rows, job_of,
 
 def test_texts_that_are_cut_are_counted_with_what_to_set(found):
     long = [(f"{i} " + "word " * 5000, "yes") for i in range(30)]
-    assert found([*ROWS, *long])[-1].startswith(
-        "About 30% of the texts are cut at 24 tokens (model."
-    )
+    said = "About 30% of the texts are cut at 24 tokens (model."
+    assert any(line.startswith(said) for line in found([*ROWS, *long]))
     longer = [(f"{i} " + "good " * 50, "yes") for i in range(30)]
-    assert "set model.max_length=" in found([*ROWS, *longer])[-1]
+    assert "set model.max_length=" in " ".join(found([*ROWS, *longer]))
     assert not any("cut" in line for line in found(ROWS))
 
 
@@ -95,7 +96,7 @@ def test_nothing_held_out_and_classes_without_a_held_out_record_are_said(found, 
     test = tmp_path / "test.csv"
     test.write_text("text,label\nanother,no\n")
     lines = found(ROWS, test_path=str(test))
-    assert "classes without a held-out record: 1, such as 'yes'" in lines[-1]
+    assert "classes without a held-out record: 1, such as 'yes'" in " ".join(lines)
 
 
 def test_how_the_file_was_read_comes_first(federation_of_rows, tmp_path):
@@ -103,3 +104,13 @@ def test_how_the_file_was_read_comes_first(federation_of_rows, tmp_path):
     test.write_text("text;label\nanother;no\none more;yes\n")
     lines = holdings_lines(federation_of_rows(ROWS, test_path=str(test)).holdings())
     assert lines[0] == "test.csv: columns separated by semicolons"
+
+
+def test_a_plan_says_what_a_look_at_the_file_says(found):
+    """Contradictions, markup, giveaways, words for missing values: in a plan, in a run, on its page."""
+    rows = [(f"<p>{text}</p>", label) for text, label in ROWS]
+    rows += [(rows[0][0], "nan"), (rows[1][0], "nan")]
+    said = " ".join(found(rows))
+    assert f"{len(rows)} texts have HTML" in said
+    assert "rows have a text that also occurs with another label" in said
+    assert "usually stands for a missing value: 'nan' (2 rows)" in said

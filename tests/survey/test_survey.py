@@ -102,7 +102,7 @@ FAULTS = {
     ),
     "a rare class": (
         lambda rows: _change(rows, "label", lambda n, r: "c" if n < 3 else r["label"]),
-        "1 of 3 classes have fewer than 10 records, such as 'c'",
+        "1 of 3 classes has fewer than 10 records, such as 'c'",
     ),
     "one class nearly alone": (
         lambda rows: _change(rows, "label", lambda n, r: "b" if n % 30 == 0 else "a"),

@@ -1,0 +1,118 @@
+"""What people and programs write that is not what they mean is said, and what to do about it works."""
+
+import json
+
+import pytest
+
+from umbel.errors import DataError
+from umbel.job import DataSpec, Job
+from umbel.learning.data import load_corpus
+from umbel.learning.reading.names import stands_for_nothing, variants
+from umbel.survey.advice import advice, warnings
+from umbel.survey.survey import survey
+
+WORDS = ["kettle", "lamp", "hotel", "guide", "coat", "chair", "book", "ferry", "blender", "headset"]
+TEXTS = [
+    f"the {WORDS[n % 10]} and the {WORDS[n // 10 % 10]} came on day {n}, as we had hoped"
+    for n in range(240)
+]
+
+
+def brought(tmp_path, **columns):
+    path = tmp_path / "brought.jsonl"
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def looked(path, tiny, **given):
+    return survey(
+        Job.compose(None, {"data.path": str(path), "model.base": tiny("bert"), **given}, [])
+    )
+
+
+def test_a_word_for_a_missing_value_is_said_and_what_is_advised_leaves_it_out(tmp_path, tiny):
+    words = ["nan", "NA", "None", "null", "N/A", "-", "?"]
+    labels = [words[n % 7] if n % 5 == 0 else "ab"[n % 2] for n in range(240)]
+    path = brought(tmp_path, text=TEXTS, label=labels)
+    (line,) = [line for line in warnings(looked(path, tiny)) if "missing value" in line]
+    assert all(repr(word) in line for word in words)
+    named = json.loads(line.split("data.labels='")[1].split("'")[0])
+    corpus = load_corpus(DataSpec(path=str(path), labels=named), "text-classification")
+    assert corpus.label_names == ("a", "b")
+    assert corpus.dropped == {"no label": 48}
+    with pytest.raises(DataError, match=r"not in data\.labels"):
+        load_corpus(DataSpec(path=str(path), labels=["a", *words]), "text-classification")
+    kept = load_corpus(DataSpec(path=str(path), labels=["a", "b", *words]), "text-classification")
+    assert not kept.dropped
+
+
+def test_no_usual_name_of_a_class_stands_for_nothing():
+    for name in (
+        "good",
+        "0",
+        "1",
+        "no",
+        "neg",
+        "false",
+        "other",
+        "nano",
+        "nil by mouth",
+        "nonesuch",
+        "",
+    ):
+        assert not stands_for_nothing(name)
+
+
+def test_texts_that_are_words_for_missing_values_are_said(tmp_path, tiny):
+    texts = ["nan" if n % 60 == 0 else text for n, text in enumerate(TEXTS)]
+    path = brought(tmp_path, text=texts, label=["ab"[n % 2] for n in range(240)])
+    assert any(
+        line.startswith("4 texts are a word for a missing value")
+        for line in warnings(looked(path, tiny))
+    )
+
+
+def test_spellings_of_one_answer_are_said(tmp_path, tiny):
+    labels = [("yes", "TRUE", "1", "no", "0")[n % 5] for n in range(240)]
+    said = " ".join(warnings(looked(brought(tmp_path, text=TEXTS, label=labels), tiny)))
+    assert "'1', 'true', 'yes' may be one class" in said
+    assert "'0', 'no' may be one class" in said
+    assert variants(["0", "1"]) == variants(["yes", "no"]) == variants(["good", "bad"]) == []
+
+
+def test_all_pairs_of_names_that_look_alike_are_named_at_once(tmp_path):
+    labels = [("Good", "good", "BAD", "bad", "so so", "So so")[n % 6] for n in range(240)]
+    path = brought(tmp_path, text=TEXTS, label=labels)
+    with pytest.raises(DataError) as refused:
+        load_corpus(DataSpec(path=str(path)), "text-classification")
+    for pair in ("'BAD' and 'bad'", "'Good' and 'good'", "'So so' and 'so so'"):
+        assert pair in str(refused.value)
+
+
+def test_several_columns_that_may_hold_classes_are_named_with_what_determines_them(tmp_path, tiny):
+    path = brought(
+        tmp_path,
+        note=TEXTS,
+        diagnosis=["well" if n % 3 else "ill" for n in range(240)],
+        code=["A" if n % 3 else "B" for n in range(240)],
+        site=[["North", "South", "East", "West"][n * 7 % 11 % 4] for n in range(240)],
+    )
+    said = [str(one) for one in advice(looked(path, tiny))]
+    for name in ("diagnosis", "code", "site"):
+        assert sum(line.startswith(f"Column {name!r} may hold the classes") for line in said) == 1
+    assert any("'diagnosis'" in line and "'code' in 100.0%" in line for line in said)
+    assert not any("causal-lm" in line for line in said)
+
+
+def test_a_column_of_one_class_is_no_reason_for_a_language_model(tmp_path, tiny):
+    found = looked(brought(tmp_path, text=TEXTS, label=["ok"] * 240), tiny)
+    assert not any("causal-lm" in str(one) for one in advice(found))
+
+
+def test_a_file_without_a_header_is_refused_and_no_record_is_shown(tmp_path, tiny):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(f'"{text}",{"ab"[n % 2]}' for n, text in enumerate(TEXTS)))
+    with pytest.raises(DataError, match="names above it") as refused:
+        looked(path, tiny)
+    assert "kettle" not in str(refused.value)
