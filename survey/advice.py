@@ -85,6 +85,16 @@ def warnings(found: Survey) -> list[str]:
             "know: it was made for another language. Choose a base model that reads this one (--model, "
             "model.base)."
         )
+    if found.used < found.rows / 2:
+        why = left_out_text(found.dropped)
+        lines.append(
+            f"Most rows are left out ({why}). Check the columns, and above what was met in reading them."
+        )
+    if found.lists:
+        lines.append(
+            f"These columns hold lists or bytes, which are not read: {', '.join(map(repr, found.lists))}. "
+            "Write one value per record into a column of its own."
+        )
     lines += concern_lines(
         found.odd,
         found.copies.contradicting,
@@ -95,7 +105,7 @@ def warnings(found: Survey) -> list[str]:
     if found.copies.nearly:
         lines.append(
             "Equal texts stay on one side of the split between training and test; the "
-            f"{found.copies.nearly:,} near copies may be on both, which makes a test look better "
+            f"{counted(found.copies.nearly, 'near copy')} may be on both, which makes a test look better "
             "than it is."
         )
     for name, share in found.tellers.items():

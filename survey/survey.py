@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..job import DataSpec, Job
 from ..learning.data import load_corpus
 from ..learning.reading.columns import looks_like_data
-from ..learning.reading.header import column_names
+from ..learning.reading.header import column_names, unread_columns
 from ..learning.reading.layout import Layout
 from ..learning.reading.names import label_name, sort_names, stands_for_nothing
 from ..learning.reading.tables import find_layout, read_table
@@ -58,6 +58,8 @@ class Survey:
     """Of the texts: median, 90 % and the longest."""
     max_length: int = 64
     base: str = ""
+    lists: tuple[str, ...] = ()
+    """Columns that are not read, because they hold lists or bytes."""
     texts_of_nothing: int = 0
     """Texts that are a word for a missing value."""
     candidates: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -91,7 +93,10 @@ def survey(job: Job) -> Survey:
     names = column_names(path, layout)
     table = read_table(path, None, [], names, lenient=True, layout=layout)
     _refuse_record_as_header(path, table.columns)
-    described = tuple(look.describe(name, table.columns.get(name, [])) for name in names)
+    unread = unread_columns(path)
+    described = tuple(
+        look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
+    )
     text, label = job.data.text_column, job.data.label_column
     text = text if text in names else look.text_column(described) or text
     label = label if label in names else look.label_column(described, text)
@@ -137,6 +142,7 @@ def survey(job: Job) -> Survey:
         characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
+        lists=tuple(unread),
         texts_of_nothing=sum(map(stands_for_nothing, corpus.texts)),
         candidates=_candidates(table.columns, described, text) if label is None else {},
     )

@@ -16,7 +16,7 @@ from .delimited import DELIMITED, header_of
 from .encoding import usual_codec
 from .layout import USUAL, Layout
 from .lines import JSON, field_names
-from .nested import schema_paths
+from .nested import schema_paths, unread_paths
 from .packing import ending
 from .sheet import SHEETS, refuse_sheet, sheet_columns
 from .signatures import no_dataset, unknown_format
@@ -43,6 +43,13 @@ def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ())
             f"{path} has no columns: it is empty, or has no records. Write the data again."
         )
     return names
+
+
+def unread_columns(path: Path) -> list[str]:
+    """Columns of an Arrow file whose type is none that is read: lists, maps and bytes."""
+    if path.is_dir() or ending(path) not in ARROW:
+        return []
+    return unread_paths(arrow_schema(path))
 
 
 def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:

@@ -57,6 +57,27 @@ def schema_paths(schema: pa.Schema) -> list[str]:
     return [path for field in schema for path in _field_paths(field, "")]
 
 
+def unread_paths(schema: pa.Schema) -> list[str]:
+    """The fields of an Arrow schema that hold no single value: lists, maps and bytes."""
+    return [path for field in schema for path in _unread(field, "")]
+
+
+def _unread(field: pa.Field, before: str) -> Iterator[str]:
+    name, kind = f"{before}{field.name}", field.type
+    if pa.types.is_struct(kind):
+        for inner in kind:
+            yield from _unread(inner, f"{name}.")
+    elif pa.types.is_nested(kind) or any(
+        is_bytes(kind)
+        for is_bytes in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_fixed_size_binary,
+        )
+    ):
+        yield name
+
+
 def _field_paths(field: pa.Field, before: str) -> Iterator[str]:
     name = f"{before}{field.name}"
     if pa.types.is_struct(field.type):

@@ -90,8 +90,23 @@ def unknown_format(path: Path) -> DataError:
     return DataError(f"{path}{inside} has {what}, which does not tell its format. Give {FORMATS}.")
 
 
+def _joined(path: Path) -> str:
+    """A command that writes text files, in a folder for each class, into one table."""
+    program = (
+        "import csv, pathlib, sys; table = csv.writer(sys.stdout); table.writerow(['text', 'label']); "
+        "table.writerows([p.read_text('utf-8'), p.parent.name] for p in "
+        "sorted(pathlib.Path(sys.argv[1]).glob('*/*.txt')))"
+    )
+    return f'python3 -c "{program}" {shlex.quote(str(path))} > texts.csv'
+
+
 def no_dataset(path: Path) -> str:
     """What is wrong with a folder that ``datasets`` did not write."""
+    if texts := next(path.glob("*/*.txt"), None):
+        return (
+            f"{path} holds folders of text files, such as {texts.relative_to(path)}, not a table. If each "
+            f"folder is a class, make a table of them: {_joined(path)}"
+        )
     return (
         f"{path} is a folder without state.json or dataset_dict.json, so it is not a saved dataset. "
         f"Give {FORMATS}."

@@ -1,7 +1,11 @@
 """What people and programs write that is not what they mean is said, and what to do about it works."""
 
 import json
+import subprocess
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 
 from umbel.errors import DataError
@@ -116,3 +120,46 @@ def test_a_file_without_a_header_is_refused_and_no_record_is_shown(tmp_path, tin
     with pytest.raises(DataError, match="names above it") as refused:
         looked(path, tiny)
     assert "kettle" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "feather"])
+def test_columns_of_lists_and_bytes_are_said_not_to_be_read(tmp_path, tiny, ending):
+    path = tmp_path / f"rows.{ending}"
+    table = pa.table(
+        {
+            "text": TEXTS,
+            "label": ["ab"[n % 2] for n in range(240)],
+            "tags": [["x", "y"]] * 240,
+            "raw": [b"x"] * 240,
+            "doc": [{"tags": ["x"], "n": 1}] * 240,
+        }
+    )
+    write = pyarrow.parquet.write_table if ending == "parquet" else pyarrow.feather.write_feather
+    write(table, path)
+    found = looked(path, tiny)
+    assert {column.name for column in found.columns} == {"text", "label", "doc.n"}
+    (line,) = [line for line in warnings(found) if "not read: " in line]
+    assert all(repr(name) in line for name in ("tags", "raw", "doc.tags"))
+
+
+def test_folders_of_text_files_come_with_the_command_that_makes_a_table_of_them(tmp_path):
+    for label in ("good one", "bad"):
+        (tmp_path / "my texts" / label).mkdir(parents=True)
+        for n in range(3):
+            file = tmp_path / "my texts" / label / f"{n}.txt"
+            file.write_text(f'{label}, "said" {n}\nand more', encoding="utf-8")
+    with pytest.raises(DataError, match="make a table of them") as refused:
+        load_corpus(DataSpec(path=str(tmp_path / "my texts")), "text-classification")
+    command = str(refused.value).split("make a table of them: ")[1]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    corpus = load_corpus(DataSpec(path=str(tmp_path / "texts.csv")), "text-classification")
+    assert corpus.label_names == ("bad", "good one")
+    assert len(corpus) == 6
+
+
+def test_a_file_of_which_most_rows_are_left_out_is_no_quiet_matter(tmp_path, tiny):
+    path = brought(
+        tmp_path, text=TEXTS, label=["ab"[n % 2] if n % 5 < 2 else None for n in range(240)]
+    )
+    said = " ".join(warnings(looked(path, tiny)))
+    assert "Most rows are left out (144 with no label)" in said
