@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["empty", "text", "classes", "number", "identifier", "groups", "other"]
+from ..learning.reading.names import label_name
+
+Kind = Literal["empty", "text", "classes", "number", "dates", "identifier", "groups", "other"]
 
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?")
+_DATE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}([./-])[0-9]{1,2}\2[0-9]{2,4})([T ][0-9:.]+(Z|[+-][0-9:]+)?)?"
+)
+_CODE = re.compile(r"[A-Za-z0-9_.:/+-]+")
+"""What programs make up to tell records apart: no text has only these characters."""
 _MOST_CLASSES = 50
 _TEXT_LENGTH = 24
 """If the values are mostly different and have at least this many characters on average, they are texts."""
@@ -32,7 +39,7 @@ class Column:
 def describe(name: str, values: Sequence[str | None]) -> Column:
     """Look at all values of a column. What it seems to be is a guess, and shown as one."""
     filled = [value.strip() for value in values if value and value.strip()]
-    distinct = len(set(filled))
+    distinct = len(set(map(label_name, filled)))
     mean = sum(map(len, filled)) / len(filled) if filled else 0.0
     return Column(name, len(filled), distinct, _kind(filled, distinct, mean), mean)
 
@@ -40,9 +47,13 @@ def describe(name: str, values: Sequence[str | None]) -> Column:
 def _kind(filled: list[str], distinct: int, mean: float) -> Kind:
     if not filled:
         return "empty"
+    if all(map(_DATE.fullmatch, filled)):
+        return "dates"
     share = distinct / len(filled)
     if distinct <= _MOST_CLASSES and (share <= 0.2 or distinct <= 2) and mean <= _TEXT_LENGTH * 2:
         return "classes"
+    if share > 0.98 and mean >= _TEXT_LENGTH and all(map(_CODE.fullmatch, filled)):
+        return "identifier"
     if mean >= _TEXT_LENGTH and share > 0.5:
         return "text"
     if all(_NUMBER.fullmatch(value) for value in filled):

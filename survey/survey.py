@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def survey(job: Job) -> Survey:
     return Survey(
         path=str(path),
         rows=len(table),
-        columns=described,
+        columns=tuple(replace(c, kind="classes") if c.name == label else c for c in described),
         text_column=text,
         label_column=label,
         guessed=tuple(

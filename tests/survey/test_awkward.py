@@ -1,6 +1,7 @@
 """What people and programs write that is not what they mean is said, and what to do about it works."""
 
 import json
+import random
 import subprocess
 
 import pyarrow as pa
@@ -163,3 +164,30 @@ def test_a_file_of_which_most_rows_are_left_out_is_no_quiet_matter(tmp_path, tin
     )
     said = " ".join(warnings(looked(path, tiny)))
     assert "Most rows are left out (144 with no label)" in said
+
+
+def test_what_a_column_seems_to_hold(tmp_path, tiny):
+    drawn = random.Random(5)
+    path = brought(
+        tmp_path,
+        text=TEXTS,
+        label=[f"intent {n % 80}" for n in range(240)],
+        uuid=[f"{drawn.getrandbits(128):032x}" for _ in range(240)],
+        day=[f"2026-{1 + n % 12:02d}-{1 + n % 28:02d}" for n in range(240)],
+        time=[f"2026-11-27 12:00:{n % 60:02d}" for n in range(240)],
+        written=["27.11.2026"] * 240,
+        comment=["又晴了，" * 8 + str(n) for n in range(240)],
+        truth=["TRUE", "True", "false", "False"] * 60,
+    )
+    found = looked(path, tiny)
+    assert {column.name: column.kind for column in found.columns} == {
+        "text": "text",
+        "label": "classes",
+        "uuid": "identifier",
+        "day": "dates",
+        "time": "dates",
+        "written": "dates",
+        "comment": "text",
+        "truth": "classes",
+    }
+    assert {column.name: column.distinct for column in found.columns}["truth"] == 2
