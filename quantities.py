@@ -155,6 +155,13 @@ def spread_text(values: Iterable[float | None], text: Callable[[float], str]) ->
     return middle if low == high else f"{middle} ({low.rstrip('%')}–{high})"
 
 
+def quoted(value: object, width: int = 60) -> str:
+    """A value as Python writes it, cut within its quotes so that they are closed: ``'The garden…'``."""
+    if isinstance(value, str):
+        return repr(short(value, width))
+    return short(repr(value), width)
+
+
 def short(text: str, width: int = 20) -> str:
     """`text`, cut to `width` characters with an ellipsis."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -94,6 +94,11 @@ def load_corpus(
     and it is not one of them.
     """
     label_column = spec.label_column if spec_of(task).labelled else None
+    if label_column == spec.text_column:
+        raise DataError(
+            f"data.text_column and data.label_column both name {label_column!r}. Name the column with the "
+            "text (--text-column) and the one with the class (--label-column)."
+        )
     sources = _read_sources(spec, label_column, client_column, grouped, declared)
     domain = {label_name(name) for name in spec.labels or ()}
     dropped: Counter[str] = Counter()

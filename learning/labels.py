@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec
-from ..quantities import counted, verb
+from ..quantities import counted, quoted, verb
 from .reading.names import alike, canonical, clean_text, sort_names, stands_for_nothing
 from .rows import Row
 
@@ -41,7 +41,7 @@ def encode_labels(
         example = next(row for row in rows if row.label == value)
         others = f" {len(unknown) - 1} other unknown labels follow." if len(unknown) > 1 else ""
         raise DataError(
-            f"{example.place}: the label {value!r:.60} is not in data.labels "
+            f"{example.place}: the label {quoted(value)} is not in data.labels "
             f"({', '.join(map(repr, names))}); {counted(count, 'row')} "
             f"{verb(count, 'has', 'have')} it.{others} Add it to data.labels, or correct the rows."
         )
@@ -63,14 +63,14 @@ def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) 
     if len(names) > _MOST_CLASSES_OF_ONE_ROW and 2 * single > len(names):
         raise DataError(
             f"{source}: column {column!r} has {len(names)} different labels on {len(rows)} rows, "
-            f"{single} of them on one row only, such as {names[0]!r:.60}; it seems to hold ids or "
+            f"{single} of them on one row only, such as {quoted(names[0])}; it seems to hold ids or "
             "scores, not classes. Check data.label_column, or name the classes in data.labels."
         )
 
 
 def alike_said(pairs: Sequence[tuple[str, str]], how: str = "in data.labels") -> str:
     """All pairs of names that look like one, and what to do about them, as the end of a sentence."""
-    said = "; ".join(f"{one!r:.60} and {other!r:.60}" for one, other in pairs[:_PAIRS])
+    said = "; ".join(f"{quoted(one)} and {quoted(other)}" for one, other in pairs[:_PAIRS])
     more = f"; and {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
     nothing = all(stands_for_nothing(one) for one, _ in pairs)
     drop = (

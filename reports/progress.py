@@ -28,6 +28,9 @@ from ..survey.holdings import holdings_lines
 
 _QUIET = 2.0
 """Seconds of a stage before its pace is shown."""
+_SLOW_START = 10.0
+_FEW = 0.05
+"""The first pieces are the slowest: so many seconds, no time left is told from less than this share."""
 _BETWEEN = 10.0
 """Seconds between two lines of a stage without a terminal."""
 _STAGES = {
@@ -59,6 +62,8 @@ class _Stage:
         """Rate and time left, once there is something to tell them by."""
         spent = now - self.begun
         if spent < _QUIET or not 0 < done <= self.total:
+            return ""
+        if spent < _SLOW_START and done < _FEW * self.total:
             return ""
         left = duration_text((self.total - done) * spent / done)
         if done / spent < 1:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import DataError
+from ...quantities import quoted
 from .names import number_name
 
 
@@ -37,7 +38,7 @@ def cell(name: str, value: object, is_text: bool) -> str | None:
     """
     if is_text and not isinstance(value, str | None):
         raise DataError(
-            f"{name!r} holds {value!r:.60}, which is not a text. Point data.text_column to a column "
+            f"{name!r} holds {quoted(value)}, which is not a text. Point data.text_column to a column "
             "of strings."
         )
     try:
@@ -105,6 +106,6 @@ def _class_name(name: str, value: object, classes: list[object]) -> object:
     if isinstance(value, int):
         return classes[value] if 0 <= value < len(classes) else None
     raise DataError(
-        f"{name!r} holds {value!r:.60}, which is not the number of a class. Store class labels as "
+        f"{name!r} holds {quoted(value)}, which is not the number of a class. Store class labels as "
         "whole numbers."
     )

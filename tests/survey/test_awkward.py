@@ -191,3 +191,11 @@ def test_what_a_column_seems_to_hold(tmp_path, tiny):
         "truth": "classes",
     }
     assert {column.name: column.distinct for column in found.columns}["truth"] == 2
+
+
+def test_one_column_for_text_and_label_is_called_that(tmp_path):
+    path = brought(tmp_path, note=TEXTS, label=["a"] * 240)
+    with pytest.raises(DataError, match="both name 'note'"):
+        load_corpus(
+            DataSpec(path=str(path), text_column="note", label_column="note"), "text-classification"
+        )
