@@ -71,7 +71,9 @@ def create(
     say(f"Card:        {folder / 'consortium.json'}  (give it to every data owner)")
     say(f"Fingerprint: {made.card.fingerprint}")
     say(f"Absences:    {_absences(made.limits)}")
-    say("Keys: all in this folder. To keep them off the server's machine: umbel consortium split")
+    say(
+        "Keys:        all in this folder. To keep them off the server's machine: umbel consortium split"
+    )
     say(f"Next: umbel consortium admit {typed(folder)} REQUEST.json for each owner's request.")
     return {
         "name": made.card.name,

@@ -79,7 +79,7 @@ def test_a_run_has_a_record_as_a_page_and_a_pdf(tmp_path, write_run, umbel):
     assert squeezed(seen) in pdf
     assert "Epsilon that it has cost" in page
     # A line to fill in for each thing that no file says.
-    assert page.count('class="blank"') == int(re.search(r"Empty lines \((\d+)\)", page)[1]) > 10
+    assert page.count('class="blank"') == int(re.search(r"empty lines \((\d+)\)", page)[1]) > 10
 
 
 def test_a_record_takes_the_place_of_an_earlier_one_and_of_no_other_file(

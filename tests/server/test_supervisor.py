@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_read_fails_its_run_and_holds_up_no_other(
     (folder / lost).write_text("{")
     server._lead()
     assert store.run("first").status == "failed"
-    assert f"Put {folder} back as it was, then: umbel resume first" in store.run("first").reason
+    assert f"Restore {folder}, then: umbel resume first" in store.run("first").reason
     assert store.run("second").status == "queued"
 
 

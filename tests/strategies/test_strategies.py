@@ -148,7 +148,7 @@ def test_an_unknown_option_is_refused_with_those_that_are_known(name, known):
 
 
 def test_a_strategy_that_fails_is_named_with_its_round(exchange, a_model, updates_of):
-    with pytest.raises(StrategyError, match="Bulyan cannot make a model of 3 updates in round 1"):
+    with pytest.raises(StrategyError, match="Bulyan cannot make a model from 3 updates in round 1"):
         exchange(build("Bulyan", num_malicious_nodes=1), a_model, updates_of(1))
 
 
