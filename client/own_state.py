@@ -48,7 +48,7 @@ Shown = Callable[[tuple[Place, ...]], bool]
 
 
 @dataclass(frozen=True)
-class _Lying(Encoded):
+class _Stored(Encoded):
     """One state on the disk."""
 
     round: int
@@ -66,8 +66,8 @@ class _States(Encoded):
     """An owner's states of a run. The file that holds it decides which is the current one."""
 
     run: Run
-    current: Annotated[tuple[_Lying, ...], Size(0, 1)] = ()
-    proposed: Annotated[tuple[_Lying, ...], Size(0, 1)] = ()
+    current: Annotated[tuple[_Stored, ...], Size(0, 1)] = ()
+    proposed: Annotated[tuple[_Stored, ...], Size(0, 1)] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class OwnStates:
                 self._write(_States(own.run, current, (found,)))
                 return
         self._tidy()
-        found = _Lying(round_, what, content, os.urandom(32), places)
+        found = _Stored(round_, what, content, os.urandom(32), places)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._file(own.run, found), sealed(found.key, what, arrays), secret=True)
         self._write(_States(own.run, current, (found,)))
@@ -183,7 +183,7 @@ class OwnStates:
                 if path.stat().st_mtime < old:
                     path.unlink()
 
-    def _file(self, run: str, one: _Lying) -> Path:
+    def _file(self, run: str, one: _Stored) -> Path:
         name = hashlib.sha256(one.key).hexdigest()[:16]
         return self._folder / f"{_stem(run)}-{name}.state"
 

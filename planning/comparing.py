@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..strategies.robust.compared import bad_of
 from .facts import ClientFacts
 from .terms import Terms
 
@@ -72,6 +73,6 @@ def spoiled(sizes: Sequence[int], share: float) -> float:
     C(m - b, s) / C(m, s).
     """
     members = sum(sizes)
-    bad = math.ceil(share * members - 1e-9)
+    bad = bad_of(share, members)
     clean = sum(math.comb(members - bad, size) / math.comb(members, size) for size in sizes)
     return 1 - clean / len(sizes)

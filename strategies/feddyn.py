@@ -10,7 +10,7 @@ import numpy as np
 
 from ..wire.arrays import Arrays
 from .contract import LocalRule, Rule, Shapes, Told
-from .scaffold import not_under_client_level
+from .stateful import not_under_client_level
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ import numpy as np
 from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .contract import LocalRule, Shapes, Told
+from .stateful import not_under_client_level
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +91,3 @@ class Scaffold(FedAvg):
             c = self._c.get(name, np.zeros_like(mean))
             self._c[name] = c - self._share * (c + mean / self._rates)
         return super().next_model(model, mean_update)
-
-
-def not_under_client_level(job: Job, method: str) -> Iterator[str]:
-    """Why an owner's state, which follows from its whole update, does not go with client-level privacy."""
-    if job.per_client:
-        yield (
-            f'{method} goes with example- and group-level privacy, and not with privacy.unit = "client": '
-            "an owner's state would follow from its update before that is clipped, and the server's from "
-            'the clipped ones. Take strategy.name = "fedprox", which has no state'
-        )

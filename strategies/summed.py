@@ -26,7 +26,7 @@ from .fold import FixedPointSum
 
 
 class SummedStrategy(Strategy):
-    """The one adapter between a ``Rule`` and Flower.
+    """The adapter between a ``Rule`` that needs sums and Flower (``compared``: one that compares).
 
     It asks every node that the grid shows (the round's cohort) and folds replies as they arrive. Under
     secure aggregation there is one reply for each sum that the server may open, with its means and its

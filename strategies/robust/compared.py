@@ -18,6 +18,12 @@ _COLUMNS = 2**16
 """Entries of each vector that are in float64 at a time: the whole stack would be twice as large."""
 
 
+def bad_of(share: float, clients: int) -> int:
+    """How many of so many clients a share means: rounded up to whole ones, as a worst case is counted."""
+    # A share that is a decimal fraction comes out a little above a whole number: 0.07 of 100.
+    return math.ceil(share * clients - 1e-9)
+
+
 class Compared(FedAvg):
     """w <- w + learning_rate * (what a rule makes of the vectors in place of their mean).
 
@@ -49,8 +55,7 @@ class Compared(FedAvg):
 
     def bad(self, asked: int) -> int:
         """f, where so many clients are asked."""
-        # A share that is a decimal fraction comes out a little above a whole number: 0.07 of 100.
-        return math.ceil(self._attackers * asked - 1e-9)
+        return bad_of(self._attackers, asked)
 
     def refusal(self, vectors: int, asked: int) -> str:
         bad, most = self.bad(asked), self.tolerates(vectors)
