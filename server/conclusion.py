@@ -23,7 +23,7 @@ def conclude(
 ) -> None:
     """Write what a finished run leaves behind, beside its adapter.
 
-    A crash before result.json is written leaves a run that is not finished, and the next sitting
+    A crash before result.json is written leaves a run that is not finished, and the next process
     writes all of it again. Without a `signer` there is no certificate, and the model card says so.
     """
     _state(folder, result, signer, delegation)

@@ -171,7 +171,7 @@ def _spent_epsilons(
 
 
 def _newest_heads(events: Sequence[Event]) -> list[str]:
-    """The last that each client said of its ledger, in all sittings; sorted, so that none is named."""
+    """What each client last said of its ledger, in all parts of the run; sorted, so that none is named."""
     heads: dict[str, str] = {}
     for event in events:
         heads |= heads_of(event)
@@ -179,7 +179,7 @@ def _newest_heads(events: Sequence[Event]) -> list[str]:
 
 
 def _seconds(events: Sequence[Event]) -> dict[str, float]:
-    """Wall time by stage, over all sittings; `federated` is everything but the comparison."""
+    """Wall time by stage, over all parts of the run; `federated` is everything but the comparison."""
 
     def spent(*kinds: type[Prepared | Ready | Round | Evaluation | Holdout]) -> float:
         return math.fsum(event.seconds for event in events if isinstance(event, kinds))

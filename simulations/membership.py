@@ -19,7 +19,7 @@ from ..storage.files import write_unflushed
 
 
 def found(owners: Path, names: Sequence[str], spec: EncryptionSpec) -> Roster:
-    """Make the owners' keys and sign their roster, or read what an earlier sitting made."""
+    """Make the owners' keys and sign their roster, or read what an earlier process made."""
     shared = membership(owners, "")
     if not shared.roster.exists():
         identities = {name: Identity(os.urandom(64)) for name in names}

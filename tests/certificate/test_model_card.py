@@ -180,7 +180,7 @@ def test_the_code_in_it_loads_the_model(run, monkeypatch):
 
 
 def test_a_run_that_goes_on_writes_the_card_once(run, parts):
-    """The folder of the adapter stays as an earlier sitting left it; the card is written anew."""
+    """The folder of the adapter stays as an earlier process left it; the card is written again."""
     from umbel.privacy.secagg.keys import Identity
     from umbel.server.conclusion import conclude
 

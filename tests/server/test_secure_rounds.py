@@ -322,8 +322,8 @@ def test_a_model_that_nobody_can_train_stops_the_run_and_says_so(start_run, quic
     assert run.grid.asked(TRAIN) == dict.fromkeys(EVERYBODY, 1)  # and not again
 
 
-def test_the_newest_head_of_each_owner_is_certified_over_all_sittings(start_run, quick, tmp_path):
-    """Press is away from the second sitting on: what it said in the first one still holds."""
+def test_the_newest_head_of_each_owner_is_certified_over_the_whole_run(start_run, quick, tmp_path):
+    """Press is away from the second part of the run on: what it said in the first one still holds."""
     job = quick(
         privacy={"unit": "example", "delta": 1e-3, "epsilon": 20.0},
         evaluation={"counts": "private", "epsilon": 10.0, "every": 1},
