@@ -15,12 +15,12 @@ from .options import Set
 @answers
 def strategies(
     name: Annotated[
-        str | None, typer.Argument(help="One of them, in full [all].", show_default=False)
+        str | None, typer.Argument(help="Strategy to show in full [all].", show_default=False)
     ] = None,
     job: Annotated[
         Path | None,
         typer.Option(
-            help="Job file: say the bytes of each in this job, and whether it can have it.",
+            help="Job file: also show the bytes of each in this job, and whether the job can use it.",
             show_default=False,
             autocompletion=completing.job_files,
         ),

@@ -239,7 +239,7 @@ class Policy(Section):
             )
         if job.encryption.group_size is not None and not rules.group_sums:
             yield (
-                "lets no round open sums of groups (encryption.group_sums), the job has "
+                "does not allow sums of groups (encryption.group_sums), but the job has "
                 f"encryption.group_size = {job.encryption.group_size}"
             )
         if job.encryption.name_spoilers and not rules.name_spoilers:

@@ -86,7 +86,10 @@ class StrategyHere:
         if not shapes:
             return None
         if self._states is None:
-            raise PlanRefused(f"{self._name} has no place for the state that {strategy.name} needs")
+            raise PlanRefused(
+                f"{self._name} has no place for the state that {strategy.name} needs (the agent was "
+                "started without a folder for states)"
+            )
         round_, shown = counted_of(message.content)
         if round_ >= assignment.round:
             raise MessageError(f"A request for round {assignment.round} counts round {round_}")

@@ -15,11 +15,11 @@ class StrategySpec(Section):
 
     name: str = Field(
         "fedavg",
-        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; of LoRA\'s factors '
-        '"ffa-lora", "rolora", "la-lora", "fed-sb"; "scaffold", '
-        '"feddyn", with which owners keep a state; "median", "trimmed-mean", "geometric-median", "krum", '
-        '"multi-krum", "bulyan", "centred-clipping", "norm-bound", which hold against bad clients; the name '
-        'of a class in flwr.serverapp.strategy; or "module:Class" of your own (docs/strategies.md).',
+        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; for LoRA adapters: '
+        '"ffa-lora", "rolora", "la-lora", "fed-sb"; with a state at each owner: "scaffold", "feddyn"; robust '
+        'against bad clients: "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan", '
+        '"centred-clipping", "norm-bound"; the name of a class in flwr.serverapp.strategy; or '
+        '"module:Class" for your own (docs/strategies.md).',
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Arguments of the strategy, by name."
@@ -132,8 +132,8 @@ class SimulationSpec(Section):
         None,
         gt=0,
         lt=1,
-        description="Share of virtual clients that attack, chosen by the seed (docs/strategies.md), to see "
-        "what a strategy holds against. Refused between machines. Default: none.",
+        description="Share of virtual clients that attack, chosen by the seed (docs/strategies.md), to "
+        "measure how a strategy resists them. Refused between machines. Default: none.",
     )
     attack: Literal["label-flip", "sign-flip", "alie", "ipm", "model-replacement"] = Field(
         "sign-flip",

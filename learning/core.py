@@ -58,7 +58,7 @@ def put_cores(adapted: nn.Module) -> None:
         weight = getattr(base, "weight", None)
         if weight is None or weight.dim() != 2 or _NAME not in layer.lora_A:
             raise ModelError(
-                f"{name} is no linear layer, and factors are made of those alone: choose another "
+                f"{name} is not a linear layer, but fed-sb needs linear layers: set another "
                 "model.lora.target"
             )
         matrix = weight.T if getattr(layer, "fan_in_fan_out", False) else weight

@@ -32,8 +32,7 @@ PLAIN = Shaping()
 def other_fixed(who: str, here: str, wanted: str) -> str:
     """Why nobody takes part whose fixed tensors (SHA-256 `here`) are not the server's (`wanted`)."""
     return (
-        f"{who} holds other fixed adapter tensors (SHA-256 {here[:12] or 'none'}) than the server "
-        f"({wanted[:12] or 'none'}), and a mean of what is trained beside different ones would mean nothing: "
-        "use the same versions of umbel, torch and peft, and accept a strategy of the job's own by name "
-        "(jobs.strategies)"
+        f"{who} has fixed adapter tensors that differ from the server's (SHA-256 {here[:12] or 'none'} "
+        f"instead of {wanted[:12] or 'none'}), so updates cannot be averaged: install the same versions of "
+        "umbel, torch and peft; if the strategy is not Umbel's own, name it in the policy (jobs.strategies)"
     )

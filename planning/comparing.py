@@ -30,7 +30,7 @@ def comparing_refusals(terms: Terms, facts: Sequence[ClientFacts]) -> list[str]:
     if job.encrypted and sight == "INDIVIDUAL":
         return [
             f"{name} needs each client's own update, which nobody can see: take one that compares the "
-            'means of groups, such as "median"'
+            'means of groups, such as "median", and set encryption.group_size'
         ]
     if job.encrypted and len(groups) < 2:
         return [

@@ -86,9 +86,9 @@ def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[s
     yield from refusals(job, accepted)
     if job.encrypted and not job.encryption.confirm and keeps_state(job.strategy, accepted):
         yield (
-            f"with encryption.confirm = false no owner can be shown that its update was counted, and "
-            f"strategy.name = {job.strategy.name!r} has owners keep a state that continues with counted "
-            "updates alone: set encryption.confirm = true, or take a strategy without a state"
+            f"encryption.confirm = false does not show an owner that its update was counted, but "
+            f"strategy.name = {job.strategy.name!r} keeps a state at each owner that must follow the "
+            "counted updates: set encryption.confirm = true, or choose a strategy without a state"
         )
 
 

@@ -73,7 +73,9 @@ class InJob:
 def described(name: str) -> Described:
     """One of them. Raises ``StrategyError`` with the known names."""
     if name not in OURS:
-        raise StrategyError(f"{name!r} is no strategy of Umbel's own: {', '.join(OURS)}")
+        raise StrategyError(
+            f"{name!r} is not one of Umbel's strategies. Choose one of: {', '.join(OURS)}."
+        )
     kind = ours(name)
     about = _words(kind.__doc__)
     module = _words(inspect.getmodule(kind).__doc__)

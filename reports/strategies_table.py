@@ -64,8 +64,8 @@ def strategy_facts(row: Mapping[str, Any]) -> RenderableType:
     ]
     if "bytes_up" in row:
         facts += [
-            ("Bytes up", f"{size_text(row['bytes_up'])} a client and round"),
-            ("Bytes down", f"{size_text(row['bytes_down'])} a client and round"),
+            ("Bytes up", f"{size_text(row['bytes_up'])} per client and round"),
+            ("Bytes down", f"{size_text(row['bytes_down'])} per client and round"),
             ("In this job", row["refusal"] or "yes"),
         ]
     facts.append(("Choose it for", row["when"]))

@@ -46,8 +46,8 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
         )
     if job.simulation.attackers:
         raise JobError(
-            "simulation.attackers makes virtual clients attack, in umbel simulate alone: remove it from a "
-            "job that runs between machines"
+            "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
+            "machines"
         )
     if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(

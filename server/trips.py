@@ -47,7 +47,7 @@ class SecureTrips(Collection):
             group = self._sums.open_slot(self.run.id, answered)
             if not group.needs_nonces:
                 return group
-        raise TooFewMembers("nonce", "the cohort", "in no slot did all of its members answer")
+        raise TooFewMembers("nonce", "the cohort", "not all members answered, in any of the slots")
 
     def _trip(self, kind: str, group: Aggregator, request: bytes, take: Take) -> None:
         self.send(kind, dict.fromkeys(group.slot.cohort, (group, request)), take)

@@ -38,7 +38,7 @@ class FedAvg(Rule):
 class FedAvgM(FedAvg):
     """FedAvg with server momentum (Hsu et al. 2019, sec. 4.3): v <- momentum * v + mean update."""
 
-    when = "Rounds that point to and fro, as with clients that differ."
+    when = "Updates that change direction from round to round, as with clients that differ."
 
     def __init__(self, learning_rate: float = 1.0, momentum: float = 0.9) -> None:
         super().__init__(learning_rate)

@@ -124,7 +124,7 @@ class Channels:
 class LocalRule:
     """The local half of a strategy: what an owner does to its own steps and update.
 
-    Made anew for each round, of what the server tells. What it is to have in the next round is a `state`,
+    Made again for each round, from what the server tells. What it must have in the next round is a `state`,
     which never leaves its owner. Raises ``ValueError`` for what nobody should be told.
 
     Guarantee: under example- and group-level privacy it gets only noised values. `correct` runs

@@ -54,7 +54,7 @@ class FedDyn(Rule):
     """
 
     local = DynamicLoss
-    when = "As SCAFFOLD, where each owner is to come to the optimum of all."
+    when = "Like SCAFFOLD, but each owner's own optimum moves to the common one."
 
     def __init__(self, alpha: float = 0.01) -> None:
         if not 0 < alpha < math.inf:

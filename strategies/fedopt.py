@@ -59,7 +59,7 @@ class FedAdam(_FedOpt):
 class FedYogi(_FedOpt):
     """FedYogi (Reddi et al. 2021, Alg. 2): v <- v - (1 - beta_2) d^2 sign(v - d^2)"""
 
-    when = "As FedAdam, where some rounds are far larger than others: v changes slowly."
+    when = "As FedAdam, if some rounds are far larger than others: v changes slowly."
 
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return v - (1 - self._beta_2) * square * np.sign(v - square)
@@ -68,7 +68,7 @@ class FedYogi(_FedOpt):
 class FedAdagrad(_FedOpt):
     """FedAdagrad (Reddi et al. 2021, Alg. 2): v <- v + d^2"""
 
-    when = "As FedAdam, where features are rare: steps only get smaller."
+    when = "As FedAdam, if features are rare: steps only get smaller."
 
     def _second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return v + square

@@ -50,7 +50,7 @@ class LaLora(FedAvg):
     """LA-LoRA (arXiv 2602.19926): each local step trains B or A, by turns, on low-pass filtered gradients.
 
     With one factor at rest a step's noise enters the product once. The filter is of first order,
-    s <- k s + (1 - k) g, divided by 1 - k^t as it begins at zero; it begins anew in each round, because
+    s <- k s + (1 - k) g, divided by 1 - k^t as it begins at zero; it begins again in each round, because
     nothing stays with an owner. Both factors are averaged.
     """
 

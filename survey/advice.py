@@ -12,8 +12,6 @@ from .lengths import MOST_UNKNOWN, WORTH
 from .survey import Survey
 
 _NAMED = 8
-_SMALL = 1000
-"""With fewer records at an owner, the noise for a sensible epsilon drowns what is learned."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ def warnings(found: Survey) -> list[str]:
     if found.used < found.rows / 2:
         why = left_out_text(found.dropped)
         lines.append(
-            f"Most rows are left out ({why}). Check the columns, and above what was met in reading them."
+            f"Most rows are left out ({why}). Check the columns, and the notes above on how the file was "
+            "read."
         )
     if found.lists:
         lines.append(
@@ -191,14 +190,6 @@ def advice(found: Survey) -> list[Advice]:
                     f"data.group_column={_quoted(name)}",
                 )
             )
-    if 0 < found.used < _SMALL:
-        found_advice.append(
-            Advice(
-                f"{counted(found.used, 'record')} {verb(found.used, 'is', 'are')} few for "
-                f"training under privacy: train only a head",
-                "model.adapter=head",
-            )
-        )
     return found_advice
 
 

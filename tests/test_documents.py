@@ -1,5 +1,6 @@
 """What documents tell a reader to type exists: commands, options, and as many words as they take."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -63,6 +64,49 @@ def test_every_command_that_a_page_names_exists_and_takes_these_words(page):
                     next(rest, None)  # prose may name the option alone
         most = 99 if any(p.nargs != 1 for p in wanted) else len(wanted)
         assert given <= most, f"{text}: {path} takes {most} words"
+
+
+def anchors(text):
+    """Where a link to the page may point: its headings as a site names them, and ``<a id>``."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    found = set(re.findall(r'<a id="([^"]+)"', prose))
+    for heading in re.findall(r"^#+ (.+)$", prose, re.M):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        name = re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+        # A second heading of the same words gets a number.
+        again = (f"{name}-{n}" for n in itertools.count(1))
+        found.add(name if name not in found else next(a for a in again if a not in found))
+    return found
+
+
+def dead_links(page, text):
+    """Links of a page, at `page`, to files that are not there, or to places that they lack."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    dead = []
+    for link in re.findall(r"\]\(\s*(?!\w+:)([^)\s]+)\s*\)", prose):
+        file, _, place = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists():
+            dead.append(link)
+        elif place and target.suffix == ".md":
+            of = text if target == page else target.read_text(encoding="utf-8")
+            dead += [link] if place not in anchors(of) else []
+    return dead
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_every_link_within_the_documents_has_its_file_and_place(page):
+    assert not dead_links(page, page.read_text(encoding="utf-8"))
+
+
+def test_a_dead_link_is_found():
+    page = ROOT / "docs" / "recipe.md"
+    text = "# Of a heading\n[a](#of-a-heading) [b](ledger.md) [c](#gone)\n[d](recipe.md#gone) [e](gone.md)"
+    assert dead_links(page, text) == ["#gone", "recipe.md#gone", "gone.md"]
 
 
 TRANSLATED = [

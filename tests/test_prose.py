@@ -65,10 +65,13 @@ def texts():
     ):
         for line, text in literals(path.read_text(encoding="utf-8")):
             yield f"{path.relative_to(ROOT)}:{line}", text
+    for path in sorted(ROOT.glob("strategies/**/*.py")):
+        # ``umbel strategies`` prints them.
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.get_docstring(node) or ""
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]):
-        # What a changelog said of an earlier version stays as it was said.
-        if path.name != "CHANGELOG.md":
-            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     for path in sorted(ROOT.glob("reports/templates/*.html")):
         code = r"\{%.*?%\}|\{\{.*?\}\}"
         yield (

@@ -43,7 +43,9 @@ def test_people_read_a_table_and_one_of_them_in_full(umbel):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(StrategyError, match=r"'ffa' is no strategy of Umbel's own: fedavg.*fed-sb"):
+    with pytest.raises(
+        StrategyError, match=r"'ffa' is not one of Umbel's strategies.*: fedavg.*fed-sb"
+    ):
         described("ffa")
 
 

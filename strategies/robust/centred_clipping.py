@@ -26,7 +26,9 @@ def centred_clipping(
 
 
 class CentredClipping(Compared):
-    """Small lies that add up over rounds are cut at the last result. Proven up to a tenth of bad vectors.
+    """Clips each vector's difference from the last result, so small lies cannot add up over rounds.
+
+    Proven for up to a tenth of bad vectors.
 
     The paper has clients send momentum, so that good vectors are alike over rounds; here each round's own
     updates are clipped.

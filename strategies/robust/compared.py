@@ -27,7 +27,7 @@ def bad_of(share: float, clients: int) -> int:
 class Compared(FedAvg):
     """w <- w + learning_rate * (what a rule makes of the vectors in place of their mean).
 
-    Every vector counts once, whoever it is of. ``attackers`` is the share of clients that may be bad,
+    Every vector counts once, no matter whose it is. ``attackers`` is the share of clients that may be bad,
     rounded up; each of them may spoil a vector of its own, so f is as many.
 
     Guarantee: with at most f bad vectors of n, n as ``refusal`` asks, what is added is bounded by the
@@ -65,8 +65,8 @@ class Compared(FedAvg):
         return (
             f"strategy.options.attackers = {self._attackers:g} means that {bad} of {asked} clients may be "
             f"bad, each in a vector of its own, and of {vectors} vectors this rule {tolerated} "
-            f'({self.needs}): lower it, take more clients (more groups), or another rule; "median" '
-            "holds longest"
+            f"({self.needs}): lower it, ask more clients (or form more groups), or choose another rule: "
+            '"median" tolerates the most'
         )
 
     @abstractmethod

@@ -35,7 +35,7 @@ def geometric_median(vectors: np.ndarray, iterations: int, smoothing: float = 1e
 
 
 class GeometricMedian(Compared):
-    """RFA: holds as long as more than half of the vectors are good, and turns with the vectors."""
+    """RFA: holds as long as more than half of the vectors are good; independent of the coordinate system."""
 
     def __init__(
         self, attackers: float = 0.1, iterations: int = 64, learning_rate: float = 1.0

@@ -54,7 +54,7 @@ def multi_krum(vectors: np.ndarray, bad: int) -> np.ndarray:
 
 
 class Krum(Compared):
-    """One client's (one group's) update, that of the nearest company: all others are lost with it."""
+    """Takes the one vector that is nearest to its neighbours, and discards all others."""
 
     needs = "n >= 2 f + 3"
 

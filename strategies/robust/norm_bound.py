@@ -24,7 +24,7 @@ def norm_bound(vectors: np.ndarray, norm: float) -> np.ndarray:
 
 
 class NormBound(Compared):
-    """A boosted update weighs no more than another. It stops no lie of the usual length."""
+    """A boosted update weighs no more than another. It does not stop a lie of normal length."""
 
     def __init__(
         self, attackers: float = 0.1, norm: float = 0.0, learning_rate: float = 1.0

@@ -97,7 +97,7 @@ def test_the_default_policy_takes_the_default_job(job):
         ),
         (
             {"encryption": {"group_size": 8}},
-            r"no round open sums of groups \(encryption.group_sums\), .*group_size = 8",
+            r"does not allow sums of groups \(encryption.group_sums\), but .*group_size = 8",
         ),
     ],
 )

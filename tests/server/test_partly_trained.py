@@ -89,14 +89,17 @@ def test_who_says_that_it_holds_other_fixed_factors_takes_no_part(start_run, job
     prepare(run)
     assert sorted(run.nodes) == sorted(run.plan.by_name.keys() - {"film"})
     [ready] = run.folder.told(Ready)
-    assert re.search("film holds other fixed adapter tensors", " ".join(ready.failed.values()))
+    assert re.search(
+        "film has fixed adapter tensors that differ from the server's",
+        " ".join(ready.failed.values()),
+    )
 
 
 def test_an_owner_refuses_a_server_with_other_fixed_factors_and_charges_nothing(start_run, job_of):
     run = start_run(job_of("bert", **QUICK, strategy={"name": "ffa-lora"}))
     model = dataclasses.replace(run.plan.model, fixed_digest="0" * 64)
     run.plan = dataclasses.replace(run.plan, model=model)
-    with pytest.raises(RoundFailed, match="holds other fixed adapter tensors"):
+    with pytest.raises(RoundFailed, match="has fixed adapter tensors that differ"):
         run_rounds(run)
     ledgers = (run.folder.path / "ledgers").glob("*.sqlite")
     assert not [path for path in ledgers if path.stat().st_size], "a size was published"
