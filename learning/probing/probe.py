@@ -198,7 +198,13 @@ def _place(job: Job, shaping: Shaping) -> Path:
 @lru_cache(maxsize=1)
 def _own_code() -> str:
     """SHA-256 of what loads, probes and takes gradients: another build asks again."""
-    root, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
-    for file in sorted([*root.glob("learning/**/*.py"), *root.glob("privacy/*.py")]):
+    digest = hashlib.sha256()
+    for file in _own_files():
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _own_files() -> list[Path]:
+    root = Path(__file__).resolve().parent.parent.parent
+    rooms = ("learning", "privacy", "strategies")
+    return sorted(file for room in rooms for file in (root / room).rglob("*.py"))

@@ -3,13 +3,17 @@
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import umbel
+from umbel import strategies
 from umbel.errors import ModelError, PlanRefused
+from umbel.learning import loading
 from umbel.learning.invented import invented_texts
 from umbel.learning.loading import load_learner
 from umbel.learning.model import arrays_digest
@@ -19,6 +23,7 @@ from umbel.learning.probing.probe import fitted, probe, probed, shape_known
 from umbel.learning.probing.verdict import INDEPENDENT, Verdict
 from umbel.learning.tasks import task_for
 from umbel.planning.padding import padding_refusals, padding_warnings
+from umbel.privacy.dpsgd import optimizer
 from umbel.simulations import engine
 from umbel.simulations.engine import plan_job
 
@@ -217,6 +222,13 @@ def test_a_verdict_is_remembered_for_the_same_model_and_settings_alone(
     ):
         probed(load_learner(job_of("bert", model=_model(job_of, "bert", "lora"), **changed), 2))
     assert len(asked) == 3
+
+
+def test_a_verdict_is_of_the_code_that_loads_probes_and_takes_gradients():
+    root = Path(umbel.__file__).parent
+    found = {file.relative_to(root).as_posix() for file in probing._own_files()}
+    for module in (probing, loading, optimizer, strategies):
+        assert Path(module.__file__).relative_to(root).as_posix() in found
 
 
 def test_a_plan_from_what_is_known_of_a_model_equals_the_one_that_loaded_it(job_of, monkeypatch):
