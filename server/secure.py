@@ -218,7 +218,8 @@ class SecureCollection(SecureTrips):
         name, request = next(iter(self._requests.items()))
         assignment = assignment_of(self.run, self.stage, name)
         content = RecordDict({**request.content, ASSIGNMENT: assignment.to_record()})
-        sent = all_sent(to_arrays(only_arrays(content)), beside_of(content, self.run.heard))
+        heard = self.run.heard if self.kind == TRAIN else {}
+        sent = all_sent(to_arrays(only_arrays(content)), beside_of(content, heard))
         return request_digest(self.kind, content, sent)
 
     def _uploads(self, groups: list[Aggregator]) -> None:

@@ -244,3 +244,18 @@ def test_another_process_goes_on_to_the_same_model(start_run, stateful):
     for name, array in whole.arrays.items():
         assert array.tobytes() == again.arrays[name].tobytes()
     assert {n: r for n, (r, _) in again.counted.items()} == dict.fromkeys(SITES, 5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "counts"), [("none", "exact"), ("example", "private"), ("example", "off")]
+)
+def test_a_run_with_a_broadcast_is_tested_and_ends(unit, counts, start_run, stateful):
+    job = stateful(
+        privacy={"unit": unit, "delta": 1e-3},
+        training={"optimizer": "sgd", "learning_rate": 0.05, "rounds": 2},
+        evaluation={"counts": counts},
+    )
+    run = start_run(job)
+    found = run_rounds(run)
+    assert run.round == 2
+    assert bool(found) is (counts != "off")
