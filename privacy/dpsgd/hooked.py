@@ -85,7 +85,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
         loss_reduction: str,
         batch_first: bool,
     ) -> None:
-        if not self.hooks_enabled:
+        if not self.hooks_enabled or not own_trainable(module):  # it may rest in this step
             return
         if not module.__dict__.get("activations"):
             raise ModelError(

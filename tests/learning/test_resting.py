@@ -77,6 +77,16 @@ def test_a_round_trains_and_sends_what_it_is_told_to(learn, sigma):
     assert learn(0, 1, sigma=sigma).update.keys() == whole.update.keys(), "all have gradients again"
 
 
+def test_a_layer_that_rests_behind_one_that_is_trained_rests_under_hooks_too(learn, monkeypatch):
+    half = TurnsAndFilter({"low-pass": 0.0})
+    books = learn(0, 2, sigma=0.0, local=half)
+    monkeypatch.setattr("umbel.privacy.dpsgd.optimizer.has_rules", lambda module: False)
+    hooks = learn(0, 2, sigma=0.0, local=half)
+    assert moved(books) == {"A", "B", None}
+    for name, array in books.update.items():
+        assert hooks.update[name] == pytest.approx(array, abs=1e-6)
+
+
 def test_the_whole_clipping_norm_is_for_what_a_step_trains(learn):
     """A step without noise is a mean of gradients, clipped over what moves alone."""
     names = [name for name in learn(0, 1).update if factor_of(name) == "B"]
