@@ -52,7 +52,7 @@ from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
 from .secure import Membership, SecureUpload, participant_of
-from .strategy import StrategyHere
+from .strategy import StrategyHere, led_to
 from .timing import Numbers, Timing
 from .work import Work
 
@@ -364,8 +364,9 @@ class Rounds:
     def _check_weights(self, asked: Asked) -> None:
         """Refuse weights that would let a record move what others add; nothing is charged."""
         try:
-            for names in asked.trained_at_once:
-                self._work.checked(asked.arrays, names)
+            for weights in (asked.arrays, *led_to(asked)):
+                for names in asked.trained_at_once:
+                    self._work.checked(weights, names)
         except ModelError as error:
             raise WeightsRefused(f"{self._name}: {error}") from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,6 +108,28 @@ class StrategyHere:
             following = _next_state(asked, asked.own, asked.local, update)
             round_ = asked.assignment.round
             self._states.propose(asked.own, round_, asked.asked_for, following, place)
+
+
+def led_to(asked: Asked) -> Iterator[Arrays]:
+    """The weights to which a round's corrections alone would lead, if they lead away from its start.
+
+    What corrects a step comes of the server (`heard`, what was told) and of the owner's state, which
+    follows from that. So they are checked as what the server sends is.
+    """
+    if asked.local is None:
+        return
+    import torch
+
+    # What it notes is of the training alone.
+    local, found = copy.deepcopy(asked.local), dict(asked.arrays)
+    for name in asked.channels.update.shapes:
+        start = torch.tensor(asked.arrays[name])
+        shift = torch.zeros_like(start)
+        local.correct(name, shift, start, start)
+        if shift.any():
+            found[name] = (start - local.rates * shift).numpy()
+    if any(found[name] is not asked.arrays[name] for name in found):
+        yield found
 
 
 def _next_state(asked: Asked, own: Own, local: LocalRule, update: Arrays) -> Arrays:

@@ -244,3 +244,20 @@ def test_a_round_that_counts_itself_or_a_later_one_is_refused(mary):
         assert mary().ask(TRAIN, 1, records=records).has_error()
     assert mary().ask(TRAIN, 1).has_error(), "nothing came beside the model"
     assert mary().entries() == []
+
+
+@pytest.mark.parametrize("kept", [0.0, -9e3])
+def test_corrections_that_add_up_to_weights_nobody_would_accept_are_refused_uncharged(
+    mary, tmp_path, kept
+):
+    """Each round's broadcast may be within bounds, and the owner's state, which follows from them, too."""
+    weights = mary().learner.initial
+    before = Own("run", 0, {name: np.zeros_like(array) for name, array in weights.items()})
+    own = {name: np.full_like(array, kept) for name, array in weights.items()}
+    OwnStates(tmp_path / "states").propose(before, 1, WHAT, own, None)
+    beside = to_array_record({name: np.full_like(a, 9e3) for name, a in weights.items()})
+    records = {BESIDE: beside, COUNTED: {"round": 1, "shown": b""}}
+    reply = mary().ask(TRAIN, 2, config={"none": 0}, records=records)
+    assert reply.has_error()
+    assert "not accepted for training under privacy" in reply.error.reason
+    assert mary().entries() == []
