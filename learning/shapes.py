@@ -44,7 +44,9 @@ FEATURES_AT_ONCE = 256
 TEST_BATCH = 1024
 """Examples with features in one pass of a test whose passes are not of one shape."""
 _SHORTEST, _LEAST = 16, 4
-_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[str, int, frozenset[str]], bool]] = (
+    WeakKeyDictionary()
+)
 """By network, purpose and number of threads: whether rows may share a pass."""
 _WIDTHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -199,7 +201,11 @@ _Told = Callable[["Learner", list[np.ndarray], int], Tensor]
 
 
 def _known(learner: Learner, what: str, told: _Told) -> bool:
-    known, key = _KNOWN.setdefault(learner.network, {}), (what, torch.get_num_threads())
+    known = _KNOWN.setdefault(learner.network, {})
+    # What rests in a step adds nothing to the length of its gradient.
+    parameters = learner.network.named_parameters() if what == "train" else ()
+    active = frozenset(name for name, parameter in parameters if parameter.requires_grad)
+    key = (what, torch.get_num_threads(), active)
     if key not in known:
         with away_from_start(learner, seed=21):
             try:

@@ -133,7 +133,7 @@ def awaits_turn(folder: RunFolder, consortium: Consortium) -> bool:
     """Whether a member that was removed may be needed for the round that a run is in."""
     rosters = Rosters(folder, consortium)
     turn = rosters.pending(joins=False)
-    return turn is not None
+    return turn is not None and len(turn.clients) < len(rosters.last.clients)
 
 
 def _read(folder: RunFolder) -> list[Period]:
