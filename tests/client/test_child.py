@@ -159,7 +159,8 @@ def test_the_child_computes_what_this_process_would_bit_for_bit(adapter, setup, 
     assert child.tested(made.job, arrays).to_list() == own.tested(made.job, arrays).to_list()
 
 
-@pytest.mark.parametrize("chosen", [[3], pytest.param([3, 11], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", [[3], [3, 11]])
 def test_records_that_kill_the_child_in_a_step_count_as_if_they_were_not_there(
     chosen, setup, bench
 ):

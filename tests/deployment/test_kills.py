@@ -115,6 +115,7 @@ def bound_for_each_owner(deployment, run, umbel):
     return True
 
 
+@pytest.mark.slow
 def test_a_deployment_makes_the_adapter_of_the_simulation(deploy, deployed_job, reference, umbel):
     # However busy the machine is, nobody is late.
     patient = deployed_job(cohort={"deadline": 600.0}, encryption={"deadline": 600.0})

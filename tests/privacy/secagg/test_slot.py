@@ -54,6 +54,7 @@ def test_a_member_may_drop_out_at_every_stage(stage, cohort):
     assert total.members == (4 if stage in ("prekey", "upload") else 6)
 
 
+@pytest.mark.slow
 def test_above_a_hundred_members_a_few_neighbours_are_enough(cohort):
     members = cohort(size=104)
     server = members.open_slot()
