@@ -319,7 +319,7 @@ class SecureCollection(SecureTrips):
                 readings.append(self._read(group))
             finally:
                 self.failed |= group.faults
-                self._sums.excluded |= group.spoilers
+                self._sums.exclude(group.spoilers)
 
         self._each(groups, read)
         self.answered = self._uploaded(groups)

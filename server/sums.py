@@ -13,6 +13,8 @@ from ..run.run_folder import RunFolder
 from .restored import agreed
 from .slots import OpenRound
 
+_SPOILERS = "spoilers.json"
+
 
 @dataclass
 class SecureSums:
@@ -31,6 +33,8 @@ class SecureSums:
     """Members of every group that was named for a spoiled sum."""
     excluded: set[str] = field(default_factory=set)
     """Members whose secret could not be reconstructed: they would spoil the next slot too."""
+    folder: RunFolder | None = None
+    """Where it is written who is left out."""
 
     def learn(self, entered: Mapping[str, int]) -> None:
         """Go on after the slots that members say they entered, as after a restart.
@@ -42,7 +46,11 @@ class SecureSums:
         self.used = max(self.used, agreed(list(self.entered.values()), self.roster))
 
     def resume(self, folder: RunFolder) -> None:
-        """Learn where an earlier process stopped in the middle of a slot."""
+        """Learn where an earlier process stopped in the middle of a slot, and whom it left out."""
+        self.folder = folder
+        if (folder.path / _SPOILERS).exists():
+            found = folder.read_json(_SPOILERS)
+            self.suspects, self.excluded = set(found["suspects"]), set(found["excluded"])
         self.stopped = OpenRound.read(folder)
         if self.stopped:
             slots = [*self.stopped.slots, *self.stopped.following]
@@ -75,8 +83,14 @@ class SecureSums:
         """Who is in every group that was named; a single one is left out from now on."""
         named = set(group)
         self.suspects = self.suspects & named or named
-        if len(self.suspects) == 1:
-            self.excluded |= self.suspects
+        self.exclude(self.suspects if len(self.suspects) == 1 else ())
+
+    def exclude(self, names: Iterable[str]) -> None:
+        """Leave these out for the rest of the run, also under another process or roster."""
+        self.excluded |= set(names)
+        if self.folder is not None and (self.excluded or self.suspects):
+            found = {"suspects": sorted(self.suspects), "excluded": sorted(self.excluded)}
+            self.folder.write_json(_SPOILERS, found)
 
     def open_slot(
         self, run: str, members: Iterable[str], minimum: int = 0, naming: Naming | None = None

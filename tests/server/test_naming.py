@@ -7,6 +7,7 @@ from umbel.flower import refuse
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.participant import Participant
 from umbel.server.rounds import run_rounds
+from umbel.server.sums import SecureSums
 from umbel.wire.requests import FAILED, TRAIN
 
 
@@ -81,6 +82,16 @@ def test_over_some_rounds_the_member_itself_is_named_and_asked_no_more(start_run
     assert culprit not in last["clients"]
     assert len(last["clients"]) == 5
     assert last["attempt"] == 1
+
+
+def test_who_is_left_out_stays_so_after_a_restart(start_run, job, monkeypatch):
+    run = start_run(job(rounds=6), reproducible=False)
+    run.restore()
+    spoiled_by(culprit := sorted(run.plan.by_name)[4], monkeypatch)
+    run_rounds(run)
+    sums = SecureSums(run.sums.roster)
+    sums.resume(run.folder)
+    assert (sums.excluded, sums.suspects) == ({culprit}, {culprit})
 
 
 def test_who_behaves_while_groups_are_looked_at_is_not_named_and_its_round_counts(
