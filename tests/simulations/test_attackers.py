@@ -198,5 +198,5 @@ def start_of(tmp_path):
 
 def test_attackers_are_refused_between_machines(attacked, tmp_path):
     consortium = Consortium.create(tmp_path / "hospitals", "127.0.0.1", 9443, Limits())
-    with pytest.raises(JobError, match="in umbel simulate alone: remove it"):
+    with pytest.raises(JobError, match="applies only to umbel simulate: remove it"):
         sign_order(consortium, attacked("fedavg", {"attack": "ipm"}))
