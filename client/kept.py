@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..privacy.secagg.participant import Participant
 from ..storage.files import write_durably
 from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
-from .run_files import of_run
+from .run_files import delete_old, of_run
 from .sealing import opened, sealed
 from .secure import SecureUpload
 
@@ -84,12 +83,8 @@ class KeptUpdates:
 
     def _tidy(self) -> None:
         """Delete what runs left behind that nobody closed."""
-        now = time.time()
-        for folder in {self._folder, self._keys}:
-            for path in folder.glob("*.update*"):
-                with contextlib.suppress(OSError):
-                    if now - path.stat().st_mtime > _OLD_SECONDS:
-                        path.unlink()
+        folders = {self._folder, self._keys}
+        delete_old((path for place in folders for path in place.glob("*.update*")), _OLD_SECONDS)
 
     def _file(self, run: str) -> Path:
         return of_run(self._folder, run, ".update")

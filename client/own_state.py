@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from ..privacy.secagg.state import MOST_REPEATS
 from ..storage.files import write_durably
 from ..strategies.contract import Shapes
 from ..wire.arrays import Arrays
-from .run_files import of_run
+from .run_files import delete_old, of_run
 from .sealing import opened, sealed
 
 _OLD_SECONDS = 30 * 24 * 3600.0
@@ -177,11 +176,8 @@ class OwnStates:
 
     def _tidy(self) -> None:
         """Delete what runs left behind that nobody closed."""
-        old = time.time() - _OLD_SECONDS
-        for path in (*self._folder.glob("*.state"), *self._keys.glob("*.state-keys")):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < old:
-                    path.unlink()
+        paths = (*self._folder.glob("*.state"), *self._keys.glob("*.state-keys"))
+        delete_old(paths, _OLD_SECONDS)
 
     def _file(self, run: str, one: _Stored) -> Path:
         name = hashlib.sha256(one.key).hexdigest()[:16]

@@ -183,7 +183,7 @@ def _said_of(spec: StrategySpec) -> Iterator[None]:
 
 def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]:
     """Why a job cannot be right with its strategy. `accepted`: as for ``channels_of``."""
-    if _knows(job.strategy, accepted) and issubclass(kind := _kind(job.strategy), Rule):
+    if kind := rule_class(job.strategy, accepted):
         yield from kind.refusals(job)
 
 
@@ -207,12 +207,11 @@ def _declared(
     accepted: Collection[str] | None,
     declared: Callable[[type[LocalRule]], Shapes],
 ) -> Shapes:
-    if not _knows(spec, accepted) or not issubclass(kind := _kind(spec), Rule) or not kind.local:
+    kind = rule_class(spec, accepted)
+    if kind is None or not kind.local:
         return {}
-    try:
+    with _said_of(spec):
         return declared(kind.local)
-    except (ValueError, LookupError) as error:
-        raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
 
 
 def local_half(
