@@ -1,0 +1,301 @@
+"""Strategies by the name in a job: what they declare, and the objects and classes behind the names.
+
+Umbel's own stand in ``OURS``. Another name is a class of ``flwr.serverapp.strategy`` or ``module:Class``,
+whose code is loaded only if the caller accepts the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MessageError, PlanRefused, StrategyError
+from .contract import (
+    UPDATE,
+    Channel,
+    Channels,
+    LocalRule,
+    Rule,
+    Shapes,
+    checked_channels,
+    trained_shapes,
+)
+from .robust import ROBUST
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
+    from ..job import Job, StrategySpec, TrainingSpec
+
+OURS = {
+    "fedavg": "averaging:FedAvg",
+    "fedavgm": "averaging:FedAvgM",
+    "fedadam": "fedopt:FedAdam",
+    "fedyogi": "fedopt:FedYogi",
+    "fedadagrad": "fedopt:FedAdagrad",
+    "fedprox": "averaging:FedProx",
+    "scaffold": "scaffold:Scaffold",
+    "feddyn": "feddyn:FedDyn",
+    "ffa-lora": "ffa_lora:FfaLora",
+    "rolora": "rolora:RoLora",
+    "la-lora": "la_lora:LaLora",
+    "fed-sb": "fed_sb:FedSb",
+    **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
+}
+"""Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
+NAMES = tuple(OURS)
+
+
+# With less than all of a cohort, Flower's rules would draw at random, or wait for nodes for ever.
+_SAID_ELSEWHERE = {
+    "fraction_train": "cohort.size",
+    "min_train_nodes": "cohort.minimum",
+    "min_available_nodes": "cohort.minimum",
+    "fraction_evaluate": "evaluation.every",
+    "min_evaluate_nodes": "evaluation.every",
+}
+
+
+def build_strategy(
+    spec: StrategySpec, total_weight: int, training: TrainingSpec | None = None
+) -> Strategy:
+    """The strategy of a job, as Flower has them. `total_weight` is what all clients weigh together.
+
+    training: for a rule whose owners keep a state. Raises ``StrategyError`` with the known names or options.
+    """
+    kind = _kind(spec)
+    if not issubclass(kind, Rule):
+        return _foreign(kind, spec)
+    from .compared import ComparedStrategy
+    from .summed import SummedStrategy
+
+    rule: Rule = _construct(kind, dict(spec.options), spec)
+    owns = spec.name if ":" in spec.name and _runs_at_owners(kind) else ""
+    adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
+    return adapter(rule, total_weight, owns, training)
+
+
+def sees(spec: StrategySpec) -> str:
+    """What a job's strategy must see: as ``Rule.sees``."""
+    return str(getattr(build_strategy(spec, 2**20), "sees", "INDIVIDUAL"))
+
+
+def compares(spec: StrategySpec) -> Rule | None:
+    """The rule of a job's strategy if it compares updates; None for one of a sum, and for Flower's."""
+    kind = _kind(spec)
+    if not issubclass(kind, Rule):
+        return None
+    rule: Rule = _construct(kind, dict(spec.options), spec)
+    return rule if rule.sees != "SUM" else None
+
+
+def channels_of(
+    spec: StrategySpec, shapes: Shapes, round_: int, accepted: Collection[str] | None = None
+) -> Channels:
+    """What a round of this strategy adds up for a model of these tensors.
+
+    accepted: names of strategies whose own code may be loaded; None: any. Of another, and of Flower's,
+    it is the update alone, of all tensors. Raises ``StrategyError``.
+    """
+    rule = _rule(spec, accepted)
+    if rule is None:
+        return Channels((Channel(UPDATE, shapes),))
+    with _said_of(spec):
+        return checked_channels(rule, trained_shapes(rule, round_, shapes))
+
+
+def channels_over(
+    spec: StrategySpec, shapes: Shapes, rounds: int, accepted: Collection[str] | None = None
+) -> list[tuple[Channels, int]]:
+    """The different ones that the rounds 1 to `rounds` add up, and how many rounds add up each."""
+    rule = _rule(spec, accepted)
+    if rule is None:
+        return [(Channels((Channel(UPDATE, shapes),)), rounds)]
+    with _said_of(spec):
+        trained = (trained_shapes(rule, round_, shapes) for round_ in range(1, rounds + 1))
+        many = Counter(tuple(names) for names in trained)
+        return [
+            (checked_channels(rule, {name: shapes[name] for name in names}), count)
+            for names, count in many.items()
+        ]
+
+
+def trained_over(
+    spec: StrategySpec, shapes: Shapes, rounds: int, accepted: Collection[str] | None = None
+) -> set[str]:
+    """Names of the tensors that some round from 1 to `rounds` trains."""
+    many = channels_over(spec, shapes, rounds, accepted)
+    return {name for channels, _ in many for name in channels.update.shapes}
+
+
+def rule_class(spec: StrategySpec, accepted: Collection[str] | None = None) -> type[Rule] | None:
+    """The class of this contract that a job names; None of Flower's, and of one that is not accepted."""
+    kind = _kind(spec) if _knows(spec, accepted) else None
+    return kind if kind is not None and issubclass(kind, Rule) else None
+
+
+def _rule(spec: StrategySpec, accepted: Collection[str] | None) -> Rule | None:
+    kind = rule_class(spec, accepted)
+    if kind is None:
+        return None
+    found: Rule = _construct(kind, dict(spec.options), spec)
+    return found
+
+
+@contextlib.contextmanager
+def _said_of(spec: StrategySpec) -> Iterator[None]:
+    """What a declaration raises, with the strategy's name."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
+
+
+def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]:
+    """Why a job cannot be right with its strategy. `accepted`: as for ``channels_of``."""
+    if kind := rule_class(job.strategy, accepted):
+        yield from kind.refusals(job)
+
+
+def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether owners keep a state from round to round, whatever the model."""
+    return bool(state_of(spec, {"weight": (1,)}, accepted))
+
+
+def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
+    """What an owner keeps from round to round; nothing with most strategies."""
+    return _declared(spec, accepted, lambda half: half.state(shapes))
+
+
+def heard_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
+    """What goes out beside the model; nothing with most strategies."""
+    return _declared(spec, accepted, lambda half: half.hears(shapes))
+
+
+def _declared(
+    spec: StrategySpec,
+    accepted: Collection[str] | None,
+    declared: Callable[[type[LocalRule]], Shapes],
+) -> Shapes:
+    kind = rule_class(spec, accepted)
+    if kind is None or not kind.local:
+        return {}
+    with _said_of(spec):
+        return declared(kind.local)
+
+
+def local_half(
+    spec: StrategySpec, told: Mapping[str, Any], wanted: str, accepted: Collection[str]
+) -> LocalRule | None:
+    """What an owner's agent runs in a round, of what the server `told`; None if it only trains.
+
+    Guarantee: the code of a strategy that is not Umbel's is loaded only if the owner accepts that
+    name. `wanted`: the strategy whose local half the server relies on, if it is not Umbel's. Raises
+    ``PlanRefused`` if that may not or cannot run here, ``MessageError`` for what nobody should be told.
+    """
+    from .averaging import Proximal
+
+    if wanted and wanted != spec.name:
+        raise MessageError(
+            f"The request is for the local half of {wanted!r:.100}, not for that of the job's strategy"
+        )
+    half: type[LocalRule] | None = Proximal  # Flower's own strategies tell it under the same name
+    if _knows(spec, accepted):
+        try:
+            kind = _kind(spec)
+        except StrategyError as error:
+            raise PlanRefused(f"the strategy's local half does not load here: {error}") from None
+        half = kind.local if issubclass(kind, Rule) else Proximal
+    elif wanted:
+        raise PlanRefused(
+            f"the strategy {wanted} has a local half, which runs at an owner only if its policy names it: "
+            f'jobs.strategies = ["{wanted}"]'
+        )
+    try:
+        return None if half is None else half(dict(told))
+    except (ValueError, LookupError, TypeError) as error:
+        raise MessageError(f"What the server sent for {spec.name} is unusable: {error}") from None
+
+
+def _runs_at_owners(kind: type[Rule]) -> bool:
+    """Whether an owner without a rule's code would send another sum."""
+    declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
+    return kind.local is not None or declared
+
+
+def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:
+    """Whether a job's strategy may have a local half or channels of its own here: Flower's have none."""
+    if ":" not in spec.name:
+        return spec.name in NAMES
+    return accepted is None or spec.name in accepted
+
+
+def _kind(spec: StrategySpec) -> type[Any]:
+    """The class that a job names: a ``Rule``, or a strategy of Flower's kind."""
+    if spec.name in OURS:
+        return ours(spec.name)
+    from flwr.serverapp import strategy as flower
+    from flwr.serverapp.strategy import Strategy
+
+    module_name, colon, class_name = spec.name.partition(":")
+    try:
+        found = (
+            getattr(importlib.import_module(module_name), class_name, None)
+            if colon
+            else getattr(flower, spec.name, None)
+        )
+    except ImportError as error:
+        raise StrategyError(f"strategy.name = {spec.name!r}: {error}") from None
+    if inspect.isclass(found) and issubclass(found, Rule | Strategy):
+        return found
+    flowers = sorted(n for n, c in vars(flower).items() if inspect.isclass(c) and n != "Result")
+    raise StrategyError(
+        f"strategy.name = {spec.name!r} is not a strategy. Umbel's own: {', '.join(NAMES)}; "
+        f"Flower's: {', '.join(flowers)}; or module:Class."
+    )
+
+
+def ours(name: str) -> type[Rule]:
+    """The class of one of Umbel's own."""
+    module, _, kind = OURS[name].partition(":")
+    found: type[Rule] = getattr(importlib.import_module(f".{module}", __package__), kind)
+    return found
+
+
+def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:
+    from .foreign import ForeignStrategy
+
+    known = inspect.signature(kind).parameters
+    for name, field in _SAID_ELSEWHERE.items():
+        if name in spec.options:
+            raise StrategyError(
+                f"strategy.options: {name} is not an option of the strategy; set {field}"
+            )
+    # Flower waits for ever for nodes that a cohort of this size does not have.
+    floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+    if not _takes_any(kind):
+        floors = {name: value for name, value in floors.items() if name in known}
+    return ForeignStrategy(_construct(kind, {**floors, **spec.options}, spec))
+
+
+def _construct(kind: type[Any], options: dict[str, Any], spec: StrategySpec) -> Any:
+    known = inspect.signature(kind).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown and not _takes_any(kind):
+        names = ", ".join(sorted(known))
+        raise StrategyError(
+            f"strategy.options: {spec.name} does not know {unknown[0]!r}; it knows: {names}"
+        )
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise StrategyError(f"strategy.options of {spec.name}: {error}") from None
+
+
+def _takes_any(kind: type[Any]) -> bool:
+    parameters = inspect.signature(kind).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
