@@ -17,8 +17,8 @@ class StrategySpec(Section):
         "fedavg",
         description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; for LoRA adapters: '
         '"ffa-lora", "rolora", "la-lora", "fed-sb"; with a state at each owner: "scaffold", "feddyn"; robust '
-        'against bad clients: "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan", '
-        '"centred-clipping", "norm-bound"; the name of a class in flwr.serverapp.strategy; or '
+        'against Byzantine clients: "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", '
+        '"bulyan", "centred-clipping", "norm-bound"; the name of a class in flwr.serverapp.strategy; or '
         '"module:Class" for your own (docs/strategies.md).',
     )
     options: dict[str, bool | int | float | str] = Field(

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from ..job import Job
-from ..strategies.robust.compared import bad_of
+from ..strategies.robust.compared import byzantine_of
 
 
 def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
@@ -29,7 +29,7 @@ def attackers_of(names: Sequence[str], job: Job) -> list[str]:
     def lot(name: str) -> bytes:
         return hashlib.sha256(f"{job.seed}\nattackers\n{name}".encode()).digest()
 
-    return sorted(sorted(names, key=lot)[: bad_of(share, len(names))])
+    return sorted(sorted(names, key=lot)[: byzantine_of(share, len(names))])
 
 
 def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:

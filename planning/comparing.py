@@ -1,4 +1,4 @@
-"""What a strategy compares, single updates or means of groups, and how many of them bad clients spoil."""
+"""What a strategy has to compare in a round, and what share of it Byzantine clients are expected to spoil."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..strategies.robust.compared import bad_of
+from ..strategies.robust.compared import byzantine_of
 from .facts import ClientFacts
 from .terms import Terms
 
 SHARES = (0.05, 0.1, 0.2)
-"""Of bad clients, of which the plan says how many groups they spoil."""
+"""Of Byzantine clients, for which the plan says how many groups they spoil."""
 
 
 def comparing_refusals(terms: Terms, facts: Sequence[ClientFacts]) -> list[str]:
     """Why the job's strategy has too little to compare, or weighs what cannot be weighed.
 
-    Without encryption as few answer as the job lets a round count with, all bad ones among them.
+    Without encryption only the fewest clients that make a round count may answer, all Byzantine ones among
+    them.
     """
     from ..strategies import compares, sees
 
@@ -67,12 +68,12 @@ def comparing_facts(terms: Terms, cohort: int) -> dict[str, Any] | None:
 
 
 def spoiled(sizes: Sequence[int], share: float) -> float:
-    """Which share of groups is expected to have a bad member, if `share` of all members are bad.
+    """Which share of groups is expected to have a Byzantine member, if `share` of all members are.
 
-    Groups are dealt by lot, so a group of s among m members with b bad ones has none with the chance
+    Groups are dealt by lot, so a group of s among m members with b Byzantine ones has none with the chance
     C(m - b, s) / C(m, s).
     """
     members = sum(sizes)
-    bad = bad_of(share, members)
-    clean = sum(math.comb(members - bad, size) / math.comb(members, size) for size in sizes)
+    b = byzantine_of(share, members)
+    clean = sum(math.comb(members - b, size) / math.comb(members, size) for size in sizes)
     return 1 - clean / len(sizes)

@@ -92,11 +92,11 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
 
 
 def _compares_line(compares: dict[str, Any]) -> str:
-    """Between what a strategy chooses, and how much of it bad clients reach."""
+    """Between what a strategy chooses, and how much of it Byzantine clients reach."""
     if compares["what"] == "updates":
         return f"the updates of {compares['vectors']} clients, one by one"
     reached = ", ".join(
-        f"{float(share):.0%} bad clients spoil about {part:.0%}"
+        f"{float(share):.0%} Byzantine clients spoil about {part:.0%}"
         for share, part in compares["spoiled"].items()
     )
     return (

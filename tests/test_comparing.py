@@ -37,15 +37,15 @@ def plan(clients, name, attackers=0.1, **sections):
 REFUSED = {
     "groups too few for Krum": (
         (16, "krum", 0.1, groups_of(4)),
-        "2 of 16 clients may be bad.* of 4 vectors this rule holds against none .n >= 2 f . 3",
+        "2 of 16 clients may be Byzantine.* of 4 vectors this rule holds against none .n >= 2 f . 3",
     ),
     "groups too few for Bulyan": (
         (24, "bulyan", 0.05, groups_of(4)),
-        "2 of 24 clients may be bad.* of 6 vectors this rule holds against none .n >= 4 f . 3",
+        "2 of 24 clients may be Byzantine.* of 6 vectors this rule holds against none .n >= 4 f . 3",
     ),
     "a fifth of clients in groups of 4": (
         (40, "median", 0.2, groups_of(4)),
-        "8 of 40 clients may be bad.* of 10 vectors this rule holds against 4 at most",
+        "8 of 40 clients may be Byzantine.* of 10 vectors this rule holds against 4 at most",
     ),
     "single updates under encryption": (
         (40, "median", 0.1, {}),
@@ -53,15 +53,15 @@ REFUSED = {
     ),
     "single updates too few for Krum": (
         (6, "krum", 0.3, OPEN),
-        "2 of 6 clients may be bad.* of 6 vectors this rule holds against 1 at most",
+        "2 of 6 clients may be Byzantine.* of 6 vectors this rule holds against 1 at most",
     ),
     "single updates too few for Bulyan": (
         (10, "bulyan", 0.2, OPEN),
-        "2 of 10 clients may be bad.* of 10 vectors this rule holds against 1 at most",
+        "2 of 10 clients may be Byzantine.* of 10 vectors this rule holds against 1 at most",
     ),
-    "few answers to a round, all bad ones among them": (
+    "few answers to a round, all Byzantine ones among them": (
         (20, "krum", 0.1, {**OPEN, "cohort": {"minimum": 6}}),
-        "2 of 20 clients may be bad.* of 6 vectors this rule holds against 1 at most",
+        "2 of 20 clients may be Byzantine.* of 6 vectors this rule holds against 1 at most",
     ),
     "weights": (
         (12, "median", 0.1, {"privacy": {"unit": "none"}, "strategy": {"name": "median"}, **OPEN}),
@@ -93,7 +93,7 @@ def test_as_many_as_a_rule_holds_against_are_taken(clients, name, attackers, sec
 
 
 def test_the_plan_says_how_many_groups_bad_clients_spoil():
-    """Of 40 clients in groups of 4: 2, 4 and 8 bad ones; by lot C(40 - b, 4) / C(40, 4) stay clean."""
+    """Of 40 clients in groups of 4: 2, 4 and 8 Byzantine ones; by lot C(40 - b, 4) / C(40, 4) stay clean."""
     found = plan(40, "median", 0.1, **groups_of(4)).to_dict()["compares"]
     clean = {b: math.prod((40 - b - i) / (40 - i) for i in range(4)) for b in (2, 4, 8)}
     assert (found["what"], found["vectors"], found["size"]) == ("groups", 10, 4)

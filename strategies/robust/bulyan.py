@@ -11,18 +11,18 @@ from .compared import Compared, by_columns
 from .krum import ranked, squared_distances
 
 
-def selected(vectors: np.ndarray, bad: int) -> list[int]:
+def selected(vectors: np.ndarray, byzantine: int) -> list[int]:
     """theta = n - 2 f vectors, each the Krum choice of those that are left; ascending."""
     squared, left = squared_distances(vectors), list(range(len(vectors)))
-    for _ in range(len(vectors) - 2 * bad):
-        left.pop(ranked(squared[np.ix_(left, left)], bad)[0])
+    for _ in range(len(vectors) - 2 * byzantine):
+        left.pop(ranked(squared[np.ix_(left, left)], byzantine)[0])
     return sorted(set(range(len(vectors))) - set(left))
 
 
-def bulyan(vectors: np.ndarray, bad: int) -> np.ndarray:
+def bulyan(vectors: np.ndarray, byzantine: int) -> np.ndarray:
     """Of the selected, in each coordinate the mean of the beta = theta - 2 f values nearest to the median."""
-    kept = vectors[selected(vectors, bad)]
-    beta = len(kept) - 2 * bad
+    kept = vectors[selected(vectors, byzantine)]
+    beta = len(kept) - 2 * byzantine
 
     def around_the_median(block: np.ndarray) -> np.ndarray:
         middle = np.median(block, axis=0)
@@ -33,7 +33,7 @@ def bulyan(vectors: np.ndarray, bad: int) -> np.ndarray:
 
 
 class Bulyan(Compared):
-    """No bad vector moves even one coordinate far, which it can under Krum; needs many vectors."""
+    """No Byzantine vector moves even one coordinate far, which it can under Krum; needs many vectors."""
 
     needs = "n >= 4 f + 3"
 
@@ -42,4 +42,4 @@ class Bulyan(Compared):
         return (vectors - 3) // 4
 
     def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
-        return bulyan(updates, self.bad(asked))
+        return bulyan(updates, self.byzantine(asked))

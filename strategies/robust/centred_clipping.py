@@ -28,7 +28,7 @@ def centred_clipping(
 class CentredClipping(Compared):
     """Clips each vector's difference from the last result, so small lies cannot add up over rounds.
 
-    Proven for up to a tenth of bad vectors.
+    Proven for up to a tenth of Byzantine vectors.
 
     The paper has clients send momentum, so that good vectors are alike over rounds; here each round's own
     updates are clipped.

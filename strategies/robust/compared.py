@@ -1,6 +1,7 @@
-"""What robust rules have in common: how many vectors may be bad, and arithmetic on a stack of them.
+"""What robust rules have in common: how many vectors may be Byzantine, and arithmetic on a stack of them.
 
-Notation of the papers: n vectors x_1, ..., x_n in R^d, of which at most f are bad.
+Notation of the papers: n vectors x_1, ..., x_n in R^d, of which at most f are Byzantine: what their
+senders like.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ _COLUMNS = 2**16
 """Entries of each vector that are in float64 at a time: the whole stack would be twice as large."""
 
 
-def bad_of(share: float, clients: int) -> int:
-    """How many of so many clients a share means: rounded up to whole ones, as a worst case is counted."""
+def byzantine_of(share: float, clients: int) -> int:
+    """How many of these clients a share means: rounded up to whole ones, as a worst case is counted."""
     # A share that is a decimal fraction comes out a little above a whole number: 0.07 of 100.
     return math.ceil(share * clients - 1e-9)
 
@@ -27,18 +28,18 @@ def bad_of(share: float, clients: int) -> int:
 class Compared(FedAvg):
     """w <- w + learning_rate * (what a rule makes of the vectors in place of their mean).
 
-    Every vector counts once, no matter whose it is. ``attackers`` is the share of clients that may be bad,
-    rounded up; each of them may spoil a vector of its own, so f is as many.
+    Every vector counts once, no matter whose it is. ``attackers`` is the share of clients that may be
+    Byzantine, rounded up; each of them may spoil a vector of its own, so f is as many.
 
-    Guarantee: with at most f bad vectors of n, n as ``refusal`` asks, what is added is bounded by the
-    good ones, as the rule's paper says. Assumption: good vectors are alike. A rule that compares cannot
+    Guarantee: with at most f Byzantine vectors of n, n as ``refusal`` asks, what is added is bounded by the
+    honest ones, as the rule's paper says. Assumption: honest vectors are alike. A rule that compares cannot
     tell a client with unusual data from one that lies.
     """
 
     sees: ClassVar = "GROUPS"
     when = "Clients that may send what they like; the plan says against how many it holds."
     needs: ClassVar[str] = "n >= 2 f + 1"
-    """Of the n vectors for f bad ones, as in the paper."""
+    """Of the n vectors for f Byzantine ones, as in the paper."""
 
     def __init__(self, attackers: float = 0.1, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
@@ -53,18 +54,18 @@ class Compared(FedAvg):
         """The largest f for so many vectors; below 0 if there are too few for any."""
         return (vectors - 1) // 2
 
-    def bad(self, asked: int) -> int:
-        """f, where so many clients are asked."""
-        return bad_of(self._attackers, asked)
+    def byzantine(self, asked: int) -> int:
+        """f, if this many clients are asked."""
+        return byzantine_of(self._attackers, asked)
 
     def refusal(self, vectors: int, asked: int) -> str:
-        bad, most = self.bad(asked), self.tolerates(vectors)
-        if bad <= most:
+        byzantine, most = self.byzantine(asked), self.tolerates(vectors)
+        if byzantine <= most:
             return ""
         tolerated = f"holds against {most} at most" if most > 0 else "holds against none"
         return (
-            f"strategy.options.attackers = {self._attackers:g} means that {bad} of {asked} clients may be "
-            f"bad, each in a vector of its own, and of {vectors} vectors this rule {tolerated} "
+            f"strategy.options.attackers = {self._attackers:g} means that {byzantine} of {asked} clients may "
+            f"be Byzantine, each in a vector of its own, and of {vectors} vectors this rule {tolerated} "
             f"({self.needs}): lower it, ask more clients (or form more groups), or choose another rule: "
             '"median" tolerates the most'
         )

@@ -23,33 +23,34 @@ def squared_distances(vectors: np.ndarray) -> np.ndarray:
     return found + found.T
 
 
-def scores(squared: np.ndarray, bad: int) -> np.ndarray:
+def scores(squared: np.ndarray, byzantine: int) -> np.ndarray:
     """Of each vector the sum of squared distances to its n - f - 2 nearest others."""
     others = len(squared) - 1
-    nearest = min(others, max(1, len(squared) - bad - 2))
+    nearest = min(others, max(1, len(squared) - byzantine - 2))
     # Its own distance of 0 comes first.
     return np.sort(squared, axis=1)[:, 1 : 1 + nearest].sum(axis=1)
 
 
-def ranked(squared: np.ndarray, bad: int) -> list[int]:
+def ranked(squared: np.ndarray, byzantine: int) -> list[int]:
     """All vectors, that of the least score first.
 
     Two that are each other's nearest have one score if one neighbour counts; all distances decide then, so
     that it does not depend on who is first.
     """
     return [
-        int(i) for i in np.lexsort((np.sort(squared, axis=1).sum(axis=1), scores(squared, bad)))
+        int(i)
+        for i in np.lexsort((np.sort(squared, axis=1).sum(axis=1), scores(squared, byzantine)))
     ]
 
 
-def krum(vectors: np.ndarray, bad: int) -> np.ndarray:
+def krum(vectors: np.ndarray, byzantine: int) -> np.ndarray:
     """The one vector with the least score."""
-    return vectors[ranked(squared_distances(vectors), bad)[0]].astype(np.float64)
+    return vectors[ranked(squared_distances(vectors), byzantine)[0]].astype(np.float64)
 
 
-def multi_krum(vectors: np.ndarray, bad: int) -> np.ndarray:
+def multi_krum(vectors: np.ndarray, byzantine: int) -> np.ndarray:
     """The mean of the m = n - f vectors with the least scores."""
-    kept = sorted(ranked(squared_distances(vectors), bad)[: len(vectors) - bad])
+    kept = sorted(ranked(squared_distances(vectors), byzantine)[: len(vectors) - byzantine])
     return vectors[kept].astype(np.float64).mean(axis=0)
 
 
@@ -63,11 +64,11 @@ class Krum(Compared):
         return (vectors - 3) // 2
 
     def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
-        return krum(updates, self.bad(asked))
+        return krum(updates, self.byzantine(asked))
 
 
 class MultiKrum(Krum):
     """The mean of all but the f vectors that are farthest from company."""
 
     def combine(self, updates: np.ndarray, asked: int) -> np.ndarray:
-        return multi_krum(updates, self.bad(asked))
+        return multi_krum(updates, self.byzantine(asked))

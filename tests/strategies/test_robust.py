@@ -1,4 +1,4 @@
-"""Each robust rule against its paper, written once more in plain numpy; and what bad vectors can do to it."""
+"""Each robust rule against its paper, written again in numpy, and what Byzantine vectors can do to it."""
 
 import math
 import sys
@@ -21,9 +21,9 @@ def stack(seed, n, d, scale=1.0):
 
 
 def combined(name, vectors, f, **options):
-    """What a rule of a fresh strategy makes of the vectors, with f of them bad."""
+    """What a rule of a fresh strategy makes of the vectors, with f of them Byzantine."""
     rule = ROBUST[name](attackers=f / len(vectors), **options)
-    assert rule.bad(len(vectors)) == f
+    assert rule.byzantine(len(vectors)) == f
     return rule.combine(vectors, len(vectors))
 
 
@@ -97,7 +97,7 @@ PLAIN = {
 
 @st.composite
 def problems(draw, name=None):
-    """A rule, and vectors with as many bad ones as it is said to hold against, or fewer."""
+    """A rule, and vectors with as many Byzantine ones as it is said to hold against, or fewer."""
     rule = name or draw(st.sampled_from(sorted(ROBUST)))
     n = draw(st.integers(7, 15))
     f = draw(st.integers(0, ROBUST[rule].tolerates(n)))
@@ -155,7 +155,7 @@ def test_a_rule_goes_along_with_shifts_and_scales(problem, shift, scale):
     assert combined(name, other, f) == pytest.approx(expected, abs=near * (1 + scale))
 
 
-# How many times as far as the good vectors a result can be, of n vectors of d numbers with f bad ones.
+# How many times as far as the honest vectors a result can be: n vectors of d numbers, f of them Byzantine.
 FARTHEST = {
     # Each coordinate lies between good values.
     "median": lambda n, f, d: math.sqrt(d),
@@ -180,8 +180,8 @@ def test_bad_vectors_however_large_keep_the_result_near_the_good_ones(problem, s
     n, d = vectors.shape
     rng = np.random.default_rng(seed)
     kind = rng.integers(3)
-    bad = size * rng.normal(size=(f, d)) if kind else np.tile(size * rng.normal(size=d), (f, 1))
-    spoiled = np.concatenate([vectors[: n - f], bad.astype(np.float32)])[rng.permutation(n)]
+    lies = size * rng.normal(size=(f, d)) if kind else np.tile(size * rng.normal(size=d), (f, 1))
+    spoiled = np.concatenate([vectors[: n - f], lies.astype(np.float32)])[rng.permutation(n)]
     found = combined(name, spoiled, f)
     assert np.isfinite(found).all()
     farthest = float(np.linalg.norm(vectors[: n - f], axis=1).max())
@@ -222,9 +222,9 @@ def test_a_round_goes_on_from_the_state_of_the_last_one(name, exchange, a_model,
 )
 def test_a_rule_with_too_few_vectors_says_how_many_bad_ones_it_holds_against(name, least):
     rule = ROBUST[name](attackers=0.1)
-    assert rule.bad(20) == 2
+    assert rule.byzantine(20) == 2
     assert not rule.refusal(least, 20)
-    words = f"2 of 20 clients may be bad.* of {least - 1} vectors this rule holds against 1 at most"
+    words = f"2 of 20 clients may be Byzantine.* of {least - 1} vectors this rule holds against 1 at most"
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(rule.refusal(least - 1, 20))
 
@@ -237,7 +237,7 @@ def test_a_round_with_too_few_updates_is_not_made_up(exchange, a_model, updates_
 
 @pytest.mark.parametrize("share", [0.07, 0.1, 0.14, 0.29])
 def test_a_share_that_is_a_whole_number_of_clients_is_not_rounded_up(share):
-    assert ROBUST["median"](attackers=share).bad(100) == round(100 * share)
+    assert ROBUST["median"](attackers=share).byzantine(100) == round(100 * share)
 
 
 @pytest.mark.parametrize("attackers", [-0.1, 0.5, math.nan])
