@@ -294,7 +294,7 @@ def rotate(
     server's certificate; renew that once all owners have followed.
     """
     from ..consortium.authority import Consortium
-    from ..consortium.handovers import KINDS
+    from ..consortium.key_handovers import KINDS
     from ..consortium.rotation import rotate as replace
 
     kind = next((kind for kind in KINDS if kind == key), None)

@@ -25,7 +25,7 @@ from ..privacy.secagg.encoding import Encoded, Name, Size
 from ..privacy.secagg.keys import Identity, PublicIdentity, agree, hash_of, verify
 from ..privacy.secagg.roster import Entry
 from ..storage.documents import Document
-from .handovers import MOST, Keys, Kind, Past, first, follow, past, plain, statements
+from .key_handovers import MOST, Keys, Kind, Past, first, follow, past, plain, statements
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
 _LONGEST_HOST = 253

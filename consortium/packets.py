@@ -17,7 +17,7 @@ from ..job import Job
 from ..storage.documents import Document
 from ..storage.files import refuse_foreign
 from .card import Request
-from .handovers import MOST
+from .key_handovers import MOST
 from .warrants import RUN_NAME
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]

@@ -17,7 +17,7 @@ from ..storage.files import successor, write_durably
 from . import tls
 from .authority import Consortium
 from .card import Card
-from .handovers import Kind, hand_over
+from .key_handovers import Kind, hand_over
 from .warrants import now_counter
 
 

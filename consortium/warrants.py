@@ -20,7 +20,7 @@ from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import DELEGATION, Delegation
 from ..privacy.secagg.signed import DAY, Signed, Statement, check_time
-from .handovers import MOST
+from .key_handovers import MOST
 
 ORDER = "job order"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"

@@ -35,7 +35,7 @@ from .conclusion import conclude, signer_of
 from .ending import ended_line
 from .exchange import connected
 from .handout import awaiting, hand_out
-from .handover import Task
+from .run_to_lead import RunToLead
 from .holdout import PublicTest, note_public, read_public
 from .muster import TAKES_PART
 from .orders import renew_order
@@ -99,7 +99,7 @@ class Narrator:
             _log.warning("%s", event.text)
 
 
-def coordinate(task: Task) -> None:
+def coordinate(task: RunToLead) -> None:
     """Lead a run to its end, and leave its status in the store."""
     consortium = Consortium.open(Path(task.consortium))
     store = Store(consortium.database)
@@ -128,7 +128,7 @@ def coordinate(task: Task) -> None:
         _log.info("finished: %s", consortium.runs / task.name / "result.json")
 
 
-def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> None:
+def _hand_out(task: RunToLead, consortium: Consortium, store: Store, grid: Grid) -> None:
     """Send the result to the owners that took part, are members still, and have not got it."""
     # Owners take a result by the key that signed the order: that may have been replaced during the run.
     with contextlib.suppress(UmbelError):
@@ -151,7 +151,7 @@ def _hand_out(task: Task, consortium: Consortium, store: Store, grid: Grid) -> N
         _log.warning("%s did not receive the result: %s", name, reason)
 
 
-def _lead(task: Task, consortium: Consortium, store: Store, grid: Grid) -> str:
+def _lead(task: RunToLead, consortium: Consortium, store: Store, grid: Grid) -> str:
     """Why the run has fewer rounds than planned; nothing if it has all."""
     folder = RunFolder.open(consortium.runs / task.name)
     identity, job = folder.read_json("run.json"), folder.job
@@ -240,7 +240,7 @@ def _signer(consortium: Consortium, folder: RunFolder) -> tuple[Identity | None,
 def main() -> None:
     end_with_parent()
     log_to_stderr()
-    coordinate(Task.from_json(sys.stdin.readline()))
+    coordinate(RunToLead.from_json(sys.stdin.readline()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..storage.logs import keep_small, last_line, opened
 from ..storage.processes import alone, check_port, end, free_port, new_secret, start
-from .handover import Task
+from .run_to_lead import RunToLead
 from .registry import Registry
 from .rosters import awaits_turn
 
@@ -261,7 +261,7 @@ class Supervisor:
             known = control.nodes()
         names, _ = self._consortium.node_keys()
         nodes = {names[key]: node for key, node in known.items() if key in names}
-        task = Task(
+        task = RunToLead(
             str(self._consortium.path.resolve()),
             run.name,
             self._link.local_address,

@@ -15,7 +15,7 @@ from umbel.client.intake import Intake
 from umbel.client.keys import follow, renew_keys, trust, use_new_keys
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Card, Request, consortium_id
-from umbel.consortium.handovers import KINDS, hand_over
+from umbel.consortium.key_handovers import KINDS, hand_over
 from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import joined, sign_job
 from umbel.errors import ConsortiumError, ProtocolError
@@ -99,7 +99,7 @@ def test_nobody_but_the_consortiums_key_hands_a_key_over(consortium, owner, job)
     # Weakened: a card that believes in the thief's key for rosters follows it.
     chain = [hand_over(thief, "0" * 32, "operator", card.keys["operator"], b"x" * 32, 1, 1)]
     weak = dict(card.keys, consortium=thief.public.signing)
-    from umbel.consortium.handovers import follow as chained
+    from umbel.consortium.key_handovers import follow as chained
 
     assert chained(weak, "0" * 32, chain)["operator"] == b"x" * 32
 

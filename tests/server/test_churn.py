@@ -26,7 +26,7 @@ from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
 from umbel.server.coordinator import coordinate
-from umbel.server.handover import Task
+from umbel.server.run_to_lead import RunToLead
 from umbel.server.orders import begin as begin_run
 from umbel.server.orders import finish
 from umbel.server.renewal import Company
@@ -441,7 +441,7 @@ def test_a_coordinator_that_dies_while_it_sends_the_result_sends_it_again(churni
     federation = churning(3, 3, training={"rounds": 1})
     store, sent = Store(federation.consortium.database), coordinator.hand_out
     nodes = {name: federation.node(name) for name in federation.names}
-    task = Task(str(federation.consortium.path), RUN, "", 0, str(federation.folder / "key"), nodes)
+    task = RunToLead(str(federation.consortium.path), RUN, "", 0, str(federation.folder / "key"), nodes)
     # Flower's side of it: here the members are in this process.
     monkeypatch.setattr(coordinator, "claim_run", lambda *_: None)
     monkeypatch.setattr(coordinator, "grid_of", lambda *_: contextlib.nullcontext(federation.net))
@@ -481,7 +481,7 @@ def test_a_result_is_sent_under_an_order_by_the_key_that_certified_it(churning, 
 
     monkeypatch.setattr(coordinator, "summarise", rotated)
     monkeypatch.setattr(coordinator, "hand_out", hand_out)
-    coordinate(Task(str(path), RUN, "", 0, str(federation.folder / "key"), nodes))
+    coordinate(RunToLead(str(path), RUN, "", 0, str(federation.folder / "key"), nodes))
     [(identity, signer)] = sent
     card, job = Consortium.open(path).card, federation.run_folder.job.to_json()
     assert signer == card.operator_key_bytes

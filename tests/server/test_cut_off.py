@@ -15,7 +15,7 @@ from umbel.client.keys import follow as owner_follows
 from umbel.client.keys import renew_keys, trust, use_new_keys
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Request, public_pem
-from umbel.consortium.handovers import KINDS
+from umbel.consortium.key_handovers import KINDS
 from umbel.consortium.rotation import follow, rotate
 from umbel.privacy.secagg.keys import Identity
 from umbel.privacy.secagg.roster import Limits

@@ -13,7 +13,7 @@ import pytest
 
 from umbel.consortium.authority import Consortium
 from umbel.consortium.card import Card
-from umbel.consortium.handovers import KINDS
+from umbel.consortium.key_handovers import KINDS
 from umbel.consortium.observing import ObserverFolder
 from umbel.consortium.rotation import rotate
 from umbel.consortium.warrants import check_job_signature, sign_job

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
-class Task:
+class RunToLead:
     """A run to lead, and the way to the SuperLink."""
 
     consortium: str
@@ -24,5 +24,5 @@ class Task:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
+    def from_json(cls, text: str) -> RunToLead:
         return cls(**json.loads(text))
