@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..job import Job, dotted
-from ..learning.cache import cache_folder
+from ..storage.cache import cache_folder
 from ..storage.files import write_durably
 
 if TYPE_CHECKING:

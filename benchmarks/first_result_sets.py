@@ -191,9 +191,9 @@ class Prepared:
 
     def _deal(self, job: Any) -> list[Path]:
         """Put every client's features into the cache: those of a record depend on no other record."""
-        from umbel.learning.cache import write_once
         from umbel.learning.features import kept_features
         from umbel.simulations.federation import federate
+        from umbel.storage.cache import write_once
 
         federation, paths = federate(job), []
         for share in federation.shares:

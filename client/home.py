@@ -14,6 +14,7 @@ from ..consortium.card import Card, Request, check_name
 from ..errors import ConsortiumError, LedgerError, ProtocolError
 from ..foreign import typed
 from ..privacy.secagg.keys import Identity
+from ..storage.cache import cache_root
 from ..storage.files import (
     fit_for_secrets,
     new_folder,
@@ -263,9 +264,8 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """Where tokens and features of the records are kept: in this folder, unless $UMBEL_CACHE says."""
-        given = os.environ.get("UMBEL_CACHE")
-        return Path(given).expanduser() if given else self.path.resolve() / "cache"
+        """Where tokens and features of the records are kept."""
+        return cache_root(self.path)
 
     def environment(self, *, hub: bool = False) -> dict[str, str]:
         """What a process that works on this owner's records has in its environment.

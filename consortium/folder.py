@@ -19,6 +19,7 @@ from pydantic import Field
 from ..errors import ConsortiumError, ProtocolError
 from ..privacy.secagg.keys import Identity
 from ..privacy.secagg.roster import Entry, Limits, Roster, SignedRoster, open_kept
+from ..storage.cache import cache_root
 from ..storage.documents import Document
 from ..storage.files import successor
 from .card import Card, Request
@@ -157,8 +158,7 @@ class Folder:
     @property
     def cache(self) -> Path:
         """Where the coordinator keeps what it computed of public records and models."""
-        given = os.environ.get("UMBEL_CACHE")
-        return Path(given).expanduser() if given else self.path.resolve() / "cache"
+        return cache_root(self.path)
 
     @property
     def flower_state(self) -> Path:

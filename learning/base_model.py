@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from .cache import cache_folder, write_once
+from ..storage.cache import cache_folder, write_once
 from .model_files import SUFFIXES, base_digest, forget_digests, sealed
 from .whole import check_whole
 

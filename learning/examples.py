@@ -20,8 +20,8 @@ import numpy as np
 from .. import __version__
 from ..privacy.dpsgd.groups import Groups, shared
 from ..privacy.noise.counts_noise import GROUP_COUNTS
+from ..storage.cache import cache_folder, write_once
 from .base_model import base_digest, base_folder
-from .cache import cache_folder, write_once
 from .failures import Touch, each
 from .heard import records_done
 from .tokenizer import load_tokenizer, state_of

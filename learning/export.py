@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..storage.cache import write_once
 from ..wire.arrays import Arrays
 from .base_model import gguf_of, sealed
-from .cache import write_once
 from .continuation import ends, first_tokens
 from .core import as_plain
 from .examples import most_characters

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .cache import cache_folder, write_once
+from ..storage.cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
 from .heard import records_done

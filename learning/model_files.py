@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from .cache import cache_folder, write_once
+from ..storage.cache import cache_folder, write_once
 
 SUFFIXES = (
     *(".json", ".jsonl", ".jinja", ".safetensors", ".txt", ".model", ".spm", ".codes", ".vocab"),

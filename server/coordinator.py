@@ -35,7 +35,6 @@ from .conclusion import conclude, signer_of
 from .ending import ended_line
 from .exchange import connected
 from .handout import awaiting, hand_out
-from .run_to_lead import RunToLead
 from .holdout import PublicTest, note_public, read_public
 from .muster import TAKES_PART
 from .orders import renew_order
@@ -43,6 +42,7 @@ from .renewal import Company, took_part
 from .result import summarise
 from .rosters import RosterChanged
 from .rounds import run_rounds
+from .run_to_lead import RunToLead
 
 _COME_BACK = 60.0
 """Seconds."""

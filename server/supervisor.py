@@ -24,9 +24,9 @@ from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..storage.logs import keep_small, last_line, opened
 from ..storage.processes import alone, check_port, end, free_port, new_secret, start
-from .run_to_lead import RunToLead
 from .registry import Registry
 from .rosters import awaits_turn
+from .run_to_lead import RunToLead
 
 _TICK_SECONDS = 0.3
 _START_SECONDS = 60.0

@@ -26,7 +26,6 @@ from ..consortium.authority import Consortium
 from ..errors import DeploymentError
 from ..job import Job
 from ..learning.base_model import pinned
-from ..learning.cache import cache_root
 from ..learning.data import Corpus, load_corpus
 from ..planning.limits import secure_limits
 from ..privacy.secagg.roster import Limits
@@ -34,6 +33,7 @@ from ..run.run_folder import RunFolder
 from ..run.store import RunRow, Store
 from ..server.orders import place
 from ..storage import processes
+from ..storage.cache import cache_root
 from ..storage.files import write_durably
 from ..storage.logs import opened
 from ..storage.processes import end, free_port, orderly

@@ -36,9 +36,9 @@ import torch
 from ... import __version__
 from ...errors import ModelError
 from ...job import Job
+from ...storage.cache import cache_folder, write_once
 from ..away import away_from_start
 from ..base_model import base_folder, checked, named_digest
-from ..cache import cache_folder, write_once
 from ..device import choose_device, use_bfloat16
 from ..loading import load_learner
 from ..model import Learner, ModelShape

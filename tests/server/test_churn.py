@@ -26,7 +26,6 @@ from umbel.run.store import Store
 from umbel.server import coordinator
 from umbel.server.conclusion import conclude, signer_of
 from umbel.server.coordinator import coordinate
-from umbel.server.run_to_lead import RunToLead
 from umbel.server.orders import begin as begin_run
 from umbel.server.orders import finish
 from umbel.server.renewal import Company
@@ -34,6 +33,7 @@ from umbel.server.result import summarise
 from umbel.server.rosters import RosterChanged, Rosters
 from umbel.server.rounds import run_rounds
 from umbel.server.run import Silent
+from umbel.server.run_to_lead import RunToLead
 from umbel.server.signing import sign_members, sign_order, take_members
 from umbel.server.split import SECRETS, split
 from umbel.simulations import site
@@ -441,7 +441,9 @@ def test_a_coordinator_that_dies_while_it_sends_the_result_sends_it_again(churni
     federation = churning(3, 3, training={"rounds": 1})
     store, sent = Store(federation.consortium.database), coordinator.hand_out
     nodes = {name: federation.node(name) for name in federation.names}
-    task = RunToLead(str(federation.consortium.path), RUN, "", 0, str(federation.folder / "key"), nodes)
+    task = RunToLead(
+        str(federation.consortium.path), RUN, "", 0, str(federation.folder / "key"), nodes
+    )
     # Flower's side of it: here the members are in this process.
     monkeypatch.setattr(coordinator, "claim_run", lambda *_: None)
     monkeypatch.setattr(coordinator, "grid_of", lambda *_: contextlib.nullcontext(federation.net))

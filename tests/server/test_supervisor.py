@@ -138,7 +138,9 @@ def test_two_servers_do_not_serve_one_folder(server, consortium):
 
 
 def test_what_is_handed_to_a_coordinator_is_read_as_it_was_written():
-    task = RunToLead("/srv/é", "reviews", "127.0.0.1:9", 2**63, "/srv/secret", {"st-mary": 2**62 + 1})
+    task = RunToLead(
+        "/srv/é", "reviews", "127.0.0.1:9", 2**63, "/srv/secret", {"st-mary": 2**62 + 1}
+    )
     assert RunToLead.from_json(task.to_json()) == task
     assert "\n" not in task.to_json()
     assert json.loads(task.to_json())["nodes"] == {"st-mary": 2**62 + 1}

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from umbel.errors import UmbelError
-from umbel.learning.cache import cache_folder, write_once
+from umbel.storage.cache import cache_folder, write_once
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):

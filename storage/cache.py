@@ -11,17 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UmbelError
-from ..storage import files
+from . import files
 
 _PRIVATE = 0o700
 
 
-def cache_root() -> Path:
-    """``$UMBEL_CACHE``, or a folder below the user's cache."""
+def cache_root(of: Path | None = None) -> Path:
+    """``$UMBEL_CACHE``, or else a folder within `of`, or, without one, below the user's cache."""
     root = os.environ.get("UMBEL_CACHE")
-    if root is None:
-        root = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "umbel")
-    return Path(root).expanduser()
+    if not root and of is not None:
+        return of.resolve() / "cache"
+    return Path(
+        root or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "umbel")
+    ).expanduser()
 
 
 def cache_folder(kind: str) -> Path:
