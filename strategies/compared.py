@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from ..errors import StrategyError
 from ..wire.arrays import to_array_record, to_arrays
 from ..wire.requests import only_arrays
+from .cohort_order import CohortOrder
 from .contract import Shapes, trained_shapes
 from .fold import check_range
 from .summed import SummedStrategy
@@ -22,7 +23,7 @@ class ComparedStrategy(SummedStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self._places = {node: place for place, node in enumerate(grid.get_node_ids())}
+        self._order = CohortOrder(grid)
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -35,9 +36,9 @@ class ComparedStrategy(SummedStrategy):
             update = to_arrays(only_arrays(reply.content))
             check_range(update)
             flat = [update[name].ravel() for name in trained]
-            rows[self._places[reply.metadata.src_node_id]] = np.concatenate(flat)
+            rows[self._order.of_reply(reply)] = np.concatenate(flat)
             del reply, update, flat
-        asked = len(self._places)
+        asked = len(self._order)
         if not rows or (reason := self.inner.refusal(len(rows), asked)):
             raise StrategyError(
                 f"Round {server_round} cannot be made of {len(rows)} updates or means of groups: "

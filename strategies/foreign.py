@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from ..errors import StrategyError
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.requests import WEIGHT, only_arrays, only_metrics
+from .cohort_order import CohortOrder
 
 
 class ForeignStrategy(Strategy):
@@ -29,24 +30,26 @@ class ForeignStrategy(Strategy):
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
         self._global: Arrays = {}
-        self._places: dict[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._global = to_arrays(arrays)
-        return self._in_order(grid, self.inner.configure_train(server_round, arrays, config, grid))
+        self._order = CohortOrder(grid)
+        requests = self.inner.configure_train(server_round, arrays, config, grid)
+        return self._order.requests(requests)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
+        self._order = CohortOrder(grid)
         requests = self.inner.configure_evaluate(server_round, arrays, config, grid)
-        return self._in_order(grid, requests)
+        return self._order.requests(requests)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        for reply in (models := sorted(replies, key=self._place)):
+        for reply in (models := self._order.replies(replies)):
             update = to_arrays(only_arrays(reply.content))
             model = {name: self._global[name] + delta for name, delta in update.items()}
             metrics = only_metrics(reply.content)
@@ -66,21 +69,13 @@ class ForeignStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        for reply in (counted := sorted(replies, key=self._place)):
+        for reply in (counted := self._order.replies(replies)):
             weight = only_metrics(reply.content)[WEIGHT]
             reply.content = RecordDict({"metrics": MetricRecord({WEIGHT: weight})})
         return self.inner.aggregate_evaluate(server_round, counted)
 
     def summary(self) -> None:
         self.inner.summary()
-
-    def _in_order(self, grid: Grid, requests: Iterable[Message]) -> list[Message]:
-        """Requests in the cohort's own order, by name: node ids are random in Flower's runtimes."""
-        self._places = {node: place for place, node in enumerate(grid.get_node_ids())}
-        return sorted(requests, key=lambda request: self._places[request.metadata.dst_node_id])
-
-    def _place(self, reply: Message) -> int:
-        return self._places[reply.metadata.src_node_id]
 
 
 def _in_float32(record: ArrayRecord) -> ArrayRecord:
