@@ -7,7 +7,6 @@ policy to allow it, and, where the owner wants to be asked, after a person has a
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -19,15 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ..certificate.form import FILE, Certificate
 from ..certificate.parcel import Expected, Parcel
 from ..clock import Clock, SystemClock
-from ..consortium.warrants import check_job_signature, parted
 from ..errors import (
     BudgetExceeded,
     ConsortiumError,
-    FileError,
     MessageError,
     ModelError,
     PlanRefused,
-    ProtocolError,
 )
 from ..job import Job
 from ..learning.base_model import checked, forget_digests
@@ -35,7 +31,6 @@ from ..learning.split import split_secret
 from ..planning.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
-from ..privacy.secagg.signed import Statement
 from ..storage.files import write_durably
 from ..wire.packing import SECAGG, bytes_of
 from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, TRAIN, Assignment
@@ -48,11 +43,11 @@ from .child import Bench, WorkInChild
 from .data import DataSource
 from .echo import Echo
 from .home import Home
-from .keys import follow
 from .notices import Notices
 from .policy import NotYet, Policy
-from .run_files import of_run
+from .run_notes import RunNotes
 from .secure import TRIPS, short_trip
+from .signers import Signers
 from .timing import Timing
 from .work import OutOfTime
 from .worker import Setup
@@ -104,9 +99,11 @@ class Intake:
         # A rehearsal's noise is no secret, so its times need not be.
         self._clock = clock or (SystemClock() if secrets is None else None)
         self.audit = AuditLog(home.audit)
+        self.notes = RunNotes(home.runs)
         self._notices = Notices(self.audit, home.decisions)
         self._echo = Echo(home.ledger, home.behind)
         self._policy = Policy.read(home.policy)
+        self._signers = Signers(home, self._policy, self.audit, self.notes, now)
         self._bench = bench or Bench(environment=home.environment(hub=self._policy.jobs.hub))
         self._approvals = Approvals(home.jobs)
         self._secrets = secrets
@@ -122,7 +119,7 @@ class Intake:
         kind = message.metadata.message_type
         try:
             # Whose it is, before any of it is parsed.
-            operator = self._signer(assignment)
+            operator = self._signers.signer(assignment)
             job = job_of(assignment)
             self._admit(assignment, job, operator, message)
             self._notices.doing(assignment, message)
@@ -150,13 +147,13 @@ class Intake:
         from flwr.app import ConfigRecord, RecordDict
 
         rules, card = self._policy.results, self.home.card
-        if not {"seconds", "over"} & self._notes(assignment.run).keys():
+        if not {"seconds", "over"} & self.notes.of(assignment.run).keys():
             raise PlanRefused(f"{self.home.name} did not take part in this run")
         expected = Expected(
             assignment.run,
             job.digest(),
             card.id,
-            self._signer(assignment),
+            self._signers.signer(assignment),
             rules.most_megabytes * 10**6,
             self._now(),
         )
@@ -184,7 +181,7 @@ class Intake:
             begun, counted = time.monotonic(), desk.timing.counted
             content = desk.agent.act(assignment, message)
         except OutOfTime as error:
-            self._note(assignment.run, over=True)
+            self.notes.add(assignment.run, over=True)
             self._desk = None
             raise PlanRefused(f"{self.home.name}: {error}") from None
         finally:
@@ -196,13 +193,13 @@ class Intake:
             if desk.timing.waits and job.private:
                 # What it took follows from records, and jobs.max_hours must not tell of them.
                 took = desk.timing.counted - counted
-            self._note(assignment.run, seconds=self._spent(assignment.run) + took)
+            self.notes.add(assignment.run, seconds=self.notes.seconds(assignment.run) + took)
         return content
 
     def _decided(self, assignment: Assignment, event: Event, why: str) -> None:
         operator = ""
         with contextlib.suppress(PlanRefused):
-            operator = self._signed(assignment)[0]
+            operator = self._signers.signed(assignment)[0]
         self._notices.decided(assignment, operator, event, why)
 
     def _admit(self, assignment: Assignment, job: Job, operator: str, message: Message) -> None:
@@ -217,63 +214,13 @@ class Intake:
             home.membership.check_lifetime(self._now())
         if self._policy.jobs.approval == "manual":
             self._approvals.ask(job, assignment.run, operator)
-        if kind in _SPENDING and self._notes(assignment.run).get("over"):
+        if kind in _SPENDING and self.notes.of(assignment.run).get("over"):
             raise PlanRefused(
                 f"{home.name} has ended this run: its work took longer than a whole run may take there "
                 "(jobs.max_hours)"
             )
         if kind == TRAIN:
-            self._policy.check_time(home.name, datetime.now(), self._spent(assignment.run))
-
-    def _signer(self, assignment: Assignment) -> str:
-        """Which of the operators that this owner accepts has signed the job, in an order that holds now."""
-        self._follow(assignment)
-        key, said = self._signed(assignment)
-        self._check_order(assignment.run, key, said)
-        return key
-
-    def _signed(self, assignment: Assignment) -> tuple[str, Statement]:
-        """The signer's key and the order, whether or not that holds now; ``PlanRefused`` without one."""
-        card = self.home.card
-        accepted = self._policy.jobs.operators or [card.operator_key]
-        refusal: PlanRefused | None = None
-        for key in accepted:
-            try:
-                said = check_job_signature(
-                    bytes.fromhex(key),
-                    card.id,
-                    assignment.run,
-                    assignment.job,
-                    assignment.signature,
-                )
-            except PlanRefused as error:
-                refusal = error
-            else:
-                return key, said
-        raise refusal or PlanRefused(
-            f"{self.home.name} accepts no operator (its policy's jobs.operators)"
-        )
-
-    def _follow(self, assignment: Assignment) -> None:
-        """Go by the consortium's newest keys before anything is checked by them."""
-        try:
-            changed = follow(self.home, parted(assignment.signature)[1])
-        except (ProtocolError, ConsortiumError, FileError) as error:
-            raise PlanRefused(
-                f"{self.home.name} does not accept the consortium's new keys: {error}"
-            ) from None
-        if changed:
-            fingerprint = self.home.card.fingerprint
-            self.audit.write("keys followed", run=assignment.run, fingerprint=fingerprint)
-
-    def _check_order(self, run: str, operator: str, said: Statement) -> None:
-        """Refuse an order that has ended or is replayed, and remember it before anything is done for it."""
-        known, seen = self._notes(run).get("order"), self.home.seen_orders
-        seen.check(operator, said, known is not None, self._now())
-        # The run first: after a crash between the two it is still known.
-        if known is None or said.counter > known:
-            self._note(run, order=said.counter)
-        seen.note(operator, said)
+            self._policy.check_time(home.name, datetime.now(), self.notes.seconds(assignment.run))
 
     def _check_account(self, message: Message) -> None:
         """Refuse (``LedgerError``) to spend where another copy may, or where spending is missing."""
@@ -378,21 +325,3 @@ class Intake:
             return SeededSize(job.seed, self.home.name, work.counts)
         apart = self.home.settings.data.test_path is not None
         return KeptSize(self.home.account, lambda: work.counts, apart)
-
-    def _spent(self, run: str) -> float:
-        """Seconds of training that count for a run at this owner: where answers wait, public ones."""
-        return float(self._notes(run).get("seconds", 0.0))
-
-    def _notes(self, run: str) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self._notebook(run).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return found
-
-    def _note(self, run: str, **values: Any) -> None:
-        self._notebook(run).parent.mkdir(mode=0o700, exist_ok=True)
-        write_durably(self._notebook(run), json.dumps(self._notes(run) | values).encode())
-
-    def _notebook(self, run: str) -> Path:
-        return of_run(self.home.path / "runs", run, ".json")

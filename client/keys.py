@@ -134,7 +134,7 @@ def use_new_keys(home: Home) -> None:
     The request that the former ones signed as well stays: should the operator not have admitted it, it can.
     Raises ``ConsortiumError`` while an agent uses the keys of before.
     """
-    if held(home.path / "lock"):
+    if held(home.lock):
         raise ConsortiumError(
             f"An agent still runs for {home.path} with the old keys. Stop it, do this again, and "
             "start it afterwards."

@@ -61,7 +61,7 @@ class Service:
             f"Another agent already runs for {self.home.path}. Stop that one first: two at once would "
             "answer with the same keys."
         )
-        with alone(self.home.path / "lock", refusal), contextlib.closing(self._intake):
+        with alone(self.home.lock, refusal), contextlib.closing(self._intake):
             self._intake.warm()
             self._intake.audit.write("agent started", pid=os.getpid())
             _log.info("%s starts, and connects to %s", self.home.name, self.home.address)

@@ -26,7 +26,8 @@ def test_the_names_are_found_in_code():
 
 def test_all_that_is_put_into_a_folder_has_a_word_on_its_backup():
     named = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", PAGE)}
-    homes = [ROOT / "client" / "home.py", ROOT / "consortium" / "folder.py"]
+    homes = [ROOT / "client" / name for name in ("home.py", "home_files.py")]
+    homes.append(ROOT / "consortium" / "folder.py")
     rooms = ("client", "consortium", "server", "cli")
     files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
     assert set(homes) < set(files)

@@ -354,7 +354,7 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
     parcel = pack(folder.path, name, operator)
     job = run.job.to_json()
     intake = Intake(stage.owners[0])
-    intake._note(name, seconds=1.0)  # it took part
+    intake.notes.add(name, seconds=1.0)  # it took part
     order = Assignment(
         "0.1.0", name, job, 0, 0, 1, signature=sign_job(operator, consortium, name, job)
     )

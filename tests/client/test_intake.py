@@ -120,11 +120,11 @@ def test_what_public_numbers_forbid_is_refused_before_a_record_is_read(owner):
     reply = owner.ask("first", kind=TRAIN, round=1)
     assert not reply.has_error(), reply.error.reason
     assert owner.has_read
-    waited, spent = owner.clock.time, owner.intake._spent("first")
+    waited, spent = owner.clock.time, owner.intake.notes.seconds("first")
     assert spent > waited > 0
     assert not owner.ask("first", kind=TRAIN, round=2).has_error()
     assert owner.clock.time == waited
-    assert owner.intake._spent("first") - spent == pytest.approx(spent - waited)
+    assert owner.intake.notes.seconds("first") - spent == pytest.approx(spent - waited)
 
 
 def test_an_answer_for_which_records_are_read_first_leaves_at_its_time_also_as_a_refusal(owner):
