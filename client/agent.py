@@ -112,7 +112,7 @@ class Agent:
 
     def planned(self, assignment: Assignment) -> dict[str, Any]:
         """What the run does here, by public numbers."""
-        return planned_here(job_of(assignment), assignment, self._rounds)
+        return planned_here(job_of(assignment), assignment, self._rounds.numbers)
 
     def _check(self, job: Job, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid; a whole run that would take too long when it begins."""
@@ -120,7 +120,7 @@ class Agent:
             raise PlanRefused(other_fixed(self.name, self._work.fixed, assignment.fixed))
         self._rounds.check(assignment, prepares=prepares)
         if prepares and job.private and self._account.known and self._timing.waits:
-            self._policy.check_hours(self.name, self._rounds.seconds(job, assignment))
+            self._policy.check_hours(self.name, self._rounds.numbers.seconds(job, assignment))
 
     def _prepare(self, assignment: Assignment) -> RecordDict:
         from flwr.app import RecordDict
@@ -152,12 +152,12 @@ class Agent:
         waits = self._timing.waits and job.private
         known = NOTHING_KNOWN
         if waits and self._account.known:
-            known = self._rounds.numbers(job, assignment)
+            known = self._rounds.numbers.of_answers(job, assignment)
         begun = self._timing.now()
         try:
             self._work.open()
             if waits:
-                known = self._rounds.numbers(job, assignment)
+                known = self._rounds.numbers.of_answers(job, assignment)
             try:
                 self._work.prepare()
             except OutOfTime:

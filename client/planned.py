@@ -6,10 +6,10 @@ from typing import Any
 
 from ..job import Job
 from ..wire.requests import Assignment
-from .round import Rounds
+from .public_numbers import PublicNumbers
 
 
-def planned_here(job: Job, assignment: Assignment, rounds: Rounds) -> dict[str, Any]:
+def planned_here(job: Job, assignment: Assignment, numbers: PublicNumbers) -> dict[str, Any]:
     """Noise, sampling, rounds and cost, as agent and plan compute them."""
     found: dict[str, Any] = {
         "unit": job.privacy.unit,
@@ -21,9 +21,9 @@ def planned_here(job: Job, assignment: Assignment, rounds: Rounds) -> dict[str, 
     }
     if not job.private:
         return found
-    recipe, privacy = rounds.recipe(job, assignment), job.privacy
+    recipe, privacy = numbers.recipe(job, assignment), job.privacy
     return found | {
-        "training_size": rounds.numbers(job, assignment).training_size,
+        "training_size": numbers.of_answers(job, assignment).training_size,
         "sampling_rate": recipe.sampling_rate,
         "noise_multiplier": recipe.noise_multiplier,
         "clipping_norm": privacy.clipping_norm,

@@ -5,7 +5,6 @@ Reserve the budget, compute from the records, hide, encode, mask: each comes aft
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,13 @@ from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
-from ..planning.encryption import roster_refusals
-from ..planning.noise import PrivateRecipe, check_delta, private_recipe
-from ..planning.schedule import most_tests, rounds_tested
-from ..planning.terms import Terms
+from ..planning.schedule import rounds_tested
 from ..planning.vector import Content
 from ..privacy.ledger.chain import TEST
 from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.keys import hash_of
-from ..privacy.secagg.participant import Participant
-from ..strategies import Channels
 from ..wire.arrays import Arrays, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import (
@@ -51,9 +45,10 @@ from .kept import KeptRound, KeptUpdates, close_round, groups_to_name, told_once
 from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
-from .secure import Membership, SecureUpload, participant_of
+from .public_numbers import PublicNumbers
+from .secure import Membership, SecureUpload
 from .strategy import StrategyHere, led_to
-from .timing import Numbers, Timing
+from .timing import Timing
 from .work import Work
 
 if TYPE_CHECKING:
@@ -83,11 +78,11 @@ class Rounds:
         states: OwnStates | None = None,
     ) -> None:
         """accepted: strategies whose own code the owner lets run here, by name."""
+        self.numbers = PublicNumbers(name, work, account, budget, membership, timing)
         self._name = name
         self._work = work
         self._account = account
         self._budget = budget
-        self._membership = membership
         self._secrets = secrets
         self._computing = Computing(name, work, log)
         self._kept = kept
@@ -110,9 +105,9 @@ class Rounds:
             )
         if prepares and job.encrypted:
             for channels in self._strategy.of_rounds(job):
-                self.content(assignment, channels, train=True, test=False)
+                self.numbers.content(assignment, channels, train=True, test=False)
         if job.private and self._account.known:
-            recipe = self.recipe(job, assignment)
+            recipe = self.numbers.recipe(job, assignment)
             if prepares:
                 self._budget.check(job, assignment, recipe)
 
@@ -142,7 +137,7 @@ class Rounds:
         )
         upload = content = None
         if job.encrypted:
-            content = self.content(assignment, channels, train=train, test=test)
+            content = self.numbers.content(assignment, channels, train=train, test=test)
             upload = self._secure_upload(assignment, message, sent, content)
             asked = replace(asked, content=content, upload=upload)
             if upload.known:
@@ -164,7 +159,9 @@ class Rounds:
         if job.noised_locally and (test or repeated is None):
             self._check_weights(asked)
         if job.per_client and upload and content:
-            check_room(self._name, self._terms(assignment), content, assignment, upload.members)
+            check_room(
+                self._name, self.numbers.terms(assignment), content, assignment, upload.members
+            )
         return replace(
             asked,
             own=own,
@@ -187,7 +184,7 @@ class Rounds:
             model = arrays_digest(asked.arrays)
             self._budget.note_exact(job, assignment, model, last=not asked.train)
         if asked.trains and job.private:
-            event = self.recipe(job, assignment).round_event
+            event = self.numbers.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
         return Reserved(asked, metrics, noise)
 
@@ -230,7 +227,7 @@ class Rounds:
                 outcome.update,
                 outcome.loss,
                 answer.counts,
-                self._weight(job),
+                self.numbers.weight(job),
                 unable=unable,
                 part=part,
             )
@@ -246,7 +243,7 @@ class Rounds:
         timing, most, seconds, again = self._timing, None, 0.0, 0.0
         train, test = asked.trains, asked.test
         if timing.waits and asked.job.private and (train or test):
-            numbers = self.numbers(asked.job, asked.assignment)
+            numbers = self.numbers.of_answers(asked.job, asked.assignment)
             most, again = timing.most(asked.job, numbers), timing.preparing(numbers)
             seconds = timing.answering(asked.job, most, train=train, test=test)
         timing.counted += seconds
@@ -256,34 +253,12 @@ class Rounds:
             if self._work.interruptions > asked.interruptions:
                 timing.disturbed(asked.begun, seconds + again)
 
-    def numbers(self, job: Job, assignment: Assignment) -> Numbers:
-        """What the time of an answer is computed from."""
-        account, rate = self._account, 0.0
-        size = account.published(job, self._budget)
-        training = account.training_size(job, self._budget) if size else 0
-        if job.noised_locally:
-            rate = self.recipe(job, assignment).sampling_rate
-        held = account.test_size(job, self._budget)
-        per_unit = (self._work.records_per_group or 1) if job.per_group else 1
-        return Numbers(training, held, rate, per_unit, account.training_share)
-
-    def seconds(self, job: Job, assignment: Assignment) -> float:
-        """How long all answers of a run should take here, by public numbers; 0 if none waits."""
-        rounds = job.training.rounds
-        if job.encrypted and job.cohort.size:
-            # The plan draws cohorts, and does not stand yet: as many as fall to each member.
-            rounds = math.ceil(
-                rounds * min(1.0, job.cohort.size / self._terms(assignment).consortium)
-            )
-        tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
-        return self._timing.whole(job, self.numbers(job, assignment), rounds, tests)
-
     def _kept_round(self, assignment: Assignment, what: bytes, train: bool) -> KeptRound | None:
         """Where this round's update lies, or will; None if each answer is drawn anew."""
         job = job_of(assignment)
         if self._kept is None or not job.noised_locally:
             return None
-        participant = self._participant(assignment) if job.encrypted else None
+        participant = self.numbers.participant(assignment) if job.encrypted else None
         if not train:
             close_round(self._kept, assignment.run, participant, what)
             return None
@@ -291,7 +266,7 @@ class Rounds:
 
     def _public(self, job: Job, assignment: Assignment) -> Metrics:
         """What stands beside every answer: the planned weight, and what the run has spent so far."""
-        found: Metrics = {WEIGHT: self._weight(job)}
+        found: Metrics = {WEIGHT: self.numbers.weight(job)}
         if job.private:
             found["epsilon"] = self._budget.spent(job, assignment.run)
         return found
@@ -304,59 +279,31 @@ class Rounds:
             reply[LEDGER] = ConfigRecord({"head": head})
         return reply
 
-    def _weight(self, job: Job) -> int:
-        """Public: what the plan computes for this client too."""
-        return self._training_size(job) if job.weighting == "examples" else 1
-
-    def _training_size(self, job: Job) -> int:
-        return self._account.training_size(job, self._budget)
-
     def _test_noise(self, job: Job, assignment: Assignment, metrics: Metrics) -> list[int]:
         """Reserve a test's budget; this client's noise, the whole or its share, that hides its records."""
-        event = self.recipe(job, assignment).test_event
+        event = self.numbers.recipe(job, assignment).test_event
         assert event is not None
         # By the model, not by the request: a train request tests what the last round came to.
         what = f"{TEST}{assignment.round - assignment.test}"
         metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
         cells = len(zero_counts(job).to_list()) - 1
         stream = self._secrets(f"{self._name}/{what}")
-        terms = self._terms(assignment)
+        terms = self.numbers.terms(assignment)
         return counts_noise(cells, event, terms.counts_shares, stream, terms.change)
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""
         stream = self._secrets(f"{self._name}/{assignment.round}/noise")
         norm = asked_norm(job, assignment)
-        return self._terms(assignment).client_part(norm, stream)
-
-    def content(
-        self, assignment: Assignment, channels: Channels, *, train: bool, test: bool
-    ) -> Content:
-        """What an encrypted answer holds. ``PlanRefused`` for entries beyond what the roster allows."""
-        content = Content(self._terms(assignment), channels, train, test)
-        limits = self._participant(assignment).member.roster.limits
-        if reasons := roster_refusals(content.clip, limits):
-            raise PlanRefused(f"{self._name}: {reasons[0]}")
-        return content
-
-    def _terms(self, assignment: Assignment) -> Terms:
-        """The job's terms among the members of the roster that this client holds."""
-        job = job_of(assignment)
-        if not job.encrypted:
-            return Terms(job, 1)
-        return Terms(job, len(self._participant(assignment).member.roster.members))
-
-    def _participant(self, assignment: Assignment) -> Participant:
-        job = job_of(assignment)
-        return participant_of(self._membership, self._name, job, assignment.run)
+        return self.numbers.terms(assignment).client_part(norm, stream)
 
     def _secure_upload(
         self, assignment: Assignment, message: Message, sent: Arrays, content: Content
     ) -> SecureUpload:
         request = bytes_of(message.content, "request")
         context = request_digest(message.metadata.message_type, message.content, sent)
-        weight = self._weight(job_of(assignment))
-        return SecureUpload(self._participant(assignment), request, context, content, weight)
+        weight = self.numbers.weight(job_of(assignment))
+        return SecureUpload(self.numbers.participant(assignment), request, context, content, weight)
 
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._work.shapes)
@@ -370,21 +317,8 @@ class Rounds:
         except ModelError as error:
             raise WeightsRefused(f"{self._name}: {error}") from error
 
-    def recipe(self, job: Job, assignment: Assignment) -> PrivateRecipe:
-        """Noise and sampling of a private job. ``PlanRefused`` for groups that the data do not have."""
-        if job.per_group and (self._work.records_per_group is None or not self._work.grouped):
-            # Each record would pass for a group of its own, and the promise would be empty.
-            raise PlanRefused(
-                f"{self._name} declares no groups, but the job protects groups "
-                "(client.toml: group_column)"
-            )
-        rounds_tested(job, assignment.tests)  # refuses a number that no plan has
-        check_delta(job, self._account.published(job, self._budget), self._name)
-        size = self._training_size(job)
-        return private_recipe(job, size, assignment.participations, assignment.tests)
-
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
-        recipe = self.recipe(job, assignment)
+        recipe = self.numbers.recipe(job, assignment)
         return PrivateSteps(
             sampling_rate=recipe.sampling_rate,
             expected_batch_size=recipe.expected_batch_size,

@@ -15,11 +15,10 @@ from typing import Literal
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from ..errors import MessageError, ProtocolError, RoundFailed, TooFewMembers
+from ..errors import MessageError, ProtocolError, TooFewMembers
 from ..learning.metrics import total
 from ..planning.cohorts import groups_of
 from ..planning.vector import Content, Reading
-from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.collecting import Purpose
 from ..privacy.secagg.messages import Naming, PrekeyReply, Signed, Slot
@@ -41,6 +40,7 @@ from ..wire.requests import (
 from .attempts import Attempt
 from .collect import TooFew
 from .exchange import Stage, ask, assignment_of
+from .readings import read_sum
 from .replies import scalars_check
 from .run import Run
 from .slots import OpenRound, OpenSlot, as_it_stands
@@ -316,7 +316,7 @@ class SecureCollection(SecureTrips):
 
         def read(group: Aggregator) -> None:
             try:
-                readings.append(self._read(group))
+                readings.append(read_sum(self.run, self.stage, self._content, group))
             finally:
                 self.failed |= group.faults
                 self._sums.exclude(group.spoilers)
@@ -328,32 +328,6 @@ class SecureCollection(SecureTrips):
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
         return readings
-
-    def _read(self, group: Aggregator) -> Reading:
-        """The opened sum of a group; a ``ProtocolError`` if it cannot be of these members."""
-        reading = self._content.read(group.open(), self._noise())
-        planned = sum(self.run.plan.by_name[name].weight for name in group.survivors)
-        if reading.weight != planned:
-            raise ProtocolError(
-                "sum", "the cohort", f"it has weight {reading.weight}, but {planned} by the plan"
-            )
-        if reading.unable >= reading.members:
-            # Another attempt would fare no better, and cost the owners' budgets again.
-            raise RoundFailed(
-                f"Round {self.stage.round}: no client was able to train or test the model. It may "
-                "have diverged: lower training.learning_rate. The clients' own logs say more. Round "
-                f"{self.run.round} is saved."
-            )
-        return reading
-
-    def _noise(self) -> ServerNoise | None:
-        """What this server adds to a sum of updates before anything else is done with it."""
-        run, stage = self.run, self.stage
-        job = run.plan.job
-        if not self._content.train or not job.per_client or job.noised_by_clients:
-            return None
-        stream = run.secrets(f"server/{stage.round}/{stage.attempt}")
-        return run.plan.terms.server_noise(run.clipping_norm, stream)
 
     def _upcoming(self) -> list[Aggregator]:
         """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""

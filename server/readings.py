@@ -1,0 +1,40 @@
+"""What a secure sum says once it is open, and what this server adds to it before anything else is done."""
+
+from __future__ import annotations
+
+from ..errors import ProtocolError, RoundFailed
+from ..planning.vector import Content, Reading
+from ..privacy.noise.client_noise import ServerNoise
+from ..privacy.secagg.aggregator import Aggregator
+from .exchange import Stage
+from .run import Run
+
+
+def read_sum(run: Run, stage: Stage, content: Content, group: Aggregator) -> Reading:
+    """The opened sum of a group.
+
+    Raises ``ProtocolError`` if it cannot be of these members, ``RoundFailed`` if none of them could compute.
+    """
+    reading = content.read(group.open(), server_noise(run, stage, train=content.train))
+    planned = sum(run.plan.by_name[name].weight for name in group.survivors)
+    if reading.weight != planned:
+        raise ProtocolError(
+            "sum", "the cohort", f"it has weight {reading.weight}, but {planned} by the plan"
+        )
+    if reading.unable >= reading.members:
+        # Another attempt would fare no better, and cost the owners' budgets again.
+        raise RoundFailed(
+            f"Round {stage.round}: no client was able to train or test the model. It may "
+            "have diverged: lower training.learning_rate. The clients' own logs say more. Round "
+            f"{run.round} is saved."
+        )
+    return reading
+
+
+def server_noise(run: Run, stage: Stage, *, train: bool) -> ServerNoise | None:
+    """What this server adds to a sum of updates before anything else is done with it."""
+    job = run.plan.job
+    if not train or not job.per_client or job.noised_by_clients:
+        return None
+    stream = run.secrets(f"server/{stage.round}/{stage.attempt}")
+    return run.plan.terms.server_noise(run.clipping_norm, stream)
