@@ -30,7 +30,14 @@ SETTINGS = {
         "model.feature_scale": 16.0,
         "model.lora.rank": 2,
         "model.lora.alpha": 4.0,
-        "model.lora.target": r".*layer\.[45]\..*(value|dense)",
+        "model.lora.target": [
+            f"layer.{layer}.{part}"
+            for layer in (4, 5)
+            for part in (
+                *("attention.self.value", "attention.output.dense"),
+                *("intermediate.dense", "output.dense"),
+            )
+        ],
         "training.rounds": 4,
         "training.local_steps": 4,
         "training.batch_size": 256,
@@ -236,7 +243,7 @@ def main() -> int:
         "--no-alone", action="store_true", help="leave out each site alone: half the time"
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="two points of few records, no bars: does it run?"
+        "--smoke", action="store_true", help="each setting with few records, no bars: does it run?"
     )
     parser.add_argument("--results", type=Path, help="keep points in this JSON file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG file")
@@ -244,7 +251,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     given = parser.parse_args()
     if given.smoke:
-        given.adapter, given.epsilon, given.seeds, given.check = ["head"], [8.0, math.inf], 1, False
+        given.adapter, given.epsilon, given.seeds, given.check = (
+            [*SETTINGS],
+            [8.0, math.inf],
+            1,
+            False,
+        )
     points = kept(given.results)
     if not given.json:
         print("adapter  eps    spent   federated")

@@ -1,0 +1,38 @@
+"""Figures of a benchmark in one JSON file: what is there is not measured again, after a stop or elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+
+
+class Kept:
+    """Figures by what was measured: all settings that they depend on. Without a path they are not kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        there = path is not None and path.exists()
+        self._found: dict[str, Figures] = json.loads(path.read_text("utf-8")) if there else {}
+
+    def figures(
+        self, said: Figures, make: Callable[[], Figures], *, only_kept: bool
+    ) -> Figures | None:
+        """Of these settings: kept ones, else made and kept, the whole file at once."""
+        token = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        if token not in self._found:
+            if only_kept:
+                return None
+            self._found[token] = {"of": said, "figures": make()}
+            if self._path:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                draft = self._path.with_suffix(".draft")
+                draft.write_text(json.dumps(self._found, indent=1) + "\n", encoding="utf-8")
+                os.replace(draft, self._path)
+        found: Figures = self._found[token]["figures"]
+        return found

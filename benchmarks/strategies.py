@@ -1,0 +1,275 @@
+"""The scoreboard of strategies: each on the same data, seeds, steps and privacy, and what each costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from kept import Kept
+from strategies_runs import CLEAR, LAYERS, SETS, Case, Entry, Figure, figure
+
+RESULTS = Path(__file__).resolve().parent / "results" / "strategies.json"
+PARTITIONS = ("dirichlet:0.1", "dirichlet:0.5")
+EPSILONS = (math.inf, 4.0)
+ATTACKERS = {"strategy.options.attackers": 0.1}
+
+BOARD = (
+    *(Entry(name, "head") for name in ("fedavg", "fedavgm", "fedprox", "scaffold", "feddyn")),
+    *(
+        Entry(name, "head", {"strategy.options.learning_rate": 0.1})
+        for name in ("fedadam", "fedyogi")
+    ),
+    Entry("fedadagrad", "head", {"strategy.options.learning_rate": 0.1}),
+    *(
+        Entry(name, "head", CLEAR | ATTACKERS)
+        for name in ("median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan")
+    ),
+    *(Entry(name, "head", CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
+    *(Entry(name, "lora") for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
+    Entry("fed-sb", "lora", {"model.lora.rank": 32}),
+)
+PRIVATE = tuple(entry for entry in BOARD if entry.adapter == "lora")
+SKEWED = tuple(entry for entry in BOARD if entry.name in ("fedavg", "scaffold", "feddyn"))[:3]
+LEAST_GAIN = 1.0
+"""Points by which the best of the others must beat plain averaging of both factors, privately."""
+
+ABOUT = f"""\
+Eight clients, encrypted where the rule needs only sums, else in the clear; equal weights. Strategies for
+any model train a linear head on frozen features of MiniLM (20 rounds of 8 steps), those for LoRA its last
+adapted layer in the first {LAYERS} of six (6 rounds of 6 steps): compare within an adapter.
+
+  board    every strategy on {" and ".join(SETS)}, Dirichlet 0.1 and 0.5, without privacy and at epsilon 4
+  private  LoRA at epsilon 1 and 2 on reviews: the factor rules beside plain averaging (FedIT)
+  skewed   rounds until 95 % of the best accuracy of a set, Dirichlet 0.1: SCAFFOLD and FedDyn beside FedAvg
+
+Figures are kept in --results and not measured again: the same command goes on after a stop.
+
+Bars: private, the best factor rule at least {LEAST_GAIN} point above FedIT at both; skewed, SCAFFOLD and
+FedDyn in fewer rounds than FedAvg, in the mean over sets and seeds.
+"""
+
+
+class Scores:
+    """Figures by entry and case, measured as they are asked for."""
+
+    def __init__(self, kept: Kept, folder: Path, *, smoke: bool, only_kept: bool) -> None:
+        self._kept, self._folder = kept, folder
+        self._smoke, self._only_kept = smoke, only_kept
+
+    def of(self, entry: Entry, case: Case) -> Figure | None:
+        found = figure(
+            entry, case, self._kept, self._folder, smoke=self._smoke, only_kept=self._only_kept
+        )
+        if found:
+            print(line(entry, case, found), file=sys.stderr, flush=True)
+        return found
+
+
+def line(entry: Entry, case: Case, found: Figure) -> str:
+    return (
+        f"{entry.name:17}{entry.adapter:5} {case.data:10} {case.partition:14} {case.privacy:11} seed "
+        f"{case.seed}  {found.accuracy:.4f}  worst {found.worst:.3f}  up {found.bytes_up:,}"
+    )
+
+
+def board(scores: Scores, entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per strategy, set and way to deal."""
+    rows = []
+    for data in sets:
+        for partition in PARTITIONS:
+            for epsilon in EPSILONS:
+                case = Case(data, partition, epsilon)
+                found = [(entry, scores.of(entry, case)) for entry in entries]
+                for adapter in ("head", "lora"):
+                    mine = [(e, f) for e, f in found if f and e.adapter == adapter]
+                    best = max((f.accuracy for _, f in mine), default=0.0)
+                    rows += [row(entry, case, one, best) for entry, one in mine]
+    return rows
+
+
+def row(entry: Entry, case: Case, found: Figure, best: float) -> dict[str, Any]:
+    return {
+        "strategy": entry.name,
+        "adapter": entry.adapter,
+        "set": case.data,
+        "partition": case.partition,
+        "epsilon": None if math.isinf(case.epsilon) else case.epsilon,
+        "accuracy": found.accuracy,
+        "worst": found.worst,
+        "rounds": reached(found.curve, 0.95 * best) if math.isinf(case.epsilon) else None,
+        "bytes_up": found.bytes_up,
+        "bytes_down": found.bytes_down,
+        "seconds": found.seconds,
+        "keeps": found.keeps,
+    }
+
+
+def reached(curve: Sequence[float], goal: float) -> int | None:
+    """The first round with at least this accuracy; None if there is none, or none was tested."""
+    return next((round_ for round_, one in enumerate(curve, 1) if one >= goal), None)
+
+
+def private(scores: Scores, seeds: int) -> list[dict[str, Any]]:
+    """Points above plain averaging, one value per seed that all have."""
+    rows = []
+    for epsilon in (1.0, 2.0):
+        each: dict[str, list[float]] = {entry.name: [] for entry in PRIVATE}
+        for seed in range(seeds):
+            case = Case("reviews", "iid", epsilon, seed)
+            found = {entry.name: scores.of(entry, case) for entry in PRIVATE}
+            if all(found.values()):
+                for name, one in found.items():
+                    each[name].append(one.accuracy if one else math.nan)
+        if not each["fedavg"]:
+            continue
+        for name in each:
+            gains = [
+                100 * (one - plain) for one, plain in zip(each[name], each["fedavg"], strict=True)
+            ]
+            rows.append(
+                {
+                    "strategy": name,
+                    "epsilon": epsilon,
+                    "accuracy": statistics.mean(each[name]),
+                    "points": statistics.mean(gains),
+                    "interval": interval(gains),
+                    "seeds": len(gains),
+                }
+            )
+    return rows
+
+
+def interval(values: Sequence[float]) -> float | None:
+    """Half the width of a 95 % interval of the mean (Student's t); None for one value."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return float(t.ppf(0.975, len(values) - 1) * spread)
+
+
+def skewed(scores: Scores, seeds: int) -> list[dict[str, Any]]:
+    """Rounds to 95 % of the best, over sets and seeds; one that never comes there needs one more than all."""
+    needed: dict[str, list[int]] = {entry.name: [] for entry in SKEWED}
+    for data in SETS:
+        for seed in range(seeds):
+            case = Case(data, "dirichlet:0.1", math.inf, seed)
+            found = {entry.name: scores.of(entry, case) for entry in SKEWED}
+            curves = {name: one.curve for name, one in found.items() if one}
+            if len(curves) < len(found):
+                continue
+            best = max(max(curve) for curve in curves.values())
+            for name, curve in curves.items():
+                needed[name].append(reached(curve, 0.95 * best) or len(curve) + 1)
+    return [
+        {"strategy": name, "rounds": statistics.mean(each), "each": each}
+        for name, each in needed.items()
+        if each
+    ]
+
+
+def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The bars that were missed, in words."""
+    bars = []
+    for epsilon in (1.0, 2.0):
+        rows = [r for r in found.get("private", []) if r["epsilon"] == epsilon]
+        best = max((r["points"] for r in rows if r["strategy"] != "fedavg"), default=math.inf)
+        if best < LEAST_GAIN:
+            bars.append(f"private, epsilon {epsilon:g}: {best:+.2f} points, below {LEAST_GAIN}")
+    rounds = {r["strategy"]: r["rounds"] for r in found.get("skewed", [])}
+    bars += [
+        f"skewed: {name} needs {rounds[name]:.1f} rounds, fedavg {rounds['fedavg']:.1f}"
+        for name in ("scaffold", "feddyn")
+        if name in rounds and rounds[name] >= rounds["fedavg"]
+    ]
+    return bars
+
+
+def report(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Tables in Markdown."""
+    lines = []
+    for part, rows in found.items():
+        if not rows:
+            continue
+        names = list(rows[0])
+        lines += ["", f"**{part}**", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+        lines += [f"| {' | '.join(cell(r[name]) for name in names)} |" for r in rows]
+    return lines
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = ("board", "private", "skewed")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)} [all]")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="strategies of the board [all]"
+    )
+    parser.add_argument("--adapter", choices=("head", "lora"), help="of the board [both]")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="of the board")
+    parser.add_argument("--seeds", type=int, default=5, help="of private and skewed [5]")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FILE", help="keep figures there"
+    )
+    parser.add_argument("--only-kept", action="store_true", help="show what is kept, run nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    parser.add_argument("--smoke", action="store_true", help="two strategies, one round, no bars")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(parts):
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(parts)}")
+    entries = [
+        entry
+        for entry in BOARD
+        if (not given.only or entry.name in given.only) and given.adapter in (None, entry.adapter)
+    ]
+    chosen, sets, seeds = given.parts or parts, given.sets, given.seeds
+    if given.smoke:
+        few = ("fedavg", "ffa-lora")
+        chosen, sets = ("board",), ["questions"]
+        entries = [e for e in BOARD if e.adapter == "lora" and e.name in few]
+    with tempfile.TemporaryDirectory(prefix="umbel-strategies-") as folder:
+        scores = Scores(
+            Kept(None if given.smoke else given.results),
+            Path(folder),
+            smoke=given.smoke,
+            only_kept=given.only_kept,
+        )
+        found: dict[str, list[dict[str, Any]]] = {}
+        for part in parts:
+            if part not in chosen:
+                continue
+            if part == "board":
+                found[part] = board(scores, entries, sets)
+            else:
+                found[part] = (private if part == "private" else skewed)(scores, seeds)
+    bars = [] if given.smoke else missed(found)
+    if given.json:
+        print(json.dumps({**found, "missed": bars}, indent=2))
+    else:
+        print(*report(found), *(f"MISSED: {bar}" for bar in bars), sep="\n")
+    if given.check and bars:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
