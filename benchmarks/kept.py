@@ -20,14 +20,10 @@ class Kept:
         there = path is not None and path.exists()
         self._found: dict[str, Figures] = json.loads(path.read_text("utf-8")) if there else {}
 
-    def figures(
-        self, said: Figures, make: Callable[[], Figures], *, only_kept: bool
-    ) -> Figures | None:
+    def figures(self, said: Figures, make: Callable[[], Figures]) -> Figures:
         """Of these settings: kept ones, else made and kept, the whole file at once."""
-        token = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        token = _token(said)
         if token not in self._found:
-            if only_kept:
-                return None
             self._found[token] = {"of": said, "figures": make()}
             if self._path:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,3 +32,10 @@ class Kept:
                 os.replace(draft, self._path)
         found: Figures = self._found[token]["figures"]
         return found
+
+    def has(self, said: Figures) -> bool:
+        return _token(said) in self._found
+
+
+def _token(said: Figures) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

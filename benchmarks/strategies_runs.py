@@ -133,8 +133,9 @@ def figure(
     entry: Entry, case: Case, kept: Kept, folder: Path, *, smoke: bool, only_kept: bool
 ) -> Figure | None:
     said = settings(entry, case, smoke) | {"set": case.data}
-    found = kept.figures(said, lambda: _run(entry, case, folder, smoke), only_kept=only_kept)
-    return Figure(**found) if found else None
+    if only_kept and not kept.has(said):
+        return None
+    return Figure(**kept.figures(said, lambda: _run(entry, case, folder, smoke)))
 
 
 def _run(entry: Entry, case: Case, folder: Path, smoke: bool) -> Figures:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
-         "deployment_watch", "first_result_sets", "secagg_demo", "secagg_flower", "secagg_meter",
-         "secagg_slots", "secagg_stages", "strangers_crowd"}  # fmt: skip
+         "deployment_watch", "first_result_sets", "kept", "secagg_demo", "secagg_flower",
+         "secagg_meter", "secagg_slots", "secagg_stages", "strangers_crowd", "strategies_runs"}  # fmt: skip
 """Of another benchmark, which starts them."""
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
@@ -27,6 +27,7 @@ FIGURES = {
     "memory": {"few", "many", "ratio"},
     "privacy_utility": {"points", "missed"},
     "defences": {"rows", "missed"},
+    "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
     "strangers": {"memory", "bars"},
 }
