@@ -120,16 +120,20 @@ class Budget:
                 replay=replay,
             )
 
-    def note_exact(self, job: Job, assignment: Assignment, model: str, last: bool) -> None:
+    def note_exact(self, job: Job, assignment: Assignment, request: str, last: bool) -> None:
         """Write a test with exact counts to disk before any record is read: it costs nothing here.
 
-        model: SHA-256 of the arrays to be tested. last: the request says that training is over.
-        Raises ``PlanRefused`` for a round without a test in the plan, a second model in one round, or
-        another plan than the run's first; and ``RunSpent`` beyond the planned tests and spare rounds.
+        request: SHA-256 of the arrays to be tested and of all else that is asked with them. last: the
+        request says that training is over. Raises ``PlanRefused`` for a round without a test in the plan, a
+        second model or request in one round, or another plan than the run's first; and ``RunSpent`` beyond
+        the planned tests and spare rounds.
+
+        Guarantee: exact counts of a round are in no two opened sums, whatever a server asks. A request that
+        differs is refused here, and the same one again by the rule of repeats (``client.kept.told_once``).
         """
         round_ = assignment.round - assignment.test
         planned = f" of {assignment.tests}, exact: "
-        what = f"{TEST}{round_}{planned}{model}"
+        what = f"{TEST}{round_}{planned}{request}"
         key = f"{assignment.run}/{what}/{0 if self.replayable else assignment.attempt}"
         rounds = rounds_tested(job, assignment.tests)
         with Ledger(self.ledger) as ledger:
@@ -145,7 +149,8 @@ class Budget:
                 raise PlanRefused(f"{self.owner}: this run had another number of tests before")
             if any(other.startswith(f"{TEST}{round_} ") for other in others - {what}):
                 raise PlanRefused(
-                    f"{self.owner} has tested another model of round {round_} exactly"
+                    f"{self.owner} has told exact counts of round {round_} for another request, and tells "
+                    f"them once"
                 )
             if len(mine) >= assignment.tests + job.spare_rounds:
                 raise RunSpent(

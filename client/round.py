@@ -181,8 +181,8 @@ class Rounds:
         if asked.test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
         elif asked.test and job.private:
-            model = arrays_digest(asked.arrays)
-            self._budget.note_exact(job, assignment, model, last=not asked.train)
+            request = hash_of(bytes.fromhex(arrays_digest(asked.arrays)), asked.asked_for).hex()
+            self._budget.note_exact(job, assignment, request, last=not asked.train)
         if asked.trains and job.private:
             event = self.numbers.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
