@@ -1,5 +1,5 @@
 """``python -m umbel.cli``: the same as ``umbel``."""
 
-from .commands import main
+from . import main
 
 main()

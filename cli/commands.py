@@ -156,24 +156,24 @@ def simulate(
     from ..api.runs import Run
     from ..api.simulate import simulate as simulated
 
+    if resume:
+        expected = asked.job() if asked.anything else None
+        run = Run(run_dir or Path("runs/latest")).resume(expected, workers=workers, engine=engine)
+    else:
+        run = simulated(
+            asked.job(),
+            run_dir=run_dir,
+            workers=workers,
+            engine=engine,
+            reproducible=reproducible,
+            ledgers=ledgers,
+        )
     try:
-        if resume:
-            expected = asked.job() if asked.anything else None
-            run = Run(run_dir or Path("runs/latest")).resume(
-                expected, workers=workers, engine=engine
-            )
-        else:
-            run = simulated(
-                asked.job(),
-                run_dir=run_dir,
-                workers=workers,
-                engine=engine,
-                reproducible=reproducible,
-                ledgers=ledgers,
-            )
+        report = _reported(run.path)
     except KeyboardInterrupt:
-        raise Interrupted("Stopped. The finished rounds are kept; resume with --resume.") from None
-    report = _reported(run.path)
+        raise Interrupted(
+            f"Stopped. The run is finished; its page is not. Write it with: umbel report {run.path}"
+        ) from None
     if not audit:
         return report
     from .audit import attacked
@@ -234,9 +234,10 @@ def compare(
     """Compare runs: a table and a plot."""
     from ..reports.compare import compare as compare_runs
 
-    table, picture = compare_runs(runs, out)
+    found = compare_runs(runs, out)
     return Answer(
-        {"runs": [_values(run) for run in runs], "picture": str(picture)}, (table, str(picture))
+        {"runs": [_values(run) for run in found.runs], "picture": str(found.picture)},
+        (found.table, str(found.picture)),
     )
 
 

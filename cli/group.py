@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+import typer.core
+
+from ..errors import Interrupted
+
+
+class _Group(typer.core.TyperGroup):
+    """Commands that Ctrl-C ends with one sentence, like any other reason to stop."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Stopped.") from None
 
 
 def command_group(text: str, epilog: str | None = None, *, completes: bool = False) -> typer.Typer:
@@ -11,6 +26,7 @@ def command_group(text: str, epilog: str | None = None, *, completes: bool = Fal
     completes: whether it has --install-completion and --show-completion, as the whole has.
     """
     return typer.Typer(
+        cls=_Group,
         help=text,
         epilog=epilog,
         rich_markup_mode=None,

@@ -2,13 +2,14 @@
 
 Where only a head is trained, the base model gives the same features in every round, step and
 evaluation. They are computed in passes of one shape (``shapes``), so that the bits of a record depend
-on no other record, and kept in the cache as one memory-mapped file.
+on no other record, and kept in the cache as one memory-mapped file. Of many records each few hundred are
+kept as soon as they are done, so that who stops, or is stopped, goes on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -27,6 +28,8 @@ from .shapes import Passes, feature_width, rows_of
 
 _TOLERANCE = 1e-3
 _LENGTHS = (5, 7, 9, 12)
+_PIECE = 512
+"""So many records are kept together, at least, before all are done: some seconds of a small model."""
 
 _READS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -54,7 +57,8 @@ def with_features(learner: Learner, examples: Examples, touch: Touch | None = No
         if touch is not None:
             return replace(examples, features=computed(learner, examples, np.empty, touch))
         try:
-            write_once(path, lambda made: _write(learner, examples, made))
+            write_once(path, lambda made: _write(learner, examples, made, path))
+            _forget_pieces(path)
         except _Incomplete as error:
             return replace(examples, features=error.features)
     # As a plain array: indexing a memmap takes several times as long.
@@ -122,14 +126,21 @@ class _Incomplete(Exception):
         self.features = features
 
 
-def _write(learner: Learner, examples: Examples, path: Path) -> None:
+def _write(learner: Learner, examples: Examples, path: Path, kept: Path) -> None:
+    """Features of all records at `path`, from pieces that are kept beside `kept` meanwhile."""
+
     def make(shape: tuple[int, int], dtype: type) -> np.ndarray:
         return np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
 
-    features = computed(learner, examples, make)
+    features = computed(learner, examples, make, kept=kept)
     if np.isnan(features).any():
         raise _Incomplete(np.array(features))
     features.flush()  # type: ignore[attr-defined]
+
+
+def _forget_pieces(kept: Path) -> None:
+    for piece in kept.parent.glob(f"{kept.stem}.piece-*"):
+        piece.unlink(missing_ok=True)
 
 
 def computed(
@@ -137,8 +148,12 @@ def computed(
     examples: Examples,
     make: Callable[[tuple[int, int], type], np.ndarray],
     touch: Touch | None = None,
+    kept: Path | None = None,
 ) -> np.ndarray:
-    """float32[n, inputs of the head], NaN for who has none."""
+    """float32[n, inputs of the head], NaN for who has none.
+
+    kept: beside it pieces of many records are kept as they are done, and found again.
+    """
     passes = Passes(learner, examples, rows_of(learner))
     learner.network.eval()
     features: np.ndarray | None = None
@@ -149,19 +164,64 @@ def computed(
         found = learner.network.features(passes.batch(chunk))[: len(chunk)]
         return np.asarray(found.cpu().numpy())
 
+    pieces = list(_pieces(passes.chunks(alone=touch is not None)))
     with torch.inference_mode():
-        for chunk in passes.chunks(alone=touch is not None):
-            for index, found in zip(chunk, each(of, chunk), strict=True):
-                if found is None:
-                    continue
-                if features is None:
-                    features = make((len(examples), len(found)), np.float32)
-                    features[:] = np.nan
-                features[index] = found
-            records_done(len(chunk))
+        for number, chunks in enumerate(pieces):
+            rows = np.concatenate(chunks)
+            place = None
+            if kept is not None and len(pieces) > 1:
+                place = kept.with_name(f"{kept.stem}.piece-{number}")
+            found = _piece(chunks, of, place)
+            if found is None:
+                continue
+            if features is None:
+                features = make((len(examples), found.shape[1]), np.float32)
+                features[:] = np.nan
+            features[rows] = found
     if touch is not None:
         touch(NOBODY)
     if features is None:
         features = make((len(examples), feature_width(learner)), np.float32)
         features[:] = np.nan
     return features
+
+
+def _pieces(chunks: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Parts that go through together, by so many that they are worth a file."""
+    piece: list[np.ndarray] = []
+    for chunk in chunks:
+        piece.append(chunk)
+        if sum(map(len, piece)) >= _PIECE:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _piece(
+    chunks: list[np.ndarray], of: Callable[[np.ndarray], np.ndarray], place: Path | None
+) -> np.ndarray | None:
+    """Features of these records in order, NaN for who has none; None if nobody has any.
+
+    A whole piece is kept at `place`, and read there another time.
+    """
+    if place is not None and place.exists():
+        records_done(sum(map(len, chunks)))
+        return np.asarray(np.load(place))
+    found: list[np.ndarray | None] = []
+    for chunk in chunks:
+        found += each(of, chunk)
+        records_done(len(chunk))
+    width = next((len(one) for one in found if one is not None), None)
+    if width is None:
+        return None
+    missing = np.full(width, np.nan, np.float32)
+    features = np.stack([missing if one is None else one for one in found])
+    if place is not None and not np.isnan(features).any():
+        write_once(place, lambda made: _save(made, features))
+    return features
+
+
+def _save(path: Path, features: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, features)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[RenderableType, Path]:
-    """A table of the runs, and the path of a picture with all their learning curves.
+class Compared(NamedTuple):
+    """What a comparison came to."""
+
+    table: RenderableType
+    picture: Path
+    """All learning curves."""
+    runs: tuple[Path, ...]
+    """The run folders in the table, each once."""
+
+
+def compare(folders: Sequence[Path], out: Path | None = None) -> Compared:
+    """A table of the runs, and a picture with all their learning curves.
 
     The picture is written to `out`, or as ``comparison.png`` beside the first run. Runs of
     different tasks have no common metric and are refused with an ``UmbelError``.
@@ -39,7 +49,8 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> tuple[Renderabl
     if others:
         names = ", ".join(map(str, others))
         tables.append(Text(f"Left out, because no run wrote them: {names}", style="dim"))
-    return Group(*tables), save(comparison_figure(records), path)
+    picture = save(comparison_figure(records), path)
+    return Compared(Group(*tables), picture, tuple(record.folder for record in records))
 
 
 def refuse_different_tasks(records: Sequence[RunRecord]) -> None:
@@ -72,14 +83,18 @@ def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[Path]]:
     return [RunRecord.read(folder) for folder in runs], [one for one in once if one not in runs]
 
 
+_OF_THE_RUN = ("name", "recipe")
+
+
 def differing_keys(jobs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Dotted keys whose value is not the same in all `jobs`, with the value in each.
 
-    The name is left out: it tells runs apart, it does not explain them.
+    The name is left out: it tells runs apart, it does not explain them. So is what a recipe says of
+    itself: the values that it chose are keys of their own.
     """
     flat = [_flatten(job) for job in jobs]
     keys = dict.fromkeys(key for job in flat for key in job)
-    values = {key: [job.get(key) for job in flat] for key in keys if key != "name"}
+    values = {key: [job.get(key) for job in flat] for key in keys if key not in _OF_THE_RUN}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 

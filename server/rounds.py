@@ -57,7 +57,7 @@ def run_rounds(run: Run) -> dict[str, Counts]:
         run.save()
     while run.round < job.training.rounds:
         if run.should_stop():
-            raise Interrupted(f"Stopped after round {run.round} of {job.training.rounds}.")
+            raise Interrupted(_stopped(run.round, job.training.rounds))
         measure_publicly(run)
         keep_candidate(run)
         if run.round and run.should_finish():
@@ -89,6 +89,10 @@ def run_rounds(run: Run) -> dict[str, Counts]:
     keep_candidate(run)
     settle(run)
     return counts
+
+
+def _stopped(done: int, of: int) -> str:
+    return f"Stopped after round {done} of {of}." if done else "Stopped before the first round."
 
 
 def _without_renewal(run: Run, error: RoundFailed) -> RoundFailed:

@@ -102,15 +102,10 @@ def simulate(job: Job, options: Options, listener: Listener | None = None) -> Ru
         "reproducible": options.reproducible,
         "ledgers": str((options.ledgers or path / "ledgers").resolve()),
     }
-    listener = listener or Silent()
-    try:
+    with _stopped(path):
         return _simulate(
-            job, path, identity, options.workers, options.engine, listener, options.stop
+            job, path, identity, options.workers, options.engine, listener or Silent(), options.stop
         )
-    except KeyboardInterrupt:
-        if (path / "job.toml").exists():
-            raise
-        raise Interrupted("Stopped before the run began: nothing was written.") from None
 
 
 def resume(
@@ -125,6 +120,11 @@ def resume(
 
     `expected` is the job that the user believes it to be; another one is refused.
     """
+    if not path.exists():
+        raise RunFolderError(
+            f"{path} does not exist, so there is no run to resume. Name its folder with --run-dir, or start "
+            "a new run without --resume."
+        )
     folder = RunFolder.open(path)
     if expected is not None and not _same_job(expected, folder.job):
         raise RunFolderError(
@@ -139,8 +139,22 @@ def resume(
             f"{path} was started with Umbel {identity['umbel_version']}, but this is {__version__}: "
             "finish it with that version, or start a new run."
         )
-    listener = listener or Silent()
-    return _simulate(folder.job, folder.path, identity, workers, engine, listener, stop, again=True)
+    with _stopped(path):
+        return _simulate(
+            folder.job, path, identity, workers, engine, listener or Silent(), stop, again=True
+        )
+
+
+@contextmanager
+def _stopped(path: Path) -> Iterator[None]:
+    """Say of a run that the user stops, in whatever phase, how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        if not (path / "job.toml").exists():
+            raise Interrupted("Stopped before the run began: nothing was written.") from None
+        said = str(stopped) or "Stopped. The finished rounds are kept."
+        raise Interrupted(f"{said} Resume it with --resume --run-dir {path}") from None
 
 
 def _simulate(
@@ -210,10 +224,7 @@ def _simulate(
                 if run.round or again:
                     raise
                 folder.take_back_latest()
-                raise Interrupted(
-                    f"Stopped after round 0 of {job.training.rounds}. Resume it with --resume "
-                    f"--run-dir {path}"
-                ) from None
+                raise
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
     for share in federation.shares:

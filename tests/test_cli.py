@@ -73,6 +73,12 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert [row["text"] for row in rows] == ["a fine day", "good", "", "bad"]
     sums = [sum(row["probabilities"].values()) for row in rows]
     assert sums == pytest.approx([1, 1, 0, 1], abs=1e-5)
+    # What a shell finds is compared as often as somebody asks, pictures of earlier comparisons beside it.
+    for _ in range(2):
+        found = sorted(path.name for path in tmp_path.iterdir())
+        status, out, err = umbel("compare", *found, "--json")
+        assert status == 0, err
+        assert [run["run"] for run in json.loads(out)["runs"]] == ["first"]
     # To programs it says the same.
     found = {}
     for command in ("report", "compare", "certify", "verify"):

@@ -19,7 +19,7 @@ def printed(renderable) -> str:
 def test_only_keys_that_differ_are_named(tmp_path, write_run):
     first = write_run(tmp_path / "a", name="a")
     second = write_run(tmp_path / "b", name="b", unit="none", rounds=5)
-    table, picture = compare([first, second], tmp_path / "both.png")
+    table, picture, _ = compare([first, second], tmp_path / "both.png")
     text = printed(table)
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert rows["privacy.unit"] == ["example", "none"]
@@ -40,7 +40,7 @@ def test_a_default_that_only_one_job_writes_down_is_no_difference(tmp_path, writ
 
 
 def test_the_picture_lies_beside_the_runs_by_default(tmp_path, write_run):
-    _, picture = compare([write_run(tmp_path / "a"), write_run(tmp_path / "b", ran=3)])
+    picture = compare([write_run(tmp_path / "a"), write_run(tmp_path / "b", ran=3)]).picture
     assert picture == tmp_path / "comparison.png"
 
 
@@ -49,6 +49,11 @@ def test_runs_of_different_tasks_are_refused_also_under_one_name(tmp_path, write
     second = write_run(tmp_path / "b", task="causal-lm")
     with pytest.raises(UmbelError, match=r"different tasks.* a: .* b: causal-lm"):
         compare([first, second], None)
+
+
+def test_what_a_recipe_says_of_itself_is_no_difference():
+    jobs = [{"recipe": f"training.rounds: chosen for {n} clients", "rounds": n} for n in (4, 8)]
+    assert differing_keys(jobs) == {"rounds": [4, 8]}
 
 
 def test_a_key_that_one_job_lacks_is_a_difference():

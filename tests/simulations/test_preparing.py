@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from umbel.errors import DataError, Interrupted
+from umbel.errors import DataError, Interrupted, RunFolderError
 from umbel.reports.page import write_page
 from umbel.reports.tables import result_table
 from umbel.run.record import RunRecord
 from umbel.server.run import Silent
-from umbel.simulations.engine import Options, simulate
+from umbel.simulations.engine import Options, resume, simulate
 
 
 class Heard(Silent):
@@ -88,8 +88,15 @@ def test_ctrl_c_in_the_first_round_leaves_latest_to_the_run_before(head_job, tmp
     (runs / "old").mkdir()
     with pytest.raises(Interrupted, match="--resume --run-dir"):
         simulate(head_job(), Options(runs / "new", 1), Heard(stop="train 1"))
+    with pytest.raises(Interrupted, match="--resume --run-dir"):
+        resume(runs / "new", 1, Heard(stop="model"))
     assert (runs / "latest").resolve() == runs / "old"
     assert (runs / "new" / "job.toml").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_resumed(tmp_path):
+    with pytest.raises(RunFolderError, match="latest does not exist, so there is no run to resume"):
+        resume(tmp_path / "runs" / "latest")
 
 
 def shown(record):
