@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..job import TrainingSpec
-from .examples import Examples
 from .network import Batch
+
+if TYPE_CHECKING:
+    from .examples import Examples
+    from .inputs import Inputs
 
 # A CPU gains more from short padding than from wide products.
 _MICROBATCH = {"cpu": 8}
@@ -49,11 +53,11 @@ def pad_rows(
 def make_batch(
     examples: Examples,
     indices: Sequence[int] | np.ndarray,
-    pad_id: int,
+    inputs: Inputs,
     device: torch.device,
     length: int | None = None,
 ) -> Batch:
-    """The chosen examples' tokens, padded as in ``pad_rows``, or their features; and their labels.
+    """The chosen examples as `inputs` collates them, or their features; and their labels.
 
     "weights" is what each example adds to private counts, if groups are protected.
     """
@@ -64,4 +68,4 @@ def make_batch(
         features = torch.from_numpy(np.asarray(examples.features[indices]))
         return {"features": features.to(device), **beside}
     rows = [examples.tokens(int(index)) for index in indices]
-    return {**pad_rows(rows, pad_id, device, length), **beside}
+    return {**inputs.collate(rows, device, length), **beside}

@@ -24,7 +24,7 @@ from ..storage.cache import cache_folder, write_once
 from .base_model import base_digest, base_folder
 from .failures import Touch, each
 from .heard import records_done
-from .tokenizer import load_tokenizer, state_of
+from .inputs import Inputs, Texts, inputs_for, inputs_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,15 +35,14 @@ if TYPE_CHECKING:
 _LIBRARIES = ("transformers", "tokenizers")
 """What determines the tokens, besides the files of a model."""
 _CHUNK = 2048
-_CHARACTERS_A_TOKEN = 64
-_FEWEST_CHARACTERS = 4096
 
 
 @dataclass(frozen=True)
 class TokenStore:
     """Token ids of all rows, one after the other; `folder` holds the three arrays.
 
-    ids: int32[tokens], offsets: int64[rows + 1], labels: int64[rows] (-1 where there is none).
+    ids: int32[tokens], offsets: int64[rows + 1], labels: int64[rows] (-1 where there is none). Tasks that
+    read something else keep other numbers in place of ids (``inputs``).
     """
 
     folder: Path
@@ -76,7 +75,8 @@ class TokensInMemory(TokenStore):
 
     @cached_property
     def ids(self) -> np.ndarray:
-        return np.concatenate(self.values).astype(np.int32)
+        values = np.concatenate(self.values)
+        return values.astype(np.int32) if values.dtype.kind in "iu" else values
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -182,7 +182,8 @@ def tokens_of(
     state = " ".join([base_digest(folder), *map(version, _LIBRARIES), __version__])
     end_with_eos = job.kind.ends_texts and job.data.end_of_text
     request = _Request(corpus.texts, corpus.labels, job.model.max_length, end_with_eos, left_out)
-    return _found_or_made(request, state, lambda: load_tokenizer(folder), touch)
+    state += inputs_state(job.kind)
+    return _found_or_made(request, state, lambda: inputs_for(job.kind, folder), touch)
 
 
 def tokenise(
@@ -204,8 +205,8 @@ def tokenise(
     a process that may die of it.
     """
     request = _Request(texts, labels, max_length, end_with_eos, left_out)
-    state = f"{state_of(tokenizer)} {tokenizer.eos_token_id}"
-    return _found_or_made(request, state, lambda: tokenizer, touch)
+    inputs = Texts(tokenizer)
+    return _found_or_made(request, inputs.tokenizer_state(), lambda: inputs, touch)
 
 
 class _Request(NamedTuple):
@@ -231,78 +232,40 @@ class _Request(NamedTuple):
 def _found_or_made(
     request: _Request,
     state: str,
-    load: Callable[[], PreTrainedTokenizerBase],
+    load: Callable[[], Inputs],
     touch: Touch | None,
 ) -> TokenStore:
     def make(folder: Path) -> None:
-        tokenizer = load()
-        texts = [beginning(text, tokenizer, request.max_length) for text in request.texts]
-        _write_store(
-            folder,
-            _token_lists(texts, tokenizer, request.max_length, request.left_out, touch),
-            request.labels,
-            tokenizer.eos_token_id if request.end_with_eos else None,
-            request.max_length,
-        )
+        inputs = load()
+        _write_store(folder, _rows(request, inputs, touch), request.labels, inputs.dtype)
 
     return TokenStore(write_once(cache_folder("tokens") / request.digest(state)[:40], make))
 
 
-def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-    """What is tokenised of a text: 64 characters for each of `max_length` tokens, and 4096 at least.
-
-    The end of it where the tokenizer keeps ends. Everything that makes tokens of texts cuts them here
-    first: one text, one answer, and in a time that its length does not make longer.
-    """
-    most = most_characters(max_length)
-    return text[-most:] if tokenizer.truncation_side == "left" else text[:most]
-
-
-def most_characters(max_length: int) -> int:
-    """How many characters of a text are looked at, for so many tokens."""
-    return max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
-
-
 def _write_store(
-    folder: Path,
-    token_lists: Iterator[list[int]],
-    labels: np.ndarray | None,
-    end: int | None,
-    max_length: int,
+    folder: Path, encoded: Iterator[Any], labels: np.ndarray | None, dtype: type[Any]
 ) -> None:
-    rows: list[np.ndarray] = []
-    for tokens in token_lists:
-        if end is not None and tokens and len(tokens) < max_length and tokens[-1:] != [end]:
-            tokens = [*tokens, end]
-        rows.append(np.asarray(tokens, dtype=np.int32))
+    rows: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in encoded]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     folder.mkdir()
-    np.save(folder / "ids.npy", np.concatenate([np.zeros(0, np.int32), *rows]))
+    np.save(folder / "ids.npy", np.concatenate([np.zeros(0, dtype), *rows]))
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     filled = np.full(len(rows), -1, dtype=np.int64) if labels is None else labels
     np.save(folder / "labels.npy", filled.astype(np.int64))
 
 
-def _token_lists(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    left_out: frozenset[int],
-    touch: Touch | None,
-) -> Iterator[list[int]]:
-    def tokens(rows: np.ndarray) -> list[list[int]]:
+def _rows(request: _Request, inputs: Inputs, touch: Touch | None) -> Iterator[Any]:
+    texts, limit, ends = request.texts, request.max_length, request.end_with_eos
+
+    def encoded(rows: np.ndarray) -> list[Any]:
         if touch is not None:
             touch(int(rows[0]))
-        chunk = [texts[row] for row in rows]
-        found: list[list[int]] = tokenizer(chunk, truncation=True, max_length=max_length)[
-            "input_ids"
-        ]
-        return found
+        return inputs.encode([texts[row] for row in rows], limit, ends=ends)
 
     size = _CHUNK if touch is None else 1
     for start in range(0, len(texts), size):
         rows = np.arange(start, min(start + size, len(texts)))
-        kept = np.array([row for row in rows if row not in left_out], dtype=np.int64)
-        found = dict(zip(kept, each(tokens, kept), strict=True)) if len(kept) else {}
-        yield from (found.get(row) or [] for row in rows)
+        kept = np.array([row for row in rows if row not in request.left_out], dtype=np.int64)
+        found = dict(zip(kept, each(encoded, kept), strict=True)) if len(kept) else {}
+        yield from ([] if (row := found.get(place)) is None else row for place in rows)
         records_done(len(rows))

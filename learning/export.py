@@ -17,9 +17,8 @@ from ..errors import ModelError
 from ..storage.cache import write_once
 from ..wire.arrays import Arrays
 from .base_model import gguf_of, sealed
-from .continuation import ends, first_tokens
+from .continuation import ends
 from .core import as_plain
-from .examples import most_characters
 from .hugging_face import quiet
 from .model import Learner
 from .usage import usage
@@ -60,7 +59,7 @@ def _write(learner: Learner, folder: Path) -> None:
     folder.mkdir()
     with quiet(), _configuration(learner), as_plain(backbone, learner.shaping.core):
         backbone.save_pretrained(folder)
-    _write_tokenizer(learner, folder)
+    learner.inputs.save(folder, job)
     if network.mean_head is not None:
         tensors = {
             n: p.detach().cpu().contiguous() for n, p in network.mean_head.named_parameters()
@@ -86,31 +85,22 @@ def _configuration(learner: Learner) -> Iterator[None]:
         backbone.config.id2label = dict(enumerate(learner.job.data.labels))
         backbone.config.label2id = {label: i for i, label in enumerate(learner.job.data.labels)}
     built = transformers.AutoConfig.from_pretrained(sealed(learner.folder), trust_remote_code=False)
-    pairs = [(backbone.config, built), (backbone.config.get_text_config(), built.get_text_config())]
+    pairs = [
+        (config, source)
+        for config, source in (
+            (backbone.config, built),
+            (backbone.config.get_text_config(), built.get_text_config()),
+        )
+        if getattr(source, "pad_token_id", None) is not None
+    ]
     before = [config.pad_token_id for config, _ in pairs]
     try:
         for config, source in pairs:
-            if getattr(source, "pad_token_id", None) is not None:
-                config.pad_token_id = source.pad_token_id
+            config.pad_token_id = source.pad_token_id
         yield
     finally:
         for (config, _), pad in zip(pairs, before, strict=True):
             config.pad_token_id = pad
-
-
-def _write_tokenizer(learner: Learner, folder: Path) -> None:
-    job, tokenizer = learner.job, learner.tokenizer
-    if tokenizer.is_fast:
-        # What the last call set would be the way in which it reads from then on.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["truncation_side"] = tokenizer.truncation_side
-    if job.kind.labelled:
-        settings |= {"model_max_length": job.model.max_length, "padding_side": "right"}
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _as_exported(learner: Learner) -> dict[str, Any]:
@@ -124,8 +114,6 @@ def _as_exported(learner: Learner) -> dict[str, Any]:
 def _card(learner: Learner) -> dict[str, Any]:
     """What it takes to build the same network again, and to read a text as it does."""
     job, language = learner.job, not learner.job.kind.labelled
-    # Of a prompt the end decides, and is read.
-    cut = "start" if language or learner.tokenizer.truncation_side == "left" else "end"
     return {
         "format": _FORMAT,
         "task": job.task,
@@ -140,9 +128,6 @@ def _card(learner: Learner) -> dict[str, Any]:
         "labels": list(job.data.labels or ()),
         "model": _as_exported(learner),
         "precision": "bfloat16" if learner.network.autocast else "float32",
-        "pad_token_id": int(learner.tokenizer.pad_token_id),
-        "characters": most_characters(job.model.max_length),
-        "cut": cut,
-        "first": first_tokens(learner.tokenizer) if language else [],
+        **learner.inputs.card(job),
         "ends": ends(learner) if language else [],
     }

@@ -22,7 +22,6 @@ from ..storage.cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
 from .heard import records_done
-from .invented import frame, invented_texts
 from .model import Learner
 from .shapes import Passes, feature_width, rows_of
 
@@ -77,7 +76,7 @@ def _key(learner: Learner, examples: Examples) -> str:
         job.model.pooling,
         str(job.model.feature_scale),
         f"{learner.length} {learner.job.model.max_length} rows {rows_of(learner)}",
-        f"padding token {learner.tokenizer.pad_token_id}",
+        learner.inputs.state(),
         "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
         torch.__version__,
@@ -101,13 +100,11 @@ def head_reads_features(learner: Learner) -> bool:
 
 def _reads(learner: Learner) -> bool:
     longest = learner.job.model.max_length
-    texts = invented_texts(learner.tokenizer, [min(length, longest) for length in _LENGTHS])
-    # A text may end with the padding token, which some heads look for.
-    end = len(frame(learner.tokenizer)[1])
-    ending = texts[-1].copy()
-    ending[-end - 1] = learner.tokenizer.pad_token_id
+    rows = learner.inputs.invented([min(length, longest) for length in _LENGTHS])
     learner.network.eval()
-    return _agree(learner, texts) and _agree(learner, [ending])
+    return _agree(learner, rows) and all(
+        _agree(learner, [odd]) for odd in learner.inputs.odd(rows[-1])
+    )
 
 
 @torch.inference_mode()

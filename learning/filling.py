@@ -31,7 +31,7 @@ import numpy as np
 
 from .batches import make_batch
 from .examples import Examples, TokensInMemory
-from .invented import invented_texts
+from .network import BESIDE
 from .shapes import feature_width
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ ONE = Costs(1, (NO_LENGTH,), (1.0,), 1.0, fixed=False)
 
 def invented_examples(learner: Learner, lengths: Sequence[int]) -> Examples:
     """Examples that nobody wrote, of these lengths in tokens, all of the first class."""
-    texts = invented_texts(learner.tokenizer, lengths)
+    texts = learner.inputs.invented(lengths)
     store = TokensInMemory(Path(), texts, np.zeros(len(texts), np.int64))
     return Examples(store, np.arange(len(texts)))
 
@@ -142,8 +142,8 @@ class Invented:
         first = self._lengths.index(length) * self._rows
         rows = np.arange(first, first + (1 if alone else self._rows))
         learner = self._learner
-        pad, device = int(learner.tokenizer.pad_token_id), learner.network.device
-        return make_batch(self._examples, rows, pad, device, length or None)
+        device = learner.network.device
+        return make_batch(self._examples, rows, learner.inputs, device, length or None)
 
 
 class UpTo:
@@ -189,11 +189,11 @@ class UpTo:
 
 
 def _shape(batch: Batch) -> tuple[int, int]:
-    """Rows, and tokens of each."""
+    """Rows, and numbers that the base model takes in of each."""
     if "features" in batch:
         return len(batch["features"]), NO_LENGTH
-    rows, length = batch["input_ids"].shape
-    return rows, length
+    taken = next(values for name, values in batch.items() if name not in BESIDE)
+    return len(taken), math.prod(taken.shape[1:])
 
 
 def _features(learner: Learner, rows: int) -> np.ndarray:

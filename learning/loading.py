@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,27 +19,22 @@ from ..job import Job
 from ..wire.arrays import Arrays
 from .adapters import add_adapter, zero_linear
 from .base_model import base_folder, checked, sealed
-from .batches import pad_rows
 from .device import choose_device
 from .dropout import remove_dropout
 from .hugging_face import one_sentence
-from .invented import invented_texts
+from .inputs import Inputs, inputs_for
 from .label_order import is_classifier, order_labels
 from .model import Learner, arrays_digest
 from .network import Batch, Network
 from .shaping import PLAIN, Shaping
-from .tokenizer import load_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Tokens of the text that is tried when a head is put on.
+# Length of the row that is tried when a head is put on.
 _LOOK = 16
 _MOST_LAYERS = 10_000
 
 
 def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
-    """Load base model and tokenizer, add adapter and head as the job says, seeded by the job.
+    """Load base model and inputs, add adapter and head as the job says, seeded by the job.
 
     classes: number of labels of a classifier, 0 for a language model. shaping: what the job's strategy
     makes of the adapter. Raises ``ModelError``.
@@ -49,9 +43,9 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
     found = _load_backbone(job, folder, classes)
-    backbone, tokenizer = found.model, load_tokenizer(folder)
-    _set_padding(backbone, tokenizer)
-    _check(job, backbone, tokenizer)
+    backbone, inputs = found.model, inputs_for(job.kind, folder)
+    _check(job, backbone)
+    inputs.fit(backbone, job.model.base)
     device = choose_device(job.training.device)
     # Placed before the adapter is added: an optimizer must never hold tensors that stay behind.
     with one_sentence(f"{job.model.base} does not fit on {device}"):
@@ -63,7 +57,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     network = Network(backbone, None, job).eval()
     if job.kind.pools:
         with one_sentence(f"{job.model.base} cannot run as the job says"):
-            batch = _some_text(job, network, tokenizer)
+            batch = _some_row(job, network, inputs)
             if mean_head:
                 network.mean_head = zero_linear(network.pooled_width(batch), classes).to(device)
             else:
@@ -81,7 +75,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     return Learner(
         job,
         network,
-        tokenizer,
+        inputs,
         folder,
         initial,
         loader=found.loader,
@@ -186,37 +180,15 @@ def _auto_class(job: Job, config: Any) -> str:
     return "AutoModel" if encoder == usual else "AutoModelForTextEncoding"
 
 
-def _set_padding(backbone: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Of the whole configuration and of its part for text, where there is one."""
-    config: Any = backbone.config
-    for part in {id(c): c for c in (config, config.get_text_config())}.values():
-        part.pad_token_id = tokenizer.pad_token_id
-
-
-def _check(job: Job, backbone: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """That the weights are numbers, and that every token has an embedding."""
+def _check(job: Job, backbone: nn.Module) -> None:
+    """That the weights are numbers."""
     for name, parameter in backbone.named_parameters():
         if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
             raise ModelError(
                 f"{job.model.base} is damaged: its tensor {name} has entries that are NaN or infinite."
             )
-    try:
-        table = backbone.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        table = None
-    if not isinstance(table, nn.Embedding):
-        return  # such as hashed characters; the probe looks at every table that is read
-    highest = max(tokenizer.get_vocab().values())
-    if max(highest, int(tokenizer.pad_token_id)) >= table.num_embeddings:
-        which = "token" if highest >= table.num_embeddings else "padding token"
-        number = highest if which == "token" else tokenizer.pad_token_id
-        raise ModelError(
-            f"{job.model.base} has {table.num_embeddings} token embeddings, and its tokenizer a {which} "
-            f"with the number {number}: they do not belong together. Download the model again, "
-            "with its own tokenizer."
-        )
 
 
-def _some_text(job: Job, network: Network, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    (text,) = invented_texts(tokenizer, [min(_LOOK, job.model.max_length)])
-    return pad_rows([np.asarray(text)], int(tokenizer.pad_token_id), network.device, None)
+def _some_row(job: Job, network: Network, inputs: Inputs) -> Batch:
+    rows = inputs.invented([min(_LOOK, job.model.max_length)])
+    return inputs.collate(rows, network.device, None)

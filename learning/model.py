@@ -19,8 +19,9 @@ from ..errors import ModelError
 from ..job import Job
 from ..wire.arrays import Arrays
 from .base_model import named_digest
-from .batches import make_batch, pad_rows
+from .batches import make_batch
 from .examples import Examples
+from .inputs import Inputs, Texts
 from .network import Batch, Network
 from .probing.verdict import Verdict
 from .shaping import PLAIN, Shaping
@@ -49,11 +50,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Learner:
-    """One loaded model with its tokenizer: what a process needs to train, test and predict."""
+    """One loaded model with its inputs: what a process needs to train, test and predict."""
 
     job: Job
     network: Network
-    tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs
     folder: Path
     initial: Arrays
     verdict: Verdict | None = None
@@ -75,21 +76,25 @@ class Learner:
 
     def batch(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> Batch:
         """The chosen examples as the network takes them, padded as the job says."""
-        return make_batch(examples, indices, self._pad_id, self.network.device, self.length)
+        return make_batch(examples, indices, self.inputs, self.network.device, self.length)
 
     def batch_of(self, rows: Sequence[np.ndarray]) -> Batch:
-        """Tokens without labels, padded as the job says."""
-        return pad_rows(rows, self._pad_id, self.network.device, self.length)
+        """Rows without labels, padded as the job says."""
+        return self.inputs.collate(rows, self.network.device, self.length)
 
     @property
     def length(self) -> int | None:
-        """Tokens that every text is padded to; None: those of the longest in its batch."""
+        """Numbers that every row is padded to, or has; None: as many as the longest in its batch."""
         spec = self.job.model
-        return spec.max_length if spec.padding == "max_length" else None
+        alike = spec.padding == "max_length" or not self.inputs.varied
+        return spec.max_length if alike else None
 
     @property
-    def _pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of a model that reads texts; a ``ModelError`` for another."""
+        if not isinstance(self.inputs, Texts):
+            raise ModelError(f"A model of the task {self.job.task} reads no texts.")
+        return self.inputs.tokenizer
 
     @property
     def base_digest(self) -> str:

@@ -17,6 +17,9 @@ from .device import use_bfloat16
 
 Batch = dict[str, Tensor]
 
+BESIDE = frozenset({"labels", "weights", "features"})
+"""What a batch holds beside the arguments of the base model."""
+
 # These architectures add position embeddings of shape (1, T), which hides the batch from
 # per-example gradients; with explicit (B, T) positions every example has its own.
 EXPLICIT_POSITIONS = {"albert", "bert", "electra", "gpt2"}
@@ -28,9 +31,9 @@ POOLED_LAYERS = 3
 class Network(nn.Module):
     """Base model, adapter and head. ``forward`` takes a batch and returns logits in float32.
 
-    batch: input_ids and attention_mask, int64[B, T]; or features, float32[B, inputs of the head],
-    when only the head is trained. logits: float32[B, classes], or float32[B, T, vocabulary] for a
-    language model.
+    batch: what the task's ``Inputs`` make of records, such as input_ids and attention_mask, int64[B, T]; or
+    features, float32[B, inputs of the head], when only the head is trained. logits: float32[B, classes],
+    or float32[B, T, vocabulary] for a language model.
     """
 
     def __init__(self, backbone: nn.Module, mean_head: nn.Linear | None, job: Job) -> None:
@@ -93,9 +96,8 @@ class Network(nn.Module):
         Before the architecture's own head: its input, at the last token that is not padding for a
         `score` layer of a decoder and at the first token for a head that reads a sequence.
         """
-        mask = batch["attention_mask"]
         if self.mean_head is not None:
-            weights = mask.unsqueeze(-1).float()
+            weights = batch["attention_mask"].unsqueeze(-1).float()
             states = [states.float() for states in self._pooled_states(batch)]
             means = [(s * weights).sum(1) / weights.sum(1) for s in states]
             # Each as long as the others: the last layer's means are shorter, and would count for less.
@@ -104,7 +106,7 @@ class Network(nn.Module):
         inputs = self._inputs_of_head(batch)
         if inputs.dim() == 2:
             return inputs
-        if not _is_linear(self.head):
+        if not _is_linear(self.head) or "input_ids" not in batch:
             return inputs[:, 0]
         rows = torch.arange(len(inputs), device=inputs.device)
         return inputs[rows, self._last_places(batch)]
@@ -152,7 +154,7 @@ class Network(nn.Module):
         return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
 
     def _backbone_output(self, batch: Batch, **options: bool) -> Any:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: values for name, values in batch.items() if name not in BESIDE}
         if self.explicit_positions:
             count, length = inputs["input_ids"].shape
             positions = torch.arange(length, device=inputs["input_ids"].device)

@@ -15,8 +15,9 @@ from ..errors import ModelError
 from ..job import Job
 from .base_model import named_digest
 from .continuation import Continuation
-from .examples import Examples, TokensInMemory, beginning, most_characters
+from .examples import Examples, TokensInMemory
 from .export import CARD, read_card
+from .inputs import most_characters
 from .loading import load_learner
 from .model import Learner
 from .reading.names import clean_text
@@ -84,30 +85,26 @@ class Predictor:
                 found[place] = Prediction(texts[place], dict(ranked))
         return found
 
-    def _read(self, text: str) -> list[int]:
-        """The tokens of a text, as in training; none if there is nothing to read."""
-        cleaned, tokenizer = clean_text(text), self._learner.tokenizer
+    def _read(self, text: str) -> np.ndarray:
+        """The row of a text, as in training; an empty one if there is nothing to read."""
+        cleaned, inputs = clean_text(text), self._learner.inputs
         if not cleaned:
-            return []
-        limit = self._learner.job.model.max_length
-        read = beginning(cleaned, tokenizer, limit)
-        tokens: list[int] = tokenizer(read, truncation=True, max_length=limit)["input_ids"]
-        return tokens
+            return np.zeros(0, inputs.dtype)
+        (row,) = inputs.encode([cleaned], self._learner.job.model.max_length)
+        return np.asarray(row, inputs.dtype)
 
     @torch.inference_mode()
-    def _chances(self, rows: list[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def _chances(self, rows: list[np.ndarray]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Probabilities of some of the texts that have tokens, float32[texts, labels], with their places."""
         learner, network = self._learner, self._learner.network
-        full = [place for place, row in enumerate(rows) if row]
+        full = [place for place, row in enumerate(rows) if len(row)]
         if self._rows == 1:
             for place in full:
-                batch = learner.batch_of([np.asarray(rows[place])])
+                batch = learner.batch_of([rows[place]])
                 yield [place], network(batch).softmax(-1)
             return
-        values, unlabelled = (
-            [np.asarray(rows[place]) for place in full],
-            np.zeros(len(full), np.int64),
-        )
+        values = [rows[place] for place in full]
+        unlabelled = np.zeros(len(full), np.int64)
         examples = Examples(TokensInMemory(Path(), values, unlabelled), np.arange(len(full)))
         passes = Passes(learner, examples, self._rows)
         for chunk in passes.chunks():

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from ..privacy.dpsgd.optimizer import backward, example_gradients
 from .away import away_from_start
-from .batches import make_batch, microbatch, pad_rows
-from .invented import invented_texts
+from .batches import make_batch, microbatch
 from .network import Batch
 from .private_counts import PrivateTask
 from .tasks import Task, task_for
@@ -78,8 +77,8 @@ class Passes:
     def batch(self, chunk: np.ndarray) -> Batch:
         """A batch of exactly `rows` rows: the chunk, and then its first text again and again."""
         whole = np.concatenate([chunk, np.repeat(chunk[:1], self._rows - len(chunk))])
-        pad, length = int(self._learner.tokenizer.pad_token_id), int(self._padded[chunk[0]])
-        return make_batch(self._examples, whole, pad, self._learner.network.device, length)
+        learner, length = self._learner, int(self._padded[chunk[0]])
+        return make_batch(self._examples, whole, learner.inputs, learner.network.device, length)
 
     def counted(self, chunk: np.ndarray) -> Batch:
         """The same, with weights: rows that only fill it weigh 0."""
@@ -143,7 +142,7 @@ def feature_width(learner: Learner) -> int:
 
 @torch.inference_mode()
 def _feature_width(learner: Learner) -> int:
-    (text,) = invented_texts(learner.tokenizer, [learner.job.model.max_length])
+    (text,) = learner.inputs.invented([learner.job.model.max_length])
     return int(learner.network.features(learner.batch_of([text])).flatten(1).shape[1])
 
 
@@ -229,14 +228,14 @@ def _alike(learner: Learner, told: _Told, length: int) -> bool:
     if size == 1:
         return True
     lengths = [max(3, length - n % 3) for n in range(2 * size)]
-    texts = [text[:length] for text in invented_texts(learner.tokenizer, lengths, seed=5)]
+    texts = [text[:length] for text in learner.inputs.invented(lengths, seed=5)]
     first = told(learner, texts[:size], length)
     second = told(learner, [texts[size - 1], *texts[size : 2 * size - 2], texts[0]], length)
     return torch.equal(first[0], second[-1]) and torch.equal(first[-1], second[0])
 
 
 def _batch(learner: Learner, texts: list[np.ndarray], length: int) -> Batch:
-    return pad_rows(texts, int(learner.tokenizer.pad_token_id), learner.network.device, length)
+    return learner.inputs.collate(texts, learner.network.device, length)
 
 
 @torch.inference_mode()

@@ -22,9 +22,22 @@ def usage(card: Json) -> str:
 
     card: ``umbel.json`` of the adapter (``export``).
     """
+    if "pad_token_id" not in card:
+        return _with_umbel(card)
     parts = [_imports(card), _loading(card), _reading(card)]
     parts.append(_classifying(card) if card["labelled"] else _going_on(card))
     return "```python\n" + "\n".join(line for part in parts for line in part) + "\n```\n"
+
+
+def _with_umbel(card: Json) -> str:
+    """For a task whose records are no texts: the code that reads them is that task's own."""
+    lines = [
+        "import umbel",
+        "",
+        f"# needs the package that brings the task {card['task']}",
+        'print(umbel.Run.open(".").predict(["a record, as its column says it"]))',
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```\n"
 
 
 def _imports(card: Json) -> list[str]:

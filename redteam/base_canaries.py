@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..learning.alone import train_alone
 from ..learning.examples import Examples, TokensInMemory
-from ..learning.invented import invented_texts
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
@@ -172,7 +171,7 @@ def _balance(learner: Learner, text: np.ndarray) -> float:
 def _texts(learner: Learner, count: int) -> list[np.ndarray]:
     limit = learner.job.model.max_length
     drawn = np.random.default_rng(count).integers(min(_SHORTEST, limit), limit + 1, count)
-    return invented_texts(learner.tokenizer, drawn.tolist(), seed=count)
+    return learner.inputs.invented(drawn.tolist(), seed=count)
 
 
 def _examples(real: Examples, texts: list[np.ndarray], chosen: np.ndarray, each: int) -> Examples:

@@ -24,6 +24,7 @@ from ..job import Job
 from ..learning.alone import train_alone
 from ..learning.device import choose_device
 from ..learning.examples import Examples, TokenStore
+from ..learning.inputs import Texts
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
@@ -319,9 +320,9 @@ def _learner(job: Job, inputs: int, classes: int) -> Learner:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     network = Network(_NoBackbone(), head, job).to(choose_device(job.training.device))
-    tokenizer = cast(Any, SimpleNamespace(pad_token_id=0))
+    texts = Texts(cast(Any, SimpleNamespace(pad_token_id=0)))
     # A linear layer on features that are given: nothing can couple examples.
-    return Learner(job, network, tokenizer, Path(), network.arrays(), INDEPENDENT)
+    return Learner(job, network, texts, Path(), network.arrays(), INDEPENDENT)
 
 
 def _examples(records: Records, chosen: np.ndarray, learner: Learner, each: int) -> Examples:

@@ -55,7 +55,7 @@ def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
     """Lengths of all texts; None, and why, if the base model's tokenizer cannot be had."""
     # Here, for torch comes with them, and whoever reads a plan needs none.
     from ..learning.base_model import base_folder
-    from ..learning.examples import beginning
+    from ..learning.inputs import beginning
     from ..learning.tokenizer import load_tokenizer
 
     try:

@@ -47,7 +47,8 @@ class TaskSpec:
     """Of transformers, which loads the model with the head that the architecture brings."""
     pools: bool
     """Whether a head of our own may stand on pooled states of the bare model (``model.pooling``)."""
-    peft_type: str
+    peft_type: str | None
+    """Of peft, which wraps models that read tokens in classes of their own; None for any other."""
     pipeline: str
     """Of transformers, for the model card."""
     counts: Literal["confusion", "tokens"]
@@ -56,6 +57,8 @@ class TaskSpec:
     deciding: Deciding
     learning: str
     """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
+    inputs: str = "umbel.learning.inputs:Texts"
+    """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
     ends_texts: bool = False
     """Whether the model learns where a text ends."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..invented import invented_texts, sizes_of, unlike_sizes
+from ..invented import sizes_of, unlike_sizes
 from ..model import Learner
 from ..network import Batch
 
@@ -46,7 +46,7 @@ class Company:
         count = unlike_sizes(COUNTS, sizes | {self.longest})
         lengths = [self.longest, 3, 7, 5, 9, 4, 6][:count]
         lengths = [min(length, self.longest) for length in lengths]
-        self.texts = invented_texts(learner.tokenizer, lengths)
+        self.texts = learner.inputs.invented(lengths)
 
     def alone(self) -> list[Pass]:
         return [Pass([text], [place]) for place, text in enumerate(self.texts)]
@@ -89,7 +89,7 @@ class Company:
         return passes
 
     def _long(self, count: int) -> list[np.ndarray]:
-        return invented_texts(self._learner.tokenizer, [self._limit] * count, seed=1)
+        return self._learner.inputs.invented([self._limit] * count, seed=1)
 
     def passes(self, order: Sequence[int]) -> list[Pass]:
         parts = [order[start : start + self._size] for start in range(0, len(order), self._size)]
@@ -98,12 +98,7 @@ class Company:
     def batch(self, one: Pass) -> Batch:
         batch = self._learner.batch_of(one.texts)
         if one.padded_otherwise:
-            ids, (other,) = (
-                batch["input_ids"],
-                invented_texts(self._learner.tokenizer, [64], seed=3),
-            )
-            drawn = torch.from_numpy(np.resize(other, ids.shape)).to(ids.device)
-            batch["input_ids"] = torch.where(batch["attention_mask"] == 0, drawn, ids)
+            batch = self._learner.inputs.padded_otherwise(batch)
         classes = max(2, len(self._learner.job.data.labels or ()))
         labels = [place % classes for place in one.places]
         return batch | {"labels": torch.tensor(labels, device=self._learner.network.device)}

@@ -14,7 +14,6 @@ from ...privacy.dpsgd.optimizer import backward, example_gradients
 from ...tasks.spec import usual_task
 from ..batches import forward_batch, microbatch
 from ..hugging_face import first_line
-from ..invented import invented_texts
 from ..model import Learner
 from ..network import Batch
 from ..tasks import Task
@@ -137,7 +136,7 @@ class Independence:
         runs, fails = 0, self._limit + 1
         while fails - runs > 1:
             middle = (runs + fails) // 2
-            (text,) = invented_texts(self._learner.tokenizer, [middle])
+            (text,) = self._learner.inputs.invented([middle])
             try:
                 with checked_lookups(self._network.device):
                     self._logits(Pass([text], [0]))
@@ -150,7 +149,7 @@ class Independence:
     def _sees_no_later_token(self) -> None:
         """Two texts with one beginning: what is told of the beginning must be the same."""
         self._network.eval()
-        one, other = invented_texts(self._learner.tokenizer, [self._company.longest] * 2, seed=2)
+        one, other = self._learner.inputs.invented([self._company.longest] * 2, seed=2)
         kept = max(1, self._company.longest // 2)
         other = np.concatenate([one[:kept], other[kept:]])
         first, second = (

@@ -33,7 +33,6 @@ from ...errors import ModelError
 from ...privacy.dpsgd.optimizer import backward, example_gradients
 from ...wire.arrays import Arrays
 from ..features import head_reads_features
-from ..invented import invented_texts
 from ..model import Learner
 from ..network import Batch
 from ..tasks import Task
@@ -83,7 +82,7 @@ class ReceivedWeights:
         self._learner, self._task = learner, task
         limit = learner.job.model.max_length
         lengths = [min(length, limit) for length in (*_LENGTHS, _NEIGHBOUR)]
-        self._texts = invented_texts(learner.tokenizer, lengths, seed=4)
+        self._texts = learner.inputs.invented(lengths, seed=4)
         self._passes: dict[bool, tuple[_Passes, _Passes]] = {}
 
     def check(self, arrays: Arrays) -> None:

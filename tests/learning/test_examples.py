@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from umbel.learning import examples as module
-from umbel.learning.examples import Examples, beginning, tokenise
+from umbel.learning.examples import Examples, tokenise
+from umbel.learning.inputs import beginning
 from umbel.learning.tokenizer import load_tokenizer
 
 LENGTH = 24

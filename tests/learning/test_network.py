@@ -147,12 +147,12 @@ def test_a_head_gives_the_same_logits_from_features_as_from_tokens(
     hidden = learner.network.backbone.config.hidden_size * (3 if pooling == "layers" else 1)
     assert featured.features.shape == (len(examples), hidden)
     indices = np.arange(len(examples))
-    pad, device = learner.tokenizer.pad_token_id, torch.device("cpu")
+    inputs, device = learner.inputs, torch.device("cpu")
     with torch.no_grad():
-        from_tokens = learner.network(make_batch(examples, indices, pad, device))
-        from_features = learner.network(make_batch(featured, indices, pad, device))
+        from_tokens = learner.network(make_batch(examples, indices, inputs, device))
+        from_features = learner.network(make_batch(featured, indices, inputs, device))
         part = learner.network.trained_part(on_features=True).eval()
-        from_part = part(make_batch(featured, indices, pad, device))
+        from_part = part(make_batch(featured, indices, inputs, device))
     assert from_tokens.std() > 0.1
     assert torch.allclose(from_tokens, from_features, atol=1e-4)
     assert torch.equal(from_features, from_part)
@@ -223,13 +223,13 @@ def test_padding_does_not_change_an_examples_loss(
     network.load(learner.initial if pooling is None else _random_head(learner))
     network.eval()
     examples = examples_of(learner)
-    pad = learner.tokenizer.pad_token_id
+    inputs = learner.inputs
     shortest = np.argsort(examples.lengths)[:6]
     longest = np.argsort(examples.lengths)[-2:]
     assert examples.lengths[shortest[0]] < examples.lengths[longest[-1]]
 
     def losses(indices):
-        batch = make_batch(examples, indices, pad, torch.device("cpu"))
+        batch = make_batch(examples, indices, inputs, torch.device("cpu"))
         return task.losses(network(batch), batch)
 
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_a_language_models_loss_is_the_mean_over_the_sequences_own_tokens(
     network.load(learner.initial)
     network.eval()
     examples = examples_of(learner, 8)
-    batch = make_batch(examples, np.arange(8), learner.tokenizer.pad_token_id, torch.device("cpu"))
+    batch = make_batch(examples, np.arange(8), learner.inputs, torch.device("cpu"))
     with torch.no_grad():
         logits = network(batch)
         losses = task.losses(logits, batch)
@@ -268,7 +268,7 @@ def test_padding_with_the_end_of_text_token_does_not_hide_a_real_end_of_text(
     assert learner.tokenizer.pad_token_id == learner.tokenizer.eos_token_id
     examples = examples_of(learner)
     ended = next(i for i in range(len(examples)) if examples.tokens(i)[-1] == 2)
-    batch = make_batch(examples, [ended], 2, torch.device("cpu"))
+    batch = make_batch(examples, [ended], learner.inputs, torch.device("cpu"))
     network, task = learner.network, task_for(learner.job, 0)
     network.eval()
     with torch.no_grad():

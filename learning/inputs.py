@@ -1,0 +1,232 @@
+"""What a network takes in of a record: how it is read, and how records become a batch.
+
+A task says which kind of inputs it has (``TaskSpec.inputs``); everything else asks the inputs of the loaded
+model, and so knows nothing of tokens. ``Texts`` are those of the tasks that read text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..tasks.spec import TaskSpec
+from .batches import pad_rows
+from .invented import frame, invented_texts
+from .network import Batch
+from .tokenizer import load_tokenizer, state_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..job import Job
+
+_CHARACTERS_A_TOKEN = 64
+_FEWEST_CHARACTERS = 4096
+
+
+class Inputs(Protocol):
+    """Rows of numbers, one for each record, and how they become what a network takes in.
+
+    A row is an array of one axis, as long as the record is; ``model.max_length`` bounds it. What a record's
+    row is, and what the network sees of it in a batch, must depend on that record alone: the probe of a
+    model tries it, on rows that nobody wrote.
+    """
+
+    @property
+    def dtype(self) -> type[Any]:
+        """Of rows, as they are kept: ``numpy.int32`` or ``numpy.float32``."""
+        ...
+
+    @property
+    def varied(self) -> bool:
+        """Whether rows differ in length, so that some are padded; else all are of ``model.max_length``."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From the files of a base model; a ``ModelError`` for what cannot be used."""
+        ...
+
+    def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[Any]:
+        """A row of at most `limit` numbers for each record, as its column says it, cleaned; empty for none.
+
+        ends: the row says where the record ends, if there is room. An exception tells that some record
+        cannot be read: each is then tried by itself.
+        """
+        ...
+
+    def collate(
+        self, rows: Sequence[np.ndarray], device: torch.device, length: int | None
+    ) -> Batch:
+        """What the network takes in, by the names of its arguments: padded to `length`, or to the longest."""
+        ...
+
+    def invented(self, lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+        """Rows that nobody wrote, of these lengths if they may differ; the same for the same seed."""
+        ...
+
+    def odd(self, row: np.ndarray) -> list[np.ndarray]:
+        """Rows made from an invented one that a head of an architecture's own may take for others."""
+        ...
+
+    def padded_otherwise(self, batch: Batch) -> Batch:
+        """The batch with other numbers where no record has any."""
+        ...
+
+    def fit(self, backbone: nn.Module, base: str) -> None:
+        """Settle what model and inputs must agree on; a ``ModelError`` if they cannot."""
+        ...
+
+    def state(self) -> str:
+        """All that decides what a network sees of rows, beside the job: features are kept under it."""
+        ...
+
+    def save(self, folder: Path, job: Job) -> None:
+        """Write beside a tuned model what it takes to read records as in training."""
+        ...
+
+    def card(self, job: Job) -> dict[str, Any]:
+        """How records are read, for ``umbel.json``."""
+        ...
+
+
+def inputs_for(kind: TaskSpec, folder: Path) -> Inputs:
+    """What a task reads, for the base model in `folder`."""
+    module, _, name = kind.inputs.partition(":")
+    found: Inputs = getattr(import_module(module), name).load(folder)
+    return found
+
+
+def inputs_state(kind: TaskSpec) -> str:
+    """Which code reads the records of a task: rows are kept under it. Nothing of it is imported."""
+    module = kind.inputs.partition(":")[0]
+    if module == __name__:
+        return ""  # of this version of Umbel
+    origin = getattr(find_spec(module), "origin", None)
+    code = Path(origin).read_bytes() if origin else b""
+    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()}"
+
+
+def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    """What is tokenised of a text: 64 characters for each of `max_length` tokens, and 4096 at least.
+
+    The end of it where the tokenizer keeps ends. Everything that makes tokens of texts cuts them here
+    first: one text, one answer, and in a time that its length does not make longer.
+    """
+    most = most_characters(max_length)
+    return text[-most:] if tokenizer.truncation_side == "left" else text[:most]
+
+
+def most_characters(max_length: int) -> int:
+    """How many characters of a text are looked at, for so many tokens."""
+    return max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
+
+
+class Texts:
+    """Token ids, and a mask that tells them from padding."""
+
+    dtype = np.int32
+    varied = True
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(load_tokenizer(folder))
+
+    def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[list[int]]:
+        """Of a text only its ``beginning`` is read, so that none takes longer by its length alone."""
+        read = [beginning(text, self.tokenizer, limit) for text in records]
+        found = self.tokenizer(read, truncation=True, max_length=limit)["input_ids"]
+        return [self._ended(tokens, limit) if ends else tokens for tokens in found]
+
+    def _ended(self, tokens: list[int], limit: int) -> list[int]:
+        """With the end-of-text token, for language models whose tokenizer appends none."""
+        end = self.tokenizer.eos_token_id
+        wanted = end is not None and tokens and len(tokens) < limit and tokens[-1:] != [end]
+        return [*tokens, end] if wanted else tokens
+
+    def collate(
+        self, rows: Sequence[np.ndarray], device: torch.device, length: int | None
+    ) -> Batch:
+        return pad_rows(rows, int(self.tokenizer.pad_token_id), device, length)
+
+    def invented(self, lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+        return invented_texts(self.tokenizer, lengths, seed)
+
+    def odd(self, row: np.ndarray) -> list[np.ndarray]:
+        """A text may end with the padding token, which some heads look for."""
+        end, ending = len(frame(self.tokenizer)[1]), row.copy()
+        ending[-end - 1] = self.tokenizer.pad_token_id
+        return [ending]
+
+    def padded_otherwise(self, batch: Batch) -> Batch:
+        ids, (other,) = batch["input_ids"], self.invented([64], seed=3)
+        drawn = torch.from_numpy(np.resize(other, ids.shape)).to(ids.device)
+        return batch | {"input_ids": torch.where(batch["attention_mask"] == 0, drawn, ids)}
+
+    def fit(self, backbone: Any, base: str) -> None:
+        """One padding token for both, of the whole configuration and of its part for text, where there is
+        one; and an embedding for every token."""
+        config: Any = backbone.config
+        for part in {id(c): c for c in (config, config.get_text_config())}.values():
+            part.pad_token_id = self.tokenizer.pad_token_id
+        try:
+            table = backbone.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            table = None
+        if not isinstance(table, nn.Embedding):
+            return  # such as hashed characters; the probe looks at every table that is read
+        pad, highest = int(self.tokenizer.pad_token_id), max(self.tokenizer.get_vocab().values())
+        if max(highest, pad) >= table.num_embeddings:
+            which = "token" if highest >= table.num_embeddings else "padding token"
+            number = highest if which == "token" else pad
+            raise ModelError(
+                f"{base} has {table.num_embeddings} token embeddings, and its tokenizer a {which} "
+                f"with the number {number}: they do not belong together. Download the model again, "
+                "with its own tokenizer."
+            )
+
+    def state(self) -> str:
+        return f"padding token {self.tokenizer.pad_token_id}"
+
+    def tokenizer_state(self) -> str:
+        """All that decides about tokens."""
+        return f"{state_of(self.tokenizer)} {self.tokenizer.eos_token_id}"
+
+    def save(self, folder: Path, job: Job) -> None:
+        """The tokenizer pads on the same side, with the same token, and cuts as it did."""
+        tokenizer = self.tokenizer
+        if tokenizer.is_fast:
+            # What the last call set would be the way in which it reads from then on.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["truncation_side"] = tokenizer.truncation_side
+        if job.kind.labelled:
+            settings |= {"model_max_length": job.model.max_length, "padding_side": "right"}
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def card(self, job: Job) -> dict[str, Any]:
+        language = not job.kind.labelled
+        # Of a prompt the end decides, and is read.
+        cut = "start" if language or self.tokenizer.truncation_side == "left" else "end"
+        return {
+            "pad_token_id": int(self.tokenizer.pad_token_id),
+            "characters": most_characters(job.model.max_length),
+            "cut": cut,
+            "first": frame(self.tokenizer)[0] if language else [],
+        }
