@@ -37,9 +37,10 @@ _FEWEST_CHARACTERS = 4096
 class Inputs(Protocol):
     """Rows of numbers, one for each record, and how they become what a network takes in.
 
-    A row is an array of one axis, as long as the record is; ``model.max_length`` bounds it. What a record's
-    row is, and what the network sees of it in a batch, must depend on that record alone: the probe of a
-    model tries it, on rows that nobody wrote.
+    A row is an array of one axis, as long as the record is; ``model.max_length`` bounds it.
+
+    Assumption: a record's row, and what the network sees of it in a batch, depend on that record alone. The
+    probe of a model tests it, on invented rows.
     """
 
     @property
@@ -58,10 +59,10 @@ class Inputs(Protocol):
         ...
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[Any]:
-        """A row of at most `limit` numbers for each record, as its column says it, cleaned; empty for none.
+        """A row of at most `limit` numbers for each record, which is the cleaned text of its column.
 
-        ends: the row says where the record ends, if there is room. An exception tells that some record
-        cannot be read: each is then tried by itself.
+        ends: the row says where the record ends, if there is room. An empty row is a record that says
+        nothing. An exception means that some record cannot be read: each is then tried by itself.
         """
         ...
 
@@ -72,7 +73,7 @@ class Inputs(Protocol):
         ...
 
     def invented(self, lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:
-        """Rows that nobody wrote, of these lengths if they may differ; the same for the same seed."""
+        """Invented rows, of these lengths if they may differ; the same for the same seed."""
         ...
 
     def odd(self, row: np.ndarray) -> list[np.ndarray]:
@@ -80,7 +81,7 @@ class Inputs(Protocol):
         ...
 
     def padded_otherwise(self, batch: Batch) -> Batch:
-        """The batch with other numbers where no record has any."""
+        """The batch with other numbers in its padding."""
         ...
 
     def fit(self, backbone: nn.Module, base: str) -> None:
@@ -88,11 +89,11 @@ class Inputs(Protocol):
         ...
 
     def state(self) -> str:
-        """All that decides what a network sees of rows, beside the job: features are kept under it."""
+        """All that determines what a network sees of rows, besides the job: features are kept under it."""
         ...
 
     def save(self, folder: Path, job: Job) -> None:
-        """Write beside a tuned model what it takes to read records as in training."""
+        """Write, next to a tuned model, what is needed to read records as in training."""
         ...
 
     def card(self, job: Job) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def inputs_for(kind: TaskSpec, folder: Path) -> Inputs:
 
 
 def inputs_state(kind: TaskSpec) -> str:
-    """Which code reads the records of a task: rows are kept under it. Nothing of it is imported."""
+    """Which code reads the records of a task: rows are kept under it. It is not imported for that."""
     module = kind.inputs.partition(":")[0]
     if module == __name__:
         return ""  # of this version of Umbel
@@ -118,22 +119,22 @@ def inputs_state(kind: TaskSpec) -> str:
 
 
 def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-    """What is tokenised of a text: 64 characters for each of `max_length` tokens, and 4096 at least.
+    """What is tokenised of a text: 64 characters for each of `max_length` tokens, and at least 4096.
 
-    The end of it where the tokenizer keeps ends. Everything that makes tokens of texts cuts them here
-    first: one text, one answer, and in a time that its length does not make longer.
+    It is the end of the text if the tokenizer keeps ends. All code that makes tokens of texts cuts them here
+    first: one text, one answer, in a time that does not grow with its length.
     """
     most = most_characters(max_length)
     return text[-most:] if tokenizer.truncation_side == "left" else text[:most]
 
 
 def most_characters(max_length: int) -> int:
-    """How many characters of a text are looked at, for so many tokens."""
+    """How many characters of a text are read, for this many tokens."""
     return max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
 
 
 class Texts:
-    """Token ids, and a mask that tells them from padding."""
+    """Token ids, and a mask that separates them from padding."""
 
     dtype = np.int32
     varied = True
@@ -146,7 +147,7 @@ class Texts:
         return cls(load_tokenizer(folder))
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[list[int]]:
-        """Of a text only its ``beginning`` is read, so that none takes longer by its length alone."""
+        """Only the ``beginning`` of a text is read, so that none takes longer because of its length."""
         read = [beginning(text, self.tokenizer, limit) for text in records]
         found = self.tokenizer(read, truncation=True, max_length=limit)["input_ids"]
         return [self._ended(tokens, limit) if ends else tokens for tokens in found]
@@ -166,7 +167,7 @@ class Texts:
         return invented_texts(self.tokenizer, lengths, seed)
 
     def odd(self, row: np.ndarray) -> list[np.ndarray]:
-        """A text may end with the padding token, which some heads look for."""
+        """A text may end with the padding token, for which some heads search."""
         end, ending = len(frame(self.tokenizer)[1]), row.copy()
         ending[-end - 1] = self.tokenizer.pad_token_id
         return [ending]
@@ -177,8 +178,8 @@ class Texts:
         return batch | {"input_ids": torch.where(batch["attention_mask"] == 0, drawn, ids)}
 
     def fit(self, backbone: Any, base: str) -> None:
-        """One padding token for both, of the whole configuration and of its part for text, where there is
-        one; and an embedding for every token."""
+        """One padding token for both, in the whole configuration and in its part for text, if it has one;
+        and an embedding for every token."""
         config: Any = backbone.config
         for part in {id(c): c for c in (config, config.get_text_config())}.values():
             part.pad_token_id = self.tokenizer.pad_token_id
@@ -202,14 +203,14 @@ class Texts:
         return f"padding token {self.tokenizer.pad_token_id}"
 
     def tokenizer_state(self) -> str:
-        """All that decides about tokens."""
+        """All that determines the tokens."""
         return f"{state_of(self.tokenizer)} {self.tokenizer.eos_token_id}"
 
     def save(self, folder: Path, job: Job) -> None:
         """The tokenizer pads on the same side, with the same token, and cuts as it did."""
         tokenizer = self.tokenizer
         if tokenizer.is_fast:
-            # What the last call set would be the way in which it reads from then on.
+            # Otherwise the saved tokenizer would keep what the last call set.
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
@@ -222,7 +223,7 @@ class Texts:
 
     def card(self, job: Job) -> dict[str, Any]:
         language = not job.kind.labelled
-        # Of a prompt the end decides, and is read.
+        # Of a prompt the end is read: the continuation follows from it.
         cut = "start" if language or self.tokenizer.truncation_side == "left" else "end"
         return {
             "pad_token_id": int(self.tokenizer.pad_token_id),

@@ -93,7 +93,9 @@ class Learner:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Of a model that reads texts; a ``ModelError`` for another."""
         if not isinstance(self.inputs, Texts):
-            raise ModelError(f"A model of the task {self.job.task} reads no texts.")
+            raise ModelError(
+                f"The task {self.job.task} does not read texts, so its model has no tokenizer."
+            )
         return self.inputs.tokenizer
 
     @property
