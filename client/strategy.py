@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..strategies import (
     heard_of,
     local_half,
     state_of,
+    told_by,
 )
 from ..wire.arrays import Arrays
 from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
@@ -60,6 +61,7 @@ class StrategyHere:
         told = told_of(message.content)
         wanted = str(told.pop(LOCAL_HALF, ""))
         local = local_half(job.strategy, told, wanted, self._accepted)
+        self._check_told(job, assignment.round, told)
         hears = heard_of(job.strategy, self._work.shapes, self._accepted)
         beside = beside_of(message.content, hears)
         rates = rates_of_round(assignment.round, job.training)
@@ -74,6 +76,15 @@ class StrategyHere:
                 f"{MOST_WEIGHT:g}"
             )
         return local, beside
+
+    def _check_told(self, job: Job, round_: int, told: Mapping[str, object]) -> None:
+        """Refuse numbers for the local half that do not follow from the job and the round alone."""
+        for name, value in told_by(job.strategy, round_, self._accepted).items():
+            if told.get(name, 0.0) != value:
+                raise MessageError(
+                    f"{self._name}: the server tells {name} = {told.get(name)!r}, "
+                    f"but in the job it is {value!r}"
+                )
 
     def begin(
         self, assignment: Assignment, message: Message, upload: SecureUpload | None

@@ -20,6 +20,7 @@ from .named import (
     rule_class,
     sees,
     state_of,
+    told_by,
     trained_over,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "rule_class",
     "sees",
     "state_of",
+    "told_by",
     "trained_by_steps",
     "trained_over",
 ]

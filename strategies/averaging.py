@@ -14,7 +14,7 @@ from .contract import LocalRule, Rule, Told
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MU = "proximal-mu"
+PROXIMAL_MU = "proximal-mu"
 """As Flower's own FedProx tells it."""
 
 
@@ -60,9 +60,9 @@ class Proximal(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        mu = told.get(_MU, 0.0)
+        mu = told.get(PROXIMAL_MU, 0.0)
         if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
-            raise ValueError(f"{_MU} = {mu!r} is not a number of 0 or more")
+            raise ValueError(f"{PROXIMAL_MU} = {mu!r} is not a number of 0 or more")
         self._mu = float(mu)
 
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
@@ -83,7 +83,7 @@ class FedProx(FedAvg):
         self._mu = proximal_mu
 
     def told(self, round_: int) -> Mapping[str, float]:
-        return {_MU: self._mu}
+        return {PROXIMAL_MU: self._mu}
 
 
 def _positive(name: str, value: float) -> float:

@@ -224,7 +224,11 @@ class Rule(ABC):
         return (Channel(UPDATE, shapes),)
 
     def told(self, round_: int) -> Mapping[str, float]:
-        """What the local half must know in a round, the same for every owner."""
+        """What the local half must know in a round, the same for every owner.
+
+        A pure function of the options and the round: an owner computes it, too, and refuses a server that
+        tells it otherwise. What follows from earlier rounds is `sent`.
+        """
         return {}
 
     def sent(self, model: Arrays) -> Arrays:

@@ -188,6 +188,19 @@ def _declared(
         return declared(kind.local)
 
 
+def told_by(
+    spec: StrategySpec, round_: int, accepted: Collection[str] | None = None
+) -> dict[str, Any]:
+    """What a job's strategy tells the local half in a round, by the job's own options."""
+    from .averaging import PROXIMAL_MU
+
+    rule = _rule(spec, accepted)
+    if rule is None:  # Flower's strategies of this kind have an option and tell it
+        return {PROXIMAL_MU: spec.options.get("proximal_mu", 0.0)}
+    with _said_of(spec):
+        return dict(rule.told(round_))
+
+
 def local_half(
     spec: StrategySpec, told: Mapping[str, Any], wanted: str, accepted: Collection[str]
 ) -> LocalRule | None:

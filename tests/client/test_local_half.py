@@ -74,3 +74,24 @@ def test_a_local_half_that_its_owner_did_not_name_is_refused_and_charged_nothing
     assert re.search(words, reply.error.reason)
     assert mary.entries() == []
     assert "my_twice" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ({"name": "fedprox", "options": {"proximal_mu": 0.5}}, {"proximal-mu": 0.25}),
+        ({"name": "fedprox"}, {}),
+        ({"name": "FedProx", "options": {"proximal_mu": 0.5}}, {"proximal-mu": 9.0}),
+        ({"name": "FedProx"}, {"proximal-mu": 0.5}),
+        ({"name": "la-lora", "options": {"low_pass": 0.5}}, {"low-pass": 0.25}),
+        ({"name": "feddyn"}, {"dynamic-alpha": 1e9}),
+    ],
+)
+def test_what_a_local_half_is_told_follows_from_the_job_or_is_refused(
+    strategy, told, owner, open_job_of
+):
+    """A server that pulls harder than the job says would ask something else of the records."""
+    mary = owner(open_job_of(strategy=strategy))
+    reply = mary.ask(TRAIN, config=told)
+    assert "but in the job it is" in reply.error.reason
+    assert mary.entries() == []
