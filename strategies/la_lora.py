@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from .averaging import FedAvg
 from .contract import LocalRule, Told
-from .factors import without
+from .factors import factor_of, without
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEPT = "low-pass"
+_SMOOTHING = "smoothing"
 
 
 class TurnsAndFilter(LocalRule):
@@ -21,48 +22,66 @@ class TurnsAndFilter(LocalRule):
     Which factor a step trains follows from its number, so a step of DP-SGD clips each example's gradient of
     that factor (and of a head) alone, and adds its noise there: the whole norm is for what moves. To mask
     a step that was clipped over both would leave the other one's part of the norm unused. The filter reads
-    noised gradients, so it is post-processing.
+    noised gradients, so it is post-processing. A head's gradient is not filtered: its rows are classes.
     """
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        kept = told.get(_KEPT)
-        if not isinstance(kept, int | float) or not 0 <= kept < 1:
-            raise ValueError(f"{_KEPT} = {kept!r} must lie in [0, 1)")
-        self._kept = float(kept)
-        self._smooth: dict[str, Tensor] = {}
-        self._steps: dict[str, int] = {}
+        strength = told.get(_SMOOTHING)
+        if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+            raise ValueError(f"{_SMOOTHING} = {strength!r} must be a number of 0 or more")
+        self._strength = float(strength)
 
     def trains(self, step: int, names: Collection[str]) -> Collection[str]:
         return without("B" if step % 2 else "A", names)
 
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
-        if not self._kept:
-            return
-        if name not in self._smooth:
-            self._smooth[name], self._steps[name] = gradient.clone().zero_(), 0
-        self._steps[name] += 1
-        smooth = self._smooth[name].mul_(self._kept).add_(gradient, alpha=1 - self._kept)
-        gradient.copy_(smooth / (1 - self._kept ** self._steps[name]))
+        if self._strength and factor_of(name):
+            gradient.copy_(smoothed(gradient, self._strength))
+
+
+def smoothed(gradient: Tensor, strength: float) -> Tensor:
+    """A gradient without its high frequencies: x with (1 - strength * L) x = gradient.
+
+    L is the Laplacian over rows and columns, whose ends meet, so a component that oscillates k times over n
+    rows and l times over m columns is divided by 1 + strength * (4 - 2 cos(2 pi k / n) - 2 cos(2 pi l / m)),
+    and the mean stays. gradient: any float tensor of at least one dimension; further ones are columns.
+    """
+    import torch
+
+    table = gradient.reshape(gradient.shape[0], -1)
+    rows, columns = table.shape
+    damped = 1 + strength * (
+        _waves(rows, gradient).unsqueeze(1) + _waves(columns, gradient)[: columns // 2 + 1]
+    )
+    found = torch.fft.irfft2(torch.fft.rfft2(table) / damped, s=(rows, columns))
+    return found.reshape(gradient.shape)
+
+
+def _waves(count: int, like: Tensor) -> Tensor:
+    import torch
+
+    turns = torch.arange(count, dtype=like.dtype, device=like.device) * (2 * math.pi / count)
+    return 2 - 2 * torch.cos(turns)
 
 
 class LaLora(FedAvg):
     """LA-LoRA (arXiv 2602.19926): each local step trains B or A, by turns, on low-pass filtered gradients.
 
-    With one factor at rest a step's noise enters the product once. The filter is of first order,
-    s <- k s + (1 - k) g, divided by 1 - k^t as it begins at zero; it begins again in each round, because
-    nothing stays with an owner. Both factors are averaged.
+    With one factor at rest a step's noise enters the product once. The paper has a fixed low-pass filter over
+    the entries of a gradient; the one here is the Laplacian smoothing of its authors' program for language
+    models, with the same strength by default. Both factors are averaged.
     """
 
     local = TurnsAndFilter
     fits = ("lora",)
     when = "LoRA with several local steps under much noise (epsilon of 1 or 2)."
 
-    def __init__(self, low_pass: float = 0.9, learning_rate: float = 1.0) -> None:
+    def __init__(self, smoothing: float = 1.0, learning_rate: float = 1.0) -> None:
         super().__init__(learning_rate)
-        if not 0 <= low_pass < 1:
-            raise ValueError(f"low_pass = {low_pass} must lie in [0, 1)")
-        self._low_pass = low_pass
+        if not 0 <= smoothing < math.inf:
+            raise ValueError(f"smoothing = {smoothing} must be 0 or more")
+        self._smoothing = smoothing
 
     def told(self, round_: int) -> Mapping[str, float]:
-        return {_KEPT: self._low_pass}
+        return {_SMOOTHING: self._smoothing}

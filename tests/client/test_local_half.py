@@ -83,7 +83,7 @@ def test_a_local_half_that_its_owner_did_not_name_is_refused_and_charged_nothing
         ({"name": "fedprox"}, {}),
         ({"name": "FedProx", "options": {"proximal_mu": 0.5}}, {"proximal-mu": 9.0}),
         ({"name": "FedProx"}, {"proximal-mu": 0.5}),
-        ({"name": "la-lora", "options": {"low_pass": 0.5}}, {"low-pass": 0.25}),
+        ({"name": "la-lora", "options": {"smoothing": 0.5}}, {"smoothing": 0.25}),
         ({"name": "feddyn"}, {"dynamic-alpha": 1e9}),
     ],
 )

@@ -59,7 +59,7 @@ def moved(outcome):
 @pytest.mark.parametrize("sigma", [None, 1.0])
 def test_a_step_moves_what_it_trains_and_nothing_else(learn, sigma, optimizer):
     """Neither noise nor weight decay reaches a factor that rests."""
-    half = TurnsAndFilter({"low-pass": 0.5})
+    half = TurnsAndFilter({"smoothing": 1.0})
     for step, factor in ((0, "B"), (1, "A"), (2, "B")):
         found = learn(step, 1, sigma=sigma, local=half, optimizer=optimizer)
         assert moved(found) == {factor, None}
@@ -78,7 +78,7 @@ def test_a_round_trains_and_sends_what_it_is_told_to(learn, sigma):
 
 
 def test_a_layer_that_rests_behind_one_that_is_trained_rests_under_hooks_too(learn, monkeypatch):
-    half = TurnsAndFilter({"low-pass": 0.0})
+    half = TurnsAndFilter({"smoothing": 0.0})
     books = learn(0, 2, sigma=0.0, local=half)
     monkeypatch.setattr("umbel.privacy.dpsgd.optimizer.has_rules", lambda module: False)
     hooks = learn(0, 2, sigma=0.0, local=half)
@@ -97,21 +97,33 @@ def test_the_whole_clipping_norm_is_for_what_a_step_trains(learn):
     assert part < 0.9 * norm(alone)
 
 
-@given(st.integers(1, 6), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
-def test_gradients_go_through_a_low_pass_filter_of_first_order(steps, kept, seed):
-    drawn = np.random.default_rng(seed).normal(size=(steps, 2, 3))
-    half, smooth = TurnsAndFilter({"low-pass": kept}), np.zeros((2, 3))
-    for step, gradient in enumerate(drawn, start=1):
-        filtered = torch.tensor(gradient)
-        half.correct("layer.lora_A.default.weight", filtered, filtered, filtered)
-        smooth = kept * smooth + (1 - kept) * gradient
-        np.testing.assert_allclose(filtered.numpy(), smooth / (1 - kept**step), rtol=1e-9)
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0, 100), st.integers(0, 2**32 - 1))
+def test_a_factors_gradient_loses_its_high_frequencies(rows, columns, strength, seed):
+    """The filter's inverse is the local rule x - strength * (neighbours - 4 x), whose ends meet."""
+    gradient = np.random.default_rng(seed).normal(size=(rows, columns))
+    filtered = torch.tensor(gradient)
+    half = TurnsAndFilter({"smoothing": strength})
+    half.correct("layer.lora_A.default.weight", filtered, filtered, filtered)
+    found = filtered.numpy()
+    neighbours = sum(np.roll(found, by, axis) for by in (1, -1) for axis in (0, 1))
+    back = found - strength * (neighbours - 4 * found)
+    np.testing.assert_allclose(back, gradient, atol=1e-9 * (1 + strength))
 
 
-@pytest.mark.parametrize("kept", [-0.1, 1.0, float("nan"), "much", None])
-def test_a_filter_that_lets_nothing_through_is_refused(kept):
-    with pytest.raises(ValueError, match="low-pass"):
-        TurnsAndFilter({"low-pass": kept})
+def test_a_heads_gradient_is_not_filtered_and_one_of_more_dimensions_keeps_its_shape():
+    half, gradient = TurnsAndFilter({"smoothing": 1.0}), torch.randn(4, 3, 2)
+    for name, same in (("score.weight", True), ("layer.lora_B.default.weight", False)):
+        filtered = gradient.clone()
+        half.correct(name, filtered, filtered, filtered)
+        assert filtered.shape == gradient.shape
+        assert torch.equal(filtered, gradient) == same
+        assert torch.isclose(filtered.mean(), gradient.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [-0.1, float("inf"), float("nan"), "much", None])
+def test_a_filter_that_cannot_be_is_refused(strength):
+    with pytest.raises(ValueError, match="smoothing"):
+        TurnsAndFilter({"smoothing": strength})
 
 
 @given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 2**32 - 1))
