@@ -20,7 +20,7 @@ from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes
 from ..run.events import Held, Partition
 from ..server.run import Listener, Silent
-from ..survey.concerns import concerns
+from ..survey.concerns import concerns, telling_columns
 from ..survey.lengths import WORTH, cut
 from .partition import Share, parse_scheme, partition
 
@@ -182,15 +182,18 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         dropped=corpus.dropped | ({_COPIED: repeated} if repeated else {}),
         ungrouped=(corpus.groups or []).count(""),
         notes=corpus.notes,
-        look=_concerns(corpus),
+        look=_concerns(corpus, job, scheme.column),
         cut=cut(job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
     )
 
 
-def _concerns(corpus: Corpus) -> tuple[str, ...]:
+def _concerns(corpus: Corpus, job: Job, client_column: str | None) -> tuple[str, ...]:
     labels = corpus.labels
-    names = None if labels is None else [corpus.label_names[label] for label in labels]
-    return tuple(concerns(corpus.texts, names))
+    if labels is None:
+        return tuple(concerns(corpus.texts, None))
+    skip = [client_column] if client_column else []
+    names = [corpus.label_names[label] for label in labels]
+    return tuple(concerns(corpus.texts, names, telling_columns(job.data, skip)))
 
 
 _COPIED = "the same text as a held-out record"

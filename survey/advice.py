@@ -96,22 +96,12 @@ def warnings(found: Survey) -> list[str]:
         )
     lines += concern_lines(
         found.odd,
-        found.copies.contradicting,
+        found.copies,
         found.giveaways,
         found.classes,
         found.texts_of_nothing,
+        found.tellers,
     )
-    if found.copies.nearly:
-        lines.append(
-            "Equal texts stay on one side of the split between training and test; the "
-            f"{counted(found.copies.nearly, 'near copy')} may be on both, which makes a test look better "
-            "than it is."
-        )
-    for name, share in found.tellers.items():
-        lines.append(
-            f"Column {name!r} determines the label in {share:.1%} of the rows. It is not read, but "
-            "make sure that the texts do not repeat it."
-        )
     rare = [name for name, count in found.classes.items() if count < FEW]
     if rare:
         lines.append(

@@ -10,7 +10,9 @@ from typing import Literal
 
 from ..learning.reading.names import label_name
 
-Kind = Literal["empty", "text", "classes", "number", "dates", "identifier", "groups", "other"]
+Kind = Literal[
+    "empty", "one value", "text", "classes", "number", "dates", "identifier", "groups", "other"
+]
 
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?")
 _DATE = re.compile(
@@ -18,6 +20,14 @@ _DATE = re.compile(
 )
 _CODE = re.compile(r"[A-Za-z0-9_.:/+-]+")
 """What programs make up to tell records apart: no text has only these characters."""
+_UNSPACED = re.compile(
+    "[\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of scripts without blanks between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+_WORTH = 3
+"""As many letters of an alphabet as one of those says, about."""
+_FEW_UNSPACED = 5
+"""A name has fewer of them, a sentence more."""
 _MOST_CLASSES = 50
 _TEXT_LENGTH = 24
 """If the values are mostly different and have at least this many characters on average, they are texts."""
@@ -33,15 +43,23 @@ class Column:
     distinct: int
     kind: Kind
     longest_mean: float
-    """Mean number of characters of the filled cells."""
+    """Mean number of characters of the filled cells; one of a script without blanks counts as three."""
 
 
 def describe(name: str, values: Sequence[str | None]) -> Column:
     """Look at all values of a column. What it seems to be is a guess, and shown as one."""
     filled = [value.strip() for value in values if value and value.strip()]
     distinct = len(set(map(label_name, filled)))
-    mean = sum(map(len, filled)) / len(filled) if filled else 0.0
+    mean = sum(map(_length, filled)) / len(filled) if filled else 0.0
     return Column(name, len(filled), distinct, _kind(filled, distinct, mean), mean)
+
+
+def _length(value: str) -> int:
+    return len(value) + (_WORTH - 1) * len(_UNSPACED.findall(value))
+
+
+def _has_words(value: str) -> bool:
+    return " " in value or len(_UNSPACED.findall(value)) >= _FEW_UNSPACED
 
 
 def _kind(filled: list[str], distinct: int, mean: float) -> Kind:
@@ -49,6 +67,8 @@ def _kind(filled: list[str], distinct: int, mean: float) -> Kind:
         return "empty"
     if all(map(_DATE.fullmatch, filled)):
         return "dates"
+    if distinct == 1 and len(filled) > 1:
+        return "one value"
     share = distinct / len(filled)
     if distinct <= _MOST_CLASSES and (share <= 0.2 or distinct <= 2) and mean <= _TEXT_LENGTH * 2:
         return "classes"
@@ -58,7 +78,7 @@ def _kind(filled: list[str], distinct: int, mean: float) -> Kind:
         return "text"
     if all(_NUMBER.fullmatch(value) for value in filled):
         return "identifier" if share > 0.98 and all(v.isdigit() for v in filled) else "number"
-    spaced = sum(" " in value for value in filled) / len(filled)
+    spaced = sum(map(_has_words, filled)) / len(filled)
     if share > 0.98 and spaced < 0.05:
         return "identifier"
     if share > 0.98:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from umbel.errors import DataError
+from umbel.simulations.federation import federate
 from umbel.survey.holdings import holdings_lines
 
 
@@ -41,6 +42,31 @@ def test_records_classes_and_what_is_left_out_are_told(found):
     assert lines[1] == "2 classes: yes (40), no (30)"
     assert lines[2].startswith("The first word of a text determines its label")
     assert len(lines) == 3
+
+
+def test_a_plan_names_columns_that_determine_the_label_and_near_copies(job_of, tmp_path):
+    """As ``umbel data`` does; not the column by which clients are told apart."""
+    path = tmp_path / "tickets.csv"
+    lines = [
+        f"{n},ticket {n % 30} {'ab'[n % 2]}{'' if n < 60 else ' !'},{'ab'[n % 2]},{'XY'[n % 2]}-{n % 3},"
+        f"{n % 5}"
+        for n in range(90)
+    ]
+    path.write_text("\n".join(["id,text,label,team,shift", *lines]), encoding="utf-8")
+    data = {"path": str(path), "labels": None}
+
+    def told(partition, **more):
+        dealt = {"partition": partition, **more}
+        return holdings_lines(federate(job_of(data=data, simulation=dealt)).holdings())
+
+    one = "Column 'team' determines the label in 100.0% of the rows. It is not read, but make sure"
+    lines = told("iid", clients=2)
+    assert len([line for line in lines if line.startswith(one)]) == 1
+    assert not any("'shift'" in line or "'id'" in line for line in lines)
+    assert any("near copies may be on both" in line for line in lines)
+    path.write_text(path.read_text().replace("X-", "Z-").replace("-1,", "-2,"), encoding="utf-8")
+    data["labels"] = ["a", "b"]
+    assert not any("'team'" in line for line in told("column:team"))
 
 
 def test_a_class_with_too_few_records_is_named(found):

@@ -92,6 +92,12 @@ FAULTS = {
         ),
         "The first word of a text determines its label in 100%",
     ),
+    "a code that begins with the label": (
+        lambda rows: _change(
+            rows, "text", lambda n, r: f"[{'NP'[r['label'] == 'a']}-{n}] {r['text']}"
+        ),
+        "The first word of a text, its digits aside, determines its label in 100%",
+    ),
     "a column that is the label": (
         lambda rows: _change(rows, "stars", lambda n, r: {"a": "1", "b": "5"}[r["label"]]),
         "Column 'stars' determines the label in 100.0%",
