@@ -194,6 +194,10 @@ class WorkInChild:
         return self.model.shapes
 
     @property
+    def personal(self) -> Arrays:
+        return self.model.personal
+
+    @property
     def base_model(self) -> str:
         return self.model.base_model
 

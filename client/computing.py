@@ -43,8 +43,8 @@ class Computing:
         independent of why the first try failed; nothing of that try has left. Only work that is out of
         time (``OutOfTime``) ends without an answer, at the same time as one.
         """
-        job, assignment, arrays, local = asked.job, asked.assignment, asked.arrays, asked.local
-        names = tuple(asked.channels.update.shapes)
+        job, assignment, arrays, local = asked.job, asked.assignment, asked.whole, asked.local
+        names = asked.trained_here
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
 
@@ -70,17 +70,24 @@ class Computing:
                 self._failed(job, found, error)
         if asked.trains and found.error is None:
             try:
-                found.outcome = _with_channels(trained(private), local, asked.channels)
+                self._part(found, asked, trained(private))
             except OutOfTime:
                 raise
             except Exception as error:
                 self._failed(job, found, error)
                 if private is not None:
-                    anew = trained(private.drawn_anew(), records=False)
-                    found.outcome = _with_channels(anew, local, asked.channels)
+                    self._part(found, asked, trained(private.drawn_anew(), records=False))
                 elif job.private:
                     self._spend(trained)
         return found
+
+    def _part(self, found: Computed, asked: Asked, outcome: Outcome) -> None:
+        """What leaves of a training, and what stays here."""
+        update = outcome.update
+        found.personal = {name: update[name] for name in asked.personal}
+        shared = {name: array for name, array in update.items() if name not in asked.personal}
+        outcome = replace(outcome, update=shared)
+        found.outcome = _with_channels(outcome, asked.local, asked.channels)
 
     def _spend(self, trained: Callable[..., Outcome]) -> None:
         """The rest of the work of an update that failed, in whose place zeros leave."""

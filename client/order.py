@@ -56,16 +56,29 @@ class Asked:
     """What identifies the update, or exact counts, in the journal and on disk."""
     asked_for: bytes = b""
     """The digest of all that the update depends on."""
+    personal: Arrays = field(default_factory=dict)
+    """What the personal tensors are at this owner as the round begins; empty with most strategies."""
 
     @property
     def trains(self) -> bool:
         return self.train and self.repeated is None
 
     @property
+    def whole(self) -> Arrays:
+        """The model that is trained and tested here: what came, and what is this owner's own."""
+        return {**self.arrays, **self.personal}
+
+    @property
+    def trained_here(self) -> tuple[str, ...]:
+        """Names of the tensors that the round trains, personal ones among them."""
+        return (*self.channels.update.shapes, *self.personal)
+
+    @property
     def trained_at_once(self) -> list[tuple[str, ...]]:
         """The different sets of tensors that the round's steps train."""
-        names, steps = tuple(self.channels.update.shapes), self.job.training.local_steps
-        return trained_by_steps(self.local, names, (self.assignment.round - 1) * steps, steps)
+        steps = self.job.training.local_steps
+        first = (self.assignment.round - 1) * steps
+        return trained_by_steps(self.local, self.trained_here, first, steps)
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ class Computed:
 
     counts: Counts | None = None
     outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
+    personal: Arrays = field(default_factory=dict)
+    """How far the round moved the personal tensors; they never leave."""
     error: Exception | None = None
     """Only without privacy: what the server may learn."""
 

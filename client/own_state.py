@@ -130,6 +130,19 @@ class OwnStates:
         except (FileError, OSError) as error:
             _log.error("run %s: the state that follows is not kept: %s", own.run, error)
 
+    def again(self, own: Own, round_: int, what: bytes, place: Place | None) -> None:
+        """Note that the update of an earlier proposal leaves once more, in another `place`."""
+        known = self._read(own.run)
+        for one in known.proposed:
+            if (one.round, one.what) == (round_, what):
+                current = tuple(c for c in known.current if own.round == c.round)
+                try:
+                    self._write(_States(own.run, current, (_also_in(one, place),)))
+                except (FileError, OSError) as error:
+                    _log.error("run %s: where an update leaves is not noted: %s", own.run, error)
+                return
+        _log.error("run %s: the state that follows from this update is not here", own.run)
+
     def close(self, run: str) -> None:
         """Delete what is kept of a run."""
         with contextlib.suppress(OSError):
@@ -144,9 +157,7 @@ class OwnStates:
         places = (place,) if place else ()
         for one in known.proposed:
             if (one.round, one.what, one.content) == (round_, what, content):
-                others = tuple(p for p in one.places if p != place)
-                found = replace(one, places=(*others, *places)[-MOST_REPEATS:])
-                self._write(_States(own.run, current, (found,)))
+                self._write(_States(own.run, current, (_also_in(one, place),)))
                 return
         self._tidy()
         found = _Stored(round_, what, content, os.urandom(32), places)
@@ -185,6 +196,14 @@ class OwnStates:
 
     def _record(self, run: str) -> Path:
         return of_run(self._keys, run, ".state-keys")
+
+
+def _also_in(one: _Stored, place: Place | None) -> _Stored:
+    """A proposal whose update leaves in this place, too."""
+    if place is None:
+        return one
+    others = tuple(p for p in one.places if p != place)
+    return replace(one, places=(*others, place)[-MOST_REPEATS:])
 
 
 def _stem(run: str) -> str:

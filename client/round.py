@@ -142,10 +142,13 @@ class Rounds:
             asked = replace(asked, content=content, upload=upload)
             if upload.known:
                 return asked
-        own = here.begin(assignment, message, upload) if local else None
+        own = here.begin(assignment, message, upload, train=train)
         asked_for = update_digest(message.content, sent)
+        if own:
+            asked_for = hash_of(asked_for, own.digest)
         if local and own:
-            local.own, asked_for = own.arrays, hash_of(asked_for, own.digest)
+            local.own = here.rules_own(own)
+        asked = replace(asked, own=own, personal=here.personal(own))
         # What was computed before is sent again, if nothing new comes of it.
         kept = self._kept_round(assignment, asked_for, train)
         request = upload.request if upload else b""
@@ -164,7 +167,6 @@ class Rounds:
             )
         return replace(
             asked,
-            own=own,
             kept=kept,
             repeated=repeated,
             groups=groups,
@@ -181,7 +183,7 @@ class Rounds:
         if asked.test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
         elif asked.test and job.private:
-            request = hash_of(bytes.fromhex(arrays_digest(asked.arrays)), asked.asked_for).hex()
+            request = hash_of(bytes.fromhex(arrays_digest(asked.whole)), asked.asked_for).hex()
             self._budget.note_exact(job, assignment, request, last=not asked.train)
         if asked.trains and job.private:
             event = self.numbers.recipe(job, assignment).round_event
@@ -209,10 +211,11 @@ class Rounds:
     def _durable(self, answer: Answerable) -> Durable:
         """Keep durably, before anything leaves."""
         asked = answer.reserved.asked
-        update, what = answer.found.outcome.update, asked.what
+        # First what follows at the owner: an update that is kept is sent again, and is not trained again.
+        self._strategy.propose(asked, answer.found)
+        what = asked.what
         if asked.kept and asked.repeated is None:
-            what = asked.kept.keep(update)
-        self._strategy.propose(asked, update)
+            what = asked.kept.keep(answer.found.outcome.update)
         return Durable(answer, what)
 
     def _sent(self, durable: Durable) -> RecordDict:
@@ -311,7 +314,7 @@ class Rounds:
     def _check_weights(self, asked: Asked) -> None:
         """Refuse weights that would let a record move what others add; nothing is charged."""
         try:
-            for weights in (asked.arrays, *led_to(asked)):
+            for weights in (asked.whole, *led_to(asked)):
                 for names in asked.trained_at_once:
                     self._work.checked(weights, names)
         except ModelError as error:

@@ -32,7 +32,8 @@ from .work import Work
 if TYPE_CHECKING:
     from flwr.app import Message
 
-    from .order import Asked
+    from ..strategies.contract import Shapes
+    from .order import Asked, Computed
 
 
 class StrategyHere:
@@ -66,7 +67,7 @@ class StrategyHere:
         beside = beside_of(message.content, hears)
         rates = rates_of_round(assignment.round, job.training)
         if local is not None:
-            local.heard, local.rates = beside, rates
+            local.heard, local.rates, local.steps = beside, rates, job.training.local_steps
         farthest = max((float(np.abs(a).max(initial=0.0)) for a in beside.values()), default=0.0)
         if job.private and not farthest * max(1.0, rates) <= MOST_WEIGHT:
             # It would lead the steps to weights that no private step is taken from.
@@ -87,15 +88,16 @@ class StrategyHere:
                 )
 
     def begin(
-        self, assignment: Assignment, message: Message, upload: SecureUpload | None
+        self, assignment: Assignment, message: Message, upload: SecureUpload | None, *, train: bool
     ) -> Own | None:
         """The state that the round begins with; None with a strategy that has none.
 
-        Raises ``ProtocolError`` if the request counts an update that was not, as far as can be known.
+        A test needs one only if the model has personal tensors. Raises ``ProtocolError`` if the request
+        counts an update that was not, as far as can be known.
         """
         strategy = job_of(assignment).strategy
-        shapes = state_of(strategy, self._work.shapes, self._accepted)
-        if not shapes:
+        shapes = state_of(strategy, self._everything, self._accepted)
+        if not shapes or not (train or self._work.personal):
             return None
         if self._states is None:
             raise PlanRefused(
@@ -103,7 +105,7 @@ class StrategyHere:
                 "started without a folder for states)"
             )
         round_, shown = counted_of(message.content)
-        if round_ >= assignment.round:
+        if round_ >= assignment.round + (not train):
             raise MessageError(f"A request for round {assignment.round} counts round {round_}")
         return self._states.begin(
             assignment.run,
@@ -112,13 +114,34 @@ class StrategyHere:
             lambda places: not upload or upload.counts(shown, places),
         )
 
-    def propose(self, asked: Asked, update: Arrays) -> None:
-        """Keep the state that follows from an update, before that leaves."""
-        if asked.own and asked.local and self._states:
-            place = asked.upload.place if asked.upload else None
-            following = _next_state(asked, asked.own, asked.local, update)
-            round_ = asked.assignment.round
-            self._states.propose(asked.own, round_, asked.asked_for, following, place)
+    def personal(self, own: Own | None) -> Arrays:
+        """The personal tensors of an owner with this state: where all begin, and how far its own moved."""
+        start = self._work.personal
+        return {name: array + own.arrays[name] for name, array in start.items()} if own else {}
+
+    def rules_own(self, own: Own) -> Arrays:
+        """What of a state is the strategy's own, and not of the personal tensors."""
+        personal = self._work.personal
+        return {name: array for name, array in own.arrays.items() if name not in personal}
+
+    def propose(self, asked: Asked, found: Computed) -> None:
+        """Keep the state that follows from an update, before that is kept and leaves."""
+        if not (asked.own and asked.train and self._states):
+            return
+        place = asked.upload.place if asked.upload else None
+        round_ = asked.assignment.round
+        if asked.personal and asked.repeated is not None:
+            # How far the personal tensors moved is in no update: what was proposed with it stands.
+            self._states.again(asked.own, round_, asked.asked_for, place)
+            return
+        following = _next_state(asked, asked.own, found)
+        self._states.propose(asked.own, round_, asked.asked_for, following, place)
+
+    @property
+    def _everything(self) -> Shapes:
+        """Of the tensors that are trained here, personal ones among them."""
+        personal = {name: array.shape for name, array in self._work.personal.items()}
+        return {**self._work.shapes, **personal}
 
 
 def led_to(asked: Asked) -> Iterator[Arrays]:
@@ -132,25 +155,30 @@ def led_to(asked: Asked) -> Iterator[Arrays]:
     import torch
 
     # What it notes is of the training alone.
-    local, found = copy.deepcopy(asked.local), dict(asked.arrays)
-    for name in asked.channels.update.shapes:
-        start = torch.tensor(asked.arrays[name])
+    local, found = copy.deepcopy(asked.local), asked.whole
+    whole = asked.whole
+    for name in asked.trained_here:
+        start = torch.tensor(whole[name])
         shift = torch.zeros_like(start)
         local.correct(name, shift, start, start)
         if shift.any():
             found[name] = (start - local.rates * shift).numpy()
-    if any(found[name] is not asked.arrays[name] for name in found):
+    if any(found[name] is not whole[name] for name in found):
         yield found
 
 
-def _next_state(asked: Asked, own: Own, local: LocalRule, update: Arrays) -> Arrays:
-    """What the strategy makes of the update that leaves; of zeros, if nothing could be trained."""
-    shapes = asked.channels.shapes
+def _next_state(asked: Asked, own: Own, computed: Computed) -> Arrays:
+    """What the strategy makes of the update that leaves (of zeros, if nothing could be trained), and how
+    far the personal tensors are from their start."""
+    shapes, update = asked.channels.shapes, computed.outcome.update
     update = update or {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     if asked.upload:
         update = asked.upload.as_summed(update)
     finished = {name: update[name] for name in asked.channels.update.shapes}
-    found = {n: np.asarray(a, np.float32) for n, a in local.next_state(finished).items()}
+    following = asked.local.next_state(finished) if asked.local else {}
+    found = {n: np.asarray(a, np.float32) for n, a in following.items()}
+    for name in asked.personal:
+        found[name] = own.arrays[name] + computed.personal.get(name, np.float32(0))
     like = {name: array.shape for name, array in own.arrays.items()}
     if {name: array.shape for name, array in found.items()} != like:
         raise ValueError("the local half makes another state than it declares")

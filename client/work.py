@@ -63,6 +63,11 @@ class Work(Protocol):
         ...
 
     @property
+    def personal(self) -> Arrays:
+        """What the tensors begin with that each owner trains for itself, and that do not travel."""
+        ...
+
+    @property
     def base_model(self) -> str:
         """SHA-256 of the base model's files."""
         ...
@@ -167,6 +172,10 @@ class WorkHere:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self._workplace.shapes
+
+    @property
+    def personal(self) -> Arrays:
+        return self._workplace.learner.personal
 
     @property
     def base_model(self) -> str:

@@ -14,10 +14,12 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import UmbelError
 from ..job import Job
@@ -70,7 +72,9 @@ class Model:
     pace: Pace | None
     """How fast this machine is with it; None if nobody waits."""
     fixed: str = ""
-    """SHA-256 of the adapter's tensors that nobody trains."""
+    """SHA-256 of the adapter's tensors that do not travel, as they begin."""
+    personal: dict[str, np.ndarray] = field(default_factory=dict)
+    """Those that each owner trains for itself, as they begin."""
 
 
 class Worker:
@@ -106,7 +110,8 @@ class Worker:
         if setup.waits and self._pace is None and not refused:
             self._pace = setup.pace or measured(learner, self._workplace.task)
         fixed = learner.fixed_digest
-        return Model(self._workplace.shapes, base, learner.verdict, fresh, self._pace, fixed)
+        shapes, personal = self._workplace.shapes, learner.personal
+        return Model(shapes, base, learner.verdict, fresh, self._pace, fixed, personal)
 
     def open(self, setup: Setup, left_out: frozenset[int], touch: Touch | None) -> LocalData:
         """Read the records but for the rows `left_out`; what came of it, without the records."""

@@ -29,7 +29,7 @@ def train_alone(
     `private` gives what makes the steps of a round (0, 1, ...) private, or None for plain ones;
     `tell` hears each round's update.
     """
-    model = dict(learner.initial)
+    model = {**learner.initial, **learner.personal}
     for round_ in range(rounds):
         outcome = train(
             learner,

@@ -72,6 +72,8 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
             )
     fixed = _fixed(network, shaping)
     initial = network.arrays()
+    network.personal = {n: initial.pop(n) for n in _personal(network, shaping)}
+    fixed |= network.personal
     return Learner(
         job,
         network,
@@ -88,7 +90,14 @@ def _fixed(network: Network, shaping: Shaping) -> Arrays:
     """Tensors of the adapter that nobody ever trains, which have no gradients from now on."""
     shapes = {name: tuple(p.shape) for name, p in network.trained_parameters()}
     trained = shapes.keys() if shaping.trained is None else set(shaping.trained(shapes))
-    return network.fix(shapes.keys() - trained)
+    return network.fix(shapes.keys() - trained - set(_personal(network, shaping)))
+
+
+def _personal(network: Network, shaping: Shaping) -> list[str]:
+    """Tensors that each owner trains for itself, in the model's order."""
+    shapes = {name: tuple(p.shape) for name, p in network.trained_parameters()}
+    chosen = set(shaping.personal(shapes)) if shaping.personal else set()
+    return [name for name in shapes if name in chosen]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,15 @@ class ModelShape:
     verdict: Verdict | None
     """The verdict of a probe, if there was one."""
     fixed_digest: str = ""
-    """SHA-256 of the adapter's tensors that nobody trains (``shaping``); empty if there are none."""
+    """SHA-256 of the adapter's tensors that do not travel, as they begin (``shaping``); empty if there are
+    none."""
+    personal: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of those that each owner trains for itself."""
+
+    @property
+    def everything(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all that an owner trains."""
+        return {**self.trained, **self.personal}
 
     @property
     def trained_parameters(self) -> int:
@@ -64,6 +72,11 @@ class Learner:
     shaping: Shaping = PLAIN
     fixed_digest: str = ""
     """As in ``ModelShape``."""
+
+    @property
+    def personal(self) -> Arrays:
+        """What the tensors begin with that each owner trains for itself."""
+        return self.network.personal
 
     def check_independent(self) -> None:
         """Raise ``ModelError`` unless a probe found that texts are independent, padded as the job says."""
@@ -111,6 +124,7 @@ class Learner:
             base_folder=str(self.folder),
             verdict=self.verdict,
             fixed_digest=self.fixed_digest,
+            personal={name: tuple(a.shape) for name, a in self.personal.items()},
         )
 
 

@@ -48,6 +48,8 @@ class Network(nn.Module):
         # Some heads read a whole sequence, of which they take the first token.
         self._reads_sequence = False
         model_type = getattr(backbone.config, "model_type", "")
+        self.personal: Arrays = {}
+        """By name, what the personal tensors begin with: those that an owner trains and never sends."""
         self.explicit_positions = job.adapter == "full" and model_type in EXPLICIT_POSITIONS
 
     @cached_property
@@ -167,7 +169,7 @@ class Network(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and tensors that travel, in the model's own order."""
+        """Names and tensors that are trained, personal ones among them, in the model's own order."""
         return list(self._trained)
 
     def fix(self, names: Collection[str]) -> Arrays:
@@ -184,10 +186,15 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Set every trained tensor; names and shapes have been checked on arrival."""
+        """Set every trained tensor; names and shapes have been checked on arrival.
+
+        Personal ones that are not among `arrays` get what they begin with: never what another owner, or
+        an earlier round, has left in them.
+        """
         for name, parameter in self.trained_parameters():
+            array = arrays[name] if name in arrays else self.personal[name]
             # Torch warns of arrays that cannot be written to: those are copied.
-            parameter.copy_(torch.from_numpy(np.require(arrays[name], np.float32, "W")))
+            parameter.copy_(torch.from_numpy(np.require(array, np.float32, "W")))
 
 
 def own_head(model: nn.Module) -> str:

@@ -24,6 +24,8 @@ class Shaping:
     """Whether LoRA's factors are made of the frozen weights, with a core between them (``core``)."""
     trained: Trained | None = None
     """None: all."""
+    personal: Trained | None = None
+    """Those that each owner trains for itself; None: none."""
 
 
 PLAIN = Shaping()

@@ -145,7 +145,7 @@ class Plan:
     @property
     def _kept(self) -> Shapes:
         """What it has each owner keep from round to round."""
-        return state_of(self.job.strategy, self.model.trained)
+        return state_of(self.job.strategy, self.model.everything)
 
     @property
     def minimum(self) -> int:

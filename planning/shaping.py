@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ..job import Job
 from ..learning.shaping import PLAIN, Shaping
-from ..strategies import Rule, rule_class, trained_over
+from ..strategies import Rule, has_personal, personal_of, rule_class, trained_over
 
 
 def shaping_of(job: Job, accepted: Collection[str] | None = None) -> Shaping:
@@ -16,11 +16,13 @@ def shaping_of(job: Job, accepted: Collection[str] | None = None) -> Shaping:
     kind = rule_class(spec, accepted)
     if kind is None or job.adapter not in kind.fits:
         return PLAIN
-    if kind.trains is Rule.trains and not kind.core:
+    personal = has_personal(kind)
+    if kind.trains is Rule.trains and not kind.core and not personal:
         return PLAIN
     key = json.dumps([spec.name, spec.options, rounds], sort_keys=True)
     return Shaping(
         key,
         kind.core,
         lambda shapes: trained_over(spec, shapes, rounds, accepted) if shapes else (),
+        (lambda shapes: personal_of(spec, shapes, accepted)) if personal else None,
     )

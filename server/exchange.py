@@ -21,6 +21,7 @@ from ..wire.packing import SECAGG
 from ..wire.requests import (
     ASSIGNMENT,
     COUNTED,
+    EVALUATE,
     LEDGER,
     OUT_OF_RANGE,
     REFUSED,
@@ -215,7 +216,8 @@ def _assigned(
     name = names[message.metadata.dst_node_id]
     assignment = assignment_of(run, stage, name)
     echo = echo_of(run.heads or {}, name)
-    if message.metadata.message_type == TRAIN:
+    kind = message.metadata.message_type
+    if kind == TRAIN or (kind == EVALUATE and run.plan.model.personal):
         echo |= _counted(run, name)
     content = RecordDict({**message.content, ASSIGNMENT: assignment.to_record(), **echo})
     for key, record in content.array_records.items():

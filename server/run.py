@@ -124,7 +124,7 @@ class Run:
     @cached_property
     def owners_keep(self) -> bool:
         """Whether owners keep a state from round to round."""
-        return bool(state_of(self.plan.job.strategy, self._shapes))
+        return bool(state_of(self.plan.job.strategy, self.plan.model.everything))
 
     @property
     def _shapes(self) -> Shapes:

@@ -143,6 +143,8 @@ class LocalRule:
         """What the server sent beside the model (float32)."""
         self.rates = 0.0
         """The sum of the learning rates of the round's steps."""
+        self.steps = 1
+        """The number of the round's steps."""
 
     @classmethod
     def state(cls, shapes: Shapes) -> Shapes:
@@ -165,6 +167,8 @@ class LocalRule:
 
     def trains(self, step: int, names: Collection[str]) -> Collection[str]:
         """Of what the round trains, what a step of the job (0, 1, ...) does; the rest rests in it.
+
+        names: with those of the owner's personal tensors.
 
         It follows from its arguments and what was told, never from a record: a step of DP-SGD clips the
         gradients of these tensors together, and adds noise to these alone.
@@ -205,8 +209,20 @@ class Rule(ABC):
     when: ClassVar[str] = ""
     """When to choose it, in a sentence."""
 
+    @classmethod
+    def personal(cls, shapes: Shapes) -> Collection[str]:
+        """Of a model with tensors of these shapes, the names that each owner trains for itself, and keeps.
+
+        They never travel. All begin with the same values; from then on an owner trains and tests with its
+        own, beside the shared ones that came. How far they moved is a part of its own state, so an
+        owner that lost it begins with the common values again. A function of the names and shapes alone.
+        """
+        return ()
+
     def trains(self, round_: int, shapes: Shapes) -> Collection[str]:
         """Names of the tensors that are trained and sent in a round, of a model of these; the rest rest.
+
+        Personal ones are trained in each round, whatever it says of them.
 
         A pure function of its arguments: server and owners compute it each for themselves. A tensor that
         no round of the job trains never travels: every owner makes it of the base model and the job's
@@ -270,7 +286,7 @@ class Rule(ABC):
 
 def trained_shapes(rule: Rule, round_: int, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Of what a rule trains in a round, in the model's order. ``ValueError`` for what cannot be."""
-    chosen = set(rule.trains(round_, shapes))
+    chosen = set(rule.trains(round_, shapes)) - set(rule.personal(shapes))
     if unknown := sorted(chosen - shapes.keys()):
         raise ValueError(f"it trains {unknown[0]!r}, which the model does not have")
     if shapes and not chosen:

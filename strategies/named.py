@@ -44,6 +44,9 @@ OURS = {
     "rolora": "rolora:RoLora",
     "la-lora": "la_lora:LaLora",
     "fed-sb": "fed_sb:FedSb",
+    "fedsa-lora": "fedsa_lora:FedSaLora",
+    "local-head": "personal:LocalHead",
+    "fedrep": "personal:FedRep",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
@@ -167,8 +170,32 @@ def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> 
 
 
 def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
-    """What an owner keeps from round to round; nothing with most strategies."""
-    return _declared(spec, accepted, lambda half: half.state(shapes))
+    """What an owner keeps from round to round of a model of these tensors, personal ones among them.
+
+    Nothing with most strategies. Of personal tensors it is how far they moved.
+    """
+    personal = personal_of(spec, shapes, accepted)
+    shared = {name: shape for name, shape in shapes.items() if name not in personal}
+    found = _declared(spec, accepted, lambda half: half.state(shared)) if shared else {}
+    if both := sorted(found.keys() & personal.keys()):
+        raise StrategyError(
+            f"strategy.name = {spec.name!r}: it keeps a state and a personal tensor named {both[0]!r}"
+        )
+    return {**found, **personal}
+
+
+def personal_of(
+    spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None
+) -> Shapes:
+    """Of a model with all these tensors, those that each owner trains for itself, and keeps."""
+    kind = rule_class(spec, accepted)
+    if kind is None:
+        return {}
+    with _said_of(spec):
+        chosen = set(kind.personal(shapes))
+        if unknown := sorted(chosen - shapes.keys()):
+            raise ValueError(f"{unknown[0]!r} is personal, but the model does not have it")
+    return {name: shape for name, shape in shapes.items() if name in chosen}
 
 
 def heard_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
@@ -237,7 +264,14 @@ def local_half(
 def _runs_at_owners(kind: type[Rule]) -> bool:
     """Whether an owner without a rule's code would send another sum."""
     declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
-    return kind.local is not None or declared
+    return kind.local is not None or declared or has_personal(kind)
+
+
+def has_personal(kind: type[Rule]) -> bool:
+    """Whether a rule declares personal tensors, of some models at least."""
+    theirs: Any = kind.personal
+    usual: Any = Rule.personal
+    return theirs.__func__ is not usual.__func__
 
 
 def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:

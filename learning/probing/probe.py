@@ -84,6 +84,7 @@ def shape_known(job: Job, shaping: Shaping = PLAIN) -> ModelShape | None:
             str(base_folder(job.model.base)),
             Verdict(**found["verdict"]),
             found["fixed_digest"],
+            {name: tuple(shape) for name, shape in found["personal"].items()},
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
