@@ -253,6 +253,21 @@ class WorkInChild:
         )
         return found
 
+    def trained_apart(
+        self,
+        job: Job,
+        round_: int,
+        own: Arrays,
+        local: LocalRule,
+        *,
+        records: bool = True,
+        fill: int | None = None,
+    ) -> Outcome:
+        found: Outcome = self._persistently(
+            "trained_apart", job, round_, own, local, records=records, fill=fill
+        )
+        return found
+
     def _persistently(self, what: str, *arguments: Any, **named: Any) -> Any:
         """Ask until there is an answer; from the first death on, record by record.
 

@@ -16,6 +16,8 @@ from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..storage.logs import append_line
 from ..strategies import Channels, LocalRule
+from ..strategies.contract import APART
+from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .answers import log_error
 from .order import Asked, Computed
@@ -79,7 +81,32 @@ class Computing:
                     self._part(found, asked, trained(private.drawn_anew(), records=False))
                 elif job.private:
                     self._spend(trained)
+        if asked.apart is not None and asked.trains and found.error is None:
+            found.personal |= self._apart(asked, asked.apart, most)
         return found
+
+    def _apart(self, asked: Asked, local: LocalRule, most: Most | None) -> Arrays:
+        """How far the round moves the owner's own model, by the names in its state; not at all if it
+        cannot be trained, which nobody else is told."""
+        job, own = asked.job, asked.own.arrays if asked.own else {}
+        before = {name: own[f"{APART}{name}"] for name in asked.arrays}
+        spec = job.training
+        fill = spec.local_steps * spec.batch_size if most else None
+
+        def trained(*, records: bool) -> Outcome:
+            round_ = asked.assignment.round
+            return self._work.trained_apart(job, round_, before, local, records=records, fill=fill)
+
+        try:
+            update = trained(records=True).update
+        except OutOfTime:
+            raise
+        except Exception as error:
+            self._log_failure(error)
+            update = {}
+            if job.private:
+                self._spend(lambda _, records: trained(records=records))
+        return {f"{APART}{name}": array for name, array in update.items()}
 
     def _part(self, found: Computed, asked: Asked, outcome: Outcome) -> None:
         """What leaves of a training, and what stays here."""
@@ -100,12 +127,15 @@ class Computing:
 
     def _failed(self, job: Job, found: Computed, error: Exception) -> None:
         """Into the owner's own log; without privacy the server hears that it failed, too."""
+        self._log_failure(error)
+        if not job.private:
+            found.error = error
+
+    def _log_failure(self, error: Exception) -> None:
         if isinstance(error, UmbelError):
             log_error(self._name, error)
         else:
             logging.getLogger(__name__).exception("%s could not train or test", self._name)
-        if not job.private:
-            found.error = error
 
     def _note_test(self, job: Job, assignment: Assignment, counts: Counts) -> None:
         """A line in the owner's own log of figures, which never leave."""

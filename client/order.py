@@ -17,6 +17,7 @@ from ..learning.metrics import Counts
 from ..learning.trainer import Outcome
 from ..planning.vector import Content
 from ..strategies import Channels, LocalRule, trained_by_steps
+from ..strategies.contract import APART
 from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
 from .delivery import Metrics
@@ -56,6 +57,8 @@ class Asked:
     """What identifies the update, or exact counts, in the journal and on disk."""
     asked_for: bytes = b""
     """The digest of all that the update depends on."""
+    apart: LocalRule | None = None
+    """The local half of the training of the owner's own model, with a strategy that has one."""
     personal: Arrays = field(default_factory=dict)
     """What the personal tensors are at this owner as the round begins; empty with most strategies."""
 
@@ -67,6 +70,12 @@ class Asked:
     def whole(self) -> Arrays:
         """The model that is trained and tested here: what came, and what is this owner's own."""
         return {**self.arrays, **self.personal}
+
+    @property
+    def moves(self) -> list[str]:
+        """What of the owner's state is added to, and is in no update: its own tensors, its own model."""
+        model = [f"{APART}{name}" for name in self.arrays] if self.apart else []
+        return [*self.personal, *model]
 
     @property
     def trained_here(self) -> tuple[str, ...]:
@@ -99,7 +108,7 @@ class Computed:
     counts: Counts | None = None
     outcome: Outcome = field(default_factory=lambda: Outcome({}, 0.0))
     personal: Arrays = field(default_factory=dict)
-    """How far the round moved the personal tensors; they never leave."""
+    """How far the round moved what is the owner's own, by the names in its state; it never leaves."""
     error: Exception | None = None
     """Only without privacy: what the server may learn."""
 

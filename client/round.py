@@ -142,13 +142,9 @@ class Rounds:
             asked = replace(asked, content=content, upload=upload)
             if upload.known:
                 return asked
-        own = here.begin(assignment, message, upload, train=train)
+        asked = here.with_own(asked, message, upload)
         asked_for = update_digest(message.content, sent)
-        if own:
-            asked_for = hash_of(asked_for, own.digest)
-        if local and own:
-            local.own = here.rules_own(own)
-        asked = replace(asked, own=own, personal=here.personal(own))
+        asked_for = hash_of(asked_for, asked.own.digest) if asked.own else asked_for
         # What was computed before is sent again, if nothing new comes of it.
         kept = self._kept_round(assignment, asked_for, train)
         request = upload.request if upload else b""
@@ -211,11 +207,15 @@ class Rounds:
     def _durable(self, answer: Answerable) -> Durable:
         """Keep durably, before anything leaves."""
         asked = answer.reserved.asked
-        # First what follows at the owner: an update that is kept is sent again, and is not trained again.
-        self._strategy.propose(asked, answer.found)
-        what = asked.what
+        what, found, propose = asked.what, answer.found, self._strategy.propose
+        if (
+            asked.moves
+        ):  # they follow from no update, so they come first: what is kept is not trained again
+            propose(asked, found)
         if asked.kept and asked.repeated is None:
-            what = asked.kept.keep(answer.found.outcome.update)
+            what = asked.kept.keep(found.outcome.update)
+        if not asked.moves:
+            propose(asked, found)
         return Durable(answer, what)
 
     def _sent(self, durable: Durable) -> RecordDict:
@@ -249,6 +249,7 @@ class Rounds:
             numbers = self.numbers.of_answers(asked.job, asked.assignment)
             most, again = timing.most(asked.job, numbers), timing.preparing(numbers)
             seconds = timing.answering(asked.job, most, train=train, test=test)
+            seconds += timing.apart(asked.job) if train and asked.apart else 0.0
         timing.counted += seconds
         try:
             return self._computing.computed(asked, private, most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,16 @@ from ..learning.probing.received import MOST_WEIGHT
 from ..strategies import (
     Channels,
     LocalRule,
+    apart_half,
     channels_of,
     channels_over,
     heard_of,
     local_half,
     state_of,
     told_by,
+    trains_apart,
 )
+from ..strategies.contract import APART
 from ..wire.arrays import Arrays
 from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
 from .answers import job_of
@@ -87,13 +91,41 @@ class StrategyHere:
                     f"but in the job it is {value!r}"
                 )
 
-    def begin(
+    def trains_apart(self, job: Job) -> bool:
+        """Whether an owner trains a model of its own beside the shared one."""
+        return trains_apart(job.strategy, self._accepted)
+
+    def with_own(self, asked: Asked, message: Message, upload: SecureUpload | None) -> Asked:
+        """What is asked, with what this owner has of its own: its state, personal tensors, its own model.
+
+        Raises ``ProtocolError`` if the request counts an update that was not, as far as can be known.
+        """
+        own = self._begin(asked.assignment, message, upload, train=asked.train)
+        if own is None:
+            return asked
+        start = self._work.personal
+        personal = {name: array + own.arrays[name] for name, array in start.items()}
+        apart = self._apart(asked, message) if asked.train else None
+        if asked.local:
+            rules = own.arrays.items()
+            asked.local.own = {n: a for n, a in rules if n not in start and not n.startswith(APART)}
+        return replace(asked, own=own, personal=personal, apart=apart)
+
+    def _apart(self, asked: Asked, message: Message) -> LocalRule | None:
+        """The local half of the training of the owner's own model beside the one that came."""
+        told = told_of(message.content)
+        told.pop(LOCAL_HALF, None)
+        half = apart_half(asked.job.strategy, told, self._accepted)
+        if half is not None:
+            half.shared = asked.arrays
+        return half
+
+    def _begin(
         self, assignment: Assignment, message: Message, upload: SecureUpload | None, *, train: bool
     ) -> Own | None:
         """The state that the round begins with; None with a strategy that has none.
 
-        A test needs one only if the model has personal tensors. Raises ``ProtocolError`` if the request
-        counts an update that was not, as far as can be known.
+        A test needs one only if the model has personal tensors.
         """
         strategy = job_of(assignment).strategy
         shapes = state_of(strategy, self._everything, self._accepted)
@@ -114,24 +146,14 @@ class StrategyHere:
             lambda places: not upload or upload.counts(shown, places),
         )
 
-    def personal(self, own: Own | None) -> Arrays:
-        """The personal tensors of an owner with this state: where all begin, and how far its own moved."""
-        start = self._work.personal
-        return {name: array + own.arrays[name] for name, array in start.items()} if own else {}
-
-    def rules_own(self, own: Own) -> Arrays:
-        """What of a state is the strategy's own, and not of the personal tensors."""
-        personal = self._work.personal
-        return {name: array for name, array in own.arrays.items() if name not in personal}
-
     def propose(self, asked: Asked, found: Computed) -> None:
         """Keep the state that follows from an update, before that is kept and leaves."""
         if not (asked.own and asked.train and self._states):
             return
         place = asked.upload.place if asked.upload else None
         round_ = asked.assignment.round
-        if asked.personal and asked.repeated is not None:
-            # How far the personal tensors moved is in no update: what was proposed with it stands.
+        if asked.moves and asked.repeated is not None:
+            # How far the owner's own tensors moved is in no update: what was proposed with it stands.
             self._states.again(asked.own, round_, asked.asked_for, place)
             return
         following = _next_state(asked, asked.own, found)
@@ -169,7 +191,7 @@ def led_to(asked: Asked) -> Iterator[Arrays]:
 
 def _next_state(asked: Asked, own: Own, computed: Computed) -> Arrays:
     """What the strategy makes of the update that leaves (of zeros, if nothing could be trained), and how
-    far the personal tensors are from their start."""
+    far the owner's own tensors are from their start."""
     shapes, update = asked.channels.shapes, computed.outcome.update
     update = update or {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     if asked.upload:
@@ -177,7 +199,7 @@ def _next_state(asked: Asked, own: Own, computed: Computed) -> Arrays:
     finished = {name: update[name] for name in asked.channels.update.shapes}
     following = asked.local.next_state(finished) if asked.local else {}
     found = {n: np.asarray(a, np.float32) for n, a in following.items()}
-    for name in asked.personal:
+    for name in asked.moves:
         found[name] = own.arrays[name] + computed.personal.get(name, np.float32(0))
     like = {name: array.shape for name, array in own.arrays.items()}
     if {name: array.shape for name, array in found.items()} != like:

@@ -138,6 +138,13 @@ class Timing:
         held = most_held(numbers.test_size) if numbers.test_size else _UNKNOWN
         return Most(units * numbers.records_per_unit, held * numbers.records_per_unit)
 
+    def apart(self, job: Job) -> float:
+        """Seconds for the steps of an owner's own model (``Rule.apart``): their batches are of one size."""
+        if not self.waits:
+            return 0.0
+        most = Most(job.training.local_steps * job.training.batch_size, 0)
+        return self.answering(job, most, train=True, test=False)
+
     def answering(self, job: Job, most: Most, *, train: bool, test: bool) -> float:
         """Seconds that an answer should take which trains, tests, or both."""
         if self._pace is None:

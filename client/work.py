@@ -134,6 +134,22 @@ class Work(Protocol):
         """
         ...
 
+    def trained_apart(
+        self,
+        job: Job,
+        round_: int,
+        own: Arrays,
+        local: LocalRule,
+        *,
+        records: bool = True,
+        fill: int | None = None,
+    ) -> Outcome:
+        """As many steps, without noise, of a model of the owner's own; how far they moved it.
+
+        own: how far it is from the job's first model, by the names that travel.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -240,6 +256,40 @@ class WorkHere:
         records: bool = True,
         fill: int | None = None,
     ) -> Outcome:
+        return self._trained(
+            job, round_, arrays, private, local, self._name, names, records=records, fill=fill
+        )
+
+    def trained_apart(
+        self,
+        job: Job,
+        round_: int,
+        own: Arrays,
+        local: LocalRule,
+        *,
+        records: bool = True,
+        fill: int | None = None,
+    ) -> Outcome:
+        first = self._workplace.learner.initial
+        arrays = {name: array + own[name] for name, array in first.items()}
+        who = f"{self._name}, apart"
+        return self._trained(
+            job, round_, arrays, None, local, who, None, records=records, fill=fill
+        )
+
+    def _trained(
+        self,
+        job: Job,
+        round_: int,
+        arrays: Arrays,
+        private: PrivateSteps | None,
+        local: LocalRule | None,
+        who: str,
+        names: Collection[str] | None,
+        *,
+        records: bool,
+        fill: int | None,
+    ) -> Outcome:
         steps = StepRange(
             first=(round_ - 1) * job.training.local_steps,
             count=job.training.local_steps,
@@ -255,7 +305,7 @@ class WorkHere:
                 self._examples("train") if records else self._none("train"),
                 steps,
                 seed=job.seed,
-                who=self._name,
+                who=who,
                 private=private,
                 local=copy.deepcopy(local),  # what it notes in vain is of that training alone
                 names=names,

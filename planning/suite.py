@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import StrategyError
 from ..job import Job
-from ..strategies import OURS, Rule, ours, trained_over
+from ..strategies import OURS, Rule, has_personal, ours, personal_of, trained_over
 from ..strategies.contract import Shapes
 from ..strategies.factors import factor_of
 from .facts import ClientFacts
@@ -87,7 +87,7 @@ def described(name: str) -> Described:
         about,
         {n: p.default for n, p in inspect.signature(kind).parameters.items()},
         _SEES[kind.sees],
-        "" if kind.local is None else _rule(_words(kind.local.__doc__)),
+        _local(kind),
         _state(kind),
         list(kind.fits),
         # A local half gets nothing that is not noised, so nothing of a rule can cost an example's privacy.
@@ -112,7 +112,8 @@ def in_job(plan: Plan, facts: Sequence[ClientFacts], name: str) -> InJob:
     other = job.model_copy(update={"strategy": spec})
     terms = replace(plan.terms, job=other)
     trained = _trained(other, ours(name), plan.model.trained)
-    model = replace(plan.model, trained=trained)
+    personal = dict(personal_of(spec, plan.model.trained)) if job.adapter in ours(name).fits else {}
+    model = replace(plan.model, trained=trained, personal=personal)
     reasons = plan_refusals(terms, facts, model, plan.tests, begun=False)
     costs = replace(plan, terms=terms, model=model)
     return InJob(costs.bytes_up, costs.bytes_down, " · ".join(reasons))
@@ -153,7 +154,17 @@ def _rule(about: str) -> str:
     return re.split(r"(?<=\w)\.(?= [A-Z(]|$)", text)[0]
 
 
+def _local(kind: type[Rule]) -> str:
+    """What an owner does, of its update or of a model of its own."""
+    halves = [half for half in (kind.local, kind.apart) if half is not None]
+    return "; ".join(_rule(_words(half.__doc__)) for half in halves)
+
+
 def _state(kind: type[Rule]) -> str:
+    if has_personal(kind):
+        return "its personal tensors"
+    if kind.apart is not None:
+        return "a model of its own"
     kept = getattr(kind.local, "state", None)
     names = sorted(kept({"weight": (1,)})) if kept else []
     return f"as large as the update, {len(names)} times" if names else "none"

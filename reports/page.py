@@ -31,6 +31,7 @@ from .standings import (
     alone_median,
     main_text,
     noised_text,
+    own_models_line,
     standings,
     undefined_line,
     untested_line,
@@ -142,6 +143,7 @@ def _as_if(record: RunRecord) -> str:
 
 def _results(record: RunRecord) -> dict[str, Any]:
     notes = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
+    notes.append(own_models_line(record))
     return {
         "standings": standings(record),
         "bars": record.metric.key == "accuracy",

@@ -45,6 +45,7 @@ _STAGES = {
     "open": "opening the sum, round",
     "evaluate": "testing after round",
     "public": "testing on the public hold-out after round",
+    "own": "testing each owner's own model",
     "compare": "training apart, for comparison",
 }
 

@@ -54,6 +54,7 @@ def standings(record: RunRecord) -> list[Standing]:
             rows.append(
                 Standing("  as a server sees it", "seen", None, noised_text(record), "–", "")
             )
+    rows += _own_models(record)
     if not record.local_only and len(record.client_final) <= INDIVIDUAL:
         rows += [
             Standing(
@@ -124,6 +125,46 @@ def _with_noise(record: RunRecord, figures: Json) -> str:
     if key != "accuracy" or record.blur is None or undefined(figures, key):
         return text
     return f"{text} ± {metric_text(key, record.blur)}"
+
+
+OWN_LABELS = {"own": "owners' own models", "shared": "the shared model alone"}
+
+
+def _own_models(record: RunRecord) -> list[Standing]:
+    """Personal and shared figures side by side: together, and of each owner if there are few."""
+    found, key = record.own_models, record.metric.key
+    if not found:
+        return []
+    clients = found["clients"]
+
+    def text(metrics: Json, which: str) -> str:
+        return figure_text(metrics.get(which), key)
+
+    rows = []
+    for which, label in OWN_LABELS.items():
+        each = spread_text(
+            (number(m.get(which), key) for m in clients.values()), lambda v: metric_text(key, v)
+        )
+        overall = number(found[which], key)
+        rows.append(Standing(label, "site", overall, text(found, which), each, ""))
+    if len(clients) <= INDIVIDUAL:
+        rows += [
+            Standing(
+                f"  {name}: own, shared",
+                "site",
+                None,
+                "",
+                f"{text(metrics, 'own')}, {text(metrics, 'shared')}",
+                "",
+            )
+            for name, metrics in clients.items()
+        ]
+    return rows
+
+
+def own_models_line(record: RunRecord) -> str:
+    """What the run's result is if owners have models of their own; empty if not."""
+    return str(record.own_models.get("about") or "")
 
 
 def _alone(record: RunRecord) -> list[Standing]:

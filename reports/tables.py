@@ -33,9 +33,11 @@ from .standings import (
     EXACT,
     INDIVIDUAL,
     NOISED,
+    OWN_LABELS,
     Standing,
     noised_text,
     own_metrics,
+    own_models_line,
     standings,
     undefined_line,
     untested_line,
@@ -64,6 +66,7 @@ def result_table(record: RunRecord) -> RenderableType:
     if untested := untested_line(record):
         table = Text(f"\n{untested}\n", style="yellow")
     said = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
+    said.append(own_models_line(record))
     notes = [Text(f"{note}\n", style="dim") for note in said if note]
     parts: list[RenderableType] = [Text(), title, table, *notes, facts_table(_costs(record))]
     if record.private and record.reproducible:
@@ -160,6 +163,9 @@ def _perplexity_table(record: RunRecord) -> Table:
     )
     if record.exact:
         add("  as a server sees it", "", noised_text(record), "", "", "dim")
+    for which, label in OWN_LABELS.items():
+        if record.own_models:
+            add(label, "", figure_text(record.own_models[which], "perplexity"), "", "")
     pooled = number(record.pooled, "perplexity")
     if pooled is not None:
         start = figure_text(record.before, "perplexity")

@@ -222,6 +222,12 @@ class RunRecord:
         return dict((self.result or {}).get("local_only") or {})
 
     @property
+    def own_models(self) -> Json:
+        """Of a strategy that leaves each owner a model of its own: figures of these ("own") and of the shared
+        one ("shared"), of all together and by client; empty with most strategies, and between machines."""
+        return _section(self.result, "own")
+
+    @property
     def pooled(self) -> Json:
         """Metrics of the yardstick: one model on all data in one place, without privacy."""
         return dict((self.result or {}).get("pooled") or {})

@@ -45,6 +45,7 @@ from .federation import Federation, federate
 from .grid import InProcessGrid
 from .issuer import run_key
 from .membership import found
+from .personal import compare_own
 from .site import SiteSettings, own_states, owner_log
 from .workers import Workers, default_workers, start_workers
 
@@ -225,11 +226,13 @@ def _simulate(
                     raise
                 folder.take_back_latest()
                 raise
+        own = compare_own(run, pool)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
     for share in federation.shares:
         own_states(owners, share.name).close(run.id)
-    conclude(folder, summarise(run, counts, apart, identity), run_key(folder.path))
+    result = summarise(run, counts, apart, identity)
+    conclude(folder, result | ({"own": own} if own else {}), run_key(folder.path))
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.agent import Agent
 from ..client.kept import KeptUpdates
+from ..client.own_model import own_model
 from ..client.own_state import OwnStates
 from ..client.policy import Policy
 from ..client.work import WorkHere, Workplace
@@ -29,6 +30,7 @@ from ..planning.noise import private_recipe
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import SecretStream, reproducible_stream
 from ..server.holdout import PublicRecords, PublicTest
+from ..strategies import state_of
 from ..wire.arrays import Arrays
 from .attackers import Attackers, Attacking
 from .federation import Federation
@@ -98,6 +100,25 @@ class Site:
 
     def export(self, arrays: Arrays, folder: Path) -> None:
         export_adapter(self.workplace.learner, arrays, folder)
+
+    def own_model(
+        self, name: str, run: str, counted: int, shared: Arrays, place: Path | None
+    ) -> tuple[int, dict[str, list[float]]]:
+        """An owner's own model at the end of a run, and the shared one: counts on the owner's held-out
+        records, and the round that its state is of. The own one is exported to `place`."""
+        learner, task, job = self.workplace.learner, self.workplace.task, self._federation.job
+        shapes = state_of(job.strategy, learner.shape().everything)
+        states = own_states(self._settings.owners, name)
+        own = states.begin(run, shapes, counted, lambda _: True)  # a simulation believes itself
+        model = own_model(learner, shared, own.arrays)
+        if place is not None:
+            place.parent.mkdir(exist_ok=True)
+            export_adapter(learner, model, place)
+        examples = self._featured(name, "test")
+        if not len(examples):
+            return own.round, {}
+        models = {"own": model, "shared": shared}
+        return own.round, {k: test(learner, task, m, examples).to_list() for k, m in models.items()}
 
     def train_apart(self, names: list[str], *, noise: bool) -> dict[str, list[float]]:
         """What these clients reach with their data together but without the rest.

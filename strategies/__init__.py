@@ -8,6 +8,7 @@ from .contract import Channel, Channels, LocalRule, Rule, Told, trained_by_steps
 from .named import (
     NAMES,
     OURS,
+    apart_half,
     build_strategy,
     channels_of,
     channels_over,
@@ -24,6 +25,7 @@ from .named import (
     state_of,
     told_by,
     trained_over,
+    trains_apart,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "LocalRule",
     "Rule",
     "Told",
+    "apart_half",
     "build_strategy",
     "channels_of",
     "channels_over",
@@ -51,4 +54,5 @@ __all__ = [
     "told_by",
     "trained_by_steps",
     "trained_over",
+    "trains_apart",
 ]

@@ -33,6 +33,8 @@ Sight = Literal["SUM", "GROUPS", "INDIVIDUAL"]
 AdapterKind = Literal["head", "lora", "full"]
 
 UPDATE = "update"
+APART = "apart/"
+"""Before the names of a model of the owner's own in its state (``Rule.apart``)."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _FARTHEST = 2.0**20
 
@@ -139,6 +141,8 @@ class LocalRule:
         self.told = told
         self.own: Arrays = {}
         """The owner's state as the round begins (float32); zeros if there is none."""
+        self.shared: Arrays = {}
+        """The model that came, in the training of the owner's own (``Rule.apart``)."""
         self.heard: Arrays = {}
         """What the server sent beside the model (float32)."""
         self.rates = 0.0
@@ -200,6 +204,13 @@ class Rule(ABC):
     encryption, else each client's own update; or each client's own in any case ("INDIVIDUAL")."""
     local: ClassVar[type[LocalRule] | None] = None
     """The local half, if owners do more than train."""
+    apart: ClassVar[type[LocalRule] | None] = None
+    """The local half of the training of a second model, the owner's own, if there is one.
+
+    That one begins with the job's first model and goes on from round to round, with as many steps as the
+    round has. They are not noised, so nothing of it leaves: no number, and no figure. The shared model's
+    steps never see it.
+    """
     fits: ClassVar[tuple[AdapterKind, ...]] = ("head", "lora", "full")
     """The kinds of ``model.adapter`` that it is for."""
     core: ClassVar[bool] = False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MessageError, PlanRefused, StrategyError
 from .contract import (
+    APART,
     UPDATE,
     Channel,
     Channels,
@@ -47,6 +48,7 @@ OURS = {
     "fedsa-lora": "fedsa_lora:FedSaLora",
     "local-head": "personal:LocalHead",
     "fedrep": "personal:FedRep",
+    "ditto": "ditto:Ditto",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
@@ -181,7 +183,9 @@ def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | Non
         raise StrategyError(
             f"strategy.name = {spec.name!r}: it keeps a state and a personal tensor named {both[0]!r}"
         )
-    return {**found, **personal}
+    kind = rule_class(spec, accepted)
+    apart = shared if kind is not None and kind.apart is not None else {}
+    return {**found, **personal, **{f"{APART}{name}": shape for name, shape in apart.items()}}
 
 
 def personal_of(
@@ -261,10 +265,31 @@ def local_half(
         raise MessageError(f"What the server sent for {spec.name} is unusable: {error}") from None
 
 
+def trains_apart(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether each owner trains a model of its own beside the shared one."""
+    kind = rule_class(spec, accepted)
+    return kind is not None and kind.apart is not None
+
+
+def apart_half(
+    spec: StrategySpec, told: Mapping[str, Any], accepted: Collection[str]
+) -> LocalRule | None:
+    """The local half of the training of an owner's own model, made of what the server `told`; None if a
+    strategy has none. Raises ``MessageError`` for what nobody should be told."""
+    kind = rule_class(spec, accepted)
+    if kind is None or kind.apart is None:
+        return None
+    try:
+        return kind.apart(dict(told))
+    except (ValueError, LookupError, TypeError) as error:
+        raise MessageError(f"What the server sent for {spec.name} is unusable: {error}") from None
+
+
 def _runs_at_owners(kind: type[Rule]) -> bool:
     """Whether an owner without a rule's code would send another sum."""
     declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
-    return kind.local is not None or declared or has_personal(kind)
+    here = kind.local is not None or kind.apart is not None
+    return here or declared or has_personal(kind)
 
 
 def has_personal(kind: type[Rule]) -> bool:

@@ -70,9 +70,8 @@ class HeadFirst(LocalRule):
 
 
 class FedRep(LocalHead):
-    """FedRep (Collins et al. 2021, arXiv 2102.07078, Alg. 1): the head is personal; in each round an owner
-    trains first its head, with the body at rest, then the body, with the head at rest. The body is
-    averaged.
+    """FedRep (Collins et al. 2021, arXiv 2102.07078, Alg. 1): the head is personal; each round trains first
+    the head, then the body, which is averaged. While one is trained, the other rests.
 
     head_steps: how many of a round's steps are the head's. Each step is charged like any other.
     """

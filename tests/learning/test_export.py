@@ -35,6 +35,8 @@ KINDS = [
     ("bert", "mean", "lora", "fed-sb"),
     ("gpt2", None, "lora", "fed-sb"),
     ("bert", "own", "lora", "ffa-lora"),
+    ("bert", "mean", "lora", "fedsa-lora"),
+    ("bert", "own", "lora", "local-head"),
 ]
 
 
@@ -51,11 +53,11 @@ def _job(job_of, base, pooling, adapter, strategy="fedavg"):
 
 
 def _trained(learner):
-    """Arrays as training might leave them: all have moved."""
+    """Arrays as training might leave them: all have moved, personal ones among them."""
     generator = np.random.default_rng(0)
     return {
         name: array + generator.normal(scale=0.2, size=array.shape).astype(np.float32)
-        for name, array in learner.initial.items()
+        for name, array in {**learner.initial, **learner.personal}.items()
     }
 
 

@@ -1,17 +1,166 @@
 """Strategies that leave a part of the model with each owner, in whole simulations."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from umbel.simulations.engine import Options, simulate
+from umbel.client.own_state import OwnStates
+from umbel.errors import Interrupted
+from umbel.reports.page import write_page
+from umbel.reports.standings import standings
+from umbel.run.checkpoint import load_latest
+from umbel.run.record import RunRecord
+from umbel.server.run import Silent
+from umbel.simulations.engine import Options, resume, simulate
+
+LORA = {"adapter": "lora"}
 
 
-@pytest.mark.parametrize("name", ["fedsa-lora", "local-head", "fedrep"])
-def test_first(name, job_of, tmp_path):
-    job = job_of(
-        "bert", model={"adapter": "lora"}, strategy={"name": name}, training={"local_steps": 2}
+def run(job, path, workers=1, listener=None, stop=None):
+    options = Options(path, workers=workers, reproducible=True, stop=stop)
+    return simulate(job, options, listener)
+
+
+def came_to(folder):
+    """The shared model, and every owner's figures of its own."""
+    result = folder.read_json("result.json")
+    return result["adapter_sha256"], json.dumps(result["own"])
+
+
+@pytest.fixture(scope="module")
+def whole(job_of, tmp_path_factory):
+    """A run of FedSA-LoRA as jobs are by default: encrypted, with example-level privacy."""
+    return run(
+        job_of(model=LORA, strategy={"name": "fedsa-lora"}), tmp_path_factory.mktemp("own") / "run"
     )
-    run = simulate(job, Options(tmp_path / "run", workers=1, reproducible=True))
-    print(json.dumps(run.read_json("result.json"), indent=1)[:3000])
-    print(run.read_json("plan.json")["bytes_up_per_client_round"])
+
+
+def test_each_owner_ends_with_an_adapter_of_its_own_and_the_same_shared_part(whole):
+    shared = load_file(whole.path / "adapter" / "adapter_model.safetensors")
+    own = {
+        p.name: load_file(p / "adapter_model.safetensors") for p in (whole.path / "own").iterdir()
+    }
+    heads = {n: load_file(whole.path / "own" / n / "head.safetensors")["weight"] for n in own}
+    assert len(own) == 4
+    for name, array in shared.items():
+        found = {tensors[name].tobytes() for tensors in own.values()}
+        if ".lora_A." in name:
+            assert found == {array.tobytes()}
+        else:
+            assert not array.any(), "a global export of a personal part does not exist"
+            assert len(found) == len(own)
+    assert len({head.tobytes() for head in heads.values()}) == len(own)
+
+
+def test_what_is_personal_is_nowhere_but_with_its_owner(whole):
+    plan, result = whole.read_json("plan.json"), whole.read_json("result.json")
+    shapes = {}
+    for path in (whole.path / "checkpoints").glob("*.safetensors"):
+        names = [n.removeprefix("model/") for n in load_file(path) if n.startswith("model/")]
+        assert names
+        assert all(".lora_A." in name for name in names)
+        shapes = {n.removeprefix("model/"): a.shape for n, a in load_file(path).items()}
+    assert load_latest(whole.path / "checkpoints", shapes).arrays.keys() == shapes.keys()
+    assert plan["trainable_parameters"] == sum(int(np.prod(shape)) for shape in shapes.values())
+    assert plan["owners_keep_bytes"] > 0
+    assert "shared part" in result["own"]["about"]
+    assert not list(whole.path.glob("owners/*/states/*")), "they are deleted when the run ends"
+
+
+def test_own_and_shared_figures_stand_side_by_side_in_result_table_and_page(whole):
+    record = RunRecord.read(whole.path)
+    own = record.own_models
+    assert own["rounds"] == dict.fromkeys(own["clients"], 3)
+    assert all({"own", "shared"} == found.keys() for found in own["clients"].values())
+    # What an owner tests in the last round is its own model: the same figures, by another way.
+    assert {n: c["own"]["confusion"] for n, c in own["clients"].items()} == {
+        name: metrics["confusion"] for name, metrics in record.client_final.items()
+    }
+    labels = [row.label for row in standings(record)]
+    assert {"owners' own models", "the shared model alone"} <= set(labels)
+    page = write_page(whole.path).read_text()
+    assert "the shared model alone" in page
+    assert own["about"] in page.replace("&#39;", "'")
+
+
+@pytest.fixture
+def head(open_job_of):
+    """Ditto of a linear head, of which two of four owners train in a round."""
+    return open_job_of(
+        strategy={"name": "ditto", "options": {"pull": 0.5}},
+        training={"optimizer": "sgd", "learning_rate": 0.5, "rounds": 4, "batch_size": 64},
+        privacy={"unit": "none"},
+        cohort={"size": 2},
+        evaluation={"counts": "off"},
+    )
+
+
+class Dies(Silent):
+    def __init__(self, moment):
+        self.moment = moment
+
+    def started(self, what, total):
+        if what == self.moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def event(self, event):
+        if f"{event.kind} {getattr(event, 'round', '')}" == self.moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", ["round 2", "train 4", "own"])
+def test_a_run_that_is_killed_goes_on_with_what_is_the_owners_own(moment, head, forked, tmp_path):
+    expected = came_to(run(head, tmp_path / "whole"))
+    cut = tmp_path / "cut"
+    assert forked(lambda: run(head, cut, listener=Dies(moment))) == -signal.SIGKILL
+    again = resume(cut, 1)
+    assert came_to(again) == expected
+    assert not [event for event in again.read_events() if event.get("restarted")]
+
+
+def test_an_owner_that_lost_its_own_begins_again_and_the_shared_model_is_the_same(
+    head, tmp_path, monkeypatch
+):
+    shared, own = came_to(run(head, tmp_path / "kept"))
+    monkeypatch.setattr(OwnStates, "propose", lambda *arguments: None)
+    forgetful = run(head, tmp_path / "forgetful")
+    assert came_to(forgetful)[0] == shared, "which never sees it"
+    assert came_to(forgetful)[1] != own
+    assert [event for event in forgetful.read_events() if event.get("restarted")]
+
+
+class AfterTheFirst(Silent):
+    """Ends a run once its first round is written."""
+
+    def __init__(self, stop):
+        self._stop = stop
+
+    def event(self, event):
+        if event.kind == "round":
+            self._stop.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("name", ["fedsa-lora", "local-head", "fedrep", "ditto"])
+def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
+    name, unit, job_of, tmp_path
+):
+    import threading
+
+    job = job_of(
+        model=LORA,
+        strategy={"name": name},
+        privacy={"unit": unit, "delta": 1e-3 if unit == "example" else 0.1},
+    )
+    one = came_to(run(job, tmp_path / "one"))
+    assert came_to(run(job, tmp_path / "two", workers=2)) == one
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        run(job, tmp_path / "parts", listener=AfterTheFirst(stop), stop=stop)
+    assert came_to(resume(Path(tmp_path / "parts"), workers=2)) == one
