@@ -71,7 +71,7 @@ def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
             name: {which: c.metrics(labels) for which, c in counts.items()}
             for name, counts in tested.items()
         },
-        "rounds": rounds,
+        "rounds": {name: rounds[name] for name in names},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 Factor = Literal["A", "B"]
@@ -20,6 +20,12 @@ def factor_of(name: str) -> Factor | None:
 def without(factor: Factor, names: Iterable[str]) -> list[str]:
     """All tensors but this factor's."""
     return [name for name in names if factor_of(name) != factor]
+
+
+def but_shared(factors: str, names: Collection[str]) -> list[str]:
+    """All tensors but these factors', if there are any of those: a model without them shares everything."""
+    others = [name for name in names if (factor_of(name) or "-") not in factors]
+    return others if len(others) < len(names) else []
 
 
 def is_core(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .contract import Shapes
-from .factors import factor_of
+from .factors import but_shared
 from .personal import PersonalParts
 
 
@@ -23,4 +23,4 @@ class FedSaLora(PersonalParts):
 
     @classmethod
     def personal(cls, shapes: Shapes) -> Collection[str]:
-        return [name for name in shapes if factor_of(name) != "A"]
+        return but_shared("A", shapes)

@@ -168,7 +168,9 @@ def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]
 
 def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
     """Whether owners keep a state from round to round, whatever the model."""
-    return bool(state_of(spec, {"weight": (1,)}, accepted))
+    kind = rule_class(spec, accepted)
+    personal = kind is not None and has_personal(kind)
+    return personal or bool(state_of(spec, {"weight": (1,)}, accepted))
 
 
 def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:

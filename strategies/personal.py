@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .averaging import FedAvg
 from .contract import LocalRule, Shapes, Told
-from .factors import factor_of
+from .factors import but_shared, factor_of
 
 if TYPE_CHECKING:
     from ..job import Job
@@ -44,7 +44,7 @@ class LocalHead(PersonalParts):
 
     @classmethod
     def personal(cls, shapes: Shapes) -> Collection[str]:
-        return [name for name in shapes if factor_of(name) is None]
+        return but_shared("AB", shapes)
 
 
 _HEAD = "head-steps"
