@@ -15,7 +15,7 @@ from ..planning.schedule import most_tests, rounds_tested
 from ..planning.terms import Terms
 from ..planning.vector import Content
 from ..privacy.secagg.participant import Participant
-from ..strategies import Channels
+from ..strategies import Channels, trains_apart
 from ..wire.requests import Assignment
 from .account import Account
 from .answers import job_of
@@ -61,7 +61,8 @@ class PublicNumbers:
                 rounds * min(1.0, job.cohort.size / self.terms(assignment).consortium)
             )
         tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
-        return self._timing.whole(job, self.of_answers(job, assignment), rounds, tests)
+        apart = rounds * self._timing.apart(job) if trains_apart(job.strategy, ()) else 0.0
+        return self._timing.whole(job, self.of_answers(job, assignment), rounds, tests) + apart
 
     def weight(self, job: Job) -> int:
         """Public: what the plan computes for this client too."""

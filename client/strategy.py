@@ -23,7 +23,6 @@ from ..strategies import (
     local_half,
     state_of,
     told_by,
-    trains_apart,
 )
 from ..strategies.contract import APART
 from ..wire.arrays import Arrays
@@ -90,10 +89,6 @@ class StrategyHere:
                     f"{self._name}: the server tells {name} = {told.get(name)!r}, "
                     f"but in the job it is {value!r}"
                 )
-
-    def trains_apart(self, job: Job) -> bool:
-        """Whether an owner trains a model of its own beside the shared one."""
-        return trains_apart(job.strategy, self._accepted)
 
     def with_own(self, asked: Asked, message: Message, upload: SecureUpload | None) -> Asked:
         """What is asked, with what this owner has of its own: its state, personal tensors, its own model.
