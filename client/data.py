@@ -71,6 +71,7 @@ class DataSource:
             text_column=declared.text_column,
             label_column=declared.label_column,
             labels=labels or declared.labels,
+            spellings=declared.spellings or {},
             group_column=declared.group_column,
             encoding=declared.encoding,
             quoting=declared.quoting,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..learning.labels import alike_said
+from ..learning.labels import alike_said, class_reader
 from ..learning.reading.arrow_files import split_names
 from ..learning.reading.columns import check_columns
 from ..learning.reading.header import column_names
@@ -108,13 +108,12 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     classes = dict(Counter(name for name in names if name))
     if label and "labels" not in given:
         given["labels"] = _classes(data, label, classes)
+    domain = {label_name(one) for one in given.get("labels", [])}
+    read = class_reader(given.get("labels", []), given.get("spellings", {}))
     left_out = {
         "empty or unreadable text": sum(not clean_text(t) for t in found.columns[text]),
         "no class": sum(not name for name in names),
-        "another class": sum(
-            bool(name) and name not in {label_name(one) for one in given.get("labels", [])}
-            for name in names
-        ),
+        "another class": sum(bool(name) and read(name) not in domain for name in names),
     }
     paths = {"path": str(data.resolve())}
     if test_data is not None:

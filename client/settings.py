@@ -50,9 +50,12 @@ training_share = {training_share}
 
 # Column with the text; column with the class, and all classes that a job may name. Records with
 # another class, or without text, are left out without notice. The classes are told to the operator.
+# A record's class may differ from one of them in case, width, blanks or leading zeros.
 text_column = {text_column}
 {label_column}
 {labels}
+# Other names of these classes in the file, not told to anyone:
+{spellings}
 
 # Column of what records have in common: patient, customer, document. All records of one value are
 # either trained on or held out.
@@ -103,6 +106,17 @@ def _check_encoding(name: str) -> str:
     return name
 
 
+def _check_spellings(labels: list[str], spellings: dict[str, list[str]]) -> None:
+    from ..learning.labels import class_reader
+
+    if other := sorted(_domain(spellings) - _domain(labels)):
+        raise ValueError(f"spellings names a class that is not in labels: {other[0]!r}")
+    try:
+        class_reader(labels, spellings)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
 class DataSettings(Document):
     """[data]: what may be asked of this owner's data."""
 
@@ -113,6 +127,8 @@ class DataSettings(Document):
     text_column: Annotated[str, Field(min_length=1)]
     label_column: Annotated[str, Field(min_length=1)] | None = None
     labels: list[str] | None = None
+    spellings: dict[str, list[str]] | None = None
+    """Other names of the classes."""
     group_column: Annotated[str, Field(min_length=1)] | None = None
     encoding: Annotated[str, AfterValidator(_check_encoding)] | None = None
     quoting: Literal["doubled", "backslash", "none"] | None = None
@@ -129,6 +145,8 @@ class DataSettings(Document):
             raise ValueError("labels must name at least two different classes")
         if self.labels is not None and len(_domain(self.labels)) < len(self.labels):
             raise ValueError("labels must name each class once")
+        if self.spellings:
+            _check_spellings(self.labels or [], self.spellings)
         if self.unit == "group" and self.group_column is None:
             raise ValueError('unit = "group" needs a group_column')
         if self.test_path is not None and self.training_share not in (None, 1.0):
@@ -214,6 +232,7 @@ def settings_text(name: str, data: DataSettings) -> str:
         "sheet": "Sheet1",
         "label_column": "label",
         "labels": ["no", "yes"],
+        "spellings": {"no": ["n", "negative"]},
         "group_column": "patient",
     }
     lines = {

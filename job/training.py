@@ -130,7 +130,13 @@ class DataSpec(Section):
     labels: list[str] | None = Field(
         None,
         description="All classes, in order. Default: those in the data, sorted (numbers by "
-        "value). In a deployment they are required: exactly the classes that the owners declared.",
+        "value). In a deployment they are required: exactly the classes that the owners declared. Labels "
+        "that differ from only one of them in case, width, blanks or leading zeros count as that class.",
+    )
+    spellings: dict[str, list[str]] = Field(
+        {},
+        description='Other names of a class, counted as it: {negative = ["neg", "bad"]}. Between machines '
+        "each owner declares its own.",
     )
     group_column: str | None = Field(
         None,

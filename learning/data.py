@@ -7,6 +7,7 @@ data owner's agent and a simulation that holds the pooled file clean a row alike
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec
 from ..tasks.spec import spec_of
-from .labels import check_clients_share_labels, encode_labels
+from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
 from .reading.arrow_files import split_names
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
@@ -101,16 +102,20 @@ def load_corpus(
         )
     sources = _read_sources(spec, label_column, client_column, grouped, declared)
     domain = {label_name(name) for name in spec.labels or ()}
+    read = class_reader(spec.labels or (), spec.spellings) if label_column else str
     dropped: Counter[str] = Counter()
+    merged: Counter[tuple[str, str]] = Counter()
     kept: list[Row] = []
     for row in (
         Row(table, row, held_out) for table, held_out in sources for row in range(len(table))
     ):
-        reason = _filled(row, spec, label_column, client_column, domain, declared)
+        reason = _filled(row, spec, label_column, client_column, domain, read, declared)
         if reason:
             dropped[reason] += 1
         else:
             kept.append(row)
+            if row.spelled != row.label:
+                merged[row.spelled, row.label] += 1
     if not kept and not declared:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise DataError(
@@ -119,6 +124,7 @@ def load_corpus(
         )
     label_names: tuple[str, ...] = ()
     labels = None
+    notes = (*_notes([table for table, _ in sources]), *merged_said(merged))
     if label_column:
         if client_column and spec.labels is None:
             check_clients_share_labels(kept, client_column)
@@ -131,7 +137,7 @@ def load_corpus(
         clients=[row.client for row in kept] if client_column else None,
         held_out=np.array([row.held_out for row in kept]) if len(sources) > 1 else None,
         dropped=dict(dropped),
-        notes=_notes([table for table, _ in sources]),
+        notes=notes,
     )
 
 
@@ -141,13 +147,14 @@ def _filled(
     label_column: str | None,
     client_column: str | None,
     domain: set[str],
+    read: Callable[[str], str],
     declared: bool,
 ) -> str:
     """Clean what the row holds; the reason to leave it out, "" if there is none."""
     if row.row in row.table.faults:
         return "unreadable"
     try:
-        fill(row, spec, label_column, client_column)
+        fill(row, spec, label_column, client_column, read)
     except Exception:  # whatever it is, it is this row's alone
         return "unreadable"
     return (

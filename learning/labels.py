@@ -3,19 +3,73 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec
 from ..quantities import counted, quoted, verb
-from .reading.names import alike, canonical, clean_text, sort_names, stands_for_nothing
+from .reading.names import (
+    alike,
+    canonical,
+    clean_text,
+    folded,
+    label_name,
+    sort_names,
+    stands_for_nothing,
+)
 from .rows import Row
 
 # Above this many classes, of which most stand on one row only, a label column holds ids or scores.
 _MOST_CLASSES_OF_ONE_ROW = 20
 _PAIRS = 10
+
+
+def class_reader(
+    labels: Iterable[str], spellings: Mapping[str, Sequence[str]]
+) -> Callable[[str], str]:
+    """What a label is read as, a canonical name (``label_name``) like itself.
+
+    labels: the classes, if they are named. spellings: other names of some classes, by class.
+    A label is the class that has its name or spelling; else the only one among them that differs from it
+    in no more than case, width, blanks or leading zeros; else itself.
+
+    Guarantee: what a label is read as follows from the label and from what is named, from no other record.
+    """
+    classes = dict.fromkeys(filter(None, map(label_name, [*labels, *spellings])))
+    meant = {name: name for name in classes}
+    for name, others in spellings.items():
+        for other in filter(None, map(label_name, others)):
+            before = meant.setdefault(other, label_name(name))
+            if before != label_name(name):
+                raise DataError(
+                    f"data.spellings gives {other!r} to {label_name(name)!r}, but it is already {before!r}. "
+                    "Give each spelling to one class."
+                )
+    near: dict[str, set[str]] = {}
+    for name, of in meant.items():
+        near.setdefault(folded(name), set()).add(of)
+
+    def read(label: str) -> str:
+        if label in meant or not label:
+            return meant.get(label, label)
+        found = near.get(folded(label), ())
+        return next(iter(found)) if len(found) == 1 else label
+
+    return read
+
+
+def merged_said(merged: Mapping[tuple[str, str], int]) -> list[str]:
+    """A line per class that labels of other spellings were read as; `merged` counts them by both."""
+    of_class: dict[str, list[str]] = {}
+    for (label, name), count in sorted(merged.items(), key=lambda item: -item[1]):
+        of_class.setdefault(name, []).append(f"{quoted(label)} ({count:,})")
+    return [
+        f"labels read as the class {quoted(name)}: {', '.join(found[:_PAIRS])}"
+        + (f" and {len(found) - _PAIRS} more" if len(found) > _PAIRS else "")
+        for name, found in of_class.items()
+    ]
 
 
 def encode_labels(
@@ -78,8 +132,8 @@ def alike_said(pairs: Sequence[tuple[str, str]], how: str = "in data.labels") ->
         "out."
     )
     return (
-        f"{said}{more}, which look like one. If they are the same class, give them one name; if they differ, "
-        f"name all classes {how}.{drop if nothing else ''}"
+        f"{said}{more}, which look like one. Name all classes {how}: spellings of one class once, which are "
+        f"then counted together; different classes one by one.{drop if nothing else ''}"
     )
 
 
@@ -108,7 +162,7 @@ def check_clients_share_labels(rows: Sequence[Row], column: str) -> None:
             raise DataError(
                 f"{rows[0].table.source}: client {client!r} (column {column!r}) has the labels "
                 f"{_some(own)}, which no other client has; {other!r}, for example, has "
-                f"{_some(of_client[other])}. If they are the same class, give them one name; if "
+                f"{_some(of_client[other])}. If they are the same class, say so in data.spellings; if "
                 "they differ, name all classes in data.labels."
             )
 

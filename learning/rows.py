@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..job import DataSpec
 from .reading.names import clean_text, label_name
 from .reading.table import Table
@@ -10,11 +12,11 @@ from .reading.table import Table
 class Row:
     """One row on its way from a table into the corpus."""
 
-    __slots__ = ("client", "group", "held_out", "label", "row", "table", "text")
+    __slots__ = ("client", "group", "held_out", "label", "row", "spelled", "table", "text")
 
     def __init__(self, table: Table, row: int, held_out: bool) -> None:
         self.table, self.row, self.held_out = table, row, held_out
-        self.text = self.label = self.group = self.client = ""
+        self.text = self.label = self.spelled = self.group = self.client = ""
 
     def value(self, column: str) -> str | None:
         values = self.table.columns.get(column)
@@ -25,9 +27,19 @@ class Row:
         return self.table.place(self.row)
 
 
-def fill(row: Row, spec: DataSpec, label_column: str | None, client_column: str | None) -> None:
-    """Clean what the row holds; it may fail only in a way that no other row has to do with."""
+def fill(
+    row: Row,
+    spec: DataSpec,
+    label_column: str | None,
+    client_column: str | None,
+    read: Callable[[str], str],
+) -> None:
+    """Clean what the row holds; it may fail only in a way that no other row has to do with.
+
+    read: what the label that stands there (`row.spelled`) is read as (``labels.class_reader``).
+    """
     row.text = clean_text(row.value(spec.text_column))
-    row.label = label_name(row.value(label_column)) if label_column else "-"
+    row.spelled = label_name(row.value(label_column)) if label_column else "-"
+    row.label = read(row.spelled)
     row.client = label_name(row.value(client_column)) if client_column else "-"
     row.group = label_name(row.value(spec.group_column)) if spec.group_column else ""

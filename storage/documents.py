@@ -59,13 +59,16 @@ class Document(BaseModel):
 
 
 def toml_value(value: Any) -> str:
-    """One value as TOML, a list on one line; nothing for None, which TOML does not have."""
+    """One value as TOML, a list or table on one line; nothing for None, which TOML does not have."""
     import tomli_w
 
     if value is None:
         return ""
     if isinstance(value, list):
         return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, dict) and value:
+        pairs = (f"{toml_value(str(key))} = {toml_value(one)}" for key, one in value.items())
+        return f"{{{', '.join(pairs)}}}"
     return "{}" if value == {} else tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
 
 

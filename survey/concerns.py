@@ -118,11 +118,18 @@ def _names_of_classes(classes: Mapping[str, int], texts_of_nothing: int) -> list
             "leave them out, empty these cells."
         )
     for group in variants(classes):
+        name = max(group, key=lambda name: (classes[name], name))
+        others = [other for other in group if other != name]
         lines.append(
-            f"The classes {', '.join(map(repr, group))} may be one class in several spellings. If so, give "
-            "them one name in the file."
+            f"The classes {', '.join(map(repr, group))} may be one class in several spellings. If so, count "
+            f"them as one: --set data.spellings={_spelled(name, others)}"
         )
     return lines
+
+
+def _spelled(name: str, others: list[str]) -> str:
+    shown = ", ".join(f'"{other}"' for other in others)
+    return f"""'{{"{name}" = [{shown}]}}'"""
 
 
 def _listed(names: list[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec, Job
 from ..learning.data import load_corpus
+from ..learning.labels import class_reader
 from ..learning.reading.columns import looks_like_data
 from ..learning.reading.header import column_names, unread_columns
 from ..learning.reading.layout import Layout
@@ -108,7 +109,8 @@ def survey(job: Job) -> Survey:
     data = data.model_copy(update=written)
     if label:
         # All that are there are declared, so that none is a reason to stop.
-        labels_found = {label_name(value) for value in table.columns[label] if value}
+        read = class_reader(data.labels or (), data.spellings)
+        labels_found = {read(label_name(value)) for value in table.columns[label] if value}
         data = data.model_copy(update={"labels": sort_names(labels_found - {""})})
         if len(data.labels or ()) < 2:
             task, label = usual_task(labelled=False).name, None

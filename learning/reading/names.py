@@ -82,15 +82,19 @@ def sort_names(names: Iterable[str]) -> list[str]:
     return distinct
 
 
+def folded(name: str) -> str:
+    """What a name has in common with those that people would take for it: without case, width, blanks and
+    leading zeros."""
+    found = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return (found.lstrip("0") or "0") if found.isdecimal() else found
+
+
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that people would take for one: they differ in case, width, blanks or leading zeros."""
+    """Pairs of names that people would take for one (``folded``)."""
     first: dict[str, str] = {}
     found = []
     for name in sort_names(names):
-        folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        if folded.isdecimal():
-            folded = folded.lstrip("0") or "0"
-        other = first.setdefault(folded, name)
+        other = first.setdefault(folded(name), name)
         if other != name:
             found.append((other, name))
     return found
