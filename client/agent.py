@@ -20,11 +20,11 @@ from ..wire.requests import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
 from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget
+from .buffered import BufferedRounds
 from .kept import KeptUpdates
 from .own_state import OwnStates
 from .planned import planned_here
 from .policy import Policy
-from .round import Rounds
 from .secure import TRIPS, Membership, participant_of, short_trip
 from .timing import NOTHING_KNOWN, Timing
 from .work import OutOfTime, Work
@@ -75,7 +75,7 @@ class Agent:
         self._budget = Budget(name, ledger, account.name, policy, replayable)
         self._timing = timing or Timing(None, None, name)
         self._ready = False
-        self._rounds = Rounds(
+        self._rounds = BufferedRounds(
             name,
             work,
             account,

@@ -119,6 +119,14 @@ class KeptRound:
             _log.info("run %s: an update that was trained before is sent again", self.run)
         return update
 
+    def waiting(self, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+        """The update, if it was trained before and no sum has asked for it yet."""
+        if self.participant is None:
+            key = self.store.recall(self.run, self.what)
+        else:
+            key = self.participant.kept(self.what)
+        return None if key is None else self.store.read(self.run, self.what, key, shapes)
+
     def keep(self, update: Arrays) -> bytes:
         """Keep a new update, before it leaves; `what`, or nothing if the disk would not take it."""
         try:

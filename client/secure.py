@@ -210,6 +210,11 @@ class SecureUpload:
         return {name: array * factor for name, array in update.items()}
 
     @property
+    def cohort(self) -> tuple[str, ...]:
+        """Who is asked into the sum, ascending."""
+        return self._manifest.slot.cohort
+
+    @property
     def members(self) -> int:
         """How many are asked into the sum."""
         return len(self._manifest.slot.cohort)

@@ -215,11 +215,14 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, or attackers, there are no such keys: jobs keep the digests that they had before.
+        Without a recipe, attackers, or a virtual clock, there are no such keys: jobs keep the digests that
+        they had before.
         """
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
         if self.simulation.attackers is None:
             absent["simulation"] = {"attackers", "attack", "attack_boost"}
+        if not self.simulation.timed and self.simulation.seconds == SimulationSpec().seconds:
+            absent["simulation"] = {*absent.get("simulation", ()), "seconds", "speeds", "slow"}
         return canonical_json(self.model_dump(mode="json", exclude=absent))
 
     def digest(self) -> str:

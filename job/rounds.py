@@ -18,8 +18,8 @@ class StrategySpec(Section):
         description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; for LoRA adapters: '
         '"ffa-lora", "rolora", "la-lora", "fed-sb"; with a state at each owner: "scaffold", "feddyn"; robust '
         'against Byzantine clients: "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", '
-        '"bulyan", "centred-clipping", "norm-bound"; the name of a class in flwr.serverapp.strategy; or '
-        '"module:Class" for your own (docs/strategies.md).',
+        '"bulyan", "centred-clipping", "norm-bound"; asynchronous: "fedbuff"; the name of a class in '
+        'flwr.serverapp.strategy; or "module:Class" for your own (docs/strategies.md).',
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Arguments of the strategy, by name."
@@ -147,6 +147,22 @@ class SimulationSpec(Section):
         description='Factor of the attack. Default: 4 for "sign-flip", 0.5 for "ipm", clients / attackers '
         'for "model-replacement"; for "alie" 1, times the deviations of its paper.',
     )
+    seconds: PositiveFloat = Field(
+        60.0,
+        description="Seconds on the virtual clock that a client trains in one round, if it is neither "
+        "faster nor slower than others.",
+    )
+    speeds: str = Field(
+        "equal",
+        pattern=r"^(equal|lognormal:[0-9]+(\.[0-9]+)?)$",
+        description='How client speeds differ on the virtual clock: "equal", or "lognormal:SIGMA", which '
+        "multiplies each client's seconds by a number drawn from the seed.",
+    )
+    slow: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Factors by which named clients take longer on the virtual clock, such as "
+        "{ client-0003 = 5.0 }.",
+    )
     alone: bool = Field(
         False, description="Also train each client alone, with the same steps and privacy."
     )
@@ -158,6 +174,11 @@ class SimulationSpec(Section):
     pooled: bool = Field(
         False, description="Also train on all data in one place, without privacy, for comparison."
     )
+
+    @property
+    def timed(self) -> bool:
+        """Whether clients differ in speed on the virtual clock."""
+        return self.speeds != "equal" or bool(self.slow)
 
     @property
     def flips_labels(self) -> bool:

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 from ..job import Job
+from ..strategies import buffered
 from ..strategies.robust.compared import byzantine_of
+from .buffered import scheduled
 
 
 def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
@@ -34,6 +36,12 @@ def attackers_of(names: Sequence[str], job: Job) -> list[str]:
 
 def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:
     """Rounds in which each client is asked, if all of them are there."""
+    if buffered(job.strategy) is not None:
+        counts = dict.fromkeys(names, 0)
+        for _, members in scheduled(job, names):
+            for name in members:
+                counts[name] += 1
+        return counts
     if job.cohort.size is None or job.cohort.size >= len(names):
         return dict.fromkeys(names, job.training.rounds)
     counts = dict.fromkeys(names, 0)

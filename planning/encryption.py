@@ -120,13 +120,17 @@ def encryption_refusals(
                     ' (or encryption.mode = "none", where every owner\'s policy allows it)'
                     if cohort < 3
                     else ", or lower encryption.colluders"
+                    + (" or raise strategy.options.buffer" if terms.asynchronous else "")
                 )
             )
             break
     weight_cap = 1
     if job.weighting == "examples":
         weight_cap = max((c.training_size for c in facts), default=1)
+    weight_cap *= terms.weight_unit
     most = max((group.members for group in groups), default=1)
+    if terms.asynchronous:
+        most = len(facts)  # whoever is too far behind is in a sum, too
     try:
         many = channels_over(job.strategy, model.trained, job.training.rounds)
         clip = max(terms.clip(channels.update.numbers) for channels, _ in many)

@@ -68,7 +68,7 @@ def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float |
     """
     job = terms.job
     event, labels = terms.test_event(tests), len(job.data.labels or ())
-    cohort = terms.cohort_size(len(facts))
+    cohort = terms.tested_by(len(facts))
     # Records, groups or clients that the counts of one test are of, and what each adds to them.
     units = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
     of_cells = of_loss = 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..job import Job
+from ..strategies import buffered
 from .noise import most_spent
 from .terms import Terms
 
@@ -110,11 +111,17 @@ def sentence(terms: Terms, epsilon: float | None, tests: int, further: Sequence[
         f"{against[0].upper()}{against[1:]}, learns almost the same {_whatever(job)}: "
         f"({facts['epsilon']:g}, {facts['delta']:g})-differential privacy for {facts['neighbours']}, "
         f"by {facts['mechanism']}{_clipped(job, further)}, composed over "
-        f"{'at most ' if job.evaluation.patience or job.cohort.size else ''}{facts['rounds']} rounds by "
+        f"{'at most ' if _fewer(job) else ''}{facts['rounds']} rounds by "
         f"the {facts['accountant']} accountant{_sampled(job)}{_tested(terms, tests)}; "
         f"{most_spent(job)}; not "
         f"covered are {', '.join(others)} and {last}."
     )
+
+
+def _fewer(job: Job) -> bool:
+    """Whether some client may take part in fewer rounds than there are."""
+    asynchronous = buffered(job.strategy) is not None
+    return bool(job.evaluation.patience or job.cohort.size or asynchronous)
 
 
 def plainly(job: Job, right: float) -> str:

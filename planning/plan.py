@@ -21,6 +21,7 @@ from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
 from ..strategies import Channels, channels_over, heard_of, state_of
 from ..strategies.contract import Shapes
+from .buffered import buffer_warnings
 from .client_level import client_warnings
 from .cohorts import attackers_of, participations_of
 from .comparing import comparing_facts
@@ -165,7 +166,7 @@ class Plan:
     @property
     def weight_cap(self) -> int:
         """No client may weigh more in a sum."""
-        return max(client.weight for client in self.clients)
+        return max(client.weight for client in self.clients) * self.terms.weight_unit
 
     @property
     def cohort_size(self) -> int:
@@ -321,7 +322,7 @@ def _check_limit(job: Job, clients: Sequence[ClientPlan]) -> None:
 
 
 def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
-    warnings = []
+    warnings = [*buffer_warnings(job, [client.name for client in facts])]
     if not job.private:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.noise.sizes import SIZE_EPSILON
+from .buffered import buffer_refusals
 from .client_level import client_refusals, sum_refusals
 from .comparing import comparing_refusals
 from .encryption import encryption_refusals
@@ -74,6 +75,7 @@ def plan_refusals(
         *(client_refusals(terms, facts, model, tests) if job.per_client else []),
         *padding_refusals(job, model.verdict),
         *evaluation_refusals(job, facts, tests),
+        *buffer_refusals(job, [client.name for client in facts]),
         *encryption_refusals(terms, facts, model, tests),
         *comparing_refusals(terms, facts),
     ]
@@ -146,7 +148,7 @@ def _mechanism_refusals(job: Job) -> Iterator[str]:
     """Keys of client-level privacy in a job of another unit, which would do nothing there."""
     if not job.private or job.per_client:
         return
-    if job.cohort.participations is not None:
+    if job.cohort.participations is not None and job.strategy.name != "fedbuff":
         yield (
             'cohort.participations applies only to privacy.unit = "client"; under '
             f"{job.privacy.unit}-level privacy each client's own noise is made for the rounds that "

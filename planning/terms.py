@@ -25,6 +25,8 @@ from ..privacy.randomness import SecretStream
 from ..privacy.secagg.parameters import Thresholds, fewest, smallest_sum, thresholds
 from ..privacy.secagg.roster import MOST_CLIP, Limits
 from ..quantities import rounded_up
+from ..strategies import buffered
+from ..strategies.fedbuff import UNIT
 from .cohorts import groups_of
 from .limits import expected_update, secure_limits
 from .noise import PrivateRecipe, change_of, event_of_test, private_recipe
@@ -96,8 +98,23 @@ class Terms:
         return event_of_test(self.job, tests)
 
     def cohort_size(self, clients: int) -> int:
-        """Clients asked in a round, of so many."""
-        return min(self.job.cohort.size or clients, clients)
+        """Clients asked in a round, of so many; the fewest if sums are of whoever is ready."""
+        rule = buffered(self.job.strategy)
+        return min(rule.buffer if rule else self.job.cohort.size or clients, clients)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether sums are of whoever is ready."""
+        return buffered(self.job.strategy) is not None
+
+    @property
+    def weight_unit(self) -> int:
+        """What a client's weight in the plan is multiplied by in a sum: room for that of its staleness."""
+        return UNIT if self.asynchronous else 1
+
+    def tested_by(self, clients: int) -> int:
+        """Clients that test a model together, of so many."""
+        return clients if self.asynchronous else self.cohort_size(clients)
 
     def thresholds(self, cohort: int) -> list[Thresholds]:
         """The numbers of each group of a cohort of so many clients."""

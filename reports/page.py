@@ -20,7 +20,7 @@ from ..quantities import (
     size_text,
     undefined,
 )
-from ..run.events import number
+from ..run.events import Round, number
 from ..run.outcome import figure_text
 from ..run.record import RunRecord
 from ..survey.holdings import holdings_lines
@@ -78,6 +78,8 @@ def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
         untested=untested_line(record),
         losses=_tells_losses(record),
         rounds=_rounds(record),
+        clock=_has_clock(record),
+        buffered=_is_buffered(record),
         failures=[(f"{f.round}", f"{f.attempt}", f.client, f.reason) for f in record.failures],
         warnings=[str(warning) for warning in record.plan.get("warnings") or []],
         origin=_origin(record),
@@ -250,9 +252,27 @@ def _rounds(record: RunRecord) -> _Rows:
             size_text(entry.bytes_up),
             size_text(entry.bytes_down),
             duration_text(entry.seconds),
+            *([duration_text(entry.virtual)] if _has_clock(record) else []),
+            *([_staleness(entry)] if _is_buffered(record) else []),
         )
         for entry in record.rounds
     ]
+
+
+def _has_clock(record: RunRecord) -> bool:
+    """Whether a simulation's clients had speeds."""
+    return any(entry.virtual is not None for entry in record.rounds)
+
+
+def _is_buffered(record: RunRecord) -> bool:
+    """Whether rounds were asynchronous."""
+    return any(entry.staleness for entry in record.rounds)
+
+
+def _staleness(entry: Round) -> str:
+    """How old the members' updates were in a sum, from the freshest to the stalest."""
+    ages = sorted(int(age) for age in entry.staleness.values())
+    return ", ".join(map(str, ages)) or "–"
 
 
 def _attackers(result: dict[str, Any]) -> str:

@@ -35,6 +35,10 @@ class Checkpoint:
     """Clipping norm of the next round's updates, if each client's whole update is clipped."""
     counted: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """As ``server.run.Run`` has it."""
+    buffer: dict[str, Any] | None = None
+    """Who trains which version of an asynchronous job, as JSON values (``planning.buffered``)."""
+    versions: dict[int, Arrays] = field(default_factory=dict)
+    """Models before this one that somebody still trains."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -42,6 +46,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     from safetensors.numpy import save as to_bytes
 
     tensors = {f"model/{name}": array for name, array in checkpoint.arrays.items()}
+    for version, arrays in checkpoint.versions.items():
+        tensors |= {f"version/{version}/{name}": array for name, array in arrays.items()}
     numbers: dict[str, Any] = {}
     lists = [key for key, value in checkpoint.strategy.items() if isinstance(value, list)]
     for key, value in checkpoint.strategy.items():
@@ -58,6 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         "lists": json.dumps(lists),
         "clipping_norm": json.dumps(checkpoint.clipping_norm),
         **_of_counted(checkpoint.counted),
+        **({} if checkpoint.buffer is None else {"buffer": json.dumps(checkpoint.buffer)}),
     }
     content = to_bytes(tensors, metadata)
     name = f"round-{checkpoint.round:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
@@ -107,7 +114,15 @@ def _parse(content: bytes) -> Checkpoint:
     arrays = {name: tensors[f"model/{name}"] for name in json.loads(metadata["order"])}
     norm = json.loads(metadata.get("clipping_norm", "null"))
     counted = _counted(json.loads(metadata.get("counted", "{}")))
-    return Checkpoint(int(metadata["round"]), arrays, strategy, norm, counted)
+    buffer = json.loads(metadata.get("buffer", "null"))
+    versions = _versions(tensors, list(arrays))
+    return Checkpoint(int(metadata["round"]), arrays, strategy, norm, counted, buffer, versions)
+
+
+def _versions(tensors: Arrays, order: list[str]) -> dict[int, Arrays]:
+    """Earlier models, each in the model's order."""
+    kept = {name.split("/")[1] for name in tensors if name.startswith("version/")}
+    return {int(v): {name: tensors[f"version/{v}/{name}"] for name in order} for v in kept}
 
 
 def _of_counted(counted: dict[str, tuple[int, bytes]]) -> dict[str, str]:

@@ -152,6 +152,10 @@ class Round(Event):
     next_clipping_norm: float | None = field(default=None, metadata=_SELDOM)
     doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
     named: list[Any] = field(default_factory=list, metadata=_SELDOM)
+    staleness: dict[str, float] = field(default_factory=dict, metadata=_SELDOM)
+    """In an asynchronous job: how many versions old each member's update was. It is public."""
+    virtual: float | None = field(default=None, metadata=_SELDOM)
+    """Seconds on a simulation's virtual clock when the sum was made, if it has one."""
     restarted: list[str] = field(default_factory=list, metadata=_SELDOM)
     """Clients that lost the state that they keep for the strategy, and began it anew."""
 

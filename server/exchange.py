@@ -164,7 +164,7 @@ def ask(
     once: dict[int, ArrayRecord] = {}
     return Exchange(
         run.grid,
-        [_assigned(run, message, names, stage, once) for message in requests],
+        [assigned(run, message, names, stage, once) for message in requests],
         names,
         deadline or run.plan.job.cohort.deadline,
         check,
@@ -205,7 +205,7 @@ def _counted(run: Run, name: str) -> dict[str, ConfigRecord]:
     return {COUNTED: ConfigRecord({"round": round_, "shown": shown})}
 
 
-def _assigned(
+def assigned(
     run: Run,
     message: Message,
     names: dict[int, str],

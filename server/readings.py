@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..errors import ProtocolError, RoundFailed
 from ..planning.vector import Content, Reading
 from ..privacy.noise.client_noise import ServerNoise
@@ -10,13 +12,19 @@ from .exchange import Stage
 from .run import Run
 
 
-def read_sum(run: Run, stage: Stage, content: Content, group: Aggregator) -> Reading:
-    """The opened sum of a group.
+def read_sum(
+    run: Run,
+    stage: Stage,
+    content: Content,
+    group: Aggregator,
+    factor: Callable[[str], int] = lambda name: 1,
+) -> Reading:
+    """The opened sum of a group. `factor`: of each member's planned weight in it.
 
     Raises ``ProtocolError`` if it cannot be of these members, ``RoundFailed`` if none of them could compute.
     """
     reading = content.read(group.open(), server_noise(run, stage, train=content.train))
-    planned = sum(run.plan.by_name[name].weight for name in group.survivors)
+    planned = sum(run.plan.by_name[name].weight * factor(name) for name in group.survivors)
     if reading.weight != planned:
         raise ProtocolError(
             "sum", "the cohort", f"it has weight {reading.weight}, but {planned} by the plan"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import ConfigRecord, Message
@@ -36,10 +36,14 @@ from .run import Run
 from .secure import SecureCollection
 from .spares import warn_of_spares
 
+Train = Callable[[Run, int, bool], Arrays]
+"""Makes the next model, of a round of this number; the current one is to be tested, too, if it says so."""
 
-def run_rounds(run: Run) -> dict[str, Counts]:
+
+def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
     """All rounds that are left, with a checkpoint after each; counts of the last model by client.
 
+    train: what makes the next model, by default ``train_round`` (another: ``buffered.buffered_round``).
     Afterwards `run.arrays` is the model that the job keeps, which may be an earlier one. Raises
     ``RoundFailed`` when too few clients answer, ``Interrupted`` when the user stops it. In both cases
     the last finished round is on disk.
@@ -67,7 +71,7 @@ def run_rounds(run: Run) -> dict[str, Counts]:
         try:
             run.renew(False)
             take_back(run)
-            trained = train_round(run, run.round + 1, _is_tested(run))
+            trained = (train or train_round)(run, run.round + 1, _is_tested(run))
         except RoundFailed as failed:
             error = _without_renewal(run, failed)
             if not ends_with(run, error):
@@ -139,28 +143,9 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
         clipping = _clipping(run, collection, round_)
-        event = Round(
-            round=round_,
-            attempt=attempt.number + 1,
-            seconds=round(time.monotonic() - begun, 3),
-            clients=collection.answered,
-            heard=sorted(collection.heard),
-            failed=collection.failed,
-            bytes_up=collection.bytes_up,
-            bytes_down=collection.bytes_down,
-            encrypted=job.encrypted,
-            trips=collection.seconds,
-            loss=collection.loss,
-            clipped=collection.clipped,
-            unable=collection.unable,
-            epsilon=collection.epsilons,
-            heads=collection.heads,
-            tested=stage.test,
-            aggregated=record is not None,
-            doubted=collection.doubted,
-            named=collection.named,
-            restarted=sorted(collection.restarted),
-            **clipping,
+        virtual = _virtual(run, cohort)
+        event = round_event(
+            run, collection, stage, begun, record is not None, virtual=virtual, **clipping
         )
         run.tell(event)
         warn_of_spares(run, event)
@@ -183,6 +168,43 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}",
         kind,
     )
+
+
+def round_event(
+    run: Run, collection: Collection, stage: Stage, begun: float, aggregated: bool, **more: Any
+) -> Round:
+    """What is told of an attempt at a round that began at this time (seconds); with `more` fields."""
+    return Round(
+        round=stage.round,
+        attempt=stage.attempt + 1,
+        seconds=round(time.monotonic() - begun, 3),
+        clients=collection.answered,
+        heard=sorted(collection.heard),
+        failed=collection.failed,
+        bytes_up=collection.bytes_up,
+        bytes_down=collection.bytes_down,
+        encrypted=run.plan.job.encrypted,
+        trips=collection.seconds,
+        loss=collection.loss,
+        clipped=collection.clipped,
+        unable=collection.unable,
+        epsilon=collection.epsilons,
+        heads=collection.heads,
+        tested=stage.test,
+        aggregated=aggregated,
+        doubted=collection.doubted,
+        named=collection.named,
+        restarted=sorted(collection.restarted),
+        **more,
+    )
+
+
+def _virtual(run: Run, cohort: list[str]) -> float | None:
+    """The virtual clock of a simulation after these have trained; None if it has none."""
+    if not run.pace:
+        return None
+    before = [event.virtual for event in run.folder.told(Round) if event.virtual is not None]
+    return max(before, default=0.0) + max(run.pace[name] for name in cohort)
 
 
 def _with_test(job: Job, attempt: Attempt, test: bool) -> bool:

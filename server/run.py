@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 
 from ..clock import Clock, SystemClock
 from ..errors import CheckpointError
+from ..planning.buffered import Buffer
 from ..planning.plan import Plan
 from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
@@ -101,6 +102,15 @@ class Run:
     exact_metrics: Callable[[int], dict[str, Any]] = lambda _: {}
     """Those of all clients together, without the noise of private counts; also in a simulation only."""
 
+    pace: dict[str, float] = field(default_factory=dict)
+    """Seconds on a simulation's virtual clock that each client trains in a round; empty without one."""
+    buffer: Buffer | None = None
+    """Who trains what in an asynchronous job, once it has begun (``buffered.under_way``)."""
+    buffered: dict[str, Any] | None = None
+    """The same as the checkpoint has it."""
+    versions: dict[int, Arrays] = field(default_factory=dict)
+    """Models before the current one that clients of an asynchronous job still train."""
+
     def __post_init__(self) -> None:
         self._channels: dict[int, Channels] = {}
         self.clipping_norm = self.plan.job.privacy.clipping_norm
@@ -153,7 +163,15 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the state after the last round."""
         state = strategy_state(self.strategy)
-        now = Checkpoint(self.round, self.arrays, state, self.clipping_norm, self.counted)
+        now = Checkpoint(
+            self.round,
+            self.arrays,
+            state,
+            self.clipping_norm,
+            self.counted,
+            self.buffer.state() if self.buffer else None,
+            self.versions,
+        )
         save(self.checkpoints, now)
 
     def restore(self) -> None:
@@ -168,6 +186,7 @@ class Run:
             return
         self.round, self.arrays = checkpoint.round, checkpoint.arrays
         self.counted = dict(checkpoint.counted)
+        self.buffered, self.versions = checkpoint.buffer, dict(checkpoint.versions)
         restore_strategy(self.strategy, checkpoint.strategy)
         self.clipping_norm = checkpoint.clipping_norm or self.clipping_norm
 

@@ -316,7 +316,7 @@ class SecureCollection(SecureTrips):
 
         def read(group: Aggregator) -> None:
             try:
-                readings.append(read_sum(self.run, self.stage, self._content, group))
+                readings.append(self._read(group))
             finally:
                 self.failed |= group.faults
                 self._sums.exclude(group.spoilers)
@@ -328,6 +328,9 @@ class SecureCollection(SecureTrips):
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
         return readings
+
+    def _read(self, group: Aggregator) -> Reading:
+        return read_sum(self.run, self.stage, self._content, group)
 
     def _upcoming(self) -> list[Aggregator]:
         """Slots of the next sum, opened before their time, so that prekeys ride on the reveals."""

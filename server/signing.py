@@ -30,6 +30,7 @@ from ..privacy.secagg.roster import Roster, SignedRoster, approvals_needed, open
 from ..privacy.secagg.signed import Signed
 from ..run.run_folder import as_kept
 from ..storage.files import write_durably
+from ..strategies import buffered
 from .holdout import public_corpus
 
 
@@ -48,6 +49,11 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
         raise JobError(
             "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
             "machines"
+        )
+    if buffered(job.strategy) is not None:
+        raise PlanRefused(
+            f'strategy.name = "{job.strategy.name}" runs only in umbel simulate: asynchronous rounds between '
+            'machines are not there yet. Take strategy.name = "fedavg"'
         )
     if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(

@@ -29,11 +29,13 @@ from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
 from ..learning.probing.probe import shape_known
+from ..planning.buffered import seconds_of
 from ..planning.plan import Plan
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..run.events import Compared, Holdings, Prepared
 from ..run.run_folder import RunFolder
+from ..server.buffered import buffered_round
 from ..server.conclusion import conclude
 from ..server.holdout import note_public, read_public
 from ..server.result import summarise
@@ -46,7 +48,7 @@ from .grid import InProcessGrid
 from .issuer import run_key
 from .membership import found
 from .personal import compare_own
-from .site import SiteSettings, own_states, owner_log
+from .site import FIRST_NODE, SiteSettings, own_states, owner_log
 from .workers import Workers, default_workers, start_workers
 
 Engine = Literal["inprocess", "ray"]
@@ -204,6 +206,11 @@ def _simulate(
         with open_grid(settings, count, pool) as grid, _interruptible(stop) as should_stop:
             run = Run(identity["id"], plan, grid, strategy, folder, initial)
             run.listener, run.should_stop = listener, should_stop
+            if isinstance(grid, InProcessGrid):
+                # Who is asked is then told the rounds that its own noise is made for from the start.
+                run.nodes = {s.name: FIRST_NODE + n for n, s in enumerate(federation.shares)}
+            if job.simulation.timed or plan.terms.asynchronous:
+                run.pace = seconds_of(job, plan.by_name)
             if identity["reproducible"]:
                 run.secrets = lambda what: reproducible_stream(job.seed, what)
             if public is not None:
@@ -220,7 +227,7 @@ def _simulate(
                 run.restore()
             folder.append(Prepared(round(time.monotonic() - begun, 3)))
             try:
-                counts = run_rounds(run)
+                counts = run_rounds(run, buffered_round if plan.terms.asynchronous else None)
             except (KeyboardInterrupt, Interrupted):
                 if run.round or again:
                     raise

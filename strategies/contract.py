@@ -213,6 +213,8 @@ class Rule(ABC):
     """
     fits: ClassVar[tuple[AdapterKind, ...]] = ("head", "lora", "full")
     """The kinds of ``model.adapter`` that it is for."""
+    buffered: ClassVar[bool] = False
+    """Whether it sums whoever is ready, in place of a round's cohort (``fedbuff``)."""
     core: ClassVar[bool] = False
     """Whether LoRA's factors are fixed and made of the frozen weights, with a core between them that is
     trained (``learning.core``)."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from ..job import Job, StrategySpec, TrainingSpec
+    from .fedbuff import FedBuff
 
 OURS = {
     "fedavg": "averaging:FedAvg",
@@ -49,6 +50,7 @@ OURS = {
     "local-head": "personal:LocalHead",
     "fedrep": "personal:FedRep",
     "ditto": "ditto:Ditto",
+    "fedbuff": "fedbuff:FedBuff",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
@@ -164,6 +166,17 @@ def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]
     """Why a job cannot be right with its strategy. `accepted`: as for ``channels_of``."""
     if kind := rule_class(job.strategy, accepted):
         yield from kind.refusals(job)
+
+
+def buffered(spec: StrategySpec) -> FedBuff | None:
+    """The rule of a job whose sums are of whoever is ready; None for one with rounds.
+
+    Only one of Umbel's own: agents ask, who load no other code.
+    """
+    if spec.name not in OURS or not ours(spec.name).buffered:
+        return None
+    found: FedBuff = _construct(ours(spec.name), dict(spec.options), spec)
+    return found
 
 
 def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:

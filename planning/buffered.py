@@ -1,0 +1,196 @@
+"""Who is in which sum of an asynchronous job, and when: on a clock that is virtual, so that all can know it.
+
+``Buffer`` is the rule of FedBuff's buffer (``strategies.fedbuff``) as a value that a checkpoint can hold. The
+coordinator goes by it, and the plan runs it dry: the noise of each client is made for the sums that it will
+be in, and it is asked for no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ..job import Job
+from ..strategies import buffered
+from .facts import some
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A client that trains, or has: it is ready at a time, in seconds, with an update of this version."""
+
+    version: int
+    ready: float
+
+
+@dataclass
+class Buffer:
+    """Who trains which model version, and what is summed next.
+
+    Guarantee: a sum has at least `size` members, none of whose updates is more than `farthest` versions old,
+    and no client is in more sums than its cap. Clients are taken in the order in which they got ready; if at
+    the same time, first who was in fewer sums, then by name.
+    """
+
+    size: int
+    """K: updates in a sum, at least."""
+    farthest: int
+    """The most versions that an update may be old in a sum."""
+    seconds: Mapping[str, float]
+    """How long each client trains."""
+    caps: Mapping[str, int]
+    """How many sums each client may be asked into."""
+    version: int = 0
+    now: float = 0.0
+    """Seconds on the virtual clock."""
+    flights: dict[str, Flight] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    """How many sums each client was asked into."""
+
+    def begin(self, names: Collection[str]) -> None:
+        """Have clients train the current version from now on, but for those that reached their cap."""
+        for name in sorted(names):
+            if self.asked.get(name, 0) < self.caps[name]:
+                self.flights[name] = Flight(self.version, self.now + self.seconds[name])
+
+    def next_members(self) -> list[str]:
+        """The members of the next sum, sorted; none if too few are left.
+
+        Beside the first that got ready they are all that would be too far behind after it.
+        """
+        if len(self.flights) < self.size:
+            return []
+
+        def turn(name: str) -> tuple[float, int, str]:
+            return self.flights[name].ready, self.asked.get(name, 0), name
+
+        waiting = sorted(self.flights, key=turn)
+        due = [name for name in waiting if self.staleness(name) >= self.farthest]
+        first = [name for name in waiting if name not in due][: max(0, self.size - len(due))]
+        return sorted([*due, *first])
+
+    def wait_for(self, members: Collection[str]) -> None:
+        """Let the clock go on until these are ready."""
+        self.now = max(self.now, *(self.flights[name].ready for name in members))
+
+    def staleness(self, name: str) -> int:
+        """How many versions were made since the one that a client trains."""
+        return self.version - self.flights[name].version
+
+    def summed(self, members: Collection[str]) -> None:
+        """A new version was made of these members' updates, and they begin with it."""
+        self.version += 1
+        for name in members:
+            self.asked[name] = self.asked.get(name, 0) + 1
+            self.flights.pop(name, None)
+        self.begin(members)
+
+    def leave(self, names: Collection[str]) -> None:
+        """These take no further part."""
+        for name in names:
+            self.flights.pop(name, None)
+
+    @property
+    def versions(self) -> set[int]:
+        """Those that somebody trains."""
+        return {flight.version for flight in self.flights.values()}
+
+    def state(self) -> dict[str, Any]:
+        """What changes, as JSON values."""
+        flights = {name: asdict(flight) for name, flight in self.flights.items()}
+        return {"version": self.version, "now": self.now, "flights": flights, "asked": self.asked}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.version, self.now = int(state["version"]), float(state["now"])
+        self.flights = {name: Flight(**flight) for name, flight in state["flights"].items()}
+        self.asked = dict(state["asked"])
+
+
+def seconds_of(job: Job, names: Collection[str]) -> dict[str, float]:
+    """Seconds on the virtual clock that each client of a simulation trains in a round, by the job's seed."""
+    spec = job.simulation
+    _, _, sigma = spec.speeds.partition(":")
+    spread = statistics.NormalDist(0.0, float(sigma)) if sigma and float(sigma) else None
+
+    def drawn(name: str) -> float:
+        if spread is None:
+            return 1.0
+        lot = hashlib.sha256(f"{job.seed}\nspeeds\n{name}".encode()).digest()
+        place = (int.from_bytes(lot[:6], "big") + 0.5) / 2**48  # inside (0, 1)
+        return math.exp(spread.inv_cdf(place))
+
+    return {name: spec.seconds * drawn(name) * spec.slow.get(name, 1.0) for name in names}
+
+
+def buffer_of(job: Job, caps: Mapping[str, int]) -> Buffer | None:
+    """The buffer of a job as it begins, with all clients at work; None if its rounds are synchronous.
+
+    caps: how many sums each of the clients may be asked into.
+    """
+    rule = buffered(job.strategy)
+    if rule is None:
+        return None
+    size = min(rule.buffer, len(caps))
+    found = Buffer(size, rule.max_staleness, seconds_of(job, caps), caps)
+    found.begin(caps)
+    return found
+
+
+def scheduled(job: Job, names: Sequence[str]) -> list[tuple[float, list[str]]]:
+    """Time and members of each sum of an asynchronous job, if nothing fails; fewer than its rounds if too few
+    clients are left, because of their caps."""
+    return _scheduled(job.to_json(), tuple(sorted(names)))
+
+
+@lru_cache(maxsize=8)
+def _scheduled(job_json: str, names: tuple[str, ...]) -> list[tuple[float, list[str]]]:
+    job = Job.build(json.loads(job_json))
+    most = min(job.cohort.participations or job.training.rounds, job.training.rounds)
+    buffer = buffer_of(job, dict.fromkeys(names, most))
+    found: list[tuple[float, list[str]]] = []
+    while buffer is not None and len(found) < job.training.rounds:
+        members = buffer.next_members()
+        if not members:
+            break
+        buffer.wait_for(members)
+        buffer.summed(members)
+        found.append((buffer.now, members))
+    return found
+
+
+def largest_sum(job: Job, names: Sequence[str]) -> int:
+    """Members of the largest sum of an asynchronous job."""
+    return max((len(members) for _, members in scheduled(job, names)), default=0)
+
+
+def buffer_refusals(job: Job, names: Sequence[str]) -> Iterator[str]:
+    """Why an asynchronous job cannot come to its end with these clients."""
+    if unknown := sorted(job.simulation.slow.keys() - set(names)):
+        yield (f"simulation.slow names {some(unknown)}, but the clients are {some(sorted(names))}")
+    if buffered(job.strategy) is None:
+        return
+    sums = len(scheduled(job, names))
+    if sums < job.training.rounds:
+        yield (
+            f"only {sums} of {job.training.rounds} sums can be made, because each client takes part in "
+            f"cohort.participations = {job.cohort.participations} at most: raise it, or lower "
+            "training.rounds or strategy.options.buffer"
+        )
+
+
+def buffer_warnings(job: Job, names: Sequence[str]) -> Iterator[str]:
+    """What a user of an asynchronous job should know of its schedule."""
+    if buffered(job.strategy) is None:
+        return
+    summed = {name for _, members in scheduled(job, names) for name in members}
+    if slow := sorted(set(names) - summed):
+        yield (
+            f"{some(slow)} will be in none of the {job.training.rounds} sums: the others are so much "
+            "faster. Raise training.rounds, or lower strategy.options.max_staleness."
+        )

@@ -1,0 +1,260 @@
+"""Asynchronous rounds: who is ready is summed, everybody else trains on (FedBuff, ``strategies.fedbuff``).
+
+Beside ``rounds.train_round``, in whose place the loop calls it. A round makes one new model version:
+
+    next members by the buffer -> train what each of them began with, and keep it -> one sum of what is kept
+
+Who is in a sum follows from the buffer (``planning.buffered``) and the clock that it goes by, which is
+virtual: a client's training is asked for when its sum is due, and takes as long as it takes; the time that
+counts is the one that the job gives its speed. So nothing hangs on how fast this machine is, and a run
+that is resumed goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from ..errors import CannotGoOn, RoundFailed
+from ..learning.model import arrays_digest
+from ..planning.buffered import Buffer, buffer_of
+from ..planning.vector import Reading
+from ..privacy.secagg.aggregator import Aggregator
+from ..run.events import Evaluation
+from ..strategies.fedbuff import UNIT, staleness_weight, weighted
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from ..wire.buffered import BUFFER, Listed
+from ..wire.requests import ASSIGNMENT, OUT_OF_RANGE, REFUSED, TRAIN, only_arrays, request_digest
+from .attempts import Attempt, Attempts
+from .collect import Collection, PlainCollection, TooFew
+from .ending import failure
+from .exchange import CohortGrid, Exchange, Stage, assigned, assignment_of
+from .readiness import reasons
+from .readings import read_sum
+from .replies import scalars_check
+from .rounds import evaluate, round_event
+from .run import Run
+from .secure import SecureCollection
+from .spares import warn_of_spares
+
+
+def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
+    """Make the next model version of the first updates that are ready; the model.
+
+    Where it says `test`, all clients test the current model first, in a sum of its own. Raises
+    ``RoundFailed`` if too few are left, or too few answer.
+    """
+    if test and not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays)):
+        evaluate(run)
+    buffer = under_way(run)
+    attempts = Attempts(run, TRAIN, round_, run.plan.job.cohort.retries + 1)
+    failed: dict[str, str] = {}
+    for attempt in attempts:
+        begun = time.monotonic()
+        buffer.leave(buffer.flights.keys() - set(run.candidates))
+        if not set(attempt.cohort) <= buffer.flights.keys():
+            attempt = replace(attempt, groups=[])  # somebody of them has left
+        members = attempt.cohort or buffer.next_members()
+        if not members:
+            break
+        buffer.wait_for(members)
+        tried = _Trial(run, buffer, attempt, members)
+        model = tried.model(round_)
+        event = round_event(
+            run,
+            tried.collection,
+            tried.stage,
+            begun,
+            model is not None,
+            staleness={name: buffer.staleness(name) for name in members},
+            virtual=buffer.now,
+        )
+        run.tell(event)
+        warn_of_spares(run, event)
+        failed |= tried.collection.failed
+        attempts.groups = tried.collection.groups
+        if model is not None:
+            run.versions[run.round] = run.arrays
+            buffer.summed(members)
+            run.versions = {v: run.versions[v] for v in buffer.versions if v <= run.round}
+            return model
+        buffer.leave(tried.refused)
+    left = len(buffer.flights)
+    few = f"{left} clients are left, and a sum needs {buffer.size}"
+    why = few if left < buffer.size else "no sum could be made of the clients that were ready"
+    kind = CannotGoOn if left < buffer.size else RoundFailed
+    raise failure(run, f"Round {round_}: {why}. {reasons(failed)}".rstrip(), kind)
+
+
+def under_way(run: Run) -> Buffer:
+    """The buffer of a run, as it begins or as its checkpoint has it."""
+    if run.buffer is None:
+        spare = run.plan.job.spare_rounds
+        caps = {client.name: client.rounds + spare for client in run.plan.clients}
+        run.buffer = buffer_of(run.plan.job, caps)
+        assert run.buffer is not None, "the job is asynchronous"
+        if run.buffered is not None:
+            run.buffer.restore(run.buffered)
+    return run.buffer
+
+
+class _Trial:
+    """One attempt at a sum of these members."""
+
+    def __init__(self, run: Run, buffer: Buffer, attempt: Attempt, members: list[str]) -> None:
+        self._run, self._attempt, self._members = run, attempt, members
+        self._began = {name: buffer.flights[name].version for name in members}
+        self.stage = Stage(run.round + 1, attempt.number)
+        self.refused: set[str] = set()
+        """Clients that train no more in this run."""
+        self.collection = Collection(run, TRAIN, self.stage, 0)
+
+    def model(self, round_: int) -> Arrays | None:
+        """The next model; None if somebody did not train, or too few answered."""
+        run, members = self._run, self._members
+        ahead = self.collection
+        self._train(ahead)
+        if ahead.failed:
+            return None
+        models = {v: arrays_digest(self._version(v)) for v in set(self._began.values())}
+        listed = Listed({name: (v, models[v]) for name, v in self._began.items()})
+        view = CohortGrid(run.grid, [run.nodes[name] for name in members])
+        requests = [
+            Message(
+                RecordDict({BUFFER: listed.to_record()}),
+                dst_node_id=message.metadata.dst_node_id,
+                message_type=TRAIN,
+            )
+            for message in run.strategy.configure_train(
+                round_, to_array_record(run.arrays), ConfigRecord(), view
+            )
+        ]
+        stale = {name: run.round - version for name, version in self._began.items()}
+        found: SecureBuffer | PlainBuffer
+        if run.plan.job.encrypted:
+            minimum = run.plan.minimum
+            found = SecureBuffer(run, self.stage, minimum, requests, self._attempt, stale)
+        else:
+            minimum = run.plan.job.cohort.minimum or len(members)
+            found = PlainBuffer(run, self.stage, minimum, requests, stale)
+        self.collection = found
+        try:
+            record, _ = run.strategy.aggregate_train(round_, found)
+        except TooFew:
+            record = None
+        found.with_trained(ahead)
+        if record is None:
+            return None
+        arrays = to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+        return {name: arrays[name] for name in run.arrays}
+
+    def _version(self, version: int) -> Arrays:
+        return self._run.arrays if version == self._run.round else self._run.versions[version]
+
+    def _train(self, ahead: Collection) -> None:
+        """Have each member train the version that it began with, and keep what comes of it."""
+        run, names = self._run, self._run.names
+        messages = []
+        for version in sorted(set(self._began.values())):
+            nodes = [run.nodes[name] for name, v in self._began.items() if v == version]
+            requests = run.strategy.configure_train(
+                version + 1,
+                to_array_record(self._version(version)),
+                ConfigRecord(),
+                CohortGrid(run.grid, nodes),
+            )
+            stage = Stage(version + 1)
+            messages += [assigned(run, message, names, stage, {}) for message in requests]
+        ahead.begin(len(messages))
+        exchange = Exchange(
+            run.grid,
+            messages,
+            names,
+            run.plan.job.cohort.deadline,
+            scalars_check(run),
+            lambda done, _: run.listener.advanced(done),
+            run.clock,
+        )
+        for reply in exchange:
+            ahead.note(names[reply.metadata.src_node_id], reply)
+        ahead.absorb(exchange)
+        for_good = (REFUSED, OUT_OF_RANGE)
+        self.refused = {n for n in exchange.failed if exchange.codes.get(n) in for_good}
+
+
+class _Weighted(Collection):
+    """A collection whose updates count as their staleness says, by client."""
+
+    staleness: dict[str, int]
+
+    def with_trained(self, ahead: Collection) -> None:
+        """Add up what the members' training cost and told, before the sum."""
+        self.bytes_up += ahead.bytes_up
+        self.bytes_down += ahead.bytes_down
+        self.heard |= ahead.heard
+        self.epsilons = {**ahead.epsilons, **self.epsilons}
+        self.heads = {**ahead.heads, **self.heads}
+        self.doubted = {**ahead.doubted, **self.doubted}
+
+
+class SecureBuffer(SecureCollection, _Weighted):
+    """One secure sum of kept updates, weighted by their owners."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: Stage,
+        minimum: int,
+        requests: Iterable[Message],
+        attempt: Attempt,
+        staleness: dict[str, int],
+    ) -> None:
+        super().__init__(run, TRAIN, stage, minimum, requests, None, attempt)
+        self.staleness = staleness
+
+    def _context(self) -> bytes:
+        name, request = next(iter(self._requests.items()))
+        assignment = assignment_of(self.run, self.stage, name)
+        content = RecordDict({**request.content, ASSIGNMENT: assignment.to_record()})
+        return request_digest(TRAIN, content, {})
+
+    def _read(self, group: Aggregator) -> Reading:
+        """The sum over the weights that its members would have if nothing were stale."""
+        reading = read_sum(
+            self.run,
+            self.stage,
+            self._content,
+            group,
+            lambda name: staleness_weight(self.staleness[name]),
+        )
+        whole = sum(self.run.plan.by_name[name].weight for name in group.survivors)
+        share = np.float32(reading.weight / (whole * UNIT))
+        mean = {name: array * share for name, array in reading.mean.items()}
+        return replace(reading, mean=mean, weight=whole)
+
+
+class PlainBuffer(PlainCollection, _Weighted):
+    """The kept updates themselves, where the job is not encrypted."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: Stage,
+        minimum: int,
+        requests: Iterable[Message],
+        staleness: dict[str, int],
+    ) -> None:
+        super().__init__(run, TRAIN, stage, minimum, requests)
+        self.staleness = staleness
+
+    def __iter__(self) -> Iterator[Message]:
+        names = self.run.names
+        for reply in super().__iter__():
+            stale = self.staleness[names[reply.metadata.src_node_id]]
+            update = weighted(to_arrays(only_arrays(reply.content)), stale)
+            reply.content["arrays"] = to_array_record(update)
+            yield reply
