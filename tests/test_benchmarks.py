@@ -27,6 +27,7 @@ FIGURES = {
     "memory": {"few", "many", "ratio"},
     "privacy_utility": {"points", "missed"},
     "defences": {"rows", "missed"},
+    "fedbuff": {"rows", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
     "strangers": {"memory", "bars"},
