@@ -258,6 +258,31 @@ def record_of(
     return written(record, out or home.path / "records", stem)
 
 
+@client_app.command("own-model")
+@answers
+def own_model_of(
+    run: AskedRun,
+    folder: OwnersFolder = Path(),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write [own-models/RUN, in the owner's folder].", show_default=False
+        ),
+    ] = None,
+) -> Any:
+    """Write this owner's own model of a finished run as a plain adapter, and test it here.
+
+    Of a run whose strategy leaves each owner a model (fedsa-lora, local-head, fedrep, ditto). The figures
+    are of this owner's held-out records. Nothing leaves, and nothing is charged.
+    """
+    from ..client.home import Home
+    from ..client.own_model import write_own_model
+
+    found = write_own_model(Home.open(folder), run, out)
+    say(found.line)
+    return found.to_dict()
+
+
 @client_app.command()
 def unit(folder: OwnersFolder = Path()) -> None:
     """Print a systemd unit that keeps the agent running."""

@@ -134,6 +134,12 @@ class HomeFiles:
         return OwnStates(self.path / "states", self.witness)
 
     @property
+    def own_models(self) -> OwnStates:
+        """What of finished runs is this owner's own, sealed, until it is deleted here; its keys lie beside
+        it, because it has to outlive this machine's memory."""
+        return OwnStates(self.path / "own", lasting=True)
+
+    @property
     def models(self) -> Models:
         """What came of the jobs that this owner took part in."""
         return Models(self.path / "models")

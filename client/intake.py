@@ -31,9 +31,11 @@ from ..learning.split import split_secret
 from ..planning.padding import padding_refusals
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
+from ..privacy.secagg.counted import Place, check_counted
 from ..storage.files import write_durably
+from ..strategies import leaves_own_model
 from ..wire.packing import SECAGG, bytes_of
-from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, TRAIN, Assignment
+from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, TRAIN, Assignment, counted_of
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error
@@ -46,7 +48,7 @@ from .home import Home
 from .notices import Notices
 from .policy import NotYet, Policy
 from .run_notes import RunNotes
-from .secure import TRIPS, short_trip
+from .secure import TRIPS, participant_of, short_trip
 from .signers import Signers
 from .timing import Timing
 from .work import OutOfTime
@@ -160,9 +162,25 @@ class Intake:
         parcel = Parcel(bytes_of(message.content, "listed"), bytes_of(message.content, "content"))
         place = self.home.models.keep(self.home.name, job, rules, expected, parcel)
         self._finished(assignment, job, place)
-        if not rules.keep_states:
-            self.home.states.close(assignment.run)
+        self._end_state(assignment, job, message)
         return RecordDict({"receipt": ConfigRecord({"kept": True})})
+
+    def _end_state(self, assignment: Assignment, job: Job, message: Message) -> None:
+        """Keep what is the owner's own at a run's end, and delete or keep its state, by the policy."""
+        home, rules, run = self.home, self._policy.results, assignment.run
+        accepted = self._policy.jobs.strategies
+        if rules.keep_own and leaves_own_model(job.strategy, accepted):
+            counted, evidence = counted_of(message.content)
+
+            def shown(places: tuple[Place, ...]) -> bool:
+                if not job.encrypted:
+                    return True
+                member = participant_of(home.membership, home.name, job, run).member
+                return check_counted(member.name, member.roster, evidence, places)
+
+            home.states.hand_over(run, counted, shown, home.own_models)
+        if not rules.keep_states:
+            home.states.close(run)
 
     def _finished(self, assignment: Assignment, job: Job, place: Path) -> None:
         """Note the end of a run, of which its certificate came."""

@@ -41,7 +41,7 @@ class Models:
     """An owner's folder of models: one folder each, with `adapter` and `certificate.json` in it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def keep(
         self, owner: str, job: Job, rules: ResultRules, expected: Expected, parcel: Parcel
@@ -56,7 +56,7 @@ class Models:
         if not rules.accept:
             raise PlanRefused(f"{owner}'s policy takes no results (results.accept)")
         certificate, files = unpack(parcel, expected)
-        place = place_of(self._folder, job, expected.run)
+        place = place_of(self.folder, job, expected.run)
         old, before = _earlier(place), _read(place)
         if old.is_dir() and not place.exists():  # a crash in the midst of what follows
             os.rename(old, place)
@@ -77,9 +77,9 @@ class Models:
 
     def list(self) -> list[Model]:
         """All that are kept, the newest first."""
-        folders = [p for p in self._folder.glob("*") if p.is_dir() and not p.name.startswith(".")]
+        folders = [p for p in self.folder.glob("*") if p.is_dir() and not p.name.startswith(".")]
         # Of what a crash left in the midst of being replaced, the earlier one still counts.
-        left = [p for p in self._folder.glob(".*.before") if not _later(p).exists()]
+        left = [p for p in self.folder.glob(".*.before") if not _later(p).exists()]
         found = [(path, _read(path)) for path in [*folders, *left]]
         models = [_described(path, certificate) for path, certificate in found if certificate]
         return sorted(models, key=lambda model: (model.issued, model.name), reverse=True)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from ..learning.model import Learner
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UmbelError
+from ..job import Job
+from ..strategies import leaves_own_model, state_of
 from ..strategies.contract import APART
 from ..wire.arrays import Arrays
+from .approvals import Approvals
+from .asked import find
+from .models import place_of
+from .policy import Policy
+
+if TYPE_CHECKING:
+    from ..learning.model import Learner
+    from .home import Home
 
 
 def own_model(learner: Learner, shared: Arrays, state: Arrays) -> Arrays:
@@ -18,3 +32,79 @@ def own_model(learner: Learner, shared: Arrays, state: Arrays) -> Arrays:
         return {name: array + state[f"{APART}{name}"] for name, array in learner.initial.items()}
     own = {name: array + state[name] for name, array in learner.personal.items()}
     return {**shared, **own}
+
+
+@dataclass(frozen=True)
+class Written:
+    """An owner's own model, as it was written."""
+
+    run: str
+    round: int
+    """Of the last update that was counted."""
+    path: str
+    metrics: dict[str, Any]
+    """On this owner's held-out records; empty without any."""
+
+    @property
+    def line(self) -> str:
+        key = "accuracy" if "accuracy" in self.metrics else "perplexity"
+        said = f"{key} {self.metrics[key]:.4g} on " if self.metrics.get(key) is not None else ""
+        tested = f"{said}{self.metrics['examples']:,} held-out records" if self.metrics else ""
+        return f"{self.path}: after round {self.round}{f', {tested}' if tested else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"run": self.run, "round": self.round, "path": self.path, "metrics": self.metrics}
+
+
+def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
+    """Write an owner's own model of a finished run as a plain adapter, and test it here.
+
+    run: its name or id, or how it begins. out: default, a folder of the owner's. Raises ``UmbelError``
+    if there is none.
+    """
+    from ..learning.export import export_adapter
+    from ..learning.features import with_features
+    from ..learning.loading import load_learner
+    from ..learning.predict import load_adapter
+    from ..learning.tasks import task_for
+    from ..learning.trainer import test
+    from ..planning.shaping import shaping_of
+
+    row = find(run, Approvals(home.jobs), home.decisions)
+    job, policy = Job.build(row["job"], source=f"the job of {row['run']}"), Policy.read(home.policy)
+    accepted = tuple(policy.jobs.strategies)
+    if not leaves_own_model(job.strategy, accepted):
+        raise UmbelError(
+            f"{row['run']} has no model of the owner's own: its strategy is {job.strategy.name}, and its "
+            "result is everybody's. See: umbel client models"
+        )
+    training = job.training.model_copy(update={"device": policy.resources.device})
+    job = job.model_copy(update={"training": training})
+    classes = len(job.data.labels or ())
+    learner = load_learner(job, classes, shaping_of(job, accepted))
+    shapes = state_of(job.strategy, learner.shape().everything, accepted)
+    own, result = (
+        home.own_models.current(row["run"], shapes),
+        place_of(home.models.folder, job, row["run"]),
+    )
+    if own is None or not result.is_dir():
+        raise UmbelError(
+            f"{home.name} has nothing of its own of {row['run']}: it is there once the run's result has "
+            "come, if the policy keeps both (results.accept, results.keep_own)"
+        )
+    shared = learner.initial
+    if learner.personal:
+        load_adapter(learner, result / "adapter")
+        now = learner.network.arrays()
+        shared = {name: now[name] for name in learner.initial}
+    model = own_model(learner, shared, own.arrays)
+    place = out or place_of(home.path / "own-models", job, row["run"])
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    export_adapter(learner, model, place)
+    examples = with_features(learner, home.source.load(job).test)
+    metrics: dict[str, Any] = {}
+    if len(examples):
+        metrics = test(learner, task_for(job, classes), model, examples).metrics(
+            job.data.labels or []
+        )
+    return Written(row["run"], own.round, str(place), metrics)

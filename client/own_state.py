@@ -86,29 +86,21 @@ class Own:
 class OwnStates:
     """One owner's folder of states, at most two per run: the current one, and what may follow.
 
-    keys: a folder that no backup reaches (default: beside the states).
+    keys: a folder that no backup reaches (default: beside the states). lasting: whether those of runs
+    that were heard of no more stay.
     """
 
-    def __init__(self, folder: Path, keys: Path | None = None) -> None:
-        self._folder, self._keys = folder, keys or folder
+    def __init__(self, folder: Path, keys: Path | None = None, *, lasting: bool = False) -> None:
+        self._folder, self._keys, self._lasting = folder, keys or folder, lasting
 
     def begin(self, run: str, shapes: Shapes, counted: int, shown: Shown) -> Own:
         """The state that a round begins with. `counted`: the newest round whose opened sum has the update.
 
         Raises ``ProtocolError`` if what is `shown` is untrue: nothing changes then.
         """
-        known = self._read(run)
-        found = next((one for one in known.current if one.round == counted), None)
-        if found is None:
-            found = next((one for one in known.proposed if one.round == counted), None)
-            if found is not None and not shown(found.places):
-                found = None
-            if found is not None:
-                self._write(replace(known, current=(found,), proposed=()))
-        if found is not None:
-            arrays = opened(self._file(run, found), found.key, found.what, shapes)
-            if arrays is not None and _digest(arrays) == found.content:
-                return Own(run, counted, arrays)
+        known, found = self._settled(run, counted, shown)
+        if found is not None and (arrays := self._opened(run, found, shapes)) is not None:
+            return Own(run, counted, arrays)
         if counted or known.current:
             _log.warning(
                 "run %s: the state that was counted last, of round %d, is not here; it begins again, with "
@@ -117,6 +109,46 @@ class OwnStates:
                 counted,
             )
         return Own(run, 0, {n: np.zeros(shape, np.float32) for n, shape in shapes.items()})
+
+    def _settled(self, run: str, counted: int, shown: Shown) -> tuple[_States, _Stored | None]:
+        """What there was of a run, and what is the current one from now on."""
+        known = self._read(run)
+        found = next((one for one in known.current if one.round == counted), None)
+        if found is None:
+            found = next((one for one in known.proposed if one.round == counted), None)
+            if found is not None and not shown(found.places):
+                found = None
+            if found is not None:
+                self._write(replace(known, current=(found,), proposed=()))
+        return known, found
+
+    def _opened(self, run: str, one: _Stored, shapes: Shapes) -> Arrays | None:
+        arrays = opened(self._file(run, one), one.key, one.what, shapes)
+        return arrays if arrays is not None and _digest(arrays) == one.content else None
+
+    def current(self, run: str, shapes: Shapes) -> Own | None:
+        """The current state of a run; None if none is here, whole."""
+        for one in self._read(run).current:
+            if (arrays := self._opened(run, one, shapes)) is not None:
+                return Own(run, one.round, arrays)
+        return None
+
+    def hand_over(self, run: str, counted: int, shown: Shown, to: OwnStates) -> bool:
+        """Move the state that was counted last to another folder, for good; whether there was one.
+
+        If it is not shown which one that is, it is the last of which it was. After a crash it can be done
+        again. Raises ``ProtocolError`` if what is `shown` is untrue.
+        """
+        known, found = self._settled(run, counted, shown)
+        found = found or next(iter(known.current), None)
+        if found is None or not self._file(run, found).exists():
+            return False
+        to._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sealed_bytes = self._file(run, found).read_bytes()
+        write_durably(to._file(run, found), sealed_bytes, secret=True)
+        to._write(_States(run, (found,)))
+        self.close(run)
+        return True
 
     def propose(
         self, own: Own, round_: int, what: bytes, arrays: Arrays, place: Place | None
@@ -187,6 +219,8 @@ class OwnStates:
 
     def _tidy(self) -> None:
         """Delete what runs left behind that nobody closed."""
+        if self._lasting:
+            return
         paths = (*self._folder.glob("*.state"), *self._keys.glob("*.state-keys"))
         delete_old(paths, _OLD_SECONDS)
 

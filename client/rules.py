@@ -181,6 +181,12 @@ class ResultRules(Section):
     most_megabytes: int = Field(
         1024, ge=1, description="The most megabytes of one result; a larger one is refused."
     )
+    keep_own: bool = Field(
+        True,
+        description="Whether this owner's own model, or its personal part of one (of strategies that leave "
+        "each owner a model), stays when the result has come, sealed, in the folder own. Write it as an "
+        "adapter with: umbel client own-model.",
+    )
     keep_states: bool = Field(
         False,
         description="Whether what a strategy had this owner keep from round to round stays in the folder "

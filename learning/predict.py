@@ -154,6 +154,11 @@ def _check_base(card: dict[str, Any]) -> None:
         )
 
 
+def load_adapter(learner: Learner, folder: Path) -> None:
+    """Put the weights of an adapter folder into a learner of the same kind. Raises ``ModelError``."""
+    _load_weights(learner, read_card(folder), folder)
+
+
 def _load_weights(learner: Learner, card: dict[str, Any], folder: Path) -> None:
     from safetensors.torch import load_file
 

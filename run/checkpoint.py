@@ -91,6 +91,16 @@ def load_latest(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Checkpoint:
     raise CheckpointError(f"There is no whole checkpoint in {folder}{damaged}. Start a new run.")
 
 
+def latest_counted(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """What the newest whole checkpoint says of whose updates were counted, whatever its model; nothing
+    without one."""
+    for path in _newest_first(folder):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == _NAME.fullmatch(path.name)[2]:  # type: ignore[index]
+            return _parse(content).counted
+    return {}
+
+
 def _newest_first(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from .. import __version__
 from ..certificate.parcel import Parcel, pack
 from ..privacy.secagg.keys import Identity
+from ..run.checkpoint import latest_counted
 from ..run.events import Delivered
 from ..run.run_folder import RunFolder
 from ..wire.packing import SECAGG, to_bytes_record
-from ..wire.requests import ASSIGNMENT, RESULT, Assignment
+from ..wire.requests import ASSIGNMENT, COUNTED, RESULT, Assignment
 from .exchange import Exchange
 
 _MOST_BYTES = 2**31
@@ -47,7 +48,8 @@ def hand_out(
         order = Assignment(
             __version__, identity["id"], job.to_json(), 0, 0, 1, signature=identity["signature"]
         )
-        messages = [_request(node, order, parcel) for node in requests.values()]
+        counted = latest_counted(folder.path / "checkpoints")
+        messages = [_request(n, order, parcel, counted.get(name)) for name, n in requests.items()]
         names = {node: name for name, node in requests.items()}
         exchange = Exchange(grid, messages, names, min(_SECONDS, job.cohort.deadline))
         for _ in exchange:
@@ -63,7 +65,12 @@ def awaiting(folder: RunFolder, clients: Mapping[str, int]) -> dict[str, int]:
     return {name: node for name, node in clients.items() if name not in got}
 
 
-def _request(node: int, order: Assignment, parcel: Parcel) -> Message:
+def _request(
+    node: int, order: Assignment, parcel: Parcel, counted: tuple[int, bytes] | None
+) -> Message:
+    """counted: where owners keep a state, the newest round that had this one's update, and what shows it."""
     record = to_bytes_record(listed=parcel.listed, content=parcel.content)
     content = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
+    if counted is not None:
+        content[COUNTED] = ConfigRecord({"round": counted[0], "shown": counted[1]})
     return Message(content, dst_node_id=node, message_type=RESULT)

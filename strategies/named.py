@@ -286,6 +286,12 @@ def trains_apart(spec: StrategySpec, accepted: Collection[str] | None = None) ->
     return kind is not None and kind.apart is not None
 
 
+def leaves_own_model(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether each owner ends with a model of its own: personal tensors, or one that it trained apart."""
+    kind = rule_class(spec, accepted)
+    return kind is not None and (has_personal(kind) or kind.apart is not None)
+
+
 def apart_half(
     spec: StrategySpec, told: Mapping[str, Any], accepted: Collection[str]
 ) -> LocalRule | None:

@@ -67,7 +67,8 @@ LOCAL_HALF = "local-half"
 BESIDE = "beside"
 """Of a request to train: what the strategy sends beside the model, the same to every owner."""
 COUNTED = "counted"
-"""Of a request to train: the newest opened sum that had this owner's update, for a state of its own."""
+"""Of a request to train, or a result: the newest opened sum that had this owner's update, for a state of
+its own. Of a request to test, too, if the model has personal tensors."""
 OWN_STATE = "own-state"
 """Of an answer: the round that this owner's state is of; 0 if it begins with the strategy's first."""
 
