@@ -261,3 +261,47 @@ def test_corrections_that_add_up_to_weights_nobody_would_accept_are_refused_unch
     assert reply.has_error()
     assert "not accepted for training under privacy" in reply.error.reason
     assert mary().entries() == []
+
+
+def test_what_is_the_owners_own_outlives_its_run_and_a_server_that_says_nothing(tmp_path):
+    states, lasting = OwnStates(tmp_path / "states"), OwnStates(tmp_path / "own", lasting=True)
+    assert not states.hand_over("run", 0, lambda places: True, lasting)
+    propose(states, 1, 1)
+    propose(states, 2, 2, counted=1)
+    with pytest.raises(ValueError, match="untrue"):
+        states.hand_over("run", 2, lambda places: _untrue(), lasting)
+    # Withheld: the last that is known to have been counted.
+    assert states.hand_over("run", 0, lambda places: True, lasting)
+    assert same(lasting.current("run", SHAPES).arrays, state_of(1))
+    assert not list((tmp_path / "states").iterdir())
+    assert not states.hand_over("run", 2, lambda places: True, lasting), "once"
+    for path in (tmp_path / "own").iterdir():
+        old = path.stat().st_mtime - 400 * 24 * 3600
+        os.utime(path, (old, old))
+    lasting.propose(Own("another", 0, ZEROS), 1, WHAT, state_of(2), None)
+    assert lasting.current("run", SHAPES) is not None
+
+
+def _untrue():
+    raise ValueError("untrue")
+
+
+def test_a_crash_in_the_midst_of_handing_over_loses_nothing(tmp_path, monkeypatch):
+    states, lasting = OwnStates(tmp_path / "states"), OwnStates(tmp_path / "own", lasting=True)
+    propose(states, 1, 1)
+    write, left = own_state.write_durably, [0]
+
+    def dying(*arguments, **named):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        write(*arguments, **named)
+
+    for writes in range(3):
+        left[0] = writes
+        monkeypatch.setattr(own_state, "write_durably", dying)
+        with contextlib.suppress(Killed):
+            states.hand_over("run", 1, lambda places: True, lasting)
+    monkeypatch.setattr(own_state, "write_durably", write)
+    states.hand_over("run", 1, lambda places: True, lasting)
+    assert same(lasting.current("run", SHAPES).arrays, state_of(1))
