@@ -16,7 +16,7 @@ from ..errors import MessageError, PlanRefused, UmbelError
 from ..job import Job
 from ..learning.shaping import other_fixed
 from ..privacy.randomness import SecretStream
-from ..wire.requests import EVALUATE, PREPARE, TRAIN, Assignment, Readiness
+from ..wire.requests import EVALUATE, PREPARE, SECOND, TRAIN, Assignment, Readiness
 from .account import Account
 from .answers import answered, job_of, log_error
 from .budget import Budget
@@ -44,7 +44,8 @@ class Agent:
     operating system's, and `replayable` then says that a repeated request draws the same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
     trained anew and charged. `states` is where the state lies that a strategy has an owner keep.
-    `timing` says when answers leave; without it, as soon as they are there.
+    `timing` says when answers leave; without it, as soon as they are there. `rank` is that of the adapter
+    which the owner has chosen to train; 0: the job's.
 
     Guarantee under privacy: what public numbers forbid is refused before a record is read, and short
     trips read none. The request for which records are read first is answered at a public time,
@@ -66,6 +67,7 @@ class Agent:
         kept: KeptUpdates | None = None,
         states: OwnStates | None = None,
         timing: Timing | None = None,
+        rank: int = 0,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -87,6 +89,7 @@ class Agent:
             self._timing,
             policy.jobs.strategies,
             states,
+            rank,
         )
 
     def handle(self, message: Message) -> Message:
@@ -96,7 +99,7 @@ class Agent:
     def act(self, assignment: Assignment, message: Message) -> RecordDict:
         """The content of the reply to a request that may be answered."""
         kind, job = message.metadata.message_type, job_of(assignment)
-        if kind not in (PREPARE, TRAIN, EVALUATE, *TRIPS):
+        if kind not in (PREPARE, TRAIN, SECOND, EVALUATE, *TRIPS):
             raise MessageError(f"Unknown request {kind!r}")
         self._policy.check(self.name, job)
         if kind in TRIPS:
@@ -106,6 +109,8 @@ class Agent:
             return self._prepare(assignment)
         if self._timing.waits and not self._ready:
             self._make_ready(job, assignment)
+        if kind == SECOND:
+            return self._rounds.second(assignment, message)
         train = kind == TRAIN
         test = assignment.test or not train
         return self._rounds.answer(assignment, message, train=train, test=test)

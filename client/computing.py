@@ -15,7 +15,7 @@ from ..learning.metrics import Counts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
 from ..storage.logs import append_line
-from ..strategies import Channels, LocalRule
+from ..strategies import LocalRule
 from ..strategies.contract import APART
 from ..wire.arrays import Arrays
 from ..wire.requests import Assignment
@@ -50,11 +50,13 @@ class Computing:
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
 
+        start = local.begins(arrays) if local is not None else arrays
+
         def trained(steps: PrivateSteps | None, *, records: bool = True) -> Outcome:
             return self._work.trained(
                 job,
                 assignment.round,
-                arrays,
+                start,
                 steps,
                 local,
                 names=names,
@@ -114,7 +116,7 @@ class Computing:
         found.personal = {name: update[name] for name in asked.personal}
         shared = {name: array for name, array in update.items() if name not in asked.personal}
         outcome = replace(outcome, update=shared)
-        found.outcome = _with_channels(outcome, asked.local, asked.channels)
+        found.outcome = _to_send(outcome, asked)
 
     def _spend(self, trained: Callable[..., Outcome]) -> None:
         """The rest of the work of an update that failed, in whose place zeros leave."""
@@ -148,7 +150,11 @@ class Computing:
             append_line(self._log, json.dumps(line))
 
 
-def _with_channels(outcome: Outcome, local: LocalRule | None, channels: Channels) -> Outcome:
+def _to_send(outcome: Outcome, asked: Asked) -> Outcome:
     """What leaves of an update: with all that the strategy's local half adds to it."""
-    further = local.further(outcome.update) if local is not None else {}
-    return replace(outcome, update=channels.vector(outcome.update, further))
+    update, local = outcome.update, asked.local
+    if local is None:
+        return replace(outcome, update=asked.channels.vector(update, {}))
+    local.model = asked.arrays
+    further = local.further(update)
+    return replace(outcome, update=asked.channels.scaled(local.told).vector(update, further))

@@ -37,6 +37,7 @@ from ..wire.requests import (
     PREPARE,
     RESULT,
     REVEAL,
+    SECOND,
     TRAIN,
     WEIGHT,
 )
@@ -66,7 +67,9 @@ FIELDS: dict[str, dict[str, GateClass]] = {
         "counts": "charged",  # exact ones are agreed
         "loss": "agreed",  # only without privacy
     },
-    "arrays": {"*": "charged"},  # the update, noised in every step; agreed without privacy
+    "arrays": {
+        "*": "charged"
+    },  # the update, noised in every step, or made of one; agreed without privacy
     "receipt": {"kept": "public"},  # that a result came, and was checked
     LEDGER: {"head": "public"},  # sealed with the ledger's secret name; comes back in requests
     SECAGG: {
@@ -113,6 +116,7 @@ an ``Upload`` names the masked vector by its digest."""
 _RECORDS = {
     PREPARE: {"readiness"},
     TRAIN: {"arrays", "metrics", LEDGER, SECAGG},
+    SECOND: {"arrays", "metrics", LEDGER, SECAGG},
     EVALUATE: {"metrics", LEDGER, SECAGG},
     RESULT: {"receipt"},
     **{trip: {SECAGG} for trip in (COMMIT, NONCE, PREKEY, CONFIRM, REVEAL)},

@@ -120,7 +120,7 @@ class KeptRound:
         return update
 
     def waiting(self, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
-        """The update, if it was trained before and no sum has asked for it yet."""
+        """The update, if it was trained before: for a sum that has not asked for it yet, or a second one."""
         if self.participant is None:
             key = self.store.recall(self.run, self.what)
         else:

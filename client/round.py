@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
 from ..job import Job
 from ..learning.counts import zero_counts
@@ -46,6 +48,7 @@ from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
 from .public_numbers import PublicNumbers
+from .second import SecondSums
 from .secure import Membership, SecureUpload
 from .strategy import StrategyHere, led_to
 from .timing import Timing
@@ -76,8 +79,10 @@ class Rounds:
         timing: Timing,
         accepted: Collection[str] = (),
         states: OwnStates | None = None,
+        rank: int = 0,
     ) -> None:
-        """accepted: strategies whose own code the owner lets run here, by name."""
+        """accepted: strategies whose own code the owner lets run here, by name. rank: as
+        ``strategy.StrategyHere`` has it."""
         self.numbers = PublicNumbers(name, work, account, budget, membership, timing)
         self._name = name
         self._work = work
@@ -87,7 +92,8 @@ class Rounds:
         self._computing = Computing(name, work, log)
         self._kept = kept
         self._timing = timing
-        self._strategy = StrategyHere(name, work, accepted, states)
+        self._strategy = StrategyHere(name, work, accepted, states, rank)
+        self._second = SecondSums(name, work, self.numbers, self._strategy, kept, secrets)
 
     def check(self, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid, also the budget if it `prepares`; it reads no record."""
@@ -104,7 +110,7 @@ class Rounds:
                 f"{job.training.rounds}"
             )
         if prepares and job.encrypted:
-            for channels in self._strategy.of_rounds(job):
+            for channels in self._strategy.of_rounds(job, assignment):
                 self.numbers.content(assignment, channels, train=True, test=False)
         if job.private and self._account.known:
             recipe = self.numbers.recipe(job, assignment)
@@ -120,6 +126,12 @@ class Rounds:
             sent = masked(*asked.upload.known, self._public(asked.job, assignment))
             return self._with_head(asked.job, assignment, sent)
         return self._sent(self._durable(self._computed(self._reserved(asked))))
+
+    def second(self, assignment: Assignment, message: Message) -> RecordDict:
+        """Answer for the second sum of a round, from the update that is in the first; it costs nothing."""
+        job = job_of(assignment)
+        metrics = self._public(job, assignment)
+        return self._with_head(job, assignment, self._second.answer(assignment, message, metrics))
 
     def _asked(self, assignment: Assignment, message: Message, *, train: bool, test: bool) -> Asked:
         """What is asked, and what of it was answered before; refuses what public numbers forbid."""
@@ -149,7 +161,9 @@ class Rounds:
         kept = self._kept_round(assignment, asked_for, train)
         request = upload.request if upload else b""
         groups = groups_to_name(self._name, job, assignment, train=train, test=test)
-        repeated = kept.find(request, channels.shapes, groups) if kept else None
+        # Without noise it is the same again, however often it is trained.
+        again = kept if job.noised_locally else None
+        repeated = again.find(request, channels.shapes, groups) if again else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update to name a group with")
         what = kept.what if kept and repeated is not None else b""
@@ -213,7 +227,9 @@ class Rounds:
         ):  # they follow from no update, so they come first: what is kept is not trained again
             propose(asked, found)
         if asked.kept and asked.repeated is None:
-            what = asked.kept.keep(found.outcome.update)
+            update, shapes = found.outcome.update, asked.channels.shapes
+            zeros = {} if update else {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+            what = asked.kept.keep(update or zeros)
         if not asked.moves:
             propose(asked, found)
         return Durable(answer, what)
@@ -260,7 +276,8 @@ class Rounds:
     def _kept_round(self, assignment: Assignment, what: bytes, train: bool) -> KeptRound | None:
         """Where this round's update lies, or will; None if each answer is drawn anew."""
         job = job_of(assignment)
-        if self._kept is None or not job.noised_locally:
+        two = self._strategy.second(job, assignment) is not None
+        if self._kept is None or not (job.noised_locally or two):
             return None
         participant = self.numbers.participant(assignment) if job.encrypted else None
         if not train:

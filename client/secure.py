@@ -225,15 +225,18 @@ class SecureUpload:
         dither: SecretStream,
         what: bytes = b"",
         groups: Sequence[Sequence[str]] = (),
+        question: bytes = b"",
     ) -> tuple[bytes, bytes]:
         """Mask the owner's part; the signed upload and the vector's bytes, journalled.
 
         `what` names the kept update that is in it, if any, and `groups` those of which it is to name
-        one.
+        one. `question`: the digest of what a second sum asks of that update.
         """
         manifest = self._manifest
         scale = Scale(len(manifest.slot.cohort), manifest.clip)
         words = encode(part, manifest.layout, scale, manifest.weight_cap, dither.words)
-        reply, _ = self.participant.upload(self.request, self._context, words, what, groups)
+        reply, _ = self.participant.upload(
+            self.request, self._context, words, what, groups, question
+        )
         del words, _  # a vector can be as large as a model: hold it once
         return reply, self.participant.sent()

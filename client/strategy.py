@@ -21,10 +21,11 @@ from ..strategies import (
     channels_over,
     heard_of,
     local_half,
+    second_of,
     state_of,
     told_by,
 )
-from ..strategies.contract import APART
+from ..strategies.contract import APART, Shapes
 from ..wire.arrays import Arrays
 from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
 from .answers import job_of
@@ -40,23 +41,38 @@ if TYPE_CHECKING:
 
 
 class StrategyHere:
-    """A job's strategy at one owner. `accepted`: strategies whose own code may run here, by name."""
+    """A job's strategy at one owner. `accepted`: strategies whose own code may run here, by name.
+
+    rank: of the adapter that this owner has chosen to train; 0: the job's.
+    """
 
     def __init__(
-        self, name: str, work: Work, accepted: Collection[str], states: OwnStates | None
+        self,
+        name: str,
+        work: Work,
+        accepted: Collection[str],
+        states: OwnStates | None,
+        rank: int = 0,
     ) -> None:
         self._name, self._work = name, work
-        self._accepted, self._states = accepted, states
+        self._accepted, self._states, self._rank = accepted, states, rank
 
     def channels(self, job: Job, assignment: Assignment) -> Channels:
         """Of its round; a test of the first model goes with the first one."""
         round_ = max(1, assignment.round)
-        return channels_of(job.strategy, self._work.shapes, round_, self._accepted)
+        return channels_of(
+            job.strategy, self._work.shapes, round_, self._accepted, assignment.cohort
+        )
 
-    def of_rounds(self, job: Job) -> list[Channels]:
-        """The different ones of all rounds."""
-        rounds = job.training.rounds
-        many = channels_over(job.strategy, self._work.shapes, rounds, self._accepted)
+    def second(self, job: Job, assignment: Assignment) -> tuple[Channels, Shapes] | None:
+        """Those of its round's second sum, and what is sent for it; None with a strategy of one sum."""
+        shapes, cohort = self._work.shapes, assignment.cohort
+        return second_of(job.strategy, shapes, assignment.round, self._accepted, cohort)
+
+    def of_rounds(self, job: Job, assignment: Assignment) -> list[Channels]:
+        """The different ones of all rounds, those of second sums among them."""
+        rounds, cohort = job.training.rounds, assignment.cohort
+        many = channels_over(job.strategy, self._work.shapes, rounds, self._accepted, cohort)
         return [channels for channels, _ in many]
 
     def asked(self, assignment: Assignment, message: Message) -> tuple[LocalRule | None, Arrays]:
@@ -65,12 +81,13 @@ class StrategyHere:
         told = told_of(message.content)
         wanted = str(told.pop(LOCAL_HALF, ""))
         local = local_half(job.strategy, told, wanted, self._accepted)
-        self._check_told(job, assignment.round, told)
+        self._check_told(job, assignment, told)
         hears = heard_of(job.strategy, self._work.shapes, self._accepted)
         beside = beside_of(message.content, hears)
         rates = rates_of_round(assignment.round, job.training)
         if local is not None:
-            local.heard, local.rates, local.steps = beside, rates, job.training.local_steps
+            local.heard, local.rates, local.rank = beside, rates, self._rank
+            local.steps = job.training.local_steps
         farthest = max((float(np.abs(a).max(initial=0.0)) for a in beside.values()), default=0.0)
         if job.private and not farthest * max(1.0, rates) <= MOST_WEIGHT:
             # It would lead the steps to weights that no private step is taken from.
@@ -81,9 +98,10 @@ class StrategyHere:
             )
         return local, beside
 
-    def _check_told(self, job: Job, round_: int, told: Mapping[str, object]) -> None:
+    def _check_told(self, job: Job, assignment: Assignment, told: Mapping[str, object]) -> None:
         """Refuse numbers for the local half that do not follow from the job and the round alone."""
-        for name, value in told_by(job.strategy, round_, self._accepted).items():
+        wanted = told_by(job.strategy, assignment.round, self._accepted, assignment.cohort)
+        for name, value in wanted.items():
             if told.get(name, 0.0) != value:
                 raise MessageError(
                     f"{self._name}: the server tells {name} = {told.get(name)!r}, "
@@ -169,6 +187,9 @@ def led_to(asked: Asked) -> Iterator[Arrays]:
     """
     if asked.local is None:
         return
+    begun = asked.local.begins(asked.arrays)
+    if begun is not asked.arrays:
+        yield begun
     import torch
 
     # What it notes is of the training alone.

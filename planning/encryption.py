@@ -132,7 +132,8 @@ def encryption_refusals(
     if terms.asynchronous:
         most = len(facts)  # whoever is too far behind is in a sum, too
     try:
-        many = channels_over(job.strategy, model.trained, job.training.rounds)
+        rounds = job.training.rounds
+        many = channels_over(job.strategy, model.trained, rounds, clients=cohort)
         clip = max(terms.clip(channels.update.numbers) for channels, _ in many)
     except PlanRefused:
         return reasons  # of noise that is not enough: said elsewhere
@@ -157,7 +158,8 @@ def encryption_refusals(
     large = [c.name for c in facts if c.test_size * longest + noised > scale.most]
     if large:
         reasons.append(f"the held-out counts of {some(large)} could overflow a sum of {cohort}")
-    if any(Content(terms, c, True, True).layout.length > limits.longest for c, _ in many):
+    lengths = (Content(terms, c, True, c.trip == 1).layout.length for c, _ in many)
+    if any(length > limits.longest for length in lengths):
         reasons.append("the update is longer than a secure sum can be")
     return reasons
 

@@ -19,7 +19,7 @@ from ..job import Job
 from ..privacy.accounting.accountant import MechanismEvent
 from ..privacy.accounting.odds import most_right
 from ..privacy.secagg.roster import Limits
-from ..strategies import Channels, channels_over, heard_of, state_of
+from ..strategies import Channels, build_strategy, channels_over, heard_of, second_of, state_of
 from ..strategies.contract import Shapes
 from .buffered import buffer_warnings
 from .client_level import client_warnings
@@ -36,6 +36,8 @@ from .terms import Terms
 from .vector import Content, further_of
 
 if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
     from ..learning.model import ModelShape
 
 _FLOAT32 = 4
@@ -136,7 +138,8 @@ class Plan:
     @cached_property
     def channels(self) -> list[tuple[Channels, int]]:
         """What the strategy has rounds add up, and how many rounds the very same."""
-        return channels_over(self.job.strategy, self.model.trained, self.job.training.rounds)
+        spec, rounds = self.job.strategy, self.job.training.rounds
+        return channels_over(spec, self.model.trained, rounds, clients=self.cohort_size)
 
     @property
     def _heard(self) -> Shapes:
@@ -243,6 +246,7 @@ class Plan:
             "bytes_up_per_client_round": self.bytes_up,
             "bytes_down_per_client_round": self.bytes_down,
             "owners_keep_bytes": _numbers(self._kept) * _FLOAT32,
+            "sums": self._sums(),
             "privacy": job.privacy.model_dump(),
             "encryption": encryption_facts(
                 self.terms, self.cohort_size, lambda: self.clip, self._further
@@ -254,6 +258,19 @@ class Plan:
             "proof": guarantee_facts(self.terms, self.epsilon),
             "warnings": list(self.warnings),
         }
+
+    def _sums(self) -> list[dict[str, Any]]:
+        """What each of two sums of a round adds up: each channel's numbers, and its least reach."""
+        many = [channels for channels, _ in self.channels]
+        if all(channels.trip == 1 for channels in many):
+            return []
+        return [
+            {
+                c.name: {"numbers": c.numbers, "reach": c.reach}
+                for c in channels.all[channels.trip - 1 :]
+            }
+            for channels in many
+        ]
 
     def _spares(self) -> dict[str, Any]:
         """How many rounds may be trained again, and how many times larger that makes all noise."""
@@ -268,8 +285,11 @@ class Plan:
 
     @property
     def bytes_down(self) -> int:
-        """Bytes of the model, and of what goes beside it, to each client in a round."""
-        return (self.model.trained_parameters + _numbers(self._heard)) * _FLOAT32
+        """Bytes of the model, and of what goes beside it, to each client in a round; of each of its sums."""
+        once = self.model.trained_parameters + _numbers(self._heard)
+        spec, cohort = self.job.strategy, self.cohort_size
+        second = second_of(spec, self.model.trained, 1, clients=cohort)
+        return (once if second is None else 2 * once + _numbers(second[1])) * _FLOAT32
 
     @property
     def bytes_up(self) -> int:
@@ -281,10 +301,16 @@ class Plan:
         for channels, rounds in self.channels:
             words = channels.numbers
             if self.job.encrypted:
-                rides = self.tests > 1  # the last test travels alone
+                rides = self.tests > 1 and channels.trip == 1  # the last test travels alone
                 words = Content(self.terms, channels, True, rides).layout.length
             total += rounds * words
         return math.ceil(_WORD * total / self.job.training.rounds)
+
+
+def strategy_of(plan: Plan) -> Strategy:
+    """The planned job's strategy, as Flower has them."""
+    job, clip = plan.job, plan.clip if plan.job.encrypted else 1.0
+    return build_strategy(job.strategy, plan.total_weight, job.training, plan.cohort_size, clip)
 
 
 def _plan_client(terms: Terms, client: ClientFacts, participations: int, tests: int) -> ClientPlan:

@@ -35,7 +35,7 @@ def further_of(job: Job, shapes: Shapes) -> list[str]:
 
 @dataclass(frozen=True)
 class Content:
-    """What the clients of one slot add up: an update, the counts of a test, or both."""
+    """What the clients of one slot add up: an update, the counts of a test, or both; or a second sum."""
 
     terms: Terms
     channels: Channels
@@ -83,8 +83,8 @@ class Content:
 
     @property
     def _tells_loss(self) -> bool:
-        """The training loss of a private job would tell of the records that were drawn."""
-        return self.train and not self.job.private
+        """The training loss of a private job would tell of the records that were drawn. It is told once."""
+        return self.train and not self.job.private and self.channels.trip == 1
 
     @property
     def _zero(self) -> Counts:

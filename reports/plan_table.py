@@ -51,6 +51,8 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
         kept = number(plan, "owners_keep_bytes")
         state = f"; each client keeps {size_text(kept)}, which never leaves it" if kept else ""
         facts.insert(0, ("Strategy", f"{plan['strategy']}{state}"))
+    if plan.get("sums"):
+        facts.insert(1, ("Sums", _sums_line(plan["sums"])))
     if plan.get("compares"):
         facts.insert(1, ("Compares", _compares_line(plan["compares"])))
     if plan.get("recipe"):
@@ -89,6 +91,20 @@ def plan_table(plan: dict[str, Any]) -> RenderableType:
     )
     parts += [Text(f"! {warning}", style="yellow") for warning in plan.get("warnings") or []]
     return Group(*parts)
+
+
+def _sums_line(sums: list[dict[str, Any]]) -> str:
+    """What a round adds up one after the other, over the same clients."""
+    many = [
+        ", ".join(
+            f"{name} ({count_text(channel['numbers'])} numbers"
+            + (f", scale from {channel['reach']:g}" if channel["reach"] != 1.0 else "")
+            + ")"
+            for name, channel in channels.items()
+        )
+        for channels in sums
+    ]
+    return "two a round, over the same clients: " + "; then ".join(many)
 
 
 def _compares_line(compares: dict[str, Any]) -> str:

@@ -153,8 +153,9 @@ def _counted(found: dict[str, Any]) -> dict[str, tuple[int, bytes]]:
 def strategy_state(strategy: Any) -> dict[str, Any]:
     """What a strategy carries from round to round: its numbers, and dictionaries and lists of arrays."""
     held = vars(_inner(strategy)).items()
-    # Who may take part can change between rounds, and with it the most that a round weighs.
-    return {name: value for name, value in held if _is_state(value) and name != "_total_weight"}
+    # Who may take part can change between rounds, and with it what a round weighs and bounds.
+    planned = ("_total_weight", "clients", "clip")
+    return {name: value for name, value in held if _is_state(value) and name not in planned}
 
 
 def restore_strategy(strategy: Any, state: dict[str, Any]) -> None:

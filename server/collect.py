@@ -15,7 +15,7 @@ from flwr.app import Message
 
 from ..learning.metrics import Counts
 from ..privacy.secagg.messages import Slot
-from ..wire.requests import TRAIN, only_metrics
+from ..wire.requests import EVALUATE, TRAIN, only_metrics
 from .exchange import Exchange, Stage, ask
 from .replies import (
     believed,
@@ -39,7 +39,7 @@ class Collection:
 
     run: Run
     kind: str
-    """``TRAIN`` or ``EVALUATE``."""
+    """``TRAIN``, ``SECOND`` or ``EVALUATE``."""
     stage: Stage
     minimum: int
     """Fewest clients for the round to count."""
@@ -83,14 +83,14 @@ class Collection:
 
     @property
     def tests(self) -> bool:
-        return self.stage.test or self.kind != TRAIN
+        return self.kind == EVALUATE or (self.stage.test and self.kind == TRAIN)
 
     def __iter__(self) -> Iterator[Message]:
         raise NotImplementedError
 
     def begin(self, clients: int) -> None:
         """Tell the listener that the clients' own work begins."""
-        doing = "train" if self.kind == TRAIN else "evaluate"
+        doing = "evaluate" if self.kind == EVALUATE else "train"
         self.run.listener.started(f"{doing} {self.stage.round}", clients)
 
     def absorb(self, exchange: Exchange) -> None:
@@ -155,8 +155,8 @@ class PlainCollection(Collection):
             raise TooFew
 
     def _check(self, reply: Message) -> None:
-        if self.kind == TRAIN:
-            update_check(self.run, self.stage.round)(reply)
+        if self.kind != EVALUATE:
+            update_check(self.run, self.run.summed_by(self.kind, self.stage.round))(reply)
         else:
             scalars_check(self.run)(reply)
         if self.tests:

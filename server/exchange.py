@@ -189,6 +189,7 @@ def assignment_of(run: Run, stage: Stage, name: str) -> Assignment:
         tests=run.plan.tests,
         naming=stage.naming,
         fixed=run.plan.model.fixed_digest,
+        cohort=run.plan.cohort_size,
     )
 
 

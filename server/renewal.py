@@ -14,13 +14,13 @@ from ..consortium.authority import Consortium
 from ..errors import CannotGoOn, PlanRefused
 from ..job import Job
 from ..planning.encryption import roster_refusals, server_sees
-from ..planning.plan import Plan, UnderWay
+from ..planning.plan import Plan, UnderWay, strategy_of
 from ..planning.refusals import refused
 from ..planning.terms import Terms
 from ..planning.vector import further_of
 from ..run.events import Turned
 from ..run.run_folder import RunFolder
-from ..strategies import build_strategy, channels_over
+from ..strategies import channels_over
 from ..wire.arrays import Arrays
 from ..wire.requests import EVALUATE, TRAIN, Readiness
 from .muster import Muster, Order, Tell, ask_to_join, muster
@@ -111,7 +111,7 @@ class Company:
         if len(rosters.periods) > 1 or not (folder.path / "plan.json").exists():
             folder.write_json("plan.json", plan.to_dict())
         identity, job = folder.read_json("run.json"), plan.job
-        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
+        strategy = strategy_of(plan)
         run = Run(identity["id"], plan, grid, strategy, folder, initial)
         run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
         run.renew = lambda failed: self.renew(run, failed)

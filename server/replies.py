@@ -16,6 +16,7 @@ from ..learning.counts import counts_from_list
 from ..learning.metrics import Counts
 from ..learning.shaping import other_fixed
 from ..planning.plan import Plan
+from ..strategies import Channels
 from ..strategies.fold import check_range
 from ..wire.arrays import to_arrays
 from ..wire.requests import LEDGER, OWN_STATE, WEIGHT, Readiness, only_arrays, only_metrics
@@ -25,9 +26,9 @@ _ROUNDING = 1e-6
 _MOST_RECORDS = _MOST_SUMS = 2**40
 
 
-def update_check(run: Run, round_: int) -> Callable[[Message], None]:
+def update_check(run: Run, channels: Channels) -> Callable[[Message], None]:
     """An update has the strategy's arrays, finite and in range, and sound scalars beside them."""
-    shapes, scalars = run.channels(round_).shapes, scalars_check(run)
+    shapes, scalars = channels.shapes, scalars_check(run)
 
     def check(reply: Message) -> None:
         check_range(to_arrays(only_arrays(reply.content), like=shapes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from flwr.app import ConfigRecord, Message
@@ -24,7 +25,7 @@ from ..planning.noise import most_participations
 from ..planning.schedule import rounds_tested
 from ..run.events import Evaluation, Round
 from ..wire.arrays import Arrays, to_array_record, to_arrays
-from ..wire.requests import EVALUATE, TRAIN
+from ..wire.requests import EVALUATE, SECOND, TRAIN
 from .attempts import Attempt, Attempts, present
 from .best_model import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
@@ -33,6 +34,7 @@ from .exchange import CohortGrid, Stage, connected
 from .holdout import measure_publicly
 from .readiness import prepare, reasons, take_back
 from .run import Run
+from .second import aggregated
 from .secure import SecureCollection
 from .spares import warn_of_spares
 
@@ -136,7 +138,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         collection = _collection(run, TRAIN, stage, minimum, requests, attempt)
         attempts.groups = collection.groups
         try:
-            record, _ = run.strategy.aggregate_train(round_, collection)
+            record = aggregated(run, stage, collection, attempt, partial(_collection, run, SECOND))
         except TooFew:
             record = None
         attempts.refused = collection.spoiled
@@ -291,7 +293,8 @@ def _collection(
     """How the replies of a round are collected: the one place where encryption is chosen."""
     if not run.plan.job.encrypted:
         return PlainCollection(run, kind, stage, minimum, requests)
-    following = _next_cohort(run, stage.round) if kind == TRAIN else None
+    last = SECOND if run.second(stage.round) else TRAIN
+    following = _next_cohort(run, stage.round) if kind == last else None
     return SecureCollection(run, kind, stage, minimum, requests, following, attempt)
 
 

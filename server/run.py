@@ -19,9 +19,10 @@ from ..privacy.randomness import SecretStream
 from ..run.checkpoint import Checkpoint, load_latest, restore_strategy, save, strategy_state
 from ..run.events import Event, Kept, Round, heads_of
 from ..run.run_folder import RunFolder
-from ..strategies import Channels, channels_of, heard_of, state_of
+from ..strategies import Channels, channels_of, heard_of, second_of, state_of
 from ..strategies.contract import Shapes
 from ..wire.arrays import Arrays
+from ..wire.requests import SECOND
 from .selection import HEARD, Choice
 from .sums import SecureSums
 
@@ -123,8 +124,19 @@ class Run:
         """What a round adds up; a test of the first model goes with the first one."""
         round_ = max(1, round_)
         if round_ not in self._channels:
-            self._channels = {round_: channels_of(self.plan.job.strategy, self._shapes, round_)}
+            spec, cohort = self.plan.job.strategy, self.plan.cohort_size
+            self._channels = {round_: channels_of(spec, self._shapes, round_, clients=cohort)}
         return self._channels[round_]
+
+    def second(self, round_: int) -> tuple[Channels, Shapes] | None:
+        """What its second sum adds up, and what is sent for it; None with a strategy of one sum."""
+        spec, cohort = self.plan.job.strategy, self.plan.cohort_size
+        return second_of(spec, self._shapes, round_, clients=cohort)
+
+    def summed_by(self, kind: str, round_: int) -> Channels:
+        """What the requests of a kind add up."""
+        second = self.second(round_) if kind == SECOND else None
+        return second[0] if second else self.channels(round_)
 
     @cached_property
     def heard(self) -> Shapes:

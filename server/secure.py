@@ -26,10 +26,13 @@ from ..privacy.secagg.repeats import digest_of_groups
 from ..wire.arrays import to_array_record, to_arrays
 from ..wire.packing import SECAGG, bytes_of, pieces_of, to_bytes_record
 from ..wire.requests import (
+    ASKED,
     ASSIGNMENT,
     CONFIRM,
+    EVALUATE,
     PREKEY,
     REVEAL,
+    SECOND,
     TRAIN,
     WEIGHT,
     all_sent,
@@ -72,8 +75,8 @@ class SecureCollection(SecureTrips):
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
-        channels = run.channels(stage.round)
-        self._content = Content(run.plan.terms, channels, kind == TRAIN, self.tests)
+        channels = run.summed_by(kind, stage.round)
+        self._content = Content(run.plan.terms, channels, kind != EVALUATE, self.tests)
 
     def __iter__(self) -> Iterator[Message]:
         groups: list[Aggregator] = []
@@ -92,7 +95,7 @@ class SecureCollection(SecureTrips):
                 self.spoiled = groups[0].slot, groups[0].survivors
             raise TooFew from None
         self._add_up(readings)
-        if self._content.train:
+        if self.kind == TRAIN:
             for group in groups:
                 self.counted |= dict.fromkeys(group.survivors, group.proof())
         first = [group.survivors[0] for group in groups]
@@ -175,9 +178,10 @@ class SecureCollection(SecureTrips):
     def _least(self, members: list[str]) -> int:
         """A group alone must have the round's minimum; of several, all together.
 
-        Where one is named each is summed whole, or what is missing in it could be worked out.
+        Where one is named, and in a second sum, each is summed whole, or what is missing in it could be
+        worked out.
         """
-        if self._naming:
+        if self._naming or self.kind == SECOND:
             return len(members)
         return self.minimum if len(members) == len(self._requests) else 0
 
@@ -218,8 +222,10 @@ class SecureCollection(SecureTrips):
         name, request = next(iter(self._requests.items()))
         assignment = assignment_of(self.run, self.stage, name)
         content = RecordDict({**request.content, ASSIGNMENT: assignment.to_record()})
-        heard = self.run.heard if self.kind == TRAIN else {}
-        sent = all_sent(to_arrays(only_arrays(content)), beside_of(content, heard))
+        heard = self.run.heard if self.kind != EVALUATE else {}
+        second = self.run.second(self.stage.round) if self.kind == SECOND else None
+        asked = beside_of(content, second[1] if second else {}, ASKED)
+        sent = all_sent(to_arrays(only_arrays(content)), beside_of(content, heard), asked)
         return request_digest(self.kind, content, sent)
 
     def _uploads(self, groups: list[Aggregator]) -> None:

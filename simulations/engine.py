@@ -30,7 +30,7 @@ from ..learning.model import ModelShape
 from ..learning.private_counts import PrivateCounts
 from ..learning.probing.probe import shape_known
 from ..planning.buffered import seconds_of
-from ..planning.plan import Plan
+from ..planning.plan import Plan, strategy_of
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..run.events import Compared, Holdings, Prepared
@@ -42,7 +42,6 @@ from ..server.result import summarise
 from ..server.rounds import run_rounds
 from ..server.run import Listener, Run, Silent
 from ..server.sums import SecureSums
-from ..strategies import build_strategy
 from .federation import Federation, federate
 from .grid import InProcessGrid
 from .issuer import run_key
@@ -190,7 +189,7 @@ def _simulate(
             pool.close()
             return _simulate(job.padded(), path, identity, workers, engine, listener, stop, again)
         plan = _compiled(federation, shape)
-        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
+        strategy = strategy_of(plan)
         _compute_features(federation, pool, listener)
         if again:
             folder = RunFolder.open(path)

@@ -8,119 +8,28 @@ them before anything runs. Knows neither Flower nor torch.
 
 from __future__ import annotations
 
-import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from ..wire.arrays import Arrays
+from .channels import UPDATE, Channel, Channels, Shapes, Told
+
+__all__ = ["UPDATE", "Channel", "Channels", "LocalRule", "Rule", "Shapes", "Told"]
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..job import Job
 
-Shapes = Mapping[str, tuple[int, ...]]
-Told = Mapping[str, object]
-"""What the server tells the local half, by name: the same for every owner in a round."""
 Sight = Literal["SUM", "GROUPS", "INDIVIDUAL"]
 """The least that is enough: more of each client is seen from left to right."""
 AdapterKind = Literal["head", "lora", "full"]
 
-UPDATE = "update"
 APART = "apart/"
 """Before the names of a model of the owner's own in its state (``Rule.apart``)."""
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_FARTHEST = 2.0**20
-
-
-@dataclass(frozen=True)
-class Channel:
-    """Tensors that a round adds up: the update, or something else of the strategy."""
-
-    name: str
-    shapes: Shapes
-    reach: float = 1.0
-    """How many times as large as an update's entries its own may be: a public scale, a power of two."""
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"the name of a channel has only a-z, 0-9 and -, but this one is {self.name!r}"
-            )
-        scaled = 1 / _FARTHEST <= self.reach <= _FARTHEST
-        if not scaled or math.frexp(self.reach)[0] != 0.5:  # else scaling would round
-            raise ValueError(f"channel {self.name}: reach = {self.reach!r} must be a power of two")
-
-    @property
-    def numbers(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-
-@dataclass(frozen=True)
-class Channels:
-    """All that one client adds to a round's sum, in this order, as one vector.
-
-    The update's tensors have the model's own names there, those of another channel CHANNEL/NAME. Every
-    number of the vector is of the update's magnitude: a channel that reaches farther is divided by its
-    reach before it leaves, and the mean is multiplied again.
-    """
-
-    all: tuple[Channel, ...]
-
-    @property
-    def update(self) -> Channel:
-        return self.all[0]
-
-    @property
-    def further(self) -> tuple[Channel, ...]:
-        return self.all[1:]
-
-    @property
-    def numbers(self) -> int:
-        """Of the whole vector."""
-        return sum(channel.numbers for channel in self.all)
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By the names that travel."""
-        further = {f"{c.name}/{n}": s for c in self.further for n, s in c.shapes.items()}
-        return {**self.update.shapes, **further}
-
-    def vector(self, update: Arrays, further: Mapping[str, Arrays]) -> Arrays:
-        """What leaves: float32, by the names that travel. ``ValueError`` for what is not declared."""
-        if not self.further and not further:
-            return update
-        found = dict(update)
-        for channel in self.further:
-            for name, array in further.get(channel.name, {}).items():
-                scaled = np.asarray(array, np.float32) / np.float32(channel.reach)
-                found[f"{channel.name}/{name}"] = scaled
-        if undeclared := sorted(further.keys() - {channel.name for channel in self.further}):
-            raise ValueError(
-                f"the local half fills {undeclared[0]!r}, which is not one of its channels"
-            )
-        if {name: array.shape for name, array in found.items()} != self.shapes:
-            raise ValueError(
-                "the local half fills its channels with other tensors than are declared"
-            )
-        return {name: found[name] for name in self.shapes}
-
-    def means(
-        self, names: Iterator[tuple[str, np.ndarray]]
-    ) -> Iterator[tuple[str, str, np.ndarray]]:
-        """Channel, tensor and mean (float64), in place of what travelled."""
-        where = {f"{c.name}/{n}": (c, n) for c in self.further for n in c.shapes}
-        for sent, mean in names:
-            channel, name = where.get(sent, (self.update, sent))
-            if channel.reach != 1.0:
-                mean *= channel.reach
-            yield channel.name, name, mean
 
 
 class LocalRule:
@@ -149,6 +58,10 @@ class LocalRule:
         """The sum of the learning rates of the round's steps."""
         self.steps = 1
         """The number of the round's steps."""
+        self.rank = 0
+        """The rank of adapter that this owner has chosen; 0: the job's."""
+        self.model: Arrays = {}
+        """The model that the server sent, as `further` and `second` read it."""
 
     @classmethod
     def state(cls, shapes: Shapes) -> Shapes:
@@ -179,6 +92,13 @@ class LocalRule:
         """
         return names
 
+    def begins(self, model: Arrays) -> Arrays:
+        """What the owner's steps begin with, made of the model that the server sent alone.
+
+        The update is the difference to that.
+        """
+        return model
+
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
         """Change a step's `gradient` of one tensor in place, before the optimizer takes it.
 
@@ -188,6 +108,13 @@ class LocalRule:
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         """The content of the further channels, by channel and tensor, from the finished update (float32)."""
+        return {}
+
+    def second(self, update: Arrays, asked: Arrays) -> Mapping[str, Arrays]:
+        """The content of the second sum's channels, from the update that was in the first one.
+
+        asked: what the server sends for it (``Rule.asked``). ``ValueError`` if nobody should be asked that.
+        """
         return {}
 
 
@@ -221,6 +148,10 @@ class Rule(ABC):
 
     when: ClassVar[str] = ""
     """When to choose it, in a sentence."""
+    clients: int = 0
+    """How many a round asks at most, as the plan says; 0: it is not known."""
+    clip: float = 1.0
+    """Largest magnitude of an update's entries, as the plan says, where a sum has one."""
 
     @classmethod
     def personal(cls, shapes: Shapes) -> Collection[str]:
@@ -252,11 +183,30 @@ class Rule(ABC):
         """What a round adds up that trains these tensors; the update comes first."""
         return (Channel(UPDATE, shapes),)
 
+    def second(self, shapes: Shapes) -> tuple[Channel, ...]:
+        """What a second sum of the round adds up, over exactly the clients of the first; none with most.
+
+        Owners make it of the same update, with what the server `asked` after it knew the first sum.
+        """
+        return ()
+
+    def asks(self, shapes: Shapes) -> Shapes:
+        """Names and shapes of what the server sends for the second sum."""
+        return {}
+
+    def asked(self, model: Arrays) -> Arrays:
+        """What the server sends for the second sum, the same to every owner; the first one was heard."""
+        return {}
+
+    def scales(self, model: Arrays, trip: int) -> Mapping[str, float]:
+        """Public reaches of the channels of a trip, in place of the declared ones, by channel."""
+        return {}
+
     def told(self, round_: int) -> Mapping[str, float]:
         """What the local half must know in a round, the same for every owner.
 
-        A pure function of the options and the round: an owner computes it, too, and refuses a server that
-        tells it otherwise. What follows from earlier rounds is `sent`.
+        A pure function of the options, the round and `clients`: an owner computes it, too, and refuses a
+        server that tells it otherwise. What follows from earlier rounds is `sent`.
         """
         return {}
 

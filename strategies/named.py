@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MessageError, PlanRefused, StrategyError
+from .construct import construct, foreign
 from .contract import (
     APART,
     UPDATE,
@@ -26,6 +27,7 @@ from .contract import (
     trained_shapes,
 )
 from .robust import ROBUST
+from .second import second_channels
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -51,36 +53,33 @@ OURS = {
     "fedrep": "personal:FedRep",
     "ditto": "ditto:Ditto",
     "fedbuff": "fedbuff:FedBuff",
+    "flexlora": "flexlora:FlexLora",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
 NAMES = tuple(OURS)
 
 
-# With less than all of a cohort, Flower's rules would draw at random, or wait for nodes for ever.
-_SAID_ELSEWHERE = {
-    "fraction_train": "cohort.size",
-    "min_train_nodes": "cohort.minimum",
-    "min_available_nodes": "cohort.minimum",
-    "fraction_evaluate": "evaluation.every",
-    "min_evaluate_nodes": "evaluation.every",
-}
-
-
 def build_strategy(
-    spec: StrategySpec, total_weight: int, training: TrainingSpec | None = None
+    spec: StrategySpec,
+    total_weight: int,
+    training: TrainingSpec | None = None,
+    clients: int = 0,
+    clip: float = 1.0,
 ) -> Strategy:
     """The strategy of a job, as Flower has them. `total_weight` is what all clients weigh together.
 
-    training: for a rule whose owners keep a state. Raises ``StrategyError`` with the known names or options.
+    training: for a rule whose owners keep a state. clients, clip: as ``Rule`` has them. Raises
+    ``StrategyError`` with the known names or options.
     """
     kind = _kind(spec)
     if not issubclass(kind, Rule):
-        return _foreign(kind, spec)
+        return foreign(kind, spec)
     from .compared import ComparedStrategy
     from .summed import SummedStrategy
 
-    rule: Rule = _construct(kind, dict(spec.options), spec)
+    rule: Rule = construct(kind, dict(spec.options), spec)
+    rule.clients, rule.clip = clients, clip
     owns = spec.name if ":" in spec.name and _runs_at_owners(kind) else ""
     adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
     return adapter(rule, total_weight, owns, training)
@@ -96,14 +95,18 @@ def compares(spec: StrategySpec) -> Rule | None:
     kind = _kind(spec)
     if not issubclass(kind, Rule):
         return None
-    rule: Rule = _construct(kind, dict(spec.options), spec)
+    rule: Rule = construct(kind, dict(spec.options), spec)
     return rule if rule.sees != "SUM" else None
 
 
 def channels_of(
-    spec: StrategySpec, shapes: Shapes, round_: int, accepted: Collection[str] | None = None
+    spec: StrategySpec,
+    shapes: Shapes,
+    round_: int,
+    accepted: Collection[str] | None = None,
+    clients: int = 0,
 ) -> Channels:
-    """What a round of this strategy adds up for a model of these tensors.
+    """What a round of this strategy adds up for a model of these tensors, with so many clients.
 
     accepted: names of strategies whose own code may be loaded; None: any. Of another, and of Flower's,
     it is the update alone, of all tensors. Raises ``StrategyError``.
@@ -111,24 +114,54 @@ def channels_of(
     rule = _rule(spec, accepted)
     if rule is None:
         return Channels((Channel(UPDATE, shapes),))
+    rule.clients = clients
     with _said_of(spec):
         return checked_channels(rule, trained_shapes(rule, round_, shapes))
 
 
+def second_of(
+    spec: StrategySpec,
+    shapes: Shapes,
+    round_: int,
+    accepted: Collection[str] | None = None,
+    clients: int = 0,
+) -> tuple[Channels, Shapes] | None:
+    """What the second sum of a round adds up, and what is sent for it; None with a strategy of one sum."""
+    rule = _rule(spec, accepted)
+    if rule is None:
+        return None
+    rule.clients = clients
+    with _said_of(spec):
+        trained = trained_shapes(rule, round_, shapes)
+        found = second_channels(rule, trained)
+        return None if found is None else (found, rule.asks(trained))
+
+
 def channels_over(
-    spec: StrategySpec, shapes: Shapes, rounds: int, accepted: Collection[str] | None = None
+    spec: StrategySpec,
+    shapes: Shapes,
+    rounds: int,
+    accepted: Collection[str] | None = None,
+    clients: int = 0,
 ) -> list[tuple[Channels, int]]:
-    """The different ones that the rounds 1 to `rounds` add up, and how many rounds add up each."""
+    """The different ones that the rounds 1 to `rounds` add up, and how many rounds add up each.
+
+    Those of a round's second sum count as a further one of so many rounds.
+    """
     rule = _rule(spec, accepted)
     if rule is None:
         return [(Channels((Channel(UPDATE, shapes),)), rounds)]
+    rule.clients = clients
     with _said_of(spec):
         trained = (trained_shapes(rule, round_, shapes) for round_ in range(1, rounds + 1))
         many = Counter(tuple(names) for names in trained)
-        return [
-            (checked_channels(rule, {name: shapes[name] for name in names}), count)
-            for names, count in many.items()
-        ]
+        found = []
+        for names, count in many.items():
+            some = {name: shapes[name] for name in names}
+            second = second_channels(rule, some)
+            found += [(checked_channels(rule, some), count)]
+            found += [(second, count)] if second else []
+        return found
 
 
 def trained_over(
@@ -149,7 +182,7 @@ def _rule(spec: StrategySpec, accepted: Collection[str] | None) -> Rule | None:
     kind = rule_class(spec, accepted)
     if kind is None:
         return None
-    found: Rule = _construct(kind, dict(spec.options), spec)
+    found: Rule = construct(kind, dict(spec.options), spec)
     return found
 
 
@@ -235,14 +268,15 @@ def _declared(
 
 
 def told_by(
-    spec: StrategySpec, round_: int, accepted: Collection[str] | None = None
+    spec: StrategySpec, round_: int, accepted: Collection[str] | None = None, clients: int = 0
 ) -> dict[str, Any]:
-    """What a job's strategy tells the local half in a round, by the job's own options."""
+    """What a job's strategy tells the local half in a round of so many clients, by the job's own options."""
     from .averaging import PROXIMAL_MU
 
     rule = _rule(spec, accepted)
     if rule is None:  # Flower's strategies of this kind have an option and tell it
         return {PROXIMAL_MU: spec.options.get("proximal_mu", 0.0)}
+    rule.clients = clients
     with _said_of(spec):
         return dict(rule.told(round_))
 
@@ -357,38 +391,3 @@ def ours(name: str) -> type[Rule]:
     module, _, kind = OURS[name].partition(":")
     found: type[Rule] = getattr(importlib.import_module(f".{module}", __package__), kind)
     return found
-
-
-def _foreign(kind: type[Strategy], spec: StrategySpec) -> Strategy:
-    from .foreign import ForeignStrategy
-
-    known = inspect.signature(kind).parameters
-    for name, field in _SAID_ELSEWHERE.items():
-        if name in spec.options:
-            raise StrategyError(
-                f"strategy.options: {name} is not an option of the strategy; set {field}"
-            )
-    # Flower waits for ever for nodes that a cohort of this size does not have.
-    floors = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
-    if not _takes_any(kind):
-        floors = {name: value for name, value in floors.items() if name in known}
-    return ForeignStrategy(_construct(kind, {**floors, **spec.options}, spec))
-
-
-def _construct(kind: type[Any], options: dict[str, Any], spec: StrategySpec) -> Any:
-    known = inspect.signature(kind).parameters
-    unknown = sorted(set(options) - set(known))
-    if unknown and not _takes_any(kind):
-        names = ", ".join(sorted(known))
-        raise StrategyError(
-            f"strategy.options: {spec.name} does not know {unknown[0]!r}; it knows: {names}"
-        )
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise StrategyError(f"strategy.options of {spec.name}: {error}") from None
-
-
-def _takes_any(kind: type[Any]) -> bool:
-    parameters = inspect.signature(kind).parameters.values()
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

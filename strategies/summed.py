@@ -13,9 +13,12 @@ from ..job import TrainingSpec
 from ..job.rate import rates_of_round
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.requests import (
+    ASKED,
     BESIDE,
     EVALUATE,
     LOCAL_HALF,
+    REACHES,
+    SECOND,
     TRAIN,
     WEIGHT,
     only_arrays,
@@ -23,6 +26,7 @@ from ..wire.requests import (
 )
 from .contract import UPDATE, Rule, checked_channels, checked_sent, trained_shapes
 from .fold import FixedPointSum
+from .second import checked_asked, reaches_told, second_channels
 
 
 class SummedStrategy(Strategy):
@@ -46,6 +50,8 @@ class SummedStrategy(Strategy):
         self._total_weight, self._local_half = total_weight, local_half
         self._training = training
         self._global: Arrays = {}
+        self._first: dict[str, np.ndarray] = {}
+        self._reaches: dict[str, float] = {}
 
     @property
     def sees(self) -> str:
@@ -57,10 +63,36 @@ class SummedStrategy(Strategy):
         self._global = to_arrays(arrays)
         for name, value in self.inner.told(server_round).items():
             config[name] = value
+        self._reaches = reaches_told(self.inner.scales(self._global, 1))
+        for name, reach in self._reaches.items():
+            config[name] = reach
         if self._local_half:
             config[LOCAL_HALF] = self._local_half
         beside = checked_sent(self.inner, self._global)
         return self._ask(TRAIN, arrays, config, grid, beside)
+
+    @property
+    def two_sums(self) -> bool:
+        """Whether a round has a second sum, for which ``aggregate_train`` gives no model yet."""
+        shapes = {name: array.shape for name, array in self._global.items()}
+        return second_channels(self.inner, shapes) is not None
+
+    def configure_second(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The requests for a round's second sum, for those that are in the first: what that brought, and
+        what is asked of the same updates."""
+        asked = checked_asked(self.inner, self._global)
+        requests = list(self.configure_train(server_round, arrays, config, grid))
+        self._reaches = reaches_told(self.inner.scales(self._global, 2))
+        record, reaches = to_array_record(asked), ConfigRecord({**self._reaches})
+        for request in requests:
+            request.content[ASKED] = record
+            request.content[REACHES] = reaches
+        return [
+            Message(r.content, dst_node_id=r.metadata.dst_node_id, message_type=SECOND)
+            for r in requests
+        ]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -70,21 +102,53 @@ class SummedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        total = self._total(replies)
+        rates = rates_of_round(server_round, self._training) if self._training else 1.0
+        self.inner.summed(total.weight / self._total_weight, rates)
+        if self.two_sums:
+            self._hear_first(server_round, total)
+            return None, None
+        return to_array_record(self._following(server_round, total)), None
+
+    def _total(self, replies: Iterable[Message]) -> FixedPointSum:
         total = FixedPointSum(self._total_weight)
         for reply in replies:
             weight = int(only_metrics(reply.content)[WEIGHT])  # type: ignore[arg-type]
             total.add(to_arrays(only_arrays(reply.content)), weight)
             del reply
-        rates = rates_of_round(server_round, self._training) if self._training else 1.0
-        self.inner.summed(total.weight / self._total_weight, rates)
-        return to_array_record(self._following(server_round, total)), None
+        return total
+
+    def _hear_first(self, round_: int, total: FixedPointSum) -> None:
+        """What the first of two sums says; the model stays as it is."""
+        shapes = trained_shapes(self.inner, round_, {n: a.shape for n, a in self._global.items()})
+        channels = checked_channels(self.inner, shapes).scaled(self._reaches)
+        for channel, name, mean in channels.means(total.means()):
+            if channel == UPDATE:
+                self._first[name] = mean
+            else:
+                self.inner.hear(channel, name, mean)
+
+    def aggregate_second(self, server_round: int, replies: Iterable[Message]) -> ArrayRecord:
+        """The next model, once the second sum is there, too."""
+        total = self._total(replies)
+        model, first = self._global, self._first
+        self._global, self._first = {}, {}
+        shapes = trained_shapes(self.inner, server_round, {n: a.shape for n, a in model.items()})
+        channels = second_channels(self.inner, shapes)
+        assert channels is not None
+        for channel, name, mean in channels.scaled(self._reaches).means(total.means()):
+            self.inner.hear(channel, name, mean)
+        found = self.inner.next_model({name: model[name] for name in shapes}, first)
+        return to_array_record(
+            {**model, **{n: a.astype(np.float32) for n, a in found.items()}}.items()
+        )
 
     def _following(self, round_: int, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array: means are twice as large as the model."""
         model, self._global = self._global, {}
         everything = {name: array.shape for name, array in model.items()}
         shapes = trained_shapes(self.inner, round_, everything)
-        channels = checked_channels(self.inner, shapes)
+        channels = checked_channels(self.inner, shapes).scaled(self._reaches)
         further = channels.shapes.keys() - shapes.keys()
         for channel, name, mean in channels.means(total.means(first=further)):
             if channel != UPDATE:

@@ -7,6 +7,7 @@ kind            request                               reply
 ==============  ====================================  ==========================================
 query.prepare   assignment                            name, version, base model, published size
 train           assignment, arrays (global model)     arrays (update: local minus global), metrics
+train.second    as train, and what is asked of it     arrays (of the second sum), metrics
 evaluate        assignment, arrays (global model)     counts of the held-out records, metrics
 ==============  ====================================  ==========================================
 
@@ -14,6 +15,9 @@ At the end ``query.result`` brings the run's result, which the reply says is kep
 
 Where a train request asks for it, its reply also holds the counts of the model that it brought. Both
 carry, where the job spends privacy, the sealed head of the owner's ledger for the certificate.
+
+A strategy of two sums asks once more, after the first sum, for what it needs of the same update; nothing is
+trained for that.
 
 Under secure aggregation the replies to train and evaluate hold a masked vector in place of arrays
 and counts, and five short trips stand around them: query.commit, query.nonce (large cohorts only),
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 PREPARE = "query.prepare"
 TRAIN = "train"
+SECOND = "train.second"
 EVALUATE = "evaluate"
 
 COMMIT = "query.commit"
@@ -54,7 +59,7 @@ REVEAL = "query.reveal"
 RESULT = "query.result"
 """Brings a finished run's result (``certificate.parcel``)."""
 
-KINDS = (PREPARE, TRAIN, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL, RESULT)
+KINDS = (PREPARE, TRAIN, SECOND, EVALUATE, COMMIT, NONCE, PREKEY, CONFIRM, REVEAL, RESULT)
 """All kinds of request that an agent answers."""
 
 ASSIGNMENT = "assignment"
@@ -66,6 +71,10 @@ LOCAL_HALF = "local-half"
 
 BESIDE = "beside"
 """Of a request to train: what the strategy sends beside the model, the same to every owner."""
+ASKED = "asked"
+"""Of a request for a second sum: what the strategy asks of the update, the same of every owner."""
+REACHES = "asked-reaches"
+"""Beside ``ASKED``: the public reaches of that sum's channels."""
 COUNTED = "counted"
 """Of a request to train, or a result: the newest opened sum that had this owner's update, for a state of
 its own. Of a request to test, too, if the model has personal tensors."""
@@ -82,7 +91,7 @@ WAITING = 1002
 OUT_OF_RANGE = 1003
 """Error code of a reply: the owner takes no private step from these weights, whoever sent them."""
 
-_BESIDE_THE_MODEL = (SECAGG, BESIDE)
+_BESIDE_THE_MODEL = (SECAGG, BESIDE, ASKED)
 
 
 class _Record:
@@ -130,6 +139,8 @@ class Assignment(_Record):
     """Public: the groups of which one spoiled this round's sum, as JSON; empty if no group is named."""
     fixed: str = ""
     """SHA-256 of the adapter's tensors that the job trains nowhere, as the server has them; none: empty."""
+    cohort: int = 0
+    """Public: how many clients a round asks at most."""
 
     @property
     def groups_to_name(self) -> list[list[str]]:
@@ -196,19 +207,34 @@ def request_digest(kind: str, content: RecordDict, arrays: Mapping[str, np.ndarr
 def update_digest(content: RecordDict, arrays: Mapping[str, np.ndarray]) -> bytes:
     """SHA-256 of all that a round's noised update depends on: run, job, round, settings and model.
 
-    Not the attempt, nor whether the model is tested as well: another attempt wants the same update.
+    Not the attempt, nor whether the model is tested as well: another attempt wants the same update. Nor
+    what a second sum asks of it.
     """
     asked = _asked_of_all(content)
+    asked.pop(REACHES, None)
     told = asked.pop(ASSIGNMENT)
-    names = ("run", "job", "round", "participations", "clipping_norm")
+    names = ("run", "job", "round", "participations", "clipping_norm", "cohort")
     parts = [{name: told[name] for name in names}, asked]
     text = json.dumps(parts, sort_keys=True, default=bytes.hex)
     return _with_arrays(hashlib.sha256(text.encode()), arrays)
 
 
-def beside_of(content: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """What the strategy sent beside the model; a ``MessageError`` for other arrays than `like`."""
-    record = content.array_records.get(BESIDE)
+def question_digest(content: RecordDict, asked: Arrays) -> bytes:
+    """SHA-256 of what a second sum asks of a round's updates: arrays, and the reaches of the answer."""
+    reaches = dict(content.config_records.get(REACHES, {}))
+    return _with_arrays(
+        hashlib.sha256(json.dumps(reaches, sort_keys=True, default=bytes.hex).encode()), asked
+    )
+
+
+def beside_of(
+    content: RecordDict, like: Mapping[str, tuple[int, ...]], key: str = BESIDE
+) -> Arrays:
+    """What the strategy sent beside the model; a ``MessageError`` for other arrays than `like`.
+
+    key: ``BESIDE``, or ``ASKED`` for what a second sum is asked with.
+    """
+    record = content.array_records.get(key)
     if record is None or not like:
         if record is None and not like:
             return {}
@@ -216,9 +242,10 @@ def beside_of(content: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Array
     return to_arrays(record, like=like)
 
 
-def all_sent(arrays: Arrays, beside: Arrays) -> Arrays:
+def all_sent(arrays: Arrays, beside: Arrays, asked: Arrays | None = None) -> Arrays:
     """The model and what came beside it, as digests take them: by names that no two of them share."""
-    return {**arrays, **{f"{BESIDE}//{name}": array for name, array in beside.items()}}
+    many = ((BESIDE, beside), (ASKED, asked or {}))
+    return {**arrays, **{f"{key}//{n}": array for key, some in many for n, array in some.items()}}
 
 
 def _asked_of_all(content: RecordDict) -> dict[str, dict[str, Any]]:

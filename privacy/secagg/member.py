@@ -50,6 +50,7 @@ from .messages import (
 from .parameters import neighbours
 from .repeats import check_naming, check_repeat, with_naming
 from .roster import Roster
+from .second import check_second, with_second
 from .state import (
     COMMITTED,
     CONFIRMED,
@@ -193,6 +194,10 @@ class Member(Checks):
         else:
             check_repeat(self.name, self.roster, state, asked, what)
 
+    def check_second(self, state: State, request: bytes, what: bytes, question: bytes) -> None:
+        """Whether a second sum may have what the kept content of `what` comes to; refuses if not."""
+        check_second(self.roster, state, UploadRequest.from_bytes(request), what, question)
+
     def upload(
         self,
         state: State,
@@ -201,11 +206,13 @@ class Member(Checks):
         words: Words,
         what: bytes = b"",
         groups: Sequence[Sequence[str]] = (),
+        second: bytes = b"",
     ) -> tuple[State, bytes]:
         """Mask `words`, uint32[layout.length], in place, and sign for the masked vector.
 
         `what` says that the kept content is among them, which is refused if it must not be, and
-        `groups` that it is to name one of them (``check_repeat``).
+        `groups` that it is to name one of them (``check_repeat``). `second`: they are what that content
+        comes to under this question, in a second sum (``check_second``).
         """
         asked = UploadRequest.from_bytes(request)
         question, keys = self._checked
@@ -213,7 +220,10 @@ class Member(Checks):
             keys = self._check_upload(state, asked, context)
         manifest = asked.manifest
         kept = state.kept
-        if what:
+        if second:
+            check_second(self.roster, state, asked, what, second)
+            kept = (with_second(kept[0], second, manifest.slot),)
+        elif what:
             self.check_repeat(state, request, what, groups)
             slots = (*kept[0].slots, manifest.slot)
             kept = (replace(kept[0], slots=slots, summed=(), named=bool(groups)),)

@@ -76,14 +76,18 @@ class Participant:
         words: Words,
         what: bytes = b"",
         groups: Sequence[Sequence[str]] = (),
+        question: bytes = b"",
     ) -> tuple[bytes, Words]:
         """Mask `words` in place; the signed upload and the masked words, once both are on disk.
 
         `what` names the kept content that is among them, if any; refused if it must not be.
-        `groups`: it is there to name one of these (``repeats.check_naming``).
+        `groups`: it is there to name one of these (``repeats.check_naming``). `question`: they are for a
+        second sum (``second.check_second``).
         """
         with self._journal.turn() as turn:
-            state, reply = self.member.upload(turn.state, request, context, words, what, groups)
+            state, reply = self.member.upload(
+                turn.state, request, context, words, what, groups, question
+            )
             turn.store(state, words)
             return reply, words
 
@@ -113,6 +117,11 @@ class Participant:
         """Refuse (``ProtocolError``, rule "repeat") a slot in which the kept content has no place."""
         with self._journal.turn() as turn:
             self.member.check_repeat(turn.state, request, what, groups)
+
+    def check_second(self, request: bytes, what: bytes, question: bytes) -> None:
+        """Refuse (``ProtocolError``, rule "second") a slot in which no second sum may be."""
+        with self._journal.turn() as turn:
+            self.member.check_second(turn.state, request, what, question)
 
     def sent(self) -> bytes:
         """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""

@@ -65,6 +65,10 @@ def check_repeat(
         raise _refuse("this member has kept nothing of what this request asks for")
     if state.kept[0].named:
         raise _refuse("it was masked to name a group, so it may not enter another sum")
+    if state.kept[0].second:
+        raise _refuse(
+            "it was in the second sum of its round, so it may not enter another first one"
+        )
     earlier = state.kept[0].slots
     if len(earlier) >= MOST_REPEATS:
         raise _refuse(f"the same content was masked in {len(earlier)} slots, which is the most")
@@ -112,8 +116,8 @@ def check_naming(
         raise _refuse("nothing of what this request asks for was in a sum")
     kept, slot, limits = state.kept[0], asked.manifest.slot, roster.limits
     earlier, consortium = kept.slots[-1], len(roster.members)
-    if kept.named:
-        raise _refuse("it was masked to name a group before")
+    if kept.named or kept.second:
+        raise _refuse("it was masked to name a group before, or for a second sum")
     if not limits.confirm or earlier.roster != slot.roster:
         raise _refuse("a group is named under the same roster, and only with confirmed survivors")
     everybody = sorted(each for group in groups for each in group)

@@ -37,6 +37,14 @@ class Recorded(Encoded):
 
 
 @dataclass(frozen=True)
+class Second(Encoded):
+    """What a kept content was asked for once more, after its sum, and the last slot of that."""
+
+    asked: Digest
+    slot: Slot
+
+
+@dataclass(frozen=True)
 class Kept(Encoded):
     """A content that lies sealed on the disk, and may be masked again (``repeats``)."""
 
@@ -52,13 +60,15 @@ class Kept(Encoded):
     """The partition that this member signed for, the only one for this content."""
     named: bool = False
     """Whether the last slot is one of its groups: all of its cohort, or nobody, is summed."""
+    second: Annotated[tuple[Second, ...], Size(0, 1)] = ()
+    """The second sum of its round, if this member has answered for one (``second``)."""
 
 
 @dataclass(frozen=True)
 class State(Encoded):
     """Everything that a member remembers of a run. Replies are those of the slot in progress."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     run: Run
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
     floor: int = 0

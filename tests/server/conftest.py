@@ -86,7 +86,7 @@ def federation_of():
 @pytest.fixture
 def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     """A run of a job over real agents in this process; the same folder goes on with the old one."""
-    from umbel.planning.plan import Plan
+    from umbel.planning.plan import Plan, strategy_of
     from umbel.run.run_folder import RunFolder
     from umbel.server.run import Run
     from umbel.server.sums import SecureSums
@@ -94,7 +94,6 @@ def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
     from umbel.simulations.membership import found
     from umbel.simulations.site import SiteSettings
     from umbel.simulations.workers import Inline
-    from umbel.strategies import build_strategy
 
     def start(job, fault=None, *, name="run", identity="r", reproducible=True, federation=None):
         federation = federation or federation_of(job)
@@ -103,7 +102,7 @@ def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
         workers = Inline(SiteSettings(federation, ledgers, owners, reproducible))
         shape, initial = workers.call("model")
         plan = Plan.compile(federation.job, federation.facts, shape)
-        strategy = build_strategy(job.strategy, plan.total_weight, job.training)
+        strategy = strategy_of(plan)
         grid = InProcessGrid(workers, len(federation.shares))
         grid = faulty_grid(grid, fault) if fault else faulty_grid(grid)
         path = tmp_path / name

@@ -154,6 +154,7 @@ class AnyPart(HandsOver):
         words: Words,
         what: bytes = b"",
         groups: Sequence[Sequence[str]] = (),
+        second: bytes = b"",
     ) -> tuple[State, bytes]:
         return super().upload(state, request, context, words, what)
 

@@ -1,0 +1,118 @@
+"""An owner's answer for the second sum of a round: from the update that it kept, and nothing else.
+
+Guarantee: no record is read, and nothing is charged. Under example- and group-level privacy the update was
+noised before it was kept, so whatever is computed from it is post-processing (Dwork and Roth 2014,
+Prop. 2.1). Under client-level privacy the answer would be a second release: ``planning`` refuses such jobs,
+and so does this. Encrypted, it leaves only into a sum over exactly the members of the first one, for one
+question in a round (``privacy.secagg.second``).
+Assumption: as for each local half, its code computes only from its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import MessageError, PlanRefused
+from ..privacy.randomness import SecretStream
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from ..wire.packing import bytes_of
+from ..wire.requests import (
+    ASKED,
+    Assignment,
+    all_sent,
+    beside_of,
+    only_arrays,
+    question_digest,
+    request_digest,
+    update_digest,
+)
+from .answers import job_of
+from .delivery import Metrics, masked
+from .kept import KeptRound, KeptUpdates
+from .public_numbers import PublicNumbers
+from .secure import SecureUpload
+from .strategy import StrategyHere
+from .work import Work
+
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+
+class SecondSums:
+    """One owner's."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Work,
+        numbers: PublicNumbers,
+        here: StrategyHere,
+        kept: KeptUpdates | None,
+        secrets: Callable[[str], SecretStream],
+    ) -> None:
+        self._name, self._work, self._numbers = name, work, numbers
+        self._here, self._kept, self._secrets = here, kept, secrets
+
+    def answer(self, assignment: Assignment, message: Message, metrics: Metrics) -> RecordDict:
+        """The reply, masked or in the clear; `metrics` go with it.
+
+        Raises ``ProtocolError`` for another sum than the one that the round's second may be, and
+        ``MessageError`` if the update of the round is not here, so that the round begins again.
+        """
+        from flwr.app import MetricRecord, RecordDict
+
+        job, content = job_of(assignment), message.content
+        declared = self._here.second(job, assignment) if assignment.round else None
+        if declared is None or job.per_client:
+            raise PlanRefused(f"{self._name}: the job's strategy has no second sum")
+        channels, asks = declared
+        arrays = to_arrays(only_arrays(content), like=self._work.shapes)
+        local, beside = self._here.asked(assignment, message)
+        asked = beside_of(content, asks, ASKED)
+        what, question = (
+            update_digest(content, all_sent(arrays, beside)),
+            question_digest(content, asked),
+        )
+        upload = None
+        if job.encrypted:
+            layout = self._numbers.content(assignment, channels, train=True, test=False)
+            context = request_digest(
+                message.metadata.message_type, content, all_sent(arrays, beside, asked)
+            )
+            participant, weight = self._numbers.participant(assignment), self._numbers.weight(job)
+            request = bytes_of(content, "request")
+            upload = SecureUpload(participant, request, context, layout, weight)
+            if upload.known:
+                return masked(*upload.known, metrics)
+            participant.check_second(request, what, question)
+        first = self._here.channels(job, assignment)
+        update = self._of_the_round(assignment, what, first.shapes, upload)
+        assert local is not None  # a second sum is declared only with a local half
+        local.model = arrays
+        try:
+            found = local.second({name: update[name] for name in first.update.shapes}, asked)
+            vector = channels.scaled(local.told).vector({}, found)
+        except ValueError as error:
+            raise MessageError(f"{self._name}: the second sum: {error}") from None
+        if upload is None:
+            record = MetricRecord(metrics)
+            return RecordDict({"arrays": to_array_record(vector), "metrics": record})
+        whole = layout.contribution(vector, 0.0, None, weight)
+        dither = self._secrets(f"{self._name}/{assignment.round}/second dither")
+        return masked(*upload.send(whole, dither, what, (), question), metrics)
+
+    def _of_the_round(
+        self,
+        assignment: Assignment,
+        what: bytes,
+        shapes: dict[str, tuple[int, ...]],
+        upload: SecureUpload | None,
+    ) -> Arrays:
+        if self._kept is None:
+            raise PlanRefused(f"{self._name} has no place to keep the update of a round in")
+        participant = upload.participant if upload else None
+        update = KeptRound(self._kept, assignment.run, what, participant).waiting(shapes)
+        if update is None:
+            raise MessageError(f"{self._name} does not have the update of this round")
+        return update

@@ -1,0 +1,123 @@
+"""What a round adds up of each client, as a strategy declares it: named channels in one vector."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..wire.arrays import Arrays
+
+Shapes = Mapping[str, tuple[int, ...]]
+Told = Mapping[str, object]
+"""What the server tells the local half, by name: the same for every owner in a round."""
+
+UPDATE = "update"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_FARTHEST = 2.0**20
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Tensors that a round adds up: the update, or something else of the strategy."""
+
+    name: str
+    shapes: Shapes
+    reach: float = 1.0
+    """How many times as large as an update's entries its own may be: a public scale, a power of two."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"the name of a channel has only a-z, 0-9 and -, but this one is {self.name!r}"
+            )
+        scaled = 1 / _FARTHEST <= self.reach <= _FARTHEST
+        if not scaled or math.frexp(self.reach)[0] != 0.5:  # else scaling would round
+            raise ValueError(f"channel {self.name}: reach = {self.reach!r} must be a power of two")
+
+    @property
+    def numbers(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class Channels:
+    """All that one client adds to a round's sum, in this order, as one vector.
+
+    The update's tensors have the model's own names there, those of another channel CHANNEL/NAME. Every
+    number of the vector is of the update's magnitude: a channel that reaches farther is divided by its
+    reach before it leaves, and the mean is multiplied again.
+    """
+
+    all: tuple[Channel, ...]
+    trip: int = 1
+    """1: the sum of updates; 2: a second sum, of the other channels alone (``Rule.second``)."""
+
+    @property
+    def update(self) -> Channel:
+        return self.all[0]
+
+    @property
+    def further(self) -> tuple[Channel, ...]:
+        return self.all[1:]
+
+    @property
+    def numbers(self) -> int:
+        """Of the whole vector."""
+        return sum(channel.numbers for channel in self.all[self.trip - 1 :])
+
+    def scaled(self, told: Told) -> Channels:
+        """The same with the reaches that the server tells for a round (``Rule.scales``), if it tells any.
+
+        ``ValueError`` for one that is no power of two, or below what is declared: entries beyond a reach
+        are scaled down, so a small one would change what is added up.
+        """
+        found = [self.update]
+        for channel in self.further:
+            reach = told.get(f"reach-{channel.name}", channel.reach)
+            if not isinstance(reach, float) or reach < channel.reach:
+                raise ValueError(
+                    f"channel {channel.name}: reach = {reach!r} is not one that it has"
+                )
+            found.append(replace(channel, reach=reach))
+        return replace(self, all=tuple(found))
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By the names that travel."""
+        further = {f"{c.name}/{n}": s for c in self.further for n, s in c.shapes.items()}
+        return {**self.update.shapes, **further} if self.trip == 1 else further
+
+    def vector(self, update: Arrays, further: Mapping[str, Arrays]) -> Arrays:
+        """What leaves: float32, by the names that travel. ``ValueError`` for what is not declared."""
+        if not self.further and not further:
+            return update
+        found = dict(update) if self.trip == 1 else {}
+        for channel in self.further:
+            for name, array in further.get(channel.name, {}).items():
+                scaled = np.asarray(array, np.float32) / np.float32(channel.reach)
+                found[f"{channel.name}/{name}"] = scaled
+        if undeclared := sorted(further.keys() - {channel.name for channel in self.further}):
+            raise ValueError(
+                f"the local half fills {undeclared[0]!r}, which is not one of its channels"
+            )
+        if {name: array.shape for name, array in found.items()} != self.shapes:
+            raise ValueError(
+                "the local half fills its channels with other tensors than are declared"
+            )
+        return {name: found[name] for name in self.shapes}
+
+    def means(
+        self, names: Iterator[tuple[str, np.ndarray]]
+    ) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Channel, tensor and mean (float64), in place of what travelled."""
+        where = {f"{c.name}/{n}": (c, n) for c in self.further for n in c.shapes}
+        for sent, mean in names:
+            channel, name = where.get(sent, (self.update, sent))
+            if channel.reach != 1.0:
+                mean *= channel.reach
+            yield channel.name, name, mean

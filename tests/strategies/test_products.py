@@ -1,0 +1,228 @@
+"""The mean of products from two sums, against the same in float64, and each rule on it against its paper."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from umbel.privacy.noise.scale import Scale
+from umbel.privacy.randomness import reproducible_stream
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
+from umbel.strategies import ours
+from umbel.strategies.contract import UPDATE, checked_channels
+from umbel.strategies.products import OVERSAMPLING, pairs_of, signs
+from umbel.strategies.second import checked_asked, reaches_told, second_channels
+
+A, B = "layer.{}.lora_A.default.weight", "layer.{}.lora_B.default.weight"
+
+
+def adapter(generator, rank, shapes, size=0.1):
+    """LoRA factors of layers of these shapes, with a B that was trained, and a head."""
+    model = {}
+    for layer, (m, n) in enumerate(shapes):
+        model[A.format(layer)] = generator.uniform(-1, 1, (rank, n)).astype("f4") / np.float32(
+            n**0.5
+        )
+        model[B.format(layer)] = generator.normal(0, size, (m, rank)).astype("f4")
+    return {**model, "head.weight": generator.normal(size=(2, 3)).astype("f4")}
+
+
+def in_the_clear(vectors, weights):
+    """The weighted mean of each tensor, float64."""
+    return {
+        name: np.average([vector[name].astype(np.float64) for vector in vectors], 0, weights)
+        for name in vectors[0]
+    }
+
+
+def masked(clip):
+    """The same by words of a secure sum."""
+
+    def mean(vectors, weights):
+        shapes = {name: array.shape for name, array in vectors[0].items()}
+        layout = Layout(sum(array.size for array in vectors[0].values()), 0, 0)
+        scale, cap = Scale(len(vectors), clip), max(weights)
+        total = 0
+        for place, (vector, weight) in enumerate(zip(vectors, weights, strict=True)):
+            assert max(np.abs(array).max() for array in vector.values()) <= clip
+            part = Contribution(list(vector.values()), [], [], weight)
+            dither = reproducible_stream(place, "dither").words
+            total = total + encode(part, layout, scale, cap, dither)
+        flat, at, found = decode(total, layout, scale, cap, len(vectors)).mean, 0, {}
+        for name, shape in shapes.items():
+            size = int(np.prod(shape))
+            # As a reply of the server to itself, a mean is float32.
+            found[name] = flat[at : at + size].astype("f4").astype(float).reshape(shape)
+            at += size
+        return found
+
+    return mean
+
+
+def owner(rule, model, rank, reaches):
+    half = rule.local({**rule.told(1), **reaches})
+    half.rank, half.model = rank, model
+    return half
+
+
+def two_sums(rule, model, changes, weights, ranks, mean=in_the_clear):
+    """The next model, and the owners' own models, of changes to what each began with."""
+    shapes = {name: array.shape for name, array in model.items()}
+    rule.told(1)
+    reaches = reaches_told(rule.scales(model, 1))
+    halves = [owner(rule, model, rank, reaches) for rank in ranks]
+    begun = [half.begins(model) for half in halves]
+    trained = []
+    for half, start, change in zip(halves, begun, changes, strict=True):
+        change = {name: array.copy() for name, array in change.items()}
+        for name, array in change.items():
+            if half.rank and name != "head.weight":
+                (array[half.rank :] if "lora_A" in name else array[:, half.rank :])[...] = 0
+        trained.append({name: start[name] + change[name] for name in model})
+    updates = [
+        {n: one[n] - start[n] for n in model} for one, start in zip(trained, begun, strict=True)
+    ]
+    first = checked_channels(rule, shapes).scaled(reaches)
+    pairs = zip(halves, updates, strict=True)
+    sent = [first.vector(update, half.further(update)) for half, update in pairs]
+    mean_update = {}
+    for channel, name, array in first.means(iter(mean(sent, weights).items())):
+        if channel == UPDATE:
+            mean_update[name] = array
+        else:
+            rule.hear(channel, name, array)
+    asked = checked_asked(rule, model)
+    reaches = reaches_told(rule.scales(model, 2))
+    second = second_channels(rule, shapes).scaled(reaches)
+    pairs = zip(halves, updates, strict=True)
+    sent = [second.vector({}, half.second(update, asked)) for half, update in pairs]
+    for channel, name, array in second.means(iter(mean(sent, weights).items())):
+        rule.hear(channel, name, array)
+    return rule.next_model(model, mean_update), trained
+
+
+def mean_products(trained, weights):
+    shapes = {name: array.shape for name, array in trained[0].items()}
+    found = {}
+    for pair in pairs_of(shapes):
+        factors = [pair.factors(one) for one in trained]
+        found[pair.b] = np.average([b @ a for b, a in factors], 0, weights)
+    return found
+
+
+def changes_of(generator, model, clients, size=0.01):
+    return [
+        {name: generator.normal(0, size, array.shape).astype("f4") for name, array in model.items()}
+        for _ in range(clients)
+    ]
+
+
+def flexlora(mean, rank, b, a):
+    """The mean product's leading singular vectors."""
+    u, s, v = np.linalg.svd(mean, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ v[:rank]
+
+
+PAPERS = {"flexlora": flexlora}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_round_comes_to_what_the_paper_says(name, shapes, rank, weights, seed):
+    generator = np.random.default_rng(seed)
+    model = adapter(generator, rank, shapes)
+    rule = ours(name)()
+    rule.clients = len(weights)
+    changes = changes_of(generator, model, len(weights))
+    found, trained = two_sums(rule, model, changes, weights, [0] * len(weights))
+    means = {n: np.average([one[n].astype(float) for one in trained], 0, weights) for n in model}
+    for pair in pairs_of({n: array.shape for n, array in model.items()}):
+        mean = mean_products(trained, weights)[pair.b]
+        wanted = PAPERS[name](mean, rank, *pair.factors(means))
+        b, a = pair.factors(found)
+        assert b @ a == pytest.approx(wanted, abs=1e-5 * max(1e-3, np.abs(mean).max()))
+    assert found["head.weight"] == pytest.approx(means["head.weight"], abs=1e-6)
+
+
+@pytest.mark.parametrize("begun", [0.0, 0.1])
+@pytest.mark.parametrize("clip", [0.015625, 0.0625])
+def test_the_mean_product_of_mixed_ranks_is_exact_through_secure_sums(begun, clip):
+    """The bar: 1e-6 against float64, with ranks 4, 8 and 16 at 8 owners, and a clip that fits the updates."""
+    generator = np.random.default_rng(7)
+    model = adapter(generator, 16, [(160, 192), (192, 160)], begun)
+    ranks, weights = [4, 8, 16, 4, 8, 16, 4, 8], [3, 1, 2, 3, 1, 1, 2, 3]
+    rule = ours("flexlora")()
+    rule.clients, rule.clip, seen = 8, clip, {}
+    rule.combined = lambda mean, b, a: seen.update({mean.pair.b: mean}) or (b, a)
+    changes = changes_of(generator, model, 8, clip / 6)
+    _, trained = two_sums(rule, model, changes, weights, ranks, masked(clip))
+    for name, wanted in mean_products(trained, weights).items():
+        error = np.linalg.norm(seen[name].left @ seen[name].right - wanted)
+        assert error <= 1e-6 * np.linalg.norm(wanted)
+
+
+def test_a_sketch_that_is_too_narrow_is_not_exact():
+    """So the width is needed: the test above would tell."""
+    generator = np.random.default_rng(7)
+    model = adapter(generator, 16, [(160, 192)], 0.0)
+    rule = ours("flexlora")()
+    rule.clients, seen = 2, {}
+    rule.combined = lambda mean, b, a: seen.update({mean.pair.b: mean}) or (b, a)
+    _, trained = two_sums(rule, model, changes_of(generator, model, 8), [1] * 8, [0] * 8)
+    for name, wanted in mean_products(trained, [1] * 8).items():
+        error = np.linalg.norm(seen[name].left @ seen[name].right - wanted)
+        assert error > 0.1 * np.linalg.norm(wanted)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 8), st.integers(0, 6))
+def test_a_sketch_is_as_wide_as_the_ranks_of_a_cohort_together_and_no_wider_than_the_layer(
+    m, n, rank, clients
+):
+    shapes = {A.format(0): (rank, n), B.format(0): (m, rank)}
+    [pair] = pairs_of(shapes)
+    wanted = min(m, n, clients * rank + OVERSAMPLING) if clients else min(m, n)
+    assert pair.width(clients) == wanted
+    omega = signs(3, pair, wanted)
+    assert omega.shape == (n, wanted)
+    assert set(np.unique(omega)) <= ({-1.0, 1.0} if wanted < n else {0.0, 1.0})
+    assert np.array_equal(omega, signs(3, pair, wanted))
+
+
+def test_signs_are_the_same_on_every_machine_and_others_in_every_round():
+    [pair] = pairs_of({A.format(0): (2, 5), B.format(0): (4, 2)})
+    assert signs(1, pair, 3).astype(int).tolist() == signs(1, pair, 3).astype(int).tolist()
+    assert not np.array_equal(signs(1, pair, 3), signs(2, pair, 3))
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda q: q * 2, lambda q: q[:, [0] * q.shape[1]], np.zeros_like]
+)
+def test_a_question_without_orthonormal_columns_is_not_answered(spoil):
+    generator = np.random.default_rng(1)
+    model = adapter(generator, 2, [(6, 7)])
+    rule = ours("flexlora")()
+    rule.clients = 2
+    half = owner(rule, model, 0, {})
+    [pair] = pairs_of({name: array.shape for name, array in model.items()})
+    q, _ = np.linalg.qr(generator.normal(size=(6, pair.width(2))))
+    update = {name: np.zeros_like(array) for name, array in model.items()}
+    half.second(update, {pair.b: q.astype("f4")})
+    with pytest.raises(ValueError, match="orthonormal"):
+        half.second(update, {pair.b: spoil(q).astype("f4")})
+
+
+def test_reaches_that_are_told_are_powers_of_two_and_none_is_below_the_declared_one():
+    rule = ours("flexlora")()
+    shapes = {A.format(0): (2, 5), B.format(0): (4, 2)}
+    channels = checked_channels(rule, shapes)
+    sketches = channels.further[0]
+    assert channels.scaled({"reach-sketches": 8.0}).further[0].reach == 8.0
+    assert channels.scaled({}) == channels
+    for reach in (sketches.reach / 2, 3.0, -8.0, float("nan"), "8", True):
+        with pytest.raises(ValueError, match="reach"):
+            channels.scaled({"reach-sketches": reach})
