@@ -208,7 +208,7 @@ def buffered(spec: StrategySpec) -> FedBuff | None:
     """
     if spec.name not in OURS or not ours(spec.name).buffered:
         return None
-    found: FedBuff = _construct(ours(spec.name), dict(spec.options), spec)
+    found: FedBuff = construct(ours(spec.name), dict(spec.options), spec)
     return found
 
 

@@ -33,10 +33,10 @@ def spoiled_by(culprit, monkeypatch, only=lambda groups: True):
     """One flipped word; the member's own signature stands for the vector, so nobody sees whose it is."""
     upload = Participant.upload
 
-    def spoils(self, request, context, words, what=b"", groups=()):
+    def spoils(self, request, context, words, what=b"", groups=(), *second):
         if self.member.name == culprit and only(groups):
             words[0] += 1
-        return upload(self, request, context, words, what, groups)
+        return upload(self, request, context, words, what, groups, *second)
 
     monkeypatch.setattr(Participant, "upload", spoils)
 
