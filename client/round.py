@@ -307,9 +307,8 @@ class Rounds:
         # By the model, not by the request: a train request tests what the last round came to.
         what = f"{TEST}{assignment.round - assignment.test}"
         metrics["epsilon"] = self._budget.reserve(job, assignment, what, event)
-        cells = len(zero_counts(job).to_list()) - 1
-        stream = self._secrets(f"{self._name}/{what}")
-        terms = self.numbers.terms(assignment)
+        stream, terms = self._secrets(f"{self._name}/{what}"), self.numbers.terms(assignment)
+        cells = len(zero_counts(job).to_list()) - terms.change.sums
         return counts_noise(cells, event, terms.counts_shares, stream, terms.change)
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:

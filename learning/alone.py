@@ -8,13 +8,13 @@ from ..wire.arrays import Arrays
 from .examples import Examples
 from .model import Learner
 from .steps import PrivateSteps
-from .tasks.task import Task
+from .tasks.task import Objective
 from .trainer import Outcome, StepRange, train
 
 
 def train_alone(
     learner: Learner,
-    task: Task,
+    task: Objective,
     examples: Examples,
     rounds: int,
     local_steps: int,

@@ -1,6 +1,6 @@
 """Which counts of its held-out records a client sends: those that the job says.
 
-In a private job they are the few that noise can hide, cells and a loss in steps, also if it sends them
+In a private job they are the few that noise can hide, cells and sums in steps, also if it sends them
 exactly: no histogram of scores leaves then.
 """
 
@@ -15,19 +15,19 @@ from .metrics import Counts, counts_of, exact_counts_from_list
 from .private_counts import PrivateCounts, PrivateTask
 
 if TYPE_CHECKING:
-    from .tasks import Task
+    from .tasks import Objective, Task
 
 
-def counting(job: Job, task: Task) -> Task:
+def counting(job: Job, task: Task) -> Objective:
     """The task, with counts of the kind that leaves."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, classes) if job.private else task
+    return PrivateTask(task, counts_of(job.kind), classes) if job.private else task
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:
     """Counts as they came off the wire; ``MessageError`` for what no client can have sent."""
     if job.private:
-        return PrivateCounts.from_list(numbers)
+        return PrivateCounts.from_list(counts_of(job.kind), len(job.data.labels or ()), numbers)
     return exact_counts_from_list(job.task, numbers)
 
 
@@ -62,6 +62,5 @@ def own_figures(job: Job, counts: Counts) -> dict[str, Any]:
 def zero_counts(job: Job) -> Counts:
     """Counts of no examples."""
     classes = len(job.data.labels or ())
-    if job.private:
-        return PrivateCounts.zero(classes)
-    return counts_of(job.kind).zero(classes)
+    kind = counts_of(job.kind)
+    return PrivateCounts.zero(kind, classes) if job.private else kind.zero(classes)

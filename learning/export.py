@@ -113,11 +113,12 @@ def _as_exported(learner: Learner) -> dict[str, Any]:
 
 def _card(learner: Learner) -> dict[str, Any]:
     """What it takes to build the same network again, and to read a text as it does."""
-    job, language = learner.job, not learner.job.kind.labelled
+    job, language = learner.job, learner.job.kind.continues
     return {
         "format": _FORMAT,
         "task": job.task,
         "labelled": job.kind.labelled,
+        "continues": language,
         "pooled": job.pooled,
         "own_head": job.own_head,
         "adapter": job.adapter,

@@ -217,12 +217,12 @@ class Texts:
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings["truncation_side"] = tokenizer.truncation_side
-        if job.kind.labelled:
+        if not job.kind.continues:
             settings |= {"model_max_length": job.model.max_length, "padding_side": "right"}
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def card(self, job: Job) -> dict[str, Any]:
-        language = not job.kind.labelled
+        language = job.kind.continues
         # Of a prompt the end is read: the continuation follows from it.
         cut = "start" if language or self.tokenizer.truncation_side == "left" else "end"
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .loading import load_learner
 from .model import Learner
 from .reading.names import clean_text
 from .shapes import Passes, rows_of
+from .tasks import Task, task_for
 
 _CHUNK = 256
 """Number of texts that are read before the first is answered."""
@@ -29,14 +30,23 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities by label, most likely first; or the text that a language model continued with.
+    """What a model says of a text: as its task answers (``learning.tasks.Task.answers``), or continued.
 
-    Neither for a text that says nothing: a blank one, or one of which the tokenizer makes nothing.
+    Nothing of a text that says nothing: a blank one, or one that cannot be read.
     """
 
     text: str
     probabilities: dict[str, float]
+    """By label, most likely first."""
     continuation: str | None = None
+    """The text that a language model continued with."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Numbers by name, of a task that answers with numbers."""
+
+    @property
+    def said(self) -> bool:
+        """Whether there is an answer."""
+        return bool(self.probabilities or self.values) or self.continuation is not None
 
 
 class Predictor:
@@ -70,20 +80,26 @@ class Predictor:
     def predict(self, texts: Sequence[str], new_tokens: int = 40) -> Iterator[Prediction]:
         """One prediction a text, in order."""
         self._learner.network.eval()
-        if not self._labels:
+        if self._learner.job.kind.continues:
             yield from (self._continue(text, new_tokens) for text in texts)
             return
         for start in range(0, len(texts), _CHUNK):
-            yield from self._classify(texts[start : start + _CHUNK])
+            yield from self._answer(texts[start : start + _CHUNK])
 
-    def _classify(self, texts: Sequence[str]) -> list[Prediction]:
+    def _answer(self, texts: Sequence[str]) -> list[Prediction]:
         rows = [self._read(text) for text in texts]
         found = [Prediction(text, {}) for text in texts]
-        for places, chances in self._chances(rows):
-            for place, row in zip(places, chances.tolist(), strict=True):
-                ranked = sorted(zip(self._labels, row, strict=True), key=lambda pair: -pair[1])
-                found[place] = Prediction(texts[place], dict(ranked))
+        for places, outputs in self._outputs(rows):
+            answers = self._task.answers(outputs, self._labels)
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = Prediction(
+                    texts[place], dict(answer.probabilities), values=dict(answer.values)
+                )
         return found
+
+    @cached_property
+    def _task(self) -> Task:
+        return task_for(self._learner.job, len(self._labels))
 
     def _read(self, text: str) -> np.ndarray:
         """The row of a text, as in training; an empty one if there is nothing to read."""
@@ -94,22 +110,21 @@ class Predictor:
         return np.asarray(row, inputs.dtype)
 
     @torch.inference_mode()
-    def _chances(self, rows: list[np.ndarray]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Probabilities of some of the texts that have tokens, float32[texts, labels], with their places."""
+    def _outputs(self, rows: list[np.ndarray]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """The outputs for some of the texts that can be read, a row for each, with their places."""
         learner, network = self._learner, self._learner.network
         full = [place for place, row in enumerate(rows) if len(row)]
         if self._rows == 1:
             for place in full:
                 batch = learner.batch_of([rows[place]])
-                yield [place], network(batch).softmax(-1)
+                yield [place], network(batch)
             return
         values = [rows[place] for place in full]
         unlabelled = np.zeros(len(full), np.int64)
         examples = Examples(TokensInMemory(Path(), values, unlabelled), np.arange(len(full)))
         passes = Passes(learner, examples, self._rows)
         for chunk in passes.chunks():
-            logits = network(passes.batch(chunk))[: len(chunk)]
-            yield [full[place] for place in chunk], logits.softmax(-1)
+            yield [full[place] for place in chunk], network(passes.batch(chunk))[: len(chunk)]
 
     @cached_property
     def _rows(self) -> int:

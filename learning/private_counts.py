@@ -1,12 +1,12 @@
 """Counts that noise can hide, of a private job: few, whole, and each record adds a bounded amount.
 
-A record adds one to one cell (true by predicted class; for a language model there is one cell) and
-at most ``LOSS_STEPS`` to the loss. So unit noise on each cell and ``LOSS_STEPS`` times as much on the
-loss hide any one record, whatever the model.
+A record adds one to one cell, and to each sum at most ``LOSS_STEPS``. What these are, a task declares
+(``metrics.TaskCounts``); the first sum is the loss. So unit noise on each cell and ``LOSS_STEPS`` times as
+much on the loss hide any one record, whatever the model; each of m sums has sqrt(m) times as much.
 
 If groups of records are protected, each group adds ``GROUP_COUNTS`` to the cells, dealt out evenly to
-its records, and the mean of their losses. Noise of ``GROUP_COUNTS`` times as much on each cell hides
-any one group. Were its records counted as they are, up to k of them, the noise would have to be k
+its records, and the means of what they add to the sums. Noise of ``GROUP_COUNTS`` times as much on each cell
+hides any one group. Were its records counted as they are, up to k of them, the noise would have to be k
 times as much for groups that mostly have fewer: the same noise against less to be seen in it.
 """
 
@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import MessageError
 from ..job import Job
-from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
-from .metrics import BINS, ClassificationCounts
+from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS
+from .metrics import TaskCounts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,106 +35,97 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True)
 class PrivateCounts:
-    """`cells` is int64[K, K], by true and predicted class (K = 1 for language); `loss` in steps.
+    """`cells` is int64 of the shape that the task declares, `sums` int64[m] in steps, the loss first.
 
     After noise any of them may be negative. A job whose counts are "exact" sends them without.
     """
 
+    kind: type[TaskCounts]
+    classes: int
+    """0 for a task without labels."""
     cells: np.ndarray
-    loss: int
+    sums: np.ndarray
 
     @classmethod
-    def zero(cls, classes: int) -> PrivateCounts:
-        """Counts of no examples; `classes` is 0 for a language model."""
-        size = max(1, classes)
-        return cls(np.zeros((size, size), np.int64), 0)
+    def zero(cls, kind: type[TaskCounts], classes: int) -> PrivateCounts:
+        """Counts of no examples."""
+        cells = np.zeros(kind.cells(classes), np.int64)
+        return cls(kind, classes, cells, np.zeros(len(kind.caps(classes)), np.int64))
 
     def __add__(self, other: PrivateCounts) -> PrivateCounts:
-        if self.cells.shape != other.cells.shape:
-            raise ValueError("counts of different classes cannot be added")
-        return PrivateCounts(self.cells + other.cells, self.loss + other.loss)
+        if (self.kind, self.classes) != (other.kind, other.classes):
+            raise ValueError("counts of different tasks or classes cannot be added")
+        return self._with(self.cells + other.cells, self.sums + other.sums)
+
+    def _with(self, cells: np.ndarray, sums: np.ndarray) -> PrivateCounts:
+        return PrivateCounts(self.kind, self.classes, cells, sums)
 
     def plus(self, noise: Sequence[int]) -> PrivateCounts:
-        """With one number for each cell added, and the last one to the loss."""
-        cells = np.asarray(noise[:-1], dtype=np.int64).reshape(self.cells.shape)
-        return PrivateCounts(self.cells + cells, self.loss + int(noise[-1]))
+        """With one number for each cell added, and the last ones to the sums."""
+        size = self.cells.size
+        drawn = np.asarray(noise, dtype=np.int64)
+        return self._with(
+            self.cells + drawn[:size].reshape(self.cells.shape), self.sums + drawn[size:]
+        )
 
     def scaled(self, to: int) -> PrivateCounts:
-        """As if the examples were so many: cells that sum to exactly `to`, and the loss likewise."""
+        """As if the examples were so many: cells that sum to exactly `to`, and the sums likewise."""
         if not self.examples:
             return self
         exact = self.cells.ravel() * to
         cells, rest = np.divmod(exact, self.examples)
         cells[np.argsort(-rest, kind="stable")[: to - int(cells.sum())]] += 1
-        loss = round(self.loss * to / self.examples)
-        return PrivateCounts(cells.reshape(self.cells.shape), loss)
+        sums = np.array([round(int(one) * to / self.examples) for one in self.sums], np.int64)
+        return self._with(cells.reshape(self.cells.shape), sums)
 
     def bounded(self, job: Job) -> PrivateCounts:
         """The same as noise is to hide it: what a neighbour changes is within ``planning.noise.change_of``.
 
         Guarantee under unit "group", for counts of a ``PrivateTask``: one group more or less changes
         the cells by a vector of L2 norm at most GROUP_COUNTS, for its entries are of one sign and sum
-        to that at most; and the loss by at most LOSS_STEPS, for the sum before the division changes by at
+        to that at most; and each sum by at most LOSS_STEPS, for it changes before the division by at
         most GROUP_COUNTS * LOSS_STEPS, and rounding keeps differences that are whole numbers. One
         record more or less in a group that stays changes them by no more.
         """
         if job.per_client:
             return self.scaled(CLIENT_COUNTS)
         if job.per_group:
-            return PrivateCounts(self.cells, (self.loss + GROUP_COUNTS // 2) // GROUP_COUNTS)
+            return self._with(self.cells, (self.sums + GROUP_COUNTS // 2) // GROUP_COUNTS)
         return self
 
     @property
     def examples(self) -> int:
         return int(self.cells.sum())
 
+    @property
+    def loss(self) -> int:
+        """In steps."""
+        return int(self.sums[0])
+
     def to_list(self) -> list[float]:
-        """Flat numbers for the wire: K*K cells, then the loss; all whole."""
-        return [*self.cells.ravel().tolist(), self.loss]
+        """Flat numbers for the wire: the cells, then the sums; all whole."""
+        return [*self.cells.ravel().tolist(), *self.sums.tolist()]
 
     @classmethod
-    def from_list(cls, numbers: Sequence[float]) -> PrivateCounts:
+    def from_list(
+        cls, kind: type[TaskCounts], classes: int, numbers: Sequence[float]
+    ) -> PrivateCounts:
         """Inverse of `to_list`; raises ``MessageError`` for what it cannot have written."""
-        classes = isqrt(max(0, len(numbers) - 1))
-        values = np.asarray(numbers)
-        if classes < 1 or classes * classes + 1 != len(numbers):
-            raise MessageError(f"{len(numbers)} numbers cannot be private counts.")
+        shape, sums = kind.cells(classes), len(kind.caps(classes))
+        size, values = math.prod(shape), np.asarray(numbers)
+        if size + sums != len(numbers):
+            raise MessageError(f"{len(numbers)} numbers cannot be the private counts of this job.")
         sound = values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
         if not sound or (values != np.floor(values)).any() or (np.abs(values) >= _LARGEST).any():
             raise MessageError("Private counts must be whole numbers within 2^53.")
         whole = values.astype(np.int64)
-        return cls(whole[:-1].reshape(classes, classes), int(whole[-1]))
+        return cls(kind, classes, whole[:size].reshape(shape), whole[size:])
 
     def metrics(self, label_names: Sequence[str], each: int = 1) -> dict[str, Any]:
-        """Figures as they can be told from noised counts; `each` is what one example adds to the cells.
-
-        Accuracy and loss are ratios of sums as they came, so noise does not bias them; in figures by
-        class what is below zero counts as zero. A loss that noise took to zero or below is not defined.
-        Of a classifier those of ``ClassificationCounts``, but for the area under the ROC curve. Of a
-        language model the loss is the mean over records of each one's mean over its tokens.
-        """
-        classes = len(self.cells)
-        cells = np.maximum(np.rint(self.cells / each).astype(np.int64), 0)
-        examples = max(0, self.examples) / each
-        loss = self.loss * loss_cap(classes) / LOSS_STEPS if self.loss > 0 else None
-        mean = loss / examples if loss is not None and examples else None
-        if classes == 1:
-            # Noise can leave few of many examples, and so a mean beyond any.
-            usable = mean is not None and mean < math.log(np.finfo(np.float64).max)
-            return {
-                "loss": mean,
-                "perplexity": math.exp(mean) if mean is not None and usable else None,
-                "tokens": None,
-                "examples": round(examples),
-            }
-        scores = np.zeros((classes, 2, BINS), np.int64)
-        found = ClassificationCounts(cells, scores, loss or 0.0).metrics(label_names)
-        right = min(max(0, int(np.trace(self.cells))) / each, examples)
-        return found | {
-            "examples": round(examples),
-            "accuracy": right / examples if examples else None,
-            "loss": mean,
-        }
+        """Figures as they can be told from noised counts; `each` is what one example adds to the cells."""
+        caps = self.kind.caps(self.classes)
+        sums = [int(one) * cap / LOSS_STEPS for one, cap in zip(self.sums, caps, strict=True)]
+        return self.kind.of_noised(self.cells, sums, each, label_names)
 
 
 @dataclass(frozen=True)
@@ -143,32 +133,29 @@ class PrivateTask:
     """A task whose counts are private ones."""
 
     task: Task
+    kind: type[TaskCounts]
     classes: int
-    """0 for a language model."""
+    """0 for a task without labels."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.losses(logits, batch)
 
     def counts(self, logits: Tensor, batch: Batch) -> PrivateCounts:
-        """Of outputs that are not finite: a wrong answer, or a loss of the largest amount.
+        """Of outputs that are not finite: what the task says, with the cap of each sum.
 
-        Each example counts as often as the batch's "weights" say, if it has some: where groups are
+        Each example counts as often as the batch's "weights" say, if it has some: if groups are
         protected, and 0 for rows that only fill a pass (``shapes``).
         """
-        cap = loss_cap(max(1, self.classes))
-        losses = self.task.losses(logits, batch).double().cpu().numpy()
-        losses = np.clip(np.nan_to_num(losses, nan=cap, posinf=cap, neginf=0.0), 0.0, cap)
-        weights = np.ones(len(losses), np.int64)
+        caps, zero = np.array(self.kind.caps(self.classes)), self.zero()
+        sums = self.task.sums(logits, batch).double().cpu().numpy()
+        sums = np.clip(np.where(np.isnan(sums), caps, sums), 0.0, caps)
+        weights = np.ones(len(sums), np.int64)
         if "weights" in batch:
             weights = batch["weights"].cpu().numpy()
-        steps = int(weights @ np.rint(losses * (LOSS_STEPS / cap)).astype(np.int64))
-        if not self.classes:
-            return PrivateCounts(weights.sum(keepdims=True).reshape(1, 1), steps)
-        labels = batch["labels"].cpu().numpy()
-        guesses = np.nan_to_num(logits.double().cpu().numpy(), nan=-np.inf).argmax(axis=1)
-        cells = np.zeros(self.classes**2, np.int64)
-        np.add.at(cells, labels * self.classes + guesses, weights)
-        return PrivateCounts(cells.reshape(self.classes, self.classes), steps)
+        steps = weights @ np.rint(sums * (LOSS_STEPS / caps)).astype(np.int64)
+        cells = np.zeros(zero.cells.size, np.int64)
+        np.add.at(cells, self.task.cells(logits, batch), weights)
+        return PrivateCounts(self.kind, self.classes, cells.reshape(zero.cells.shape), steps)
 
     def zero(self) -> PrivateCounts:
-        return PrivateCounts.zero(self.classes)
+        return PrivateCounts.zero(self.kind, self.classes)

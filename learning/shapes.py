@@ -30,7 +30,7 @@ from .away import away_from_start
 from .batches import make_batch, microbatch
 from .network import Batch
 from .private_counts import PrivateTask
-from .tasks import Task, task_for
+from .tasks import Objective, task_for
 
 if TYPE_CHECKING:
     from .examples import Examples
@@ -170,7 +170,7 @@ def shape_of_steps(learner: Learner, *, on_features: bool) -> Shape:
     return Shape(_rows(learner), fixed=False)
 
 
-def shape_of_tests(learner: Learner, task: Task, *, on_features: bool) -> Shape:
+def shape_of_tests(learner: Learner, task: Objective, *, on_features: bool) -> Shape:
     """Of this job's passes of a test, counted by `task`."""
     if isinstance(task, PrivateTask) and learner.job.noised_locally:
         return Shape(rows_of(learner, on_features=on_features), fixed=True)

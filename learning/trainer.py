@@ -32,7 +32,7 @@ from .network import Batch, Network
 from .resting import active_parameters, training_only
 from .shapes import Passes, rows_to_train, shape_of_tests, weighed
 from .steps import DIVERGED, LOWER, PlainRule, PrivateRule, PrivateSteps, Shuffled, seed_of
-from .tasks.task import Task
+from .tasks.task import Objective
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Outcome:
 
 def train(
     learner: Learner,
-    task: Task,
+    task: Objective,
     arrays: Arrays,
     examples: Examples,
     steps: StepRange,
@@ -108,7 +108,7 @@ def train(
 
 def _train(
     learner: Learner,
-    task: Task,
+    task: Objective,
     arrays: Arrays,
     examples: Examples,
     steps: StepRange,
@@ -201,7 +201,7 @@ def _train(
 @torch.no_grad()
 def test(
     learner: Learner,
-    task: Task,
+    task: Objective,
     arrays: Arrays,
     examples: Examples,
     *,

@@ -22,7 +22,7 @@ def usage(card: Json) -> str:
 
     card: ``umbel.json`` of the adapter (``export``).
     """
-    if "pad_token_id" not in card:
+    if "pad_token_id" not in card or not (card["labelled"] or card.get("continues", True)):
         return _with_umbel(card)
     parts = [_imports(card), _loading(card), _reading(card)]
     parts.append(_classifying(card) if card["labelled"] else _going_on(card))
@@ -30,11 +30,12 @@ def usage(card: Json) -> str:
 
 
 def _with_umbel(card: Json) -> str:
-    """For a task whose records are no texts: the code that reads them is that task's own."""
+    """For a task whose records are not texts or whose answers are not classes: only its own code has both."""
     lines = [
+        f"# transformers and peft alone do not know how the task {card['task']} reads records and what its",
+        "# answers mean: this takes Umbel and the package that brings the task.",
         "import umbel",
         "",
-        f"# needs the package that brings the task {card['task']}",
         'print(umbel.Run.open(".").predict(["a record, as its column says it"]))',
     ]
     return "```python\n" + "\n".join(lines) + "\n```\n"

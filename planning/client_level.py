@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ..errors import PlanRefused
 from ..job import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, Job
 from ..privacy.noise.client_noise import COUNT_STEPS, TAIL
-from ..privacy.noise.counts_noise import CLIENT
 from ..strategies import channels_over
 from .cohorts import participations_of
 from .facts import ClientFacts
@@ -124,7 +123,7 @@ def count_refusals(terms: Terms, cohort: int, tests: int) -> list[str]:
     test = terms.test_event(tests)
     if test is not None:
         deviation = math.sqrt(2 / shares) * test.noise_multiplier
-        widest = max(widest, CLIENT.loss * (1 + TAIL * deviation))
+        widest = max(widest, math.sqrt(terms.change.sums_squared) * (1 + TAIL * deviation))
     if widest <= OFFSET_PER_CLIENT and 2 * OFFSET_PER_CLIENT * cohort < 2**32:
         return []
     return [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanRefused
 from ..job import Job
+from ..learning.metrics import counts_of
 from ..privacy.noise.client_noise import TAIL
 from ..privacy.noise.counts_noise import LOSS_STEPS
 from ..privacy.noise.scale import Scale
@@ -142,13 +143,13 @@ def encryption_refusals(
         scale = Scale(most, clip)
     except ValueError:
         return reasons
-    longest = job.kind.most_counts(job.model.max_length)
+    longest = counts_of(job.kind).most(job.model.max_length)
     noised = 0.0
     if job.private:
         longest = LOSS_STEPS
     with contextlib.suppress(PlanRefused):  # of noise that is not enough: said elsewhere
         test = None if job.per_client else terms.test_event(tests)
-        widest = max(terms.change.loss, math.sqrt(terms.change.cells_squared))
+        widest = math.sqrt(max(terms.change.sums_squared, terms.change.cells_squared))
         noised = OFFSET + TAIL * math.sqrt(2) * test.noise_multiplier * widest if test else 0.0
         if noised > 2 * OFFSET:
             reasons.append(

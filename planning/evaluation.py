@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from ..errors import PlanRefused
 from ..job import Job
-from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS, loss_cap
+from ..learning.metrics import counts_of
+from ..privacy.noise.counts_noise import CLIENT_COUNTS, GROUP_COUNTS, LOSS_STEPS
 from ..quantities import OUTWEIGHED
 from .facts import ClientFacts
 from .noise import more_for_tests
@@ -61,19 +62,17 @@ def _is_sharp(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> bool:
 def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float | None:
     """Standard deviation that noise gives the main figure of one test; None if there is no noise.
 
-    Nor where nobody publishes how many records are held out, because they are files of their own. Of
-    the accuracy, or the loss of a language model in nats, over a cohort of average size. Right
-    answers over all: if all are right, the noise of the cells that are wrong ones moves the ratio; if
-    none is, that of the diagonal. The larger of the two bounds every accuracy between.
+    Nor if nobody publishes how many records are held out, because they are in separate files. It is for
+    a cohort of average size; what the noise of cells and sums does to the figure, the task's counts say.
     """
     job = terms.job
     event, labels = terms.test_event(tests), len(job.data.labels or ())
     cohort = terms.tested_by(len(facts))
     # Records, groups or clients that the counts of one test are of, and what each adds to them.
     units = sum(client.test_size for client in facts) * cohort / max(1, len(facts))
-    of_cells = of_loss = 1
+    of_cells = of_sums = 1
     if job.per_client:
-        units, of_cells, of_loss = cohort, CLIENT_COUNTS, CLIENT_COUNTS
+        units, of_cells, of_sums = cohort, CLIENT_COUNTS, CLIENT_COUNTS
     elif job.per_group:
         of_cells = GROUP_COUNTS
     if event is None or not units or (labels == 0 and job.kind.labelled):
@@ -81,10 +80,8 @@ def deviation(terms: Terms, facts: Sequence[ClientFacts], tests: int) -> float |
     change = terms.change
     one = math.sqrt(2 * cohort / terms.counts_shares) * event.noise_multiplier / units
     cell = one * math.sqrt(change.cells_squared) / of_cells
-    if job.kind.deciding.key == "loss":
-        # A ratio of two noised sums, at the largest loss.
-        return loss_cap(1) * math.hypot(one * change.loss / LOSS_STEPS / of_loss, cell)
-    return cell * math.sqrt(max(labels, labels * (labels - 1)))
+    sums = one * math.sqrt(change.sums_squared) / LOSS_STEPS / of_sums
+    return counts_of(job.kind).blur(cell, sums, labels)
 
 
 def evaluation_facts(job: Job, tests: int, blur: float | None) -> dict[str, Any]:
@@ -191,20 +188,20 @@ def evaluation_warnings(
         )
     if blur is None:
         return warnings
-    metric = job.kind.deciding.key
+    metric, share = job.kind.deciding.key, job.kind.deciding.share
     asked = (
         "" if job.evaluation.every is not None else f", of {most_tests(job)} that fit the rounds"
     )
-    if metric == "accuracy" and blur > OUTWEIGHED:
+    if share and blur > OUTWEIGHED:
         return [
             *warnings,
             "Private tests: noise outweighs the owners' counts, because few records are held out for "
-            "the number of classes: the measured accuracy will mean nothing. Name public records "
+            "the number of classes: the measured {metric} will mean nothing. Name public records "
             "(evaluation.public_path), raise evaluation.epsilon, bring more records, or leave all of "
             'epsilon to training (evaluation.counts = "off").',
         ]
     times = f"{tests} test{'s' if tests > 1 else ''} of the model{asked}"
-    amount = f"{100 * blur:.1f} points" if metric == "accuracy" else f"{blur:.2f}"
+    amount = f"{100 * blur:.1f} points" if share else f"{blur:.2f}"
     rarer = "test less often (evaluation.every), " if tests > 1 else ""
     if blur >= job.kind.deciding.blur:
         return [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import PlanRefused
 from ..job import Job
+from ..learning.metrics import counts_of
 from ..privacy.accounting.accountant import Kind, MechanismEvent, epsilon
 from ..privacy.noise.counts_noise import (
     CLIENT,
@@ -187,9 +188,8 @@ def _released(job: Job, training_size: int) -> tuple[int, float, Kind]:
 
 def change_of(job: Job) -> Change:
     """The most by which neighbours differ in the counts of a test."""
-    if job.per_client:
-        return CLIENT
-    return GROUP if job.per_group else RECORD
+    one = CLIENT if job.per_client else GROUP if job.per_group else RECORD
+    return replace(one, sums=len(counts_of(job.kind).caps(len(job.data.labels or ()))))
 
 
 @contextlib.contextmanager

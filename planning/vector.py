@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import MessageError
 from ..job import Job
 from ..learning.counts import counts_from_list, zero_counts
-from ..learning.metrics import Counts
+from ..learning.metrics import Counts, counts_of
 from ..privacy.noise.client_noise import COUNT_STEPS, ClientPart, ServerNoise
 from ..privacy.secagg.fixed_point import Contribution, Layout, Total, largest_magnitude
 from ..strategies import channels_over
@@ -64,14 +64,18 @@ class Content:
 
     @property
     def layout(self) -> Layout:
-        wide = self.test and not self.job.private
-        counted = len(self._zero.to_list()) - int(wide) if self.test else 0
+        counted = len(self._zero.to_list()) - self._reals if self.test else 0
         told = int(self._counts_within) if self.job.per_client else 1 + int(self.train)
         return Layout(
             parameters=self.parameters if self.train else 0,
             integers=told + counted,
-            wides=int(self._tells_loss) + int(wide),
+            wides=int(self._tells_loss) + self._reals,
         )
+
+    @property
+    def _reals(self) -> int:
+        """How many of the counts are not whole: none of a private job's."""
+        return counts_of(self.job.kind).reals if self.test and not self.job.private else 0
 
     @property
     def _counts_within(self) -> bool:
@@ -126,9 +130,10 @@ class Content:
         elif self.test and self.job.private:
             integers += [int(number) for number in (counts or self._zero).to_list()]
         elif self.test:
-            *whole, test_loss = (counts or self._zero).to_list()
-            integers += [int(number) for number in whole]
-            wides.append(test_loss)
+            numbers = (counts or self._zero).to_list()
+            first = len(numbers) - self._reals
+            integers += [int(number) for number in numbers[:first]]
+            wides += numbers[first:]
         noise = part.noise if part and self.train else None
         return Contribution(arrays, integers, wides, weight, noise)
 

@@ -22,7 +22,7 @@ from ..learning.examples import Examples, TokensInMemory
 from ..learning.metrics import Counts
 from ..learning.model import Learner
 from ..learning.network import Batch, Network
-from ..learning.tasks import Task
+from ..learning.tasks import Objective, Task
 from ..learning.trainer import train
 from ..privacy.randomness import SecretStream
 from ..wire.arrays import Arrays
@@ -141,7 +141,7 @@ def _said(logits: Tensor, batch: Batch) -> Tensor:
 class _MarkedTask:
     """The run's own losses for records, its own weight's for a canary."""
 
-    task: Task
+    task: Objective
 
     def losses(self, outputs: Any, batch: Batch) -> Tensor:
         logits, of_canary = outputs

@@ -30,7 +30,7 @@ from ..learning.model import Learner
 from ..learning.network import Batch, Network
 from ..learning.probing.verdict import INDEPENDENT
 from ..learning.steps import PrivateSteps
-from ..learning.tasks import Task, task_for
+from ..learning.tasks import Objective, task_for
 from ..learning.trainer import Outcome, train
 from ..privacy.randomness import SecretStream
 from ..tasks.spec import usual_task
@@ -268,7 +268,7 @@ class CanaryTask:
     The gradient of a logit is the same whatever the weights are.
     """
 
-    records: Task
+    records: Objective
     classes: int
     strength: float = 1.0
 

@@ -109,14 +109,18 @@ def predictions(
     found = predictor.predict(texts, tokens)
     for one, can in zip(asked, readable, strict=True):
         answer = next(found) if can else None
-        said = answer and (answer.probabilities or answer.continuation is not None)
-        yield one, answer if said else None
+        yield one, answer if answer and answer.said else None
 
 
 def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) -> str:
-    """One line a prediction: label and probability, or the text with its continuation."""
+    """One line per prediction: label and probability, the text with its continuation, or numbers by name."""
     if as_json:
-        values: dict[str, Any] = {"text": asked.text, "probabilities": {}, "continuation": None}
+        values: dict[str, Any] = {
+            "text": asked.text,
+            "probabilities": {},
+            "continuation": None,
+            "values": {},
+        }
         if prediction is not None:
             values = asdict(prediction)
         if asked.place:
@@ -128,5 +132,8 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         return f"-  ({asked.place}: {asked.fault})" if asked.fault else "-  (no text)"
     if prediction.continuation is not None:
         return prediction.text + prediction.continuation
+    if prediction.values:
+        found = "  ".join(f"{name} {value:g}" for name, value in prediction.values.items())
+        return f"{found}  {prediction.text}"
     label, probability = next(iter(prediction.probabilities.items()))
     return f"{label}  {probability:.3f}  {prediction.text}"

@@ -37,7 +37,7 @@ class Choice:
     def __init__(self, job: Job, events: Iterable[Event]) -> None:
         found = grounds(job) if job.evaluation.decides else None
         self.on = found
-        self.metric, self._more, _ = job.kind.deciding
+        self.metric, self._more = job.kind.deciding[:2]
         self.best: Candidate | None = None
         self.cause = ""
         """Why training was ended early, finally: no later event changes that."""

@@ -24,10 +24,9 @@ from .. import __version__
 from ..errors import Interrupted, JobError, RunFolderError
 from ..flower import quiet_logs
 from ..job import Job
-from ..learning.counts import own_figures
+from ..learning.counts import counts_from_list, own_figures
 from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..learning.model import ModelShape
-from ..learning.private_counts import PrivateCounts
 from ..learning.probing.probe import shape_known
 from ..planning.buffered import seconds_of
 from ..planning.plan import Plan, strategy_of
@@ -288,8 +287,9 @@ def _own_lines(run: Run, owners: Path, round_: int) -> Iterator[tuple[str, dict[
 def _exact_metrics(run: Run, owners: Path, round_: int) -> dict[str, Any]:
     """Figures of all owners' records without the noise, from their own logs."""
     lines = _own_lines(run, owners, round_)
-    found = {name: PrivateCounts.from_list(line["counts"]) for name, line in lines}
-    return own_figures(run.plan.job, total(found)) if found else {}
+    job = run.plan.job
+    found = {name: counts_from_list(job, line["counts"]) for name, line in lines}
+    return own_figures(job, total(found)) if found else {}
 
 
 GridOpener = Callable[[SiteSettings, int, Workers], AbstractContextManager[Grid]]

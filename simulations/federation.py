@@ -116,7 +116,7 @@ class Federation:
             "held_out_classes": dict(zip(names, map(int, tested_counts), strict=True)),
             "dropped": self.dropped,
             "groups": self._groups(held),
-            "too_short": int((lengths == 1).sum()) if self.job.kind.counts == "tokens" else 0,
+            "too_short": int(((lengths > 0) & (lengths < self.job.kind.shortest)).sum()),
             "longest": float((lengths >= most).mean()),
             "max_length": most,
             "cut": self.cut,
@@ -165,9 +165,9 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         job = job.model_copy(update={"data": data})
     store = _tokens(job, corpus, listener)
     lengths = np.diff(store.offsets)
-    if job.kind.counts == "tokens" and not (lengths[train] > 1).any():
+    if job.kind.shortest > 1 and not (lengths[train] >= job.kind.shortest).any():
         raise DataError(
-            f"{job.data.path}: no training text has two tokens, so a language model has nothing "
+            f"{job.data.path}: no training text has {job.kind.shortest} tokens, so the model has nothing "
             "to predict. Check data.text_column (--text-column), or set data.end_of_text = true."
         )
     most_cut = (lengths >= job.model.max_length).mean() > WORTH

@@ -38,8 +38,8 @@ def holdings_lines(holdings: dict[str, Any]) -> list[str]:
         lines += _classes(classes, holdings.get("held_out_classes"), bool(held))
     if untold := holdings.get("too_short"):
         lines.append(
-            f"{counted(untold, 'text')} {verb(untold, 'has', 'have')} a single token: a language "
-            "model learns nothing from that."
+            f"{counted(untold, 'text')} {verb(untold, 'is', 'are')} too short to learn from (a language "
+            "model needs two tokens)."
         )
     if cut := holdings.get("cut"):
         lines.append(cut_text(cut, holdings["max_length"]))

@@ -30,6 +30,8 @@ class Deciding(NamedTuple):
     higher_is_better: bool
     blur: float
     """Standard deviation that noise of private counts should stay below."""
+    share: bool
+    """Whether it is a share, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,21 @@ class TaskSpec:
     """Of peft, which wraps models that read tokens in classes of their own; None for any other."""
     pipeline: str
     """Of transformers, for the model card."""
-    counts: Literal["confusion", "tokens"]
-    """What is counted of held-out records: one cell each, or each of their tokens."""
+    counts: str
+    """``module:Class``, a ``learning.metrics.TaskCounts``: what is counted of held-out records, and which
+    figures follow."""
     main: MainMetric
     deciding: Deciding
     learning: str
     """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
     inputs: str = "umbel.learning.inputs:Texts"
     """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
+    continues: bool = False
+    """Whether a prediction continues the text, token by token; else it is what one pass says of a record."""
     ends_texts: bool = False
     """Whether the model learns where a text ends."""
-
-    def most_counts(self, max_length: int) -> int:
-        """What one record with this many tokens adds to one count, at most."""
-        return max_length if self.counts == "tokens" else 1
+    shortest: int = 1
+    """Numbers that a record must have for the model to learn from it."""
 
 
 BUILT_IN = {
@@ -79,9 +82,9 @@ BUILT_IN = {
             pools=True,
             peft_type="SEQ_CLS",
             pipeline="text-classification",
-            counts="confusion",
+            counts="umbel.learning.classification_counts:ClassificationCounts",
             main=MainMetric("accuracy", "Accuracy", True),
-            deciding=Deciding("accuracy", True, 0.02),
+            deciding=Deciding("accuracy", True, 0.02, share=True),
             learning="umbel.learning.tasks.text_classification:TextClassification",
         ),
         TaskSpec(
@@ -93,11 +96,13 @@ BUILT_IN = {
             pools=False,
             peft_type="CAUSAL_LM",
             pipeline="text-generation",
-            counts="tokens",
+            counts="umbel.learning.language_counts:LanguageCounts",
             main=MainMetric("perplexity", "Perplexity", False),
-            deciding=Deciding("loss", False, 0.1),  # nats
+            deciding=Deciding("loss", False, 0.1, share=False),  # nats
             learning="umbel.learning.tasks.causal_lm:CausalLm",
+            continues=True,
             ends_texts=True,
+            shortest=2,
         ),
     )
 }

@@ -101,6 +101,7 @@ def test_a_language_model_is_tested_as_often_as_its_loss_stays_sharp():
 def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels, right):
     import numpy as np
 
+    from umbel.learning.classification_counts import ClassificationCounts
     from umbel.learning.private_counts import PrivateCounts
     from umbel.planning.noise import event_of_test
     from umbel.privacy.noise.counts_noise import counts_noise
@@ -113,7 +114,7 @@ def test_the_deviation_that_a_plan_states_bounds_the_one_that_is_measured(labels
     truth[0, 0], truth[1, 0] = hits, owners * held_out - hits
     found = []
     for _ in range(120):
-        counts = PrivateCounts(truth, 0)
+        counts = PrivateCounts(ClassificationCounts, len(truth), truth, np.array([0]))
         for _ in range(owners):
             counts = counts.plus(counts_noise(labels**2, event, 1, stream))
         found.append(counts.metrics([str(k) for k in range(labels)])["accuracy"])

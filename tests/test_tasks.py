@@ -24,7 +24,8 @@ TASK = '''
 
 import torch
 
-from umbel.learning.metrics import ClassificationCounts
+from umbel.learning.classification_counts import ClassificationCounts
+from umbel.learning.tasks import Answer, Task
 from umbel.tasks.spec import Deciding, MainMetric, TaskSpec
 
 SPEC = TaskSpec(
@@ -36,14 +37,14 @@ SPEC = TaskSpec(
     pools=True,
     peft_type="SEQ_CLS",
     pipeline="text-classification",
-    counts="confusion",
+    counts="umbel.learning.classification_counts:ClassificationCounts",
     main=MainMetric("accuracy", "Accuracy", True),
-    deciding=Deciding("accuracy", True, 0.02),
+    deciding=Deciding("accuracy", True, 0.02, share=True),
     learning="my_margins:Margins",
 )
 
 
-class Margins:
+class Margins(Task):
     def __init__(self, classes):
         self.classes = classes
 
@@ -56,6 +57,12 @@ class Margins:
 
     def zero(self):
         return ClassificationCounts.zero(self.classes)
+
+    def cells(self, logits, batch):
+        return (batch["labels"] * self.classes + logits.argmax(1)).numpy()
+
+    def answers(self, outputs, label_names):
+        return [Answer(dict(zip(label_names, row))) for row in outputs.softmax(-1).tolist()]
 '''
 
 SIGNALS = '''
@@ -78,9 +85,9 @@ SPEC = TaskSpec(
     pools=True,
     peft_type=None,
     pipeline="image-classification",
-    counts="confusion",
+    counts="umbel.learning.classification_counts:ClassificationCounts",
     main=MainMetric("accuracy", "Accuracy", True),
-    deciding=Deciding("accuracy", True, 0.02),
+    deciding=Deciding("accuracy", True, 0.02, share=True),
     learning="my_squares:Classes",
     inputs="my_squares:Squares",
 )

@@ -3,9 +3,9 @@
 from importlib import import_module
 
 from ...job import Job
-from .task import Task
+from .task import Answer, Objective, Task
 
-__all__ = ["Task", "task_for"]
+__all__ = ["Answer", "Objective", "Task", "task_for"]
 
 
 def task_for(job: Job, classes: int) -> Task:

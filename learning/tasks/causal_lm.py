@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..metrics import LanguageCounts
+from ..language_counts import LanguageCounts
 from ..network import Batch
+from .task import Answer, Task
 
 
 @dataclass(frozen=True)
-class CausalLm:
+class CausalLm(Task):
     """Cross-entropy of each next token.
 
     An example's loss is the mean over its own tokens. A mean over the tokens of the whole batch
@@ -33,6 +36,14 @@ class CausalLm:
 
     def zero(self) -> LanguageCounts:
         return LanguageCounts(0.0, 0, 0)
+
+    def cells(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """There is one, which counts texts."""
+        return np.zeros(len(logits), np.int64)
+
+    def answers(self, outputs: Tensor, label_names: Sequence[str]) -> list[Answer]:
+        """None: a continuation is several passes, each of which reads what came of the one before."""
+        return [Answer()] * len(outputs)
 
 
 def _token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from ..metrics import Counts
 from ..network import Batch
 
 
-class Task(Protocol):
+class Answer(NamedTuple):
+    """What a model says of one record: for each class a probability, or numbers by name."""
+
+    probabilities: Mapping[str, float] = MappingProxyType({})
+    """Most likely first."""
+    values: Mapping[str, float] = MappingProxyType({})
+
+
+class Objective(Protocol):
     """One loss per example, whatever the batch: examples never couple."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -23,4 +34,32 @@ class Task(Protocol):
 
     def zero(self) -> Counts:
         """Counts of nothing."""
+        ...
+
+
+class Task(Objective, Protocol):
+    """What a job learns: an objective, and what is said of records one by one.
+
+    A class of your own that derives from this has ``sums``.
+    """
+
+    def cells(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """The cell of each example in the counts of a private job (``metrics.TaskCounts``), int64[B], flat.
+
+        Outputs that are not finite belong to some cell, too.
+        """
+        ...
+
+    def sums(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What each example adds to the sums of a private job, float[B, m], the loss first.
+
+        Whatever is below 0 or above a sum's cap counts as that.
+        """
+        return self.losses(logits, batch).unsqueeze(1)
+
+    def answers(self, outputs: Tensor, label_names: Sequence[str]) -> list[Answer]:
+        """What the model says of each record, from its outputs (logits); for a prediction.
+
+        A task whose predictions continue a text (``TaskSpec.continues``) is not asked.
+        """
         ...

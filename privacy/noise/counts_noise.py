@@ -1,8 +1,8 @@
 """How much noise hides a held-out record, or a client, in the counts of a test; what tests cost.
 
-A test releases cells and a loss, each plus discrete Gaussian noise of z times the most that a
-neighbour changes them (``Change``). Each of the two is (1 / (2 z^2))-zCDP, so a test is
-(1 / z^2)-zCDP: one ``concentrated`` event with noise multiplier z / sqrt(2).
+A test releases cells and m sums, the loss first, each plus discrete Gaussian noise of z times the most that a
+neighbour changes them (``Change``): the cells together, and the sums together, in L2. Each of the two is
+(1 / (2 z^2))-zCDP, so a test is (1 / z^2)-zCDP: one ``concentrated`` event with noise multiplier z / sqrt(2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..randomness import SecretStream
 from .discrete import discrete_gaussian
 
 LOSS_STEPS = 64
-"""A held-out record's loss is rounded to so many steps: what one record can change of their sum."""
+"""What a held-out record adds to a sum (its loss) is rounded to this many steps: it can change no more."""
 LEAST_NOISE = 3.0
 """Least deviation of one test: below it, the noise is not a discrete Gaussian with the variance asked for."""
 _LEAST_BUDGET = 0.1
@@ -42,21 +42,19 @@ _LEAST_VARIANCE = 4
 """Least deviation of a share: below it, shares no longer add up to one discrete Gaussian."""
 
 
-_LANGUAGE_CAP = 12.0
-_LEAST_CAP = 4.0
-
-
-def loss_cap(classes: int) -> float:
-    """Largest loss of one record, in nats; beyond, it counts as this. `classes` is 1 for language."""
-    return _LANGUAGE_CAP if classes == 1 else max(_LEAST_CAP, 2 * math.log(classes))
-
-
 @dataclass(frozen=True)
 class Change:
-    """The most by which neighbours differ: squared L2 norm over all cells, and the loss."""
+    """The most by which neighbours differ: squared L2 norm over all cells, and each of the sums."""
 
     cells_squared: int
-    loss: int
+    sum: int
+    sums: int = 1
+    """How many sums there are."""
+
+    @property
+    def sums_squared(self) -> int:
+        """Squared L2 norm over all sums."""
+        return self.sums * self.sum**2
 
 
 RECORD = Change(1, LOSS_STEPS)
@@ -142,7 +140,7 @@ def noise_beside(
 def counts_noise(
     cells: int, event: MechanismEvent, shares: int, stream: SecretStream, change: Change = RECORD
 ) -> list[int]:
-    """One client's share of a test's noise: a number for each cell, then one for the loss.
+    """One client's share of a test's noise: a number for each cell, then one for each sum.
 
     Of `shares` such clients together the noise is at least that of the event. Each must draw from a
     stream of its own.
@@ -150,7 +148,7 @@ def counts_noise(
     variance = 2 * Fraction(event.noise_multiplier) ** 2
     return [
         *_share(cells, variance * change.cells_squared, shares, stream),
-        *_share(1, variance * change.loss**2, shares, stream),
+        *_share(change.sums, variance * change.sums_squared, shares, stream),
     ]
 
 

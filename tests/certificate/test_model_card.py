@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from umbel.certificate.form import FILE, Certificate
 from umbel.certificate.model_card import model_card
 from umbel.job import Job
+from umbel.learning.classification_counts import ClassificationCounts
 from umbel.learning.export import read_card
 from umbel.learning.private_counts import PrivateCounts
 from umbel.quantities import WHY_NOT_DEFINED
@@ -134,7 +135,9 @@ def test_a_job_without_counts_is_not_taken_for_owners_without_held_out_records(r
 
 def test_a_figure_that_noise_left_undefined_is_called_so(run, parts):
     plan, result, _, adapter = parts
-    result["initial"] = PrivateCounts(np.array([[1, -9], [2, 4]]), -7).metrics(run.job.data.labels)
+    result["initial"] = PrivateCounts(
+        ClassificationCounts, 2, np.array([[1, -9], [2, 4]]), np.array([-7])
+    ).metrics(run.job.data.labels)
     result["metrics"] = result["initial"] | {"examples": None}  # as if clients were hidden whole
     card = ModelCard(model_card(run.job, plan, result, None, adapter))
     assert "| accuracy | not defined | not defined |" in card.text

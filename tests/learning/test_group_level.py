@@ -169,7 +169,7 @@ def test_one_group_more_moves_counts_by_no_more_than_their_noise_hides(learner, 
         after = counts_of(learner, held_out(everybody))
         change = after.cells - before.cells
         assert (change**2).sum() <= bound.cells_squared
-        assert abs(after.loss - before.loss) <= bound.loss
+        assert abs(after.loss - before.loss) <= bound.sum
         if not spread:
             assert change.sum() == GROUP_COUNTS
             assert (change >= 0).all()

@@ -15,12 +15,8 @@ from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax
 
 from umbel.errors import MessageError, ModelError
-from umbel.learning.metrics import (
-    BINS,
-    ClassificationCounts,
-    LanguageCounts,
-    area_under_roc,
-)
+from umbel.learning.classification_counts import BINS, ClassificationCounts, area_under_roc
+from umbel.learning.language_counts import LanguageCounts
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

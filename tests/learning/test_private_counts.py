@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from umbel.errors import MessageError
-from umbel.learning.private_counts import PrivateCounts, PrivateTask, loss_cap
+from umbel.learning.classification_counts import ClassificationCounts
+from umbel.learning.language_counts import LanguageCounts
+from umbel.learning.private_counts import PrivateCounts, PrivateTask
 from umbel.learning.tasks.causal_lm import CausalLm
 from umbel.learning.tasks.text_classification import TextClassification
 from umbel.privacy.noise.counts_noise import LOSS_STEPS
@@ -16,7 +18,7 @@ WILD = [0.0, 1.0, -3.0, 200.0, -1e30, math.inf, -math.inf, math.nan]
 
 
 def of_labels(logits, labels, classes=3):
-    task = PrivateTask(TextClassification(classes), classes)
+    task = PrivateTask(TextClassification(classes), ClassificationCounts, classes)
     batch = {"labels": torch.tensor(labels, dtype=torch.long)}
     return task.counts(torch.tensor(logits, dtype=torch.float32).reshape(-1, classes), batch)
 
@@ -34,7 +36,7 @@ def test_one_record_changes_one_cell_by_one_and_the_loss_by_a_bounded_amount(see
 
 
 def test_of_a_language_model_one_record_is_one_count_whatever_its_length():
-    task = PrivateTask(CausalLm(), 0)
+    task = PrivateTask(CausalLm(), LanguageCounts, 0)
     ids = torch.randint(0, 50, (3, 9))
     mask = torch.ones_like(ids)
     mask[1, 3:] = 0
@@ -52,27 +54,29 @@ def test_without_noise_the_figures_are_those_of_exact_counts():
     names = ["a", "b", "c"]
     task = TextClassification(3)
     exact = task.counts(logits, {"labels": labels}).metrics(names)
-    private = PrivateTask(task, 3).counts(logits, {"labels": labels}).metrics(names)
-    assert private["loss"] == pytest.approx(exact["loss"], abs=loss_cap(3) / LOSS_STEPS / 2)
+    private = PrivateTask(task, ClassificationCounts, 3)
+    private = private.counts(logits, {"labels": labels}).metrics(names)
+    (cap,) = ClassificationCounts.caps(3)
+    assert private["loss"] == pytest.approx(exact["loss"], abs=cap / LOSS_STEPS / 2)
     for name in ("accuracy", "balanced_accuracy", "f1", "kappa", "per_class", "confusion"):
         assert private[name] == exact[name]
     assert private["roc_auc"] is None
 
 
 def test_figures_stand_noise_that_goes_below_zero():
-    counts = PrivateCounts.zero(2).plus([-5, 3, 4, 0, -700])
-    figures = counts.metrics(["no", "yes"])
+    zero = PrivateCounts.zero(ClassificationCounts, 2)
+    figures = zero.plus([-5, 3, 4, 0, -700]).metrics(["no", "yes"])
     assert figures["accuracy"] == 0.0
     assert figures["loss"] is None
-    assert (
-        PrivateCounts.zero(2).plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
-    )
+    assert zero.plus([-1, -1, -1, -1, 5]).metrics(["no", "yes"])["accuracy"] is None
 
 
 def test_counts_travel_and_add_up():
     one = of_labels([[1, 0, 0], [0, 3, 1]], [0, 2])
     two = one.plus([-4] * 9 + [7])
-    assert PrivateCounts.from_list(two.to_list()).to_list() == two.to_list()
+    assert (
+        PrivateCounts.from_list(ClassificationCounts, 3, two.to_list()).to_list() == two.to_list()
+    )
     assert (one + two).cells.sum() == one.cells.sum() + two.cells.sum()
 
 
@@ -90,7 +94,7 @@ def test_counts_travel_and_add_up():
 )
 def test_what_no_client_can_have_sent_is_refused(numbers):
     with pytest.raises(MessageError):
-        PrivateCounts.from_list(numbers)
+        PrivateCounts.from_list(ClassificationCounts, 2, numbers)
 
 
 def test_noise_does_not_bias_accuracy_or_loss():
@@ -104,5 +108,6 @@ def test_noise_does_not_bias_accuracy_or_loss():
     found, names = [], [str(n) for n in range(classes)]
     for _ in range(300):
         noise = np.rint(generator.normal(0, 5, classes**2 + 1)).astype(int).tolist()
-        found.append(PrivateCounts(cells, 1000).plus(noise).metrics(names)["accuracy"])
+        counts = PrivateCounts(ClassificationCounts, classes, cells, np.array([1000]))
+        found.append(counts.plus(noise).metrics(names)["accuracy"])
     assert np.mean(found) == pytest.approx(true, abs=0.01)

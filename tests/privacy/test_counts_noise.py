@@ -12,6 +12,7 @@ from umbel.errors import PlanRefused
 from umbel.privacy.accounting.accountant import MechanismEvent, epsilon
 from umbel.privacy.noise.counts_noise import (
     LOSS_STEPS,
+    RECORD,
     budget_of_tests,
     counts_event,
     counts_noise,
@@ -84,3 +85,15 @@ def test_shares_add_up_to_the_noise_that_was_charged(shares):
     z = 10.0 * math.sqrt(2) / math.sqrt(shares)
     assert drawn[:, :3].std() == pytest.approx(z, rel=0.05)
     assert drawn[:, 3].std() == pytest.approx(z * LOSS_STEPS, rel=0.08)
+
+
+@pytest.mark.parametrize("sums", [1, 2, 5])
+def test_a_record_that_changes_every_sum_by_the_most_costs_no_more_than_one_with_a_single_sum(sums):
+    """In shares of the noise's deviation a record moves them, together in L2, by 1 / z at most."""
+    event, change = MechanismEvent(10.0, 1.0, 1, "concentrated"), replace(RECORD, sums=sums)
+    stream = SecretStream.from_key(bytes(32))
+    drawn = np.array([counts_noise(2, event, 1, stream, change) for _ in range(1500)], dtype=float)
+    assert drawn.shape == (1500, 2 + sums)
+    moved = np.full(sums, change.sum) / drawn[:, 2:].std(axis=0)
+    assert np.linalg.norm(moved) == pytest.approx(1 / (10.0 * math.sqrt(2)), rel=0.08)
+    assert drawn[:, :2].std() == pytest.approx(10.0 * math.sqrt(2), rel=0.05)

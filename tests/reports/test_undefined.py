@@ -13,6 +13,8 @@ from rich.console import Console
 
 from umbel.consortium.authority import Consortium
 from umbel.errors import UmbelError
+from umbel.learning.classification_counts import ClassificationCounts
+from umbel.learning.language_counts import LanguageCounts
 from umbel.learning.private_counts import PrivateCounts
 from umbel.privacy.secagg.roster import Limits
 from umbel.quantities import NOT_DEFINED, WHY_NOT_DEFINED
@@ -28,8 +30,10 @@ from umbel.run.store import Store
 
 LABELS = ["negative", "positive"]
 DROWNED = {
-    "text-classification": PrivateCounts(np.array([[3, -9], [2, -8]]), -50).metrics(LABELS),
-    "causal-lm": PrivateCounts(np.array([[-12]]), 40).metrics([]),
+    "text-classification": PrivateCounts(
+        ClassificationCounts, 2, np.array([[3, -9], [2, -8]]), np.array([-50])
+    ).metrics(LABELS),
+    "causal-lm": PrivateCounts(LanguageCounts, 0, np.array([[-12]]), np.array([40])).metrics([]),
 }
 METRIC = {"text-classification": "accuracy", "causal-lm": "perplexity"}
 
@@ -125,6 +129,6 @@ def test_a_choice_that_no_figure_spoke_for_says_so():
 
 
 def test_noise_that_leaves_few_of_many_records_gives_no_figure_beyond_a_float():
-    found = PrivateCounts(np.array([[1]]), 64 * 100).metrics([])
+    found = PrivateCounts(LanguageCounts, 0, np.array([[1]]), np.array([64 * 100])).metrics([])
     assert found["loss"] > 710
     assert found["perplexity"] is None
