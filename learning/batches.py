@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..job import TrainingSpec
-from .network import Batch
+from .network import Batch, compared
 
 if TYPE_CHECKING:
     from .examples import Examples
@@ -66,6 +66,9 @@ def make_batch(
         beside["weights"] = torch.from_numpy(examples.weights[indices]).to(device)
     if examples.features is not None:
         features = torch.from_numpy(np.asarray(examples.features[indices]))
-        return {"features": features.to(device), **beside}
+        beside["features"] = features.to(device)
+        if not inputs.targets:
+            return beside
     rows = [examples.tokens(int(index)) for index in indices]
-    return {**inputs.collate(rows, device, length), **beside}
+    collated = inputs.collate(rows, device, length)
+    return (collated if examples.features is None else compared(collated)) | beside

@@ -53,6 +53,11 @@ class Inputs(Protocol):
         """Whether rows differ in length, so that some are padded; else all are of ``model.max_length``."""
         ...
 
+    @property
+    def targets(self) -> bool:
+        """Whether ``collate`` gives "targets" for losses, too, which the base model does not take."""
+        ...
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """From the files of a base model; a ``ModelError`` for what cannot be used."""
@@ -138,6 +143,7 @@ class Texts:
 
     dtype = np.int32
     varied = True
+    targets = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

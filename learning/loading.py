@@ -36,13 +36,14 @@ _MOST_LAYERS = 10_000
 def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     """Load base model and inputs, add adapter and head as the job says, seeded by the job.
 
-    classes: number of labels of a classifier, 0 for a language model. shaping: what the job's strategy
-    makes of the adapter. Raises ``ModelError``.
+    classes: number of labels, 0 for a task without any. shaping: what the job's strategy makes of the
+    adapter. Raises ``ModelError``.
     """
+    outputs = classes or job.kind.outputs
     checked(job)  # before anything of it is parsed
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
-    found = _load_backbone(job, folder, classes)
+    found = _load_backbone(job, folder, outputs)
     backbone, inputs = found.model, inputs_for(job.kind, folder)
     _check(job, backbone)
     inputs.fit(backbone, job.model.base)
@@ -59,7 +60,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
         with one_sentence(f"{job.model.base} cannot run as the job says"):
             batch = _some_row(job, network, inputs)
             if mean_head:
-                network.mean_head = zero_linear(network.pooled_width(batch), classes).to(device)
+                network.mean_head = zero_linear(network.pooled_width(batch), outputs).to(device)
             else:
                 network.look_at_head(batch)
         network.eval()
@@ -109,7 +110,7 @@ class _Found:
     """Python that loads the same model, with {} for the arguments."""
 
 
-def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
+def _load_backbone(job: Job, folder: Path, outputs: int) -> _Found:
     """The model without adapter."""
     import transformers
 
@@ -125,8 +126,8 @@ def _load_backbone(job: Job, folder: Path, classes: int) -> _Found:
         _check_depth(job, config.to_dict())
         name = _auto_class(job, config)
         if job.own_head:
-            _check_labels(job, config, classes)
-            arguments["num_labels"] = classes
+            _check_labels(job, config, outputs)
+            arguments["num_labels"] = outputs
         factory: Any = getattr(transformers, name)
         # Code that comes with a model would run with all that this process may do.
         model, info = factory.from_pretrained(

@@ -17,7 +17,7 @@ from .device import use_bfloat16
 
 Batch = dict[str, Tensor]
 
-BESIDE = frozenset({"labels", "weights", "features"})
+BESIDE = frozenset({"labels", "targets", "weights", "features"})
 """What a batch holds beside the arguments of the base model."""
 
 # These architectures add position embeddings of shape (1, T), which hides the batch from
@@ -99,9 +99,8 @@ class Network(nn.Module):
         `score` layer of a decoder and at the first token for a head that reads a sequence.
         """
         if self.mean_head is not None:
-            weights = batch["attention_mask"].unsqueeze(-1).float()
             states = [states.float() for states in self._pooled_states(batch)]
-            means = [(s * weights).sum(1) / weights.sum(1) for s in states]
+            means = [_mean(s, batch.get("attention_mask")) for s in states]
             # Each as long as the others: the last layer's means are shorter, and would count for less.
             directions = [nn.functional.normalize(mean, dim=-1) for mean in means]
             return torch.cat(directions, dim=-1) * (self.feature_scale / len(means) ** 0.5)
@@ -195,6 +194,19 @@ class Network(nn.Module):
             array = arrays[name] if name in arrays else self.personal[name]
             # Torch warns of arrays that cannot be written to: those are copied.
             parameter.copy_(torch.from_numpy(np.require(array, np.float32, "W")))
+
+
+def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Of states [B, T, hidden] over the places that the mask leaves; over all of them without one."""
+    if mask is None:
+        return states.mean(1)
+    weights = mask.unsqueeze(-1).float()
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def compared(batch: Batch) -> Batch:
+    """What losses compare outputs with."""
+    return {name: batch[name] for name in ("labels", "targets") if name in batch}
 
 
 def own_head(model: nn.Module) -> str:

@@ -62,6 +62,8 @@ class TaskSpec:
     """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
     inputs: str = "umbel.learning.inputs:Texts"
     """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
+    outputs: int = 0
+    """Numbers that the head of a task without labels gives for a record; with labels it is one per class."""
     continues: bool = False
     """Whether a prediction continues the text, token by token; else it is what one pass says of a record."""
     ends_texts: bool = False

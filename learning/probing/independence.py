@@ -15,7 +15,7 @@ from ...tasks.spec import usual_task
 from ..batches import forward_batch, microbatch
 from ..hugging_face import first_line
 from ..model import Learner
-from ..network import Batch
+from ..network import Batch, compared
 from ..tasks import Task
 from .company import COUNTS, Company, Pass
 from .lookups import checked_lookups
@@ -195,7 +195,7 @@ class Independence:
         def part(one: Pass) -> tuple[Pass, Batch]:
             return one, {
                 "features": features[one.places],
-                "labels": self._company.batch(one)["labels"],
+                **compared(self._company.batch(one)),
             }
 
         module = self._network.trained_part(True).train()

@@ -34,7 +34,7 @@ from ...privacy.dpsgd.optimizer import backward, example_gradients
 from ...wire.arrays import Arrays
 from ..features import head_reads_features
 from ..model import Learner
-from ..network import Batch
+from ..network import Batch, compared
 from ..tasks import Task
 
 MOST_WEIGHT = 1e4
@@ -158,7 +158,7 @@ class ReceivedWeights:
         device = learner.network.device
         labels = {"labels": torch.tensor([p % classes for p in places], device=device)}
         if featured:
-            found = {"features": learner.network.features(batch), **labels}
+            found = {"features": learner.network.features(batch), **compared(batch | labels)}
             more = _MORE_NEIGHBOURS if -1 in places else 1
             return {
                 n: torch.cat([v[:1].repeat_interleave(more, 0), v[1:]]) for n, v in found.items()
@@ -199,9 +199,10 @@ def _tied(said: _Said, apart: _Said) -> int:
     """Of how many texts rounding decides the likeliest class: margins as small as what it moves logits by.
 
     Classes that are equal to the last bit, as before the first round, are decided by their order.
-    Language models are held to their gradients alone: what they count is losses first of all.
+    Language models, and heads with a single output, are held to their gradients alone: what is counted of
+    them is losses first of all.
     """
-    texts = [place for place in said if place >= 0 and said[place].dim() == 1]
+    texts = [n for n in said if n >= 0 and said[n].dim() == 1 and said[n].numel() > 1]
     if not texts:
         return 0
     moved = max(float((said[place] - apart[place]).abs().max()) for place in texts)
