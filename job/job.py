@@ -20,6 +20,7 @@ from ..errors import JobError
 from ..storage.canonical import canonical_json
 from ..storage.documents import explain
 from ..tasks.spec import TaskSpec, spec_of, usual_task
+from .attacks import keeping_labels
 from .chosen import still_chosen
 from .protection import EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
@@ -84,7 +85,7 @@ class Job(Section):
         if self.simulation.attackers and self.simulation.flips_labels and not task.labelled:
             raise ValueError(
                 f'simulation.attack = "{self.simulation.attack}" trains on opposite classes, and '
-                f'{task.name} has none: use "sign-flip", "alie" or "ipm"'
+                f"{task.name} has none: use {keeping_labels()}"
             )
         if self.cohort.size and self.cohort.minimum and self.cohort.minimum > self.cohort.size:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..tasks.spec import task_names
+from .attacks import ATTACKS, AttackName, boosts_in_words, in_words
 from .section import PositiveFloat, PositiveInt, Section
 
 
@@ -135,17 +136,10 @@ class SimulationSpec(Section):
         description="Share of virtual clients that attack, chosen by the seed (docs/strategies.md), to "
         "measure how a strategy resists them. Refused between machines. Default: none.",
     )
-    attack: Literal["label-flip", "sign-flip", "alie", "ipm", "model-replacement"] = Field(
-        "sign-flip",
-        description='What attackers do: "label-flip", train on opposite classes; "sign-flip", send the '
-        'opposite of what they learned; "alie" (a little is enough) and "ipm" (inner product manipulation), '
-        'send what follows from mean and deviation of all attackers\' honest updates; "model-replacement", '
-        "train on opposite classes and send a multiple of it.",
-    )
+    attack: AttackName = Field("sign-flip", description=f"What attackers do: {in_words()}.")
     attack_boost: PositiveFloat | None = Field(
         None,
-        description='Factor of the attack. Default: 4 for "sign-flip", 0.5 for "ipm", clients / attackers '
-        'for "model-replacement"; for "alie" 1, times the deviations of its paper.',
+        description=f"Factor of the attack. Default: {boosts_in_words()}.",
     )
     seconds: PositiveFloat = Field(
         60.0,
@@ -183,4 +177,4 @@ class SimulationSpec(Section):
     @property
     def flips_labels(self) -> bool:
         """Whether the attack trains on opposite classes."""
-        return self.attack in ("label-flip", "model-replacement")
+        return ATTACKS[self.attack].flips_labels

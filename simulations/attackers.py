@@ -18,6 +18,7 @@ import numpy as np
 
 from ..client.work import LocalData, Side, WorkHere, Workplace
 from ..job import Job
+from ..job.attacks import ATTACKS, AttackName
 from ..learning.examples import Examples, TokenStore
 from ..learning.model import arrays_digest
 from ..learning.steps import PrivateSteps
@@ -78,13 +79,6 @@ def most_deviations(clients: int, attackers: int) -> float:
     return max(0.0, NormalDist().inv_cdf(min(share, 0.999))) if share > 0 else 0.0
 
 
-def usual_boost(kind: str, clients: int, attackers: int) -> float:
-    """What ``simulation.attack_boost`` is if it is not set."""
-    if kind == "model-replacement":
-        return clients / attackers  # so that the mean of all is the lie itself
-    return {"sign-flip": 4.0, "ipm": 0.5}.get(kind, 1.0)
-
-
 def _moments(updates: Sequence[Arrays]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and standard deviation of each coordinate, float64."""
     stacks = {
@@ -113,7 +107,7 @@ class Attackers:
         self.kind, self.flips_labels = job.simulation.attack, job.simulation.flips_labels
         self._clients, self.members = clients, members
         self._workplace, self._steps = workplace, steps
-        usual = usual_boost(self.kind, clients, max(1, len(members)))
+        usual = ATTACKS[self.kind].boost(clients, max(1, len(members)))
         self._boost = job.simulation.attack_boost or usual
         self._known: tuple[tuple[int, str], list[Arrays]] | None = None
 
@@ -126,17 +120,22 @@ class Attackers:
         self, outcome: Outcome, job: Job, round_: int, arrays: Arrays, local: LocalRule | None
     ) -> Outcome:
         """What an attacker sends in place of what its own training came to."""
-        update, names = outcome.update, tuple(outcome.update)
-        if self.kind == "sign-flip":
-            update = sign_flip(update, self._boost)
-        elif self.kind == "model-replacement":
-            update = model_replacement(update, self._boost)
-        elif self.kind == "ipm":
-            update = inner_product(self._honest(job, round_, arrays, local, names), self._boost)
-        elif self.kind == "alie":
-            z = self._boost * most_deviations(self._clients, len(self.members))
-            update = a_little_is_enough(self._honest(job, round_, arrays, local, names), z)
-        return replace(outcome, update=update)
+        own = outcome.update
+
+        def honest() -> list[Arrays]:
+            return self._honest(job, round_, arrays, local, tuple(own))
+
+        def z() -> float:
+            return self._boost * most_deviations(self._clients, len(self.members))
+
+        lies: dict[AttackName, Callable[[], Arrays]] = {
+            "label-flip": lambda: own,  # what came of the false labels
+            "sign-flip": lambda: sign_flip(own, self._boost),
+            "alie": lambda: a_little_is_enough(honest(), z()),
+            "ipm": lambda: inner_product(honest(), self._boost),
+            "model-replacement": lambda: model_replacement(own, self._boost),
+        }
+        return replace(outcome, update=lies[self.kind]())
 
     def _honest(
         self,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from umbel.consortium.authority import Consortium
 from umbel.errors import JobError
 from umbel.job import Job
+from umbel.job.attacks import ATTACKS
 from umbel.planning.cohorts import attackers_of
 from umbel.privacy.secagg.roster import Limits
 from umbel.server.signing import sign_order
@@ -19,7 +20,6 @@ from umbel.simulations.attackers import (
     a_little_is_enough,
     inner_product,
     most_deviations,
-    usual_boost,
 )
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.federation import federate
@@ -52,7 +52,7 @@ def test_a_little_is_as_much_as_the_paper_says():
 
 
 def test_a_model_is_replaced_by_who_sends_as_many_times_its_lie_as_all_weigh():
-    assert usual_boost("model-replacement", 40, 4) * 4 == 40
+    assert ATTACKS["model-replacement"].boost(40, 4) * 4 == 40
 
 
 @given(st.permutations(NAMES), st.sampled_from([0.01, 0.1, 0.2, 0.49]), st.integers(0, 9))
