@@ -63,4 +63,4 @@ def _open(path: Path, key: bytes, what: bytes, flat: np.ndarray) -> bool:
 
 
 def _chunk_key(key: bytes, what: bytes, number: int) -> bytes:
-    return derive(key, 32, "kept update", what, number.to_bytes(8, "big"))
+    return derive(key, 32, "sealed tensors", what, number.to_bytes(8, "big"))

@@ -8,8 +8,8 @@ from torch import nn
 
 from ..errors import ModelError
 from ..job import Job
-from .core import put_cores
 from .hugging_face import one_sentence
+from .lora_core import put_cores
 from .network import EXPLICIT_POSITIONS, own_head
 
 ALL_LINEAR = "all-linear"

@@ -23,8 +23,8 @@ from ..privacy.noise.counts_noise import GROUP_COUNTS
 from ..storage.cache import cache_folder, write_once
 from .base_model import base_digest, base_folder
 from .failures import Touch, each
-from .heard import records_done
 from .inputs import Inputs, Texts, inputs_for, inputs_state
+from .progress import records_done
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from ..storage.cache import write_once
 from ..wire.arrays import Arrays
 from .base_model import gguf_of, sealed
 from .continuation import ends
-from .core import as_plain
 from .hugging_face import quiet
+from .lora_core import as_plain
 from .model import Learner
 from .usage import usage
 

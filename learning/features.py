@@ -21,8 +21,8 @@ from torch import nn
 from ..storage.cache import cache_folder, write_once
 from .examples import Examples
 from .failures import NOBODY, Touch, each
-from .heard import records_done
 from .model import Learner
+from .progress import records_done
 from .shapes import Passes, feature_width, rows_of
 
 _TOLERANCE = 1e-3

@@ -5,7 +5,7 @@ of PEFT's takes part unchanged, for its second factor is a module that takes R a
 is plain LoRA with the factors (B R, A) and a scaling of 1.
 
 B and A never travel. They are computed in float64, with a sign that does not depend on the library, and
-rounded to a grid of 2^-14, so that machines that round differently come to the same factors; where they
+rounded to a grid of 2^-14, so that machines that round differently come to the same factors; if they
 do not, the digests differ and nobody is averaged (``shaping.other_fixed``).
 """
 

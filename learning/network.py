@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -177,23 +177,19 @@ class Network(nn.Module):
         for _, parameter in fixed:
             parameter.requires_grad_(False)
         self.__dict__.pop("_trained", None)
-        return {name: p.detach().float().cpu().numpy().copy() for name, p in fixed}
+        return copies(fixed)
 
     def arrays(self) -> Arrays:
         """A float32 copy of every trained tensor."""
-        return {n: p.detach().float().cpu().numpy().copy() for n, p in self.trained_parameters()}
+        return copies(self.trained_parameters())
 
-    @torch.no_grad()
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set every trained tensor; names and shapes have been checked on arrival.
 
         Personal ones that are not among `arrays` get what they begin with: never what another owner, or
         an earlier round, has left in them.
         """
-        for name, parameter in self.trained_parameters():
-            array = arrays[name] if name in arrays else self.personal[name]
-            # Torch warns of arrays that cannot be written to: those are copied.
-            parameter.copy_(torch.from_numpy(np.require(array, np.float32, "W")))
+        set_all(self.trained_parameters(), {**self.personal, **arrays})
 
 
 def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
@@ -202,6 +198,22 @@ def _mean(states: Tensor, mask: Tensor | None) -> Tensor:
         return states.mean(1)
     weights = mask.unsqueeze(-1).float()
     return (states * weights).sum(1) / weights.sum(1)
+
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+def copies(parameters: Named) -> Arrays:
+    """Of tensors, in float32."""
+    return {name: p.detach().float().cpu().numpy().copy() for name, p in parameters}
+
+
+@torch.no_grad()
+def set_all(parameters: Named, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set tensors to the arrays of their names."""
+    for name, parameter in parameters:
+        # Torch warns of arrays that cannot be written to: those are copied.
+        parameter.copy_(torch.from_numpy(np.require(arrays[name], np.float32, "W")))
 
 
 def compared(batch: Batch) -> Batch:

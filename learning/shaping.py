@@ -1,7 +1,7 @@
-"""What a job's strategy makes of a model's adapter: which of its tensors are trained at all, and how.
+"""How a job's strategy shapes an adapter: which tensors it never trains, and whether LoRA gets a core.
 
 Tensors of an adapter that no round trains are fixed: each machine makes them of the base model and the
-job's seed, and they never travel. A mean of what was trained beside other ones would mean nothing, so
+job's seed, and they never travel. A mean of what was trained beside other tensors would mean nothing, so
 everybody compares a digest of them before anything is done (``Learner.fixed_digest``).
 """
 
@@ -21,7 +21,7 @@ class Shaping:
     key: str = ""
     """What it depends on, in words of its own: verdicts of a probe are filed under it."""
     core: bool = False
-    """Whether LoRA's factors are made of the frozen weights, with a core between them (``core``)."""
+    """Whether LoRA's factors are made of the frozen weights, with a core between them (``lora_core``)."""
     trained: Trained | None = None
     """None: all."""
     personal: Trained | None = None

@@ -22,10 +22,10 @@ from .refusals import plan_refusals
 
 _PAPER = re.compile(r"\s*\(([^()]*(?:\d{4}|arXiv)[^()]*)\)")
 _CITED = re.compile(r"^(.*\d{4}, .*?)\.?$", re.MULTILINE)
-_CLIENT_LEVEL = Job.compose(
-    None, {"data.path": "data.csv", "privacy.unit": "client", "training.optimizer": "sgd"}
-)
-"""The plainest job that protects whole clients: what a strategy refuses in it, it refuses in all."""
+_PLAIN = {"data.path": "data.csv", "training.optimizer": "sgd"}
+_EXAMPLE_LEVEL = Job.compose(None, _PLAIN | {"privacy.unit": "example"})
+_CLIENT_LEVEL = Job.compose(None, _PLAIN | {"privacy.unit": "client"})
+"""The plainest jobs of both kinds: what a strategy refuses in one, it refuses in all of its kind."""
 _SEES = {"SUM": "sums", "GROUPS": "group means", "INDIVIDUAL": "single updates"}
 
 
@@ -48,7 +48,7 @@ class Described:
     """What stays with an owner from round to round."""
     adapters: list[str]
     example: str
-    """Whether it composes with example-level privacy: "yes", or how."""
+    """Whether it composes with example-level privacy."""
     client: str
     """With client-level privacy."""
     encryption: str
@@ -90,8 +90,8 @@ def described(name: str) -> Described:
         _local(kind),
         _state(kind),
         list(kind.fits),
-        # A local half gets nothing that is not noised, so nothing of a rule can cost an example's privacy.
-        "yes",
+        # A local half gets nothing that is not noised, so nothing but a refusal of the rule is in the way.
+        "no" if any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
         _under_client_level(kind),
         {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
         kind.when,
@@ -101,7 +101,7 @@ def described(name: str) -> Described:
 def _under_client_level(kind: type[Rule]) -> str:
     if any(kind.refusals(_CLIENT_LEVEL)):
         return "no"
-    # What compares updates would see one client's own where nothing sums groups.
+    # What compares updates would see one client's own if nothing sums groups.
     return "yes" if kind.sees == "SUM" else "by groups"
 
 
@@ -130,7 +130,7 @@ def _trained(job: Job, kind: type[Rule], shapes: Shapes) -> dict[str, tuple[int,
 
 
 def _with_cores(shapes: Shapes) -> Shapes:
-    """The tensors of a plain LoRA adapter, with B taken apart into B and a core (``learning.core``)."""
+    """The tensors of a plain LoRA adapter, with B taken apart into B and a core (``learning.lora_core``)."""
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if factor_of(name) != "B":
@@ -151,7 +151,7 @@ def _rule(about: str) -> str:
     first = " ".join(about.split("\n\n")[0].split())
     _, cited, rule = first.partition("): ")
     text = rule if cited else _PAPER.sub("", first)
-    return re.split(r"(?<=\w)\.(?= [A-Z(]|$)", text)[0]
+    return re.split(r"(?<=[\w)|])\.(?= [A-Z(]|$)", text)[0]
 
 
 def _local(kind: type[Rule]) -> str:

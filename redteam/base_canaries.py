@@ -21,7 +21,7 @@ from ..learning.alone import train_alone
 from ..learning.examples import Examples, TokensInMemory
 from ..learning.metrics import Counts
 from ..learning.model import Learner
-from ..learning.network import Batch, Network
+from ..learning.network import Batch, Network, copies, set_all
 from ..learning.tasks import Objective, Task
 from ..learning.trainer import train
 from ..privacy.randomness import SecretStream
@@ -113,12 +113,10 @@ class _Marked(nn.Module):
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
     def arrays(self) -> Arrays:
-        return {n: p.detach().float().cpu().numpy().copy() for n, p in self.trained_parameters()}
+        return copies(self.trained_parameters())
 
-    @torch.no_grad()
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        for name, parameter in self.trained_parameters():
-            parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+        set_all(self.trained_parameters(), arrays)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The network's logits, and each text's loss as if it were a canary, float32[B]."""

@@ -157,7 +157,7 @@ class Round(Event):
     virtual: float | None = field(default=None, metadata=_SELDOM)
     """Seconds on a simulation's virtual clock when the sum was made, if it has one."""
     restarted: list[str] = field(default_factory=list, metadata=_SELDOM)
-    """Clients that lost the state that they keep for the strategy, and began it anew."""
+    """Clients whose own state of the strategy was lost, so that it began anew."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..job import Job
 from ..learning.data import Corpus, load_corpus
 from ..learning.examples import TokenStore, tokens_of
 from ..learning.grouped import apart, counted, grouped, groups_of, units
-from ..learning.heard import listening
+from ..learning.progress import listening
 from ..learning.split import split_rows, split_secret
 from ..planning.facts import ClientFacts, training_size
 from ..privacy.noise.sizes import Sizes

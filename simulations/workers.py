@@ -13,7 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from ..errors import UmbelError
-from ..learning.heard import listen, listening
+from ..learning.progress import listen, listening
 from .site import Site, SiteSettings
 
 _WAIT_SECONDS = 0.2

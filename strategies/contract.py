@@ -144,7 +144,7 @@ class Rule(ABC):
     """Whether it sums whoever is ready, in place of a round's cohort (``fedbuff``)."""
     core: ClassVar[bool] = False
     """Whether LoRA's factors are fixed and made of the frozen weights, with a core between them that is
-    trained (``learning.core``)."""
+    trained (``learning.lora_core``)."""
 
     when: ClassVar[str] = ""
     """When to choose it, in a sentence."""

@@ -122,7 +122,7 @@ _LIBRARIES = {
     "torch": _torch,
     "numpy": lambda numpy: numpy.geterr(),
     "matplotlib.pyplot": lambda pyplot: {"open figures": pyplot.get_fignums()},
-    "umbel.learning.heard": lambda heard: {"listener": heard._heard},
+    "umbel.learning.progress": lambda progress: {"listener": progress._heard},
 }
 
 

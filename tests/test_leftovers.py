@@ -119,7 +119,7 @@ LEFT = {
     path: "sys.path",
     set_variable: "environment variable UMBEL_LEFT: 'nothing' before, 'here' after",
     removed_variable: "environment variable UMBEL_CACHE",
-    listener: "umbel.learning.heard listener",
+    listener: "umbel.learning.progress listener",
     language: "locale",
 }
 

@@ -5,7 +5,7 @@ import pytest
 
 from umbel.learning import features
 from umbel.learning.features import kept_features, with_features
-from umbel.learning.heard import listening
+from umbel.learning.progress import listening
 
 ROWS = np.arange(100)
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel.errors import ModelError
-from umbel.learning.core import leading
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
+from umbel.learning.lora_core import leading
 from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
