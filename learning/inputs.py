@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -41,22 +41,21 @@ class Inputs(Protocol):
 
     Assumption: a record's row, and what the network sees of it in a batch, depend on that record alone. The
     probe of a model tests it, on invented rows.
+
+    A class of your own that derives from this gets what has a body here.
     """
 
-    @property
-    def dtype(self) -> type[Any]:
-        """Of rows, as they are kept: ``numpy.int32`` or ``numpy.float32``."""
-        ...
+    dtype: ClassVar[type[Any]]
+    """Of rows, as they are kept: ``numpy.int32`` or ``numpy.float32``."""
+    varied: ClassVar[bool] = False
+    """Whether rows differ in length, so that some are padded; else all are of ``model.max_length``."""
+    targets: ClassVar[bool] = False
+    """Whether ``collate`` gives "targets" for losses, too, which the base model does not take."""
 
     @property
-    def varied(self) -> bool:
-        """Whether rows differ in length, so that some are padded; else all are of ``model.max_length``."""
-        ...
-
-    @property
-    def targets(self) -> bool:
-        """Whether ``collate`` gives "targets" for losses, too, which the base model does not take."""
-        ...
+    def unknown(self) -> int | None:
+        """The number that stands in rows for what the base model does not know, if there is one."""
+        return None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -83,11 +82,11 @@ class Inputs(Protocol):
 
     def odd(self, row: np.ndarray) -> list[np.ndarray]:
         """Rows made from an invented one that a head of an architecture's own may take for others."""
-        ...
+        return []
 
     def padded_otherwise(self, batch: Batch) -> Batch:
         """The batch with other numbers in its padding."""
-        ...
+        return batch
 
     def fit(self, backbone: nn.Module, base: str) -> None:
         """Settle what model and inputs must agree on; a ``ModelError`` if they cannot."""
@@ -99,11 +98,11 @@ class Inputs(Protocol):
 
     def save(self, folder: Path, job: Job) -> None:
         """Write, next to a tuned model, what is needed to read records as in training."""
-        ...
+        return
 
     def card(self, job: Job) -> dict[str, Any]:
         """How records are read, for ``umbel.json``."""
-        ...
+        return {}
 
 
 def inputs_for(kind: TaskSpec, folder: Path) -> Inputs:
@@ -138,7 +137,7 @@ def most_characters(max_length: int) -> int:
     return max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_length)
 
 
-class Texts:
+class Texts(Inputs):
     """Token ids, and a mask that separates them from padding."""
 
     dtype = np.int32
@@ -151,6 +150,12 @@ class Texts:
     @classmethod
     def load(cls, folder: Path) -> Self:
         return cls(load_tokenizer(folder))
+
+    @property
+    def unknown(self) -> int | None:
+        """None also if the same token ends every text."""
+        found: int | None = self.tokenizer.unk_token_id
+        return None if found == self.tokenizer.eos_token_id else found
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[list[int]]:
         """Only the ``beginning`` of a text is read, so that none takes longer because of its length."""

@@ -183,7 +183,7 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         ungrouped=(corpus.groups or []).count(""),
         notes=corpus.notes,
         look=_concerns(corpus, job, scheme.column),
-        cut=cut(job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
+        cut=cut(job.kind, job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
     )
 
 

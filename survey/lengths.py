@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UmbelError
+from ..tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from ..learning.inputs import Inputs
 
 WORTH = 0.05
 """If at least this share of texts is cut, it is reported, and a longer length is advised."""
@@ -51,37 +55,38 @@ def quantile(counts: np.ndarray, share: float) -> int:
     return int(np.quantile(counts, share, method="higher")) if len(counts) else 0
 
 
-def lengths_of(base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
-    """Lengths of all texts; None, and why, if the base model's tokenizer cannot be had."""
-    # Here, for torch comes with them, and whoever reads a plan needs none.
+def lengths_of(kind: TaskSpec, base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
+    """Lengths of all texts as the task reads them; None, and why, if they cannot be had or are all alike."""
+    # Here, because torch comes with them, and reading a plan needs none.
     from ..learning.base_model import base_folder
-    from ..learning.inputs import beginning
-    from ..learning.tokenizer import load_tokenizer
+    from ..learning.inputs import inputs_for
 
     try:
-        tokenizer = load_tokenizer(base_folder(base))
+        inputs = inputs_for(kind, base_folder(base))
     except UmbelError as error:
         return None, str(error)
+    if not inputs.varied:
+        return None, f"all records of the task {kind.name} are equally long"
     counts, unknown = np.zeros(len(texts), np.int64), 0
     for start in range(0, len(texts), _CHUNK):
-        some = [beginning(text, tokenizer, _LONGEST) for text in texts[start : start + _CHUNK]]
+        some = texts[start : start + _CHUNK]
         try:
-            read = tokenizer(some, truncation=True, max_length=_LONGEST)["input_ids"]
-        except Exception:  # some text that this tokenizer fails on: training leaves it out
-            read = [_alone(tokenizer, text) for text in some]
-        counts[start : start + len(some)] = [len(tokens) for tokens in read]
-        if tokenizer.unk_token_id != tokenizer.eos_token_id:  # else it stands behind every text
-            unknown += sum(tokens.count(tokenizer.unk_token_id) for tokens in read)
+            read = inputs.encode(some, _LONGEST)
+        except Exception:  # some text cannot be read: training leaves it out
+            read = [_alone(inputs, text) for text in some]
+        counts[start : start + len(some)] = [len(row) for row in read]
+        if inputs.unknown is not None:
+            unknown += sum(int((np.asarray(row) == inputs.unknown).sum()) for row in read)
     return Lengths(counts, unknown=unknown / max(1, int(counts.sum()))), ""
 
 
-def cut(base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:
+def cut(kind: TaskSpec, base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:
     """What is cut of texts, by a sample of them: the share, a longer length, and its share.
 
     Empty if that is not worth a word.
     """
     step = max(1, len(texts) // _SAMPLE)
-    lengths, _ = lengths_of(base, texts[::step])
+    lengths, _ = lengths_of(kind, base, texts[::step])
     if lengths is None or lengths.share_cut(max_length) <= WORTH:
         return {}
     longer = lengths.fitting(max_length)
@@ -92,8 +97,10 @@ def cut(base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:
     }
 
 
-def _alone(tokenizer: Any, text: str) -> list[int]:
+def _alone(inputs: Inputs, text: str) -> Sequence[Any]:
     try:
-        return list(tokenizer(text, truncation=True, max_length=_LONGEST)["input_ids"])
+        (row,) = inputs.encode([text], _LONGEST)
     except Exception:
         return []
+    found: Sequence[Any] = row
+    return found

@@ -18,7 +18,7 @@ from ..learning.reading.header import column_names, unread_columns
 from ..learning.reading.layout import Layout
 from ..learning.reading.names import label_name, sort_names, stands_for_nothing
 from ..learning.reading.tables import find_layout, read_table
-from ..tasks.spec import usual_task
+from ..tasks.spec import spec_of, usual_task
 from . import columns as look
 from .columns import Column
 from .lengths import Lengths, lengths_of, quantile
@@ -103,7 +103,7 @@ def survey(job: Job) -> Survey:
     label = label if label in names else look.label_column(described, text)
     label = label if job.kind.labelled else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
-    task = job.task if label else usual_task(labelled=False).name
+    task = job.task if label or not job.kind.labelled else usual_task(labelled=False).name
     notes, unusable = _as_training(data, task)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     data = data.model_copy(update=written)
@@ -118,7 +118,7 @@ def survey(job: Job) -> Survey:
     labels = None
     if corpus.labels is not None:
         labels = [corpus.label_names[index] for index in corpus.labels]
-    lengths, no_lengths = lengths_of(job.model.base, corpus.texts)
+    lengths, no_lengths = lengths_of(spec_of(task), job.model.base, corpus.texts)
     return Survey(
         path=str(path),
         rows=len(table),

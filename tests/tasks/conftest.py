@@ -61,6 +61,7 @@ import json
 import numpy as np
 import torch
 
+from umbel.learning.inputs import Inputs
 from umbel.learning.tasks.text_classification import TextClassification
 from umbel.tasks.spec import Deciding, MainMetric, TaskSpec
 
@@ -83,10 +84,8 @@ SPEC = TaskSpec(
 Classes = TextClassification
 
 
-class Squares:
+class Squares(Inputs):
     dtype = np.float32
-    varied = False
-    targets = False
 
     def __init__(self, side):
         self.side = side
@@ -108,12 +107,6 @@ class Squares:
     def invented(self, lengths, seed=0):
         size = (len(lengths), self.side**2)
         return list(np.random.default_rng(seed).random(size, np.float32))
-
-    def odd(self, row):
-        return []
-
-    def padded_otherwise(self, batch):
-        return batch
 
     def fit(self, backbone, base):
         assert backbone.config.image_size == self.side
@@ -137,6 +130,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from umbel.learning.inputs import Inputs
 from umbel.learning.metrics import finite, whole
 from umbel.learning.tasks import Answer, Task
 from umbel.tasks.spec import Deciding, MainMetric, TaskSpec
@@ -238,9 +232,8 @@ class Slopes(Task):
         return [Answer(values={"slope": float(row[0])}) for row in outputs]
 
 
-class Rows:
+class Rows(Inputs):
     dtype = np.float32
-    varied = False
     targets = True
 
     @classmethod
@@ -262,23 +255,11 @@ class Rows:
         size = (len(lengths), SIDE**2 + 1)
         return list(np.random.default_rng(seed).random(size, np.float32))
 
-    def odd(self, row):
-        return []
-
-    def padded_otherwise(self, batch):
-        return batch
-
     def fit(self, backbone, base):
         assert backbone.config.image_size == SIDE
 
     def state(self):
         return "slopes"
-
-    def save(self, folder, job):
-        pass
-
-    def card(self, job):
-        return {}
 '''
 
 
