@@ -128,7 +128,7 @@ def main() -> int:
         help="a little of each, no bars: does it run?",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where the bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the bar is missed")
     given = parser.parse_args()
     points = []
     if not given.json:

@@ -258,7 +258,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--layers", type=int, default=LAYERS,
-        help=f"of the large model; fewer where memory is short (default: {LAYERS})",
+        help=f"of the large model; fewer if memory is short (default: {LAYERS})",
     )  # fmt: skip
     parser.add_argument(
         "--only", choices=("rounds", "trips", "memory"), action="append", help="[all three]"
@@ -270,7 +270,7 @@ def main() -> int:
         help="a little of each, no bars: does it run?",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     arguments = parser.parse_args(namespace=argparse.Namespace(width=jobs.WIDTH))
     if arguments.smoke:
         vars(arguments).update(SMOKE)

@@ -241,7 +241,7 @@ def run_umbel(
 
 
 def compare(job: Job) -> dict[str, Any]:
-    """One run of Umbel and of the plain loop, taking turns; exits where they do not agree."""
+    """One run of Umbel and of the plain loop, taking turns; exits if they do not agree."""
     loop = PlainBetween(job)
     weights, ours = run_umbel(job, listener=loop)
     ours["seconds"] -= loop.rounds_s
@@ -336,7 +336,7 @@ def main() -> int:
         help="a little of each, no bars: does it run?",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     arguments = parser.parse_args(namespace=argparse.Namespace(rows=None))
     if arguments.smoke:
         vars(arguments).update(SMOKE)

@@ -92,7 +92,7 @@ def main() -> None:
         "--smoke", action="store_true", help="a little of each, no bars: does it run?"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(BARS))
     if unknown:

@@ -86,7 +86,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--check", action="store_true", help=f"exit with 1 where the ratio is above {BAR}"
+        "--check", action="store_true", help=f"exit with 1 if the ratio is above {BAR}"
     )
     parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -174,7 +174,7 @@ def _misshapen(points: list[Point]) -> list[str]:
 
 
 def kept(path: Path | None) -> list[Point]:
-    """Points of earlier calls; none where there is no such file."""
+    """Points of earlier calls; none if there is no such file."""
     if path is None or not path.exists():
         return []
     points = json.loads(path.read_text(encoding="utf-8"))["points"]
@@ -248,7 +248,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="keep points in this JSON file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     given = parser.parse_args()
     if given.smoke:
         given.adapter, given.epsilon, given.seeds, given.check = (

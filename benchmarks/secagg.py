@@ -278,7 +278,7 @@ def main() -> int:
     parser.add_argument("--demo", action="store_true", help="run the demo job and nothing else")
     parser.add_argument("--folder", type=Path, help="for journals, on a real disk [system's]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
 

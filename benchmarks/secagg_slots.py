@@ -78,7 +78,7 @@ class Slots:
         }
 
     def run(self, dropouts: int, update: Floats32, memory: bool = False) -> dict[str, Any]:
-        """One slot; its figures. Raises ``TooFewMembers`` where the protocol refuses it."""
+        """One slot; its figures. Raises ``TooFewMembers`` if the protocol refuses it."""
         meter = Meter(memory)
         if memory:
             tracemalloc.start()

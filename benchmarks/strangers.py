@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("memory", "rounds"), action="append", help="[both]")
     parser.add_argument("--smoke", action="store_true", help="memory, with few, for seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     given = parser.parse_args()
     if given.smoke:
         given.connections, given.seconds, given.only = 60, 4, ["memory"]

@@ -43,7 +43,7 @@ LEAST_GAIN = 1.0
 """Points by which the best of the others must beat plain averaging of both factors, privately."""
 
 ABOUT = f"""\
-Eight clients, encrypted where the rule needs only sums, else in the clear; equal weights. Strategies for
+Eight clients, encrypted if the rule needs only sums, else in the clear; equal weights. Strategies for
 any model train a linear head on frozen features of MiniLM (20 rounds of 8 steps), those for LoRA its last
 adapted layer in the first {LAYERS} of six (6 rounds of 6 steps): compare within an adapter.
 

@@ -112,7 +112,7 @@ def composed(certificate: Certificate) -> Iterator[Finding]:
 
 
 def _second_opinion(mechanisms: list[MechanismEvent], delta: float, planned: float) -> Finding:
-    """Of an accountant that shares no code with ours, where it is installed, on what costs most."""
+    """Of an accountant that shares no code with ours, if it is installed, on what costs most."""
     if planned > _MOST_FOR_ANOTHER:
         return Finding("second opinion", None, f"not used above {_MOST_FOR_ANOTHER:g}")
     if not second.installed():

@@ -121,7 +121,7 @@ def _summary(job: Job, result: Json, certificate: Certificate | None) -> str:
 
 
 def _changes(result: Json) -> str:
-    """Who took part when, where that changed."""
+    """Who took part when, if that changed."""
     if len(result["rosters"]) < 2:
         return ""
     parts = [f"{period['clients']} from round {period['first']} on" for period in result["rosters"]]

@@ -14,7 +14,7 @@ from .seal import bound_row
 def bound_line(path: Path, card: Card, ledger: Ledger) -> str:
     """Which row of an owner's ledger a certificate binds, in a sentence.
 
-    Raises ``CertificateError`` if the certificate is not the operator's or not whole, where it
+    Raises ``CertificateError`` if the certificate is not the operator's or not whole, or if it
     binds no row of this ledger, or one of another run or job than it is about.
     """
     verdict = verify(path, card=card)

@@ -356,7 +356,7 @@ def approve_roster(
     folder: OwnersFolder = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
 ) -> Any:
-    """Approve a change of the members, where the consortium asks its members to. Back to the operator then.
+    """Approve a change of the members, if the consortium asks its members to. Back to the operator then.
 
     Compare the fingerprint of each new member with its owner, by telephone, and ask why a limit changes.
     """

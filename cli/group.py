@@ -21,7 +21,7 @@ class _Group(typer.core.TyperGroup):
 
 
 def command_group(text: str, epilog: str | None = None, *, completes: bool = False) -> typer.Typer:
-    """A group of commands that shows its help, `text`, where no command is given.
+    """A group of commands that shows its help, `text`, if no command is given.
 
     completes: whether it has --install-completion and --show-completion, as the whole has.
     """

@@ -265,7 +265,7 @@ def recover(
 
 
 def _ledger(folder: Path) -> Path | None:
-    """The owner's ledger; None, and a line that says so, where there is none yet."""
+    """The owner's ledger; None, and a line that says so, if there is none yet."""
     from ..privacy.ledger.ledger import Ledger
 
     path = _home(folder) / "ledger.sqlite"

@@ -93,7 +93,7 @@ class Folder:
         return self.delegate is not None and not (self.path / "delegate.key").exists()
 
     def check_serves(self) -> None:
-        """Refuse (``ConsortiumError``) what belongs into the server's folder, where that is another one."""
+        """Refuse (``ConsortiumError``) what belongs into the server's folder, if that is another one."""
         if self.is_keys_alone:
             raise ConsortiumError(
                 f"{self.path} is the folder with the keys, but its server has another folder. Sign here "

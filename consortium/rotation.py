@@ -1,4 +1,4 @@
-"""Replacing the consortium's keys, and following where they were replaced elsewhere.
+"""Replacing the consortium's keys, and following keys that were replaced elsewhere.
 
 The new key is on the disk before the card names it, so that a crash leaves the old or the new one whole
 (``Folder``'s secrets look for both). Owners follow by the handovers that travel with every order.

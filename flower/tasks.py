@@ -139,7 +139,7 @@ def claim_run(address: str, root_certificates: bytes, secret: bytes, run: int) -
 def grid_of(address: str, root_certificates: bytes, claim: Claim) -> Iterator[Grid]:
     """The grid of a run: what the coordinator speaks to the nodes through.
 
-    When the block ends the run is over for Flower: completed, or failed where an exception ended it.
+    When the block ends the run is over for Flower: completed, or failed if an exception ended it.
     """
     from flwr.common.constant import SubStatus
     from flwr.common.serde import run_from_proto

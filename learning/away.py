@@ -36,7 +36,7 @@ def away_from_start(learner: Learner, seed: int) -> Iterator[None]:
     with torch.no_grad():
         used = 0
         for _, parameter in network.trained_parameters():
-            entries = parameter.flatten()  # a copy, where they do not lie side by side
+            entries = parameter.flatten()  # a copy, if they do not lie side by side
             used = _move(entries, amounts, used)
             parameter.copy_(entries.view_as(parameter))
     try:

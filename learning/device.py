@@ -30,7 +30,7 @@ def flush_denormals() -> None:
 
     Processors compute with such numbers many times slower (ten, measured here for a product), so weights
     could be made with which a text takes far longer than another of its length, and an answer tells by its
-    time that it was there. On an accelerator, and where a processor cannot, nothing changes.
+    time that it was there. On an accelerator, and if a processor cannot, nothing changes.
     """
     # Threads take it over from the one that starts them, so that those that are there already do not.
     warnings.filterwarnings("ignore", message="The value of the smallest subnormal")
@@ -38,7 +38,7 @@ def flush_denormals() -> None:
 
 
 def use_bfloat16(wanted: Literal["float32", "bfloat16", "auto"], device: torch.device) -> bool:
-    """Whether the base model runs under bfloat16 autocast; "auto" says yes where it is faster."""
+    """Whether the base model runs under bfloat16 autocast; "auto" says yes if it is faster."""
     if wanted != "auto":
         return wanted == "bfloat16"
     if device.type == "cuda":

@@ -41,7 +41,7 @@ _CHUNK = 2048
 class TokenStore:
     """Token ids of all rows, one after the other; `folder` holds the three arrays.
 
-    ids: int32[tokens], offsets: int64[rows + 1], labels: int64[rows] (-1 where there is none). Tasks that
+    ids: int32[tokens], offsets: int64[rows + 1], labels: int64[rows] (-1 if there is none). Tasks that
     read something else keep other numbers in place of ids (``inputs``).
     """
 
@@ -95,7 +95,7 @@ class Examples:
     """Rows of a store that one client trains or tests on; `features` stand in for the tokens.
 
     rows: int64[n] row numbers; features: float32[n, hidden] in the same order, or None. groups:
-    int64[n], equal where rows belong to one group (``privacy.dpsgd.groups``); None if each is its own.
+    int64[n], equal if rows belong to one group (``privacy.dpsgd.groups``); None if each is its own.
     """
 
     store: TokenStore
@@ -155,7 +155,7 @@ class Examples:
 
     @staticmethod
     def concatenate(parts: Sequence[Examples]) -> Examples:
-        """All parts as one, with their features and groups where all of them have some."""
+        """All parts as one, with their features and groups if all of them have some."""
         features = [part.features for part in parts if part.features is not None]
         groups = [part.groups for part in parts if part.groups is not None]
         return Examples(

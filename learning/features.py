@@ -1,6 +1,6 @@
 """Features of a frozen base model, computed once for an owner's data and reused ever after.
 
-Where only a head is trained, the base model gives the same features in every round, step and
+If only a head is trained, the base model gives the same features in every round, step and
 evaluation. They are computed in passes of one shape (``shapes``), so that the bits of a record depend
 on no other record, and kept in the cache as one memory-mapped file. Of many records each few hundred are
 kept as soon as they are done, so that who stops, or is stopped, goes on from there.

@@ -11,7 +11,7 @@ cost more, it is the next whole multiple of that number. A pass costs what passe
 model was loaded, before any record was read, its batch included.
 
 Assumptions: how long a pass takes follows from its shape, not from the numbers in it (not so with mixtures of
-experts, where it follows from how many experts a text asks); costs of shapes stand to each other as they were
+experts, if it follows from how many experts a text asks); costs of shapes stand to each other as they were
 measured: what is measured wrongly by a share moves an answer by that share of a pass for each pass that a
 record changes. A pass that a record makes fail counts as a whole one, wherever it failed.
 """
@@ -114,7 +114,7 @@ class Costs:
 
 
 ONE = Costs(1, (NO_LENGTH,), (1.0,), 1.0, fixed=False)
-"""Where each row is a pass that costs as much as any other."""
+"""For rows that are passes of their own, each of which costs as much as any other."""
 
 
 def invented_examples(learner: Learner, lengths: Sequence[int]) -> Examples:

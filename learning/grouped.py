@@ -44,7 +44,7 @@ def grouped(store: TokenStore, rows: np.ndarray, groups: np.ndarray | None) -> E
 def apart(rows: np.ndarray, train: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """Held-out `rows` but those of a group that is trained on: a group is on one side only.
 
-    So is it where the split is made by hashes; a file of held-out records may hold anything.
+    So it is if the split is made by hashes; a file of held-out records may hold anything.
     """
     return rows if groups is None else rows[~np.isin(groups[rows], groups[train])]
 

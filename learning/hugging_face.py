@@ -57,7 +57,7 @@ def _explained(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first, with its kind where that is all it says."""
+    """What an exception says first, with its kind if that is all it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

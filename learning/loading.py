@@ -54,7 +54,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     torch.manual_seed(job.seed)
     mean_head = job.pooled
     backbone = add_adapter(job, backbone, mean_head, found.missing, core=shaping.core)
-    # One mode for all modules: the trainer changes it only where the network says another.
+    # One mode for all modules: the trainer changes it only if the network says another.
     network = Network(backbone, None, job).eval()
     if job.kind.pools:
         with one_sentence(f"{job.model.base} cannot run as the job says"):

@@ -1,7 +1,7 @@
 """A loaded model as the rest of Umbel knows it: its shape, its tensors, and the job it is for.
 
 One process loads a base model once and serves many virtual clients with it: only the trained
-tensors change hands (``arrays`` and ``load``). Where nothing but a head is trained, the base model
+tensors change hands (``arrays`` and ``load``). If nothing but a head is trained, the base model
 runs once over an owner's data and its features stand in for the tokens from then on.
 """
 

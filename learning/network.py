@@ -24,7 +24,7 @@ BESIDE = frozenset({"labels", "targets", "weights", "features"})
 # per-example gradients; with explicit (B, T) positions every example has its own.
 EXPLICIT_POSITIONS = {"albert", "bert", "electra", "gpt2"}
 
-# At a third, two thirds and the end of the depth, where model.pooling is "layers".
+# At a third, two thirds and the end of the depth, if model.pooling is "layers".
 POOLED_LAYERS = 3
 
 

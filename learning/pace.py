@@ -67,7 +67,7 @@ class Pace:
     tested: float
     """Of each held-out record."""
     prepared: float
-    """Of each record before the first round: its features, where a head is trained on them."""
+    """Of each record before the first round: its features, if a head is trained on them."""
     filling: int = 0
     """As many records more is what rows that only fill a pass may take of a test, or of features."""
     again: int = 0
@@ -144,7 +144,7 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
 
 
 class _Looked(Nothing):
-    """Looks what passes cost, where an answer would be filled."""
+    """Looks what passes cost, if an answer would be filled."""
 
     costs: Costs
 

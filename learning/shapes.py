@@ -94,7 +94,7 @@ def weighed(batch: Batch, real: int | None = None) -> Batch:
 
 
 def rows_of(learner: Learner, *, on_features: bool = False) -> int:
-    """Rows of a pass without gradients: as many as in training, or one where places matter."""
+    """Rows of a pass without gradients: as many as in training, or one if places matter."""
     if not together(learner):
         return 1
     return FEATURES_AT_ONCE if on_features else _rows(learner)

@@ -24,7 +24,7 @@ def split_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training rows and held-out rows, each int64 and ascending; together all rows, once each.
 
-    A row is trained on when BLAKE2b of its unit (its group, or its text where it has no group) under
+    A row is trained on when BLAKE2b of its unit (its group, or its text if it has no group) under
     the key `secret`, read as a fraction of 2^64, lies below `training_share`. Guarantee: the side
     depends on secret, share and group or text alone. So rows of one group, and equal texts without a
     group, are never separated, also not between two owners with one secret; and who does not know
@@ -45,7 +45,7 @@ def split_rows(
 
 
 def units_of(corpus: Corpus) -> list[bytes]:
-    """What each row belongs to: its group, or, where it has none, its text.
+    """What each row belongs to: its group, or, if it has none, its text.
 
     The prefix keeps a group apart from a text that reads the same.
     """
@@ -73,7 +73,7 @@ def _keyed(secret: bytes, purpose: bytes, content: bytes, size: int) -> int:
 def fingerprint(texts: Iterable[str], labels: Iterable[object] | None) -> str:
     """SHA-256, in hexadecimal, of the rows as a multiset: neither path nor order matters.
 
-    Give label names rather than indices where the numbering may change.
+    Give label names rather than indices if the numbering may change.
     """
     digests = []
     if labels is None:

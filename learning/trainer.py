@@ -84,7 +84,7 @@ def train(
     touch: told of each record before it is used, one at a time: for a process that may die of it.
     filling: told of each batch, and then of how to spend work that nothing is kept of.
 
-    `seed` and `who` fix the order of batches and dropout where there is no privacy; private steps
+    `seed` and `who` fix the order of batches and dropout if there is no privacy; private steps
     draw their batches and noise from the secret stream. `local` is the strategy's half of the work here;
     it sees what steps came to after their noise, so it costs no privacy.
     """
@@ -131,7 +131,7 @@ def _train(
     passes = Passes(learner, examples, rows) if rows else None
     network.load(arrays)
     module = network.trained_part(on_features)
-    # Walking through all modules costs as much as a small step, so only where it changes something.
+    # Walking through all modules costs as much as a small step, so only if it changes something.
     if on_features or not module.training:
         module.train()
     device = network.device

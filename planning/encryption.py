@@ -29,7 +29,7 @@ _FEWEST_BITS = 10
 
 
 def server_sees(terms: Terms, cohort: int, further: Sequence[str] = ()) -> str:
-    """What the server can read where a cohort has so many clients, in one sentence.
+    """What the server can read if a cohort has so many clients, in one sentence.
 
     The fewest clients are those of any cohort that the members would accept, for the server picks it.
     further: channels that the strategy adds up beside the update, by name.
@@ -118,7 +118,7 @@ def encryption_refusals(
                 f"with encryption.minimum = {spec.minimum} and {numbers.colluders} possible "
                 "colluders in it; use more clients"
                 + (
-                    ' (or encryption.mode = "none", where every owner\'s policy allows it)'
+                    ' (or encryption.mode = "none", if every owner\'s policy allows it)'
                     if cohort < 3
                     else ", or lower encryption.colluders"
                     + (" or raise strategy.options.buffer" if terms.asynchronous else "")

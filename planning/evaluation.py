@@ -174,7 +174,7 @@ def evaluation_refusals(job: Job, facts: Sequence[ClientFacts], tests: int) -> l
 def evaluation_warnings(
     job: Job, facts: Sequence[ClientFacts], tests: int, blur: float | None
 ) -> list[str]:
-    """What tests tell beyond the guarantee, and where noise drowns their figures."""
+    """What tests tell beyond the guarantee, and that noise drowns their figures, if it does."""
     warnings = []
     if job.private and job.counts == "exact" and tests:
         warnings.append(

@@ -109,7 +109,7 @@ def delta_fits(job: Job, size: int) -> bool:
 
 
 def delta_refusal(job: Job, where: str) -> str:
-    """What plan and agent say where it does not fit."""
+    """What plan and agent say if it does not fit."""
     unit = "group" if job.per_group else "record"
     return (
         f"privacy.delta = {job.privacy.delta:g} is not below 1 / published size at {where}: it "
@@ -150,7 +150,7 @@ def step_refusals(job: Job) -> list[str]:
 def spending(
     round_event: MechanismEvent, test_event: MechanismEvent | None, rounds: int, tests: int
 ) -> dict[str, MechanismEvent]:
-    """What so many rounds and tests spend, by what for; no tests where `test_event` is None."""
+    """What so many rounds and tests spend, by what for; no tests if `test_event` is None."""
     found = {"training": replace(round_event, steps=round_event.steps * rounds)}
     if test_event is not None:
         found["tests"] = replace(test_event, steps=test_event.steps * tests)
@@ -213,7 +213,7 @@ def _steps_keys(job: Job) -> str:
 
 
 def more_for_tests(job: Job) -> str:
-    """What to do where tests have too little epsilon, whether or not the job has set its key."""
+    """What to do if tests have too little epsilon, whether or not the job has set its key."""
     if job.evaluation.epsilon is not None:
         return f"raise evaluation.epsilon (now {job.tests_epsilon:g})"
     return (

@@ -104,7 +104,7 @@ class Plan:
         """Check everything together; a ``PlanRefused`` lists all reasons.
 
         `consortium` is the number of the roster's members (default: the clients are all of them),
-        `padding_cost` how many times the texts' own tokens are computed, where that is known.
+        `padding_cost` how many times the texts' own tokens are computed, if that is known.
         """
         terms = Terms(job, len(facts) if consortium is None else consortium)
         tests = under_way.tests if under_way else chosen_tests(terms, facts)

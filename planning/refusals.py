@@ -82,7 +82,7 @@ def plan_refusals(
 
 
 def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[str]:
-    """What a strategy cannot be right with; of a user's own, only where its code is `accepted`."""
+    """What a strategy cannot be right with; of a user's own, only if its code is `accepted`."""
     from ..strategies import keeps_state, refusals
 
     yield from refusals(job, accepted)

@@ -174,7 +174,7 @@ class Terms:
 
     @property
     def _hidden_client(self) -> float:
-        """What one client's part comes to where its whole update is clipped and hidden."""
+        """What one client's part comes to if its whole update is clipped and hidden."""
         (update, _), privacy = self.client_noise, self.job.privacy
         norm = privacy.clipping_norm * (_ADAPTIVE if privacy.clipping == "adaptive" else 1.0)
         if not self.job.noised_by_clients:

@@ -106,7 +106,7 @@ class Content:
         """One client's part. `update` is empty if nothing was trained, `counts` None untested.
 
         A client that was `unable` to train or test says so in the sum alone, with zeros for the rest:
-        a refusal would tell the server that its records, and nobody else's, are such. Where `part`
+        a refusal would tell the server that its records, and nobody else's, are such. If `part`
         hides whole clients, not even the sum tells.
         """
         nothing = not update and self.train

@@ -1,4 +1,4 @@
-"""Canaries that go through the real base model, where more than a head is trained.
+"""Canaries that go through the real base model, if more than a head is trained.
 
 A canary is an invented text with a loss of its own: a weight that no other text touches, and something
 that the base model says of the text. So its gradient runs through the base model's own layers, in the

@@ -43,7 +43,7 @@ def epsilon_lower_bound(
 ) -> float:
     """The largest epsilon (to 0.001, rounded down) that so many right guesses refute.
 
-    Where the training is (epsilon, delta)-differentially private, the result is at most that
+    If the training is (epsilon, delta)-differentially private, the result is at most that
     epsilon with probability `confidence`, over the coins and the training's own randomness.
     """
     allowed = 1 - confidence

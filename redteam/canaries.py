@@ -231,7 +231,7 @@ def audit_mechanism(
 
 
 def guessable(canaries: int, delta: float) -> int:
-    """How many canaries are guessed: where delta is large, not all.
+    """How many canaries are guessed: if delta is large, not all.
 
     The bound gives 2 m delta away, so that with 10,000 canaries at delta = 1e-3 nothing at all would
     follow from the guesses.

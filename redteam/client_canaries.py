@@ -1,4 +1,4 @@
-"""The canary audit where noise hides whole clients: does a sum leak more than it claims?
+"""The canary audit if noise hides whole clients: does a sum leak more than it claims?
 
 A canary is a client whose update is one of two, as far apart as clipping allows; a coin says which.
 The attacker sees the sums of all rounds but for the other clients' updates, which he knows, and

@@ -210,6 +210,6 @@ def _head(learner: Learner) -> str | None:
 
 
 def _embedding(learner: Learner) -> str | None:
-    """Name of the token embeddings, where they are trained."""
+    """Name of the token embeddings, if they are trained."""
     table = learner.network.backbone.get_input_embeddings().weight  # type: ignore[operator]
     return next((name for name, p in learner.network.trained_parameters() if p is table), None)

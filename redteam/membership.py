@@ -53,7 +53,7 @@ def attack(groups: Sequence[Losses]) -> Membership:
     members, others = map(np.concatenate, zip(*groups, strict=True))
     if min(len(members), len(others)) == 0:
         raise ValueError("There must be both members and non-members.")
-    # A side of one has no variance of its own; where all groups are like that, they are pooled.
+    # A side of one has no variance of its own; if all groups are like that, they are pooled.
     groups = [group for group in groups if min(map(len, group)) > 1] or [(members, others)]
     weights = np.array([len(m) * len(o) / (len(m) + len(o)) for m, o in groups])
     weights /= weights.sum()

@@ -109,7 +109,7 @@ def _flatten(job: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _titles(records: Sequence[RunRecord]) -> list[str]:
-    """Job names where they tell the runs apart, else the folders' names."""
+    """Job names if they tell the runs apart, else the folders' names."""
     seen = Counter(record.name for record in records)
     return [
         record.name if seen[record.name] == 1 else record.folder.resolve().name

@@ -62,7 +62,7 @@ def percentile_band(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, n
 
 
 def metric_axis(axes: Axes, metric: MainMetric, values: list[float]) -> None:
-    """Scale and ticks for `metric`: percent, or a logarithm where perplexity spans decades."""
+    """Scale and ticks for `metric`: percent, or a logarithm if perplexity spans decades."""
     if metric.key == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_ylim(max(0, min(values) - 0.04), min(1, max(values) + 0.04))

@@ -108,7 +108,7 @@ NOISED = (
 
 
 def main_text(record: RunRecord, figures: Json) -> str:
-    """The main figure, with its noise as one standard deviation where it has some."""
+    """The main figure, with its noise as one standard deviation if it has some."""
     return (
         _with_noise(record, figures) if record.noised else figure_text(figures, record.metric.key)
     )

@@ -13,7 +13,7 @@ from .tables import facts_table, plain_table
 
 
 def strategies_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A line for each; bytes and refusals where a job was given."""
+    """A line for each; bytes and refusals if a job was given."""
     in_job = any("bytes_up" in row for row in rows)
     table = plain_table()
     table.add_column("Name", no_wrap=True)

@@ -199,7 +199,7 @@ def _costs(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def public_facts(record: RunRecord) -> list[tuple[str, str]]:
-    """The main figure on the public hold-out, before training and after, where there is one."""
+    """The main figure on the public hold-out, before training and after, if there is one."""
     key = record.metric.key
     final, before = number(record.public_final, key), number(record.public_before, key)
     if final is None:
@@ -248,7 +248,7 @@ def _time_line(record: RunRecord) -> str:
 
 
 def _here(path: Path) -> Path:
-    """The path as one would type it: from the current folder where it lies below."""
+    """The path as one would type it: from the current folder if it lies below."""
     full = path.resolve()
     here = Path(os.getcwd())
     return full.relative_to(here) if full.is_relative_to(here) and full != here else path

@@ -1,4 +1,4 @@
-"""What was decided on figures, in words: where training ended early, and which model was kept."""
+"""What was decided on figures, in words: when training ended early, and which model was kept."""
 
 from __future__ import annotations
 

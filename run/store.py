@@ -115,7 +115,7 @@ class Store:
             self.set_status(name, "failed", reason)
 
     def change(self, name: str, before: tuple[Status, ...], after: Status) -> bool:
-        """Set a status only where it is one of `before`; whether it was."""
+        """Set a status only if it is one of `before`; whether it was."""
         marks = ", ".join("?" * len(before))
         with self._open() as database:
             done = database.execute(

@@ -91,7 +91,7 @@ def _moments(updates: Sequence[Arrays]) -> dict[str, tuple[np.ndarray, np.ndarra
 class Attackers:
     """All attackers of a simulation, as one process knows them.
 
-    What a colleague would send honestly is computed here once more, with noise from the job's seed where
+    What a colleague would send honestly is computed here once more, with noise from the job's seed if
     steps have noise: so it is the same in every process, and no process waits for another.
     """
 

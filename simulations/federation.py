@@ -58,7 +58,7 @@ class Federation:
         return len(self.job.data.labels or ())
 
     def padding_cost(self) -> float | None:
-        """How many times the tokens of texts are computed where all are padded to one length."""
+        """How many times the tokens of texts are computed if all are padded to one length."""
         if self.job.model.padding == "longest":
             return None
         lengths = np.diff(self.store.offsets)

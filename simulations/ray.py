@@ -135,7 +135,7 @@ class _RayGrid(CohortGrid):
 
 
 def _backend(actors: int) -> dict[str, Any]:
-    """An actor takes one CPU, and its share of the GPUs where there are any."""
+    """An actor takes one CPU, and its share of the GPUs if there are any."""
     import torch
 
     gpus = torch.cuda.device_count()

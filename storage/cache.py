@@ -51,7 +51,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def write_once(path: Path, write: Callable[[Path], object], *, private: bool = True) -> Path:
-    """As ``storage.files.write_once``; an ``UmbelError`` says what to do where it cannot be written."""
+    """As ``storage.files.write_once``; an ``UmbelError`` says what to do if it cannot be written."""
     try:
         return files.write_once(path, write, private=private)
     except OSError as error:

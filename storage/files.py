@@ -16,7 +16,7 @@ from ..errors import FileError
 def write_durably(path: Path, content: bytes | Iterable[bytes], *, secret: bool = False) -> None:
     """Write a file that survives a crash: afterwards there is the old one or the new one, whole.
 
-    What is long may come in parts. `secret` lets only the owner of the file read it. Where it cannot
+    What is long may come in parts. `secret` lets only the owner of the file read it. If it cannot
     be written, ``FileError``, and what stood at `path` before stays as it was.
     """
     _write(path, content, secret=secret, lasting=True)
@@ -65,7 +65,7 @@ def write_once(path: Path, write: Callable[[Path], object], *, private: bool = T
     """Let `write` make a file or folder under a temporary name, then move it to `path`, unless it is there.
 
     Two processes may race: both write, one move wins, and what stands there is whole either way. What is
-    `private` only this user can read, in the making too. An ``OSError`` where it cannot be written.
+    `private` only this user can read, in the making too. An ``OSError`` if it cannot be written.
     """
     if path.exists():
         return path
@@ -155,7 +155,7 @@ def private_folder(path: Path) -> Path:
 
     Guarantee: when it returns, `path` is a folder of this user, closed to others, and no other user can
     have put it there, or can put another in its place: each folder on the way was opened by its name in
-    the one above, not through a link, and is this user's or root's; where others may write in it, it is
+    the one above, not through a link, and is this user's or root's; if others may write in it, it is
     sticky, so that they cannot move what is not theirs. Anything else is a ``FileError``.
 
     Assumptions: root is trusted, and changes nothing meanwhile.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.learning import heard
+from umbel.learning import progress
 
 logging.getLogger("umbel.clock")  # one that is there before
 
@@ -94,8 +94,8 @@ def removed_variable():
 
 
 def listener():
-    heard.listen(print)
-    return lambda: heard.listen(None)
+    progress.listen(print)
+    return lambda: progress.listen(None)
 
 
 def language():

@@ -63,7 +63,7 @@ def parsed(name: str, array: Array) -> np.ndarray:
 
 
 def _packed_here(array: Array) -> np.ndarray | None:
-    """A read-only view of the values, where the bytes are laid out as ``to_array_record`` does.
+    """A read-only view of the values, if the bytes are laid out as ``to_array_record`` does.
 
     ``Array.numpy`` copies the values, and compiles the text of the header again for every array.
     """

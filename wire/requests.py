@@ -13,8 +13,8 @@ evaluate        assignment, arrays (global model)     counts of the held-out rec
 
 At the end ``query.result`` brings the run's result, which the reply says is kept.
 
-Where a train request asks for it, its reply also holds the counts of the model that it brought. Both
-carry, where the job spends privacy, the sealed head of the owner's ledger for the certificate.
+If a train request asks for it, its reply also holds the counts of the model that it brought. Both
+carry, if the job spends privacy, the sealed head of the owner's ledger for the certificate.
 
 A strategy of two sums asks once more, after the first sum, for what it needs of the same update; nothing is
 trained for that.

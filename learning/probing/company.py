@@ -54,7 +54,7 @@ class Company:
     def groups(self) -> Groups:
         """Beside texts of ``max_length``, then beside each other and moved, then alone again.
 
-        And with other padding: where only the padding token's own row of zeros kept it from others, one
+        And with other padding: if only the padding token's own row of zeros kept it from others, one
         step of training, or another token, would let it through. Heads of an architecture's own may look
         for the padding token itself, and in texts of one length the padding is always the same.
         """

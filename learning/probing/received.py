@@ -12,8 +12,8 @@ which rounding decides the likeliest class of two of these texts or more: tests 
 gradients do not show that. Only weights, job and model decide, never a record.
 
 Not guaranteed: that real texts are rounded like invented ones. Weights made to tell them apart could
-pass. It is a second lock: where passes have one shape (``shapes``), rounding cannot carry anything from
-record to record, whatever the weights. Where every text goes through the model alone and in one shape
+pass. It is a second lock: if passes have one shape (``shapes``), rounding cannot carry anything from
+record to record, whatever the weights. If every text goes through the model alone and in one shape
 (``training.microbatch = 1`` with ``model.padding = "max_length"``), only the largest entry is looked at.
 
 An honest model whose weights are large can be as sensitive, by itself or after some rounds. The base
@@ -137,7 +137,7 @@ class ReceivedWeights:
         )
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:
-        """Both, as tokens or as features, which no trained weight changes where a head alone trains."""
+        """Both, as tokens or as features, which no trained weight changes if a head alone trains."""
         if autocast not in self._passes:
             learner = self._learner
             featured = learner.network.head_alone and head_reads_features(learner)

@@ -12,7 +12,7 @@ Padding = Literal["longest", "max_length"]
 class Verdict:
     """`padding` is the least that makes texts independent; None if they are not, however padded.
 
-    `reason` says what was seen where the padding is not "longest". Both come from invented texts, so
+    `reason` says what was seen if the padding is not "longest". Both come from invented texts, so
     they tell nothing of any record.
     """
 

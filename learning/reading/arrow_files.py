@@ -131,7 +131,7 @@ def _table(
         classes = feature.get("names") if isinstance(feature, dict) else None
         if not isinstance(classes, list):
             classes = None
-        # What is optional is missing where it cannot be read.
+        # What is optional is missing if it cannot be read.
         missed = {} if name in extra else faults
         values[name] = arrow_cells(name, column_at(table, name), classes, name == text, missed)
     for row in faults:

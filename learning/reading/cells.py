@@ -32,7 +32,7 @@ def as_name(value: object) -> str | None:
 
 
 def cell(name: str, value: object, is_text: bool) -> str | None:
-    """A value of the column `name`; `is_text`: where nothing but a string will do.
+    """A value of the column `name`; `is_text`: if nothing but a string will do.
 
     Raises ``DataError`` without the place, which its caller knows.
     """
@@ -98,7 +98,7 @@ def arrow_cells(
 
 
 def _class_name(name: str, value: object, classes: list[object]) -> object:
-    """The class that a number stands for; None for -1, which datasets writes where none is known."""
+    """The class that a number stands for; None for -1, which datasets writes if none is known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():

@@ -37,7 +37,7 @@ def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> N
 
 
 def renamed(names: Sequence[str], wanted: Iterable[str]) -> list[str]:
-    """The names as they are `wanted`, where the only difference is blanks around the name of one column."""
+    """The names as they are `wanted`, if the only difference is blanks around the name of one column."""
     found = list(names)
     for name in wanted:
         alike = [at for at, one in enumerate(found) if one.strip() == name]

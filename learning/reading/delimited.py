@@ -8,8 +8,8 @@ and ``MOST_CHARACTERS`` characters if it is more than one. A line at which no su
 that cannot be read, and reading goes on at the next line. So a quote that is not closed costs its own line,
 and not all that follow.
 
-Guarantee: where records are lines, one that is damaged affects none but itself and, if a quote that it
-leaves open meets one that looks like its end, the next ``MOST_LINES`` - 1. Where records span several
+Guarantee: if records are lines, one that is damaged affects none but itself and, if a quote that it
+leaves open meets one that looks like its end, the next ``MOST_LINES`` - 1. If records span several
 lines, the lines of a damaged one may be read as records of their own. Formats that mark a record's end
 (lines of JSON, Parquet, saved datasets) have no such neighbours.
 """
@@ -79,7 +79,7 @@ def header_of(path: Path, codec: str, layout: Layout, wanted: Sequence[str] = ()
     """The header: the first line that is not blank, behind a line "sep=..." if there is one.
 
     It is separated by a comma in CSV and a tab in TSV if one stands in it; else by a comma, semicolon (as
-    spreadsheets write where the comma is decimal), tab or bar, whichever makes most columns of it. If only
+    spreadsheets write if the comma is decimal), tab or bar, whichever makes most columns of it. If only
     another of these makes the columns that are `wanted`, it is that. If the first row has not the columns
     that are `wanted`, the header is the first row that has them; if none are, see ``header_row``.
     """

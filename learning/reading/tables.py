@@ -45,7 +45,7 @@ def read_table(
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
-    Columns in `optional` are read where they exist, and their values where they can be read. `split` picks
+    Columns in `optional` are read if they exist, and their values if they can be read. `split` picks
     a split of a dataset folder; None takes "train", or the only one there is. A record that cannot be read
     stands without values (``Table.faults``); up to 1 % of them are no error. How the file is written is
     found by a look at all of it, as far as `layout` does not say.

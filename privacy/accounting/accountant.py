@@ -106,7 +106,7 @@ def canonical(events: Iterable[MechanismEvent]) -> Events:
 def epsilon(events: Iterable[MechanismEvent], delta: float) -> float:
     """Upper bound on epsilon of the composition of `events` at `delta`; 0.0 for no events.
 
-    Infinite where no epsilon holds (a step without noise), and above 100,000. For Gaussian steps
+    Infinite if no epsilon holds (a step without noise), and above 100,000. For Gaussian steps
     accurate to about 0.1 %, for epsilons above 0.01; with concentrated releases among them as loose
     as Renyi accounting at most, 9 to 26 %. So are more than 128 different mechanisms, which are merged
     into fewer with less noise and more sampling: looser, never too low. A mechanism costs some 10 ms
@@ -129,7 +129,7 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
     """The smallest sigma (to 0.1 %, rounded up) whose `steps` steps cost at most `epsilon`.
 
     ``epsilon([MechanismEvent(sigma, sampling_rate, steps)], delta)`` of the result never passes the
-    target. Raises ``PlanRefused``, with the epsilon that could be met, where no sigma up to 10,000
+    target. Raises ``PlanRefused``, with the epsilon that could be met, if no sigma up to 10,000
     is enough. Cached; about ten evaluations of the accountant.
     """
     MechanismEvent(0.0, sampling_rate, steps)
@@ -255,7 +255,7 @@ def _interval(steps: list[tuple[losses.Mechanism, int]], magnitude: float) -> fl
 
 
 def _variance(sigma: float, rate: float) -> float:
-    """Of one step's loss, roughly: chi-squared divergence where it is small."""
+    """Of one step's loss, roughly: chi-squared divergence if it is small."""
     precision = sigma**-2
     if rate == 1:
         return precision
@@ -322,7 +322,7 @@ def _noise_multiplier(target: float, delta: float, sampling_rate: float, steps: 
 
 
 def _between(low: float, high: float, cost_low: float, cost_high: float, target: float) -> float:
-    """Interpolate log epsilon over log sigma; the middle where that leaves the bracket."""
+    """Interpolate log epsilon over log sigma; the middle if that leaves the bracket."""
     share = 0.5
     if math.isfinite(cost_low) and cost_high > 0:
         share = math.log(cost_low / target) / math.log(cost_low / cost_high)

@@ -80,7 +80,7 @@ class Losses:
         return min(high, max(low, 0.0, high + math.log(rest / shares)))
 
     def _epsilon_by_halving(self, delta: float) -> float:
-        """The least point of the grid that holds with `delta`, where e^loss overflows."""
+        """The least point of the grid that holds with `delta`, if e^loss overflows."""
         low, high = -1, self.lowest + len(self.masses)
         while high - low > 1:
             middle = (low + high) // 2
@@ -119,7 +119,7 @@ def compose(steps: Sequence[tuple[Mechanism, int]], interval: float, way: Direct
 
 @lru_cache(maxsize=256)
 def losses(mechanism: Mechanism, interval: float, way: Direction) -> Losses:
-    """The losses of one step, where a record is taken away (P has it) or added (Q has it).
+    """The losses of one step, if a record is taken away (P has it) or added (Q has it).
 
     Within a cell of the grid the masses of P and of Q are both kept, by sharing the mass of P
     between the ends of the cell: the dots of "Connect the dots", Section 4.
@@ -142,7 +142,7 @@ def losses(mechanism: Mechanism, interval: float, way: Direction) -> Losses:
         p, q, lowest, infinite, bottom = without[::-1], with_record[::-1], -last, under, over
         grid = -grid[::-1]
     # a at the lower and b at the upper end: a + b = p, a e^-low + b e^-(low + interval) = q.
-    # Where e^low overflows, q is 0: all of p goes to the upper end.
+    # If e^low overflows, q is 0: all of p goes to the upper end.
     kept = np.exp(np.minimum(grid[:-1], _LARGEST_EXPONENT)) * q
     high_end = np.clip((p - kept) / -math.expm1(-interval), 0.0, p)
     masses = np.zeros(len(grid))
@@ -165,7 +165,7 @@ def _ends(mechanism: Mechanism) -> Array:
 
 
 def _loss(x: Array, sigma: float, rate: float) -> Array:
-    """log of (1-q) + q e^((2x-1)/(2 sigma^2)): the loss where the record is taken away."""
+    """log of (1-q) + q e^((2x-1)/(2 sigma^2)): the loss if the record is taken away."""
     exponent = (2 * x - 1) / (2 * sigma**2)
     if rate == 1:
         return exponent

@@ -133,7 +133,7 @@ def _forward_of(layer: nn.Module, record: Record) -> Callable[[Tensor], Tensor]:
     def forward(input: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return type(layer).forward(layer, input)
-        # The tensors are arguments so that the output has a gradient also where the input has none.
+        # The tensors are arguments so that the output has a gradient also if the input has none.
         tensors = [p for p in layer._parameters.values() if p is not None]
         output: Tensor = rule.apply(layer, record, input, *tensors)
         return output

@@ -141,7 +141,7 @@ class Factored:
         """(B,) float32, of the whole sum: cross terms between uses are in it.
 
         Guarantee: a norm is too small by no more than rounding (1e-6 of it) plus sqrt(numel) * 2^-63,
-        whatever the gradients; where it is longer than float32 can square, it is infinite or NaN.
+        whatever the gradients; if it is longer than float32 can square, it is infinite or NaN.
 
         Why: a square below 2^-126 is lost, and there is one for each number. From factors, squares are
         taken of numbers that were brought near 1 by powers of two, and they are rounded up by what

@@ -21,7 +21,7 @@ class ExampleGradients(Protocol):
         ...
 
     def norms(self, batch: int) -> Tensor:
-        """(B,) float32; not finite where the gradient, or its norm in float32, is not.
+        """(B,) float32; not finite if the gradient, or its norm in float32, is not.
 
         Raises ``ModelError`` if the pass cannot be told apart by example.
         """

@@ -101,7 +101,7 @@ class Groups:
 
 
 def numbered(names: Sequence[Hashable]) -> Ints:
-    """A number for each record, equal where the names are; an empty name is a group of its own.
+    """A number for each record, equal if the names are; an empty name is a group of its own.
 
     Numbers of records without a name are negative, so they never equal that of a named group.
     """

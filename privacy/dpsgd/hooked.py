@@ -107,7 +107,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
                 )
 
     def _kept(self, sample: Tensor) -> Tensor:
-        """The sample in float32, in memory that the last microbatch used where that is enough.
+        """The sample in float32, in memory that the last microbatch used if that is enough.
 
         Asking the system for fresh pages and giving them back took a tenth of every step.
         """
@@ -154,7 +154,7 @@ class HookedGradients(GradSampleModule):  # type: ignore[misc]
     ) -> None:
         """The examples' gradients must add up to the gradient, to `tolerances` (P,).
 
-        Where an example does not count, autograd's gradient has it nevertheless: there the check
+        If an example does not count, autograd's gradient has it nevertheless: there the check
         cannot be made, and the next pass makes it.
         """
         if not everybody:

@@ -50,7 +50,7 @@ class PrivateOptimizer:
     Guarantee: each ``step`` is one release of the Gaussian mechanism with standard deviation
     ``noise_multiplier * clipping_norm``, rounded to a public grid (``grid``), on a sum whose L2
     sensitivity is `clipping_norm` (to 1e-5 relative, the rounding of float32) when one example is added
-    or removed; where more than 4 million numbers are trained, whose parts are added up in float32 a few
+    or removed; if more than 4 million numbers are trained, whose parts are added up in float32 a few
     at a time, rounding can add to that what docs/dp-sgd.md says. With batches
     drawn by ``randomness.poisson_sample`` it is ``accounting.MechanismEvent(noise_multiplier,
     rate, steps=1)``. What the inner optimizer does with the result is post-processing. With batches
@@ -59,7 +59,7 @@ class PrivateOptimizer:
     An example whose gradient is not finite, or longer than float32 can square, counts as zero: its
     clipped gradient is then defined as zero, whose norm is within the bound, and no other example's
     part changes with it, so the guarantee holds without exception. Were it an error, whether the
-    step failed would tell something about one record, also where it happens to all of a batch. A
+    step failed would tell something about one record, also if it happens to all of a batch. A
     count goes to the owner's log and nowhere else. What stops a training that diverges is the
     weights, which follow from released steps and tell nothing more.
 
@@ -126,7 +126,7 @@ class PrivateOptimizer:
         tensors = list(self._parameters.values())
         self._sizes = [tensor.numel() for tensor in tensors]
         device = tensors[0].device
-        # Of a few microbatches; and of all, in float64 where there is one: over a million records a
+        # Of a few microbatches; and of all, in float64 if there is one: over a million records a
         # float32 sum would round away more than the bound allows.
         self._pending = 0
         wide = torch.float32 if device.type == "mps" else torch.float64

@@ -45,7 +45,7 @@ class Ledger(LedgerFile):
         dataset: the account's name, under the word that earlier ledgers have for it. key: names the
         request (run, round, attempt).
 
-        Raises ``BudgetExceeded``, and charges nothing, where the composition of all events of the
+        Raises ``BudgetExceeded``, and charges nothing, if the composition of all events of the
         account with this one would pass `limit`. With ``replay=False`` a key that was seen before
         is charged again: what ran before a crash counts as spent. With ``replay=True`` the same key
         with the same event and job is charged once. That is right only for reproducible runs,

@@ -31,8 +31,8 @@ class LedgerFile:
     """Append-only, hash-chained, witnessed rows.
 
     Guarantees: processes that hold the same file open take turns. Every method but ``identity``
-    raises ``LedgerError`` if a row was edited, inserted or cut out, where the file is an older
-    copy than its witness has seen, or where it is another ledger than its witness knows.
+    raises ``LedgerError`` if a row was edited, inserted or cut out, if the file is an older
+    copy than its witness has seen, and if it is another ledger than its witness knows.
 
     The chain is checked row by row whenever rows are shown (``entries``, ``verify``), and before a
     row is added wherever the file is not, byte for byte, the one that was written last: its SHA-256
@@ -52,7 +52,7 @@ class LedgerFile:
         """Open the ledger at `path`, or begin one; wait `patience` seconds for other processes.
 
         A ledger of version 1 is checked whole and then goes on as version 2. `recovering` begins a
-        ledger where its witness has seen one before, for ``recover`` to fill.
+        ledger if its witness has seen one before, for ``recover`` to fill.
         """
         self.path = Path(path)
         self._witness = Witness(self.path)
@@ -117,8 +117,8 @@ class LedgerFile:
     def recover(self, *, accept: bool = False) -> int:
         """Bring back the rows that only the witness still has; return how many.
 
-        Where the witness is missing or knows another ledger, nothing can be brought back. With
-        `accept` the owner then takes the ledger as it is: a row that says so is added (also where
+        If the witness is missing or knows another ledger, nothing can be brought back. With
+        `accept` the owner then takes the ledger as it is: a row that says so is added (also if
         the clock is behind the last row), and a new witness begun. What was spent and is not in
         this ledger is then forgotten for good.
         """
@@ -322,7 +322,7 @@ class LedgerFile:
 
     @contextmanager
     def _view(self, whole: bool = False) -> Iterator[None]:
-        """One read transaction on a checked ledger; `whole` where the block checks every row."""
+        """One read transaction on a checked ledger; `whole` if the block checks every row."""
         with self._explained("read"):
             # The witness first: it never knows a row that the ledger does not have yet.
             seen = self._witness.last()

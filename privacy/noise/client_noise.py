@@ -1,6 +1,6 @@
 """Noise that hides a client's whole data set in the sum of a cohort's updates.
 
-Each client clips its update, puts it on the grid of the sum (``secagg.fixed_point``), and, where the
+Each client clips its update, puts it on the grid of the sum (``secagg.fixed_point``), and, if the
 mechanism is distributed, adds its share of discrete Gaussian noise there (Kairouz, Liu, Steinke
 2021, "The Distributed Discrete Gaussian Mechanism"). Nothing but the sum is ever opened. Two steps
 of that paper are left out: it rotates updates and rounds on condition, because its words are short.

@@ -116,7 +116,7 @@ def noise_beside(
     beside: MechanismEvent | None,
     kind: Kind = "gaussian",
 ) -> float:
-    """``accountant.noise_multiplier`` where `beside` is spent as well, and for noise of any `kind`.
+    """``accountant.noise_multiplier`` if `beside` is spent as well, and for noise of any `kind`.
 
     Raises ``PlanRefused`` if no noise is enough.
     """

@@ -2,7 +2,7 @@
 
 Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy", algorithms 1 to
 3: rejection sampling with coins of probability exp(-gamma). A coin compares a uniform number with
-that probability, bit by bit until they differ. Floating point does so for whole arrays, and where
+that probability, bit by bit until they differ. Floating point does so for whole arrays, and if
 its error could matter (one coin in 10^13) more bits and digits decide. So draws are exact, the same
 on every machine, and take about a fifth of a microsecond each.
 """
@@ -36,8 +36,8 @@ def discrete_gaussian(n: int, variance: Fraction, stream: SecretStream) -> Integ
 
     Guarantee: added to a whole-number query that a neighbour changes by at most s (in L2, for a
     vector), the result is (s^2 / (2 variance))-zCDP (theorems 4 and 14 there). A sum of k such draws is as
-    good as one draw with k times the variance up to a distance below k 10^-16 where the variance is
-    at least 4, and below 10^-1000 where it is at least 400 (Kairouz, Liu, Steinke 2021, "The
+    good as one draw with k times the variance up to a distance below k 10^-16 if the variance is
+    at least 4, and below 10^-1000 if it is at least 400 (Kairouz, Liu, Steinke 2021, "The
     Distributed Discrete Gaussian Mechanism", theorem 1).
 
     Assumptions: those of ``SecretStream``. The running time depends on the draws.

@@ -37,7 +37,7 @@ def published_size(count: int, stream: SecretStream) -> int:
     """`count` with two-sided geometric noise of scale 10, and never below ``SMALLEST_SIZE``.
 
     Guarantee: (0.1, 0)-differentially private for whatever changes `count` by at most one: one
-    record more or less, or one group where groups are counted (Ghosh, Roughgarden, Sundararajan
+    record more or less, or one group if groups are counted (Ghosh, Roughgarden, Sundararajan
     2009, "Universally Utility-Maximizing Privacy Mechanisms", definition 2.1). The floor is
     post-processing.
 

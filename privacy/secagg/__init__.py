@@ -44,7 +44,7 @@ k/2 members in a row keep an honest survivor, so that honest survivors stay conn
 
 Assumptions: the roster's key is honest and pinned; X25519 (decisional Diffie-Hellman with hashing),
 Ed25519, AES and SHA-256 are what they are taken for; members' random numbers are the operating
-system's; colluders are at most n_C, and chosen before the nonces where there is a circle. Static
+system's; colluders are at most n_C, and chosen before the nonces if there is a circle. Static
 corruption; no post-quantum security: who records a slot today and breaks X25519 later reads it.
 
 Not covered: what the sum itself tells, or two sums of different contents over overlapping sets of

@@ -189,7 +189,7 @@ class Aggregator(Collecting):
     def _find_liars(self, owner: str, right: Iterable[int], shares: dict[int, int]) -> None:
         """Name the senders of shares that do not belong with the `right` ones.
 
-        Nobody is named where another set with one of them fits as well: errors of several liars can
+        Nobody is named if another set with one of them fits as well: errors of several liars can
         cancel in the secret, and then honest shares look wrong.
         """
         first, *rest = right

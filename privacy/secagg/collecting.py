@@ -199,7 +199,7 @@ class Collecting:
         """The manifest, and the prekeys of this member's neighbours.
 
         For a `repeat` also everybody else's, which state what became of the slots before; `others` are
-        those of other groups, where one is to be named.
+        those of other groups, if one is to be named.
         """
         near = set(self._near[name])
         far = [n for n in self.members if repeat and n != name and n not in near]

@@ -231,7 +231,7 @@ def _newest_first(files: Sequence[bytes | None]) -> list[tuple[_Sealed, bytes]]:
 
 
 def _highest(stored: Sequence[tuple[_Sealed, bytes]], known: bytes | None) -> tuple[int, int]:
-    """The highest slot and sequence that any file tells of, where they do not belong together."""
+    """The highest slot and sequence that any file tells of, if they do not belong together."""
     found: list[_Sealed | _Witness] = [sealed for sealed, _ in stored]
     with contextlib.suppress(ProtocolError):
         found.append(_Witness.from_bytes(known or b"", "this client"))

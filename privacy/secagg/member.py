@@ -186,7 +186,7 @@ class Member(Checks):
         """Whether the kept content of `what` may be masked in this slot; refuses if not.
 
         Its request passed ``check_upload`` before. `groups` are those in which its sum is opened once
-        more to name one of them, where the owner allows that.
+        more to name one of them, if the owner allows that.
         """
         asked = UploadRequest.from_bytes(request)
         if groups:

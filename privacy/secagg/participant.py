@@ -54,7 +54,7 @@ class Participant:
             return reply
 
     def check_upload(self, request: bytes, context: bytes) -> Manifest | tuple[bytes, Words]:
-        """What a request to upload is for; or, where it was answered before, that answer.
+        """What a request to upload is for; or, if it was answered before, that answer.
 
         Raises ``ProtocolError`` before any data is touched.
         """

@@ -61,7 +61,7 @@ def combine(shares: Mapping[int, int]) -> int:
 
 
 def decode(shares: Mapping[int, int], threshold: int) -> tuple[int, list[int]] | None:
-    """The secret and the points of wrong shares, where at most (shares - threshold) / 2 are wrong.
+    """The secret and the points of wrong shares, if at most (shares - threshold) / 2 are wrong.
 
     Gao's decoder of Reed-Solomon codes (Gao 2003, Algorithm 1): the extended Euclidean algorithm on
     the polynomial through all shares. None if no polynomial of degree < threshold is near enough.
