@@ -106,6 +106,10 @@ class _Marked(nn.Module):
     def head_alone(self) -> bool:
         return False
 
+    @property
+    def personal(self) -> Arrays:
+        return {f"network.{name}": array for name, array in self.network.personal.items()}
+
     def trained_part(self, on_features: bool) -> nn.Module:
         return self
 

@@ -27,6 +27,7 @@ class Kind(NamedTuple):
 
 
 _SAVE_AS = "Save it as .xlsx there, and name that file."
+_SAVE_SHEET = "Save it as .xlsx or CSV there, and name that file."
 _WEB = "Download the data itself: this may be a page to log in."
 
 WORKBOOK = Kind("an Excel workbook", (".xlsx", ".xlsm"), "Give it the ending .xlsx.")
@@ -46,11 +47,17 @@ BINARY = Kind("binary data of a format that Umbel does not know", (), "Check the
 BLANK = Kind(
     "blank", (*TEXT.endings, *JSON_TEXT.endings), "Check the path, or write the data again."
 )
+OLD_WORKBOOK = Kind(
+    "an Excel workbook of the old format, or one with a password", (".xls",), _SAVE_AS
+)
+BINARY_WORKBOOK = Kind("an Excel workbook of the binary format", (".xlsb",), _SAVE_AS)
+OPEN_DOCUMENT = Kind("an OpenDocument sheet", (".ods",), _SAVE_SHEET)
+ARCHIVE = Kind("an archive", (".tar", ".tgz"), "Unpack it, and name the file with the records.")
 _ZIP = Kind(
     "a zip archive", (".zip",), "Give it the ending .zip if it holds one file, else unpack it."
 )
 _MEMBERS = (
-    ("xl/workbook.bin", Kind("an Excel workbook of the binary format", (".xlsb",), _SAVE_AS)),
+    ("xl/workbook.bin", BINARY_WORKBOOK),
     ("xl/workbook.xml", WORKBOOK),
     (
         "word/document.xml",
@@ -60,19 +67,11 @@ _MEMBERS = (
         "ppt/presentation.xml",
         Kind("a PowerPoint file", (".pptx",), "Give the table in it, saved as CSV."),
     ),
-    (
-        "mimetype",
-        Kind(
-            "an OpenDocument sheet", (".ods",), "Save it as .xlsx or CSV there, and name that file."
-        ),
-    ),
+    ("mimetype", OPEN_DOCUMENT),
     ("[Content_Types].xml", WORKBOOK),
 )
 _BEGINNINGS = (
-    (
-        b"\xd0\xcf\x11\xe0",
-        Kind("an Excel workbook of the old format, or one with a password", (".xls",), _SAVE_AS),
-    ),
+    (b"\xd0\xcf\x11\xe0", OLD_WORKBOOK),
     (b"\x1f\x8b", Kind("compressed (gzip)", (".gz",), "Give it the ending {ending}.gz.")),
     (b"BZh", Kind("compressed (bzip2)", (".bz2",), "Give it the ending {ending}.bz2.")),
     (b"\xfd7zXZ", Kind("compressed (xz)", (".xz",), "Give it the ending {ending}.xz.")),
@@ -95,6 +94,25 @@ _MARKUP = (
     (b"<html", Kind("a web page", (".html", ".htm"), _WEB)),
     (b"<?xml", Kind("XML", (".xml",), "Export the table as CSV.")),
 )
+_CALLED = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".tab": "TSV",
+    ".feather": "a Feather file",
+    ".arrow": "an Arrow file",
+}
+READ = {
+    ending: _CALLED.get(ending, kind.what)
+    for kind in (TEXT, JSON_TEXT, WORKBOOK, PARQUET, FEATHER)
+    for ending in kind.endings
+}
+"""Endings of the formats that are read, and what these are called."""
+NOT_READ = {
+    ending: kind
+    for kind in (OLD_WORKBOOK, BINARY_WORKBOOK, OPEN_DOCUMENT, ARCHIVE)
+    for ending in kind.endings
+}
+"""Endings that say that a file cannot be read, and what it is."""
 _OBJECT = re.compile(rb'\s*(\[\s*)?\{\s*("[^"]*"\s*:|\})')
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from .encoding import TEXT_FILES
-from .kinds import BINARY, BLANK, JSON_TEXT, TEXT, Kind, kind_of
+from .kinds import BINARY, BLANK, JSON_TEXT, NOT_READ, READ, TEXT, Kind, kind_of
 from .packing import ending, inner_name, packing
 
 FORMATS = (
@@ -19,30 +19,7 @@ FORMATS = (
     "or .zip with one file), or a folder of datasets.save_to_disk"
 )
 
-_READABLE = {
-    ".csv": "CSV",
-    ".tsv": "TSV",
-    ".tab": "TSV",
-    ".jsonl": "JSON",
-    ".ndjson": "JSON",
-    ".json": "JSON",
-    ".xlsx": "an Excel workbook",
-    ".xlsm": "an Excel workbook",
-    ".parquet": "a Parquet file",
-    ".feather": "a Feather file",
-    ".arrow": "an Arrow file",
-}
-"""Endings of the formats that are read, and what they are called."""
 _SHAPELESS = (TEXT, JSON_TEXT, BINARY)
-_EXCEL = "an Excel workbook"
-_SAVE_AS = "Save it as .xlsx there, and name that file."
-_NAMES = {
-    ".xls": (_EXCEL, _SAVE_AS),
-    ".xlsb": (_EXCEL, _SAVE_AS),
-    ".ods": ("an OpenDocument sheet", "Save it as .xlsx or CSV there, and name that file."),
-    ".tar": ("an archive", "Unpack it, and name the file with the records."),
-    ".tgz": ("an archive", "Unpack it, and name the file with the records."),
-}
 
 
 def refuse_other_kinds(path: Path) -> None:
@@ -58,15 +35,15 @@ def refuse_other_kinds(path: Path) -> None:
     kind, suffix = kind_of(path), ending(path)
     if _fits(kind, suffix):
         return
-    named = _READABLE.get(suffix) or _NAMES.get(suffix, ("",))[0]
+    named = READ.get(suffix) or (NOT_READ[suffix].what if suffix in NOT_READ else "")
     is_not = f", not {named}" if named and kind in _SHAPELESS else ""
     raise DataError(f"{path} is {kind.what}{is_not}. {kind.remedy.format(ending=suffix)}")
 
 
 def _fits(kind: Kind, suffix: str) -> bool:
-    if suffix in _NAMES:
+    if suffix in NOT_READ:
         return kind is BINARY
-    if suffix not in _READABLE:  # lines of text, or what ``unknown_format`` refuses
+    if suffix not in READ:  # lines of text, or what ``unknown_format`` refuses
         return kind in _SHAPELESS or kind is BLANK
     # Whether binary data are text in some encoding is told by a look at all of them (``encoding``).
     return suffix in kind.endings or (kind is BINARY and suffix in TEXT_FILES)
@@ -75,9 +52,9 @@ def _fits(kind: Kind, suffix: str) -> bool:
 def unknown_format(path: Path) -> DataError:
     """The error for a file whose ending says nothing, with what it could be."""
     suffix = ending(path)
-    found = _NAMES.get(suffix) or _NAMES.get(path.suffix.lower())
+    found = NOT_READ.get(suffix) or NOT_READ.get(path.suffix.lower())
     if found is not None:
-        return DataError(f"{path} is {found[0]}, which Umbel does not read. {found[1]}")
+        return DataError(f"{path} is {found.what}: Umbel does not read that. {found.remedy}")
     if suffix == ".txt":
         return DataError(
             f"{path} has the ending .txt. If it is a table, give it the ending .csv or .tsv (the "
