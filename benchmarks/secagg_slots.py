@@ -35,7 +35,7 @@ class Bystander:
     """A member that is not measured: no journal, and its vector goes up as it is, in the clear.
 
     It makes, checks, signs and reveals all that a member does; only the masks are left out, and are
-    put into the running sum before that is opened (``Slots._balance``). So one measured client in a
+    put into the running sum before that is opened (``Balanced.balance``). So one measured client in a
     cohort of a hundred does not cost the time of a hundred.
     """
 
@@ -55,6 +55,17 @@ class Bystander:
 class _Unmasked(Member):
     def _masks(self, state: State, manifest: bytes, keys: dict[str, bytes]) -> list[Mask]:
         return []
+
+
+class Balanced(Aggregator):
+    """A server whose bystanders send unmasked vectors."""
+
+    def balance(self, plain: Words) -> None:
+        """Make the running sum what it were had the bystanders masked their vectors."""
+        secrets = {key: self._reconstruct(*key) for key in self._wanted()}
+        masks = [(key, -sign) for key, sign in self._unmasking(secrets)]
+        add_masks(plain, masks, os.cpu_count() or 1)
+        np.copyto(self._sum, plain)
 
 
 class Slots:
@@ -164,21 +175,21 @@ class Slots:
             assert prekey is not None
             self._following[name] = prekey
         if clear:
-            self._balance(server, plain)
+            server.balance(plain)
         del plain
         with meter.of("server"):
             total = server.open()
         self._check(total, server, update)
         return sent, server.survivors
 
-    def _open(self) -> Aggregator:
+    def _open(self) -> Balanced:
         self._number += 1
         slot = Slot("run", self._number, self.roster.hash, tuple(self.names))
-        return Aggregator(self.roster, slot)
+        return Balanced(self.roster, slot)
 
     def _uploads(
         self,
-        server: Aggregator,
+        server: Balanced,
         dropouts: int,
         update: Floats32,
         meter: Meter,
@@ -216,14 +227,7 @@ class Slots:
             del record, pieces, words
         return plain, shared is not None
 
-    def _balance(self, server: Aggregator, plain: Words) -> None:
-        """Make the running sum what it were had the bystanders masked their vectors."""
-        secrets = {key: server._reconstruct(*key) for key in server._wanted()}
-        masks = [(key, -sign) for key, sign in server._unmasking(secrets)]
-        add_masks(plain, masks, os.cpu_count() or 1)
-        np.copyto(server._sum, plain)
-
-    def _check(self, total: Total, server: Aggregator, update: Floats32) -> None:
+    def _check(self, total: Total, server: Balanced, update: Floats32) -> None:
         off = np.abs(total.mean[:1000] - update[:1000]).max()
         step = 2.0 ** -Scale(len(self.names), CLIP).bits * CAP / WEIGHT
         if total.members != len(server.survivors) or off > 2 * step:
