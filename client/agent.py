@@ -44,8 +44,7 @@ class Agent:
     operating system's, and `replayable` then says that a repeated request draws the same noise.
     `kept` is where a noised update stays until its round is closed; without it, a repetition is
     trained anew and charged. `states` is where the state lies that a strategy has an owner keep.
-    `timing` says when answers leave; without it, as soon as they are there. `rank` is that of the adapter
-    which the owner has chosen to train; 0: the job's.
+    `timing` says when answers leave; without it, as soon as they are there.
 
     Guarantee under privacy: what public numbers forbid is refused before a record is read, and short
     trips read none. The request for which records are read first is answered at a public time,
@@ -67,7 +66,6 @@ class Agent:
         kept: KeptUpdates | None = None,
         states: OwnStates | None = None,
         timing: Timing | None = None,
-        rank: int = 0,
     ) -> None:
         self.name = name
         self._policy = policy
@@ -89,7 +87,7 @@ class Agent:
             self._timing,
             policy.jobs.strategies,
             states,
-            rank,
+            policy.jobs.own_rank,
         )
 
     def handle(self, message: Message) -> Message:

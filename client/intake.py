@@ -35,7 +35,7 @@ from ..privacy.secagg.counted import Place, check_counted
 from ..storage.files import write_durably
 from ..strategies import leaves_own_model
 from ..wire.packing import SECAGG, bytes_of
-from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, TRAIN, Assignment, counted_of
+from ..wire.requests import EVALUATE, LEDGER, PREPARE, RESULT, SECOND, TRAIN, Assignment, counted_of
 from .account import KeptSize, SeededSize, Size
 from .agent import Agent
 from .answers import answered, job_of, log_error
@@ -57,7 +57,7 @@ from .worker import Setup
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
 
-_SPENDING = (PREPARE, TRAIN, EVALUATE)
+_SPENDING = (PREPARE, TRAIN, SECOND, EVALUATE)
 Stamp = tuple[tuple[str, int, int], ...]
 
 

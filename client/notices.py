@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UmbelError
 from ..job import Job
-from ..wire.requests import EVALUATE, PREPARE, RESULT, TRAIN, Assignment
+from ..wire.requests import EVALUATE, PREPARE, RESULT, SECOND, TRAIN, Assignment
 from .answers import job_of
 from .audit_log import AuditLog, Event
 from .decisions import Decisions
@@ -26,6 +26,7 @@ _LONGEST_RUN = 256
 _DOING = {
     PREPARE: "gets ready",
     TRAIN: "trains, round {round}",
+    SECOND: "answers for the second sum of round {round}",
     EVALUATE: "tests the model after round {round}",
     RESULT: "keeps the result",
 }

@@ -53,7 +53,7 @@ class Policy(Section):
     resources: ResourceRules = ResourceRules()
 
     @classmethod
-    def simulated(cls, job: Job) -> Policy:
+    def simulated(cls, job: Job, own_rank: int = 0) -> Policy:
         """A virtual owner's: it permits what the job asks, but perhaps not what the server can read."""
         most = sys.float_info.max
         return cls(
@@ -78,6 +78,7 @@ class Policy(Section):
                 max_batch=sys.maxsize,
                 max_length=sys.maxsize,
                 max_rank=sys.maxsize,
+                own_rank=own_rank,
                 max_rank_modules=sys.maxsize,
                 max_hours=most,
             ),

@@ -98,6 +98,7 @@ class Rounds:
     def check(self, assignment: Assignment, *, prepares: bool) -> None:
         """Refuse what public numbers forbid, also the budget if it `prepares`; it reads no record."""
         job = job_of(assignment)
+        self._strategy.check_rank(job)
         rounds_tested(job, assignment.tests)  # refuses a number that no plan has
         if assignment.participations < 0:
             raise MessageError(

@@ -138,6 +138,13 @@ class JobRules(Section):
     )
     max_length: int = Field(4096, ge=4, description="The longest text, in tokens.")
     max_rank: int = Field(256, ge=1, description="The highest rank of low-rank adapters.")
+    own_rank: int = Field(
+        0,
+        ge=0,
+        description="Train adapters of this rank here if a job's is larger, with a strategy that takes "
+        "different ranks, such as flexlora; a job with another strategy and a larger rank is refused. "
+        "0: the job's rank.",
+    )
     max_rank_modules: int = Field(
         65536,
         ge=1,

@@ -21,6 +21,7 @@ from ..strategies import (
     channels_over,
     heard_of,
     local_half,
+    rule_class,
     second_of,
     state_of,
     told_by,
@@ -57,6 +58,20 @@ class StrategyHere:
         self._name, self._work = name, work
         self._accepted, self._states, self._rank = accepted, states, rank
 
+    def check_rank(self, job: Job) -> None:
+        """Refuse (``PlanRefused``) a job whose strategy cannot take the rank that this owner has chosen."""
+        kind = rule_class(job.strategy, self._accepted)
+        if self._smaller(job) and not (kind and kind.ranked):
+            raise PlanRefused(
+                f"{self._name} trains adapters of rank {self._rank} (jobs.own_rank), the job has "
+                f"{job.rank}, and {job.strategy.name} adds up factors of one rank: set strategy.name = "
+                '"flexlora", or a smaller model.lora.rank'
+            )
+
+    def _smaller(self, job: Job) -> int:
+        """The owner's own rank, if it is smaller than the job's; else 0."""
+        return self._rank if 0 < self._rank < job.rank else 0
+
     def channels(self, job: Job, assignment: Assignment) -> Channels:
         """Of its round; a test of the first model goes with the first one."""
         round_ = max(1, assignment.round)
@@ -86,7 +101,7 @@ class StrategyHere:
         beside = beside_of(message.content, hears)
         rates = rates_of_round(assignment.round, job.training)
         if local is not None:
-            local.heard, local.rates, local.rank = beside, rates, self._rank
+            local.heard, local.rates, local.rank = beside, rates, self._smaller(job)
             local.steps = job.training.local_steps
         farthest = max((float(np.abs(a).max(initial=0.0)) for a in beside.values()), default=0.0)
         if job.private and not farthest * max(1.0, rates) <= MOST_WEIGHT:

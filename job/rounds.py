@@ -157,6 +157,12 @@ class SimulationSpec(Section):
         description="Factors by which named clients take longer on the virtual clock, such as "
         "{ client-0003 = 5.0 }.",
     )
+    ranks: list[PositiveInt] | None = Field(
+        None,
+        min_length=1,
+        description="Ranks of LoRA adapters that virtual clients choose, by turns, such as [4, 8, 16]; none "
+        "above model.lora.rank (docs/strategies.md). Default: all have that rank.",
+    )
     alone: bool = Field(
         False, description="Also train each client alone, with the same steps and privacy."
     )
@@ -173,6 +179,10 @@ class SimulationSpec(Section):
     def timed(self) -> bool:
         """Whether clients differ in speed on the virtual clock."""
         return self.speeds != "equal" or bool(self.slow)
+
+    def rank_of(self, place: int) -> int:
+        """The rank that the virtual client at this place chooses; 0: the job's."""
+        return self.ranks[place % len(self.ranks)] if self.ranks else 0
 
     @property
     def flips_labels(self) -> bool:

@@ -68,6 +68,7 @@ def plan_refusals(
     return [
         *_model_refusals(model),
         *_adapter_refusals(job),
+        *_rank_refusals(job),
         *_company_refusals(job, len(facts), begun=begun),
         *job_refusals(job),
         *(_strategy_refusals(job, None) if ":" in job.strategy.name else ()),
@@ -111,6 +112,25 @@ def _adapter_refusals(job: Job) -> Iterator[str]:
         f'strategy.name = "{job.strategy.name}" needs model.adapter = {fits}, and the job has '
         f'"{job.adapter}": take strategy.name = "{nearest(job)}", which fits it, or another adapter'
     )
+
+
+def _rank_refusals(job: Job) -> Iterator[str]:
+    """Different ranks of virtual clients, with a strategy that cannot take them."""
+    from ..strategies import rule_class
+
+    ranks = job.simulation.ranks or []
+    if not ranks:
+        return
+    kind = rule_class(job.strategy)
+    if kind is None or not kind.ranked:
+        yield (
+            f'simulation.ranks: strategy.name = "{job.strategy.name}" adds up factors of one rank; take '
+            'strategy.name = "flexlora", which takes products of any ranks, or leave out the ranks'
+        )
+    elif max(ranks) > job.rank:
+        yield (
+            f"simulation.ranks has {max(ranks)}, which is above model.lora.rank = {job.rank}: raise that"
+        )
 
 
 def nearest(job: Job) -> str:

@@ -203,7 +203,7 @@ class Site:
             self._work(share),
             self._federation.account(share),
             settings.ledgers / f"{share.name}.sqlite",
-            policy=Policy.simulated(job),
+            policy=Policy.simulated(job, job.simulation.rank_of(node - FIRST_NODE)),
             membership=membership(settings.owners, share.name) if job.encrypted else None,
             log=owner_log(settings.owners, share.name),
             secrets=self._secrets,

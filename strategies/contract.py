@@ -142,6 +142,8 @@ class Rule(ABC):
     """The kinds of ``model.adapter`` that it is for."""
     buffered: ClassVar[bool] = False
     """Whether it sums whoever is ready, in place of a round's cohort (``fedbuff``)."""
+    ranked: ClassVar[bool] = False
+    """Whether owners may train LoRA adapters of smaller ranks than the job's (``LocalRule.rank``)."""
     core: ClassVar[bool] = False
     """Whether LoRA's factors are fixed and made of the frozen weights, with a core between them that is
     trained (``learning.lora_core``)."""

@@ -54,6 +54,7 @@ OURS = {
     "ditto": "ditto:Ditto",
     "fedbuff": "fedbuff:FedBuff",
     "flexlora": "flexlora:FlexLora",
+    "lora-fair": "lora_fair:LoraFair",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""

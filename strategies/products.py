@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..job import Job
 
 OVERSAMPLING = 12
-SKETCH, PROJECTION = "sketches", "projections"
+SKETCH, PROJECTION, HELD = "sketches", "projections", "ranks"
 _SEED, _CLIENTS = "sketch-seed", "sketch-clients"
 _LEAST = 2.0**-4
 """Of what a channel reaches: where products are far below an update, it is rounded more finely."""
@@ -156,6 +156,16 @@ class Sketches(LocalRule):
         return changed.astype(np.float32)
 
 
+class PaddedSketches(Sketches):
+    """As `Sketches`, and says in the sum which columns of B its rank holds, so that padded means follow."""
+
+    def further(self, update: Arrays) -> Mapping[str, Arrays]:
+        held = {}
+        for pair, _ in self._pairs(update):
+            held[pair.b] = (np.arange(pair.rank) < (self.rank or pair.rank)).astype(np.float32)
+        return {**super().further(update), HELD: held}
+
+
 @dataclass(frozen=True)
 class MeanProduct:
     """The mean of w B_k A_k of one layer, as left @ right, with orthonormal columns on the left."""
@@ -182,6 +192,9 @@ class Products(FedAvg):
 
     fits = ("lora",)
     local = Sketches
+    ranked = True
+    padded: ClassVar[bool] = False
+    """Whether the rule takes the means of the factors as well; then the local half is `PaddedSketches`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,6 +202,7 @@ class Products(FedAvg):
         self._sketched: Arrays = {}
         self._projected: Arrays = {}
         self._q: Arrays = {}
+        self._held: Arrays = {}
 
     @classmethod
     def refusals(cls, job: Job) -> Iterator[str]:
@@ -206,7 +220,9 @@ class Products(FedAvg):
 
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
         sketches = self.asks(shapes)
-        further = (Channel(SKETCH, sketches, _LEAST),) if sketches else ()
+        further = [Channel(SKETCH, sketches, _LEAST)] if sketches else []
+        if self.padded and sketches:
+            further.append(Channel(HELD, {pair.b: (pair.rank,) for pair in pairs_of(shapes)}))
         return (Channel(UPDATE, shapes), *further)
 
     def second(self, shapes: Shapes) -> tuple[Channel, ...]:
@@ -243,11 +259,15 @@ class Products(FedAvg):
             of_a = along * np.abs(b).sum(axis=1).max()
             of_both = each * spread * along * math.sqrt(pair.rank) * c / 2
             most = max(most, of_b + of_a + of_both + np.abs(b @ a).max() / c)
-        reach = 2.0 ** math.ceil(math.log2(max(most, _LEAST)))
-        return {SKETCH if trip == 1 else PROJECTION: reach}
+        found = {SKETCH if trip == 1 else PROJECTION: most}
+        if self.padded and trip == 1:
+            found[HELD] = max(1.0, 1 / c)
+        return {name: 2.0 ** math.ceil(math.log2(max(far, _LEAST))) for name, far in found.items()}
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
-        (self._sketched if channel == SKETCH else self._projected)[name] = mean
+        {SKETCH: self._sketched, PROJECTION: self._projected, HELD: self._held}[channel][name] = (
+            mean
+        )
 
     def asked(self, model: Arrays) -> Arrays:
         """Q of each layer, orthonormal: (m, s).
@@ -270,7 +290,11 @@ class Products(FedAvg):
         """Of all tensors at once, as both sums are there."""
         following = super().next_model(model, mean_update)
         for pair in _pairs(model):
-            b, a = self.combined(self._mean_product(pair, model), *pair.factors(following))
+            b, a = pair.factors(following)
+            if pair.b in self._held:  # what smaller ranks leave out of the model that was sent
+                held, (sent_b, sent_a) = self._held.pop(pair.b), pair.factors(model)
+                b, a = b + sent_b * (held - 1), a + sent_a * (held - 1)[:, None]
+            b, a = self.combined(self._mean_product(pair, model), b, a)
             following[pair.b] = b.reshape(model[pair.b].shape)
             following[pair.a] = a.reshape(model[pair.a].shape)
         return following

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from umbel.errors import PlanRefused
+from umbel.run.events import Round
 from umbel.server.rounds import run_rounds
 from umbel.strategies.products import pairs_of
 from umbel.wire.requests import SECOND, TRAIN
@@ -53,3 +55,90 @@ def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
         assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
     for run in (clear, masked):
         assert set(run.grid.asked(SECOND).values()) == {1}
+
+
+def test_owners_of_smaller_ranks_train_exactly_those(start_run, open_job_of):
+    """Under privacy too, where each step's noise reaches every entry."""
+    sent = {}
+
+    def listen(request, reply, assignment):
+        if request.metadata.message_type == TRAIN:
+            record = reply.content["arrays"]
+            node = request.metadata.dst_node_id
+            sent[node] = {name: array.numpy() for name, array in record.items()}
+        return [reply]
+
+    sections = {**QUICK, "simulation": {"ranks": [1, 2]}}
+    run = start_run(open_job_of("bert", **sections), listen, name="mixed")
+    run_rounds(run)
+    held = set()
+    for node, update in sent.items():
+        rank = [1, 2][(node - 2) % 2]
+        for pair in pairs_of({name: array.shape for name, array in run.arrays.items()}):
+            b, a = pair.factors(update)
+            rows = set(np.flatnonzero(np.abs(a).sum(axis=1)))
+            assert rows == set(np.flatnonzero(np.abs(b).sum(axis=0))) == set(range(rank))
+            held.add(len(rows))
+    assert held == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "reason"),
+    [("fedavg", [1, 2], '"flexlora"'), ("flexlora", [1, 4], "model.lora.rank = 2")],
+)
+def test_ranks_that_cannot_be_are_refused_with_what_can(
+    start_run, open_job_of, name, ranks, reason
+):
+    sections = {**QUICK, "strategy": {"name": name}, "simulation": {"ranks": ranks}}
+    with pytest.raises(PlanRefused, match=reason):
+        start_run(open_job_of("bert", **sections))
+
+
+def test_a_round_begins_again_if_one_of_the_first_sum_is_missing_in_the_second(start_run, job_of):
+    """It is then trained again, and charged: what was opened once enters no other sum."""
+    silent = []
+
+    def fault(request, reply, assignment):
+        if request.metadata.message_type == SECOND and assignment.attempt == 0:
+            silent.append(request.metadata.dst_node_id)
+            return [] if request.metadata.dst_node_id == 2 else [reply]
+        return [reply]
+
+    run = start_run(job_of("bert", **QUICK), fault, name="missing", reproducible=False)
+    run_rounds(run)
+    first, second = run.folder.told(Round)
+    assert silent
+    assert (first.aggregated, second.aggregated) == (False, True)
+    assert all(second.epsilon[name] > first.epsilon[name] for name in first.epsilon)
+
+
+def test_the_second_sum_costs_nothing(start_run, job_of):
+    told = {}
+
+    def listen(request, reply, assignment):
+        kind = request.metadata.message_type
+        if kind in (TRAIN, SECOND):
+            told.setdefault(kind, {})[request.metadata.dst_node_id] = reply.content["metrics"][
+                "epsilon"
+            ]
+        return [reply]
+
+    run = start_run(job_of("bert", **QUICK), listen, name="cost")
+    run_rounds(run)
+    assert told[TRAIN] == told[SECOND]
+    assert all(told[TRAIN].values())
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"privacy": {"unit": "client", "delta": 0.1}}, '"ffa-lora"'),
+        ({"encryption": {"confirm": False}}, "encryption.confirm = true"),
+        ({"model": {"adapter": "head"}}, '"lora"'),
+    ],
+)
+def test_what_two_sums_cannot_be_right_with_is_refused_by_the_plan(
+    start_run, job_of, sections, reason
+):
+    with pytest.raises(PlanRefused, match=reason):
+        start_run(job_of("bert", **{**QUICK, **sections}))
