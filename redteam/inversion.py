@@ -22,6 +22,7 @@ import torch
 
 from ..learning.examples import Examples
 from ..learning.features import with_features
+from ..learning.inputs import Texts
 from ..learning.model import Learner
 from ..learning.steps import PrivateSteps
 from ..learning.tasks.task import Task
@@ -70,7 +71,9 @@ class View:
 
 
 def attack_of(learner: Learner) -> Attack | None:
-    """Which attack fits what the job trains; None if neither does."""
+    """Which attack fits what the job trains; None if neither does, as for records that are not texts."""
+    if not isinstance(learner.inputs, Texts):
+        return None
     if _embedding(learner) is not None:
         return "tokens"
     return "features" if _head(learner) is not None else None

@@ -32,6 +32,8 @@ def mislabelled(
     """Wrong labels put into training: what models say of them, from outside."""
     if subject.job.privacy.unit != "example":
         return {"skipped": no_claim(subject.job)}
+    if not subject.job.kind.labelled:
+        return {"skipped": "only for a task with classes"}
     if not learner.network.head_alone:
         return {
             "skipped": "only for a head on frozen features, because then training again is cheap"

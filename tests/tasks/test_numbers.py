@@ -7,7 +7,9 @@ import pytest
 
 from umbel.learning.predict import Predictor
 from umbel.planning.noise import change_of
+from umbel.redteam.audit import audit_run
 from umbel.reports.page import write_page
+from umbel.reports.predictions import Asked, prediction_line
 from umbel.simulations.engine import Options, simulate
 
 SIDE = 4
@@ -95,6 +97,20 @@ def slopes(count, seed):
     yield "0.5,0.5"
 
 
+def of_slopes(job_of, sighted, folder, model, **sections):
+    data = folder / "slopes.jsonl"
+    data.write_text("".join(json.dumps({"text": row}) + "\n" for row in slopes(240, 1)))
+    return job_of(
+        str(sighted / "bare"),
+        task="slopes",
+        model={"pooling": "own", "max_length": SIDE**2 + 1} | model,
+        data={"path": str(data), "label_column": None, "labels": None},
+        training={"learning_rate": 0.05, "batch_size": 40, "rounds": 3},
+        simulation={"partition": "iid", "clients": 3},
+        **sections,
+    )
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     "options",
@@ -120,19 +136,7 @@ def slopes(count, seed):
     ],
 )
 def test_a_task_with_counts_of_its_own_shape_is_one_file(job_of, tmp_path, sighted, options):
-    data = tmp_path / "slopes.jsonl"
-    data.write_text("".join(json.dumps({"text": row}) + "\n" for row in slopes(240, 1)))
-    model = {"pooling": "own", "max_length": SIDE**2 + 1} | options["model"]
-    job = job_of(
-        str(sighted / "bare"),
-        task="slopes",
-        model=model,
-        data={"path": str(data), "label_column": None, "labels": None},
-        privacy=options["privacy"],
-        evaluation=options.get("evaluation", {}),
-        training={"learning_rate": 0.05, "batch_size": 40, "rounds": 3},
-        simulation={"partition": "iid", "clients": 3},
-    )
+    job = of_slopes(job_of, sighted, tmp_path, **options)
     assert change_of(job).sums == 3
     run = simulate(job, Options(run_dir=tmp_path / "run", workers=1, reproducible=True)).path
     result = json.loads((run / "result.json").read_text())
@@ -143,6 +147,19 @@ def test_a_task_with_counts_of_its_own_shape_is_one_file(job_of, tmp_path, sight
     *rows, _ = slopes(20, 2)
     found = list(predictor.predict(rows))
     assert all(one.said and one.values.keys() == {"slope"} for one in found)
+    assert prediction_line(Asked(rows[0]), found[0], False).startswith("slope ")
+    assert json.loads(prediction_line(Asked(rows[0]), found[0], True))["values"] == found[0].values
     assert not any(one.said for one in predictor.predict([""]))
     card = (run / "adapter" / "README.md").read_text()
     assert "transformers and peft alone do not know how the task slopes reads records" in card
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
+def test_a_run_of_such_a_task_is_audited_as_far_as_that_goes(job_of, tmp_path, sighted):
+    job = of_slopes(job_of, sighted, tmp_path, {"adapter": "head"}, privacy=NOISED)
+    run = simulate(job, Options(run_dir=tmp_path / "run", workers=1, reproducible=True)).path
+    found = audit_run(run, canaries=40)
+    assert not found["broken"]
+    assert found["mislabelled"] == {"skipped": "only for a task with classes"}
+    assert "skipped" in found["inversion"]
