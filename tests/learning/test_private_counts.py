@@ -35,6 +35,35 @@ def test_one_record_changes_one_cell_by_one_and_the_loss_by_a_bounded_amount(see
     assert 0 <= whole.loss - less.loss <= LOSS_STEPS
 
 
+class Moments(ClassificationCounts):
+    """A loss, and two more sums, of which a record adds at most 1 and 1,000."""
+
+    @classmethod
+    def caps(cls, classes):
+        return *super().caps(classes), 1.0, 1000.0
+
+
+class WithMoments(TextClassification):
+    def sums(self, logits, batch):
+        return torch.stack([self.losses(logits, batch), logits[:, 0], logits[:, 1] ** 2], dim=1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_record_changes_each_sum_that_a_task_declares_by_a_bounded_amount(seed):
+    draw = np.random.default_rng(seed)
+    logits = torch.tensor(draw.choice(WILD, size=(6, 3)), dtype=torch.float32)
+    labels = torch.tensor(draw.integers(3, size=6))
+    task = PrivateTask(WithMoments(3), Moments, 3)
+    whole = task.counts(logits, {"labels": labels})
+    less = task.counts(logits[:-1], {"labels": labels[:-1]})
+    assert whole.sums.shape == (3,)
+    assert ((whole.sums - less.sums >= 0) & (whole.sums - less.sums <= LOSS_STEPS)).all()
+    assert np.abs(whole.cells - less.cells).sum() == 1
+    again = PrivateCounts.from_list(Moments, 3, whole.to_list())
+    assert (again.sums == whole.sums).all()
+    assert (whole.plus([0] * 9 + [1, -2, 3]).sums - whole.sums).tolist() == [1, -2, 3]
+
+
 def test_of_a_language_model_one_record_is_one_count_whatever_its_length():
     task = PrivateTask(CausalLm(), LanguageCounts, 0)
     ids = torch.randint(0, 50, (3, 9))
