@@ -61,8 +61,8 @@ def result_table(record: RunRecord) -> RenderableType:
         f"  {record.task}, {len(record.client_names):,} clients, ",
         (record.state, "green" if record.finished else "yellow"),
     )
-    language = record.metric.key == "perplexity"
-    table: RenderableType = _perplexity_table(record) if language else _accuracy_table(record)
+    accuracy = record.metric.key == "accuracy"
+    table: RenderableType = _accuracy_table(record) if accuracy else _before_and_after_table(record)
     if untested := untested_line(record):
         table = Text(f"\n{untested}\n", style="yellow")
     said = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
@@ -115,10 +115,11 @@ def _with_bar(row: Standing) -> Text:
     return Text(f"{bar(row.overall)} {row.overall_text}")
 
 
-def _perplexity_table(record: RunRecord) -> Table:
-    """Lower is better: how much each client's own text surprises the model."""
-    table = plain_table()
-    table.add_column("Perplexity on\nheld-out text", overflow="fold")
+def _before_and_after_table(record: RunRecord) -> Table:
+    """The main figure of each client's own held-out records, before training and after."""
+    table, key = plain_table(), record.metric.key
+    what = "text" if key == "perplexity" else "records"
+    table.add_column(f"{record.metric.label} on\nheld-out {what}", overflow="fold")
     for column in ("Before", "", "Federated"):
         table.add_column(column, justify="right")
     if record.local_only:
@@ -126,7 +127,7 @@ def _perplexity_table(record: RunRecord) -> Table:
     table.add_column("Epsilon", justify="right")
 
     def text(value: float | None) -> str:
-        return metric_text("perplexity", value)
+        return metric_text(key, value)
 
     def add(label: str, before: str, after: str, alone: str, spent: str, style: str = "") -> None:
         lone = [Text(alone)] if record.local_only else []
@@ -138,25 +139,25 @@ def _perplexity_table(record: RunRecord) -> Table:
         for name in record.client_names:
             add(
                 name,
-                text(number(before.get(name), "perplexity")),
-                text(number(after.get(name), "perplexity")),
-                text(number(own_metrics(alone.get(name)), "perplexity")),
+                text(number(before.get(name), key)),
+                text(number(after.get(name), key)),
+                text(number(own_metrics(alone.get(name)), key)),
                 epsilon_text(record.epsilon.get(name)),
             )
     else:
         add(
             "each client (median, range)",
-            spread_text((number(m, "perplexity") for m in before.values()), text),
-            spread_text((number(m, "perplexity") for m in after.values()), text),
-            spread_text((number(own_metrics(m), "perplexity") for m in alone.values()), text),
+            spread_text((number(m, key) for m in before.values()), text),
+            spread_text((number(m, key) for m in after.values()), text),
+            spread_text((number(own_metrics(m), key) for m in alone.values()), text),
             spread_text(record.epsilon.values(), epsilon_text),
         )
     largest = max(record.epsilon.values(), default=None)
-    lone = spread_text((number(m, "perplexity") for m in alone.values()), text)
+    lone = spread_text((number(m, key) for m in alone.values()), text)
     add(
         "all sites together",
-        figure_text(record.before, "perplexity"),
-        figure_text(record.final, "perplexity"),
+        figure_text(record.before, key),
+        figure_text(record.final, key),
         lone,
         epsilon_text(largest) if record.private else "no privacy",
         "bold cyan",
@@ -165,10 +166,10 @@ def _perplexity_table(record: RunRecord) -> Table:
         add("  as a server sees it", "", noised_text(record), "", "", "dim")
     for which, label in OWN_LABELS.items():
         if record.own_models:
-            add(label, "", figure_text(record.own_models[which], "perplexity"), "", "")
-    pooled = number(record.pooled, "perplexity")
+            add(label, "", figure_text(record.own_models[which], key), "", "")
+    pooled = number(record.pooled, key)
     if pooled is not None:
-        start = figure_text(record.before, "perplexity")
+        start = figure_text(record.before, key)
         add("pooled (yardstick)", start, text(pooled), "", "no privacy", "dim")
     return table
 

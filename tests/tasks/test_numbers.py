@@ -1,15 +1,19 @@
 """Tasks whose records are numbers: read, planned, trained with noise, tested, predicted, exported."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from umbel.learning.predict import Predictor
 from umbel.planning.noise import change_of
 from umbel.redteam.audit import audit_run
 from umbel.reports.page import write_page
 from umbel.reports.predictions import Asked, prediction_line
+from umbel.reports.tables import result_table
+from umbel.run.record import RunRecord
 from umbel.simulations.engine import Options, simulate
 
 SIDE = 4
@@ -143,6 +147,9 @@ def test_a_task_with_counts_of_its_own_shape_is_one_file(job_of, tmp_path, sight
     assert (result["task"], result["rounds"]) == ("slopes", 3)
     assert result["metrics"].keys() >= {"r2", "loss", "examples"}
     assert "R²" in write_page(run, ()).read_text(encoding="utf-8")
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(result_table(RunRecord.read(run)))
+    assert "R² on" in console.export_text()
     predictor = Predictor.load(run)
     *rows, _ = slopes(20, 2)
     found = list(predictor.predict(rows))
