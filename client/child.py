@@ -25,7 +25,7 @@ from ..privacy.noise.sizes import Sizes
 from ..storage.processes import start
 from ..strategies import LocalRule
 from ..wire.arrays import Arrays
-from .work import LocalData, OutOfTime
+from .work import LocalData, OutOfTime, Side
 from .worker import ROW, Model, Setup, without_records
 
 _MOST_UNEXPLAINED = 3
@@ -224,8 +224,10 @@ class WorkInChild:
     def checked(self, arrays: Arrays, names: Collection[str] | None = None) -> None:
         self._persistently("checked", arrays, names)
 
-    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
-        found: Counts = self._persistently("tested", job, arrays, fill=fill)
+    def tested(
+        self, job: Job, arrays: Arrays, *, fill: int | None = None, side: Side = "test"
+    ) -> Counts:
+        found: Counts = self._persistently("tested", job, arrays, fill=fill, side=side)
         return found
 
     def trained(

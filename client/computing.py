@@ -74,6 +74,8 @@ class Computing:
                 self._failed(job, found, error)
         if asked.trains and found.error is None:
             try:
+                if local is not None and local.needs_loss:
+                    local.loss = self._loss(job, arrays)
                 self._part(found, asked, trained(private))
             except OutOfTime:
                 raise
@@ -86,6 +88,11 @@ class Computing:
         if asked.apart is not None and asked.trains and found.error is None:
             found.personal |= self._apart(asked, asked.apart, most)
         return found
+
+    def _loss(self, job: Job, arrays: Arrays) -> float:
+        """Of the model that came, a mean over the training records; 0 without any."""
+        found = own_figures(job, own_counts(job, self._work.tested(job, arrays, side="train")))
+        return float(found.get("loss") or 0.0)
 
     def _apart(self, asked: Asked, local: LocalRule, most: Most | None) -> Arrays:
         """How far the round moves the owner's own model, by the names in its state; not at all if it
@@ -156,5 +163,5 @@ def _to_send(outcome: Outcome, asked: Asked) -> Outcome:
     if local is None:
         return replace(outcome, update=asked.channels.vector(update, {}))
     local.model = asked.arrays
-    further = local.further(update)
-    return replace(outcome, update=asked.channels.scaled(local.told).vector(update, further))
+    sent, further = local.sends(update), local.further(update)
+    return replace(outcome, update=asked.channels.scaled(local.told).vector(sent, further))

@@ -107,8 +107,12 @@ class Work(Protocol):
         """
         ...
 
-    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
+    def tested(
+        self, job: Job, arrays: Arrays, *, fill: int | None = None, side: Side = "test"
+    ) -> Counts:
         """Counts of the model on the held-out records, of the kind that the job says.
+
+        side: "train" for those on the training records.
 
         fill: the work is worth so many records of the greatest length, whatever there is
         (``learning.filling``).
@@ -222,7 +226,9 @@ class WorkHere:
         with training_only(self._workplace.learner.network, names):
             self._received.check(arrays)
 
-    def tested(self, job: Job, arrays: Arrays, *, fill: int | None = None) -> Counts:
+    def tested(
+        self, job: Job, arrays: Arrays, *, fill: int | None = None, side: Side = "test"
+    ) -> Counts:
         workplace, filling = self._workplace, self.filling("test", fill)
 
         def counts(examples: Examples) -> Counts:
@@ -237,10 +243,10 @@ class WorkHere:
             )
 
         try:
-            examples = self._examples("test")
+            examples = self._examples(side)
         except Exception:
             if filling is not NOTHING:
-                counts(self._none("test"))
+                counts(self._none(side))
             raise
         return counts(examples)
 

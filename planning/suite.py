@@ -90,16 +90,20 @@ def described(name: str) -> Described:
         _local(kind),
         _state(kind),
         list(kind.fits),
-        # A local half gets nothing that is not noised, so nothing but a refusal of the rule is in the way.
-        "no" if any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
+        # A local half gets nothing that is not noised, unless it asks for the loss.
+        "no" if _by_loss(kind) or any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
         _under_client_level(kind),
         {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
         kind.when,
     )
 
 
+def _by_loss(kind: type[Rule]) -> bool:
+    return kind.local is not None and kind.local.needs_loss
+
+
 def _under_client_level(kind: type[Rule]) -> str:
-    if any(kind.refusals(_CLIENT_LEVEL)):
+    if _by_loss(kind) or any(kind.refusals(_CLIENT_LEVEL)):
         return "no"
     # What compares updates would see one client's own if nothing sums groups.
     return "yes" if kind.sees == "SUM" else "by groups"
@@ -167,4 +171,6 @@ def _state(kind: type[Rule]) -> str:
         return "a model of its own"
     kept = getattr(kind.local, "state", None)
     names = sorted(kept({"weight": (1,)})) if kept else []
+    if names and kind.local and kind.local.state({"weight": (9,)})[names[0]] == (1,):
+        return f"{len(names)} number"
     return f"as large as the update, {len(names)} times" if names else "none"

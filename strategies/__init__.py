@@ -29,6 +29,7 @@ from .named import (
     told_by,
     trained_over,
     trains_apart,
+    weighs_by_loss,
 )
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "trained_by_steps",
     "trained_over",
     "trains_apart",
+    "weighs_by_loss",
 ]

@@ -46,8 +46,13 @@ class LocalRule:
     accepted by name.
     """
 
+    needs_loss: ClassVar[bool] = False
+    """Whether it computes from the owner's loss, which is not noised: so a private job with it is refused."""
+
     def __init__(self, told: Told) -> None:
         self.told = told
+        self.loss = 0.0
+        """If it `needs_loss`: the mean loss, on the owner's training records, of the model that came."""
         self.own: Arrays = {}
         """The owner's state as the round begins (float32); zeros if there is none."""
         self.shared: Arrays = {}
@@ -105,6 +110,10 @@ class LocalRule:
         weight: the tensor now; start: as the round began. Neither may be changed. What it notes for later
         steps is of this training alone, which begins anew if it fails.
         """
+
+    def sends(self, update: Arrays) -> Arrays:
+        """What leaves in place of the finished update (float32), with the same names and shapes."""
+        return update
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         """The content of the further channels, by channel and tensor, from the finished update (float32)."""

@@ -52,6 +52,8 @@ OURS = {
     "local-head": "personal:LocalHead",
     "fedrep": "personal:FedRep",
     "ditto": "ditto:Ditto",
+    "q-fedavg": "by_loss:QFedAvg",
+    "afl": "by_loss:Afl",
     "fedbuff": "fedbuff:FedBuff",
     "flexlora": "flexlora:FlexLora",
     "lora-fair": "lora_fair:LoraFair",
@@ -216,8 +218,7 @@ def buffered(spec: StrategySpec) -> FedBuff | None:
 def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
     """Whether owners keep a state from round to round, whatever the model."""
     kind = rule_class(spec, accepted)
-    personal = kind is not None and has_personal(kind)
-    return personal or bool(state_of(spec, {"weight": (1,)}, accepted))
+    return bool(kind and has_personal(kind)) or bool(state_of(spec, {"weight": (1,)}, accepted))
 
 
 def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | None = None) -> Shapes:
@@ -233,7 +234,7 @@ def state_of(spec: StrategySpec, shapes: Shapes, accepted: Collection[str] | Non
             f"strategy.name = {spec.name!r}: it keeps a state and a personal tensor named {both[0]!r}"
         )
     kind = rule_class(spec, accepted)
-    apart = shared if kind is not None and kind.apart is not None else {}
+    apart = shared if kind and kind.apart else {}
     return {**found, **personal, **{f"{APART}{name}": shape for name, shape in apart.items()}}
 
 
@@ -318,13 +319,19 @@ def local_half(
 def trains_apart(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
     """Whether each owner trains a model of its own beside the shared one."""
     kind = rule_class(spec, accepted)
-    return kind is not None and kind.apart is not None
+    return bool(kind and kind.apart)
 
 
 def leaves_own_model(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
     """Whether each owner ends with a model of its own: personal tensors, or one that it trained apart."""
     kind = rule_class(spec, accepted)
-    return kind is not None and (has_personal(kind) or kind.apart is not None)
+    return bool(kind and (has_personal(kind) or kind.apart))
+
+
+def weighs_by_loss(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether what leaves follows from owners' losses, which are not noised."""
+    kind = rule_class(spec, accepted)
+    return bool(kind and kind.local and kind.local.needs_loss)
 
 
 def apart_half(
@@ -344,8 +351,7 @@ def apart_half(
 def _runs_at_owners(kind: type[Rule]) -> bool:
     """Whether an owner without a rule's code would send another sum."""
     declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
-    here = kind.local is not None or kind.apart is not None
-    return here or declared or has_personal(kind)
+    return bool(kind.local or kind.apart or declared or has_personal(kind))
 
 
 def has_personal(kind: type[Rule]) -> bool:
