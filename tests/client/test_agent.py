@@ -404,9 +404,15 @@ def test_the_same_request_gives_the_same_update_whatever_was_asked_before(owner,
 
 
 def test_a_pull_in_the_request_reaches_the_trainer(owner, open_job_of):
-    mary = owner(open_job_of(privacy={"unit": "none"}, strategy={"name": "fedprox"}))
-    free, pulled = (mary.ask(TRAIN, config=config) for config in (None, {"proximal-mu": 5.0}))
-    assert as_bytes(free) != as_bytes(pulled)
+    strong = {"name": "fedprox", "options": {"proximal_mu": 5.0}}
+    weak = {"name": "fedprox", "options": {"proximal_mu": 0.01}}
+    updates = [
+        owner(open_job_of(privacy={"unit": "none"}, strategy=strategy)).ask(
+            TRAIN, config={"proximal-mu": strategy["options"]["proximal_mu"]}
+        )
+        for strategy in (strong, weak)
+    ]
+    assert as_bytes(updates[0]) != as_bytes(updates[1])
 
 
 def test_an_unknown_request_is_answered_with_an_error(owner, job):

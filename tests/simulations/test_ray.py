@@ -67,4 +67,4 @@ def test_the_client_app_hands_every_kind_of_request_to_the_agent():
     for kind in KINDS:
         app(Message(RecordDict(), dst_node_id=2, message_type=kind), context)
     assert seen == [(kind, 7) for kind in KINDS]
-    assert len(set(KINDS)) == 9
+    assert len(set(KINDS)) == len(KINDS)
