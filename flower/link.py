@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -103,11 +104,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> Link:
+    """The link of a command line (``Link.command``)."""
     parser = argparse.ArgumentParser(description="Flower's SuperLink, started by umbel server.")
     for name in ("host", "port", "local_port", "ca", "certificate", "key", "secret", "database"):
         parser.add_argument(name, type={"host": str}.get(name, int if "port" in name else Path))
-    serve(Link(**vars(parser.parse_args())))
+    return Link(**vars(parser.parse_args(arguments)))
+
+
+def main() -> None:
+    serve(parsed())
 
 
 if __name__ == "__main__":

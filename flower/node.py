@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -162,12 +162,17 @@ class _Sleep:
         time.sleep(_REPLY_SECONDS)
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> Node:
+    """The node of a command line (``Node.command``)."""
     parser = argparse.ArgumentParser(description="Flower's SuperNode, started by umbel client run.")
     for name in ("address", "ca", "key", "secret", "port", "wake"):
         parser.add_argument(name, type={"address": str, "port": int, "wake": int}.get(name, Path))
     parser.add_argument("proxy", nargs="?")
-    serve(Node(**vars(parser.parse_args())))
+    return Node(**vars(parser.parse_args(arguments)))
+
+
+def main() -> None:
+    serve(parsed())
 
 
 if __name__ == "__main__":
