@@ -73,6 +73,8 @@ def _front_matter(job: Job, plan: Json, result: Json) -> str:
         tags.append("secure-aggregation")
     blur = _blur(plan)
     figures = figures_of(telling(result["metrics"], blur))
+    if plan.get("personal_tensors"):  # they are of the owners' own models, and not of this adapter
+        figures = {}
     noise = f", counted with noise ({_noise(job, blur)})" if blur is not None else ""
     measured = [
         EvalResult(
@@ -98,6 +100,11 @@ def _front_matter(job: Job, plan: Json, result: Json) -> str:
     return f"---\n{data.to_yaml().rstrip()}\n---\n\n"
 
 
+def _about(result: Json) -> str:
+    """What it is, if owners have models of their own."""
+    return f" {result['about']}" if result.get("about") else ""
+
+
 def _is_on_the_hub(base: str) -> bool:
     return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists()
 
@@ -117,6 +124,7 @@ def _summary(job: Job, result: Json, certificate: Certificate | None) -> str:
         f"{_rounds(job, result)} of {result['strategy']}, with Umbel {result['umbel_version']}."
         f"{_changes(result)} "
         f"The base model's files have the digest `{result['base_sha256']}`."
+        f"{_about(result)}"
     )
 
 

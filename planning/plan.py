@@ -245,6 +245,7 @@ class Plan:
             "total_parameters": self.model.total_parameters,
             "bytes_up_per_client_round": self.bytes_up,
             "bytes_down_per_client_round": self.bytes_down,
+            "personal_tensors": len(self.model.personal),
             "owners_keep_bytes": _numbers(self._kept) * _FLOAT32,
             "sums": self._sums(),
             "privacy": job.privacy.model_dump(),

@@ -164,7 +164,7 @@ def _own_models(record: RunRecord) -> list[Standing]:
 
 def own_models_line(record: RunRecord) -> str:
     """What the run's result is if owners have models of their own; empty if not."""
-    return str(record.own_models.get("about") or "")
+    return str((record.result or {}).get("about") or "")
 
 
 def _alone(record: RunRecord) -> list[Standing]:

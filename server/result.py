@@ -13,6 +13,7 @@ from ..learning.counts import figures
 from ..learning.metrics import Counts, total
 from ..learning.model import arrays_digest
 from ..planning.cohorts import attackers_of
+from ..planning.plan import Plan
 from ..run.events import (
     Compared,
     Evaluation,
@@ -26,6 +27,7 @@ from ..run.events import (
     Round,
     heads_of,
 )
+from ..strategies import leaves_own_model
 from .ending import ended
 from .restored import lost_rounds
 from .run import Run
@@ -112,11 +114,25 @@ def summarise(
         "strategy": job.strategy.name,
         "attackers": _attackers(job, names),
         "adapter_sha256": arrays_digest(run.arrays),
+        "about": about(plan),
         "roster": {key: rosters[-1][key] for key in ROSTER} if rosters else None,
         "rosters": list(rosters),
         "sealed_heads": _newest_heads(events),
         "data": next((e.data or None for e in events if isinstance(e, Partition)), None),
     }
+
+
+def about(plan: Plan) -> str:
+    """What the result is if each owner has a model of its own, which nobody else can export; else empty."""
+    if personal := plan.model.personal:
+        return (
+            f"The result is the shared part. Its {len(personal):,} personal tensors are as they were at the "
+            "start: each owner has its own, which never left it. Figures from the owners' tests are of their "
+            "own models."
+        )
+    if leaves_own_model(plan.job.strategy):
+        return "The result is the shared model. Each owner has a model of its own beside it, which never left it."
+    return ""
 
 
 def _attackers(job: Job, names: Sequence[str]) -> dict[str, Any] | None:

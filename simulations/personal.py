@@ -10,7 +10,7 @@ from typing import Any
 
 from ..learning.metrics import Counts, exact_counts_from_list, total
 from ..server.run import Run
-from ..strategies import trains_apart
+from ..strategies import leaves_own_model
 from .workers import Workers
 
 FOLDER = "own"
@@ -19,17 +19,12 @@ MOST_EXPORTED = 100
 """Adapters of more owners are not written: each is a folder of some megabytes."""
 
 
-def has_own_models(run: Run) -> bool:
-    """Whether each owner ends with a model of its own."""
-    return bool(run.plan.model.personal) or trains_apart(run.plan.job.strategy)
-
-
 def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
     """Figures of each owner's own model and of the shared one, on the owner's held-out records.
 
     None if the strategy leaves owners nothing of their own.
     """
-    if not has_own_models(run):
+    if not leaves_own_model(run.plan.job.strategy):
         return None
     names = list(run.plan.by_name)
     exported = len(names) <= MOST_EXPORTED
@@ -62,7 +57,6 @@ def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
         return total(every).metrics(labels) if every else {}
 
     return {
-        "about": about(run),
         "tensors": len(run.plan.model.personal or run.arrays),
         "adapters": FOLDER if exported else None,
         "own": together("own"),
@@ -73,14 +67,3 @@ def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
         },
         "rounds": {name: rounds[name] for name in names},
     }
-
-
-def about(run: Run) -> str:
-    """What the run's result is, as nobody can export a model that only its owner has."""
-    personal = run.plan.model.personal
-    if personal:
-        return (
-            f"The result is the shared part. Its {len(personal):,} personal tensors are as they were at the "
-            "start: each owner has its own, which never left it."
-        )
-    return "The result is the shared model. Each owner has a model of its own beside it, which never left it."

@@ -68,7 +68,10 @@ def test_what_is_personal_is_nowhere_but_with_its_owner(whole):
     assert load_latest(whole.path / "checkpoints", shapes).arrays.keys() == shapes.keys()
     assert plan["trainable_parameters"] == sum(int(np.prod(shape)) for shape in shapes.values())
     assert plan["owners_keep_bytes"] > 0
-    assert "shared part" in result["own"]["about"]
+    assert "shared part" in result["about"]
+    card = (whole.path / "adapter" / "README.md").read_text()
+    assert result["about"] in card
+    assert "metric_value" not in card and "value:" not in card.split("---")[1]
     assert not list(whole.path.glob("owners/*/states/*")), "they are deleted when the run ends"
 
 
@@ -85,7 +88,7 @@ def test_own_and_shared_figures_stand_side_by_side_in_result_table_and_page(whol
     assert {"owners' own models", "the shared model alone"} <= set(labels)
     page = write_page(whole.path).read_text()
     assert "the shared model alone" in page
-    assert own["about"] in page.replace("&#39;", "'")
+    assert record.result["about"] in page.replace("&#39;", "'")
 
 
 @pytest.fixture
