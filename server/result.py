@@ -131,7 +131,7 @@ def about(plan: Plan) -> str:
             "own models."
         )
     if leaves_own_model(plan.job.strategy):
-        return "The result is the shared model. Each owner has a model of its own beside it, which never left it."
+        return "The result is the shared model. Each owner has a model of its own, which never left it."
     return ""
 
 

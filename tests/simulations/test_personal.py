@@ -71,7 +71,7 @@ def test_what_is_personal_is_nowhere_but_with_its_owner(whole):
     assert "shared part" in result["about"]
     card = (whole.path / "adapter" / "README.md").read_text()
     assert result["about"] in card
-    assert "metric_value" not in card and "value:" not in card.split("---")[1]
+    assert "value:" not in card.split("---")[1], "no figures of owners' own models for this adapter"
     assert not list(whole.path.glob("owners/*/states/*")), "they are deleted when the run ends"
 
 
