@@ -154,8 +154,7 @@ class SimulationSpec(Section):
     )
     slow: dict[str, PositiveFloat] = Field(
         default_factory=dict,
-        description="Factors by which named clients take longer on the virtual clock, such as "
-        "{ client-0003 = 5.0 }.",
+        description="Factors by which clients take longer on the virtual clock, by client name.",
     )
     ranks: list[PositiveInt] | None = Field(
         None,

@@ -1,6 +1,7 @@
 """What a person meets at the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_every_field_of_a_job_stands_in_the_template_with_its_default(tmp_path):
     path = tmp_path / "job.toml"
     reference.write_template(path, {})
     uncommented = "\n".join(
-        line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
+        line.removeprefix("# ") if re.match(r"# \w+ = ", line) else line
         for line in path.read_text().splitlines()
         if not line.endswith(" =")
     )
