@@ -5,7 +5,8 @@
 Guarantee: no record is read for an answer that is not ``Reserved`` (what it can cost is in the ledger, on
 disk), and nothing of an update leaves that is not ``Durable`` (the owner can send the same again).
 A crash between two steps so leaves a charge too many, never a release too many.
-Assumption: the values are made in ``round.py`` alone, each by its own step.
+Assumption: the values are made in ``round.py`` alone, each by its own step. An asynchronous job
+(``buffered.py``) goes the same way up to what is computed; what it keeps leaves in answer to a later request.
 """
 
 from __future__ import annotations
