@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from ..errors import PlanRefused
@@ -162,6 +163,11 @@ class Workplace:
     learner: Learner
     task: Task
 
+    @cached_property
+    def received(self) -> ReceivedWeights:
+        """The check of weights that come from a server."""
+        return ReceivedWeights(self.learner, self.task)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: array.shape for name, array in self.learner.initial.items()}
@@ -187,7 +193,6 @@ class WorkHere:
         self._unreadable: dict[Side, Exception] = {}
         self._invented: dict[Costs, Invented] = {}
         self._featured: dict[str, Examples] = {}
-        self._received: ReceivedWeights | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -220,11 +225,8 @@ class WorkHere:
         self._examples("train"), self._examples("test")
 
     def checked(self, arrays: Arrays, names: Collection[str] | None = None) -> None:
-        if self._received is None:
-            workplace = self._workplace
-            self._received = ReceivedWeights(workplace.learner, workplace.task)
         with training_only(self._workplace.learner.network, names):
-            self._received.check(arrays)
+            self._workplace.received.check(arrays)
 
     def tested(
         self, job: Job, arrays: Arrays, *, fill: int | None = None, side: Side = "test"

@@ -33,7 +33,7 @@ from ...errors import ModelError
 from ...privacy.dpsgd.optimizer import backward, example_gradients
 from ...wire.arrays import Arrays
 from ..features import head_reads_features
-from ..model import Learner
+from ..model import Learner, arrays_digest
 from ..network import Batch, compared
 from ..tasks import Task
 
@@ -84,14 +84,29 @@ class ReceivedWeights:
         lengths = [min(length, limit) for length in (*_LENGTHS, _NEIGHBOUR)]
         self._texts = learner.inputs.invented(lengths, seed=4)
         self._passes: dict[bool, tuple[_Passes, _Passes]] = {}
+        self._accepted: tuple[str, frozenset[str]] | None = None
 
     def check(self, arrays: Arrays) -> None:
-        """Raise ``ModelError`` for weights with which records would be rounded by their company."""
+        """Raise ``ModelError`` for weights with which records would be rounded by their company.
+
+        The weights that were accepted last are accepted again at once, if the same tensors train: clients
+        that live in one process get the same ones in a round.
+        """
+        key = self._key(arrays)
+        if key == self._accepted:
+            return
         if why := self.objection(arrays):
             raise ModelError(
                 f"The weights from the server are not accepted for training under privacy: {why}. If this "
                 "run is honest, lower training.learning_rate."
             )
+
+        self._accepted = key
+
+    def _key(self, arrays: Arrays) -> tuple[str, frozenset[str]]:
+        """What the answer follows from: ``Network.load`` sets all trained tensors by these arrays."""
+        trains = (n for n, p in self._learner.network.named_parameters() if p.requires_grad)
+        return arrays_digest(arrays), frozenset(trains)
 
     def objection(self, arrays: Arrays) -> str:
         """Why no private step is taken from these weights; nothing if it is."""

@@ -164,3 +164,37 @@ def test_a_model_whose_own_weights_owners_would_refuse_is_refused_before_anybody
     assert _with_room(learner, task, INDEPENDENT) == INDEPENDENT
     (reason,) = padding_refusals(learner.job, verdict)
     assert "training.microbatch = 1" in reason
+
+
+class Counted(ReceivedWeights):
+    """How often weights were really tried."""
+
+    tried = 0
+
+    def objection(self, arrays):
+        self.tried += 1
+        return super().objection(arrays)
+
+
+def test_weights_that_were_accepted_are_not_tried_again_unless_something_changed(loaded):
+    learner, task = loaded("head")
+    check, arrays = Counted(learner, task), learner.initial
+    check.check(arrays)
+    check.check({name: array.copy() for name, array in arrays.items()})
+    assert check.tried == 1
+    moved = {name: array.copy() for name, array in arrays.items()}
+    next(iter(moved.values())).flat[0] += 1e-3
+    check.check(moved)
+    check.check(arrays)
+    assert check.tried == 3, "only the last ones are known"
+    parameter = next(p for p in learner.network.parameters() if p.requires_grad)
+    parameter.requires_grad_(False)
+    try:
+        check.check(arrays)
+    finally:
+        parameter.requires_grad_(True)
+    assert check.tried == 4, "if another part trains, it is another question"
+    for tried in (5, 6):
+        with pytest.raises(ModelError):
+            check.check(coupling(learner, 1e8))
+        assert check.tried == tried, "what was refused is not known"
