@@ -158,7 +158,8 @@ def _owner(
         data.resolve(),
         declared=_declared(federation, data, test),
     )
-    _write_policy(home.policy, job)
+    place = [each.name for each in federation.shares].index(share.name)
+    _write_policy(home.policy, job, job.simulation.rank_of(place))
     consortium.admit(home.request)
     return home
 
@@ -196,11 +197,11 @@ def _write(path: Path, job: Job, corpus: Corpus, rows: np.ndarray) -> None:
     write_durably(path, content.getvalue())
 
 
-def _write_policy(path: Path, job: Job) -> None:
+def _write_policy(path: Path, job: Job, own_rank: int) -> None:
     """Here one person is every owner, as in a simulation; one thread, as a simulated owner has."""
     import tomli_w
 
-    policy = Policy.simulated(job).model_dump(mode="json")
+    policy = Policy.simulated(job, own_rank).model_dump(mode="json")
     policy["resources"] |= {"threads": 1, "device": job.training.device}
     write_durably(path, tomli_w.dumps(policy).encode())
 

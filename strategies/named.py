@@ -57,6 +57,7 @@ OURS = {
     "fedbuff": "fedbuff:FedBuff",
     "flexlora": "flexlora:FlexLora",
     "lora-fair": "lora_fair:LoraFair",
+    "hetlora": "hetlora:HetLora",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }
 """Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""

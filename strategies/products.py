@@ -99,13 +99,8 @@ def signs(seed: int, pair: Pair, width: int) -> np.ndarray:
     return 2.0 * bits - 1.0
 
 
-class Sketches(LocalRule):
-    """Sends B (A Omega), then Q^T B A, less what the model that was sent comes to; trains at its own rank."""
-
-    def __init__(self, told: Told) -> None:
-        super().__init__(told)
-        self._begun: Arrays = {}
-        self._seed, self._clients = (_whole(told, name) for name in (_SEED, _CLIENTS))
+class OwnRank(LocalRule):
+    """Trains a LoRA adapter of the owner's own rank, in tensors of the job's."""
 
     def begins(self, model: Arrays) -> Arrays:
         """Its own rank's part of each factor: the first rows of A and columns of B; zeros for the rest.
@@ -125,6 +120,15 @@ class Sketches(LocalRule):
         """Takes the noise from what is beyond its own rank."""
         if self.rank and factor_of(name):
             _beyond(name, gradient, self.rank)[...] = 0.0
+
+
+class Sketches(OwnRank):
+    """Sends B (A Omega), then Q^T B A, less what the model that was sent comes to; trains at its own rank."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__(told)
+        self._begun: Arrays = {}
+        self._seed, self._clients = (_whole(told, name) for name in (_SEED, _CLIENTS))
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         found = {}

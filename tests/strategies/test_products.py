@@ -240,3 +240,50 @@ def test_reaches_that_are_told_are_powers_of_two_and_none_is_below_the_declared_
     for reach in (sketches.reach / 2, 3.0, -8.0, float("nan"), "8", True):
         with pytest.raises(ValueError, match="reach"):
             channels.scaled({"reach-sketches": reach})
+
+
+def one_sum(rule, model, changes, weights, ranks, mean):
+    """The next model of a rule of one sum, and the owners' own models, with zeros beyond their ranks."""
+    shapes = {name: array.shape for name, array in model.items()}
+    reaches = reaches_told(rule.scales(model, 1))
+    channels, sent, trained = checked_channels(rule, shapes).scaled(reaches), [], []
+    for rank, change in zip(ranks, changes, strict=True):
+        half = owner(rule, model, rank, reaches)
+        begun = half.begins(model)
+        ends = half.begins({name: model[name] + change[name] for name in model})
+        update = {name: ends[name] - begun[name] for name in model}
+        trained.append({name: begun[name] + update[name] for name in model})
+        sent.append(channels.vector(update, half.further(update)))
+    mean_update = {}
+    for channel, name, array in channels.means(iter(mean(sent, weights).items())):
+        if channel == UPDATE:
+            mean_update[name] = array
+        else:
+            rule.hear(channel, name, array)
+    return rule.next_model(model, mean_update), trained
+
+
+@pytest.mark.parametrize("sums", ["clear", "masked"])
+@given(
+    st.lists(st.tuples(st.integers(2, 9), st.integers(2, 9)), min_size=1, max_size=3),
+    st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    st.integers(0, 2**32 - 1),
+)
+def test_hetlora_weighs_padded_factors_by_the_norms_of_their_products(sums, shapes, ranks, seed):
+    """Cho et al. 2024: theta = sum of s_k theta_k / sum of s_k, with s_k = ||B_k A_k||."""
+    generator = np.random.default_rng(seed)
+    model = adapter(generator, 4, shapes)
+    rule = ours("hetlora")()
+    rule.clip = 0.0625
+    changes = changes_of(generator, model, len(ranks))
+    mean = in_the_clear if sums == "clear" else masked(rule.clip)
+    found, trained = one_sum(rule, model, changes, [1] * len(ranks), ranks, mean)
+    norms = []
+    for one in trained:
+        pairs = pairs_of({name: array.shape for name, array in one.items()})
+        products = [b @ a for b, a in (pair.factors(one) for pair in pairs)]
+        norms.append(np.sqrt(sum((product**2).sum() for product in products)))
+    for name in model:
+        each = [one[name].astype(np.float64) for one in trained]
+        wanted = np.average(each, 0, norms if "lora" in name else None)
+        assert found[name] == pytest.approx(wanted, abs=1e-5)

@@ -1,0 +1,53 @@
+"""Strategies with two sums, and owners of different ranks, in whole simulations."""
+
+import pytest
+
+from umbel.errors import Interrupted
+from umbel.simulations.engine import Options, resume, simulate
+
+pytestmark = pytest.mark.slow
+
+
+class AfterTheFirst:
+    """Ends a run once its first round is written."""
+
+    def __init__(self, stop):
+        self._stop = stop
+
+    def started(self, what, total):
+        pass
+
+    def advanced(self, done):
+        pass
+
+    def event(self, event):
+        if event.kind == "round":
+            self._stop.set()
+
+
+@pytest.mark.parametrize(("name", "unit"), [("flexlora", "example"), ("lora-fair", "none")])
+def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
+    name, unit, job_of, tmp_path
+):
+    import threading
+
+    job = job_of(
+        "bert",
+        model={"adapter": "lora"},
+        strategy={"name": name},
+        privacy={"unit": unit, "delta": 1e-3},
+        simulation={"ranks": [1, 2]},
+    )
+
+    def digest(run):
+        return run.read_json("result.json")["adapter_sha256"]
+
+    def options(part, workers, stop=None):
+        return Options(tmp_path / part, workers=workers, reproducible=True, stop=stop)
+
+    one = digest(simulate(job, options("one", 1)))
+    assert digest(simulate(job, options("two", 2))) == one
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        simulate(job, options("parts", 1, stop), AfterTheFirst(stop))
+    assert digest(resume(tmp_path / "parts", workers=2)) == one
