@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MessageError, PlanRefused, StrategyError
+from .catalogue import NAMES, OURS, ours
 from .construct import construct, foreign
 from .contract import (
     APART,
@@ -26,7 +27,6 @@ from .contract import (
     checked_channels,
     trained_shapes,
 )
-from .robust import ROBUST
 from .second import second_channels
 
 if TYPE_CHECKING:
@@ -34,34 +34,6 @@ if TYPE_CHECKING:
 
     from ..job import Job, StrategySpec, TrainingSpec
     from .fedbuff import FedBuff
-
-OURS = {
-    "fedavg": "averaging:FedAvg",
-    "fedavgm": "averaging:FedAvgM",
-    "fedadam": "fedopt:FedAdam",
-    "fedyogi": "fedopt:FedYogi",
-    "fedadagrad": "fedopt:FedAdagrad",
-    "fedprox": "averaging:FedProx",
-    "scaffold": "scaffold:Scaffold",
-    "feddyn": "feddyn:FedDyn",
-    "ffa-lora": "ffa_lora:FfaLora",
-    "rolora": "rolora:RoLora",
-    "la-lora": "la_lora:LaLora",
-    "fed-sb": "fed_sb:FedSb",
-    "fedsa-lora": "fedsa_lora:FedSaLora",
-    "local-head": "personal:LocalHead",
-    "fedrep": "personal:FedRep",
-    "ditto": "ditto:Ditto",
-    "q-fedavg": "by_loss:QFedAvg",
-    "afl": "by_loss:Afl",
-    "fedbuff": "fedbuff:FedBuff",
-    "flexlora": "flexlora:FlexLora",
-    "lora-fair": "lora_fair:LoraFair",
-    "hetlora": "hetlora:HetLora",
-    **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
-}
-"""Umbel's own: module of this room and class, by the name in a job. A new one is a line here."""
-NAMES = tuple(OURS)
 
 
 def build_strategy(
@@ -392,10 +364,3 @@ def _kind(spec: StrategySpec) -> type[Any]:
         f"strategy.name = {spec.name!r} is not a strategy. Umbel's own: {', '.join(NAMES)}; "
         f"Flower's: {', '.join(flowers)}; or module:Class."
     )
-
-
-def ours(name: str) -> type[Rule]:
-    """The class of one of Umbel's own."""
-    module, _, kind = OURS[name].partition(":")
-    found: type[Rule] = getattr(importlib.import_module(f".{module}", __package__), kind)
-    return found
