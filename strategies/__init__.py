@@ -4,10 +4,9 @@ A strategy is named in the job: one of ours, a class of ``flwr.serverapp.strateg
 ``module:Class``, which is a ``Rule`` of this contract or a strategy of Flower's kind.
 """
 
+from .catalogue import NAMES, OURS, ours
 from .contract import Channel, Channels, LocalRule, Rule, Told, trained_by_steps
 from .named import (
-    NAMES,
-    OURS,
     apart_half,
     buffered,
     build_strategy,
@@ -19,7 +18,6 @@ from .named import (
     keeps_state,
     leaves_own_model,
     local_half,
-    ours,
     personal_of,
     refusals,
     rule_class,

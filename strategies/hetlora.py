@@ -34,12 +34,12 @@ class WeightedFactors(OwnRank):
 
 
 class HetLora(FedAvg):
-    """HetLoRA (Cho et al. 2024, arXiv 2401.06432, sec. 3.2): A and B are means of padded factors, with weights
+    """HetLoRA (Cho et al. 2024, arXiv 2401.06432, sec. 3.2): A and B are means of padded factors, by weights
     s_k = ||B_k A_k||.
 
-    Factors of a smaller rank are padded with zeros to the largest. One sum, so the mean product is inexact. The weight multiplies the owner's factors before they are
-    summed, and the sum of the s_k divides them. (The paper also lets owners prune their ranks; here an owner
-    sets its own.)
+    Factors of a smaller rank are padded with zeros to the largest. One sum, so the mean product is inexact.
+    The weight multiplies the owner's factors before they are summed, and the sum of the s_k divides them.
+    (The paper also lets owners prune their ranks; here an owner sets its own.)
     """
 
     fits = ("lora",)
