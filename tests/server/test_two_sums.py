@@ -142,3 +142,18 @@ def test_what_two_sums_cannot_be_right_with_is_refused_by_the_plan(
 ):
     with pytest.raises(PlanRefused, match=reason):
         start_run(job_of("bert", **{**QUICK, **sections}))
+
+
+@pytest.mark.parametrize("name", ["lora-fair", "hetlora"])
+def test_other_rules_of_mixed_ranks_come_to_the_same_with_and_without_encryption(
+    start_run, job_of, open_job_of, name
+):
+    sections = {**QUICK, "strategy": {"name": name}, "simulation": {"ranks": [1, 2]}}
+    clear = start_run(open_job_of("bert", **sections), name="clear")
+    masked = start_run(job_of("bert", **sections), name="masked")
+    before = dict(clear.arrays)
+    for run in (clear, masked):
+        run_rounds(run)
+    for tensor, array in clear.arrays.items():
+        assert masked.arrays[tensor] == pytest.approx(array, abs=1e-5)
+    assert all(np.any(clear.arrays[tensor] != before[tensor]) for tensor in before)
