@@ -10,6 +10,7 @@ import pytest
 from umbel.errors import PlanRefused
 from umbel.planning.buffered import seconds_of
 from umbel.privacy.ledger.ledger import Ledger
+from umbel.reports.page import write_page
 from umbel.run.events import Round
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate
@@ -66,6 +67,10 @@ def test_a_slow_owner_holds_nobody_up_and_its_update_counts_less(start):
     assert planned["shop"]["noise_multiplier"] < planned["film"]["noise_multiplier"]
     spent = json.loads((folder.path / "result.json").read_text())["privacy"]["clients"]
     assert all(spent[name] <= 8.0 for name in planned)
+    page = write_page(folder.path, pictures=[]).read_text(encoding="utf-8")
+    assert all(
+        words in page for words in ("Virtual clock", "3 min 00 s", "Versions behind", "0, 0, 2")
+    )
 
 
 class Dies(Silent):
