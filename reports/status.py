@@ -94,7 +94,7 @@ def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[
         yield row.reason
     if waiting := waits_for(store, row):
         yield waiting
-    yield from _absent_lines([event for _, event in few])
+    yield from _absent_lines([event for _, event in few], row.over)
     for _, last in rounds:
         yield from _round_lines(last)
     for kind, where in _TESTS:
@@ -123,8 +123,11 @@ def _last_tested(
     return found[-1] if found else None
 
 
-def _absent_lines(events: Sequence[Said | Ready | Round]) -> Iterator[str]:
-    """Who does not take part now, and why: by what it said when it was asked last."""
+def _absent_lines(events: Sequence[Said | Ready | Round], over: bool) -> Iterator[str]:
+    """Who does not take part now, and why: by what it said when it was asked last.
+
+    over: the run has ended, so this is how it was then.
+    """
     absent: dict[str, str] = {}
     for event in events:
         if isinstance(event, Said):
@@ -135,7 +138,7 @@ def _absent_lines(events: Sequence[Said | Ready | Round]) -> Iterator[str]:
             absent |= dict.fromkeys(event.clients, "")
     for client, reason in sorted(absent.items()):
         if reason:
-            yield f"Without {client}: {reason}"
+            yield f"{'At the end without' if over else 'Without'} {client}: {reason}"
 
 
 def _round_lines(last: Round) -> Iterator[str]:

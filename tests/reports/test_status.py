@@ -134,6 +134,15 @@ def test_who_refused_at_the_start_is_named_until_it_takes_part(ask, running):
     assert "Without st-mary" not in ask("status", "reviews")
 
 
+def test_once_a_run_has_ended_who_was_away_is_said_as_of_then(ask, running, store):
+    running("member", **member("st-mary", "not connected"))
+    for status in ("stopped", "failed", "finished"):
+        store.set_status("reviews", status)
+        assert "At the end without st-mary: not connected" in ask("status", "reviews")
+    store.set_status("reviews", "running")
+    assert "\nWithout st-mary: not connected" in ask("status", "reviews")
+
+
 def test_of_a_round_that_was_given_up_those_who_answered_are_named(ask, running):
     running("round", **round_(False, heard=["a", "b"], failed={"c": "not connected"}))
     shown = ask("status", "reviews")
