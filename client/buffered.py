@@ -62,6 +62,23 @@ class BufferedRounds(Rounds):
         """Train the version that came, keep the update, and say no more than that."""
         from flwr.app import MetricRecord, RecordDict
 
+        asked, kept = self._asked_ahead(job, assignment, message)
+        metrics = self._public(job, assignment)
+        if kept.waiting(_shapes(asked.channels)) is None:
+            if job.noised_locally:
+                self._check_weights(asked)
+            reserved = self._reserved(asked)
+            found = self._computed(reserved).found
+            metrics = reserved.metrics
+            unable = found.error is not None or found.outcome.diverged
+            if not kept.keep(_with_said(found.outcome, asked.channels, unable)):
+                raise FileError(f"{self._name} could not keep its update until a sum asks for it")
+        return self._with_head(job, assignment, RecordDict({"metrics": MetricRecord(metrics)}))
+
+    def _asked_ahead(
+        self, job: Job, assignment: Assignment, message: Message
+    ) -> tuple[Asked, KeptRound]:
+        """What is asked of a version before any sum asks for its update, and where that is kept."""
         arrays = self._global_model(message)
         local, beside = self._strategy.asked(assignment, message)
         channels = self._strategy.channels(job, assignment)
@@ -83,17 +100,7 @@ class BufferedRounds(Rounds):
             kept=kept,
             asked_for=kept.what,
         )
-        metrics = self._public(job, assignment)
-        if kept.waiting(_shapes(channels)) is None:
-            if job.noised_locally:
-                self._check_weights(asked)
-            reserved = self._reserved(asked)
-            found = self._computed(reserved).found
-            metrics = reserved.metrics
-            unable = found.error is not None or found.outcome.diverged
-            if not kept.keep(_with_said(found.outcome, channels, unable)):
-                raise FileError(f"{self._name} could not keep its update until a sum asks for it")
-        return self._with_head(job, assignment, RecordDict({"metrics": MetricRecord(metrics)}))
+        return asked, kept
 
     def _added_up(
         self, job: Job, assignment: Assignment, message: Message, rule: FedBuff, listed: Listed
