@@ -58,6 +58,8 @@ class Entry:
     own: dict[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     """Its learning rate in those of the common settings, the best of a few on another seed."""
+    private: bool = True
+    """Whether it may be had at an epsilon."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from umbel.strategies import NAMES
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
@@ -63,6 +65,14 @@ def smoke(name, *arguments):
 def test_each_benchmark_is_run_somewhere():
     found = {path.stem for path in BENCHMARKS.glob("*.py")}
     assert found == PARTS | ELSEWHERE | FIGURES.keys() | {"group_utility"}
+
+
+def test_the_scoreboard_has_every_strategy():
+    shown = "import strategies; print(*(entry.name for entry in strategies.BOARD))"
+    done = subprocess.run(
+        [sys.executable, "-c", shown], cwd=BENCHMARKS, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", map(marked, FIGURES))
