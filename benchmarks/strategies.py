@@ -38,7 +38,7 @@ BOARD = (
     *(Entry(name, "head", CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
     *(Entry(name, "lora") for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
     Entry("fed-sb", "lora", {"model.lora.rank": 32}),
-    *(Entry(name, "lora") for name in ("flexlora", "lora-fair")),
+    *(Entry(name, "lora") for name in ("flexlora", "lora-fair", "hetlora")),
     *(Entry(name, "lora") for name in ("fedsa-lora", "local-head", "fedrep")),
 )
 FACTORS = ("fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
