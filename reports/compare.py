@@ -77,7 +77,9 @@ def comparison_figure(records: Sequence[RunRecord]) -> Figure:
 def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[Path]]:
     """Each run once, and what else stood there: ``runs/*`` names the latest run twice, and pictures."""
     once = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
-    runs = [one for one in once if (one / "plan.json").is_file() or not one.exists()]
+    # A link to a run that was deleted is no run that somebody misses.
+    gone = [one for one in once if not one.exists() and not one.is_symlink()]
+    runs = [one for one in once if (one / "plan.json").is_file() or one in gone]
     if not runs or len(folders) == 1:
         runs = once  # what is wrong with them is said
     return [RunRecord.read(folder) for folder in runs], [one for one in once if one not in runs]

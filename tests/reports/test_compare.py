@@ -73,6 +73,9 @@ def test_what_a_pattern_of_the_shell_finds_is_compared_once_and_without_pictures
         assert "latest" not in text
     assert "Left out" in text
     assert "comparison.png" in text
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("deleted")
+    assert printed(compare(sorted(tmp_path.iterdir())).table).count("\n a ") == 1
     with pytest.raises(UmbelError, match="is a file"):
         compare([tmp_path / "comparison.png"])
     with pytest.raises(UmbelError, match="does not exist"):
