@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..learning.metrics import Counts, exact_counts_from_list, total
+from ..learning.metrics import Counts, exact_counts_from_list
 from ..server.run import Run
 from ..strategies import leaves_own_model
 from .workers import Workers
@@ -26,7 +26,7 @@ def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
     """
     if not leaves_own_model(run.plan.job.strategy):
         return None
-    names = list(run.plan.by_name)
+    names = dict.fromkeys(run.plan.by_name)
     exported = len(names) <= MOST_EXPORTED
     run.listener.started("own", len(names))
     pool.forget()
@@ -34,36 +34,29 @@ def compare_own(run: Run, pool: Workers) -> dict[str, Any] | None:
         place = run.folder.path / FOLDER / name if exported else None
         counted, _ = run.counted.get(name, (0, b""))
         pool.submit(name, "own_model", name, run.id, counted, run.arrays, place)
-    found: dict[str, dict[str, Counts]] = {}
+    labels, task = run.plan.job.data.labels or [], run.plan.job.task
+    came: dict[str, tuple[int, dict[str, list[float]]]] = {}
+    together: dict[str, Counts] = {}
+    clients: dict[str, dict[str, Any]] = {}
     rounds: dict[str, int] = {}
-    waiting = set(names)
-    while waiting:
-        for name, result in pool.collect():
-            if name not in waiting:  # an answer that came after its round's deadline
-                continue
-            if isinstance(result, BaseException):
-                raise result
-            waiting.discard(name)
-            rounds[name], counts = result
-            found[name] = {
-                k: exact_counts_from_list(run.plan.job.task, c) for k, c in counts.items()
-            }
-            run.listener.advanced(len(names) - len(waiting))
-    labels = run.plan.job.data.labels or []
-    tested = {name: counts for name in names if (counts := found[name])}
-
-    def together(which: str) -> dict[str, Any]:
-        every = {name: counts[which] for name, counts in tested.items()}
-        return total(every).metrics(labels) if every else {}
-
+    for name in names:  # in this order, whoever comes first; of counts only their sum is kept
+        while name not in came:
+            for key, result in pool.collect():
+                if key not in names:  # an answer that came after its round's deadline
+                    continue
+                if isinstance(result, BaseException):
+                    raise result
+                came[key] = result
+        rounds[name], numbers = came.pop(name)
+        counts = {which: exact_counts_from_list(task, n) for which, n in numbers.items()}
+        if counts:
+            clients[name] = {which: c.metrics(labels) for which, c in counts.items()}
+            together = {w: together[w] + c if w in together else c for w, c in counts.items()}
+        run.listener.advanced(len(rounds))
     return {
         "tensors": len(run.plan.model.personal or run.arrays),
         "adapters": FOLDER if exported else None,
-        "own": together("own"),
-        "shared": together("shared"),
-        "clients": {
-            name: {which: c.metrics(labels) for which, c in counts.items()}
-            for name, counts in tested.items()
-        },
-        "rounds": {name: rounds[name] for name in names},
+        **{w: together[w].metrics(labels) if w in together else {} for w in ("own", "shared")},
+        "clients": clients,
+        "rounds": rounds,
     }
