@@ -60,8 +60,10 @@ class StrategyHere:
 
     def check_rank(self, job: Job) -> None:
         """Refuse (``PlanRefused``) a job whose strategy cannot take the rank that this owner has chosen."""
+        if not self._smaller(job):
+            return  # no code of a strategy is loaded for it
         kind = rule_class(job.strategy, self._accepted)
-        if self._smaller(job) and not (kind and kind.ranked):
+        if kind is None or not kind.ranked:
             raise PlanRefused(
                 f"{self._name} trains adapters of rank {self._rank} (jobs.own_rank), the job has "
                 f"{job.rank}, and {job.strategy.name} adds up factors of one rank: set strategy.name = "
