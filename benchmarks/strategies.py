@@ -44,6 +44,14 @@ BOARD = (
 FACTORS = ("fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
 PRIVATE = tuple(entry for entry in BOARD if entry.adapter == "lora" and entry.name in FACTORS)
 SKEWED = tuple(entry for entry in BOARD if entry.name in ("fedavg", "scaffold", "feddyn"))[:3]
+RANKS = {
+    "4": {"model.lora.rank": 4},
+    "4, 8, 16": {"model.lora.rank": 16, "simulation.ranks": [4, 8, 16]},
+    "16": {"model.lora.rank": 16},
+}
+"""Of all owners, or by turns; alpha is twice the job's rank."""
+MOST_BELOW = 0.5
+"""Points by which mixed ranks may lie below the largest at all owners."""
 LEAST_GAIN = 1.0
 """Points by which the best of the others must beat plain averaging of both factors, privately."""
 
@@ -56,10 +64,13 @@ adapted layer in the first {LAYERS} of six (6 rounds of 6 steps): compare within
   private  LoRA at epsilon 1 and 2 on reviews: the factor rules beside plain averaging (FedIT)
   skewed   rounds until 95 % of the best accuracy of a set, Dirichlet 0.1: SCAFFOLD and FedDyn beside FedAvg
 
+  ranks    FlexLoRA on questions, Dirichlet 0.1, without privacy: ranks 4, 8, and 16 beside 4 or 16 at all
+
 Figures are kept in --results and not measured again: the same command goes on after a stop.
 
 Bars: private, the best factor rule at least {LEAST_GAIN} point above FedIT at both; skewed, SCAFFOLD and
-FedDyn in fewer rounds than FedAvg, in the mean over sets and seeds.
+FedDyn in fewer rounds than FedAvg, in the mean over sets and seeds; ranks, mixed ones above 4 at all and at
+most {MOST_BELOW} points below 16 at all.
 """
 
 
@@ -184,6 +195,25 @@ def skewed(scores: Scores, seeds: int) -> list[dict[str, Any]]:
     ]
 
 
+def ranks(scores: Scores, seeds: int) -> list[dict[str, Any]]:
+    """Accuracy with each choice of ranks, over the seeds that all of them have."""
+    each: dict[str, list[float]] = {name: [] for name in RANKS}
+    for seed in range(seeds):
+        case = Case("questions", "dirichlet:0.1", math.inf, seed)
+        found = []
+        for own in RANKS.values():
+            alpha = {"model.lora.alpha": 2.0 * own["model.lora.rank"]}
+            found.append(scores.of(Entry("flexlora", "lora", own | alpha), case))
+        for name, one in zip(RANKS, found, strict=True):
+            if one and all(found):
+                each[name].append(one.accuracy)
+    return [
+        {"ranks": name, "accuracy": statistics.mean(values), "interval": interval(values)}
+        for name, values in each.items()
+        if values
+    ]
+
+
 def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The bars that were missed, in words."""
     bars = []
@@ -198,6 +228,11 @@ def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         for name in ("scaffold", "feddyn")
         if name in rounds and rounds[name] >= rounds["fedavg"]
     ]
+    by_rank = {r["ranks"]: 100 * r["accuracy"] for r in found.get("ranks", [])}
+    if by_rank:
+        few, mixed, many = (by_rank[name] for name in RANKS)
+        if mixed <= few or mixed < many - MOST_BELOW:
+            bars.append(f"ranks: mixed {mixed:.2f}, 4 at all {few:.2f}, 16 at all {many:.2f}")
     return bars
 
 
@@ -225,14 +260,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("board", "private", "skewed")
+    parts = {"board": None, "private": private, "skewed": skewed, "ranks": ranks}
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)} [all]")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="strategies of the board [all]"
     )
     parser.add_argument("--adapter", choices=("head", "lora"), help="of the board [both]")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="of the board")
-    parser.add_argument("--seeds", type=int, default=5, help="of private and skewed [5]")
+    parser.add_argument("--seeds", type=int, default=5, help="of all parts but the board [5]")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="FILE", help="keep figures there"
     )
@@ -248,10 +283,10 @@ def main() -> None:
         for entry in BOARD
         if (not given.only or entry.name in given.only) and given.adapter in (None, entry.adapter)
     ]
-    chosen, sets, seeds = given.parts or parts, given.sets, given.seeds
+    chosen, sets, seeds = given.parts or list(parts), given.sets, given.seeds
     if given.smoke:
         few = ("fedavg", "ffa-lora")
-        chosen, sets = ("board",), ["questions"]
+        chosen, sets = ["board"], ["questions"]
         entries = [e for e in BOARD if e.adapter == "lora" and e.name in few]
     with tempfile.TemporaryDirectory(prefix="umbel-strategies-") as folder:
         scores = Scores(
@@ -261,13 +296,9 @@ def main() -> None:
             only_kept=given.only_kept,
         )
         found: dict[str, list[dict[str, Any]]] = {}
-        for part in parts:
-            if part not in chosen:
-                continue
-            if part == "board":
-                found[part] = board(scores, entries, sets)
-            else:
-                found[part] = (private if part == "private" else skewed)(scores, seeds)
+        for part, measured in parts.items():
+            if part in chosen:
+                found[part] = measured(scores, seeds) if measured else board(scores, entries, sets)
     bars = [] if given.smoke else missed(found)
     if given.json:
         print(json.dumps({**found, "missed": bars}, indent=2))
