@@ -103,8 +103,14 @@ def base(adapter: str, folder: Path) -> str:
         from umbel.learning.base_model import base_folder
 
         source = base_folder(MODEL)
-        AutoTokenizer.from_pretrained(source).save_pretrained(made)
-        AutoModel.from_pretrained(source, num_hidden_layers=LAYERS).save_pretrained(made)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=True
+        )
+        tokenizer.save_pretrained(made)
+        model = AutoModel.from_pretrained(
+            source, num_hidden_layers=LAYERS, trust_remote_code=False, local_files_only=True
+        )
+        model.save_pretrained(made)
     return str(made)
 
 

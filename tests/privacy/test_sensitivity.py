@@ -38,7 +38,7 @@ def clipped_sum(released, job_of, learner_of, examples_of):
             if adapter != "full" or not tensor.any():
                 torch.nn.init.normal_(tensor, std=0.2)
         # Padded alike, whoever is there: in bfloat16 another shape is another rounding.
-        batch = make_batch(examples, np.arange(COUNT), 1, learner.network.device)
+        batch = make_batch(examples, np.arange(COUNT), learner.inputs, learner.network.device)
 
         def summed(chosen, clip):
             part = {name: values[chosen] for name, values in batch.items()}

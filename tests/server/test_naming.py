@@ -137,8 +137,8 @@ def test_without_the_owners_consent_no_update_is_summed_again(start_run, job, mo
 
     simulated = Policy.simulated
 
-    def strict(job):
-        policy = simulated(job)
+    def strict(job, own_rank=0):
+        policy = simulated(job, own_rank)
         rules = policy.encryption.model_copy(update={"name_spoilers": False})
         return policy.model_copy(update={"encryption": rules})
 
