@@ -1,8 +1,7 @@
 """Today's code reads what earlier code wrote, bit for bit: the frozen files of tests/vectors/.
 
-Ledgers and certificates of every folder are read for ever. What lives no longer than a run, and is between
-machines of one version (messages, a journal, digests), has a new folder when it changes, and is that of the newest
-alone.
+Ledgers and certificates of every folder are read for ever. What lives no longer than a run (messages, a
+journal, digests) is of one version at all machines: the newest folder has it, and a change makes a new one.
 """
 
 import hashlib
