@@ -5,7 +5,7 @@ A strategy is named in the job: one of ours, a class of ``flwr.serverapp.strateg
 """
 
 from .catalogue import NAMES, OURS, ours
-from .contract import Channel, Channels, LocalRule, Rule, Told, trained_by_steps
+from .contract import Channel, Channels, LocalRule, Rule, Told, has_personal, trained_by_steps
 from .named import (
     apart_half,
     buffered,
@@ -13,7 +13,6 @@ from .named import (
     channels_of,
     channels_over,
     compares,
-    has_personal,
     heard_of,
     keeps_state,
     leaves_own_model,

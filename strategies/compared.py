@@ -12,7 +12,7 @@ from ..errors import StrategyError
 from ..wire.arrays import to_array_record, to_arrays
 from ..wire.requests import only_arrays
 from .cohort_order import CohortOrder
-from .contract import Shapes, trained_shapes
+from .contract import Shapes
 from .fold import check_range
 from .summed import SummedStrategy
 
@@ -29,8 +29,7 @@ class ComparedStrategy(SummedStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        shapes = {name: array.shape for name, array in self._global.items()}
-        trained = trained_shapes(self.inner, server_round, shapes)
+        trained = self._shapes
         rows: dict[int, np.ndarray] = {}
         for reply in replies:
             update = to_arrays(only_arrays(reply.content))
@@ -51,7 +50,7 @@ class ComparedStrategy(SummedStrategy):
 
     def _stepped(self, trained: Shapes, combined: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array."""
-        model, self._global = self._global, {}
+        model, self._global, self._trained = self._global, {}, {}
         start = 0
         for name in trained:
             array = model.pop(name)

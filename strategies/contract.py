@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -150,7 +150,8 @@ class Rule(ABC):
     fits: ClassVar[tuple[AdapterKind, ...]] = ("head", "lora", "full")
     """The kinds of ``model.adapter`` that it is for."""
     buffered: ClassVar[bool] = False
-    """Whether it sums whoever is ready, in place of a round's cohort (``fedbuff``)."""
+    """Whether it sums whoever is ready, in place of a round's cohort (``fedbuff``). Only Umbel's own rules
+    may: the plan refuses it of another."""
     ranked: ClassVar[bool] = False
     """Whether owners may train LoRA adapters of smaller ranks than the job's (``LocalRule.rank``)."""
     core: ClassVar[bool] = False
@@ -197,20 +198,27 @@ class Rule(ABC):
     def second(self, shapes: Shapes) -> tuple[Channel, ...]:
         """What a second sum of the round adds up, over exactly the clients of the first; none with most.
 
-        Owners make it of the same update, with what the server `asked` after it knew the first sum.
+        Owners make it of the same update, with what the server `asked` after it knew the first sum. It does
+        not go with a state, personal tensors or a model `apart`.
         """
         return ()
 
     def asks(self, shapes: Shapes) -> Shapes:
-        """Names and shapes of what the server sends for the second sum."""
+        """Names and shapes of what the server sends for the second sum; shapes: of what is trained."""
         return {}
 
     def asked(self, model: Arrays) -> Arrays:
-        """What the server sends for the second sum, the same to every owner; the first one was heard."""
+        """What the server sends for the second sum, the same to every owner; the first one was heard.
+
+        model: the part that the round trains (float32).
+        """
         return {}
 
     def scales(self, model: Arrays, trip: int) -> Mapping[str, float]:
-        """Public reaches of the channels of a trip, in place of the declared ones, by channel."""
+        """Public reaches of the channels of a trip, in place of the declared ones, by channel.
+
+        model: the part that the round trains (float32).
+        """
         return {}
 
     def told(self, round_: int) -> Mapping[str, float]:
@@ -256,6 +264,13 @@ class Rule(ABC):
 
         Called with some tensors of each at a time, of those that the round trained; the others stay.
         """
+
+
+def has_personal(kind: type[Rule]) -> bool:
+    """Whether a rule declares personal tensors, of some models at least."""
+    theirs: Any = kind.personal
+    usual: Any = Rule.personal
+    return theirs.__func__ is not usual.__func__
 
 
 def trained_shapes(rule: Rule, round_: int, shapes: Shapes) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .contract import UPDATE, Channel, Shapes
 from .factors import factor_of
-from .products import OwnRank, pairs_of
+from .products import OwnRank, pairs_in
 
 if TYPE_CHECKING:
     from ..job import Job
@@ -27,7 +27,7 @@ class WeightedFactors(OwnRank):
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         begun = self.begins(self.model)
         own = {n: begun[n] + moved for n, moved in update.items() if factor_of(n)}
-        found = [pair.factors(own) for pair in pairs_of({n: a.shape for n, a in own.items()})]
+        found = [pair.factors(own) for pair in pairs_in(own)]
         s = math.sqrt(math.fsum(float(((b @ a) ** 2).sum()) for b, a in found))
         weighted = {name: (s * array).astype(np.float32) for name, array in own.items()}
         return {_WEIGHTED: weighted, _NORMS: {_ALL: np.array([s], np.float32)}}
@@ -73,7 +73,7 @@ class HetLora(FedAvg):
         ||(B + dB) (A + dA)|| <= (||B|| + c sqrt(m r)) (||A|| + c sqrt(r n)), in Frobenius norms.
         """
         c, squares, largest = self.clip, 0.0, 0.0
-        for pair in pairs_of({name: array.shape for name, array in model.items()}):
+        for pair in pairs_in(model):
             each = [
                 float(np.linalg.norm(factor)) + c * math.sqrt(factor.size)
                 for factor in pair.factors(model)

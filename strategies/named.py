@@ -25,9 +25,10 @@ from .contract import (
     Rule,
     Shapes,
     checked_channels,
+    has_personal,
     trained_shapes,
 )
-from .second import second_channels
+from .second import NOTHING_OF_ITS_OWN, second_channels
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -173,8 +174,17 @@ def _said_of(spec: StrategySpec) -> Iterator[None]:
 
 def refusals(job: Job, accepted: Collection[str] | None = None) -> Iterator[str]:
     """Why a job cannot be right with its strategy. `accepted`: as for ``channels_of``."""
-    if kind := rule_class(job.strategy, accepted):
-        yield from kind.refusals(job)
+    kind, spec = rule_class(job.strategy, accepted), job.strategy
+    if kind is None:
+        return
+    yield from kind.refusals(job)
+    if kind.second is not Rule.second and keeps_state(spec, accepted):
+        yield f"strategy.name = {spec.name!r}: {NOTHING_OF_ITS_OWN}"
+    if kind.buffered and spec.name not in OURS:
+        yield (
+            f"strategy.name = {spec.name!r} declares `buffered`, and only Umbel's own rules can: agents "
+            'compute the weights of such sums, and load no other code for it. Take "fedbuff", or rounds'
+        )
 
 
 def buffered(spec: StrategySpec) -> FedBuff | None:
@@ -325,13 +335,6 @@ def _runs_at_owners(kind: type[Rule]) -> bool:
     """Whether an owner without a rule's code would send another sum."""
     declared = (kind.trains, kind.channels, kind.core) != (Rule.trains, Rule.channels, Rule.core)
     return bool(kind.local or kind.apart or declared or has_personal(kind))
-
-
-def has_personal(kind: type[Rule]) -> bool:
-    """Whether a rule declares personal tensors, of some models at least."""
-    theirs: Any = kind.personal
-    usual: Any = Rule.personal
-    return theirs.__func__ is not usual.__func__
 
 
 def _knows(spec: StrategySpec, accepted: Collection[str] | None) -> bool:

@@ -85,6 +85,11 @@ def pairs_of(shapes: Shapes) -> list[Pair]:
     return found
 
 
+def pairs_in(model: Arrays) -> list[Pair]:
+    """Those of a model's tensors, or of an update's."""
+    return pairs_of({name: array.shape for name, array in model.items()})
+
+
 def signs(seed: int, pair: Pair, width: int) -> np.ndarray:
     """Omega (n, width): signs, float64, the same bits on every machine; the identity if they are as many.
 
@@ -110,7 +115,7 @@ class OwnRank(LocalRule):
         if not self.rank:
             return model
         found = dict(model)
-        for pair in pairs_of({name: array.shape for name, array in model.items()}):
+        for pair in pairs_in(model):
             for name in (pair.a, pair.b):
                 found[name] = model[name].copy()
                 _beyond(name, found[name], self.rank)[...] = 0.0
@@ -149,8 +154,7 @@ class Sketches(OwnRank):
 
     def _pairs(self, update: Arrays) -> Iterator[tuple[Pair, int]]:
         self._begun = self.begins(self.model)
-        shapes = {name: update[name].shape for name in self.model}
-        return ((pair, pair.width(self._clients)) for pair in pairs_of(shapes))
+        return ((pair, pair.width(self._clients)) for pair in pairs_in(update))
 
     def _changed(self, pair: Pair, update: Arrays, of: _OfFactors) -> np.ndarray:
         """By how much an expression of B and A changes with the update: float32."""
@@ -250,7 +254,7 @@ class Products(FedAvg):
         down, and counted as clipped.
         """
         c, most, each = self.clip, 0.0, _ROOM / 2
-        for pair in _pairs(model):
+        for pair in pairs_in(model):
             b, a = pair.factors(model)
             width = pair.width(self.clients)
             if trip == 1:
@@ -279,8 +283,8 @@ class Products(FedAvg):
         Its columns are turned at random: as they come, the first ones would have most of each product, and a
         reach for their entries would round the others too coarsely.
         """
-        turns = np.random.default_rng(self._round)
-        for pair in _pairs(model):
+        turns, self._q = np.random.default_rng(self._round), {}
+        for pair in pairs_in(model):
             b, a = pair.factors(model)
             width = pair.width(self.clients)
             y = b @ (a @ signs(self._round, pair, width)) + self._sketched.pop(pair.b)
@@ -293,7 +297,7 @@ class Products(FedAvg):
     ) -> dict[str, np.ndarray]:
         """Of all tensors at once, as both sums are there."""
         following = super().next_model(model, mean_update)
-        for pair in _pairs(model):
+        for pair in pairs_in(model):
             b, a = pair.factors(following)
             if pair.b in self._held:  # what smaller ranks leave out of the model that was sent
                 held, (sent_b, sent_a) = self._held.pop(pair.b), pair.factors(model)
@@ -327,10 +331,6 @@ def _sketch(omega: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 def _projection(q: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
     return (q.T @ b) @ a
-
-
-def _pairs(model: Arrays) -> list[Pair]:
-    return pairs_of({name: array.shape for name, array in model.items()})
 
 
 def _beyond(name: str, array: Tensor | np.ndarray, rank: int) -> Tensor | np.ndarray:

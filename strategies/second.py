@@ -11,7 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .contract import UPDATE, Channel, Channels, Rule, Shapes
+from .contract import UPDATE, Channel, Channels, Rule, Shapes, has_personal
+
+NOTHING_OF_ITS_OWN = (
+    "an owner finds the update for a second sum by what all owners were sent, so give the rule no state, "
+    "no personal tensors and no model of an owner's own (apart)"
+)
 
 
 def second_channels(rule: Rule, shapes: Shapes) -> Channels | None:
@@ -28,11 +33,16 @@ def second_channels(rule: Rule, shapes: Shapes) -> Channels | None:
         raise ValueError(f"two of its channels have the same name: {', '.join((*first, *names))}")
     if rule.local is None or rule.sees != "SUM":
         raise ValueError("a second sum needs a local half, and a rule of sums")
+    if rule.apart or has_personal(type(rule)) or rule.local.state(shapes):
+        raise ValueError(NOTHING_OF_ITS_OWN)
     return Channels((Channel(UPDATE, shapes), *found), trip=2)
 
 
 def checked_asked(rule: Rule, model: Arrays) -> Arrays:
-    """What a rule sends for the second sum. ``ValueError`` for anything but what it declares."""
+    """What a rule sends for the second sum, of the part of the model that the round trains.
+
+    ``ValueError`` for anything but what it declares.
+    """
     found = rule.asked(model)
     declared = dict(rule.asks({name: array.shape for name, array in model.items()}))
     if {name: array.shape for name, array in found.items()} != declared:

@@ -24,7 +24,7 @@ from ..wire.requests import (
     only_arrays,
     only_metrics,
 )
-from .contract import UPDATE, Rule, checked_channels, checked_sent, trained_shapes
+from .contract import UPDATE, Rule, Shapes, checked_channels, checked_sent, trained_shapes
 from .fold import FixedPointSum
 from .second import checked_asked, reaches_told, second_channels
 
@@ -50,6 +50,7 @@ class SummedStrategy(Strategy):
         self._total_weight, self._local_half = total_weight, local_half
         self._training = training
         self._global: Arrays = {}
+        self._trained: Arrays = {}
         self._first: dict[str, np.ndarray] = {}
         self._reaches: dict[str, float] = {}
 
@@ -61,9 +62,12 @@ class SummedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._global = to_arrays(arrays)
+        shapes = {name: array.shape for name, array in self._global.items()}
+        trained = trained_shapes(self.inner, server_round, shapes)
+        self._trained = {name: self._global[name] for name in trained}
         for name, value in self.inner.told(server_round).items():
             config[name] = value
-        self._reaches = reaches_told(self.inner.scales(self._global, 1))
+        self._reaches = reaches_told(self.inner.scales(self._trained, 1))
         for name, reach in self._reaches.items():
             config[name] = reach
         if self._local_half:
@@ -74,17 +78,21 @@ class SummedStrategy(Strategy):
     @property
     def two_sums(self) -> bool:
         """Whether a round has a second sum, for which ``aggregate_train`` gives no model yet."""
-        shapes = {name: array.shape for name, array in self._global.items()}
-        return second_channels(self.inner, shapes) is not None
+        return second_channels(self.inner, self._shapes) is not None
+
+    @property
+    def _shapes(self) -> Shapes:
+        """Of what the round trains."""
+        return {name: array.shape for name, array in self._trained.items()}
 
     def configure_second(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The requests for a round's second sum, for those that are in the first: what that brought, and
         what is asked of the same updates."""
-        asked = checked_asked(self.inner, self._global)
+        asked = checked_asked(self.inner, self._trained)
         requests = list(self.configure_train(server_round, arrays, config, grid))
-        self._reaches = reaches_told(self.inner.scales(self._global, 2))
+        self._reaches = reaches_told(self.inner.scales(self._trained, 2))
         record, reaches = to_array_record(asked), ConfigRecord({**self._reaches})
         for request in requests:
             request.content[ASKED] = record
@@ -106,9 +114,9 @@ class SummedStrategy(Strategy):
         rates = rates_of_round(server_round, self._training) if self._training else 1.0
         self.inner.summed(total.weight / self._total_weight, rates)
         if self.two_sums:
-            self._hear_first(server_round, total)
+            self._hear_first(total)
             return None, None
-        return to_array_record(self._following(server_round, total)), None
+        return to_array_record(self._following(total)), None
 
     def _total(self, replies: Iterable[Message]) -> FixedPointSum:
         total = FixedPointSum(self._total_weight)
@@ -118,10 +126,9 @@ class SummedStrategy(Strategy):
             del reply
         return total
 
-    def _hear_first(self, round_: int, total: FixedPointSum) -> None:
+    def _hear_first(self, total: FixedPointSum) -> None:
         """What the first of two sums says; the model stays as it is."""
-        shapes = trained_shapes(self.inner, round_, {n: a.shape for n, a in self._global.items()})
-        channels = checked_channels(self.inner, shapes).scaled(self._reaches)
+        channels = checked_channels(self.inner, self._shapes).scaled(self._reaches)
         for channel, name, mean in channels.means(total.means()):
             if channel == UPDATE:
                 self._first[name] = mean
@@ -131,23 +138,21 @@ class SummedStrategy(Strategy):
     def aggregate_second(self, server_round: int, replies: Iterable[Message]) -> ArrayRecord:
         """The next model, once the second sum is there, too."""
         total = self._total(replies)
-        model, first = self._global, self._first
-        self._global, self._first = {}, {}
-        shapes = trained_shapes(self.inner, server_round, {n: a.shape for n, a in model.items()})
-        channels = second_channels(self.inner, shapes)
+        model, trained, first = self._global, self._trained, self._first
+        channels = second_channels(self.inner, self._shapes)
+        self._global, self._trained, self._first = {}, {}, {}
         assert channels is not None
         for channel, name, mean in channels.scaled(self._reaches).means(total.means()):
             self.inner.hear(channel, name, mean)
-        found = self.inner.next_model({name: model[name] for name in shapes}, first)
+        found = self.inner.next_model(trained, first)
         return to_array_record(
             {**model, **{n: a.astype(np.float32) for n, a in found.items()}}.items()
         )
 
-    def _following(self, round_: int, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
+    def _following(self, total: FixedPointSum) -> Iterator[tuple[str, np.ndarray]]:
         """The next model, array by array: means are twice as large as the model."""
-        model, self._global = self._global, {}
-        everything = {name: array.shape for name, array in model.items()}
-        shapes = trained_shapes(self.inner, round_, everything)
+        model, shapes = self._global, self._shapes
+        self._global, self._trained = {}, {}
         channels = checked_channels(self.inner, shapes).scaled(self._reaches)
         further = channels.shapes.keys() - shapes.keys()
         for channel, name, mean in channels.means(total.means(first=further)):

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import types
 from functools import lru_cache
 from pathlib import Path
 
@@ -468,6 +469,19 @@ def exchange():
         return models
 
     return play
+
+
+@pytest.fixture
+def in_a_module(monkeypatch):
+    """Puts a class where a job's ``module:Class`` finds it, and says under which name."""
+
+    def put(kind):
+        module = types.ModuleType("somebodys_own")
+        module.Kind = kind
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return f"{module.__name__}:Kind"
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from umbel.errors import PlanRefused
+from umbel.errors import PlanRefused, StrategyError
+from umbel.job import StrategySpec
 from umbel.run.events import Round
 from umbel.server.rounds import run_rounds
-from umbel.strategies.products import pairs_of
+from umbel.strategies import second_of
+from umbel.strategies.ditto import PulledToShared
+from umbel.strategies.flexlora import FlexLora
+from umbel.strategies.products import Sketches, pairs_of
 from umbel.wire.requests import SECOND, TRAIN
 
 LORA = {"adapter": "lora"}
@@ -157,3 +161,56 @@ def test_other_rules_of_mixed_ranks_come_to_the_same_with_and_without_encryption
     for tensor, array in clear.arrays.items():
         assert masked.arrays[tensor] == pytest.approx(array, abs=1e-5)
     assert all(np.any(clear.arrays[tensor] != before[tensor]) for tensor in before)
+
+
+class Alternating(FlexLora):
+    """Odd rounds train every other layer, even ones the rest; the head each time."""
+
+    def trains(self, round_, shapes):
+        rests = {name for pair in pairs_of(shapes)[round_ % 2 :: 2] for name in (pair.a, pair.b)}
+        return [name for name in shapes if name not in rests]
+
+
+def test_two_sums_are_of_what_a_round_trains(in_a_module, start_run, job_of, open_job_of):
+    own = {"strategy": {"name": in_a_module(Alternating)}}
+    own["training"] = {**QUICK["training"], "rounds": 2}
+    runs = [
+        start_run(job("bert", **{**QUICK, **own}), name=name)
+        for name, job in (("clear", open_job_of), ("masked", job_of))
+    ]
+    before = products(runs[0].arrays)
+    models = []
+    for run in runs:
+        run_rounds(run)
+        assert [line.aggregated for line in run.folder.told(Round)] == [True, True]
+        models.append(products(run.arrays))
+    for name, found in models[0].items():
+        assert np.any(found != before[name])
+        assert np.linalg.norm(models[1][name] - found) <= 1e-4 * np.linalg.norm(found)
+
+
+class Kept(Sketches):
+    @classmethod
+    def state(cls, shapes):
+        return {"kept": (1,)}
+
+
+OWN = {
+    "state": {"local": Kept},
+    "personal": {"personal": classmethod(lambda cls, shapes: list(shapes)[-1:])},
+    "apart": {"apart": PulledToShared},
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_second_sum_of_what_is_an_owners_own_is_refused_by_the_plan(
+    own, in_a_module, start_run, open_job_of
+):
+    """An owner finds the update of a second request by what all were sent, and would not find these."""
+    name = in_a_module(type("Own", (FlexLora,), OWN[own]))
+    with pytest.raises((PlanRefused, StrategyError), match="give the rule no state"):
+        start_run(open_job_of("bert", **{**QUICK, "strategy": {"name": name}}))
+    with pytest.raises(StrategyError, match="give the rule no state"):
+        second_of(
+            StrategySpec(name=name), {"w.lora_A": (1, 2), "w.lora_B": (2, 1), "head": (1,)}, 1
+        )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from umbel.errors import StrategyError
 from umbel.job import StrategySpec
 from umbel.planning.buffered import Buffer
-from umbel.strategies import buffered, build_strategy
-from umbel.strategies.fedbuff import UNIT, staleness_weight, weighted
+from umbel.strategies import buffered, build_strategy, refusals
+from umbel.strategies.fedbuff import UNIT, FedBuff, staleness_weight, weighted
 
 
 @st.composite
@@ -112,3 +112,11 @@ def test_a_stale_update_weighs_one_over_the_root_of_its_age_in_whole_numbers():
 def test_options_that_mean_nothing_are_refused(options):
     with pytest.raises(StrategyError, match="whole number"):
         buffered(StrategySpec(name="fedbuff", options=options))
+
+
+def test_a_rule_of_ones_own_that_declares_a_buffer_is_refused_and_does_not_wait(
+    in_a_module, job_of
+):
+    own = job_of(strategy={"name": in_a_module(type("Own", (FedBuff,), {}))})
+    assert any("declares `buffered`" in reason for reason in refusals(own))
+    assert not list(refusals(job_of(strategy={"name": "fedbuff"})))
