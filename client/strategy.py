@@ -37,7 +37,6 @@ from .work import Work
 if TYPE_CHECKING:
     from flwr.app import Message
 
-    from ..strategies.contract import Shapes
     from .order import Asked, Computed
 
 
@@ -99,6 +98,10 @@ class StrategyHere:
         wanted = str(told.pop(LOCAL_HALF, ""))
         local = local_half(job.strategy, told, wanted, self._accepted)
         self._check_told(job, assignment, told)
+        try:
+            self.channels(job, assignment).scaled(told)
+        except ValueError as error:
+            raise MessageError(f"{self._name}: {error}") from None
         hears = heard_of(job.strategy, self._work.shapes, self._accepted)
         beside = beside_of(message.content, hears)
         rates = rates_of_round(assignment.round, job.training)

@@ -266,10 +266,7 @@ class Plan:
         if all(channels.trip == 1 for channels in many):
             return []
         return [
-            {
-                c.name: {"numbers": c.numbers, "reach": c.reach}
-                for c in channels.all[channels.trip - 1 :]
-            }
+            {c.name: {"numbers": c.numbers, "reach": c.reach} for c in channels.added}
             for channels in many
         ]
 

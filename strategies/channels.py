@@ -21,6 +21,18 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _FARTHEST = 2.0**20
 
 
+def reach_for(farthest: float, least: float) -> float:
+    """The power of two, from `least` (one itself) up, to which entries of up to `farthest` fit.
+
+    At most the largest reach that a channel may have: entries beyond that are scaled down with their owner's
+    vector, and counted as clipped, as in any channel.
+    """
+    if not farthest < _FARTHEST:
+        return _FARTHEST
+    half, exponent = math.frexp(max(farthest, least))
+    return math.ldexp(1.0, exponent - (half == 0.5))
+
+
 @dataclass(frozen=True)
 class Channel:
     """Tensors that a round adds up: the update, or something else of the strategy."""
@@ -35,6 +47,9 @@ class Channel:
             raise ValueError(
                 f"the name of a channel has only a-z, 0-9 and -, but this one is {self.name!r}"
             )
+        if isinstance(self.reach, bool) or not isinstance(self.reach, int | float):
+            raise ValueError(f"channel {self.name}: reach = {self.reach!r} is not a number")
+        object.__setattr__(self, "reach", float(self.reach))
         scaled = 1 / _FARTHEST <= self.reach <= _FARTHEST
         if not scaled or math.frexp(self.reach)[0] != 0.5:  # else scaling would round
             raise ValueError(f"channel {self.name}: reach = {self.reach!r} must be a power of two")
@@ -66,9 +81,14 @@ class Channels:
         return self.all[1:]
 
     @property
+    def added(self) -> tuple[Channel, ...]:
+        """Those that this trip's sum adds up."""
+        return self.all if self.trip == 1 else self.further
+
+    @property
     def numbers(self) -> int:
         """Of the whole vector."""
-        return sum(channel.numbers for channel in self.all[self.trip - 1 :])
+        return sum(channel.numbers for channel in self.added)
 
     def scaled(self, told: Told) -> Channels:
         """The same with the reaches that the server tells for a round (``Rule.scales``), if it tells any.
@@ -79,9 +99,14 @@ class Channels:
         found = [self.update]
         for channel in self.further:
             reach = told.get(f"reach-{channel.name}", channel.reach)
-            if not isinstance(reach, float) or reach < channel.reach:
+            if not isinstance(reach, float):
                 raise ValueError(
-                    f"channel {channel.name}: reach = {reach!r} is not one that it has"
+                    f"the server tells reach {reach!r} for channel {channel.name}: not a number"
+                )
+            if reach < channel.reach:
+                raise ValueError(
+                    f"the server tells reach {reach!r} for channel {channel.name}, which is below the "
+                    f"declared {channel.reach!r}"
                 )
             found.append(replace(channel, reach=reach))
         return replace(self, all=tuple(found))

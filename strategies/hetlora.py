@@ -10,6 +10,7 @@ import numpy as np
 
 from ..wire.arrays import Arrays
 from .averaging import FedAvg
+from .channels import reach_for
 from .contract import UPDATE, Channel, Shapes
 from .factors import factor_of
 from .products import OwnRank, pairs_in
@@ -82,7 +83,7 @@ class HetLora(FedAvg):
             largest = max(largest, *(float(np.abs(f).max()) + c for f in pair.factors(model)))
         most = math.sqrt(squares)
         found = {_WEIGHTED: most * largest / c, _NORMS: most / c}
-        return {n: 2.0 ** math.ceil(math.log2(max(far, _LEAST))) for n, far in found.items()}
+        return {name: reach_for(far, _LEAST) for name, far in found.items()}
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
         if channel == _NORMS:

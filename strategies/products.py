@@ -29,6 +29,7 @@ import numpy as np
 
 from ..wire.arrays import Arrays
 from .averaging import FedAvg
+from .channels import reach_for
 from .contract import UPDATE, Channel, LocalRule, Shapes, Told
 from .factors import factor_of
 
@@ -270,7 +271,7 @@ class Products(FedAvg):
         found = {SKETCH if trip == 1 else PROJECTION: most}
         if self.padded and trip == 1:
             found[HELD] = max(1.0, 1 / c)
-        return {name: 2.0 ** math.ceil(math.log2(max(far, _LEAST))) for name, far in found.items()}
+        return {name: reach_for(far, _LEAST) for name, far in found.items()}
 
     def hear(self, channel: str, name: str, mean: np.ndarray) -> None:
         {SKETCH: self._sketched, PROJECTION: self._projected, HELD: self._held}[channel][name] = (

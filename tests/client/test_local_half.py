@@ -56,6 +56,15 @@ def test_an_update_is_kept_and_repeated_with_all_that_its_strategy_adds(
     assert len(mary.entries()) == 1
 
 
+@pytest.mark.parametrize("reach", [0.5, 3.0, 2.0**21, "2"])
+def test_a_reach_that_no_channel_can_have_costs_nothing(owner, open_job_of, twice, reach):
+    """It would fail after the steps, and again in the noise that then leaves in place of an update."""
+    mary = owner(open_job_of(strategy={"name": twice}))
+    reply = mary.ask(TRAIN, 1, config={LOCAL_HALF: twice, "reach-double": reach})
+    assert re.search("double", reply.error.reason)
+    assert not mary.entries()
+
+
 @pytest.mark.parametrize(
     ("accepted", "told", "words"),
     [

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import array_shapes
 from umbel.errors import MessageError, PlanRefused, StrategyError
 from umbel.job import StrategySpec
 from umbel.strategies import Channel, Channels, LocalRule, Rule, channels_of, local_half
+from umbel.strategies.channels import reach_for
 from umbel.strategies.contract import checked_channels, checked_sent
 from umbel.strategies.summed import SummedStrategy
 
@@ -101,6 +102,27 @@ def test_a_tensor_of_the_model_that_is_named_like_one_of_a_channel_is_refused():
 def test_a_scale_that_would_round_is_refused(reach):
     with pytest.raises(ValueError, match="power of two"):
         Channel("votes", SHAPES, reach)
+
+
+def test_a_reach_may_be_a_whole_number_and_each_round_takes_it():
+    channels = Channels((UPDATE, Channel("votes", SHAPES, 64)))
+    assert channels == channels.scaled({}) == Channels((UPDATE, Channel("votes", SHAPES, 64.0)))
+    for bad in ("64", True, None):
+        with pytest.raises(ValueError, match="votes: reach = .* not a number"):
+            Channel("votes", SHAPES, bad)
+    with pytest.raises(
+        ValueError, match=r"reach 32\.0 for channel votes.*below the declared 64\.0"
+    ):
+        channels.scaled({"reach-votes": 32.0})
+
+
+@given(st.floats(0) | st.just(float("nan")), st.integers(-20, 20))
+def test_a_reach_that_a_model_needs_is_one_that_a_channel_may_have(farthest, least):
+    found = reach_for(farthest, 2.0**least)
+    assert Channel("votes", SHAPES, found).reach >= 2.0**least
+    fits = farthest <= found
+    assert fits == (farthest <= 2.0**20)
+    assert not fits or found == 2.0**least or found < 2 * farthest
 
 
 @pytest.mark.parametrize("further", [

@@ -287,3 +287,14 @@ def test_hetlora_weighs_padded_factors_by_the_norms_of_their_products(sums, shap
         each = [one[name].astype(np.float64) for one in trained]
         wanted = np.average(each, 0, norms if "lora" in name else None)
         assert found[name] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["flexlora", "hetlora"])
+@pytest.mark.parametrize("size", [0.0, 1e4, 1e15])
+def test_every_model_has_reaches_that_channels_take(name, size):
+    generator, rule = np.random.default_rng(2), ours(name)()
+    rule.clip = 2.0**-10
+    model = adapter(generator, 3, [(4, 5)], size)
+    channels = checked_channels(rule, {n: array.shape for n, array in model.items()})
+    found = channels.scaled(reaches_told(rule.scales(model, 1)))
+    assert all(channel.reach <= 2.0**20 for channel in found.all)
