@@ -50,7 +50,7 @@ class Computing:
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
 
-        start = local.begins(arrays) if local is not None else arrays
+        start = asked.start
 
         def trained(steps: PrivateSteps | None, *, records: bool = True) -> Outcome:
             return self._work.trained(

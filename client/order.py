@@ -73,6 +73,11 @@ class Asked:
         return {**self.arrays, **self.personal}
 
     @property
+    def start(self) -> Arrays:
+        """What the steps begin with: that, or what the local half makes of it."""
+        return self.whole if self.local is None else self.local.begins(self.whole)
+
+    @property
     def moves(self) -> list[str]:
         """What of the owner's state is added to, and is in no update: its own tensors, its own model."""
         model = [f"{APART}{name}" for name in self.arrays] if self.apart else []

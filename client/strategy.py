@@ -207,21 +207,20 @@ def led_to(asked: Asked) -> Iterator[Arrays]:
     """
     if asked.local is None:
         return
-    begun = asked.local.begins(asked.arrays)
-    if begun is not asked.arrays:
+    whole, begun = asked.whole, asked.start
+    if any(begun[name] is not whole[name] for name in whole):
         yield begun
     import torch
 
     # What it notes is of the training alone.
-    local, found = copy.deepcopy(asked.local), asked.whole
-    whole = asked.whole
+    local, found = copy.deepcopy(asked.local), dict(begun)
     for name in asked.trained_here:
-        start = torch.tensor(whole[name])
+        start = torch.tensor(begun[name])
         shift = torch.zeros_like(start)
         local.correct(name, shift, start, start)
         if shift.any():
             found[name] = (start - local.rates * shift).numpy()
-    if any(found[name] is not whole[name] for name in found):
+    if any(found[name] is not begun[name] for name in found):
         yield found
 
 

@@ -98,9 +98,10 @@ class LocalRule:
         return names
 
     def begins(self, model: Arrays) -> Arrays:
-        """What the owner's steps begin with, made of the model that the server sent alone.
+        """What the owner's steps begin with, made of the model that the server sent alone; with the owner's
+        personal tensors in it, if there are any.
 
-        The update is the difference to that.
+        The update is the difference to that, and corrections are checked from there.
         """
         return model
 

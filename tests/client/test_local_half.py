@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from umbel.client.kept import KeptUpdates
+from umbel.client.own_state import OwnStates
 from umbel.client.policy import Policy
+from umbel.learning.probing.received import MOST_WEIGHT
+from umbel.strategies import LocalRule
+from umbel.strategies.averaging import FedAvg
+from umbel.strategies.personal import LocalHead
 from umbel.wire.arrays import to_arrays
 from umbel.wire.requests import LOCAL_HALF, TRAIN
 
@@ -62,6 +67,46 @@ def test_a_reach_that_no_channel_can_have_costs_nothing(owner, open_job_of, twic
     mary = owner(open_job_of(strategy={"name": twice}))
     reply = mary.ask(TRAIN, 1, config={LOCAL_HALF: twice, "reach-double": reach})
     assert re.search("double", reply.error.reason)
+    assert not mary.entries()
+
+
+class Far(LocalRule):
+    """Of the first class's bias."""
+
+    begun = corrected = 0.0
+
+    def begins(self, model):
+        found = {name: array.copy() for name, array in model.items()}
+        for array in found.values():
+            array[:1] += self.begun if array.ndim == 1 else 0
+        return found
+
+    def correct(self, name, gradient, weight, start):
+        gradient[:1] -= self.corrected / self.rates if gradient.ndim == 1 else 0
+
+
+@pytest.mark.parametrize(("begun", "corrected"), [(7e3, 0.0), (0.0, 7e3), (7e3, 7e3)])
+def test_corrections_are_checked_from_where_the_steps_begin(
+    owner, open_job_of, in_a_module, begun, corrected
+):
+    half = type("Half", (Far,), {"begun": begun, "corrected": corrected})
+    name = in_a_module(type("Own", (FedAvg,), {"local": half}))
+    reply = owner(open_job_of(strategy={"name": name})).ask(TRAIN, 1, config={LOCAL_HALF: name})
+    assert reply.has_error() == (begun + corrected > MOST_WEIGHT), reply
+
+
+def test_an_owners_own_tensors_are_checked_as_the_steps_begin_with_them(
+    owner, open_job_of, in_a_module, tmp_path
+):
+    class Larger(LocalRule):
+        def begins(self, model):
+            return {n: a + 1e6 if "head" in n else a for n, a in model.items()}
+
+    name = in_a_module(type("Own", (LocalHead,), {"local": Larger}))
+    job = open_job_of(strategy={"name": name}, model={"adapter": "lora"})
+    mary = owner(job, states=OwnStates(tmp_path / "states"))
+    reply = mary.ask(TRAIN, 1, config={LOCAL_HALF: name}, fixed=mary.learner.fixed_digest)
+    assert "weight" in reply.error.reason
     assert not mary.entries()
 
 
