@@ -214,3 +214,35 @@ def test_a_second_sum_of_what_is_an_owners_own_is_refused_by_the_plan(
         second_of(
             StrategySpec(name=name), {"w.lora_A": (1, 2), "w.lora_B": (2, 1), "head": (1,)}, 1
         )
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_coordinator_that_dies_in_the_second_sum_has_the_round_trained_and_charged_again(
+    start_run, job_of
+):
+    """Its slots are gone, and what was opened once enters no other sum."""
+
+    spent = {"dies": {}, "resumed": {}}
+
+    def hears(name, dies):
+        def hear(request, reply, assignment):
+            if request.metadata.message_type == SECOND and dies:
+                raise Killed
+            if request.metadata.message_type == TRAIN:
+                epsilon = reply.content["metrics"]["epsilon"]
+                spent[name][request.metadata.dst_node_id] = epsilon
+            return [reply]
+
+        return hear
+
+    job = job_of("bert", **QUICK, privacy={"spare_rounds": 1})
+    with pytest.raises(Killed):
+        run_rounds(start_run(job, hears("dies", True), reproducible=False))
+    run = start_run(job, hears("resumed", False), reproducible=False)
+    run_rounds(run)
+    assert [line.aggregated for line in run.folder.told(Round)][-1]
+    assert spent["dies"].keys() == spent["resumed"].keys()
+    assert all(spent["resumed"][node] > before > 0 for node, before in spent["dies"].items())
