@@ -216,14 +216,21 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, attackers, or a virtual clock, there are no such keys: jobs keep the digests that
-        they had before.
+        Without a recipe, spellings, attackers, a virtual clock, or ranks, there are no such keys: jobs keep
+        the digests that they had before.
         """
+        simulation = self.simulation
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
-        if self.simulation.attackers is None:
-            absent["simulation"] = {"attackers", "attack", "attack_boost"}
-        if not self.simulation.timed and self.simulation.seconds == SimulationSpec().seconds:
-            absent["simulation"] = {*absent.get("simulation", ()), "seconds", "speeds", "slow"}
+        if not self.data.spellings:
+            absent["data"] = {"spellings"}
+        unused: set[str] = set()
+        if simulation.attackers is None:
+            unused |= {"attackers", "attack", "attack_boost"}
+        if not simulation.timed and simulation.seconds == SimulationSpec().seconds:
+            unused |= {"seconds", "speeds", "slow"}
+        if simulation.ranks is None:
+            unused |= {"ranks"}
+        absent["simulation"] = unused
         return canonical_json(self.model_dump(mode="json", exclude=absent))
 
     def digest(self) -> str:

@@ -300,6 +300,12 @@ def test_the_digest_does_not_depend_on_the_order_or_spelling_of_the_file():
     assert Job.build(one).digest() != Job.build({**one, "seed": 2}).digest()
 
 
+def test_a_job_keeps_its_digest_if_new_keys_become_known():
+    """Ledgers, approvals and certificates hold digests: a key that a job does not use changes none."""
+    job = Job.build({"data": {"path": "a"}, "training": {"rounds": 3}})
+    assert job.digest() == "e288fcd2e1f556ff028327a6c4f080f53897922ac9c1390e71e20a8e39d886fa"
+
+
 @given(
     st.integers(1, 1000),
     st.floats(1e-6, 100),
