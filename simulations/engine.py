@@ -234,10 +234,11 @@ def _simulate(
         own = compare_own(run, pool)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
-    for share in federation.shares:
-        own_states(owners, share.name).close(run.id)
     result = summarise(run, counts, apart, identity)
     conclude(folder, result | ({"own": own} if own else {}), run_key(folder.path))
+    # Not before: a run that is killed until then is resumed, and tests with them.
+    for share in federation.shares:
+        own_states(owners, share.name).close(run.id)
     return folder
 
 

@@ -1,8 +1,6 @@
-"""Asynchronous rounds on a virtual clock, encrypted; equal to synchronous ones where nobody is slower."""
+"""Asynchronous rounds on a virtual clock, encrypted; equal to synchronous ones if nobody is slower."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from umbel.planning.buffered import seconds_of
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.reports.page import write_page
 from umbel.run.events import Round
-from umbel.server.run import Silent
 from umbel.simulations.engine import Options, plan_job, resume, simulate
 
 
@@ -73,36 +70,24 @@ def test_a_slow_owner_holds_nobody_up_and_its_update_counts_less(start):
     )
 
 
-class Dies(Silent):
-    """Kills its process when a stage begins, or an event was written."""
-
-    def __init__(self, moment):
-        self.moment = moment
-
-    def started(self, what, total):
-        if what == self.moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def event(self, event):
-        self.started(f"{event.kind} {getattr(event, 'round', '')}", 0)
-
-
 OPEN_NOISE = {"privacy": {"unit": "none"}}
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_bits_whatever_it_died_in(start, forked, tmp_path):
+def test_a_run_that_is_killed_goes_on_to_the_same_bits_whatever_it_died_in(
+    start, dies, forked, tmp_path
+):
     whole = sha(start("whole", **OPEN_NOISE, **SLOW))
     for number, moment in enumerate(["train 3", "confirm 3", "open 3", "round 3"]):
         name = f"cut-{number}"
-        dies = Dies(moment)
-        assert forked(lambda n=name, d=dies: start(n, listener=d, **OPEN_NOISE, **SLOW)) == -9
+        dead = dies(moment)
+        assert forked(lambda n=name, d=dead: start(n, listener=d, **OPEN_NOISE, **SLOW)) == -9
         again = resume(tmp_path / name, 1)
         assert sha(again) == whole, moment
         assert [r.virtual for r in again.told(Round)][-1] == 240.0
 
 
 def test_who_was_killed_after_it_trained_sends_what_it_kept_and_is_charged_once(
-    start, forked, tmp_path
+    start, dies, forked, tmp_path
 ):
     def charges(folder):
         found = {}
@@ -112,8 +97,8 @@ def test_who_was_killed_after_it_trained_sends_what_it_kept_and_is_charged_once(
         return found
 
     noise = {"privacy": {"epsilon": 8.0, "spare_rounds": 0}}
-    dies = Dies("confirm 3")
-    assert forked(lambda: start("cut", reproducible=False, listener=dies, **noise, **SLOW)) == -9
+    dead = dies("confirm 3")
+    assert forked(lambda: start("cut", reproducible=False, listener=dead, **noise, **SLOW)) == -9
     again = resume(tmp_path / "cut", 1)
     planned = {c["name"]: c["rounds"] for c in again.read_json("plan.json")["clients"]}
     assert charges(again.path) == planned

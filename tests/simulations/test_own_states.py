@@ -1,14 +1,12 @@
 """Simulations whose owners keep a state: resumed, spread over workers, or killed, to the same bits."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from umbel.client.own_state import OwnStates
-from umbel.server.run import Silent
 from umbel.simulations.engine import Options, resume, simulate
 
 
@@ -34,26 +32,13 @@ def sha(folder):
     return json.loads((Path(folder.path) / "result.json").read_text())["adapter_sha256"]
 
 
-class Dies(Silent):
-    def __init__(self, moment):
-        self.moment = moment
-
-    def started(self, what, total):
-        if what == self.moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def event(self, event):
-        if f"{event.kind} {getattr(event, 'round', '')}" == self.moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("moment", ["train 2", "round 2", "train 4"])
 def test_a_run_that_is_killed_goes_on_with_the_states_that_were_counted(
-    moment, job, forked, tmp_path
+    moment, job, dies, forked, tmp_path
 ):
     whole = sha(run(job, tmp_path / "whole"))
     cut = tmp_path / "cut"
-    assert forked(lambda: run(job, cut, listener=Dies(moment))) == -signal.SIGKILL
+    assert forked(lambda: run(job, cut, listener=dies(moment))) == -signal.SIGKILL
     assert list(cut.glob("owners/*/states/*.state"))
     again = resume(cut, 1)
     assert sha(again) == whole

@@ -8,27 +8,10 @@ from umbel.simulations.engine import Options, resume, simulate
 pytestmark = pytest.mark.slow
 
 
-class AfterTheFirst:
-    """Ends a run once its first round is written."""
-
-    def __init__(self, stop):
-        self._stop = stop
-
-    def started(self, what, total):
-        pass
-
-    def advanced(self, done):
-        pass
-
-    def event(self, event):
-        if event.kind == "round":
-            self._stop.set()
-
-
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("name", ["ffa-lora", "rolora", "la-lora", "fed-sb"])
 def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
-    name, unit, job_of, tmp_path
+    name, unit, job_of, after_the_first, tmp_path
 ):
     import threading
 
@@ -49,5 +32,5 @@ def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
     assert digest(simulate(job, options("two", 2))) == one
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        simulate(job, options("parts", 1, stop), AfterTheFirst(stop))
+        simulate(job, options("parts", 1, stop), after_the_first(stop))
     assert digest(resume(tmp_path / "parts", workers=2)) == one

@@ -15,7 +15,7 @@ from umbel.reports.page import write_page
 from umbel.reports.standings import standings
 from umbel.run.checkpoint import load_latest
 from umbel.run.record import RunRecord
-from umbel.server.run import Silent
+from umbel.simulations import engine
 from umbel.simulations.engine import Options, resume, simulate
 
 LORA = {"adapter": "lora"}
@@ -103,27 +103,29 @@ def head(open_job_of):
     )
 
 
-class Dies(Silent):
-    def __init__(self, moment):
-        self.moment = moment
-
-    def started(self, what, total):
-        if what == self.moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def event(self, event):
-        if f"{event.kind} {getattr(event, 'round', '')}" == self.moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("moment", ["round 2", "train 4", "own"])
-def test_a_run_that_is_killed_goes_on_with_what_is_the_owners_own(moment, head, forked, tmp_path):
+def test_a_run_that_is_killed_goes_on_with_what_is_the_owners_own(
+    moment, head, dies, forked, tmp_path
+):
     expected = came_to(run(head, tmp_path / "whole"))
     cut = tmp_path / "cut"
-    assert forked(lambda: run(head, cut, listener=Dies(moment))) == -signal.SIGKILL
+    assert forked(lambda: run(head, cut, listener=dies(moment))) == -signal.SIGKILL
     again = resume(cut, 1)
     assert came_to(again) == expected
     assert not [event for event in again.read_events() if event.get("restarted")]
+
+
+def test_a_run_that_is_killed_before_its_result_is_written_still_has_the_owners_own(
+    head, forked, tmp_path, monkeypatch
+):
+    expected = came_to(run(head, tmp_path / "whole"))
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "conclude", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+        assert forked(lambda: run(head, cut)) == -signal.SIGKILL
+    again = resume(cut, 1)
+    assert came_to(again) == expected
+    assert not list(cut.glob("owners/*/states/*")), "they are deleted when the run has ended"
 
 
 def test_an_owner_that_lost_its_own_begins_again_and_the_shared_model_is_the_same(
@@ -137,22 +139,11 @@ def test_an_owner_that_lost_its_own_begins_again_and_the_shared_model_is_the_sam
     assert [event for event in forgetful.read_events() if event.get("restarted")]
 
 
-class AfterTheFirst(Silent):
-    """Ends a run once its first round is written."""
-
-    def __init__(self, stop):
-        self._stop = stop
-
-    def event(self, event):
-        if event.kind == "round":
-            self._stop.set()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("name", ["fedsa-lora", "local-head", "fedrep", "ditto"])
 def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
-    name, unit, job_of, tmp_path
+    name, unit, job_of, after_the_first, tmp_path
 ):
     import threading
 
@@ -165,5 +156,5 @@ def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
     assert came_to(run(job, tmp_path / "two", workers=2)) == one
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        run(job, tmp_path / "parts", listener=AfterTheFirst(stop), stop=stop)
+        run(job, tmp_path / "parts", listener=after_the_first(stop), stop=stop)
     assert came_to(resume(Path(tmp_path / "parts"), workers=2)) == one
