@@ -149,8 +149,8 @@ class Budget:
                 raise PlanRefused(f"{self.owner}: this run had another number of tests before")
             if any(other.startswith(f"{TEST}{round_} ") for other in others - {what}):
                 raise PlanRefused(
-                    f"{self.owner} has told exact counts of round {round_} for another request, and tells "
-                    f"them once"
+                    f"{self.owner} has already sent exact counts of round {round_} in answer to another "
+                    "request; they are sent once"
                 )
             if len(mine) >= assignment.tests + job.spare_rounds:
                 raise RunSpent(

@@ -13,9 +13,9 @@ from ..tasks.spec import BUILT_IN, known
 def _known_task(name: str) -> str:
     if name not in BUILT_IN and name not in (names := known()):
         *others, last = map(repr, names)
-        expected = f"{', '.join(others)} or {last}"
+        choice = f"{', '.join(others)} or {last}"
         raise PydanticCustomError(
-            "literal_error", "Input should be {expected}", {"expected": expected}
+            "literal_error", "Input should be {expected}", {"expected": choice}
         )
     return name
 

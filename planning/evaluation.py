@@ -196,7 +196,7 @@ def evaluation_warnings(
         return [
             *warnings,
             "Private tests: noise outweighs the owners' counts, because few records are held out for "
-            "the number of classes: the measured {metric} will mean nothing. Name public records "
+            f"the number of classes: the measured {metric} will mean nothing. Name public records "
             "(evaluation.public_path), raise evaluation.epsilon, bring more records, or leave all of "
             'epsilon to training (evaluation.counts = "off").',
         ]

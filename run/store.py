@@ -119,7 +119,7 @@ class Store:
         marks = ", ".join("?" * len(before))
         with self._open() as database:
             done = database.execute(
-                f"UPDATE runs SET status = ?, reason = '', updated = ? WHERE name = ? "
+                "UPDATE runs SET status = ?, reason = '', updated = ? WHERE name = ? "
                 f"AND status IN ({marks})",
                 (after, _now(), name, *before),
             )

@@ -58,11 +58,28 @@ def literals(source):
             yield node.lineno, node.value
 
 
-def texts():
+def unfilled(source):
+    """Strings of a function with ``{name}`` of a name that it has: an ``f`` before them was forgotten."""
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        inside = list(ast.walk(function))
+        has = {node.arg for node in inside if isinstance(node, ast.arg)}
+        has |= {n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for node in inside:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for name in re.findall(r"\{(\w+)(?:[.\[!:][^{}]*)?\}", node.value):
+                    if name in has:
+                        yield node.lineno, name
+
+
+def programs():
     rooms = [r for r in ROOT.iterdir() if r.is_dir() and r.name[0] != "." and r.name not in OUTSIDE]
-    for path in sorted(
-        [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]
-    ):
+    return sorted([*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))])
+
+
+def texts():
+    for path in programs():
         for line, text in literals(path.read_text(encoding="utf-8")):
             yield f"{path.relative_to(ROOT)}:{line}", text
     for path in sorted(ROOT.glob("strategies/**/*.py")):
@@ -115,3 +132,17 @@ def test_a_wrong_shape_is_found(text):
 def test_messages_are_read_whole_and_docstrings_are_not():
     source = 'def f(x):\n    """Whoever reads."""\n    raise ValueError(f"{x} is no "\n        "owner")\n'
     assert list(literals(source)) == [(3, "{} is no owner")]
+
+
+def test_no_message_shows_the_name_of_what_it_should_say():
+    assert [
+        f"{path.relative_to(ROOT)}:{line}: {{{name}}}"
+        for path in programs()
+        for line, name in unfilled(path.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_a_forgotten_f_is_found():
+    source = 'def f(x, y):\n    z = 1\n    raise ValueError("a {x.name} of " "{z:.1f}" f"{y}")\n'
+    assert {name for _, name in unfilled(source)} == {"x", "z"}
+    assert not list(unfilled(source.replace('"a', 'f"a').replace('"{z', 'f"{z')))

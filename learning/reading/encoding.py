@@ -200,7 +200,7 @@ def _other(path: Path, lines: _Lines) -> Found:
     if codec is None or _undecodable(path, codec) > TOLERATED * lines.all:
         raise DataError(
             f"{where}, and its encoding cannot be detected. Save it as UTF-8, or name its encoding: "
-            f'data.encoding = "..." in the job file, --encoding in commands. To try one by hand: '
+            'data.encoding = "..." in the job file, --encoding in commands. To try one by hand: '
             f"{_conversion(path, 'NAME')}"
         )
     return Found(

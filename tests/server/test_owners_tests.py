@@ -83,7 +83,7 @@ def test_exactly_an_owner_tests_only_what_is_planned_and_one_model_a_round(start
     assert opened(run, 3) is not None
     failed = [event["failed"] for event in run.folder.read_events() if event.get("failed")]
     assert "no test is planned after round 1" in str(failed)
-    assert "exact counts of round 2 for another request" in str(failed)
+    assert "exact counts of round 2 in answer to another request" in str(failed)
 
 
 def test_an_owner_who_is_shown_another_model_than_the_rest_takes_no_part(start_run, job):
@@ -131,7 +131,7 @@ def test_an_exact_count_is_not_told_again_for_a_request_that_differs(start_run, 
     run.strategy.configure_evaluate = with_more
     assert opened(run, 3) is None
     failed = [event["failed"] for event in run.folder.read_events() if event.get("failed")]
-    assert "exact counts of round 3 for another request" in str(failed)
+    assert "exact counts of round 3 in answer to another request" in str(failed)
 
 
 def test_exact_tests_end_where_the_plan_and_spare_rounds_do(job, tmp_path):
