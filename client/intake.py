@@ -24,6 +24,7 @@ from ..errors import (
     MessageError,
     ModelError,
     PlanRefused,
+    UmbelError,
 )
 from ..job import Job
 from ..learning.base_model import checked, forget_digests
@@ -166,7 +167,11 @@ class Intake:
         return RecordDict({"receipt": ConfigRecord({"kept": True})})
 
     def _end_state(self, assignment: Assignment, job: Job, message: Message) -> None:
-        """Keep what is the owner's own at a run's end, and delete or keep its state, by the policy."""
+        """Keep what is the owner's own at a run's end, and delete or keep its state, by the policy.
+
+        The result is kept by then. If what came with it does not show which state was counted last, that is
+        logged, and the one before is kept.
+        """
         home, rules, run = self.home, self._policy.results, assignment.run
         accepted = self._policy.jobs.strategies
         if rules.keep_own and leaves_own_model(job.strategy, accepted):
@@ -175,8 +180,12 @@ class Intake:
             def shown(places: tuple[Place, ...]) -> bool:
                 if not job.encrypted:
                     return True
-                member = participant_of(home.membership, home.name, job, run).member
-                return check_counted(member.name, member.roster, evidence, places)
+                try:
+                    member = participant_of(home.membership, home.name, job, run).member
+                    return check_counted(member.name, member.roster, evidence, places)
+                except UmbelError as error:
+                    log_error(home.name, error)
+                    return False
 
             home.states.hand_over(run, counted, shown, home.own_models)
         if not rules.keep_states:

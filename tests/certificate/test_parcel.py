@@ -7,6 +7,7 @@ import shutil
 import stat
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from umbel.certificate.form import FILE, Certificate
 from umbel.certificate.issue import issue
 from umbel.certificate.parcel import Expected, Parcel, pack, sealed, unpack
 from umbel.client.models import Models
+from umbel.client.own_state import Own
 from umbel.client.rules import ResultRules
 from umbel.consortium.warrants import sign_delegation
 from umbel.errors import CertificateError, PlanRefused
@@ -335,15 +337,16 @@ def test_two_runs_of_one_job_leave_two_models(run, contents, tmp_path):
     assert sorted(model.run for model in models.list()) == sorted(names)
 
 
-def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_come(run, tmp_path):
-    from flwr.app import Message, RecordDict
+def receiver(run, tmp_path):
+    """An owner that took part in a run, its parcel, and a way to send that."""
+    from flwr.app import ConfigRecord, Message, RecordDict
 
     from umbel.client.intake import Intake
     from umbel.consortium.warrants import sign_job
     from umbel.flower import stamp, take_server_identity
     from umbel.simulations.rehearsal import set_up
     from umbel.wire.packing import SECAGG, to_bytes_record
-    from umbel.wire.requests import ASSIGNMENT, RESULT, Assignment
+    from umbel.wire.requests import ASSIGNMENT, COUNTED, RESULT, Assignment
 
     stage, name = set_up(run.job, tmp_path), identity(run)
     operator, consortium = stage.consortium.operator, stage.consortium.card.id
@@ -359,14 +362,22 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
         "0.1.0", name, job, 0, 0, 1, signature=sign_job(operator, consortium, name, job)
     )
 
-    def send(content):
+    def send(content, **counted):
         take_server_identity(1)
         record = to_bytes_record(listed=parcel.listed, content=content)
         told = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
+        if counted:
+            told[COUNTED] = ConfigRecord(counted)
         message = Message(told, dst_node_id=2, message_type=RESULT)
         stamp(message)
         return intake.handle(message)
 
+    return intake, parcel, send
+
+
+def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_come(run, tmp_path):
+    intake, parcel, send = receiver(run, tmp_path)
+    name = identity(run)
     assert send(parcel.content[:-1]).has_error()
     assert "job finished" not in [entry.event for entry in intake.audit.entries()]
     for _ in range(2):
@@ -376,3 +387,28 @@ def test_an_owner_writes_down_that_a_job_is_finished_once_its_certificate_has_co
     [kept] = intake.home.decisions.list()
     assert (kept.run, kept.status) == (name, "job finished")
     assert "after 1 of 1 rounds" in kept.decisions[-1]["why"]
+
+
+def test_an_owner_that_is_not_shown_which_state_was_counted_keeps_the_result_and_the_state_before(
+    job_of, tmp_path, caplog
+):
+    """What came with a result may show nothing, or be untrue: it is told once, and comes no better again."""
+    job = job_of(
+        "bert",
+        strategy={"name": "ditto"},
+        training={"rounds": 1, "optimizer": "sgd"},
+        privacy={"unit": "none"},
+        evaluation={"counts": "off"},
+    )
+    run = simulate(pinned(job), Options(tmp_path / "simulated", workers=1))
+    intake, parcel, send = receiver(run, tmp_path)
+    states, name, arrays = intake.home.states, identity(run), {"apart/weight": np.ones(3, "<f4")}
+    states.propose(Own(name, 0, {}), 1, bytes(32), arrays, None)
+    before = states.begin(name, {"apart/weight": (3,)}, 1, lambda places: True)
+    states.propose(before, 2, bytes(32), {"apart/weight": np.zeros(3, "<f4")}, None)
+    for _ in range(2):
+        assert not send(parcel.content, round=2, shown=b"an untrue one").has_error()
+        found = intake.home.own_models.current(name, {"apart/weight": (3,)})
+        assert (found.round, found.arrays["apart/weight"].tolist()) == (1, [1.0, 1.0, 1.0])
+    assert caplog.messages
+    assert not list(tmp_path.glob("owners/*/states/*.state"))
