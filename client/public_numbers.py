@@ -61,7 +61,9 @@ class PublicNumbers:
                 rounds * min(1.0, job.cohort.size / self.terms(assignment).consortium)
             )
         tests = most_tests(job) if job.evaluation.every is not None else assignment.tests
-        apart = rounds * self._timing.apart(job) if trains_apart(job.strategy, ()) else 0.0
+        apart = 0.0
+        if trains_apart(job.strategy, self._budget.policy.jobs.strategies):
+            apart = rounds * self._timing.apart(job)
         return self._timing.whole(job, self.of_answers(job, assignment), rounds, tests) + apart
 
     def weight(self, job: Job) -> int:

@@ -9,12 +9,15 @@ import pytest
 from umbel.client.kept import KeptUpdates
 from umbel.client.own_state import OwnStates
 from umbel.client.policy import Policy
+from umbel.client.timing import Timing
+from umbel.clock import SystemClock
+from umbel.learning.pace import Pace
 from umbel.learning.probing.received import MOST_WEIGHT
 from umbel.strategies import LocalRule
 from umbel.strategies.averaging import FedAvg
 from umbel.strategies.personal import LocalHead
 from umbel.wire.arrays import to_arrays
-from umbel.wire.requests import LOCAL_HALF, TRAIN
+from umbel.wire.requests import LOCAL_HALF, TRAIN, Assignment
 
 OWN = """
 from umbel.strategies import Channel, LocalRule, Rule
@@ -43,6 +46,25 @@ def twice(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_twice:Twice"
     sys.modules.pop("my_twice", None)
+
+
+def test_the_time_of_a_run_counts_a_model_that_accepted_code_trains_apart(
+    owner, open_job_of, tmp_path, monkeypatch
+):
+    """Else a policy's jobs.max_hours would let pass what trains twice as long."""
+    (tmp_path / "my_apart.py").write_text(
+        "from umbel.strategies.ditto import Ditto\n\nclass Own(Ditto):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    pace = Pace(start=0.5, step=0.1, record=0.01, alone=0.02, tested=0.003, prepared=0.004)
+    seconds = {}
+    for name in ("ditto", "my_apart:Own"):
+        job = open_job_of(strategy={"name": name})
+        mary = owner(job, timing=Timing(SystemClock(), pace, "mary"))
+        order = Assignment("0.1.0", "run", job.to_json(), 1, 0, job.training.rounds)
+        seconds[name] = mary.agent._rounds.numbers.seconds(job, order)
+    sys.modules.pop("my_apart", None)
+    assert seconds["my_apart:Own"] == seconds["ditto"] > 0
 
 
 def test_an_update_is_kept_and_repeated_with_all_that_its_strategy_adds(
