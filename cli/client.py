@@ -266,7 +266,7 @@ def own_model_of(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write [own-models/RUN, in the owner's folder].", show_default=False
+            help="New folder to write [own-models/RUN, in the owner's folder].", show_default=False
         ),
     ] = None,
 ) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UmbelError
 from ..job import Job
+from ..storage.files import refuse_existing
 from ..strategies import leaves_own_model, state_of
 from ..strategies.contract import APART
 from ..wire.arrays import Arrays
@@ -59,8 +60,8 @@ class Written:
 def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     """Write an owner's own model of a finished run as a plain adapter, and test it here.
 
-    run: its name or id, or how it begins. out: default, a folder of the owner's. Raises ``UmbelError``
-    if there is none.
+    run: its name or id, or how it begins. out: a new folder; default, one of the owner's. Raises
+    ``UmbelError`` if the owner has no such model, ``FileError`` if there is something at `out`.
     """
     from ..learning.export import export_adapter
     from ..learning.features import with_features
@@ -70,6 +71,8 @@ def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     from ..learning.trainer import test
     from ..planning.shaping import shaping_of
 
+    if out is not None:
+        refuse_existing(out)
     row = find(run, Approvals(home.jobs), home.decisions)
     job, policy = Job.build(row["job"], source=f"the job of {row['run']}"), Policy.read(home.policy)
     accepted = tuple(policy.jobs.strategies)
@@ -89,8 +92,8 @@ def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     )
     if own is None or not result.is_dir():
         raise UmbelError(
-            f"{home.name} has nothing of its own of {row['run']}: it is there once the run's result has "
-            "come, if the policy keeps both (results.accept, results.keep_own)"
+            f"{home.name} has no model of its own from {row['run']}. It has one when the run's result has "
+            "arrived, if its policy accepts results and keeps the model (results.accept, results.keep_own)"
         )
     shared = learner.initial
     if learner.personal:

@@ -122,3 +122,12 @@ def test_a_grant_that_takes_the_place_of_another_is_said(consortium, umbel):
         (False, 0),
         (True, 0),
     ]
+
+
+def test_an_owners_own_model_is_written_to_a_new_folder_alone(owner, umbel, tmp_path):
+    """Else what is there already would be passed off as the model of this run."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "notes").write_bytes(FOREIGN)
+    for place in (tmp_path / "adapter", tmp_path / "notes"):
+        status, _, err = umbel("client", "own-model", "a-run", owner.path, "--out", place)
+        assert (status, "exists already. Choose another folder" in err) == (2, True)

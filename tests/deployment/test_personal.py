@@ -5,7 +5,7 @@ from safetensors.numpy import load_file
 
 from umbel.client.home import Home
 from umbel.client.own_model import write_own_model
-from umbel.errors import UmbelError
+from umbel.errors import FileError, UmbelError
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.rehearsal import rehearse
 
@@ -39,6 +39,8 @@ def test_a_rehearsal_comes_to_what_a_simulation_comes_to_at_every_owner(
                 write_own_model(home, identity)
             continue
         written = write_own_model(home, identity, tmp_path / "own" / place.name)
+        with pytest.raises(FileError, match="exists already"):
+            write_own_model(home, identity, tmp_path / "own" / place.name)
         theirs = simulated.path / "own" / place.name
         for tensors in sorted(theirs.glob("*.safetensors")):
             found = load_file(tmp_path / "own" / place.name / tensors.name)
