@@ -202,9 +202,9 @@ def _piece(
 
     A whole piece is kept at `place`, and read there another time.
     """
-    if place is not None and place.exists():
+    if place is not None and (kept := _read(place)) is not None:
         records_done(sum(map(len, chunks)))
-        return np.asarray(np.load(place))
+        return kept
     found: list[np.ndarray | None] = []
     for chunk in chunks:
         found += each(of, chunk)
@@ -217,6 +217,14 @@ def _piece(
     if place is not None and not np.isnan(features).any():
         write_once(place, lambda made: _save(made, features))
     return features
+
+
+def _read(piece: Path) -> np.ndarray | None:
+    """None if it is not there, or not whole: another process deletes pieces once all features are kept."""
+    try:
+        return np.asarray(np.load(piece))
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def _save(path: Path, features: np.ndarray) -> None:

@@ -69,6 +69,21 @@ def test_who_stops_while_features_are_computed_goes_on_from_there_to_the_same_bi
     assert [path.suffix for path in folder.iterdir()] == [".npy"], "pieces are gone"
 
 
+def test_a_piece_that_cannot_be_read_is_computed_again(learner, examples_of, cache):
+    """Another process deletes pieces once all is kept, perhaps between a look at one and its reading."""
+    examples = examples_of(learner, rows=ROWS)
+    cache("whole")
+    whole = with_features(learner, examples).features
+    cache("parts")
+    with pytest.raises(KeyboardInterrupt), listening(stopping(after=60)):
+        with_features(learner, examples)
+    pieces = sorted(kept_features(learner, examples).parent.glob("*.piece-*"))
+    assert len(pieces) > 1
+    for piece, damage in zip(pieces, ["", "cut"], strict=False):
+        piece.write_bytes(piece.read_bytes()[: 200 if damage else 0])
+    assert np.array_equal(with_features(learner, examples).features, whole)
+
+
 def test_a_piece_that_has_a_record_without_features_is_not_kept(
     learner, examples_of, cache, monkeypatch
 ):
