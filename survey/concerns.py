@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..learning.reading.layout import Layout
 from ..learning.reading.names import sort_names, stands_for_nothing, variants
 from ..learning.reading.tables import find_layout, read_table
 from ..quantities import counted, verb
+from ..storage.documents import toml_value
 from .columns import tellers
 from .texts import Copies, copies, giveaways, odd_characters
 
@@ -128,10 +130,9 @@ def _names_of_classes(classes: Mapping[str, int], texts_of_nothing: int) -> list
 
 
 def _spelled(name: str, others: list[str]) -> str:
-    shown = ", ".join(f'"{other}"' for other in others)
-    return f"""'{{"{name}" = [{shown}]}}'"""
+    return shlex.quote(toml_value({name: others}))
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name in names[:_NAMED])
-    return f"'[{shown}{', ...' if len(names) > _NAMED else ''}]'"
+    shown = toml_value(names[:_NAMED]).removesuffix("]")
+    return shlex.quote(f"{shown}{', ...' if len(names) > _NAMED else ''}]")

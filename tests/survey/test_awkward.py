@@ -2,7 +2,10 @@
 
 import json
 import random
+import re
+import shlex
 import subprocess
+import tomllib
 
 import pyarrow as pa
 import pyarrow.feather
@@ -14,7 +17,9 @@ from umbel.job import DataSpec, Job
 from umbel.learning.data import load_corpus
 from umbel.learning.reading.names import stands_for_nothing, variants
 from umbel.survey.advice import advice, warnings
+from umbel.survey.concerns import concern_lines
 from umbel.survey.survey import survey
+from umbel.survey.texts import Copies
 
 WORDS = ["kettle", "lamp", "hotel", "guide", "coat", "chair", "book", "ferry", "blender", "headset"]
 TEXTS = [
@@ -84,6 +89,19 @@ def test_spellings_of_one_answer_are_said(tmp_path, tiny):
     assert "'1', 'true', 'yes' may be one class" in said
     assert "'0', 'no' may be one class" in said
     assert variants(["0", "1"]) == variants(["yes", "no"]) == variants(["good", "bad"]) == []
+
+
+def test_the_commands_for_classes_run_in_a_shell_whatever_the_classes_are_called():
+    """A quotation mark, a backslash or a dollar in a name is that character, not the shell's or TOML's."""
+    names = ['a "b"', "it's", "c:\\new $HOME `x`", "été", "true", "yes"]
+    classes = {name: n for n, name in enumerate([*names, "nan"], start=1)}
+    asked = {}
+    for line in concern_lines({}, Copies(0, 0, 0), (), classes, 0, {}):
+        (_, text) = shlex.split(re.search(r"--set .*", line)[0])
+        key, _, value = text.partition("=")
+        asked[key] = tomllib.loads(f"value = {value}")["value"]
+    assert sorted(asked.pop("data.labels")) == sorted(names)
+    assert asked == {"data.spellings": {"yes": ["true"]}}
 
 
 def test_all_pairs_of_names_that_look_alike_are_named_at_once(tmp_path):
