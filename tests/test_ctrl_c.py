@@ -28,7 +28,10 @@ main()
 @pytest.mark.parametrize("module", ["umbel.cli.commands", "typer", "umbel.errors", "umbel.job"])
 def test_ctrl_c_while_the_command_line_is_loaded_is_one_line(module):
     found = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(module=module)], capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM.format(module=module)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "umbel: Stopped.\n")
 

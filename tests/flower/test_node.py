@@ -39,7 +39,9 @@ def test_a_thread_that_fails_ends_the_process_with_what_was_wrong():
         "threading.Thread(target=lambda: 1 / 0).start()\n"
         "time.sleep(600)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
 
