@@ -164,11 +164,6 @@ def _scheduled(job_json: str, names: tuple[str, ...]) -> list[tuple[float, list[
     return found
 
 
-def largest_sum(job: Job, names: Sequence[str]) -> int:
-    """Members of the largest sum of an asynchronous job."""
-    return max((len(members) for _, members in scheduled(job, names)), default=0)
-
-
 def buffer_refusals(job: Job, names: Sequence[str]) -> Iterator[str]:
     """Why an asynchronous job cannot come to its end with these clients."""
     if unknown := sorted(job.simulation.slow.keys() - set(names)):

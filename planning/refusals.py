@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..errors import PlanRefused
 from ..job import Job
 from ..privacy.noise.sizes import SIZE_EPSILON
+from ..strategies import buffered
 from .buffered import buffer_refusals
 from .client_level import client_refusals, sum_refusals
 from .comparing import comparing_refusals
@@ -96,7 +97,7 @@ def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[s
         )
     if job.encrypted and not job.encryption.confirm and keeps_state(job.strategy, accepted):
         yield (
-            f"encryption.confirm = false does not show an owner that its update was counted, but "
+            "encryption.confirm = false does not show an owner that its update was counted, but "
             f"strategy.name = {job.strategy.name!r} keeps a state at each owner that must follow the "
             "counted updates: set encryption.confirm = true, or choose a strategy without a state"
         )
@@ -175,7 +176,7 @@ def _mechanism_refusals(job: Job) -> Iterator[str]:
     """Keys of client-level privacy in a job of another unit, which would do nothing there."""
     if not job.private or job.per_client:
         return
-    if job.cohort.participations is not None and job.strategy.name != "fedbuff":
+    if job.cohort.participations is not None and buffered(job.strategy) is None:
         yield (
             'cohort.participations applies only to privacy.unit = "client"; under '
             f"{job.privacy.unit}-level privacy each client's own noise is made for the rounds that "
