@@ -52,7 +52,10 @@ class BufferedRounds(Rounds):
         if rule is None or not train:
             return super().answer(assignment, message, train=train, test=test)
         if not assignment.round or test:
-            raise MessageError("A request to train asks for what no asynchronous job has")
+            raise MessageError(
+                "A request to train in an asynchronous job is for round 0, or asks for a test too. Such a "
+                "job trains from round 1 on, and tests in sums of their own."
+            )
         listed = Listed.of(message.content)
         if listed is None:
             return self._trained_ahead(job, assignment, message)

@@ -67,9 +67,8 @@ FIELDS: dict[str, dict[str, GateClass]] = {
         "counts": "charged",  # exact ones are agreed
         "loss": "agreed",  # only without privacy
     },
-    "arrays": {
-        "*": "charged"
-    },  # the update, noised in every step, or made of one; agreed without privacy
+    # The update, noised in every step, or made of one; agreed without privacy.
+    "arrays": {"*": "charged"},
     "receipt": {"kept": "public"},  # that a result came, and was checked
     LEDGER: {"head": "public"},  # sealed with the ledger's secret name; comes back in requests
     SECAGG: {

@@ -223,9 +223,8 @@ class Rounds:
         """Keep durably, before anything leaves."""
         asked = answer.reserved.asked
         what, found, propose = asked.what, answer.found, self._strategy.propose
-        if (
-            asked.moves
-        ):  # they follow from no update, so they come first: what is kept is not trained again
+        # If states follow from no update, they come first: what is kept is not trained again.
+        if asked.moves:
             propose(asked, found)
         if asked.kept and asked.repeated is None:
             update, shapes = found.outcome.update, asked.channels.shapes

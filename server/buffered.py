@@ -45,7 +45,7 @@ from .spares import warn_of_spares
 def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
     """Make the next model version of the first updates that are ready; the model.
 
-    Where it says `test`, all clients test the current model first, in a sum of its own. Raises
+    If it says `test`, all clients test the current model first, in a sum of its own. Raises
     ``RoundFailed`` if too few are left, or too few answer.
     """
     if test and not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays)):
@@ -238,7 +238,7 @@ class SecureBuffer(SecureCollection, _Weighted):
 
 
 class PlainBuffer(PlainCollection, _Weighted):
-    """The kept updates themselves, where the job is not encrypted."""
+    """The kept updates themselves, if the job is not encrypted."""
 
     def __init__(
         self,

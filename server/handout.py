@@ -68,7 +68,7 @@ def awaiting(folder: RunFolder, clients: Mapping[str, int]) -> dict[str, int]:
 def _request(
     node: int, order: Assignment, parcel: Parcel, counted: tuple[int, bytes] | None
 ) -> Message:
-    """counted: where owners keep a state, the newest round that had this one's update, and what shows it."""
+    """counted: if owners keep a state, the newest round that had this one's update, and what shows it."""
     record = to_bytes_record(listed=parcel.listed, content=parcel.content)
     content = RecordDict({ASSIGNMENT: order.to_record(), SECAGG: record})
     if counted is not None:

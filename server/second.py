@@ -24,7 +24,7 @@ Collecting = Callable[[Stage, int, Iterable[Message], Attempt], Collection]
 def aggregated(
     run: Run, stage: Stage, first: Collection, attempt: Attempt, collecting: Collecting
 ) -> ArrayRecord | None:
-    """What follows from a round's replies, and from a second sum where the strategy has one.
+    """What follows from a round's replies, and from a second sum if the strategy has one.
 
     Raises ``TooFew`` if either brought too little. What the second sum cost is added to `first`.
     """
