@@ -120,7 +120,7 @@ def test_losses_weigh_what_is_summed_under_encryption_and_without(
         found = run.read_json("result.json")["client_metrics"]
         return max(figures["loss"] for figures in found.values())
 
-    assert abs(worst(name, **options) - worst("fedavg")) > 1e-3
+    assert worst(name, **options) < worst("fedavg") - 0.1
 
 
 @pytest.mark.parametrize("name", ["q-fedavg", "afl"])

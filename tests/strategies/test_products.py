@@ -180,6 +180,20 @@ def test_the_mean_product_of_mixed_ranks_is_exact_through_secure_sums(begun, cli
         assert error <= 1e-6 * np.linalg.norm(wanted)
 
 
+def test_a_clip_that_is_far_too_large_rounds_the_product_coarsely():
+    """As docs/strategies.md has it: a clip of 8 where the largest changes are some hundredths."""
+    generator = np.random.default_rng(7)
+    model = adapter(generator, 16, [(160, 192), (192, 160)], 0.0)
+    rule = ours("flexlora")()
+    rule.clients, rule.clip, seen = 8, 8.0, {}
+    rule.combined = lambda mean, b, a: seen.update({mean.pair.b: mean}) or (b, a)
+    changes = changes_of(generator, model, 8, 0.01)
+    _, trained = two_sums(rule, model, changes, [1] * 8, [16] * 8, masked(8.0))
+    for name, wanted in mean_products(trained, [1] * 8).items():
+        error = np.linalg.norm(seen[name].left @ seen[name].right - wanted)
+        assert 1e-3 < error / np.linalg.norm(wanted) < 2e-2
+
+
 def test_a_sketch_that_is_too_narrow_is_not_exact():
     """So the width is needed: the test above would tell."""
     generator = np.random.default_rng(7)
@@ -207,9 +221,12 @@ def test_a_sketch_is_as_wide_as_the_ranks_of_a_cohort_together_and_no_wider_than
     assert np.array_equal(omega, signs(3, pair, wanted))
 
 
+SIGNS = [[1, -1, -1], [-1, 1, 1], [-1, -1, -1], [1, -1, -1], [1, 1, -1]]
+
+
 def test_signs_are_the_same_on_every_machine_and_others_in_every_round():
     [pair] = pairs_of({A.format(0): (2, 5), B.format(0): (4, 2)})
-    assert signs(1, pair, 3).astype(int).tolist() == signs(1, pair, 3).astype(int).tolist()
+    assert signs(1, pair, 3).astype(int).tolist() == SIGNS
     assert not np.array_equal(signs(1, pair, 3), signs(2, pair, 3))
 
 
