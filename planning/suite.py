@@ -12,8 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import StrategyError
-from ..job import Job
-from ..strategies import OURS, Rule, has_personal, ours, personal_of, trained_over
+from ..job import Job, StrategySpec
+from ..strategies import (
+    OURS,
+    Rule,
+    has_personal,
+    ours,
+    personal_of,
+    trained_over,
+    weighs_by_loss,
+)
 from ..strategies.contract import Shapes
 from ..strategies.factors import factor_of
 from .facts import ClientFacts
@@ -79,6 +87,7 @@ def described(name: str) -> Described:
     kind = ours(name)
     about = _words(kind.__doc__)
     module = _words(inspect.getmodule(kind).__doc__)
+    by_loss = weighs_by_loss(StrategySpec(name=name))
     paper = _PAPER.search(about) or _PAPER.search(module) or _CITED.search(module)
     return Described(
         name,
@@ -91,19 +100,15 @@ def described(name: str) -> Described:
         _state(kind),
         list(kind.fits),
         # A local half gets nothing that is not noised, unless it asks for the loss.
-        "no" if _by_loss(kind) or any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
-        _under_client_level(kind),
+        "no" if by_loss or any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
+        "no" if by_loss else _under_client_level(kind),
         {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
         kind.when,
     )
 
 
-def _by_loss(kind: type[Rule]) -> bool:
-    return kind.local is not None and kind.local.needs_loss
-
-
 def _under_client_level(kind: type[Rule]) -> str:
-    if _by_loss(kind) or any(kind.refusals(_CLIENT_LEVEL)):
+    if any(kind.refusals(_CLIENT_LEVEL)):
         return "no"
     # What compares updates would see one client's own if nothing sums groups.
     return "yes" if kind.sees == "SUM" else "by groups"
@@ -170,7 +175,7 @@ def _state(kind: type[Rule]) -> str:
     if kind.apart is not None:
         return "a model of its own"
     kept = getattr(kind.local, "state", None)
-    names = sorted(kept({"weight": (1,)})) if kept else []
-    if names and kind.local and kind.local.state({"weight": (9,)})[names[0]] == (1,):
-        return f"{len(names)} number"
-    return f"as large as the update, {len(names)} times" if names else "none"
+    found = kept({"weight": (9,)}) if kept else {}
+    if found and all(shape == (1,) for shape in found.values()):
+        return f"{len(found)} number{'s' * (len(found) > 1)}"
+    return f"as large as the update, {len(found)} times" if found else "none"

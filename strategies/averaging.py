@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .contract import LocalRule, Rule, Told
+from .contract import LocalRule, Rule, Told, told_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,10 +60,7 @@ class Proximal(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        mu = told.get(PROXIMAL_MU, 0.0)
-        if not isinstance(mu, int | float) or not 0 <= mu < math.inf:
-            raise ValueError(f"{PROXIMAL_MU} = {mu!r} is not a number of 0 or more")
-        self._mu = float(mu)
+        self._mu = told_number({PROXIMAL_MU: 0.0, **told}, PROXIMAL_MU)
 
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:
         if self._mu:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .contract import Channel, LocalRule, Rule, Shapes, Told
+from .contract import Channel, LocalRule, Rule, Shapes, Told, told_number
 
 _SHARE, _ONE, _NEXT = "share", "normaliser", "next-normaliser"
 _REACH, _FARTHER = 2.0**6, 2.0**12
@@ -76,10 +76,7 @@ class LossToTheQ(_Weighted):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        q = told.get(_Q)
-        if not isinstance(q, int | float) or not 0 <= q < math.inf:
-            raise ValueError(f"{_Q} = {q!r} is not a number of 0 or more")
-        self._q = float(q)
+        self._q = told_number(told, _Q)
 
     def weight(self) -> float:
         return float((self.loss + _LEAST) ** self._q)
@@ -92,7 +89,7 @@ class LossToTheQ(_Weighted):
 
 
 class QFedAvg(_Normalised):
-    """q-FedAvg (Li et al. 2020, arXiv 1905.10497, Alg. 2): w + sum of F_k^q d_k / sum of h_k / L.
+    """q-FedAvg (Li et al. 2020, arXiv 1905.10497, Alg. 2): w + (sum of F_k^q d_k) / (sum of h_k / L).
 
     F_k is the loss of the model that came on the owner's training records, d_k its update, and h_k an upper
     bound of the curvature of F_k^(q + 1). L is 1 / the round's mean learning rate. With q = 0 it is FedAvg.
@@ -116,10 +113,7 @@ class MultiplicativeWeight(_Weighted):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        gamma = told.get(_GAMMA)
-        if not isinstance(gamma, int | float) or not 0 < gamma < math.inf:
-            raise ValueError(f"{_GAMMA} = {gamma!r} is not a number above 0")
-        self._gamma = float(gamma)
+        self._gamma = told_number(told, _GAMMA, above=True)
 
     @classmethod
     def state(cls, shapes: Shapes) -> Shapes:

@@ -8,6 +8,7 @@ them before anything runs. Knows neither Flower nor torch.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,6 +31,26 @@ AdapterKind = Literal["head", "lora", "full"]
 
 APART = "apart/"
 """Before the names of a model of the owner's own in its state (``Rule.apart``)."""
+
+
+def told_number(
+    told: Told, name: str, least: float = 0, *, above: bool = False, whole: bool = False
+) -> Any:
+    """A number that the server told: finite, and `least` or more, or more than that (`above`).
+
+    A float; if `whole`, an int below 2^53. ``ValueError`` for anything else, and if it was not told.
+    """
+    found: Any = told.get(name)
+    sound = isinstance(found, int if whole else int | float) and not isinstance(found, bool)
+    if (
+        not sound
+        or not least <= found < (2**53 if whole else math.inf)
+        or (above and found == least)
+    ):
+        what = "whole number" if whole else "number"
+        bound = f"above {least:g}" if above else f"of {least:g} or more"
+        raise ValueError(f"{name} = {found!r} is not a {what} {bound}")
+    return found if whole else float(found)
 
 
 class LocalRule:
@@ -82,8 +103,9 @@ class LocalRule:
         """The state that follows from the finished update (float32), as the sum gets it (under client-level
         privacy before it is clipped and noised).
 
-        A pure function of `own`, `heard`, `rates` and `update`. It counts from the first round on before
-        which the opened sum is known to have had the update; else the state stays as it was.
+        A pure function of `update` and of what is set before: `own`, `heard`, `rates`, `steps`, and `loss`
+        if it `needs_loss`. It counts from the first round on before which the opened sum is known to have
+        had the update; else the state stays as it was.
         """
         return {}
 

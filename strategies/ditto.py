@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .averaging import FedAvg
-from .contract import LocalRule, Told
+from .contract import LocalRule, Told, told_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +21,7 @@ class PulledToShared(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        pull = told.get(_LAMBDA)
-        if not isinstance(pull, int | float) or not 0 <= pull < math.inf:
-            raise ValueError(f"{_LAMBDA} = {pull!r} is not a number of 0 or more")
-        self._lambda = float(pull)
+        self._lambda = told_number(told, _LAMBDA)
         self._shared: dict[str, Tensor] = {}
 
     def correct(self, name: str, gradient: Tensor, weight: Tensor, start: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .contract import LocalRule, Rule, Shapes, Told
+from .contract import LocalRule, Rule, Shapes, Told, told_number
 from .stateful import not_under_client_level
 
 if TYPE_CHECKING:
@@ -26,10 +26,7 @@ class DynamicLoss(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        alpha = told.get(_ALPHA)
-        if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-            raise ValueError(f"{_ALPHA} = {alpha!r} is not a number above 0")
-        self._alpha = float(alpha)
+        self._alpha = told_number(told, _ALPHA, above=True)
         self._linear: dict[str, Tensor] = {}
 
     @classmethod

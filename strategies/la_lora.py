@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from .averaging import FedAvg
-from .contract import LocalRule, Told
+from .contract import LocalRule, Told, told_number
 from .factors import factor_of, without
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ class TurnsAndFilter(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        strength = told.get(_SMOOTHING)
-        if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
-            raise ValueError(f"{_SMOOTHING} = {strength!r} must be a number of 0 or more")
-        self._strength = float(strength)
+        self._strength = told_number(told, _SMOOTHING)
 
     def trains(self, step: int, names: Collection[str]) -> Collection[str]:
         return without("B" if step % 2 else "A", names)
@@ -70,7 +67,7 @@ class LaLora(FedAvg):
 
     With one factor at rest a step's noise enters the product once. The paper has a fixed low-pass filter over
     the entries of a gradient; the one here is the Laplacian smoothing of its authors' program for language
-    models, with the same strength by default. Both factors are averaged.
+    models (github.com/junkangLiu0/LA-LORA), with the same strength by default. Both factors are averaged.
     """
 
     local = TurnsAndFilter

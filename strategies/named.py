@@ -293,6 +293,12 @@ def local_half(
             f"the strategy {wanted} has a local half, which runs at an owner only if its policy names it: "
             f'jobs.strategies = ["{wanted}"]'
         )
+    return _made(half, told, spec)
+
+
+def _made(
+    half: type[LocalRule] | None, told: Mapping[str, Any], spec: StrategySpec
+) -> LocalRule | None:
     try:
         return None if half is None else half(dict(told))
     except (ValueError, LookupError, TypeError) as error:
@@ -323,12 +329,7 @@ def apart_half(
     """The local half of the training of an owner's own model, made of what the server `told`; None if a
     strategy has none. Raises ``MessageError`` for what nobody should be told."""
     kind = rule_class(spec, accepted)
-    if kind is None or kind.apart is None:
-        return None
-    try:
-        return kind.apart(dict(told))
-    except (ValueError, LookupError, TypeError) as error:
-        raise MessageError(f"What the server sent for {spec.name} is unusable: {error}") from None
+    return _made(kind.apart if kind else None, told, spec)
 
 
 def _runs_at_owners(kind: type[Rule]) -> bool:

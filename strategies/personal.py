@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .averaging import FedAvg
-from .contract import LocalRule, Shapes, Told
+from .contract import LocalRule, Shapes, Told, told_number
 from .factors import but_shared, factor_of
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class HeadFirst(LocalRule):
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
-        head = told.get(_HEAD)
-        if type(head) is not int or head < 1:
-            raise ValueError(f"{_HEAD} = {head!r} is not a whole number of 1 or more")
-        self._head = head
+        self._head = told_number(told, _HEAD, 1, whole=True)
 
     def trains(self, step: int, names: Collection[str]) -> Collection[str]:
         head = step % self.steps < self._head

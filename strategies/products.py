@@ -30,7 +30,7 @@ import numpy as np
 from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .channels import reach_for
-from .contract import UPDATE, Channel, LocalRule, Shapes, Told
+from .contract import UPDATE, Channel, LocalRule, Shapes, Told, told_number
 from .factors import factor_of
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ class Sketches(OwnRank):
     def __init__(self, told: Told) -> None:
         super().__init__(told)
         self._begun: Arrays = {}
-        self._seed, self._clients = (_whole(told, name) for name in (_SEED, _CLIENTS))
+        self._seed, self._clients = (
+            told_number(told, name, whole=True) for name in (_SEED, _CLIENTS)
+        )
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         found = {}
@@ -166,7 +168,7 @@ class Sketches(OwnRank):
 
 
 class PaddedSketches(Sketches):
-    """As `Sketches`, and says in the sum which columns of B its rank holds, so that padded means follow."""
+    """Sends B (A Omega), then Q^T B A, and which columns of B its rank holds, so that padded means follow."""
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         held = {}
@@ -337,10 +339,3 @@ def _projection(q: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
 def _beyond(name: str, array: Tensor | np.ndarray, rank: int) -> Tensor | np.ndarray:
     """The part of a factor that an adapter of this rank does not have."""
     return array[rank:] if factor_of(name) == "A" else array[:, rank:]
-
-
-def _whole(told: Told, name: str) -> int:
-    found = told.get(name)
-    if not isinstance(found, int) or not 0 <= found < 2**53:
-        raise ValueError(f"{name} = {found!r} is not a whole number")
-    return found

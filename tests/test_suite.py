@@ -1,6 +1,7 @@
 """``umbel strategies``: rows that follow from the declarations, and what each would cost in a job."""
 
 import json
+import re
 
 import pytest
 import tomli_w
@@ -9,7 +10,7 @@ from umbel import strategies
 from umbel.errors import StrategyError
 from umbel.planning.suite import described, in_job
 from umbel.simulations.engine import plan_job
-from umbel.strategies import OURS
+from umbel.strategies import OURS, LocalRule
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -17,6 +18,7 @@ def test_every_strategy_says_its_rule_its_paper_and_when_to_choose_it(name):
     row = described(name)
     assert 5 < len(row.rule) < 110, row.rule
     assert "\n" not in row.rule
+    assert not re.search(r"`[A-Z]\w+`", f"{row.rule} {row.local}"), "a class that no reader knows"
     assert row.paper
     assert row.when.endswith(".")
 
@@ -25,6 +27,18 @@ def test_what_a_strategy_refuses_whole_clients_for_is_not_said_to_go_with_them()
     refused = {"scaffold", "feddyn", "fedbuff", "flexlora", "lora-fair", "hetlora"}
     refused |= {"q-fedavg", "afl"}
     assert {name for name in OURS if described(name).client == "no"} == refused
+
+
+def test_a_state_of_single_numbers_says_how_many(monkeypatch):
+    class Counted(LocalRule):
+        @classmethod
+        def state(cls, shapes):
+            return {"a": (1,), "b": (1,)}
+
+    monkeypatch.setattr(strategies.ours("rolora"), "local", Counted)
+    assert described("rolora").state == "2 numbers"
+    assert described("afl").state == "1 number"
+    assert described("scaffold").state == "as large as the update, 1 times"
 
 
 def test_a_new_strategy_has_its_row_by_its_line_alone(monkeypatch, umbel):

@@ -14,7 +14,7 @@ from umbel.errors import MessageError, PlanRefused, StrategyError
 from umbel.job import StrategySpec
 from umbel.strategies import Channel, Channels, LocalRule, Rule, channels_of, local_half
 from umbel.strategies.channels import reach_for
-from umbel.strategies.contract import checked_channels, checked_sent
+from umbel.strategies.contract import checked_channels, checked_sent, told_number
 from umbel.strategies.summed import SummedStrategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "strategies"
@@ -114,6 +114,32 @@ def test_a_reach_may_be_a_whole_number_and_each_round_takes_it():
         ValueError, match=r"reach 32\.0 for channel votes.*below the declared 64\.0"
     ):
         channels.scaled({"reach-votes": 32.0})
+
+
+UNSOUND = [None, True, "1", float("nan"), float("inf"), -1, -0.5, [1]]
+
+
+@pytest.mark.parametrize("found", UNSOUND)
+@pytest.mark.parametrize("how", [{}, {"above": True}, {"whole": True}])
+def test_what_is_told_is_a_number_within_its_bounds_or_refused(found, how):
+    with pytest.raises(ValueError, match=r"n = .* is not a (whole )?number (of 0 or more|above 0)"):
+        told_number({"n": found}, "n", **how)
+    assert told_number({"n": 3}, "n", **how) == 3
+    with pytest.raises(ValueError, match="n = None"):
+        told_number({}, "n", **how)
+
+
+def test_a_told_number_is_of_the_kind_that_is_asked_for():
+    assert (told_number({"n": 0}, "n"), type(told_number({"n": 0}, "n"))) == (0.0, float)
+    assert type(told_number({"n": 2**53 - 1}, "n", 1, whole=True)) is int
+    for value, how in (
+        (0, {"above": True}),
+        (0, {"least": 1}),
+        (1.0, {"whole": True}),
+        (2**53, {"whole": True}),
+    ):
+        with pytest.raises(ValueError, match="is not a"):
+            told_number({"n": value}, "n", **how)
 
 
 @given(st.floats(0) | st.just(float("nan")), st.integers(-20, 20))
