@@ -16,11 +16,9 @@ class StrategySpec(Section):
 
     name: str = Field(
         "fedavg",
-        description='"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox"; for LoRA adapters: '
-        '"ffa-lora", "rolora", "la-lora", "fed-sb"; with a state at each owner: "scaffold", "feddyn"; robust '
-        'against Byzantine clients: "median", "trimmed-mean", "geometric-median", "krum", "multi-krum", '
-        '"bulyan", "centred-clipping", "norm-bound"; asynchronous: "fedbuff"; the name of a class in '
-        'flwr.serverapp.strategy; or "module:Class" for your own (docs/strategies.md).',
+        description='One of Umbel\'s own, such as "fedavg" or "fedprox" (`umbel strategies` lists them with '
+        "what each goes with, docs/strategies.md says how they work); the name of a class in "
+        'flwr.serverapp.strategy; or "module:Class" for your own.',
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Arguments of the strategy, by name."

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -11,6 +12,8 @@ from umbel.errors import StrategyError
 from umbel.planning.suite import described, in_job
 from umbel.simulations.engine import plan_job
 from umbel.strategies import OURS, LocalRule
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "strategies.md"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -27,6 +30,10 @@ def test_what_a_strategy_refuses_whole_clients_for_is_not_said_to_go_with_them()
     refused = {"scaffold", "feddyn", "fedbuff", "flexlora", "lora-fair", "hetlora"}
     refused |= {"q-fedavg", "afl"}
     assert {name for name in OURS if described(name).client == "no"} == refused
+    _, _, said = DOCUMENT.read_text(encoding="utf-8").partition(
+        "They work with every unit of privacy"
+    )
+    assert set(re.findall(r"`([^`]+)`", said.split(".")[0])) == refused
 
 
 def test_a_state_of_single_numbers_says_how_many(monkeypatch):
