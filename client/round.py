@@ -143,6 +143,8 @@ class Rounds:
             raise PlanRefused(f"{self._name}: the job has no tests, but the server asks for one")
         arrays, here = self._global_model(message), self._strategy
         local, beside = here.asked(assignment, message) if train else (None, {})
+        if train:
+            here.check_reaches(assignment, message, arrays, self.numbers.terms(assignment))
         sent, channels = all_sent(arrays, beside), here.channels(job, assignment)
         begun, interruptions = self._timing.now(), self._work.interruptions
         asked = Asked(

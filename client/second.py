@@ -4,7 +4,10 @@ Guarantee: no record is read, and nothing is charged. Under example- and group-l
 noised before it was kept, so whatever is computed from it is post-processing (Dwork and Roth 2014,
 Prop. 2.1). Under client-level privacy the answer would be a second release: ``planning`` refuses such jobs,
 and so does this. Encrypted, it leaves only into a sum over exactly the members of the first one, for one
-question in a round (``privacy.secagg.second``).
+question that it was asked of this update (``privacy.secagg.second``). Both sums are of the same f_k w_k, the
+factor by which the first vector was scaled to the clip and the weight: an answer that does not fit the clip
+with this factor is refused, never scaled by one of its own. The reaches follow from job, round, model and
+question, so the server cannot have an answer refused by telling another.
 Assumption: as for each local half, its code computes only from its arguments.
 """
 
@@ -13,8 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import MessageError, PlanRefused
 from ..privacy.randomness import SecretStream
+from ..privacy.secagg.fixed_point import largest_magnitude
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import (
@@ -85,7 +91,11 @@ class SecondSums:
             upload = SecureUpload(participant, request, context, layout, weight)
             if upload.known:
                 return masked(*upload.known, metrics)
-            participant.check_second(request, what, question)
+        self._here.check_reaches(
+            assignment, message, arrays, self._numbers.terms(assignment), asked
+        )
+        if upload is not None:
+            upload.participant.bind_second(upload.request, what, question)
         first = self._here.channels(job, assignment)
         update = self._of_the_round(assignment, what, first.shapes, upload)
         assert local is not None  # a second sum is declared only with a local half
@@ -93,12 +103,15 @@ class SecondSums:
         try:
             found = local.second({name: update[name] for name in first.update.shapes}, asked)
             vector = channels.scaled(local.told).vector({}, found)
+            peak = largest_magnitude(list(update.values()))
         except ValueError as error:
             raise MessageError(f"{self._name}: the second sum: {error}") from None
+        if not peak:  # nothing could be trained, and nothing of it is in the first sum
+            vector = {name: np.zeros_like(array) for name, array in vector.items()}
         if upload is None:
             record = MetricRecord(metrics)
             return RecordDict({"arrays": to_array_record(vector), "metrics": record})
-        whole = layout.contribution(vector, 0.0, None, weight)
+        whole = layout.contribution(vector, 0.0, None, weight, first=peak)
         dither = self._secrets(f"{self._name}/{assignment.round}/second dither")
         return masked(*upload.send(whole, dither, what, (), question), metrics)
 

@@ -21,12 +21,14 @@ from ..strategies import (
     channels_over,
     heard_of,
     local_half,
+    reaches_by,
     rule_class,
     second_of,
     state_of,
     told_by,
 )
 from ..strategies.contract import APART, Shapes
+from ..strategies.second import REACH
 from ..wire.arrays import Arrays
 from ..wire.requests import LOCAL_HALF, Assignment, beside_of, counted_of, told_of
 from .answers import job_of
@@ -37,6 +39,7 @@ from .work import Work
 if TYPE_CHECKING:
     from flwr.app import Message
 
+    from ..planning.terms import Terms
     from .order import Asked, Computed
 
 
@@ -127,6 +130,34 @@ class StrategyHere:
                     f"{self._name}: the server tells {name} = {told.get(name)!r}, "
                     f"but in the job it is {value!r}"
                 )
+
+    def check_reaches(
+        self,
+        assignment: Assignment,
+        message: Message,
+        arrays: Arrays,
+        terms: Terms,
+        asked: Arrays | None = None,
+    ) -> None:
+        """Refuse reaches that do not follow from the job, the round and the model (``Rule.scales``).
+
+        asked: what a second sum is asked with; its reaches are told with those of the first.
+        """
+        job, clip = job_of(assignment), 1.0
+        if job.encrypted:  # as the plan has it
+            every = self.of_rounds(job, assignment)
+            clip = max(terms.clip(channels.update.numbers) for channels in every)
+        strategy, round_, cohort = job.strategy, assignment.round, assignment.cohort
+        trips = (None,) if asked is None else (None, asked)
+        wanted: dict[str, float] = {}
+        for trip in trips:
+            wanted |= reaches_by(strategy, arrays, round_, self._accepted, cohort, clip, trip)
+        told = told_of(message.content).items()
+        if {name: reach for name, reach in told if name.startswith(REACH)} != wanted:
+            raise MessageError(
+                f"{self._name}: the server tells other reaches of what is summed than those that follow from "
+                "the model that it sends"
+            )
 
     def with_own(self, asked: Asked, message: Message, upload: SecureUpload | None) -> Asked:
         """What is asked, with what this owner has of its own: its state, personal tensors, its own model.

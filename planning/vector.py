@@ -102,12 +102,13 @@ class Content:
         weight: int,
         unable: bool = False,
         part: ClientPart | None = None,
+        first: float | None = None,
     ) -> Contribution:
         """One client's part. `update` is empty if nothing was trained, `counts` None untested.
 
         A client that was `unable` to train or test says so in the sum alone, with zeros for the rest:
         a refusal would tell the server that its records, and nobody else's, are such. If `part`
-        hides whole clients, not even the sum tells.
+        hides whole clients, not even the sum tells. first: as ``Contribution`` has it.
         """
         nothing = not update and self.train
         zeros = {n: np.zeros(s, np.float32) for n, s in self.shapes.items()} if nothing else {}
@@ -117,7 +118,8 @@ class Content:
         if not self.job.per_client:
             integers.append(int(unable))
             if self.train:
-                integers.append(int(largest_magnitude(arrays) > self.clip))
+                beyond = largest_magnitude(arrays) if first is None else first
+                integers.append(int(beyond > self.clip))
         elif self._counts_within:
             assert part is not None
             integers.append(part.within(arrays) + self._offset)
@@ -131,11 +133,11 @@ class Content:
             integers += [int(number) for number in (counts or self._zero).to_list()]
         elif self.test:
             numbers = (counts or self._zero).to_list()
-            first = len(numbers) - self._reals
-            integers += [int(number) for number in numbers[:first]]
-            wides += numbers[first:]
+            integral = len(numbers) - self._reals
+            integers += [int(number) for number in numbers[:integral]]
+            wides += numbers[integral:]
         noise = part.noise if part and self.train else None
-        return Contribution(arrays, integers, wides, weight, noise)
+        return Contribution(arrays, integers, wides, weight, noise, first)
 
     def read(self, total: Total, noise: ServerNoise | None = None) -> Reading:
         """What the opened sum says, with the server's `noise`, if it is to add any.

@@ -29,7 +29,8 @@ def reach_for(farthest: float, least: float) -> float:
     """
     if not farthest < _FARTHEST:
         return _FARTHEST
-    half, exponent = math.frexp(max(farthest, least))
+    # Server and owners compute it on machines that round the last bits differently.
+    half, exponent = math.frexp(max(farthest * (1 - 2.0**-30), least))
     return math.ldexp(1.0, exponent - (half == 0.5))
 
 

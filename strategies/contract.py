@@ -237,10 +237,13 @@ class Rule(ABC):
         """
         return {}
 
-    def scales(self, model: Arrays, trip: int) -> Mapping[str, float]:
-        """Public reaches of the channels of a trip, in place of the declared ones, by channel.
+    def scales(self, model: Arrays, asked: Arrays | None = None) -> Mapping[str, float]:
+        """Public reaches of the first sum's channels, in place of the declared ones, by channel; or, with
+        what is `asked`, of the second sum's.
 
-        model: the part that the round trains (float32).
+        model: the part that the round trains (float32). A pure function of the options, the round that was
+        `told`, `clients`, `clip` and its arguments: an owner computes it, too, and refuses a server that
+        tells another reach. One that is too small would have each owner scaled down by a factor of its own.
         """
         return {}
 

@@ -68,7 +68,7 @@ class HetLora(FedAvg):
         weighted, norms = Channel(_WEIGHTED, factors, _LEAST), Channel(_NORMS, {_ALL: (1,)}, _LEAST)
         return (Channel(UPDATE, shapes), weighted, norms)
 
-    def scales(self, model: Arrays, trip: int) -> Mapping[str, float]:
+    def scales(self, model: Arrays, asked: Arrays | None = None) -> Mapping[str, float]:
         """Bounds of s, and of s times an entry, over the bound c of an update's entries.
 
         ||(B + dB) (A + dA)|| <= (||B|| + c sqrt(m r)) (||A|| + c sqrt(r n)), in Frobenius norms.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MessageError, PlanRefused, StrategyError
+from ..wire.arrays import Arrays
 from .catalogue import NAMES, OURS, ours
 from .construct import construct, foreign
 from .contract import (
@@ -28,7 +29,7 @@ from .contract import (
     has_personal,
     trained_shapes,
 )
-from .second import NOTHING_OF_ITS_OWN, second_channels
+from .second import NOTHING_OF_ITS_OWN, reaches_told, second_channels
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -264,6 +265,28 @@ def told_by(
     rule.clients = clients
     with _said_of(spec):
         return dict(rule.told(round_))
+
+
+def reaches_by(
+    spec: StrategySpec,
+    model: Arrays,
+    round_: int,
+    accepted: Collection[str] | None = None,
+    clients: int = 0,
+    clip: float = 1.0,
+    asked: Arrays | None = None,
+) -> dict[str, float]:
+    """The reaches that a job's strategy tells for a round's first sum, of the model that is sent, by the
+    names in a request; or, with what is `asked`, for its second sum. clients, clip: as ``Rule`` has them."""
+    rule = _rule(spec, accepted)
+    if rule is None:
+        return {}
+    rule.clients, rule.clip = clients, clip
+    with _said_of(spec):
+        rule.told(round_)
+        shapes = {name: array.shape for name, array in model.items()}
+        trained = {name: model[name] for name in trained_shapes(rule, round_, shapes)}
+        return reaches_told(rule.scales(trained, asked))
 
 
 def local_half(

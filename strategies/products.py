@@ -247,31 +247,32 @@ class Products(FedAvg):
         self._round = round_
         return {_SEED: round_, _CLIENTS: self.clients}
 
-    def scales(self, model: Arrays, trip: int) -> Mapping[str, float]:
+    def scales(self, model: Arrays, asked: Arrays | None = None) -> Mapping[str, float]:
         """How far one owner's entries may lie beyond an update's, by public numbers alone.
 
         B A - B_0 A_0 = dB A_0 + B_0 dA + dB dA, with entries of dA and dB up to the clip c, and of half of it
         by root mean square. Entries of the first sum are such entries times signs; those of the second are
         spread evenly (``asked``). Both count as ``_ROOM`` deviations. An owner of a smaller rank also leaves
-        out a part of B_0 A_0 itself. If an entry is beyond it all the same, that owner's vector is scaled
-        down, and counted as clipped.
+        out a part of B_0 A_0 itself. If an entry of the first sum is beyond it all the same, that owner's
+        vector is scaled down, and counted as clipped, and what it adds to the second sum by the same factor;
+        one of the second has its owner refuse.
         """
         c, most, each = self.clip, 0.0, _ROOM / 2
         for pair in pairs_in(model):
             b, a = pair.factors(model)
             width = pair.width(self.clients)
-            if trip == 1:
+            if asked is None:
                 a = a @ signs(self._round, pair, width)
                 spread, along = 1.0, each * math.sqrt(pair.n)
             else:
-                b = self._q[pair.b].T @ b
+                b = asked[pair.b].T @ b
                 spread, along = math.sqrt(pair.m / width), 1.0
             of_b = each * spread * np.sqrt((a**2).sum(axis=0)).max()
             of_a = along * np.abs(b).sum(axis=1).max()
             of_both = each * spread * along * math.sqrt(pair.rank) * c / 2
             most = max(most, of_b + of_a + of_both + np.abs(b @ a).max() / c)
-        found = {SKETCH if trip == 1 else PROJECTION: most}
-        if self.padded and trip == 1:
+        found = {SKETCH if asked is None else PROJECTION: most}
+        if self.padded and asked is None:
             found[HELD] = max(1.0, 1 / c)
         return {name: reach_for(far, _LEAST) for name, far in found.items()}
 

@@ -50,6 +50,10 @@ def checked_asked(rule: Rule, model: Arrays) -> Arrays:
     return {name: np.ascontiguousarray(found[name], np.float32) for name in declared}
 
 
+REACH = "reach-"
+"""Before a channel's name, where its reach is told."""
+
+
 def reaches_told(scales: Mapping[str, float]) -> dict[str, float]:
     """Reaches by channel, as they are told to the owners (``Channels.scaled``)."""
-    return {f"reach-{channel}": float(reach) for channel, reach in scales.items()}
+    return {f"{REACH}{channel}": float(reach) for channel, reach in scales.items()}

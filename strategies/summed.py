@@ -67,7 +67,7 @@ class SummedStrategy(Strategy):
         self._trained = {name: self._global[name] for name in trained}
         for name, value in self.inner.told(server_round).items():
             config[name] = value
-        self._reaches = reaches_told(self.inner.scales(self._trained, 1))
+        self._reaches = reaches_told(self.inner.scales(self._trained))
         for name, reach in self._reaches.items():
             config[name] = reach
         if self._local_half:
@@ -92,7 +92,7 @@ class SummedStrategy(Strategy):
         what is asked of the same updates."""
         asked = checked_asked(self.inner, self._trained)
         requests = list(self.configure_train(server_round, arrays, config, grid))
-        self._reaches = reaches_told(self.inner.scales(self._trained, 2))
+        self._reaches = reaches_told(self.inner.scales(self._trained, asked))
         record, reaches = to_array_record(asked), ConfigRecord({**self._reaches})
         for request in requests:
             request.content[ASKED] = record

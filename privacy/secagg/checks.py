@@ -30,9 +30,7 @@ from .messages import (
     UploadRequest,
 )
 from .parameters import Thresholds, fewest, fewest_in_a_row, neighbours, thresholds
-from .repeats import names_a_group
 from .roster import Roster
-from .second import is_second
 from .state import CONFIRMED, PHASES, PREKEY, UPLOADED, State
 
 SERVER = "the server"
@@ -170,8 +168,7 @@ class Checks:
         slot, request = state.slot[0], state.request[0]
         if self.name not in names:
             raise self._refuse("survivors", "this member uploaded and is left out")
-        whole = names_a_group(state) or is_second(state)
-        if whole and list(names) != list(slot.cohort):
+        if state.whole and list(names) != list(slot.cohort):
             raise self._refuse("survivors", "it is summed whole, or not at all")
         self._check_size(len(names), slot, "set of survivors")
         numbers = self._thresholds(slot)

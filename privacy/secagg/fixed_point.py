@@ -62,6 +62,9 @@ class Contribution:
     weight: int
     noise: UpdateNoise | None = None
     """Clips the update's norm and adds noise; None if only entries are limited."""
+    first: float | None = None
+    """In a second sum of a round: the largest magnitude of what this client added to the first. Its factor is
+    the one of that sum; entries that are then beyond the clip are refused."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ def encode(
     """The vector of one client, uint32[layout.length]. Raises ``ProtocolError`` for what is no sum's.
 
     An update beyond the clip is scaled down as a whole, so its direction stays; the caller counts
-    it. Counts and wide numbers beyond their range are taken for the nearest one in it: a refusal
+    it. What goes into a second sum is scaled by the very factor of the first (`first`), and by no other:
+    two sums of the same clients by other factors are a pencil, whose eigenvalues tell the clients apart.
+
+    Counts and wide numbers beyond their range are taken for the nearest one in it: a refusal
     would tell the server of this client's own. Weighted by weight / weight_cap, so that no weight
     makes an entry larger.
     """
@@ -119,7 +125,12 @@ def encode(
     _require(len(part.wides) == layout.wides, "the number of wide numbers")
     words = new_words(layout.length)
     peak = largest_magnitude(part.update)
-    factor = min(1.0, scale.clip / peak if peak else 1.0) * (part.weight / weight_cap)
+    scaled_by = peak if part.first is None else part.first
+    factor = min(1.0, scale.clip / scaled_by if scaled_by else 1.0)
+    _require(
+        part.first is None or peak * factor <= scale.clip, "entries of a second sum beyond the clip"
+    )
+    factor *= part.weight / weight_cap
     if part.noise:
         _require(part.weight == weight_cap, "a noised update must not have a weight of its own")
         factor = part.noise.factor(l2_norm(list(part.update)), layout.parameters, scale)

@@ -194,9 +194,13 @@ class Member(Checks):
         else:
             check_repeat(self.name, self.roster, state, asked, what)
 
-    def check_second(self, state: State, request: bytes, what: bytes, question: bytes) -> None:
-        """Whether a second sum may have what the kept content of `what` comes to; refuses if not."""
-        check_second(self.roster, state, UploadRequest.from_bytes(request), what, question)
+    def bind_second(self, state: State, request: bytes, what: bytes, question: bytes) -> State:
+        """Hold on to the `question` of a second sum of what the kept content of `what` comes to, before
+        that is computed; refuses if there may be none."""
+        asked = UploadRequest.from_bytes(request)
+        check_second(self.roster, state, asked, what, question)
+        kept = with_second(state.kept[0], question, asked.manifest.slot)
+        return replace(state, kept=(kept,))
 
     def upload(
         self,
@@ -226,7 +230,9 @@ class Member(Checks):
         elif what:
             self.check_repeat(state, request, what, groups)
             slots = (*kept[0].slots, manifest.slot)
-            kept = (replace(kept[0], slots=slots, summed=(), named=bool(groups)),)
+            cap = manifest.weight_cap
+            first = replace(kept[0], slots=slots, summed=(), named=bool(groups), weight_cap=cap)
+            kept = (first,)
         if words.shape != (manifest.layout.length,):
             raise self._refuse("vector", f"it should have {manifest.layout.length} words")
         hash_ = manifest.digest()
@@ -239,6 +245,7 @@ class Member(Checks):
             manifest=(manifest,),
             keys=tuple(keys.values()),
             vector=vector,
+            whole=bool(second or groups),
             kept=kept,
             before=(),
             revealed=b"",

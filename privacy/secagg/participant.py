@@ -118,10 +118,11 @@ class Participant:
         with self._journal.turn() as turn:
             self.member.check_repeat(turn.state, request, what, groups)
 
-    def check_second(self, request: bytes, what: bytes, question: bytes) -> None:
-        """Refuse (``ProtocolError``, rule "second") a slot in which no second sum may be."""
+    def bind_second(self, request: bytes, what: bytes, question: bytes) -> None:
+        """Refuse (``ProtocolError``, rule "second") a slot in which no second sum may be; else hold on to its
+        `question`, on disk: whatever comes of it, no other is answered of this content."""
         with self._journal.turn() as turn:
-            self.member.check_second(turn.state, request, what, question)
+            turn.store(self.member.bind_second(turn.state, request, what, question))
 
     def sent(self) -> bytes:
         """The bytes of the vector that was masked last. Who lets go of the words first holds it once."""

@@ -108,7 +108,7 @@ def check_naming(
     Here the first sum *was* opened. What the server learns beyond it are the sums of `groups`, and of
     no set that is not made of whole groups: they are disjoint and together the members of that sum;
     each holds as many as any sum that the roster ever lets a server open, and is opened whole or not
-    at all (``names_a_group``); a content goes into one such group and no sum after it; and a quorum of
+    at all (``State.whole``); a content goes into one such group and no sum after it; and a quorum of
     the sum's cohort signed for this partition. No honest member signs for two, so there is none
     beside it.
     """
@@ -148,11 +148,6 @@ def digest_of_groups(groups: Sequence[Sequence[str]]) -> bytes:
     """Of who is in which group, in whatever order they come."""
     names = [[name.encode() for name in sorted(group)] for group in groups]
     return hash_of(*sorted(hash_of(*group) for group in names))
-
-
-def names_a_group(state: State) -> bool:
-    """Whether what was masked in the slot in progress is there to name a group."""
-    return bool(state.kept and state.kept[0].named and state.kept[0].slots[-1:] == state.slot)
 
 
 def _check_closed(

@@ -5,9 +5,10 @@ each member answers from the update that it has kept.
 
 Guarantee. Let a member have masked a kept content in the slots s_1, ..., s_k, and confirmed the survivors S
 of s_k. It masks an answer for a second sum only in a slot whose cohort is S; that slot is summed whole or not
-at all (``checks``); and its first answer binds the question, on the disk before it leaves. From then on the
-content enters no first sum again. So of one content at most one first sum and answers to one question are
-ever opened, both over S: no difference of sums is of fewer members than S.
+at all (``State.whole``); and the first question binds, on the disk before anything is computed of it, so that
+a member which refuses for what it holds is asked nothing else. From then on the content enters no first sum
+again. Weights count as in the first sum, to the last bit. So of one content at most one first sum and answers
+to one question are ever opened, both over S: no difference of sums is of fewer members than S.
 
 Why. Whoever answers in the second slot has itself confirmed exactly its cohort in s_k, so all honest members
 of it agree on S, and no other set of s_k can be opened (``counted``: two quorums share an honest member).
@@ -48,6 +49,8 @@ def check_second(
         raise _refuse("its update was masked to name a group")
     if not kept.summed:
         raise _refuse(f"this member has confirmed no survivors of slot {first.number}")
+    if manifest.weight_cap != kept.weight_cap:
+        raise _refuse("weights count otherwise than in the first sum")
     if slot.cohort != kept.summed or manifest.members != kept.summed:
         raise _refuse(f"its cohort is not exactly the survivors of slot {first.number}")
     if kept.second and kept.second[0].asked != question:
@@ -55,15 +58,8 @@ def check_second(
 
 
 def with_second(kept: Kept, question: bytes, slot: Slot) -> Kept:
-    """What is kept, once an answer to `question` is masked in `slot`."""
+    """What is kept, once this member is to answer `question` in `slot`."""
     return replace(kept, second=(Second(question, slot),))
-
-
-def is_second(state: State) -> bool:
-    """Whether what was masked in the slot in progress is a second sum's."""
-    return bool(state.slot and state.kept and state.kept[0].second) and (
-        state.kept[0].second[0].slot == state.slot[0]
-    )
 
 
 def _refuse(text: str) -> ProtocolError:

@@ -61,14 +61,16 @@ class Kept(Encoded):
     named: bool = False
     """Whether the last slot is one of its groups: all of its cohort, or nobody, is summed."""
     second: Annotated[tuple[Second, ...], Size(0, 1)] = ()
-    """The second sum of its round, if this member has answered for one (``second``)."""
+    """The second sum of its round, if this member was asked for one (``second``)."""
+    weight_cap: int = 0
+    """That of the last of its slots."""
 
 
 @dataclass(frozen=True)
 class State(Encoded):
     """Everything that a member remembers of a run. Replies are those of the slot in progress."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     run: Run
     slot: Annotated[tuple[Slot, ...], Size(0, 1)] = ()
     floor: int = 0
@@ -85,6 +87,8 @@ class State(Encoded):
     """Public keys of the neighbours that sent a prekey, ascending by name."""
     vector: Annotated[bytes, Size(0, 32)] = b""
     """Digest of the masked vector that was uploaded."""
+    whole: bool = False
+    """Whether it is summed with those of all of the slot's cohort, or not at all."""
     survivors: Annotated[tuple[Survivors, ...], Size(0, 1)] = ()
     replies: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()
     before: Annotated[tuple[Recorded, ...], Size(0, 8)] = ()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from umbel.errors import PlanRefused, StrategyError
+from umbel.errors import PlanRefused, StrategyError, UmbelError
 from umbel.job import StrategySpec
 from umbel.run.events import Round
 from umbel.server.rounds import run_rounds
@@ -246,3 +246,28 @@ def test_a_coordinator_that_dies_in_the_second_sum_has_the_round_trained_and_cha
     assert [line.aggregated for line in run.folder.told(Round)][-1]
     assert spent["dies"].keys() == spent["resumed"].keys()
     assert all(spent["resumed"][node] > before > 0 for node, before in spent["dies"].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "trip", "times"),
+    [("flexlora", 1, 0.5), ("flexlora", 2, 0.5), ("lora-fair", 2, 2.0), ("hetlora", 1, 0.5)],
+)
+def test_owners_refuse_a_reach_that_does_not_follow_from_the_model(
+    start_run, job_of, name, trip, times
+):
+    """By a smaller one each owner's vector would be scaled down, by a factor of its own."""
+    run = start_run(job_of("bert", **{**QUICK, "strategy": {"name": name}}), name="told")
+    rule = run.strategy.inner
+    scales = rule.scales
+
+    def others(model, asked=None):
+        found = dict(scales(model, asked))
+        if trip == (1 if asked is None else 2):
+            last = list(found)[-1]
+            found[last] *= times
+        return found
+
+    rule.scales = others
+    with pytest.raises(UmbelError, match="other reaches"):
+        run_rounds(run)
+    assert not any(told.aggregated for told in run.folder.told(Round))

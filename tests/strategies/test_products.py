@@ -69,7 +69,7 @@ def two_sums(rule, model, changes, weights, ranks, mean=in_the_clear):
     """The next model, and the owners' own models, of changes to what each began with."""
     shapes = {name: array.shape for name, array in model.items()}
     rule.told(1)
-    reaches = reaches_told(rule.scales(model, 1))
+    reaches = reaches_told(rule.scales(model))
     halves = [owner(rule, model, rank, reaches) for rank in ranks]
     begun = [half.begins(model) for half in halves]
     trained = []
@@ -92,7 +92,7 @@ def two_sums(rule, model, changes, weights, ranks, mean=in_the_clear):
         else:
             rule.hear(channel, name, array)
     asked = checked_asked(rule, model)
-    reaches = reaches_told(rule.scales(model, 2))
+    reaches = reaches_told(rule.scales(model, asked))
     second = second_channels(rule, shapes).scaled(reaches)
     pairs = zip(halves, updates, strict=True)
     sent = [second.vector({}, half.second(update, asked)) for half, update in pairs]
@@ -262,7 +262,7 @@ def test_reaches_that_are_told_are_powers_of_two_and_none_is_below_the_declared_
 def one_sum(rule, model, changes, weights, ranks, mean):
     """The next model of a rule of one sum, and the owners' own models, with zeros beyond their ranks."""
     shapes = {name: array.shape for name, array in model.items()}
-    reaches = reaches_told(rule.scales(model, 1))
+    reaches = reaches_told(rule.scales(model))
     channels, sent, trained = checked_channels(rule, shapes).scaled(reaches), [], []
     for rank, change in zip(ranks, changes, strict=True):
         half = owner(rule, model, rank, reaches)
@@ -313,5 +313,5 @@ def test_every_model_has_reaches_that_channels_take(name, size):
     rule.clip = 2.0**-10
     model = adapter(generator, 3, [(4, 5)], size)
     channels = checked_channels(rule, {n: array.shape for n, array in model.items()})
-    found = channels.scaled(reaches_told(rule.scales(model, 1)))
+    found = channels.scaled(reaches_told(rule.scales(model)))
     assert all(channel.reach <= 2.0**20 for channel in found.all)

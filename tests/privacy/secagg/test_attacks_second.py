@@ -6,11 +6,14 @@ A server that gets answers of another set, or to another question, could subtrac
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from umbel.errors import ProtocolError
+from umbel.privacy.secagg.member import Member
+from umbel.privacy.secagg.messages import UploadRequest
 from umbel.privacy.secagg.roster import Limits
 
 CONTEXT = b"c" * 32
@@ -37,7 +40,7 @@ def hand_over(members, server, name, question=b""):
     participant, request = members.participants[name], server.upload_request(name, repeat=True)
     participant.check_upload(request, CONTEXT)
     if question:
-        participant.check_second(request, WHAT, question)
+        participant.bind_second(request, WHAT, question)
     words = content(server, name, question)
     reply, masked = participant.upload(request, CONTEXT, words, WHAT, (), question)
     server.add_upload(name, reply, masked)
@@ -177,3 +180,68 @@ def test_a_member_without_the_check_gives_itself_away(cohort, monkeypatch):
     answers(members, fewer)
     difference = everybody - opened(members, fewer)
     assert np.array_equal(difference, content(whole, VICTIM, QUESTION))
+
+
+def test_a_second_sum_of_fewer_is_confirmed_by_nobody_who_has_trained_something_else_since(
+    cohort, refused
+):
+    """An asynchronous owner trains a version, and keeps its update, while a sum is under way."""
+    members = cohort(size=5)
+    survivors = first_sum(members)
+    second = begun(members, 2, survivors)
+    answers(members, second, survivors[:-1])
+    for name in survivors:
+        members.participants[name].keep(b"x" * 32, KEY)
+    request = second.confirm_request()
+    for name in survivors[:-1]:
+        with refused(members, name, "survivors"):
+            members.ask(name, "confirm", request)
+
+
+def test_a_member_that_looks_at_what_it_keeps_now_confirms_a_part_of_a_second_sum(
+    cohort, monkeypatch
+):
+    """So what the slot holds is noted as it is masked: the test above would tell."""
+    check = Member._check_survivors
+
+    def weakened(self, state, names):
+        kept = state.kept[0] if state.kept else None
+        second = kept.second if kept else ()
+        check(self, replace(state, whole=any(one.slot in state.slot for one in second)), names)
+
+    monkeypatch.setattr(Member, "_check_survivors", weakened)
+    members = cohort(size=5)
+    survivors = first_sum(members)
+    second = begun(members, 2, survivors)
+    answers(members, second, survivors[:-1])
+    for name in survivors:
+        members.participants[name].keep(b"x" * 32, KEY)
+    request = second.confirm_request()
+    assert all(members.ask(name, "confirm", request) for name in survivors[:-1])
+
+
+def test_the_first_question_binds_whether_it_is_answered_or_not(cohort, refused):
+    """A member whose answer would not fit refuses it, which tells one thing of its update, once."""
+    members = cohort(size=5)
+    survivors = first_sum(members)
+    second = begun(members, 2, survivors)
+    participant, request = members.participants[VICTIM], second.upload_request(VICTIM, repeat=True)
+    participant.check_upload(request, CONTEXT)
+    participant.bind_second(request, WHAT, QUESTION)  # and then it refuses
+    members.participants[VICTIM] = members.participant(VICTIM)
+    again = begun(members, 3, survivors)
+    with refused(members, VICTIM, "second"):
+        hand_over(members, again, VICTIM, ANOTHER)
+    answers(members, again)
+
+
+def test_weights_count_in_the_second_sum_as_in_the_first(cohort, refused):
+    """Divided by another largest weight, each member's factor would be rounded in a way of its own."""
+    members = cohort(size=5)
+    survivors = first_sum(members)
+    second = begun(members, 2, survivors)
+    state = members.participants[VICTIM]
+    request = UploadRequest.from_bytes(second.upload_request(VICTIM, repeat=True))
+    manifest = replace(request.manifest, weight_cap=request.manifest.weight_cap + 1)
+    with refused(members, VICTIM, "second"):
+        state.bind_second(replace(request, manifest=manifest).to_bytes(), WHAT, QUESTION)
