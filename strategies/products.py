@@ -7,13 +7,19 @@ Q^T B_k A_k (s x n), and D = Q Q^T D. That is exact if s is at least the sum of 
 the 12 that are added keep rounding from being magnified (ibid., sec. 4.2). What travels is the difference
 to what the model that was sent comes to, which all know: it is of an update's magnitude.
 
-Guarantee: both sums are linear functions of the sum of the products over one set of owners. Whatever Q the
-server sends, the second tells it nothing that this sum of products does not. An owner answers only if Q has
-orthonormal columns, so that no entry can be pushed beyond a bound which would cut it; with one Q for
-a round; and, encrypted, only in a sum over exactly the owners of the first (``privacy.secagg.second``): the
-difference of two sets would show one owner's sketch.
+Guarantee: encrypted, both sums are linear functions of one sum, of f_k w_k times the change of owner k's
+product, over one set of owners, up to rounding to the grid. f_k is the factor that scales an owner's first
+vector to the clip (mostly 1) and w_k its weight; the second sum has the same (``client.second``). Were they
+others, the two sums would be a pencil, whose eigenvalues, the quotients of the factors, take all products
+apart (tests/strategies/test_pencil.py). So whatever Q the server sends, the second sum tells it nothing that
+the sum of products does not. An owner answers only if Q has orthonormal columns; by the reaches that it
+computes itself; to one Q for an update; and only in a sum over exactly the owners of the first
+(``privacy.secagg.second``): the difference of two sets would show one owner's sketch. If its answer is then
+beyond the clip, it refuses: that says one thing of its update, once, and opens nothing.
 Under example- and group-level privacy B_k and A_k come of noised steps, and all of this is post-processing.
-Assumption: without encryption the server sees each owner's own factors, as with every strategy.
+Assumptions: without encryption the server sees each owner's own factors, as with every strategy. Without
+privacy an exact sum of products hides little: that of K products of rank r leaves about K (K - 1) r^2 numbers
+unknown.
 """
 
 from __future__ import annotations

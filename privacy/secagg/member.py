@@ -48,9 +48,9 @@ from .messages import (
     UploadRequest,
 )
 from .parameters import neighbours
-from .repeats import check_naming, check_repeat, with_naming
+from .repeats import check_naming, check_repeat, masked_in, with_naming
 from .roster import Roster
-from .second import check_second, with_second
+from .second import bound
 from .state import (
     COMMITTED,
     CONFIRMED,
@@ -197,10 +197,7 @@ class Member(Checks):
     def bind_second(self, state: State, request: bytes, what: bytes, question: bytes) -> State:
         """Hold on to the `question` of a second sum of what the kept content of `what` comes to, before
         that is computed; refuses if there may be none."""
-        asked = UploadRequest.from_bytes(request)
-        check_second(self.roster, state, asked, what, question)
-        kept = with_second(state.kept[0], question, asked.manifest.slot)
-        return replace(state, kept=(kept,))
+        return bound(self.roster, state, UploadRequest.from_bytes(request), what, question)
 
     def upload(
         self,
@@ -216,7 +213,7 @@ class Member(Checks):
 
         `what` says that the kept content is among them, which is refused if it must not be, and
         `groups` that it is to name one of them (``check_repeat``). `second`: they are what that content
-        comes to under this question, in a second sum (``check_second``).
+        comes to under this question, in a second sum (``second.bound``).
         """
         asked = UploadRequest.from_bytes(request)
         question, keys = self._checked
@@ -225,14 +222,10 @@ class Member(Checks):
         manifest = asked.manifest
         kept = state.kept
         if second:
-            check_second(self.roster, state, asked, what, second)
-            kept = (with_second(kept[0], second, manifest.slot),)
+            kept = bound(self.roster, state, asked, what, second).kept
         elif what:
             self.check_repeat(state, request, what, groups)
-            slots = (*kept[0].slots, manifest.slot)
-            cap = manifest.weight_cap
-            first = replace(kept[0], slots=slots, summed=(), named=bool(groups), weight_cap=cap)
-            kept = (first,)
+            kept = (masked_in(kept[0], manifest, named=bool(groups)),)
         if words.shape != (manifest.layout.length,):
             raise self._refuse("vector", f"it should have {manifest.layout.length} words")
         hash_ = manifest.digest()

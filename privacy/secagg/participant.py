@@ -82,7 +82,7 @@ class Participant:
 
         `what` names the kept content that is among them, if any; refused if it must not be.
         `groups`: it is there to name one of these (``repeats.check_naming``). `question`: they are for a
-        second sum (``second.check_second``).
+        second sum (``second.bound``).
         """
         with self._journal.turn() as turn:
             state, reply = self.member.upload(

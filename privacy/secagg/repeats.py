@@ -37,10 +37,10 @@ from typing import NamedTuple
 
 from ...errors import ProtocolError
 from .keys import hash_of
-from .messages import Naming, Prekey, PrekeyRequest, Slot, UploadRequest
+from .messages import Manifest, Naming, Prekey, PrekeyRequest, Slot, UploadRequest
 from .parameters import Thresholds, smallest_sum, thresholds
 from .roster import Roster
-from .state import MOST_REPEATS, State
+from .state import MOST_REPEATS, Kept, State
 
 SERVER = "the server"
 
@@ -76,6 +76,12 @@ def check_repeat(
         stated = _statements(name, roster, state, asked)
         for slot in earlier:
             _check_closed(roster, slot, asked.manifest.slot, stated)
+
+
+def masked_in(kept: Kept, manifest: Manifest, *, named: bool) -> Kept:
+    """What is kept, once it is masked under this manifest; `named`: to name a group."""
+    slots, cap = (*kept.slots, manifest.slot), manifest.weight_cap
+    return replace(kept, slots=slots, summed=(), named=named, weight_cap=cap)
 
 
 def with_naming(state: State, asked: PrekeyRequest) -> State:

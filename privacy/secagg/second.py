@@ -28,9 +28,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...errors import ProtocolError
-from .messages import Slot, UploadRequest
+from .messages import UploadRequest
 from .roster import Roster
-from .state import Kept, Second, State
+from .state import Second, State
 
 SERVER = "the server"
 
@@ -57,9 +57,16 @@ def check_second(
         raise _refuse("another second question was answered in this round")
 
 
-def with_second(kept: Kept, question: bytes, slot: Slot) -> Kept:
-    """What is kept, once this member is to answer `question` in `slot`."""
-    return replace(kept, second=(Second(question, slot),))
+def bound(
+    roster: Roster, state: State, asked: UploadRequest, what: bytes, question: bytes
+) -> State:
+    """The state of a member that is to answer `question` in the slot of `asked`, and no other from then on.
+
+    Refused as by ``check_second``.
+    """
+    check_second(roster, state, asked, what, question)
+    kept = replace(state.kept[0], second=(Second(question, asked.manifest.slot),))
+    return replace(state, kept=(kept,))
 
 
 def _refuse(text: str) -> ProtocolError:

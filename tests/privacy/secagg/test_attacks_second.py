@@ -172,7 +172,7 @@ def test_a_member_without_the_check_gives_itself_away(cohort, monkeypatch):
     """What the others answer in a sum without it, and the sums of both trips, show its own part."""
     members = cohort(size=5)
     survivors = first_sum(members)
-    monkeypatch.setattr("umbel.privacy.secagg.member.check_second", lambda *_: None)
+    monkeypatch.setattr("umbel.privacy.secagg.second.check_second", lambda *_: None)
     whole, fewer = begun(members, 2, survivors), None
     answers(members, whole)
     everybody = opened(members, whole)
