@@ -120,16 +120,21 @@ class Budget:
                 replay=replay,
             )
 
-    def note_exact(self, job: Job, assignment: Assignment, request: str, last: bool) -> None:
+    def note_exact(
+        self, job: Job, assignment: Assignment, request: str, *, last: bool, again: bool
+    ) -> None:
         """Write a test with exact counts to disk before any record is read: it costs nothing here.
 
         request: SHA-256 of the arrays to be tested and of all else that is asked with them. last: the
-        request says that training is over. Raises ``PlanRefused`` for a round without a test in the plan, a
-        second model or request in one round, or another plan than the run's first; and ``RunSpent`` beyond
-        the planned tests and spare rounds.
+        request says that training is over. again: the journal knows in which slots these counts were, and
+        they may enter this one. Raises ``PlanRefused`` for a round without a test in the plan, a second
+        model or request in one round, a second time that is not such a repetition, or another plan than
+        the run's first; and ``RunSpent`` beyond the planned tests and spare rounds.
 
         Guarantee: exact counts of a round are in no two opened sums, whatever a server asks. A request that
-        differs is refused here, and the same one again by the rule of repeats (``client.kept.told_once``).
+        differs is refused here, and so is the same one, unless the journal still has what was told and the
+        rule of repeats permits it (``client.kept.told_once``): a journal that was lost, or has let go of
+        it, costs the run this test.
         """
         round_ = assignment.round - assignment.test
         planned = f" of {assignment.tests}, exact: "
@@ -147,10 +152,11 @@ class Budget:
                 raise PlanRefused(f"{self.owner}: no test is planned after round {round_}")
             if any(planned not in other for other in others):
                 raise PlanRefused(f"{self.owner}: this run had another number of tests before")
-            if any(other.startswith(f"{TEST}{round_} ") for other in others - {what}):
+            told = [other for other in others if other.startswith(f"{TEST}{round_} ")]
+            if any(other != what for other in told) or (told and not again):
                 raise PlanRefused(
-                    f"{self.owner} has already sent exact counts of round {round_} in answer to another "
-                    "request; they are sent once"
+                    f"{self.owner} has already sent exact counts of round {round_}"
+                    f"{'' if what in told else ' in answer to another request'}; they are sent once"
                 )
             if len(mine) >= assignment.tests + job.spare_rounds:
                 raise RunSpent(

@@ -170,18 +170,22 @@ def close_round(store: KeptUpdates, run: str, participant: Participant | None, b
     store.close(run)
 
 
-def told_once(upload: SecureUpload, what: bytes, kept: KeptRound | None) -> bytes:
+def told_once(upload: SecureUpload, what: bytes, kept: KeptRound | None) -> tuple[bytes, bool]:
     """Refuse (``ProtocolError``) exact counts of a model in a second slot, but by the rule of repeats.
 
     They have no noise: of two sums that differ in one member the difference is that member's counts.
-    Gives what the journal knows them by.
+    Gives what the journal knows them by, and whether it knows them already. It knows one content at a time,
+    so the ledger remembers that they were told (``Budget.note_exact``).
     """
-    participant = upload.participant
-    if participant.kept(what) is not None:
-        participant.check_repeat(upload.request, what)
-    elif kept is None:
-        participant.keep(what, os.urandom(32))
-    return what if kept is None else b""
+    again = upload.participant.kept(what) is not None
+    if again:
+        upload.participant.check_repeat(upload.request, what)
+    return (what if kept is None else b""), again
+
+
+def note_told(upload: SecureUpload, what: bytes) -> None:
+    """Have the journal know exact counts by `what`, once the ledger has permitted them."""
+    upload.participant.keep(what, os.urandom(32))
 
 
 def groups_to_name(

@@ -56,6 +56,8 @@ class Asked:
     """The groups of which one is to be named."""
     what: bytes = b""
     """What identifies the update, or exact counts, in the journal and on disk."""
+    again: bool = False
+    """Whether the journal knows in which slots that was, so that the rule of repeats has been asked."""
     asked_for: bytes = b""
     """The digest of all that the update depends on."""
     apart: LocalRule | None = None

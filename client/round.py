@@ -43,7 +43,7 @@ from .answers import job_of
 from .budget import Budget
 from .computing import Computing
 from .delivery import Metrics, in_the_clear, masked
-from .kept import KeptRound, KeptUpdates, close_round, groups_to_name, told_once
+from .kept import KeptRound, KeptUpdates, close_round, groups_to_name, note_told, told_once
 from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
@@ -169,9 +169,9 @@ class Rounds:
         repeated = again.find(request, channels.shapes, groups) if again else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update to name a group with")
-        what = kept.what if kept and repeated is not None else b""
+        what, again = (kept.what, True) if kept and repeated is not None else (b"", False)
         if upload and test and not job.tests_privately and not what:
-            what = told_once(upload, asked_for, kept)
+            what, again = told_once(upload, asked_for, kept)
         if job.noised_locally and (test or repeated is None):
             self._check_weights(asked)
         if job.per_client and upload and content:
@@ -184,6 +184,7 @@ class Rounds:
             repeated=repeated,
             groups=groups,
             what=what,
+            again=again,
             asked_for=asked_for,
         )
 
@@ -197,7 +198,11 @@ class Rounds:
             noise = self._test_noise(job, assignment, metrics)
         elif asked.test and job.private:
             request = hash_of(bytes.fromhex(arrays_digest(asked.whole)), asked.asked_for).hex()
-            self._budget.note_exact(job, assignment, request, last=not asked.train)
+            self._budget.note_exact(
+                job, assignment, request, last=not asked.train, again=asked.again
+            )
+        if asked.upload and asked.what and not asked.again:
+            note_told(asked.upload, asked.what)
         if asked.trains and job.private:
             event = self.numbers.recipe(job, assignment).round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)

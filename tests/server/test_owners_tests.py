@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from umbel.client.budget import Budget, RunSpent
 from umbel.client.policy import Policy
-from umbel.errors import RoundFailed
+from umbel.errors import PlanRefused, RoundFailed
 from umbel.planning.noise import event_of_test
 from umbel.planning.schedule import most_tests, rounds_tested
 from umbel.privacy.accounting.accountant import epsilon
@@ -134,6 +134,32 @@ def test_an_exact_count_is_not_told_again_for_a_request_that_differs(start_run, 
     assert "exact counts of round 3 in answer to another request" in str(failed)
 
 
+def test_an_exact_count_is_not_told_again_after_a_test_of_another_round(start_run, job):
+    """The journal has let go of it by then. Without one owner, the difference would be that owner's own."""
+    gone = set()
+
+    def silent(request, reply, asked):
+        return [] if run.names.get(request.metadata.dst_node_id) in gone else [reply]
+
+    run = start_run(job(counts="exact"), silent, reproducible=False)
+    prepare(run)
+    assert opened(run, 3) is not None
+    assert opened(run, 2) is not None
+    gone.add("film")
+    assert opened(run, 3) is None
+    failed = [event["failed"] for event in run.folder.read_events() if event.get("failed")]
+    assert "exact counts of round 3; they are sent once" in str(failed)
+
+
+def test_an_exact_count_is_not_told_again_by_an_owner_that_lost_its_journal(tmp_path, job):
+    asking = job(counts="exact")
+    budget = Budget("mary", tmp_path / "ledger.sqlite", "account", Policy.simulated(asking), False)
+    first = Assignment("0", "run", asking.to_json(), round=3, attempt=0, participations=3, tests=4)
+    budget.note_exact(asking, first, "ab" * 32, last=True, again=False)
+    with pytest.raises(PlanRefused, match="exact counts of round 3; they are sent once"):
+        budget.note_exact(asking, replace(first, attempt=1), "ab" * 32, last=True, again=False)
+
+
 def test_exact_tests_end_where_the_plan_and_spare_rounds_do(job, tmp_path):
     asking = job(counts="exact", every=2)
     budget = Budget("mary", tmp_path / "ledger.sqlite", "account", Policy.simulated(asking), False)
@@ -148,7 +174,7 @@ def test_exact_tests_end_where_the_plan_and_spare_rounds_do(job, tmp_path):
             participations=3,
             tests=3,
         )
-        budget.note_exact(asking, asked, f"{round_:064x}", last=True)
+        budget.note_exact(asking, asked, f"{round_:064x}", last=True, again=attempt > 0)
 
     for round_, attempt in ((0, 0), (2, 0), (2, 1), (3, 0)):
         note(round_, attempt)
