@@ -30,6 +30,7 @@ from ..job import Job
 from ..learning.base_model import checked, forget_digests
 from ..learning.split import split_secret
 from ..planning.padding import padding_refusals
+from ..planning.refusals import deployment_refusals, refused
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.counted import Place, check_counted
@@ -232,6 +233,8 @@ class Intake:
     def _admit(self, assignment: Assignment, job: Job, operator: str, message: Message) -> None:
         """Refuse (``PlanRefused``) what this owner takes no part in."""
         home, kind = self.home, message.metadata.message_type
+        if reasons := list(deployment_refusals(job)):
+            raise refused(reasons)
         self._policy.check(home.name, job)
         self._policy.check_model(home.name, job.model.sha256)
         home.settings.data.check(home.name, job)

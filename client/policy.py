@@ -19,7 +19,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from ..errors import PlanRefused, UmbelError
+from ..errors import PlanRefused, StrategyError, UmbelError
 from ..job import Job
 from ..planning.limits import secure_limits
 from ..planning.refusals import job_refusals
@@ -113,9 +113,15 @@ class Policy(Section):
             *self._privacy_reasons(job),
             *self._encryption_reasons(job),
             # What every plan refuses too: an owner takes no plan on trust.
-            *(f"refuses {reason}" for reason in job_refusals(job)),
+            *(f"refuses {reason}" for reason in self._plan_reasons(job)),
             *self._job_reasons(job),
         ]
+
+    def _plan_reasons(self, job: Job) -> list[str]:
+        try:
+            return job_refusals(job, self.jobs.strategies)
+        except StrategyError as error:
+            return [f"a strategy that does not load here: {error}"]
 
     def check_model(self, owner: str, base_digest: str | None) -> None:
         """Raise ``PlanRefused`` for a base model, by its SHA-256, that the owner does not accept.

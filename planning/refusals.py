@@ -43,16 +43,32 @@ def refused(reasons: Sequence[str]) -> PlanRefused:
     return PlanRefused(f"This job is refused: {' · '.join(reasons)}")
 
 
-def job_refusals(job: Job) -> list[str]:
-    """Every reason that follows from the job alone."""
+def job_refusals(job: Job, accepted: Collection[str] = ()) -> list[str]:
+    """Every reason that follows from the job alone. `accepted`: strategies whose own code may be loaded."""
     return [
         *step_refusals(job),
         *_mechanism_refusals(job),
         *_budget_refusals(job),
         *release_refusals(job),
         *sum_refusals(job),
-        *_strategy_refusals(job, ()),
+        *_strategy_refusals(job, accepted),
     ]
+
+
+def deployment_refusals(job: Job) -> Iterator[str]:
+    """Why a job runs in simulations alone: the operator does not sign it, and no owner takes part."""
+    from ..strategies import buffered
+
+    if job.simulation.attackers:
+        yield (
+            "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
+            "machines"
+        )
+    if buffered(job.strategy) is not None:
+        yield (
+            f'strategy.name = "{job.strategy.name}" runs only in umbel simulate: asynchronous rounds '
+            'between machines are not there yet. Take strategy.name = "fedavg"'
+        )
 
 
 def plan_refusals(

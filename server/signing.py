@@ -25,12 +25,11 @@ from ..consortium.warrants import (
 from ..errors import ConsortiumError, JobError, PlanRefused
 from ..job import Job
 from ..planning.limits import keeps_to
-from ..planning.refusals import job_refusals, refused
+from ..planning.refusals import deployment_refusals, job_refusals, refused
 from ..privacy.secagg.roster import Roster, SignedRoster, approvals_needed, open_roster
 from ..privacy.secagg.signed import Signed
 from ..run.run_folder import as_kept
 from ..storage.files import write_durably
-from ..strategies import buffered
 from .holdout import public_corpus
 
 
@@ -45,16 +44,8 @@ def sign_order(consortium: Consortium, job: Job, run: str | None = None) -> Sign
             "data.labels is missing: between machines nobody sees all data, so the job must name "
             'the classes, in order, such as data.labels = ["negative", "positive"]'
         )
-    if job.simulation.attackers:
-        raise JobError(
-            "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
-            "machines"
-        )
-    if buffered(job.strategy) is not None:
-        raise PlanRefused(
-            f'strategy.name = "{job.strategy.name}" runs only in umbel simulate: asynchronous rounds between '
-            'machines are not there yet. Take strategy.name = "fedavg"'
-        )
+    if reasons := list(deployment_refusals(job)):
+        raise refused(reasons)
     if job.encrypted and not keeps_to(job.encryption, consortium.limits):
         raise PlanRefused(
             "The job's [encryption] differs from what this consortium's members "

@@ -106,6 +106,16 @@ def test_a_run_goes_on_with_data_that_changed_under_the_same_account_and_publish
         assert again.content["readiness"] == first.content["readiness"]
 
 
+@pytest.mark.parametrize("strategy", ["fedbuff", "fedavg"])
+def test_what_runs_only_in_a_simulation_is_refused_by_an_owner_too(owner, strategy):
+    """Whoever signs it: an operator's other tool may not look."""
+    job = owner.stage.job.changed({"strategy.name": strategy, "simulation.attackers": 0.25})
+    reply = owner.ask("first", job)
+    assert ("asynchronous rounds" in reply.error.reason) == (strategy == "fedbuff")
+    assert "simulation.attackers applies only to umbel simulate" in reply.error.reason
+    assert not owner.has_read
+
+
 def test_what_public_numbers_forbid_is_refused_before_a_record_is_read(owner):
     """Otherwise the time of the refusal would tell how many there are, and how long."""
     asked = [(COMMIT, {}), ("query.unknown", {})]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umbel.consortium.authority import Consortium
-from umbel.errors import JobError
+from umbel.errors import JobError, PlanRefused
 from umbel.job import Job
 from umbel.job.attacks import ATTACKS
 from umbel.planning.cohorts import attackers_of
@@ -198,5 +198,5 @@ def start_of(tmp_path):
 
 def test_attackers_are_refused_between_machines(attacked, tmp_path):
     consortium = Consortium.create(tmp_path / "hospitals", "127.0.0.1", 9443, Limits())
-    with pytest.raises(JobError, match="applies only to umbel simulate: remove it"):
+    with pytest.raises(PlanRefused, match="applies only to umbel simulate: remove it"):
         sign_order(consortium, attacked("fedavg", {"attack": "ipm"}))
