@@ -169,9 +169,9 @@ class Rounds:
         repeated = again.find(request, channels.shapes, groups) if again else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update to name a group with")
-        what, again = (kept.what, True) if kept and repeated is not None else (b"", False)
+        what, known = (kept.what, True) if kept and repeated is not None else (b"", False)
         if upload and test and not job.tests_privately and not what:
-            what, again = told_once(upload, asked_for, kept)
+            what, known = told_once(upload, asked_for, kept)
         if job.noised_locally and (test or repeated is None):
             self._check_weights(asked)
         if job.per_client and upload and content:
@@ -184,7 +184,7 @@ class Rounds:
             repeated=repeated,
             groups=groups,
             what=what,
-            again=again,
+            again=known,
             asked_for=asked_for,
         )
 
