@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from .order import Asked, Computed
 
 
+_log = logging.getLogger(__name__)
+
+
 class StrategyHere:
     """A job's strategy at one owner. `accepted`: strategies whose own code may run here, by name.
 
@@ -66,9 +70,12 @@ class StrategyHere:
             return  # no code of a strategy is loaded for it
         kind = rule_class(job.strategy, self._accepted)
         if kind is None or not kind.ranked:
+            _log.warning(
+                "a job of rank %d was refused: jobs.own_rank = %d", job.rank, self._rank
+            )  # which the server is not told
             raise PlanRefused(
-                f"{self._name} trains adapters of rank {self._rank} (jobs.own_rank), the job has "
-                f"{job.rank}, and {job.strategy.name} adds up factors of one rank: set strategy.name = "
+                f"{self._name} trains adapters of a smaller rank than {job.rank} (jobs.own_rank), and "
+                f"{job.strategy.name} adds up factors of one rank: set strategy.name = "
                 '"flexlora", or a smaller model.lora.rank'
             )
 

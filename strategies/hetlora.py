@@ -23,7 +23,14 @@ _LEAST = 2.0**-4
 
 
 class WeightedFactors(OwnRank):
-    """Sends its factors times s = ||B A||, over all layers together, and s."""
+    """Sends its factors times s = ||B A||, over all layers together, and s; zeros for the factors' changes.
+
+    With the sums of the changes, too, those of two owners could be taken apart by one equation, as s is the
+    norm of their product (tests/strategies/test_taken_apart.py).
+    """
+
+    def sends(self, update: Arrays) -> Arrays:
+        return {n: np.zeros_like(a) if factor_of(n) else a for n, a in update.items()}
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         begun = self.begins(self.model)
@@ -39,7 +46,8 @@ class HetLora(FedAvg):
     s_k = ||B_k A_k||.
 
     Factors of a smaller rank are padded with zeros to the largest. One sum, so the mean product is inexact.
-    The weight multiplies the owner's factors before they are summed, and the sum of the s_k divides them.
+    The weight multiplies the owner's factors before they are summed, and the sum of the s_k divides them. If
+    all s_k are 0, the factors stay as they are.
     (The paper also lets owners prune their ranks; here an owner sets its own.)
     """
 

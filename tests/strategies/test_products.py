@@ -270,7 +270,7 @@ def one_sum(rule, model, changes, weights, ranks, mean):
         ends = half.begins({name: model[name] + change[name] for name in model})
         update = {name: ends[name] - begun[name] for name in model}
         trained.append({name: begun[name] + update[name] for name in model})
-        sent.append(channels.vector(update, half.further(update)))
+        sent.append(channels.vector(half.sends(update), half.further(update)))
     mean_update = {}
     for channel, name, array in channels.means(iter(mean(sent, weights).items())):
         if channel == UPDATE:
