@@ -24,8 +24,8 @@ _FARTHEST = 2.0**20
 def reach_for(farthest: float, least: float) -> float:
     """The power of two, from `least` (one itself) up, to which entries of up to `farthest` fit.
 
-    At most the largest reach that a channel may have: entries beyond that are scaled down with their owner's
-    vector, and counted as clipped, as in any channel.
+    At most the largest reach that a channel may have. What lies beyond is treated as in any channel: scaled
+    down with its owner's vector and counted as clipped, or in a second sum refused by its owner.
     """
     if not farthest < _FARTHEST:
         return _FARTHEST

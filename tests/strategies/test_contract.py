@@ -146,8 +146,8 @@ def test_a_told_number_is_of_the_kind_that_is_asked_for():
 def test_a_reach_that_a_model_needs_is_one_that_a_channel_may_have(farthest, least):
     found = reach_for(farthest, 2.0**least)
     assert Channel("votes", SHAPES, found).reach >= 2.0**least
-    fits = farthest <= found
-    assert fits == (farthest <= 2.0**20)
+    fits = farthest * (1 - 2.0**-29) <= found
+    assert fits or not farthest <= 2.0**20
     assert not fits or found == 2.0**least or found < 2 * farthest
 
 
