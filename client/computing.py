@@ -164,4 +164,5 @@ def _to_send(outcome: Outcome, asked: Asked) -> Outcome:
         return replace(outcome, update=asked.channels.vector(update, {}))
     local.model = asked.arrays
     sent, further = local.sends(update), local.further(update)
-    return replace(outcome, update=asked.channels.scaled(local.told).vector(sent, further))
+    vector = asked.channels.scaled(local.told).vector(sent, further)
+    return replace(outcome, update=vector, finished=update if asked.two_sums else {})

@@ -51,7 +51,9 @@ class Asked:
     """Where and how the answer is masked; None if it leaves in the clear."""
     kept: KeptRound | None = None
     repeated: Arrays | None = None
-    """The update of an earlier answer, which is sent again."""
+    """What was kept of an earlier answer, which is sent again."""
+    two_sums: bool = False
+    """Whether the round has a second sum, of the same updates."""
     groups: list[list[str]] = field(default_factory=list)
     """The groups of which one is to be named."""
     what: bytes = b""

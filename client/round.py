@@ -10,15 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
 from ..job import Job
 from ..learning.counts import zero_counts
 from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
-from ..learning.trainer import Outcome
 from ..planning.schedule import rounds_tested
 from ..planning.vector import Content
 from ..privacy.ledger.chain import TEST
@@ -48,7 +45,7 @@ from .norms import asked_norm, check_room
 from .order import Answerable, Asked, Computed, Durable, Reserved
 from .own_state import OwnStates
 from .public_numbers import PublicNumbers
-from .second import SecondSums
+from .second import SecondSums, farthest_of, from_kept, kept_shapes, to_keep
 from .secure import Membership, SecureUpload
 from .strategy import StrategyHere, led_to
 from .timing import Timing
@@ -150,6 +147,8 @@ class Rounds:
         asked = Asked(
             job, assignment, arrays, train, test, local, channels, None, begun, interruptions
         )
+        two = here.second(job, assignment) is not None if train else False
+        asked = replace(asked, two_sums=two)
         upload = content = None
         if job.encrypted:
             content = self.numbers.content(assignment, channels, train=train, test=test)
@@ -166,7 +165,7 @@ class Rounds:
         groups = groups_to_name(self._name, job, assignment, train=train, test=test)
         # Without noise it is the same again, however often it is trained.
         again = kept if job.noised_locally else None
-        repeated = again.find(request, channels.shapes, groups) if again else None
+        repeated = again.find(request, kept_shapes(channels, two), groups) if again else None
         if groups and repeated is None:
             raise PlanRefused(f"{self._name} has no update to name a group with")
         what, known = (kept.what, True) if kept and repeated is not None else (b"", False)
@@ -217,7 +216,7 @@ class Rounds:
             private = self._private_steps(job, assignment)
         found = self._worked(asked, private)
         if asked.repeated is not None:
-            found.outcome = Outcome(asked.repeated, 0.0)
+            found.outcome = from_kept(asked.repeated)
         if found.error is not None and not job.encrypted:
             raise found.error
         counts = found.counts or zero_counts(job) if asked.test else None
@@ -234,9 +233,7 @@ class Rounds:
         if asked.moves:
             propose(asked, found)
         if asked.kept and asked.repeated is None:
-            update, shapes = found.outcome.update, asked.channels.shapes
-            zeros = {} if update else {n: np.zeros(s, np.float32) for n, s in shapes.items()}
-            what = asked.kept.keep(update or zeros)
+            what = asked.kept.keep(to_keep(found.outcome, asked.channels, asked.two_sums))
         if not asked.moves:
             propose(asked, found)
         return Durable(answer, what)
@@ -256,6 +253,7 @@ class Rounds:
                 self.numbers.weight(job),
                 unable=unable,
                 part=part,
+                first=farthest_of(outcome) if asked.two_sums else None,
             )
             dither = self._secrets(f"{self._name}/{assignment.round}/dither")
             upload = asked.upload.send(whole, dither, durable.what, asked.groups)

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MessageError, PlanRefused
+from ..learning.trainer import Outcome
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.fixed_point import largest_magnitude
+from ..strategies import Channels
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.packing import bytes_of
 from ..wire.requests import (
@@ -43,6 +45,38 @@ from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
+
+
+_FINISHED = "/"
+"""Before the names of the finished update, where it is kept beside what left."""
+
+
+def kept_shapes(channels: Channels, two_sums: bool) -> dict[str, tuple[int, ...]]:
+    """Of what is kept of a round: what left, and for a second sum the finished update, too."""
+    finished = channels.update.shapes.items() if two_sums else ()
+    return {**channels.shapes, **{f"{_FINISHED}{name}": shape for name, shape in finished}}
+
+
+def to_keep(outcome: Outcome, channels: Channels, two_sums: bool) -> Arrays:
+    """What is kept of an outcome: zeros, if nothing could be trained."""
+    shapes = kept_shapes(channels, two_sums)
+    if not outcome.update:
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    finished = {f"{_FINISHED}{name}": array for name, array in outcome.finished.items()}
+    found = {**outcome.update, **finished}
+    return {name: found[name] for name in shapes}
+
+
+def from_kept(kept: Arrays) -> Outcome:
+    """The outcome that was kept."""
+    finished = {n[len(_FINISHED) :]: a for n, a in kept.items() if n.startswith(_FINISHED)}
+    update = {n: a for n, a in kept.items() if not n.startswith(_FINISHED)}
+    return Outcome(update, 0.0, finished=finished)
+
+
+def farthest_of(outcome: Outcome) -> float:
+    """The largest magnitude in an update and in what leaves of it: what both sums are scaled by."""
+    return largest_magnitude([*outcome.update.values(), *outcome.finished.values()])
 
 
 class SecondSums:
@@ -97,13 +131,13 @@ class SecondSums:
         if upload is not None:
             upload.participant.bind_second(upload.request, what, question)
         first = self._here.channels(job, assignment)
-        update = self._of_the_round(assignment, what, first.shapes, upload)
+        update = self._of_the_round(assignment, what, kept_shapes(first, True), upload)
         assert local is not None  # a second sum is declared only with a local half
         local.model = arrays
         try:
-            found = local.second({name: update[name] for name in first.update.shapes}, asked)
+            found = local.second(update.finished, asked)
             vector = channels.scaled(local.told).vector({}, found)
-            peak = largest_magnitude(list(update.values()))
+            peak = farthest_of(update)
         except ValueError as error:
             raise MessageError(f"{self._name}: the second sum: {error}") from None
         if not peak:  # nothing could be trained, and nothing of it is in the first sum
@@ -121,11 +155,11 @@ class SecondSums:
         what: bytes,
         shapes: dict[str, tuple[int, ...]],
         upload: SecureUpload | None,
-    ) -> Arrays:
+    ) -> Outcome:
         if self._kept is None:
             raise PlanRefused(f"{self._name} has no place to keep the update of a round in")
         participant = upload.participant if upload else None
         update = KeptRound(self._kept, assignment.run, what, participant).waiting(shapes)
         if update is None:
             raise MessageError(f"{self._name} does not have the update of this round")
-        return update
+        return from_kept(update)

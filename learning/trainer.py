@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class Outcome:
     loss: float
     diverged: bool = False
     """Whether zeros replace an update that is not finite. Under privacy only noised steps decide that."""
+    finished: Arrays = field(default_factory=dict)
+    """Of a round with a second sum: the update before the local half made of it what leaves."""
 
 
 def train(

@@ -151,6 +151,11 @@ class Sketches(OwnRank):
             found[pair.b] = self._changed(pair, update, partial(_sketch, omega))
         return {SKETCH: found}
 
+    def sends(self, update: Arrays) -> Arrays:
+        """Zeros for factors: nobody needs their means, and rows that one owner's rank alone has would be
+        that owner's own in them."""
+        return {n: np.zeros_like(a) if factor_of(n) else a for n, a in update.items()}
+
     def second(self, update: Arrays, asked: Arrays) -> Mapping[str, Arrays]:
         found = {}
         for pair, _ in self._pairs(update):
@@ -181,6 +186,9 @@ class PaddedSketches(Sketches):
         for pair, _ in self._pairs(update):
             held[pair.b] = (np.arange(pair.rank) < (self.rank or pair.rank)).astype(np.float32)
         return {**super().further(update), HELD: held}
+
+    def sends(self, update: Arrays) -> Arrays:
+        return update
 
 
 @dataclass(frozen=True)

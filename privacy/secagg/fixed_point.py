@@ -63,8 +63,8 @@ class Contribution:
     noise: UpdateNoise | None = None
     """Clips the update's norm and adds noise; None if only entries are limited."""
     first: float | None = None
-    """In a second sum of a round: the largest magnitude of what this client added to the first. Its factor is
-    the one of that sum; entries that are then beyond the clip are refused."""
+    """In a round of two sums: a magnitude that both are scaled by, at least the largest of what this client
+    adds to the first. Entries of the second that are then beyond the clip are refused."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def encode(
     """The vector of one client, uint32[layout.length]. Raises ``ProtocolError`` for what is no sum's.
 
     An update beyond the clip is scaled down as a whole, so its direction stays; the caller counts
-    it. What goes into a second sum is scaled by the very factor of the first (`first`), and by no other:
+    it. What goes into a second sum is scaled by the factor of the first (`first`), and by no other:
     two sums of the same clients by other factors are a pencil, whose eigenvalues tell the clients apart.
 
     Counts and wide numbers beyond their range are taken for the nearest one in it: a refusal

@@ -7,8 +7,9 @@ from umbel.errors import PlanRefused, StrategyError, UmbelError
 from umbel.job import StrategySpec
 from umbel.run.events import Round
 from umbel.server.rounds import run_rounds
-from umbel.strategies import second_of
+from umbel.strategies import LocalRule, second_of
 from umbel.strategies.ditto import PulledToShared
+from umbel.strategies.factors import factor_of
 from umbel.strategies.flexlora import FlexLora
 from umbel.strategies.products import Sketches, pairs_of
 from umbel.wire.requests import SECOND, TRAIN
@@ -31,8 +32,14 @@ def products(model):
     }
 
 
+@pytest.fixture
+def factors_seen(monkeypatch):
+    """Owners send their factors' changes, which only their sketches need: to compute with them here."""
+    monkeypatch.setattr(Sketches, "sends", LocalRule.sends)
+
+
 def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
-    start_run, job_of, open_job_of
+    start_run, job_of, open_job_of, factors_seen
 ):
     sent = []
 
@@ -61,7 +68,28 @@ def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
         assert set(run.grid.asked(SECOND).values()) == {1}
 
 
-def test_owners_of_smaller_ranks_train_exactly_those(start_run, open_job_of):
+def test_the_sums_of_flexlora_hold_no_factors(start_run, open_job_of):
+    """Rows that only one owner's rank has would be that owner's own in them."""
+    sent = []
+
+    def listen(request, reply, assignment):
+        if request.metadata.message_type == TRAIN:
+            record = reply.content["arrays"]
+            sent.append({name: array.numpy() for name, array in record.items()})
+        return [reply]
+
+    run = start_run(open_job_of("bert", **QUICK), listen, name="zeros")
+    before = dict(run.arrays)
+    run_rounds(run)
+    for update in sent:
+        factors = {name for name in before if factor_of(name)}
+        assert factors
+        assert not any(update[name].any() for name in factors)
+        assert all(update[name].any() for name in update.keys() - factors)
+    assert any(np.any(run.arrays[name] != before[name]) for name in factors)
+
+
+def test_owners_of_smaller_ranks_train_exactly_those(start_run, open_job_of, factors_seen):
     """Under privacy too, where each step's noise reaches every entry."""
     sent = {}
 

@@ -8,10 +8,12 @@ ranks; their eigenvectors take the sums apart. Where all d_k = e_k there is one,
 import numpy as np
 import pytest
 
+from umbel.client.second import farthest_of
 from umbel.errors import ProtocolError
+from umbel.learning.trainer import Outcome
 from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import reproducible_stream
-from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode, largest_magnitude
+from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
 from umbel.strategies import ours
 from umbel.strategies.contract import checked_channels
 from umbel.strategies.products import PROJECTION, SKETCH, pairs_of, signs
@@ -55,8 +57,9 @@ class Sums:
         first = checked_channels(rule, SHAPES).scaled(told1)
         pairs = list(zip(halves, updates, strict=True))
         vectors = [first.vector(half.sends(update), half.further(update)) for half, update in pairs]
-        self.peaks = [largest_magnitude(list(vector.values())) for vector in vectors]
-        self.sketch = summed(first, vectors, clip, [None] * OWNERS)[SKETCH, B]
+        outcomes = [Outcome(v, 0.0, finished=u) for v, u in zip(vectors, updates, strict=True)]
+        self.peaks = [farthest_of(outcome) for outcome in outcomes]
+        self.sketch = summed(first, vectors, clip, self.peaks)[SKETCH, B]
         self.q = np.linalg.qr(self.sketch)[0].astype("f4")
         if told is None:
             told = reaches_told(rule.scales(model, {B: self.q}))

@@ -84,7 +84,7 @@ def two_sums(rule, model, changes, weights, ranks, mean=in_the_clear):
     ]
     first = checked_channels(rule, shapes).scaled(reaches)
     pairs = zip(halves, updates, strict=True)
-    sent = [first.vector(update, half.further(update)) for half, update in pairs]
+    sent = [first.vector(half.sends(update), half.further(update)) for half, update in pairs]
     mean_update = {}
     for channel, name, array in first.means(iter(mean(sent, weights).items())):
         if channel == UPDATE:
