@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from umbel.errors import PlanRefused, StrategyError, UmbelError
+from umbel.flower import refuse
 from umbel.job import StrategySpec
+from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.events import Round
 from umbel.server.rounds import run_rounds
 from umbel.strategies import LocalRule, second_of
@@ -12,7 +14,7 @@ from umbel.strategies.ditto import PulledToShared
 from umbel.strategies.factors import factor_of
 from umbel.strategies.flexlora import FlexLora
 from umbel.strategies.products import Sketches, pairs_of
-from umbel.wire.requests import SECOND, TRAIN
+from umbel.wire.requests import CONFIRM, FAILED, SECOND, TRAIN
 
 LORA = {"adapter": "lora"}
 QUICK = {
@@ -299,3 +301,26 @@ def test_owners_refuse_a_reach_that_does_not_follow_from_the_model(
     with pytest.raises(UmbelError, match="other reaches"):
         run_rounds(run)
     assert not any(told.aggregated for told in run.folder.told(Round))
+
+
+def test_an_update_that_is_sent_again_is_in_both_sums_as_if_it_were_sent_once(start_run, job_of):
+    """Nobody confirms the first slot; the same updates are masked again, and charged once."""
+    models, left = [], []
+
+    def nobody_confirms(request, reply, assignment):
+        if request.metadata.message_type == CONFIRM and len(left) < 4:
+            left.append(request.metadata.dst_node_id)
+            return [refuse(request, FAILED, "it was killed")]
+        return [reply]
+
+    for name, fault in (("once", None), ("again", nobody_confirms)):
+        run = start_run(job_of("bert", **QUICK), fault, name=name)
+        run_rounds(run)
+        models.append(products(run.arrays))
+        assert [told.aggregated for told in run.folder.told(Round)][-1]
+        for ledger in (run.folder.path / "ledgers").glob("*.sqlite"):
+            with Ledger(ledger) as rows:
+                assert len(rows.entries_of(run.id)) == 1
+    assert len(set(left)) == 4
+    for name, found in models[0].items():
+        assert np.linalg.norm(models[1][name] - found) <= 1e-4 * np.linalg.norm(found)
