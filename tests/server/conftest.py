@@ -117,3 +117,11 @@ def start_run(federation_of, faulty_grid, moved_clock, tmp_path):
         return run
 
     return start
+
+
+@pytest.fixture
+def store(consortium):
+    """Of the runs that a server knows."""
+    from umbel.run.store import Store
+
+    return Store(consortium.database)

@@ -10,7 +10,6 @@ from umbel.job import Job
 from umbel.privacy.secagg.roster import Limits
 from umbel.run.events import Round, Said, Spare
 from umbel.run.run_folder import RunFolder
-from umbel.run.store import Store
 from umbel.server.coordinator import Narrator, _advice, coordinate
 from umbel.server.muster import TAKES_PART
 from umbel.server.run_to_lead import RunToLead
@@ -19,11 +18,6 @@ from umbel.server.run_to_lead import RunToLead
 @pytest.fixture
 def consortium(tmp_path):
     return Consortium.create(tmp_path / "hospitals", "127.0.0.1", 9443, Limits())
-
-
-@pytest.fixture
-def store(consortium):
-    return Store(consortium.database)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from umbel.errors import PlanRefused, RunFolderError
 from umbel.run.events import from_json
 from umbel.run.run_folder import as_kept
-from umbel.run.store import Store
 from umbel.server import orders
 from umbel.server.signing import signed_order
 from umbel.simulations.rehearsal import set_up
@@ -21,11 +20,6 @@ def stage(open_job_of, tmp_path):
 @pytest.fixture
 def consortium(stage):
     return stage.consortium
-
-
-@pytest.fixture
-def store(consortium):
-    return Store(consortium.database)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from umbel.errors import DeploymentError
 from umbel.job import Job
 from umbel.privacy.secagg.roster import Limits
 from umbel.run.run_folder import RunFolder
-from umbel.run.store import Store
 from umbel.server.run_to_lead import RunToLead
 from umbel.server.supervisor import _MOST_CRASHES, Supervisor
 from umbel.storage.processes import alone
@@ -20,11 +19,6 @@ from umbel.storage.processes import alone
 @pytest.fixture
 def consortium(tmp_path):
     return Consortium.create(tmp_path / "hospitals", "127.0.0.1", 9443, Limits())
-
-
-@pytest.fixture
-def store(consortium):
-    return Store(consortium.database)
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
-"""What tests of whole simulations share: listeners that kill a run, or end it early."""
+"""What tests of whole simulations share: listeners that kill a run or end it early, and one check of all."""
 
 import os
 import signal
+import threading
 
 import pytest
 
+from umbel.errors import Interrupted
 from umbel.server.run import Silent
+from umbel.simulations.engine import Options, resume, simulate
 
 
 class Dies(Silent):
@@ -43,3 +46,24 @@ def dies():
 def after_the_first():
     """A listener by the event that asks the run to end."""
     return AfterTheFirst
+
+
+@pytest.fixture
+def comes_to_the_same(tmp_path):
+    """One worker, two workers, and a run that stopped after its first round come to the same adapter."""
+
+    def check(job):
+        def digest(run):
+            return run.read_json("result.json")["adapter_sha256"]
+
+        def options(part, workers, stop=None):
+            return Options(tmp_path / part, workers=workers, reproducible=True, stop=stop)
+
+        one = digest(simulate(job, options("one", 1)))
+        assert digest(simulate(job, options("two", 2))) == one
+        stop = threading.Event()
+        with pytest.raises(Interrupted):
+            simulate(job, options("parts", 1, stop), AfterTheFirst(stop))
+        assert digest(resume(tmp_path / "parts", workers=2)) == one
+
+    return check

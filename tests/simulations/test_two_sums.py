@@ -2,18 +2,13 @@
 
 import pytest
 
-from umbel.errors import Interrupted
-from umbel.simulations.engine import Options, resume, simulate
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("name", "unit"), [("flexlora", "example"), ("lora-fair", "none")])
 def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
-    name, unit, job_of, after_the_first, tmp_path
+    name, unit, job_of, comes_to_the_same
 ):
-    import threading
-
     job = job_of(
         "bert",
         model={"adapter": "lora"},
@@ -21,16 +16,4 @@ def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
         privacy={"unit": unit, "delta": 1e-3},
         simulation={"ranks": [1, 2]},
     )
-
-    def digest(run):
-        return run.read_json("result.json")["adapter_sha256"]
-
-    def options(part, workers, stop=None):
-        return Options(tmp_path / part, workers=workers, reproducible=True, stop=stop)
-
-    one = digest(simulate(job, options("one", 1)))
-    assert digest(simulate(job, options("two", 2))) == one
-    stop = threading.Event()
-    with pytest.raises(Interrupted):
-        simulate(job, options("parts", 1, stop), after_the_first(stop))
-    assert digest(resume(tmp_path / "parts", workers=2)) == one
+    comes_to_the_same(job)
