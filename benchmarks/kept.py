@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from umbel.storage.files import write_durably
 
 Figures = dict[str, Any]
 
@@ -27,9 +28,7 @@ class Kept:
             self._found[token] = {"of": said, "figures": make()}
             if self._path:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                draft = self._path.with_suffix(".draft")
-                draft.write_text(json.dumps(self._found, indent=1) + "\n", encoding="utf-8")
-                os.replace(draft, self._path)
+                write_durably(self._path, (json.dumps(self._found, indent=1) + "\n").encode())
         found: Figures = self._found[token]["figures"]
         return found
 

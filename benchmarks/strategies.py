@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kept import Kept
+from spread import interval
 from strategies_runs import CLEAR, LAYERS, SETS, Case, Entry, Figure, figure
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies.json"
@@ -41,9 +42,14 @@ BOARD = (
     *(Entry(name, "lora") for name in ("flexlora", "lora-fair", "hetlora")),
     *(Entry(name, "lora") for name in ("fedsa-lora", "local-head", "fedrep")),
 )
-FACTORS = ("fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
-PRIVATE = tuple(entry for entry in BOARD if entry.adapter == "lora" and entry.name in FACTORS)
-SKEWED = tuple(entry for entry in BOARD if entry.name in ("fedavg", "scaffold", "feddyn"))[:3]
+
+
+def of_board(adapter: str, *names: str) -> tuple[Entry, ...]:
+    return tuple(entry for entry in BOARD if entry.adapter == adapter and entry.name in names)
+
+
+PRIVATE = of_board("lora", "fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
+SKEWED = of_board("head", "fedavg", "scaffold", "feddyn")
 RANKS = {
     "4": {"model.lora.rank": 4},
     "4, 8, 16": {"model.lora.rank": 16, "simulation.ranks": [4, 8, 16]},
@@ -158,21 +164,11 @@ def private(scores: Scores, seeds: int) -> list[dict[str, Any]]:
                     "epsilon": epsilon,
                     "accuracy": statistics.mean(each[name]),
                     "points": statistics.mean(gains),
-                    "interval": interval(gains),
+                    "interval": interval(gains) if len(gains) > 1 else None,
                     "seeds": len(gains),
                 }
             )
     return rows
-
-
-def interval(values: Sequence[float]) -> float | None:
-    """Half the width of a 95 % interval of the mean (Student's t); None for one value."""
-    if len(values) < 2:
-        return None
-    from scipy.stats import t
-
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return float(t.ppf(0.975, len(values) - 1) * spread)
 
 
 def skewed(scores: Scores, seeds: int) -> list[dict[str, Any]]:
@@ -208,7 +204,11 @@ def ranks(scores: Scores, seeds: int) -> list[dict[str, Any]]:
             if one and all(found):
                 each[name].append(one.accuracy)
     return [
-        {"ranks": name, "accuracy": statistics.mean(values), "interval": interval(values)}
+        {
+            "ranks": name,
+            "accuracy": statistics.mean(values),
+            "interval": interval(values) if len(values) > 1 else None,
+        }
         for name, values in each.items()
         if values
     ]

@@ -13,9 +13,10 @@ from umbel.strategies import NAMES
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
-         "deployment_watch", "first_result_sets", "kept", "secagg_demo", "secagg_flower",
-         "secagg_meter", "secagg_slots", "secagg_stages", "strangers_crowd", "strategies_runs"}  # fmt: skip
-"""Of another benchmark, which starts them."""
+         "deployment_watch", "first_result_sets", "kept", "questions", "secagg_demo",
+         "secagg_flower", "secagg_meter", "secagg_slots", "secagg_stages", "spread",
+         "strangers_crowd", "strategies_runs"}  # fmt: skip
+"""Of other benchmarks, which use or start them."""
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
 FIGURES = {
