@@ -112,8 +112,9 @@ class BufferedRounds(Rounds):
         if self._name not in listed.members:
             raise MessageError(f"A request lists the members of a sum without {self._name}")
         version, model = listed.members[self._name]
-        stalest = max(assignment.round - 1 - one for one, _ in listed.members.values())
-        if min(assignment.round - 1 - one for one, _ in listed.members.values()) < 0:
+        ages = [assignment.round - 1 - one for one, _ in listed.members.values()]
+        stalest = max(ages)
+        if min(ages) < 0:
             raise MessageError("A request sums updates of versions that do not exist yet")
         if stalest > rule.max_staleness:
             raise PlanRefused(

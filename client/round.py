@@ -144,11 +144,19 @@ class Rounds:
             here.check_reaches(assignment, message, arrays, self.numbers.terms(assignment))
         sent, channels = all_sent(arrays, beside), here.channels(job, assignment)
         begun, interruptions = self._timing.now(), self._work.interruptions
+        two = train and here.second(job, assignment) is not None
         asked = Asked(
-            job, assignment, arrays, train, test, local, channels, None, begun, interruptions
+            job,
+            assignment,
+            arrays,
+            train,
+            test,
+            local,
+            channels,
+            begun=begun,
+            interruptions=interruptions,
+            two_sums=two,
         )
-        two = here.second(job, assignment) is not None if train else False
-        asked = replace(asked, two_sums=two)
         upload = content = None
         if job.encrypted:
             content = self.numbers.content(assignment, channels, train=train, test=test)

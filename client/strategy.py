@@ -26,6 +26,7 @@ from ..strategies import (
     rule_class,
     second_of,
     state_of,
+    tells_reaches,
     told_by,
 )
 from ..strategies.contract import APART, Shapes
@@ -150,15 +151,16 @@ class StrategyHere:
 
         asked: what a second sum is asked with; its reaches are told with those of the first.
         """
-        job, clip = job_of(assignment), 1.0
-        if job.encrypted:  # as the plan has it
-            every = self.of_rounds(job, assignment)
-            clip = max(terms.clip(channels.update.numbers) for channels in every)
-        strategy, round_, cohort = job.strategy, assignment.round, assignment.cohort
-        trips = (None,) if asked is None else (None, asked)
+        job = job_of(assignment)
         wanted: dict[str, float] = {}
-        for trip in trips:
-            wanted |= reaches_by(strategy, arrays, round_, self._accepted, cohort, clip, trip)
+        if tells_reaches(job.strategy, self._accepted):
+            clip = 1.0
+            if job.encrypted:  # as the plan has it
+                every = self.of_rounds(job, assignment)
+                clip = max(terms.clip(channels.update.numbers) for channels in every)
+            strategy, round_, cohort = job.strategy, assignment.round, assignment.cohort
+            for trip in (None,) if asked is None else (None, asked):
+                wanted |= reaches_by(strategy, arrays, round_, self._accepted, cohort, clip, trip)
         told = told_of(message.content).items()
         if {name: reach for name, reach in told if name.startswith(REACH)} != wanted:
             raise MessageError(

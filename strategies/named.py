@@ -56,8 +56,7 @@ def build_strategy(
     from .compared import ComparedStrategy
     from .summed import SummedStrategy
 
-    rule: Rule = construct(kind, dict(spec.options), spec)
-    rule.clients, rule.clip = clients, clip
+    rule = _rule_of(kind, spec, clients, clip)
     owns = spec.name if ":" in spec.name and _runs_at_owners(kind) else ""
     adapter = SummedStrategy if rule.sees == "SUM" else ComparedStrategy
     return adapter(rule, total_weight, owns, training)
@@ -73,7 +72,7 @@ def compares(spec: StrategySpec) -> Rule | None:
     kind = _kind(spec)
     if not issubclass(kind, Rule):
         return None
-    rule: Rule = construct(kind, dict(spec.options), spec)
+    rule = _rule_of(kind, spec)
     return rule if rule.sees != "SUM" else None
 
 
@@ -89,10 +88,9 @@ def channels_of(
     accepted: names of strategies whose own code may be loaded; None: any. Of another, and of Flower's,
     it is the update alone, of all tensors. Raises ``StrategyError``.
     """
-    rule = _rule(spec, accepted)
+    rule = _rule(spec, accepted, clients)
     if rule is None:
         return Channels((Channel(UPDATE, shapes),))
-    rule.clients = clients
     with _said_of(spec):
         return checked_channels(rule, trained_shapes(rule, round_, shapes))
 
@@ -105,10 +103,9 @@ def second_of(
     clients: int = 0,
 ) -> tuple[Channels, Shapes] | None:
     """What the second sum of a round adds up, and what is sent for it; None with a strategy of one sum."""
-    rule = _rule(spec, accepted)
+    rule = _rule(spec, accepted, clients)
     if rule is None:
         return None
-    rule.clients = clients
     with _said_of(spec):
         trained = trained_shapes(rule, round_, shapes)
         found = second_channels(rule, trained)
@@ -126,10 +123,9 @@ def channels_over(
 
     Those of a round's second sum count as a further one of so many rounds.
     """
-    rule = _rule(spec, accepted)
+    rule = _rule(spec, accepted, clients)
     if rule is None:
         return [(Channels((Channel(UPDATE, shapes),)), rounds)]
-    rule.clients = clients
     with _said_of(spec):
         trained = (trained_shapes(rule, round_, shapes) for round_ in range(1, rounds + 1))
         many = Counter(tuple(names) for names in trained)
@@ -156,11 +152,17 @@ def rule_class(spec: StrategySpec, accepted: Collection[str] | None = None) -> t
     return kind if kind is not None and issubclass(kind, Rule) else None
 
 
-def _rule(spec: StrategySpec, accepted: Collection[str] | None) -> Rule | None:
+def _rule(
+    spec: StrategySpec, accepted: Collection[str] | None, clients: int = 0, clip: float = 1.0
+) -> Rule | None:
+    """The rule of a job, with clients and clip as ``Rule`` has them; None as ``rule_class`` says."""
     kind = rule_class(spec, accepted)
-    if kind is None:
-        return None
+    return None if kind is None else _rule_of(kind, spec, clients, clip)
+
+
+def _rule_of(kind: type[Rule], spec: StrategySpec, clients: int = 0, clip: float = 1.0) -> Rule:
     found: Rule = construct(kind, dict(spec.options), spec)
+    found.clients, found.clip = clients, clip
     return found
 
 
@@ -259,12 +261,17 @@ def told_by(
     """What a job's strategy tells the local half in a round of so many clients, by the job's own options."""
     from .averaging import PROXIMAL_MU
 
-    rule = _rule(spec, accepted)
+    rule = _rule(spec, accepted, clients)
     if rule is None:  # Flower's strategies of this kind have an option and tell it
         return {PROXIMAL_MU: spec.options.get("proximal_mu", 0.0)}
-    rule.clients = clients
     with _said_of(spec):
         return dict(rule.told(round_))
+
+
+def tells_reaches(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:
+    """Whether the reaches of a round follow from the model, and are told with it (``Rule.scales``)."""
+    kind = rule_class(spec, accepted)
+    return kind is not None and kind.scales is not Rule.scales
 
 
 def reaches_by(
@@ -278,10 +285,9 @@ def reaches_by(
 ) -> dict[str, float]:
     """The reaches that a job's strategy tells for a round's first sum, of the model that is sent, by the
     names in a request; or, with what is `asked`, for its second sum. clients, clip: as ``Rule`` has them."""
-    rule = _rule(spec, accepted)
+    rule = _rule(spec, accepted, clients, clip)
     if rule is None:
         return {}
-    rule.clients, rule.clip = clients, clip
     with _said_of(spec):
         rule.told(round_)
         shapes = {name: array.shape for name, array in model.items()}

@@ -33,11 +33,11 @@ def test_a_link_is_started_as_it_is_described():
 
 def test_a_thread_that_fails_ends_the_process_with_what_was_wrong():
     program = (
-        "import threading, time\n"
+        "import signal, threading\n"
         "from umbel.flower.node import end_with_any_thread\n"
         "end_with_any_thread()\n"
         "threading.Thread(target=lambda: 1 / 0).start()\n"
-        "time.sleep(600)\n"
+        "signal.pause()\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
