@@ -20,6 +20,7 @@ from .finding import Finding, differences, some
 from .form import FILE, Certificate, Spending
 from .guarantee_check import as_asked, composed
 from .issue import CAUSES, digests, figures_of, public_of, spending_of
+from .rebase_check import rebase_findings
 from .seal import bound_row
 
 KEY = "certificate.key"
@@ -71,6 +72,7 @@ def verify(
         *composed(certificate),
         *(_run_files(certificate, run) if run else ()),
         *_adapter(certificate, adapter or (run / "adapter" if run else None)),
+        *rebase_findings(certificate, adapter or (run / "adapter" if run else None), run),
         *_ledgers(certificate, run),
     ]
     return Verdict(certificate, tuple(findings))
@@ -238,6 +240,7 @@ def _dumped(spending: list[Spending]) -> list[dict[str, Any]]:
 def _result_facts(certificate: Certificate) -> dict[str, Any]:
     return {
         "adapter_sha256": certificate.adapter.sha256,
+        "rebase": certificate.adapter.rebase.model_dump() if certificate.adapter.rebase else None,
         "base_sha256": certificate.base.sha256,
         "epsilon": certificate.guarantee.epsilon_spent,
         "reproducible": certificate.guarantee.seeded,
@@ -255,6 +258,7 @@ def _result_facts(certificate: Certificate) -> dict[str, Any]:
 def _result_found(result: Any) -> dict[str, Any]:
     return {
         "adapter_sha256": result["adapter_sha256"],
+        "rebase": result.get("rebase"),
         "base_sha256": result["base_sha256"],
         "epsilon": result["privacy"]["epsilon"],
         "reproducible": result["reproducible"],

@@ -166,6 +166,20 @@ class Audit(Document):
     figures: dict[str, Number | bool]
 
 
+class CertifiedRebase(Document):
+    """What the strategy put into the base, as factors that are a part of the adapter."""
+
+    round: Count
+    """Of the kept model."""
+    sha256: Hash
+    """Over these factors (``strategies.residual.residual_digest``)."""
+    rank: Count
+    norm: Number
+    """Frobenius norm of their product, over all layers."""
+    dropped: Number
+    """Of what did not fit, over all rounds, as a share of that."""
+
+
 class CertifiedAdapter(Document):
     """What came of it: the digest of the trained arrays, and of each file of the adapter folder."""
 
@@ -173,6 +187,8 @@ class CertifiedAdapter(Document):
     sha256: Hash
     trained_parameters: Count
     files: dict[str, Hash]
+    rebase: CertifiedRebase | None = None
+    """None with a strategy that leaves the base alone."""
 
 
 class Certificate(Document):
@@ -278,6 +294,8 @@ class Certificate(Document):
         values = self.model_dump(mode="json")
         if self.delegation is None:
             del values["delegation"]  # as certificates were written before there were any
+        if self.adapter.rebase is None:
+            del values["adapter"]["rebase"]
         return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
     def _claim(self) -> bytes:

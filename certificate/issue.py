@@ -111,6 +111,7 @@ def issue(run: Path, result: Json, signer: Identity, delegation: str | None = No
             "sha256": result["adapter_sha256"],
             "trained_parameters": result["trainable_parameters"],
             "files": digests(run / "adapter"),
+            "rebase": result.get("rebase"),
         },
         "limits": _limits(kind, job, result, owners - len(heads), audit, delegation is not None),
         "key": signer.public.signing.hex(),

@@ -10,15 +10,16 @@ from ..errors import ModelError
 from ..job import Job
 from .hugging_face import one_sentence
 from .lora_core import put_cores
+from .lora_residual import put_residuals
 from .network import EXPLICIT_POSITIONS, own_head
+from .shaping import PLAIN, Shaping
 
 ALL_LINEAR = "all-linear"
 
 
 def add_adapter(
-    job: Job, backbone: Any, mean_head: bool, missing: list[str], *, core: bool = False
+    job: Job, backbone: Any, mean_head: bool, missing: list[str], shaping: Shaping = PLAIN
 ) -> nn.Module:
-    """`core`: whether the factors are made of the frozen weights, with a core between them (``core``)."""
     if job.training.gradient_checkpointing:
         # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
         backbone.gradient_checkpointing_enable({"use_reentrant": True})
@@ -35,7 +36,7 @@ def add_adapter(
     config = config_of(
         task_type="FEATURE_EXTRACTION" if mean_head else job.kind.peft_type,
         r=lora.rank,
-        lora_alpha=lora.rank if core else lora.alpha,
+        lora_alpha=lora.rank if shaping.core else lora.alpha,
         lora_dropout=lora.dropout,
         # A head alone is a PEFT adapter without any low-rank module.
         # Peft takes a text for a pattern, and a list for endings.
@@ -44,8 +45,10 @@ def add_adapter(
     )
     with one_sentence("model.lora.target matches no module of the base model"):
         adapted: nn.Module = peft.get_peft_model(backbone, config)
-    if core:
+    if shaping.core:
         put_cores(adapted)
+    if shaping.residual:
+        put_residuals(adapted, shaping.residual)
     return adapted
 
 

@@ -41,6 +41,6 @@ def train_alone(
             who=who,
             private=private(round_),
         )
-        model = {name: array + outcome.update[name] for name, array in model.items()}
+        model |= {name: model[name] + update for name, update in outcome.update.items()}
         tell(outcome.update)
     return model

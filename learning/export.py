@@ -20,6 +20,7 @@ from .base_model import gguf_of, sealed
 from .continuation import ends
 from .hugging_face import quiet
 from .lora_core import as_plain
+from .lora_residual import as_one_adapter, residual_rank
 from .model import Learner
 from .usage import usage
 
@@ -57,7 +58,8 @@ def _write(learner: Learner, folder: Path) -> None:
     if job.adapter != "full":
         backbone.peft_config["default"].base_model_name_or_path = job.model.base
     folder.mkdir()
-    with quiet(), _configuration(learner), as_plain(backbone, learner.shaping.core):
+    plain = as_plain(backbone, learner.shaping.core)
+    with quiet(), _configuration(learner), plain, as_one_adapter(backbone):
         backbone.save_pretrained(folder)
     learner.inputs.save(folder, job)
     if network.mean_head is not None:
@@ -104,10 +106,16 @@ def _configuration(learner: Learner) -> Iterator[None]:
 
 
 def _as_exported(learner: Learner) -> dict[str, Any]:
-    """What the job says of the model, with the scaling that the exported adapter has."""
+    """What the job says of the model, with the rank and the scaling that the exported adapter has."""
     model = learner.job.model.model_dump(mode="json")
     if learner.shaping.core:
         model["lora"]["alpha"] = model["lora"]["rank"]
+    if more := residual_rank(learner.network.backbone):
+        rank = model["lora"]["rank"]
+        model["lora"] |= {
+            "rank": rank + more,
+            "alpha": model["lora"]["alpha"] * (rank + more) / rank,
+        }
     return model
 
 

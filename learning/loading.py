@@ -53,7 +53,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
         backbone.to(device)
     torch.manual_seed(job.seed)
     mean_head = job.pooled
-    backbone = add_adapter(job, backbone, mean_head, found.missing, core=shaping.core)
+    backbone = add_adapter(job, backbone, mean_head, found.missing, shaping)
     # One mode for all modules: the trainer changes it only if the network says another.
     network = Network(backbone, None, job).eval()
     if job.kind.pools:

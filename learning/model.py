@@ -22,6 +22,7 @@ from .base_model import named_digest
 from .batches import make_batch
 from .examples import Examples
 from .inputs import Inputs, Texts
+from .lora_residual import is_residual
 from .network import Batch, Network
 from .probing.verdict import Verdict
 from .shaping import PLAIN, Shaping
@@ -35,6 +36,7 @@ class ModelShape:
     """What the plan needs to know of a model: shapes of the trained tensors, and sizes."""
 
     trained: dict[str, tuple[int, ...]]
+    """Shapes of all that travels: what is trained, and what only the server moves (``lora_residual``)."""
     total_parameters: int
     base_digest: str
     base_folder: str
@@ -53,7 +55,9 @@ class ModelShape:
 
     @property
     def trained_parameters(self) -> int:
-        return sum(int(np.prod(shape)) for shape in self.trained.values())
+        """Numbers that owners train, without what only the server moves."""
+        shapes = (shape for name, shape in self.trained.items() if not is_residual(name))
+        return sum(int(np.prod(shape)) for shape in shapes)
 
 
 @dataclass(frozen=True)

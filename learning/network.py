@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..job import Job
 from ..wire.arrays import Arrays
 from .device import use_bfloat16
+from .lora_residual import is_residual
 
 Batch = dict[str, Tensor]
 
@@ -68,6 +69,11 @@ class Network(nn.Module):
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         # Found once: walking a whole base model takes longer than a training step of a head.
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    @cached_property
+    def _residuals(self) -> list[tuple[str, nn.Parameter]]:
+        """What travels and nobody trains (``lora_residual``)."""
+        return [(name, p) for name, p in self.named_parameters() if is_residual(name)]
 
     @property
     def head(self) -> nn.Module:
@@ -180,16 +186,16 @@ class Network(nn.Module):
         return copies(fixed)
 
     def arrays(self) -> Arrays:
-        """A float32 copy of every trained tensor."""
-        return copies(self.trained_parameters())
+        """A float32 copy of every trained tensor, then of what only the server moves."""
+        return copies([*self.trained_parameters(), *self._residuals])
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Set every trained tensor; names and shapes have been checked on arrival.
+        """Set all that travels; names and shapes have been checked on arrival.
 
         Personal ones that are not among `arrays` get what they begin with: never what another owner, or
         an earlier round, has left in them.
         """
-        set_all(self.trained_parameters(), {**self.personal, **arrays})
+        set_all([*self.trained_parameters(), *self._residuals], {**self.personal, **arrays})
 
 
 def _mean(states: Tensor, mask: Tensor | None) -> Tensor:

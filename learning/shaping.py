@@ -1,4 +1,5 @@
-"""How a job's strategy shapes an adapter: which tensors it never trains, and whether LoRA gets a core.
+"""How a job's strategy shapes an adapter: which tensors it never trains, and whether LoRA gets a core or a
+residual.
 
 Tensors of an adapter that no round trains are fixed: each machine makes them of the base model and the
 job's seed, and they never travel. A mean of what was trained beside other tensors would mean nothing, so
@@ -26,6 +27,8 @@ class Shaping:
     """None: all."""
     personal: Trained | None = None
     """Those that each owner trains for itself; None: none."""
+    residual: int = 0
+    """Most columns of a second pair of factors that only the server moves (``lora_residual``); 0: none."""
 
 
 PLAIN = Shaping()

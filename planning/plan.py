@@ -284,7 +284,7 @@ class Plan:
     @property
     def bytes_down(self) -> int:
         """Bytes of the model, and of what goes beside it, to each client in a round; of each of its sums."""
-        once = self.model.trained_parameters + _numbers(self._heard)
+        once = _numbers(self.model.trained) + _numbers(self._heard)
         spec, cohort = self.job.strategy, self.cohort_size
         second = second_of(spec, self.model.trained, 1, clients=cohort)
         return (once if second is None else 2 * once + _numbers(second[1])) * _FLOAT32

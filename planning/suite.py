@@ -22,8 +22,10 @@ from ..strategies import (
     trained_over,
     weighs_by_loss,
 )
+from ..strategies.construct import construct
 from ..strategies.contract import Shapes
 from ..strategies.factors import factor_of
+from ..strategies.residual import with_residual, without_residual
 from .facts import ClientFacts
 from .plan import Plan
 from .refusals import plan_refusals
@@ -129,13 +131,16 @@ def in_job(plan: Plan, facts: Sequence[ClientFacts], name: str) -> InJob:
 
 
 def _trained(job: Job, kind: type[Rule], shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Of an adapter with all these tensors, what the strategy trains in some round."""
+    """Of an adapter with all these tensors, what travels with the strategy: what it trains in some round,
+    and its residuals."""
+    shapes = without_residual(shapes)
     if job.adapter not in kind.fits:
         return dict(shapes)
     if kind.core:
         shapes = _with_cores(shapes)
     names = trained_over(job.strategy, shapes, job.training.rounds)
-    return {name: shape for name, shape in shapes.items() if name in names}
+    found = {name: shape for name, shape in shapes.items() if name in names}
+    return with_residual(found, construct(kind, {}, job.strategy).residual)
 
 
 def _with_cores(shapes: Shapes) -> Shapes:

@@ -161,6 +161,22 @@ class Round(Event):
 
 
 @dataclass(frozen=True)
+class Rebase(Event):
+    """What a round put into the base model's residual; told again if the round is."""
+
+    kind = "rebase"
+    round: int
+    sha256: str
+    """Over the residuals' columns (``residual_digest``)."""
+    rank: int
+    """The largest of the layers'."""
+    norm: float
+    """Frobenius norm of the residuals' products, over all layers."""
+    dropped: float
+    """That of what did not fit in this round."""
+
+
+@dataclass(frozen=True)
 class Evaluation(Event):
     """Metrics on held-out examples after a round; round 0 is before training.
 

@@ -29,6 +29,7 @@ from ..run.events import (
 )
 from ..strategies import leaves_own_model
 from .ending import ended
+from .rebase import rebased
 from .restored import lost_rounds
 from .run import Run
 
@@ -114,6 +115,7 @@ def summarise(
         "strategy": job.strategy.name,
         "attackers": _attackers(job, names),
         "adapter_sha256": arrays_digest(run.arrays),
+        "rebase": rebased(events, kept.round),
         "about": about(plan),
         "roster": {key: rosters[-1][key] for key in ROSTER} if rosters else None,
         "rosters": list(rosters),

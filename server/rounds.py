@@ -33,6 +33,7 @@ from .ending import end_by, end_early, ends_with, failure
 from .exchange import CohortGrid, Stage, connected
 from .holdout import measure_publicly
 from .readiness import prepare, reasons, take_back
+from .rebase import tell_rebase
 from .run import Run
 from .second import aggregated
 from .secure import SecureCollection
@@ -83,6 +84,7 @@ def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
         keep_candidate(run)
         run.arrays = trained
         run.round += 1
+        tell_rebase(run)
         run.save()
     if not run.choice.ended:
         with contextlib.suppress(CannotGoOn):

@@ -29,6 +29,8 @@ OURS = {
     "fedbuff": "fedbuff:FedBuff",
     "flexlora": "flexlora:FlexLora",
     "lora-fair": "lora_fair:LoraFair",
+    "flora": "flora:Flora",
+    "fedex-lora": "fedex_lora:FedExLora",
     "hetlora": "hetlora:HetLora",
     **{name: f"robust:{kind.__name__}" for name, kind in ROBUST.items()},
 }

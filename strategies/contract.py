@@ -17,6 +17,7 @@ import numpy as np
 
 from ..wire.arrays import Arrays
 from .channels import UPDATE, Channel, Channels, Shapes, Told
+from .factors import is_residual
 
 __all__ = ["UPDATE", "Channel", "Channels", "LocalRule", "Rule", "Shapes", "Told"]
 
@@ -187,6 +188,11 @@ class Rule(ABC):
     """How many a round asks at most, as the plan says; 0: it is not known."""
     clip: float = 1.0
     """Largest magnitude of an update's entries, as the plan says, where a sum has one."""
+    residual: int = 0
+    """Columns of a second pair of factors in each adapted layer, which stands for what the rule puts into the
+    base: it goes down with the model, and nobody trains it (``residual``). Only with a second sum."""
+    dropped: float = 0.0
+    """Frobenius norm of what did not fit there in the last round."""
 
     @classmethod
     def personal(cls, shapes: Shapes) -> Collection[str]:
@@ -288,7 +294,8 @@ class Rule(ABC):
     ) -> dict[str, np.ndarray]:
         """The next model from the current one (float32) and the mean update (float64).
 
-        Called with some tensors of each at a time, of those that the round trained; the others stay.
+        Called with some tensors of each at a time, of those that the round trained; the others stay. With a
+        second sum: with all of them at once, and in the model with its residuals.
         """
 
 
@@ -301,6 +308,7 @@ def has_personal(kind: type[Rule]) -> bool:
 
 def trained_shapes(rule: Rule, round_: int, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Of what a rule trains in a round, in the model's order. ``ValueError`` for what cannot be."""
+    shapes = {name: shape for name, shape in shapes.items() if not is_residual(name)}
     chosen = set(rule.trains(round_, shapes)) - set(rule.personal(shapes))
     if unknown := sorted(chosen - shapes.keys()):
         raise ValueError(f"it trains {unknown[0]!r}, which the model does not have")
@@ -329,6 +337,8 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
         raise ValueError(f"a rule that compares updates has no further channel, such as {names[1]}")
     if len(set(names)) < len(names):
         raise ValueError(f"two of its channels have the same name: {', '.join(names)}")
+    if rule.residual and type(rule).second is Rule.second:
+        raise ValueError("it has a residual, which only a rule with a second sum can move")
     if len(names) > 1 and rule.local is None:
         raise ValueError(f"no local half fills its channel {names[1]}")
     channels = Channels(found)

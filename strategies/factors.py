@@ -6,8 +6,11 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Literal
 
+import numpy as np
+
 Factor = Literal["A", "B"]
 _CORE = re.compile(r"\.lora_B\.[^.]+\.core\.weight$")
+_RESIDUAL = re.compile(r"\.base_layer\.residual_[AB]\.weight$")
 _FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])(?:\.|$)")
 
 
@@ -31,3 +34,13 @@ def but_shared(factors: str, names: Collection[str]) -> list[str]:
 def is_core(name: str) -> bool:
     """Whether a tensor stands between two fixed factors (``Rule.core``)."""
     return bool(_CORE.search(name))
+
+
+def is_residual(name: str) -> bool:
+    """Whether a tensor is of what only the server moves (``Rule.residual``)."""
+    return bool(_RESIDUAL.search(name))
+
+
+def squared_norm(b: np.ndarray, a: np.ndarray) -> float:
+    """||b a||^2 (Frobenius) of b (m, r) and a (r, n): of Gram matrices, so no m x n product is made."""
+    return float(((b.T @ b) * (a @ a.T)).sum())

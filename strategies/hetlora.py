@@ -12,7 +12,7 @@ from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .channels import reach_for
 from .contract import UPDATE, Channel, Shapes
-from .factors import factor_of
+from .factors import factor_of, squared_norm
 from .products import OwnRank, pairs_in
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class WeightedFactors(OwnRank):
         begun = self.begins(self.model)
         own = {n: begun[n] + moved for n, moved in update.items() if factor_of(n)}
         found = [pair.factors(own) for pair in pairs_in(own)]
-        s = math.sqrt(math.fsum(float(((b @ a) ** 2).sum()) for b, a in found))
+        s = math.sqrt(math.fsum(max(0.0, squared_norm(b, a)) for b, a in found))
         weighted = {name: (s * array).astype(np.float32) for name, array in own.items()}
         return {_WEIGHTED: weighted, _NORMS: {_ALL: np.array([s], np.float32)}}
 

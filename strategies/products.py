@@ -283,7 +283,9 @@ class Products(FedAvg):
                 spread, along = math.sqrt(pair.m / width), 1.0
             of_b = each * spread * np.sqrt((a**2).sum(axis=0)).max()
             of_a = along * np.abs(b).sum(axis=1).max()
-            of_both = each * spread * along * math.sqrt(pair.rank) * c / 2
+            # dB dA is a sum of r (second sum) or r n (first) products of two such entries.
+            terms = pair.rank * (pair.n if asked is None else 1)
+            of_both = _ROOM * spread * math.sqrt(terms) * c / 4
             most = max(most, of_b + of_a + of_both + np.abs(b @ a).max() / c)
         found = {SKETCH if asked is None else PROJECTION: most}
         if self.padded and asked is None:

@@ -26,6 +26,7 @@ from ..wire.requests import (
 )
 from .contract import UPDATE, Rule, Shapes, checked_channels, checked_sent, trained_shapes
 from .fold import FixedPointSum
+from .residual import residual_in
 from .second import checked_asked, reaches_told, second_channels
 
 
@@ -138,7 +139,8 @@ class SummedStrategy(Strategy):
     def aggregate_second(self, server_round: int, replies: Iterable[Message]) -> ArrayRecord:
         """The next model, once the second sum is there, too."""
         total = self._total(replies)
-        model, trained, first = self._global, self._trained, self._first
+        model, first = self._global, self._first
+        trained = {**self._trained, **residual_in(model)}
         channels = second_channels(self.inner, self._shapes)
         self._global, self._trained, self._first = {}, {}, {}
         assert channels is not None

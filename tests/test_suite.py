@@ -32,6 +32,7 @@ def test_every_strategy_says_its_rule_its_paper_and_when_to_choose_it(name):
 
 def test_what_a_strategy_refuses_whole_clients_for_is_not_said_to_go_with_them():
     refused = {"scaffold", "feddyn", "fedbuff", "flexlora", "lora-fair", "hetlora"}
+    refused |= {"flora", "fedex-lora"}
     refused |= {"q-fedavg", "afl"}
     assert {name for name in OURS if described(name).client == "no"} == refused
     _, _, said = DOCUMENT.read_text(encoding="utf-8").partition(

@@ -7,10 +7,11 @@ from umbel.simulations.rehearsal import rehearse
 pytestmark = pytest.mark.slow
 
 
-def test_a_rehearsal_comes_to_the_adapter_of_a_simulation(deployed_job, reference, tmp_path):
+@pytest.mark.parametrize("name", ["flexlora", "flora", "fedex-lora"])
+def test_a_rehearsal_comes_to_the_adapter_of_a_simulation(name, deployed_job, reference, tmp_path):
     job = deployed_job(
         model={"adapter": "lora"},
-        strategy={"name": "flexlora"},
+        strategy={"name": name},
         training={"rounds": 2, "local_steps": 2},
         simulation={"ranks": [1, 2]},
     )

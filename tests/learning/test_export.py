@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from umbel.errors import ModelError
 from umbel.learning.export import export_adapter
 from umbel.learning.predict import Predictor
 from umbel.learning.reading.names import clean_text
@@ -37,6 +38,8 @@ KINDS = [
     ("bert", "own", "lora", "ffa-lora"),
     ("bert", "mean", "lora", "fedsa-lora"),
     ("bert", "own", "lora", "local-head"),
+    ("bert", "own", "lora", "flora"),
+    ("gpt2", None, "lora", "fedex-lora"),
 ]
 
 
@@ -112,6 +115,7 @@ def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch
     [
         ("bert", "mean", "lora"),
         ("bert", "mean", "lora", "fed-sb"),
+        ("bert", "mean", "lora", "flora"),
         ("bert", "layers", "head"),
         ("llama", "layers", "full"),
         ("bert", "own", "full"),
@@ -185,3 +189,26 @@ def test_nothing_is_left_of_an_export_that_failed(exported, job_of, learner_of, 
     with pytest.raises(KeyError):
         export_adapter(learner, missing, tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_moved_base_is_exported_as_one_adapter_of_the_rank_that_it_has(exported):
+    learner, folder = exported(("bert", "own", "lora", "flora"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    card = json.loads((folder / "umbel.json").read_text())
+    assert config["r"] == card["model"]["lora"]["rank"] == 2 + 16
+    assert config["lora_alpha"] / config["r"] == 16 / 2  # as the job says it of rank 2
+    assert learner.network.backbone.peft_config["default"].r == 2
+
+
+def test_a_base_that_did_not_move_adds_no_rank(job_of, learner_of, tmp_path):
+    learner = learner_of(_job(job_of, "bert", "mean", "lora", "fedex-lora"))
+    export_adapter(learner, learner.initial, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_a_layer_that_is_not_linear_has_no_residual(job_of, learner_of):
+    job = _job(job_of, "bert", "mean", "lora", "flora")
+    lora = job.model.lora.model_copy(update={"target": ["word_embeddings"]})
+    job = job.model_copy(update={"model": job.model.model_copy(update={"lora": lora})})
+    with pytest.raises(ModelError, match=r"word_embeddings is not a linear layer.*lora\.target"):
+        learner_of(job)

@@ -7,13 +7,15 @@ from umbel.errors import PlanRefused, StrategyError, UmbelError
 from umbel.flower import refuse
 from umbel.job import StrategySpec
 from umbel.privacy.ledger.ledger import Ledger
-from umbel.run.events import Round
+from umbel.run.events import Rebase, Round
 from umbel.server.rounds import run_rounds
 from umbel.strategies import LocalRule, second_of
+from umbel.strategies.averaging import FedAvg
 from umbel.strategies.ditto import PulledToShared
-from umbel.strategies.factors import factor_of
+from umbel.strategies.factors import factor_of, is_residual
 from umbel.strategies.flexlora import FlexLora
 from umbel.strategies.products import Sketches, pairs_of
+from umbel.strategies.residual import pairs_of_residual
 from umbel.wire.requests import CONFIRM, FAILED, SECOND, TRAIN
 
 LORA = {"adapter": "lora"}
@@ -68,6 +70,67 @@ def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
         assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
     for run in (clear, masked):
         assert set(run.grid.asked(SECOND).values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["flora", "fedex-lora"])
+def test_a_base_moves_by_the_exact_mean_product(start_run, job_of, open_job_of, factors_seen, name):
+    """What all layers come to after two rounds, residual and factors together, in the clear and encrypted."""
+    sent = []
+
+    def listen(request, reply, assignment):
+        if request.metadata.message_type == TRAIN:
+            moved = {n: array.numpy() for n, array in reply.content["arrays"].items()}
+            assert not any(is_residual(n) for n in moved), "a residual went up"
+            trained = {n: clear.arrays[n] + moved[n] for n in moved if n in clear.arrays}
+            sent.append((assignment.round, {**clear.arrays, **trained}))
+        return [reply]
+
+    training = {**QUICK["training"], "rounds": 2}
+    sections = {**QUICK, "strategy": {"name": name}, "training": training}
+    clear = start_run(open_job_of("bert", **sections), listen, name="clear")
+    assert all(not np.any(a) for n, a in clear.arrays.items() if is_residual(n))
+    run_rounds(clear)
+    last = [products(owner) for round_, owner in sent if round_ == 2]
+    base = next(bases(owner) for round_, owner in sent if round_ == 2)
+    for layer, found in together(clear.arrays).items():
+        wanted = base[layer] + np.mean([one[layer] for one in last], axis=0)
+        assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
+        assert np.linalg.norm(bases(clear.arrays)[layer]) > 0
+    told = clear.folder.told(Rebase)
+    assert [event.round for event in told] == [1, 2]
+    assert told[1].norm == pytest.approx(
+        np.sqrt(sum(np.linalg.norm(one) ** 2 for one in bases(clear.arrays).values())), rel=1e-5
+    )
+    masked = start_run(job_of("bert", **sections), name="masked")
+    run_rounds(masked)
+    for layer, found in together(masked.arrays).items():
+        wanted = together(clear.arrays)[layer]
+        assert np.linalg.norm(found - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def bases(model):
+    """What a residual adds to each layer, by the name of its factor B."""
+    found = {layer: b.astype(float) @ a.astype(float) for layer, b, a in pairs_of_residual(model)}
+    return {f"{layer}.lora_B.default.weight": product for layer, product in found.items()}
+
+
+def together(model):
+    return {layer: product + bases(model)[layer] for layer, product in products(model).items()}
+
+
+def test_a_residual_that_is_too_narrow_says_what_it_drops(start_run, open_job_of):
+    options = {"name": "flora", "options": {"residual_rank": 1}}
+    run = start_run(open_job_of("bert", **{**QUICK, "strategy": options}), name="narrow")
+    run_rounds(run)
+    [told] = run.folder.told(Rebase)
+    assert told.rank == 1
+    assert 0.1 < told.dropped / told.norm < 10
+
+
+def test_a_rule_of_one_sum_has_no_residual(start_run, open_job_of, in_a_module):
+    name = in_a_module(type("Own", (FedAvg,), {"residual": 4, "fits": ("lora",)}))
+    with pytest.raises(StrategyError, match="residual, which only a rule with a second sum"):
+        start_run(open_job_of("bert", **{**QUICK, "strategy": {"name": name}}))
 
 
 def test_the_sums_of_flexlora_hold_no_factors(start_run, open_job_of):

@@ -5,7 +5,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("name", "unit"), [("flexlora", "example"), ("lora-fair", "none")])
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("flexlora", "example"), ("lora-fair", "none"), ("flora", "example"), ("fedex-lora", "none")],
+)
 def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
     name, unit, job_of, comes_to_the_same
 ):
