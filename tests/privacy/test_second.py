@@ -33,6 +33,18 @@ def test_both_accountants_say_the_same_within_a_hundredth(seed):
     assert ours == pytest.approx(theirs, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps"),
+    [(1.0, 0.05, 1000), (20.0, 1.0, 1), (20.0, 1.0, 1000), (2.0, 0.1, 1), (0.9, 1.0, 2)],
+)
+def test_its_coarse_grid_is_fine_enough(sigma, rate, steps, monkeypatch):
+    events = (MechanismEvent(sigma, rate, steps),)
+    found = second.epsilon(events, DELTA)
+    monkeypatch.setattr(second, "_MOST_STEPS", 0)
+    fine = second._epsilon.__wrapped__(events, DELTA)
+    assert fine * (1 - 1e-9) <= found <= fine * (1 + 1e-3)
+
+
 def test_nothing_costs_nothing_and_less_noise_costs_more():
     assert second.epsilon([], DELTA) == 0
     some = [MechanismEvent(sigma, 0.1, 20) for sigma in (4.0, 2.0, 1.0)]
