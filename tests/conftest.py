@@ -92,6 +92,18 @@ def _beside(name):
 
 
 _leftovers = _beside("leftovers")
+_pairs = _beside("pairs")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    _pairs.mark(items)
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Which cases of a test are in the default suite."""
+    return _pairs
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -266,6 +266,7 @@ def _encoder_decoders(vocabulary):
     }
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("pooling", ["mean", "layers", "own"])
 @pytest.mark.parametrize("adapter", ["head", "lora"])
 @pytest.mark.parametrize("kind", ["t5", "bart"])

@@ -64,14 +64,20 @@ def schedule(draw, kinds=("gaussian",), most=5):
     return found
 
 
-@pytest.mark.parametrize("seed", range(40))
+def seeds(most, slow):
+    """So many schedules in the default suite, and others up to `most` in the slow one."""
+    more = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(slow, most)]
+    return pytest.mark.parametrize("seed", [*range(slow), *more])
+
+
+@seeds(40, slow=12)
 def test_gaussian_schedules_cost_what_dp_accounting_says_and_never_less(seed):
     events = schedule(random.Random(seed))
     expected = composed(events)
     assert expected <= epsilon(events, DELTA) <= 1.01 * expected
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(30, slow=12)
 def test_mixtures_lie_between_normal_noise_and_renyi_accounting(seed):
     """A concentrated release costs at least what normal noise of its size does."""
     draw = random.Random(seed)

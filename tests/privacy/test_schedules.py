@@ -114,7 +114,9 @@ def check(path, seed):
                 assert expected <= found <= 1.01 * expected
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(n, marks=pytest.mark.slow) for n in range(10, 25))]
+)
 def test_a_ledger_says_what_dp_accounting_says_and_never_less(tmp_path, seed):
     check(tmp_path / "ledger.sqlite", seed)
 
