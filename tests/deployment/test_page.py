@@ -25,6 +25,7 @@ ELSEWHERE = {
     r"umbel (consortium split|sign|take)|umbel consortium admit hospitals-keys": (
         "keys apart from the server: tests/server"
     ),
+    r"umbel client own-model": "models of an owner's own: tests/deployment/test_personal.py",
 }
 """Commands of the page that are not run here, and why."""
 
