@@ -9,6 +9,7 @@ Training of Large Convolutional Neural Networks with Differential Privacy", Sect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ def add_samples(total: Tensor, weights: Tensor, samples: Tensor) -> None:
         total += weights @ samples
         return
     size = max(1, _WIDENED // max(1, samples.shape[1]))
+    if len(samples) <= size:
+        total += weights.to(total.dtype) @ samples.to(total.dtype)
+        return
     for some, rows in zip(torch.split(weights, size), torch.split(samples, size), strict=True):
         total += some.to(total.dtype) @ rows.to(total.dtype)
 
@@ -53,10 +57,21 @@ class Product:
         return torch.bmm(self.right.mT, self.left).mT
 
     def add_to(self, total: Tensor, weights: Tensor) -> None:
-        balanced = self.balanced()
-        left, right = balanced.left.to(total.dtype), balanced.right.to(total.dtype)
+        # Products of float32 numbers, however small or large, are within float64.
+        wide = total.dtype == torch.float64
+        left, right = self._wide if wide else (self.balanced().left, self.balanced().right)
         left = left * weights[:, None, None].to(total.dtype)
-        total.addmm_(left.flatten(0, 1).T, right.flatten(0, 1))
+        total.addmm_(left.flatten(0, 1).T.contiguous(), right.flatten(0, 1))
+
+    def squared_norms_of_one_place(self) -> Tensor:
+        """(B,) float32, if T is 1: |left|^2 |right|^2, which float64 holds for all float32 numbers."""
+        left, right = (torch.linalg.vector_norm(wide, dim=(1, 2)) for wide in self._wide)
+        return (left * right).square().float()
+
+    @cached_property
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """Both factors in float64."""
+        return self.left.double(), self.right.double()
 
     def balanced(self) -> Product:
         """The same product in float32, with the size of each place in `right`.
@@ -143,13 +158,18 @@ class Factored:
         Guarantee: a norm is too small by no more than rounding (1e-6 of it) plus sqrt(numel) * 2^-63,
         whatever the gradients; if it is longer than float32 can square, it is infinite or NaN.
 
-        Why: a square below 2^-126 is lost, and there is one for each number. From factors, squares are
-        taken of numbers that were brought near 1 by powers of two, and they are rounded up by what
-        float32 can lose where places cancel, which is far more than what is lost below 2^-126.
+        Why: a square below 2^-126 is lost, and there is one for each number. From factors of one place,
+        squares are taken in float64, which loses none. From others they are taken of numbers that were
+        brought near 1 by powers of two, and they are rounded up by what float32 can lose where places
+        cancel, which is far more than what is lost below 2^-126.
         """
         if self._samples is not None:
             return self._samples.flatten(1).square().sum(dim=1)
         places = sum(factor.right.shape[1] for factor in self._factors)
+        first = self._factors[0]
+        # A head on features: no places that could cancel, and a fraction of the work.
+        if places == 1 and isinstance(first, Product) and first.right.device.type != "mps":
+            return first.squared_norms_of_one_place()
         size = max(1, _MOST_PRODUCTS // places**2)
         starts = range(0, self._factors[0].batch, size)
         slices = [slice(start, start + size) for start in starts]
