@@ -12,6 +12,14 @@ from .lengths import MOST_UNKNOWN, WORTH
 from .survey import Survey
 
 _NAMED = 8
+_NO_TEXTS: dict[str, str] = {
+    "identifier": "identifiers",
+    "number": "numbers",
+    "dates": "dates",
+    "classes": "classes",
+    "one value": "one value in all rows",
+}
+"""What a column may seem to hold instead of texts, in words."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,12 @@ def warnings(found: Survey) -> list[str]:
             f"These columns hold lists or bytes, which are not read: {', '.join(map(repr, found.lists))}. "
             "Write one value per record into a column of its own."
         )
+    if found.as_value:
+        names = ", ".join(map(repr, found.as_value))
+        lines.append(
+            f"The first row names a column {names}, which is also a value in other rows. If the first row "
+            "is a record, it is lost: add a row with names above it, such as text,label."
+        )
     lines += concern_lines(
         found.odd,
         found.copies,
@@ -128,6 +142,17 @@ def advice(found: Survey) -> list[Advice]:
                 "The texts seem to be in this column",
                 f"data.text_column={_quoted(found.text_column)}",
                 f"--text-column {_quoted(found.text_column)}",
+            )
+        )
+    kinds = {column.name: column.kind for column in found.columns}
+    others = [name for name, kind in kinds.items() if kind == "text" and name != found.text_column]
+    if others and kinds.get(found.text_column) in _NO_TEXTS:
+        held = _NO_TEXTS[kinds[found.text_column]]
+        found_advice.append(
+            Advice(
+                f"Column {found.text_column!r} seems to hold {held}, and {others[0]!r} the texts",
+                f"data.text_column={_quoted(others[0])}",
+                f"--text-column {_quoted(others[0])}",
             )
         )
     if found.label_column in found.guessed:

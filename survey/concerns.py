@@ -51,7 +51,7 @@ def telling_columns(data: DataSpec, skip: Sequence[str] = ()) -> dict[str, float
     path, read = Path(data.path), (data.text_column, data.label_column, *skip)
     try:
         layout = find_layout(path, Layout(data.encoding, data.quoting, data.sheet))
-        unread = unread_columns(path)
+        unread = unread_columns(path, layout)
         others = [
             name for name in column_names(path, layout, read[:2]) if name not in (*read, *unread)
         ]

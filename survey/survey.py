@@ -61,6 +61,8 @@ class Survey:
     base: str = ""
     lists: tuple[str, ...] = ()
     """Columns that are not read, because they hold lists or bytes."""
+    as_value: tuple[str, ...] = ()
+    """Columns with few values, one of which is the column's own name: their header may be a record."""
     texts_of_nothing: int = 0
     """Texts that are a word for a missing value."""
     candidates: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -94,7 +96,7 @@ def survey(job: Job) -> Survey:
     names = column_names(path, layout)
     table = read_table(path, None, [], names, lenient=True, layout=layout)
     _refuse_record_as_header(path, table.columns)
-    unread = unread_columns(path)
+    unread = unread_columns(path, layout)
     described = tuple(
         look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
     )
@@ -145,6 +147,9 @@ def survey(job: Job) -> Survey:
         max_length=job.model.max_length,
         base=job.model.base,
         lists=tuple(unread),
+        as_value=tuple(
+            c.name for c in described if c.kind == "classes" and c.name in table.columns[c.name]
+        ),
         texts_of_nothing=sum(map(stands_for_nothing, corpus.texts)),
         candidates=_candidates(table.columns, described, text) if label is None else {},
     )

@@ -15,7 +15,7 @@ from .arrow_files import ARROW, arrow_schema, split_names
 from .delimited import DELIMITED, header_of
 from .encoding import usual_codec
 from .layout import USUAL, Layout
-from .lines import JSON, field_names
+from .lines import JSON, field_names, list_names
 from .nested import schema_paths, unread_paths
 from .packing import ending
 from .sheet import SHEETS, refuse_sheet, sheet_columns
@@ -45,11 +45,13 @@ def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ())
     return names
 
 
-def unread_columns(path: Path) -> list[str]:
-    """Columns of an Arrow file whose type is none that is read: lists, maps and bytes."""
-    if path.is_dir() or ending(path) not in ARROW:
+def unread_columns(path: Path, layout: Layout = USUAL) -> list[str]:
+    """Columns of an Arrow or JSON file that hold what is not read: lists, and in Arrow maps and bytes."""
+    if path.is_dir():
         return []
-    return unread_paths(arrow_schema(path))
+    if ending(path) in JSON:
+        return list_names(path, usual_codec(path, layout.encoding))
+    return unread_paths(arrow_schema(path)) if ending(path) in ARROW else []
 
 
 def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ which no single record of several lines can make it; else it is read as lines.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ...errors import DataError
 from .cells import cell, reason
 from .columns import check_columns
 from .encoding import text_of
-from .nested import has, paths, value_at
+from .nested import has, list_paths, paths, value_at
 from .packing import ending
 
 JSON = (".jsonl", ".ndjson", ".json")
@@ -74,14 +75,24 @@ def read_lines(
 
 def field_names(path: Path, codec: str) -> list[str]:
     """The fields of the first records, those within others by their paths."""
-    names: dict[str, None] = {}
+    return list(dict.fromkeys(name for one in _first(path, codec) for name in paths(one)))
+
+
+def list_names(path: Path, codec: str) -> list[str]:
+    """The fields that hold lists in the first records and never a single value: they are not read."""
+    first = list(_first(path, codec))
+    single = {name for one in first for name in paths(one)}
+    return [
+        n for n in dict.fromkeys(n for one in first for n in list_paths(one)) if n not in single
+    ]
+
+
+def _first(path: Path, codec: str) -> Iterator[dict[str, Any]]:
+    """The first records; what cannot be read names no columns, and is left out."""
     _, records, parse = _records(path, codec)
     for _, found in islice(records, _LOOK):
-        try:
-            names.update(dict.fromkeys(paths(_object(parse(found)))))
-        except (DataError, RecursionError):
-            continue  # what cannot be read names no columns
-    return list(names)
+        with contextlib.suppress(DataError, RecursionError):
+            yield _object(parse(found))
 
 
 def _records(path: Path, codec: str) -> tuple[str, Iterator[tuple[int, Any]], Callable[[Any], Any]]:

@@ -43,13 +43,24 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
     return found
 
 
-def paths(record: Mapping[str, Any], before: str = "", depth: int = _DEPTH) -> Iterator[str]:
+def paths(record: Mapping[str, Any]) -> Iterator[str]:
     """The fields of a record that hold single values, those within others by their paths."""
+    return (path for path, value in _fields(record) if not isinstance(value, list | tuple))
+
+
+def list_paths(record: Mapping[str, Any]) -> Iterator[str]:
+    """Those that hold lists, which are not read."""
+    return (path for path, value in _fields(record) if isinstance(value, list | tuple))
+
+
+def _fields(
+    record: Mapping[str, Any], before: str = "", depth: int = _DEPTH
+) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
         if isinstance(value, Mapping) and depth:
-            yield from paths(value, f"{before}{name}.", depth - 1)
-        elif not isinstance(value, list | tuple):
-            yield f"{before}{name}"
+            yield from _fields(value, f"{before}{name}.", depth - 1)
+        else:
+            yield f"{before}{name}", value
 
 
 def schema_paths(schema: pa.Schema) -> list[str]:

@@ -161,6 +161,50 @@ def test_columns_of_lists_and_bytes_are_said_not_to_be_read(tmp_path, tiny, endi
     assert all(repr(name) in line for name in ("tags", "raw", "doc.tags"))
 
 
+def test_json_columns_of_lists_are_said_not_to_be_read(tmp_path, tiny):
+    rows = [
+        {"text": text, "label": "ab"[n % 2], "tags": ["x"], "doc": {"parts": [text]}}
+        | {"mixed": "a" if n else ["a"]}
+        for n, text in enumerate(TEXTS)
+    ]
+    path = tmp_path / "lists.json"
+    path.write_text(json.dumps(rows))
+    found = looked(path, tiny)
+    assert found.lists == ("tags", "doc.parts")
+    (line,) = [line for line in warnings(found) if "lists" in line]
+    assert "'tags', 'doc.parts'" in line
+
+
+@pytest.mark.parametrize("kind", ["identifiers", "numbers", "dates", "classes", "one value"])
+def test_a_text_column_that_holds_no_texts_comes_with_the_column_that_does(tmp_path, tiny, kind):
+    held = {
+        "identifiers": [f"{n:08x}-4f1e-{n * 7919:016x}" for n in range(240)],
+        "numbers": [str(n % 100 / 7)[:5] for n in range(240)],
+        "dates": [f"2026-11-{1 + n % 28:02d}" for n in range(240)],
+        "classes": ["good" if n % 3 else "bad" for n in range(240)],
+        "one value": ["see comment"] * 240,
+    }[kind]
+    path = brought(tmp_path, text=held, comment=TEXTS, label=["ab"[n % 2] for n in range(240)])
+    (line,) = [str(one) for one in advice(looked(path, tiny)) if "data.text_column" in one.key]
+    assert f"'text' seems to hold {kind}" in line
+    assert "--text-column comment" in line
+    assert not [
+        one
+        for one in advice(looked(path, tiny, **{"data.text_column": "comment"}))
+        if "data.text_column" in one.key
+    ]
+
+
+def test_a_first_row_that_may_be_a_record_is_said(tmp_path, tiny):
+    rows = "\n".join(f"{'good' if n % 3 else 'bad'};{text}" for n, text in enumerate(TEXTS))
+    path = tmp_path / "brought.csv"
+    path.write_text("good;very nice\n" + rows)
+    (line,) = [line for line in warnings(looked(path, tiny)) if "first row" in line]
+    assert "'good'" in line
+    path.write_text("label;text\n" + rows)
+    assert not [line for line in warnings(looked(path, tiny)) if "first row" in line]
+
+
 def test_folders_of_text_files_come_with_the_command_that_makes_a_table_of_them(tmp_path):
     for label in ("good one", "bad"):
         (tmp_path / "my texts" / label).mkdir(parents=True)
