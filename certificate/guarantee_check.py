@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..errors import UmbelError
 from ..job import Job
+from ..planning.losses import event_of_losses, releases_loss
 from ..planning.noise import event_of_test
 from ..planning.schedule import rounds_tested
 from ..privacy.accounting import second
@@ -38,7 +40,8 @@ def as_asked(certificate: Certificate) -> Finding:
         "sizes": [int(job.noised_locally)],
     }
     found = {name: getattr(stated, name) for name in ("unit", "delta", "epsilon_limit")}
-    differ = [*differences(found | {"sizes": sizes}, wanted), *_odd_tests(certificate, job)]
+    odd = (*_odd_tests(certificate, job), *_odd_losses(certificate, job))
+    differ = [*differences(found | {"sizes": sizes}, wanted), *odd]
     text = f"by the job, {some(differ)}" if differ else "is what the job asks for"
     return Finding("guarantee", not differ, text)
 
@@ -63,6 +66,25 @@ def _odd_tests(certificate: Certificate, job: Job) -> list[str]:
         return [str(error)]
     wanted = event.noise_multiplier if event else None
     return [] if noise == wanted else [f"{steps} tests have noise {noise}, but need {wanted}"]
+
+
+def _odd_losses(certificate: Certificate, job: Job) -> Iterator[str]:
+    """What no plan of the job says of released losses: one in each round, at the noise that they need."""
+    for alike in certificate.guarantee.spending:
+        steps = sum(m.steps for m in alike.mechanisms if m.what == "training")
+        rounds = steps // job.training.local_steps if releases_loss(job) else 0
+        found = [_event(m) for m in alike.mechanisms if m.what == "losses"]
+        if rounds != sum(event.steps for event in found):
+            yield f"it states {sum(event.steps for event in found)} losses for {rounds} rounds"
+            continue
+        try:
+            planned = event_of_losses(job, max(1, rounds + job.spare_rounds)) if rounds else None
+        except UmbelError as error:
+            yield str(error)
+            continue
+        wanted = [replace(planned, steps=rounds)] if planned else []
+        if found != wanted:
+            yield f"its losses are released as {found}, but the job needs {wanted}"
 
 
 def composed(certificate: Certificate) -> Iterator[Finding]:

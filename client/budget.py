@@ -12,7 +12,7 @@ from ..job import Job
 from ..planning.noise import PrivateRecipe
 from ..planning.schedule import rounds_tested
 from ..privacy.accounting.accountant import MechanismEvent, epsilon
-from ..privacy.ledger.chain import SIZE_RUN, TEST, Entry
+from ..privacy.ledger.chain import LOSS, SIZE_RUN, TEST, Entry
 from ..privacy.ledger.ledger import Ledger
 from ..privacy.noise.sizes import SIZE_EVENT
 from ..wire.requests import Assignment
@@ -45,7 +45,7 @@ class Budget:
         """Refuse a job whose remaining rounds this data cannot pay, before it costs anything."""
         with Ledger(self.ledger) as ledger:
             mine = ledger.entries_of(assignment.run)
-            trained = len({entry.what for entry in mine if not entry.is_test})
+            trained = len({entry.what for entry in mine if entry.is_round})
             tested = len({entry.what for entry in mine if entry.is_test})
             rounds = max(0, assignment.participations - trained)
             tests = max(0, recipe.tests - tested)
@@ -101,7 +101,7 @@ class Budget:
         """The highest round that was charged for in a run; 0 before the first."""
         with Ledger(self.ledger) as ledger:
             rows = ledger.entries_of(run)
-            return max((int(row.what) for row in rows if not row.is_test), default=0)
+            return max((int(row.what) for row in rows if row.is_round), default=0)
 
     def charge_size(self, which: str, *, replay: bool = False) -> None:
         """Charge a published size, which a key that tells it from others names, before it is drawn.
@@ -208,9 +208,8 @@ class Budget:
 
     def _check_schedule(self, what: str, event: MechanismEvent, mine: Sequence[Entry]) -> None:
         """One run has one noise: the composition is proven for noise that nobody chose on the way."""
-        tested = what.startswith(TEST)
         for entry in mine:
-            if entry.is_test == tested and entry.event != event:
+            if _purpose(entry.what) == _purpose(what) and entry.event != event:
                 raise PlanRefused(
                     f"{self.owner}: earlier rounds of this run had different noise. A run must keep "
                     "its job, its version, and the rounds and tests that were planned for this "
@@ -218,6 +217,11 @@ class Budget:
                 )
 
 
+def _purpose(what: str) -> str:
+    """Of a ledger key's middle part: the text before a number; nothing for a round of training."""
+    return next((text for text in (TEST, LOSS) if what.startswith(text)), "")
+
+
 def _named(what: str) -> str:
     """A ledger key's middle part, as people say it."""
-    return f"the {what}" if what.startswith(TEST) else f"round {what}"
+    return f"the {what}" if _purpose(what) else f"round {what}"

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import UmbelError
+from ..errors import PlanRefused, UmbelError
 from ..job import Job
 from ..learning.counts import own_counts, own_figures
 from ..learning.metrics import Counts
+from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
 from ..learning.trainer import Outcome
+from ..privacy.noise.loss_noise import LossNoise
 from ..storage.logs import append_line
 from ..strategies import LocalRule
 from ..strategies.contract import APART
@@ -34,11 +36,15 @@ class Computing:
         self._log = log
 
     def computed(
-        self, asked: Asked, private: PrivateSteps | None, most: Most | None = None
+        self,
+        asked: Asked,
+        private: PrivateSteps | None,
+        most: Most | None = None,
+        hidden: LossNoise | None = None,
     ) -> Computed:
         """What comes of the records; under privacy something always does.
 
-        most: what both are filled up to, if they are.
+        most: what all is filled up to, if it is. hidden: the noise of the loss, if that is released.
 
         What cannot be computed at all is then what an owner of no record would send: counts of
         nothing, zeros, or noise if noise is added step by step. It is drawn again, so that it is
@@ -75,7 +81,8 @@ class Computing:
         if asked.trains and found.error is None:
             try:
                 if local is not None and local.needs_loss:
-                    local.loss = self._loss(job, arrays)
+                    fill = most.weighed if most else None
+                    local.loss, local.loss_clip = self._loss(job, arrays, hidden, fill)
                 self._part(found, asked, trained(private))
             except OutOfTime:
                 raise
@@ -89,10 +96,29 @@ class Computing:
             found.personal |= self._apart(asked, asked.apart, most)
         return found
 
-    def _loss(self, job: Job, arrays: Arrays) -> float:
-        """Of the model that came, a mean over the training records; 0 without any."""
-        found = own_figures(job, own_counts(job, self._work.tested(job, arrays, side="train")))
-        return float(found.get("loss") or 0.0)
+    def _loss(
+        self, job: Job, arrays: Arrays, hidden: LossNoise | None, fill: int | None
+    ) -> tuple[float, float]:
+        """Of the model that came, a mean over the training records (0 without any), and its clip.
+
+        Guarantee under privacy: it is what `hidden` makes of it, or no loss at all. What cannot be computed
+        counts as what an owner of no record would release.
+        """
+        if not job.private:
+            found = own_figures(job, own_counts(job, self._work.tested(job, arrays, side="train")))
+            return float(found.get("loss") or 0.0), 1.0
+        if hidden is None:
+            raise PlanRefused(f"{self._name}: the job releases no loss, but its strategy needs one")
+        total = 0
+        try:
+            counts = self._work.tested(job, arrays, side="train", fill=fill)
+            if isinstance(counts, PrivateCounts):
+                total = counts.bounded(job).loss
+        except OutOfTime:
+            raise
+        except Exception as error:
+            self._log_failure(error)
+        return hidden.hide(total), hidden.clip
 
     def _apart(self, asked: Asked, local: LocalRule, most: Most | None) -> Arrays:
         """How far the round moves the owner's own model, by the names in its state; not at all if it

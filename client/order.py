@@ -17,6 +17,7 @@ from ..job import Job
 from ..learning.metrics import Counts
 from ..learning.trainer import Outcome
 from ..planning.vector import Content
+from ..privacy.noise.loss_noise import LossNoise
 from ..strategies import Channels, LocalRule, trained_by_steps
 from ..strategies.contract import APART
 from ..wire.arrays import Arrays
@@ -88,6 +89,11 @@ class Asked:
         return [*self.personal, *model]
 
     @property
+    def follows_more(self) -> bool:
+        """Whether the owner's next state follows from more than the update: what is added to, or a loss."""
+        return bool(self.moves) or (self.local is not None and self.local.needs_loss)
+
+    @property
     def trained_here(self) -> tuple[str, ...]:
         """Names of the tensors that the round trains, personal ones among them."""
         return (*self.channels.update.shapes, *self.personal)
@@ -109,6 +115,8 @@ class Reserved:
     """The public part of the answer, with what the run has spent."""
     noise: list[int] | None = None
     """The noise of a test's counts, if they are private."""
+    loss: LossNoise | None = None
+    """The noise of the owner's loss, if the strategy weighs by it in a private job."""
 
 
 @dataclass

@@ -16,11 +16,14 @@ from ..learning.counts import zero_counts
 from ..learning.model import arrays_digest
 from ..learning.private_counts import PrivateCounts
 from ..learning.steps import PrivateSteps
+from ..planning.losses import clip_of_loss
 from ..planning.schedule import rounds_tested
 from ..planning.vector import Content
-from ..privacy.ledger.chain import TEST
+from ..privacy.accounting.accountant import MechanismEvent
+from ..privacy.ledger.chain import LOSS, TEST
 from ..privacy.noise.client_noise import ClientPart
 from ..privacy.noise.counts_noise import counts_noise
+from ..privacy.noise.loss_noise import LossNoise
 from ..privacy.randomness import SecretStream
 from ..privacy.secagg.keys import hash_of
 from ..wire.arrays import Arrays, to_arrays
@@ -210,10 +213,14 @@ class Rounds:
             )
         if asked.upload and asked.what and not asked.again:
             note_told(asked.upload, asked.what)
+        loss = None
         if asked.trains and job.private:
-            event = self.numbers.recipe(job, assignment).round_event
+            recipe = self.numbers.recipe(job, assignment)
+            if recipe.loss_event:
+                loss = self._loss_noise(job, assignment, recipe.loss_event)
+            event = recipe.round_event
             metrics["epsilon"] = self._budget.reserve(job, assignment, str(assignment.round), event)
-        return Reserved(asked, metrics, noise)
+        return Reserved(asked, metrics, noise, loss)
 
     def _computed(self, reserved: Reserved) -> Answerable:
         """Compute from the records."""
@@ -222,7 +229,7 @@ class Rounds:
         private = None
         if asked.trains and job.noised_locally:
             private = self._private_steps(job, assignment)
-        found = self._worked(asked, private)
+        found = self._worked(reserved, private)
         if asked.repeated is not None:
             found.outcome = from_kept(asked.repeated)
         if found.error is not None and not job.encrypted:
@@ -238,11 +245,11 @@ class Rounds:
         asked = answer.reserved.asked
         what, found, propose = asked.what, answer.found, self._strategy.propose
         # If states follow from no update, they come first: what is kept is not trained again.
-        if asked.moves:
+        if asked.follows_more:
             propose(asked, found)
         if asked.kept and asked.repeated is None:
             what = asked.kept.keep(to_keep(found.outcome, asked.channels, asked.two_sums))
-        if not asked.moves:
+        if not asked.follows_more:
             propose(asked, found)
         return Durable(answer, what)
 
@@ -270,8 +277,9 @@ class Rounds:
         clear = in_the_clear(job, trained, answer.counts, reserved.metrics)
         return self._with_head(job, assignment, clear)
 
-    def _worked(self, asked: Asked, private: PrivateSteps | None) -> Computed:
+    def _worked(self, reserved: Reserved, private: PrivateSteps | None) -> Computed:
         """What comes of the records, after as much work as public numbers say."""
+        asked = reserved.asked
         timing, most, seconds, again = self._timing, None, 0.0, 0.0
         train, test = asked.trains, asked.test
         if timing.waits and asked.job.private and (train or test):
@@ -281,7 +289,7 @@ class Rounds:
             seconds += timing.apart(asked.job) if train and asked.apart else 0.0
         timing.counted += seconds
         try:
-            return self._computing.computed(asked, private, most)
+            return self._computing.computed(asked, private, most, reserved.loss)
         finally:
             if self._work.interruptions > asked.interruptions:
                 timing.disturbed(asked.begun, seconds + again)
@@ -323,6 +331,13 @@ class Rounds:
         stream, terms = self._secrets(f"{self._name}/{what}"), self.numbers.terms(assignment)
         cells = len(zero_counts(job).to_list()) - terms.change.sums
         return counts_noise(cells, event, terms.counts_shares, stream, terms.change)
+
+    def _loss_noise(self, job: Job, assignment: Assignment, event: MechanismEvent) -> LossNoise:
+        """Reserve the release of this round's loss; the whole noise of it."""
+        what = f"{LOSS}{assignment.round}"
+        self._budget.reserve(job, assignment, what, event)
+        stream = self._secrets(f"{self._name}/{what}")
+        return LossNoise.draw(event, clip_of_loss(job), self.numbers.training_size(job), stream)
 
     def _client_part(self, job: Job, assignment: Assignment) -> ClientPart:
         """What clips this round's update, and hides it in the sum; nothing of the server's choosing."""

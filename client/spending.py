@@ -155,7 +155,7 @@ def _run_spending(run: tuple[str, str], entries: list[Entry], delta: float) -> R
     return RunSpending(
         run=run[0],
         job=run[1],
-        rounds=len({entry.what for entry in entries if not entry.is_test}),
+        rounds=len({entry.what for entry in entries if entry.is_round}),
         steps=sum(entry.event.steps for entry in entries),
         epsilon=_epsilon(entries, delta),
         first=entries[0].recorded,

@@ -225,8 +225,8 @@ class StrategyHere:
             return
         place = asked.upload.place if asked.upload else None
         round_ = asked.assignment.round
-        if asked.moves and asked.repeated is not None:
-            # How far the owner's own tensors moved is in no update: what was proposed with it stands.
+        if asked.follows_more and asked.repeated is not None:
+            # How far the owner's own tensors moved, and its loss, are in no update: what was proposed stands.
             self._states.again(asked.own, round_, asked.asked_for, place)
             return
         following = _next_state(asked, asked.own, found)

@@ -30,6 +30,7 @@ import numpy as np
 from ..clock import Clock
 from ..job import Job
 from ..learning.pace import Pace
+from ..planning.losses import releases_loss
 from ..privacy.noise.sizes import SIZE_EPSILON
 
 _OVERRUN = 2.0**-30
@@ -71,6 +72,8 @@ class Most:
     """In all steps of its training."""
     held: int
     """In its test."""
+    weighed: int = 0
+    """In the loss on its training records, if the strategy weighs by it in a private job."""
 
 
 NOTHING_KNOWN = Numbers(0, 0, 0.0, 1)
@@ -136,7 +139,9 @@ class Timing:
         else:
             units = job.training.local_steps * job.training.batch_size
         held = most_held(numbers.test_size) if numbers.test_size else _UNKNOWN
-        return Most(units * numbers.records_per_unit, held * numbers.records_per_unit)
+        weighed = most_held(numbers.training_size) if releases_loss(job) else 0
+        each = numbers.records_per_unit
+        return Most(units * each, held * each, weighed * each)
 
     def apart(self, job: Job) -> float:
         """Seconds for the steps of an owner's own model (``Rule.apart``): their batches are of one size."""
@@ -155,6 +160,8 @@ class Timing:
             steps = job.training.local_steps
             seconds += pace.start + steps * (pace.step + pace.alone)
             seconds += (most.drawn + again) * pace.record
+            if most.weighed:
+                seconds += pace.start + (most.weighed + pace.filling + again) * pace.tested
         if test:
             seconds += pace.start + (most.held + pace.filling + again) * pace.tested
         return _MARGIN * seconds

@@ -23,6 +23,7 @@ from ..learning.resting import training_only
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import Task
 from ..learning.trainer import Outcome, StepRange, test, train
+from ..planning.losses import clip_of_loss, releases_loss
 from ..privacy.noise.sizes import Sizes
 from ..strategies import LocalRule
 from ..wire.arrays import Arrays
@@ -113,7 +114,7 @@ class Work(Protocol):
     ) -> Counts:
         """Counts of the model on the held-out records, of the kind that the job says.
 
-        side: "train" for those on the training records.
+        side: "train" for those on the training records; where an owner releases its loss, with its clip.
 
         fill: the work is worth so many records of the greatest length, whatever there is
         (``learning.filling``).
@@ -232,11 +233,12 @@ class WorkHere:
         self, job: Job, arrays: Arrays, *, fill: int | None = None, side: Side = "test"
     ) -> Counts:
         workplace, filling = self._workplace, self.filling("test", fill)
+        clip = clip_of_loss(job) if side == "train" and releases_loss(job) else None
 
         def counts(examples: Examples) -> Counts:
             return test(
                 workplace.learner,
-                counting(job, workplace.task),
+                counting(job, workplace.task, clip),
                 arrays,
                 examples,
                 forgiving=job.private,

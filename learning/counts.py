@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from .tasks import Objective, Task
 
 
-def counting(job: Job, task: Task) -> Objective:
-    """The task, with counts of the kind that leaves."""
+def counting(job: Job, task: Task, loss_clip: float | None = None) -> Objective:
+    """The task, with counts of the kind that leaves. `loss_clip`: as ``PrivateTask`` has it."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, counts_of(job.kind), classes) if job.private else task
+    return PrivateTask(task, counts_of(job.kind), classes, loss_clip) if job.private else task
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:

@@ -136,6 +136,8 @@ class PrivateTask:
     kind: type[TaskCounts]
     classes: int
     """0 for a task without labels."""
+    loss_clip: float | None = None
+    """The most that a record's loss counts, in place of the task's own cap."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.losses(logits, batch)
@@ -147,6 +149,8 @@ class PrivateTask:
         protected, and 0 for rows that only fill a pass (``shapes``).
         """
         caps, zero = np.array(self.kind.caps(self.classes)), self.zero()
+        if self.loss_clip is not None:
+            caps[0] = self.loss_clip
         sums = self.task.sums(logits, batch).double().cpu().numpy()
         sums = np.clip(np.where(np.isnan(sums), caps, sums), 0.0, caps)
         weights = np.ones(len(sums), np.int64)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..job import Job
 from ..strategies import buffered
+from .losses import clip_of_loss, releases_loss
 from .noise import most_spent
 from .terms import Terms
 
@@ -49,12 +50,23 @@ def _of_records(terms: Terms) -> dict[str, Any]:
         "neighbours": f"{_ONE_GROUP if job.per_group else 'one record'} added or removed",
         "against": "anyone who sees a client's updates or any model of this job, the server included",
         "mechanism": "DP-SGD with Poisson sampling"
-        + (" of whole groups, which weigh as much as one record each" if job.per_group else ""),
+        + (" of whole groups, which weigh as much as one record each" if job.per_group else "")
+        + _weighed(job),
         "accountant": "PLD" if not job.tests_privately else "PLD and Renyi",
         "amplified_by": f"Poisson sampling of {'groups' if job.per_group else 'records'} at each client",
         "assumes": [],
         "not_covered": ([exact] if job.counts == "exact" else []) + _DECLARED,
     }
+
+
+def _weighed(job: Job) -> str:
+    if not releases_loss(job):
+        return ""
+    whose = "groups' mean losses" if job.per_group else "losses"
+    return (
+        f" and, once a round without sampling, Gaussian noise on a client's mean loss (of {whose} clipped "
+        f"to {clip_of_loss(job):g}), whose noised value alone weights its update"
+    )
 
 
 def _of_clients(terms: Terms) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ..privacy.noise.counts_noise import (
     noise_beside,
 )
 from ..privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
+from .losses import event_of_losses, releases_loss
 
 _ROUNDING = 1 - 1e-12
 """Floating-point rounding must not push a sum of two epsilons above the target."""
@@ -51,9 +52,11 @@ class PrivateRecipe:
     round_event: MechanismEvent
     test_event: MechanismEvent | None
     """One test with private counts; None if the job has none."""
+    loss_event: MechanismEvent | None
+    """One release of the owner's loss, of which each round has one; None if no weight follows from it."""
     planned: dict[str, MechanismEvent]
-    """All that the job spends, by purpose: the planned rounds, the tests and the published size,
-    without spare rounds."""
+    """All that the job spends, by purpose: the planned rounds, their losses, the tests and the published
+    size, without spare rounds."""
     epsilon: float
     """Epsilon after what is planned."""
     tests: int = 0
@@ -61,7 +64,12 @@ class PrivateRecipe:
 
     def spending(self, rounds: int, tests: int) -> dict[str, MechanismEvent]:
         """What so many rounds and tests spend, by what for; the published size is charged once."""
-        return spending(self.round_event, self.test_event, rounds, tests)
+        found = {"training": replace(self.round_event, steps=self.round_event.steps * rounds)}
+        if self.loss_event is not None:
+            found["losses"] = replace(self.loss_event, steps=rounds)
+        if self.test_event is not None:
+            found["tests"] = replace(self.test_event, steps=self.test_event.steps * tests)
+        return found
 
 
 def private_recipe(
@@ -83,24 +91,28 @@ def private_recipe(
     paid_rounds = max(1, most + job.spare_rounds)
     # Without tests first: what no noise can meet is then not laid at their door.
     with _way_out(f"{_more_epsilon(job)}, or ask for fewer steps ({_steps_keys(job)})"):
-        noise_beside(target, privacy.delta, rate, steps * paid_rounds, None, kind)
+        noise_beside(target, privacy.delta, rate, steps * paid_rounds, kind=kind)
     with _way_out(more_for_tests(job)):
         budget = budget_of_tests(job.tests_epsilon, privacy.delta) if job.tests_privately else None
-    with _way_out(f"{_more_epsilon(job)}, or {_less_for_tests(job)}"):
-        sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, budget, kind)
+        losses = event_of_losses(job, paid_rounds)
+    beside = tuple(event for event in (budget, losses) if event is not None)
+    with _way_out(f"{_more_epsilon(job)}, or {_less_beside(job)}"):
+        sigma = noise_beside(target, privacy.delta, rate, steps * paid_rounds, beside, kind)
     one = MechanismEvent(sigma, rate, steps, kind)
     test = event_of_test(job, tests)
-    planned = spending(one, test, participations, tests) | size
-    return PrivateRecipe(
+    recipe = PrivateRecipe(
         sampling_rate=rate,
         expected_batch_size=float(job.training.batch_size) if job.noised_locally else 0.0,
         noise_multiplier=sigma,
         round_event=one,
         test_event=test,
-        planned=planned,
-        epsilon=epsilon(planned.values(), privacy.delta),
+        loss_event=replace(losses, steps=1) if losses else None,
+        planned={},
+        epsilon=0.0,
         tests=tests,
     )
+    planned = recipe.spending(participations, tests) | size
+    return replace(recipe, planned=planned, epsilon=epsilon(planned.values(), privacy.delta))
 
 
 def delta_fits(job: Job, size: int) -> bool:
@@ -145,16 +157,6 @@ def step_refusals(job: Job) -> list[str]:
             f"under {job.privacy.unit}-level privacy)"
         )
     return reasons
-
-
-def spending(
-    round_event: MechanismEvent, test_event: MechanismEvent | None, rounds: int, tests: int
-) -> dict[str, MechanismEvent]:
-    """What so many rounds and tests spend, by what for; no tests if `test_event` is None."""
-    found = {"training": replace(round_event, steps=round_event.steps * rounds)}
-    if test_event is not None:
-        found["tests"] = replace(test_event, steps=test_event.steps * tests)
-    return found
 
 
 def most_participations(job: Job) -> int:
@@ -229,6 +231,13 @@ def _less_for_tests(job: Job) -> str:
         f"set evaluation.epsilon below {job.tests_epsilon:g}, which is its default for "
         f"privacy.epsilon = {job.privacy.epsilon:g}"
     )
+
+
+def _less_beside(job: Job) -> str:
+    """What to lower of all that is released beside the steps."""
+    ways = [_less_for_tests(job)] if job.tests_privately or not releases_loss(job) else []
+    ways += ["lower strategy.options.loss_share"] if releases_loss(job) else []
+    return ", or ".join(ways)
 
 
 def event_of_test(job: Job, tests: int) -> MechanismEvent | None:

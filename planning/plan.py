@@ -29,6 +29,7 @@ from .encryption import encryption_facts, server_sees
 from .evaluation import chosen_tests, deviation, evaluation_facts, evaluation_warnings
 from .facts import ClientFacts, some
 from .guarantee import guarantee_facts, plainly, sentence
+from .losses import loss_warnings
 from .noise import private_recipe
 from .padding import padding_warnings
 from .refusals import plan_refusals, refused
@@ -122,6 +123,7 @@ class Plan:
             *_warnings(job, facts),
             *evaluation_warnings(job, facts, tests, blur),
             *padding_warnings(job, model.verdict, padding_cost),
+            *loss_warnings(job, clients),
             *(client_warnings(terms, facts) if job.per_client else ()),
         )
         return cls(terms, model, clients, warnings, tests, blur, left)

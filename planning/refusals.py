@@ -30,6 +30,7 @@ from .comparing import comparing_refusals
 from .encryption import encryption_refusals
 from .evaluation import evaluation_refusals, release_refusals
 from .facts import ClientFacts, some
+from .losses import loss_refusals
 from .noise import delta_fits, delta_refusal, step_refusals
 from .padding import padding_refusals
 from .terms import Terms
@@ -101,16 +102,10 @@ def plan_refusals(
 
 def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[str]:
     """What a strategy cannot be right with; of a user's own, only if its code is `accepted`."""
-    from ..strategies import keeps_state, refusals, weighs_by_loss
+    from ..strategies import keeps_state, refusals
 
     yield from refusals(job, accepted)
-    if job.private and weighs_by_loss(job.strategy, accepted):
-        yield (
-            f'strategy.name = "{job.strategy.name}" multiplies an owner\'s update by its loss, which no '
-            'noise covers and no ledger is charged for, so it goes only with privacy.unit = "none": '
-            'take strategy.name = "fedavg" with strategy.weighting = "equal", or "ditto", which gives '
-            "owners whose data differ a model of their own"
-        )
+    yield from loss_refusals(job, accepted)
     if job.encrypted and not job.encryption.confirm and keeps_state(job.strategy, accepted):
         yield (
             "encryption.confirm = false does not show an owner that its update was counted, but "

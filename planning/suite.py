@@ -89,7 +89,6 @@ def described(name: str) -> Described:
     kind = ours(name)
     about = _words(kind.__doc__)
     module = _words(inspect.getmodule(kind).__doc__)
-    by_loss = weighs_by_loss(StrategySpec(name=name))
     paper = _PAPER.search(about) or _PAPER.search(module) or _CITED.search(module)
     return Described(
         name,
@@ -101,9 +100,8 @@ def described(name: str) -> Described:
         _local(kind),
         _state(kind),
         list(kind.fits),
-        # A local half gets nothing that is not noised, unless it asks for the loss.
-        "no" if by_loss or any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
-        "no" if by_loss else _under_client_level(kind),
+        "no" if any(kind.refusals(_EXAMPLE_LEVEL)) else "yes",
+        "no" if weighs_by_loss(StrategySpec(name=name)) else _under_client_level(kind),
         {"SUM": "yes", "GROUPS": "by groups", "INDIVIDUAL": "no"}[kind.sees],
         kind.when,
     )
@@ -176,11 +174,11 @@ def _local(kind: type[Rule]) -> str:
 
 def _state(kind: type[Rule]) -> str:
     if has_personal(kind):
-        return "its part of the model"
+        return "its personal tensors"
     if kind.apart is not None:
-        return "a second model"
+        return "a model of its own"
     kept = getattr(kind.local, "state", None)
     found = kept({"weight": (9,)}) if kept else {}
     if found and all(shape == (1,) for shape in found.values()):
         return f"{len(found)} number{'s' * (len(found) > 1)}"
-    return f"{len(found)} x the update" if found else "none"
+    return f"as large as the update, {len(found)} times" if found else "none"

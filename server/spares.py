@@ -60,6 +60,8 @@ def _spent(client: ClientPlan, run: Run, rounds: int, tests: int) -> float:
     job, planned = run.plan.job, client.events
     per_round = planned["training"].steps // client.rounds
     events = [replace(planned["training"], steps=per_round * rounds)]
+    if "losses" in planned:
+        events.append(replace(planned["losses"], steps=rounds))
     if "tests" in planned:
         events.append(replace(planned["tests"], steps=tests))
     if "size" in planned:

@@ -26,11 +26,7 @@ class Workers(Protocol):
         """Queue a call; `key` names its result."""
 
     def collect(self) -> Iterator[tuple[str, Any]]:
-        """Results that are there, waiting a moment for the first; an exception stands for itself.
-
-        Raises ``UmbelError`` if a process has died. That is not an answer of the client whose call it
-        ran: a round could be closed without this client, and a resumed run would differ.
-        """
+        """Results that are there, waiting a moment for the first; an exception stands for itself."""
 
     def forget(self) -> None:
         """Drop calls that have not begun. Those that have still yield a result."""
@@ -97,7 +93,8 @@ class Pool:
         try:
             future = self._executor.submit(_call_site, method, arguments, named)
         except BrokenProcessPool:
-            raise _died() from None
+            future = Future()
+            future.set_exception(_died())
         self._futures[future] = key
 
     def collect(self) -> Iterator[tuple[str, Any]]:
@@ -109,9 +106,7 @@ class Pool:
         for future in done:
             key = self._futures.pop(future)
             error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                raise _died() from None
-            yield key, future.result() if error is None else error
+            yield key, future.result() if error is None else _readable(error)
 
     def forget(self) -> None:
         self._futures = {
@@ -169,6 +164,10 @@ def _died() -> UmbelError:
         "A worker process died (out of memory?). Use fewer --workers or a smaller "
         "training.microbatch; finished rounds are kept; resume with --resume."
     )
+
+
+def _readable(error: BaseException) -> BaseException:
+    return _died() if isinstance(error, BrokenProcessPool) else error
 
 
 _site: Site | None = None

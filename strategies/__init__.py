@@ -5,6 +5,7 @@ A strategy is named in the job: one of ours, a class of ``flwr.serverapp.strateg
 """
 
 from .catalogue import NAMES, OURS, ours
+from .charged_loss import ChargedLoss, charged_loss
 from .contract import Channel, Channels, LocalRule, Rule, Told, has_personal, trained_by_steps
 from .named import (
     apart_half,
@@ -36,6 +37,7 @@ __all__ = [
     "OURS",
     "Channel",
     "Channels",
+    "ChargedLoss",
     "LocalRule",
     "Rule",
     "Told",
@@ -44,6 +46,7 @@ __all__ = [
     "build_strategy",
     "channels_of",
     "channels_over",
+    "charged_loss",
     "compares",
     "has_personal",
     "heard_of",

@@ -1,9 +1,12 @@
 """Strategies that give owners with a high loss more weight: q-FedAvg and AFL.
 
-The weight is in what an owner sends: its update times a number that follows from its loss, and beside it that
-number, whose sum is the normaliser. So one sum is enough, and no single loss is seen under encryption. The
-loss is not noised, and it multiplies the update, so noise in steps or in the sum would not cover it:
-private jobs are refused (``LocalRule.needs_loss``).
+The weight is in what an owner sends: its update times a number that follows from its loss, and beside it
+that number, whose sum is the normaliser. So one sum is enough, and no single loss is seen under encryption.
+
+Noise in an update's steps does not cover a loss that multiplies it. So under example- and group-level
+privacy each owner releases its clipped mean loss with the whole noise itself, once a round, is charged for
+it beside the steps, and uses that one noised value for the weight and for the normaliser alike. The proof
+is in ``planning.losses``, the mechanism in ``privacy.noise.loss_noise``. Client level is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..wire.arrays import Arrays
+from .charged_loss import ChargedLoss
 from .contract import Channel, LocalRule, Rule, Shapes, Told, told_number
 
 _SHARE, _ONE, _NEXT = "share", "normaliser", "next-normaliser"
@@ -51,10 +55,12 @@ class _Normalised(Rule):
 
     local: ClassVar[type[LocalRule] | None] = _Weighted
 
-    def __init__(self, learning_rate: float = 1.0) -> None:
+    def __init__(self, learning_rate: float, loss_share: float, loss_clip: float) -> None:
+        """loss_share, loss_clip: as ``ChargedLoss`` has them, of a private job."""
         if not learning_rate > 0:
             raise ValueError(f"learning_rate = {learning_rate} must be above 0")
         self._learning_rate, self._normaliser = learning_rate, 1.0
+        self.charged = ChargedLoss(loss_share, loss_clip)
 
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
         return (Channel("update", shapes), Channel(_ONE, {_SHARE: (1,)}, reach=_REACH))
@@ -72,20 +78,29 @@ class _Normalised(Rule):
 
 class LossToTheQ(_Weighted):
     """F^q times the update, with F the loss of the model that came (Li et al. 2020, Alg. 2). The part of the
-    normaliser is h / L = F^q + q F^(q - 1) L |update|^2, with L = 1 / learning rate."""
+    normaliser is h / L = F^q + q F^(q - 1) L |update|^2, with L = 1 / learning rate.
+
+    Both are divided by C^q, with C the clip of a released loss. The quotient of the sums is the same, and a
+    weight is then at most 1, so that it takes no update beyond the bound of a sum.
+    """
 
     def __init__(self, told: Told) -> None:
         super().__init__(told)
         self._q = told_number(told, _Q)
 
+    @property
+    def _relative(self) -> float:
+        """F / C."""
+        return (self.loss + _LEAST) / self.loss_clip
+
     def weight(self) -> float:
-        return float((self.loss + _LEAST) ** self._q)
+        return float(self._relative**self._q)
 
     def part(self, update: Arrays) -> float:
         squares = math.fsum(float(np.square(a, dtype=np.float64).sum()) for a in update.values())
         lipschitz = self.steps / self.rates if self.rates else 0.0
-        steep = self._q * (self.loss + _LEAST) ** (self._q - 1)
-        return self.weight() + float(steep * lipschitz * squares)
+        steep = self._q * self._relative ** (self._q - 1)
+        return self.weight() + float(steep * lipschitz / self.loss_clip * squares)
 
 
 class QFedAvg(_Normalised):
@@ -96,10 +111,16 @@ class QFedAvg(_Normalised):
     """
 
     local = LossToTheQ
-    when = "Accuracy that is alike at all owners, without privacy; the larger q, the more alike."
+    when = "Accuracy that is alike at all owners; the larger q, the more alike."
 
-    def __init__(self, q: float = 0.1, learning_rate: float = 1.0) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self,
+        q: float = 0.1,
+        learning_rate: float = 1.0,
+        loss_share: float = 0.1,
+        loss_clip: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, loss_share, loss_clip)
         if not 0 <= q < math.inf:
             raise ValueError(f"q = {q} must be 0 or more")
         self._q = q
@@ -117,14 +138,19 @@ class MultiplicativeWeight(_Weighted):
 
     @classmethod
     def state(cls, shapes: Shapes) -> Shapes:
-        return {"log-lambda": (1,)}
+        return {"log-lambda": (1,), "known": (1,)}
 
     @classmethod
     def hears(cls, shapes: Shapes) -> Shapes:
         return {_OFFSET: (1,)}
 
+    @property
+    def _log(self) -> float:
+        """log-lambda; of an owner without a state, which joined late or lost it, everybody's mean."""
+        return float((self.own["log-lambda"] if self.own["known"][0] else self.heard[_OFFSET])[0])
+
     def weight(self) -> float:
-        log = float(self.own["log-lambda"][0]) - float(self.heard[_OFFSET][0])
+        log = self._log - float(self.heard[_OFFSET][0])
         return math.exp(max(-_MOST, min(_MOST, log)))
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
@@ -132,7 +158,8 @@ class MultiplicativeWeight(_Weighted):
         return {**super().further(update), _NEXT: {_SHARE: np.array([grown], np.float32)}}
 
     def next_state(self, update: Arrays) -> Arrays:
-        return {"log-lambda": self.own["log-lambda"] + np.float32(self._gamma * self.loss)}
+        grown = np.array([self._log + self._gamma * self.loss], np.float32)
+        return {"log-lambda": grown, "known": np.ones(1, np.float32)}
 
 
 class Afl(_Normalised):
@@ -141,14 +168,21 @@ class Afl(_Normalised):
 
     The paper projects lambda onto the simplex, for which somebody must see every loss; with multiplicative
     weights (exponentiated gradient ascent) each owner keeps its own log-lambda, and the sum is the
-    normaliser. The sum of the next lambdas gives their common `offset`, with which their mean is 1.
+    normaliser. The sum of the next lambdas gives their common `offset`, with which their mean is 1; an owner
+    without a state begins with that mean.
     """
 
     local = MultiplicativeWeight
-    when = "The worst-served owner, without privacy: its loss decides more and more."
+    when = "The worst-served owner: its loss decides more and more."
 
-    def __init__(self, gamma: float = 0.1, learning_rate: float = 1.0) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        learning_rate: float = 1.0,
+        loss_share: float = 0.1,
+        loss_clip: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate, loss_share, loss_clip)
         if not 0 < gamma < math.inf:
             raise ValueError(f"gamma = {gamma} must be above 0")
         self._gamma, self._offset = gamma, 0.0

@@ -69,12 +69,15 @@ class LocalRule:
     """
 
     needs_loss: ClassVar[bool] = False
-    """Whether it computes from the owner's loss, which is not noised: so a private job with it is refused."""
+    """Whether it computes from the owner's loss. In a private job that is a released one, noised and charged
+    (``planning.losses``), for Umbel's own strategies alone; with another that needs it the job is refused."""
 
     def __init__(self, told: Told) -> None:
         self.told = told
         self.loss = 0.0
         """If it `needs_loss`: the mean loss, on the owner's training records, of the model that came."""
+        self.loss_clip = 1.0
+        """The largest that a released loss can be, the same for every owner; 1 without privacy."""
         self.own: Arrays = {}
         """The owner's state as the round begins (float32); zeros if there is none."""
         self.shared: Arrays = {}

@@ -42,7 +42,7 @@ def epsilon(events: Iterable[MechanismEvent], delta: float) -> float:
     delta; pure releases are added (basic composition). Raises ``ImportError`` if it is not installed.
     Remembered, for clients with the same schedule, and a certificate that is checked again.
     """
-    return _epsilon(tuple(events), delta)
+    return _epsilon(tuple(event for event in events if event.steps), delta)
 
 
 @lru_cache(maxsize=256)

@@ -29,6 +29,8 @@ MOVED = "moved"
 """Takes the place of the run in the key of an owner's note about its account."""
 TEST = "test "
 """In the key of a test of the model, the text before the number of its round."""
+LOSS = "loss "
+"""In the key of a released loss, the text before the number of its round."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,18 @@ class Entry:
 
     @property
     def what(self) -> str:
-        """The round, or the test, that was charged."""
+        """The round, its loss, or the test that was charged."""
         return self.key.split("/")[-2]
 
     @property
     def is_test(self) -> bool:
         """Whether a test of the model was charged, and no round of training."""
         return self.what.startswith(TEST)
+
+    @property
+    def is_round(self) -> bool:
+        """Whether the steps of a round of training were charged: no test, and no released loss."""
+        return not self.what.startswith((TEST, LOSS))
 
     @classmethod
     def of(cls, row: Sequence[Any], hash_: str) -> Entry:

@@ -113,26 +113,25 @@ def noise_beside(
     delta: float,
     sampling_rate: float,
     steps: int,
-    beside: MechanismEvent | None,
+    beside: tuple[MechanismEvent, ...] = (),
     kind: Kind = "gaussian",
 ) -> float:
-    """``accountant.noise_multiplier`` if `beside` is spent as well, and for noise of any `kind`.
+    """``accountant.noise_multiplier`` if what is `beside` is spent as well, and for noise of any `kind`.
 
     Raises ``PlanRefused`` if no noise is enough.
     """
     sigma = noise_multiplier(target, delta, sampling_rate, steps)
-    if kind == "gaussian" and beside is None:
+    if kind == "gaussian" and not beside:
         return sigma
-    others = [beside] if beside else []
 
     def cost(sigma: float) -> float:
-        return epsilon([MechanismEvent(sigma, sampling_rate, steps, kind), *others], delta)
+        return epsilon([MechanismEvent(sigma, sampling_rate, steps, kind), *beside], delta)
 
     found = _least(cost, target, sigma, 1.02, MOST_NOISE)
     if found is None:
-        tests = f" and {beside.steps} tests" if beside else ""
+        others = f" and {sum(event.steps for event in beside)} other releases" if beside else ""
         raise PlanRefused(
-            f"No noise keeps {steps} steps{tests} within epsilon {target:g} at delta {delta:g}."
+            f"No noise keeps {steps} steps{others} within epsilon {target:g} at delta {delta:g}."
         )
     return found
 

@@ -14,7 +14,8 @@ SGD = {"optimizer": "sgd", "learning_rate": 0.5}
 
 
 @pytest.mark.parametrize(("name", "adapter"), [
-    ("scaffold", "head"), ("feddyn", "head"), ("fedsa-lora", "lora"), ("fedrep", "lora"), ("ditto", "head"),
+    ("scaffold", "head"), ("feddyn", "head"), ("q-fedavg", "head"), ("afl", "head"),
+    ("fedsa-lora", "lora"), ("fedrep", "lora"), ("ditto", "head"),
 ])  # fmt: skip
 def test_a_rehearsal_comes_to_what_a_simulation_comes_to_at_every_owner(
     name, adapter, deployed_job, tmp_path
@@ -34,7 +35,7 @@ def test_a_rehearsal_comes_to_what_a_simulation_comes_to_at_every_owner(
         place = file.parent
         home = Home.open(place)
         assert not list((place / "states").glob("*")), "it is deleted when the result has come"
-        if name in ("scaffold", "feddyn"):
+        if name in ("scaffold", "feddyn", "q-fedavg", "afl"):
             with pytest.raises(UmbelError, match="no model of the owner's own"):
                 write_own_model(home, identity)
             continue

@@ -64,17 +64,17 @@ def test_however_many_tests_there_are_they_cost_no_more_than_the_one_release(tar
 @pytest.mark.parametrize("target", [1.0, 8.0])
 def test_training_and_tests_together_keep_to_the_epsilon_of_the_job(target):
     tests = counts_event(0.5, DELTA, 11)
-    sigma = noise_beside(target, DELTA, 0.1, 90, tests)
+    sigma = noise_beside(target, DELTA, 0.1, 90, (tests,))
     assert epsilon([MechanismEvent(sigma, 0.1, 90), tests], DELTA) <= target
     assert epsilon([MechanismEvent(sigma / 1.005, 0.1, 90), tests], DELTA) > target
-    assert noise_beside(target, DELTA, 0.1, 90, None) < sigma
+    assert noise_beside(target, DELTA, 0.1, 90) < sigma
 
 
 def test_no_room_for_training_is_refused():
     with pytest.raises(
-        PlanRefused, match="No noise keeps 90 steps and 11 tests within epsilon 0.4"
+        PlanRefused, match="No noise keeps 90 steps and 11 other releases within epsilon 0.4"
     ):
-        noise_beside(0.4, DELTA, 0.1, 90, counts_event(0.5, DELTA, 11))
+        noise_beside(0.4, DELTA, 0.1, 90, (counts_event(0.5, DELTA, 11),))
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3])

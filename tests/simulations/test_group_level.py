@@ -156,3 +156,14 @@ def test_an_audit_replays_groups_as_canaries_and_finds_nothing(job, tmp_path, se
     assert found["canaries"]["records_per_group"] == 2
     assert found["canaries"]["canaries"] == 100
     assert "protects one group" in found["mislabelled"]["skipped"]
+
+
+def test_a_groups_losses_are_released_with_noise_for_a_whole_group(job, tmp_path):
+    by_loss = job.model_copy(
+        update={"strategy": job.strategy.model_copy(update={"name": "q-fedavg"})}
+    )
+    folder = start(by_loss, tmp_path / "run", workers=1)
+    assert not [event for event in folder.read_events() if event.get("failed")]
+    plan = folder.read_json("plan.json")
+    assert "of groups' mean losses clipped to" in plan["guarantee"]
+    assert all(c["events"]["losses"]["steps"] == c["rounds"] for c in plan["clients"])

@@ -59,7 +59,7 @@ def test_both_halves_and_one_sum_are_the_papers_algorithm(
     rule, channels = build_strategy(spec, clients).inner, channels_of(spec, SHAPES, 1)
     model, w = {n: np.zeros(s, "f4") for n, s in SHAPES.items()}, np.zeros(10)
     memory = np.full(clients, 1 / clients)
-    states = [np.zeros(1, "f4")] * clients
+    states = [{"log-lambda": np.zeros(1, "f4"), "known": np.zeros(1, "f4")}] * clients
     for round_ in (1, 2, 3):
         losses = draw.uniform(0.1, 2.0, clients)
         moves = draw.normal(size=(clients, 10)) / 10
@@ -67,11 +67,11 @@ def test_both_halves_and_one_sum_are_the_papers_algorithm(
         for k in range(clients):
             half = local_half(spec, rule.told(round_), "", [])
             half.loss, half.rates, half.steps = losses[k], RATES, STEPS
-            half.own, half.heard = {"log-lambda": states[k]}, rule.sent(model)
+            half.own, half.heard = states[k], rule.sent(model)
             update = parts(moves[k])
             vectors.append(channels.vector(half.sends(update), half.further(update)))
             if name == "afl":
-                states[k] = half.next_state(update)["log-lambda"]
+                states[k] = half.next_state(update)
         mean = {n: np.mean([v[n].astype("f8") for v in vectors], axis=0) for n in vectors[0]}
         found = {}
         for channel, tensor, array in channels.means(iter(mean.items())):
@@ -123,14 +123,48 @@ def test_losses_weigh_what_is_summed_under_encryption_and_without(
     assert worst(name, **options) < worst("fedavg") - 0.1
 
 
+def test_an_owner_without_a_state_enters_with_the_mean_weight():
+    """With a log-lambda of 0 an owner that joins late, or lost its state, would never count again."""
+    spec = StrategySpec(name="afl", options={"gamma": 0.5})
+    half = local_half(spec, {"afl-gamma": 0.5}, "", [])
+    half.loss, half.heard = 2.0, {"offset": np.array([30.0], "f4")}
+    half.own = {"log-lambda": np.zeros(1, "f4"), "known": np.zeros(1, "f4")}
+    assert half.weight() == 1.0
+    following = half.next_state({})
+    assert following["log-lambda"] == [31.0]
+    half.own = following
+    assert half.weight() == pytest.approx(np.exp(1.0))
+
+
+@pytest.mark.parametrize("clip", [0.5, 4.0])
+@pytest.mark.parametrize("q", [0.1, 1.0, 3.0])
+def test_a_released_loss_weighs_as_the_same_loss_does_without_privacy(q, clip):
+    """Weights are divided by one number for all, and the sums' quotient is what the model moves by."""
+    draw, told = np.random.default_rng(7), {"q": q}
+    moves, losses = draw.normal(size=(3, 10)), draw.uniform(0.1, 1, 3) * clip
+
+    def quotient(largest):
+        total, normaliser = np.zeros(10), 0.0
+        for loss, move in zip(losses, moves, strict=True):
+            half = local_half(StrategySpec(name="q-fedavg"), told, "", [])
+            half.loss, half.loss_clip, half.rates, half.steps = loss, largest, RATES, STEPS
+            update = parts(move)
+            assert largest == 1.0 or half.weight() <= 1.0
+            total += flat(half.sends(update))
+            normaliser += float(half.further(update)["normaliser"]["share"][0])
+        return total / normaliser
+
+    assert quotient(clip) == pytest.approx(quotient(1.0), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["q-fedavg", "afl"])
-@pytest.mark.parametrize("unit", ["example", "client"])
-def test_a_loss_that_nobody_charges_is_refused_by_plan_and_policy(name, unit, job_of):
-    job = job_of(strategy={"name": name}, privacy={"unit": unit, "delta": 0.001})
-    words = "no ledger is charged for.*fedavg.*ditto"
+def test_weights_by_loss_are_refused_where_noise_would_be_as_large_as_the_loss(name, job_of):
+    job = job_of(strategy={"name": name}, privacy={"unit": "client", "delta": 0.001})
+    words = "as large as its loss.*fedavg"
     assert re.search(words, " ".join(job_refusals(job)))
     assert re.search(words, " ".join(Policy.simulated(job).reasons(job)))
-    assert not job_refusals(job_of(strategy={"name": name}, privacy={"unit": "none"}))
+    for unit in ("none", "example"):
+        assert not job_refusals(job_of(strategy={"name": name}, privacy={"unit": unit}))
 
 
 @pytest.mark.parametrize(("name", "bad"), [("q-fedavg", {"q": -1.0}), ("afl", {"gamma": 0.0})])
