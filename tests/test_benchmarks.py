@@ -1,13 +1,19 @@
 """Every benchmark still runs: with few of everything, and without a bar."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from umbel.job import Job
+from umbel.learning.features import with_features
+from umbel.learning.loading import load_learner
+from umbel.simulations.federation import federate
 from umbel.strategies import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,7 +21,7 @@ BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
          "deployment_watch", "first_result_sets", "kept", "questions", "secagg_demo",
          "secagg_flower", "secagg_meter", "secagg_slots", "secagg_stages", "spread",
-         "strangers_crowd", "strategies_runs"}  # fmt: skip
+         "strangers_crowd", "strategies_model", "strategies_report", "strategies_runs"}  # fmt: skip
 """Of other benchmarks, which use or start them."""
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
@@ -84,3 +90,34 @@ def test_it_runs_and_prints_its_figures(name, example_data):
 @pytest.mark.slow
 def test_the_benchmark_of_group_level_privacy_runs(example_data):
     assert "person" in smoke("group_utility")
+
+
+@pytest.mark.slow
+def test_the_last_layer_on_its_states_reads_what_the_whole_model_reads(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("UMBEL_CACHE", str(tmp_path / "cache"))
+    strategies_model = importlib.import_module("strategies_model")
+    monkeypatch.setattr(strategies_model, "DATA", tmp_path)
+    texts = ["Who won?", "How far is the moon?", "Name a city in Peru."]
+    rows = "".join(f'"{text}",some\n' for text in texts)
+    (tmp_path / "few.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    made = strategies_model.last_layer({"data.path": "few.csv"})
+    whole = features_of(strategies_model.MODEL, tmp_path / "few.csv", 128)
+    last = features_of(made["model.base"], made["data.path"], strategies_model.STATES)
+    assert whole.shape == last.shape == (3, 384)
+    np.testing.assert_allclose(last, whole, atol=1e-5)
+
+
+def features_of(model, data, longest):
+    """What a head reads of each record, in the file's order."""
+    job = Job.compose(
+        None,
+        {"model.base": str(model), "model.adapter": "head", "model.max_length": longest,
+         "data.path": str(data), "data.test_fraction": 0.0, "data.labels": ["some", "other"],
+         "simulation.clients": 1},
+    )  # fmt: skip
+    federation = federate(job)
+    examples = federation.data(federation.shares[0]).train
+    learner = load_learner(federation.job, 2)
+    order = np.argsort(examples.rows)
+    return np.asarray(with_features(learner, examples).features)[order]
