@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -24,6 +25,11 @@ PARTITIONS = ("dirichlet:0.1", "dirichlet:0.5")
 EPSILONS = (math.inf, 4.0)
 ATTACKERS = {"strategy.options.attackers": 0.1}
 
+
+def lora(name: str, own: dict[str, Any] | None = None) -> Entry:
+    return Entry(name, "lora", own or {}, rate=0.1, noised=2.0)
+
+
 BOARD = (
     *(Entry(name, "head") for name in ("fedavg", "fedavgm", "fedprox", "scaffold", "feddyn")),
     *(
@@ -38,10 +44,10 @@ BOARD = (
         for name in ("median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan")
     ),
     *(Entry(name, "head", CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
-    *(Entry(name, "lora") for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
-    Entry("fed-sb", "lora", {"model.lora.rank": 32}),
-    *(Entry(name, "lora") for name in ("flexlora", "lora-fair", "hetlora")),
-    *(Entry(name, "lora") for name in ("fedsa-lora", "local-head", "fedrep")),
+    *(lora(name) for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
+    lora("fed-sb", {"model.lora.rank": 32}),
+    *(lora(name) for name in ("flexlora", "lora-fair", "hetlora")),
+    *(lora(name) for name in ("fedsa-lora", "local-head", "fedrep")),
 )
 
 
@@ -88,8 +94,10 @@ class Scores:
     def __init__(self, kept: Kept, *, smoke: bool, only_kept: bool) -> None:
         self._kept = kept
         self._smoke, self._only_kept = smoke, only_kept
+        self.partitions = PARTITIONS[: 1 if smoke else None]
 
     def of(self, entry: Entry, case: Case) -> Figure | None:
+        """Measured, or as it is kept."""
         found = figure(entry, case, self._kept, smoke=self._smoke, only_kept=self._only_kept)
         if found:
             print(line(entry, case, found), file=sys.stderr, flush=True)
@@ -107,7 +115,7 @@ def board(scores: Scores, entries: Sequence[Entry], sets: Sequence[str]) -> list
     """One row per strategy, set and way to deal."""
     rows = []
     for data in sets:
-        for partition in PARTITIONS:
+        for partition in scores.partitions:
             for epsilon in EPSILONS:
                 case = Case(data, partition, epsilon)
                 may = [e for e in entries if e.private or math.isinf(epsilon)]
@@ -143,6 +151,9 @@ def reached(curve: Sequence[float], goal: float) -> int | None:
 
 def private(scores: Scores, seeds: int) -> list[dict[str, Any]]:
     """Points above plain averaging, one value per seed that all have."""
+    for seed, epsilon in itertools.product(range(seeds), (1.0, 2.0)):  # whole seeds first
+        for entry in PRIVATE:
+            scores.of(entry, Case("reviews", "iid", epsilon, seed))
     rows = []
     for epsilon in (1.0, 2.0):
         each: dict[str, list[float]] = {entry.name: [] for entry in PRIVATE}
@@ -199,7 +210,7 @@ def ranks(scores: Scores, seeds: int) -> list[dict[str, Any]]:
         found = []
         for own in RANKS.values():
             alpha = {"model.lora.alpha": 2.0 * own["model.lora.rank"]}
-            found.append(scores.of(Entry("flexlora", "lora", own | alpha), case))
+            found.append(scores.of(lora("flexlora", own | alpha), case))
         for name, one in zip(RANKS, found, strict=True):
             if one and all(found):
                 each[name].append(one.accuracy)
