@@ -46,7 +46,7 @@ BOARD = (
     *(Entry(name, "head", CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
     *(lora(name) for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
     lora("fed-sb", {"model.lora.rank": 32}),
-    *(lora(name) for name in ("flexlora", "lora-fair", "hetlora")),
+    *(lora(name) for name in ("flexlora", "lora-fair", "flora", "fedex-lora", "hetlora")),
     *(lora(name) for name in ("fedsa-lora", "local-head", "fedrep")),
 )
 
