@@ -1,8 +1,9 @@
 """Who is asked in each attempt at a round or a test, and in which slots.
 
-First the same slots, where an earlier process left some: members give the same answers. Then
-a new slot of the same groups, in which owners send what they trained before where the rules let them
-(``privacy.secagg.repeats``). Only then the lot falls on others, who train again.
+First the same slots, where an earlier process left some: members give the same answers; and if it had
+opened the first of two sums, the second one alone (``first``). Then a new slot of the same groups, in which
+owners send what they trained before where the rules let them (``privacy.secagg.repeats``). Only then the
+lot falls on others, who train again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 
 from ..privacy.secagg.messages import Slot
 from ..privacy.secagg.parameters import smallest_sum
+from ..wire.requests import SECOND, TRAIN
 from .exchange import connected
+from .first import FirstSum, kept_first
 from .run import Run
 from .slots import OpenRound
 
@@ -31,6 +34,8 @@ class Attempt:
     groups: list[list[str]]
     refused: Slot | None = None
     """The slot whose sum was opened and refused, if a group must be named for it."""
+    first: FirstSum | None = None
+    """The first of two sums, if an earlier process opened it; `again` are then slots of the second."""
 
     @property
     def naming(self) -> str:
@@ -47,7 +52,10 @@ class Attempts:
 
     def __init__(self, run: Run, kind: str, round_: int, most: int) -> None:
         self._run, self._most = run, most
-        stopped = run.sums.stopped_in(kind, round_) if run.sums else None
+        self._opened = kept_first(run, round_) if kind == TRAIN else None
+        stopped = (
+            run.sums.stopped_in(SECOND if self._opened else kind, round_) if run.sums else None
+        )
         self._again = stopped
         self.groups: list[list[str]] = [slot.cohort for slot in stopped.slots] if stopped else []
         self.first = stopped.attempt if stopped else 0
@@ -58,10 +66,16 @@ class Attempts:
             self._again, self.first, self.groups = None, stopped.attempt + 1, []
         elif stopped and not set(stopped.asked) <= set(run.candidates):
             self._again, self.first = None, stopped.attempt + 1
+        if self._opened:
+            self.first, self.groups = self._opened.stage.attempt, self._opened.groups
 
     def __iter__(self) -> Iterator[Attempt]:
         for number in range(self.first, self.first + self._most):
             again, self._again = self._again, None
+            if self._opened:
+                opened, self._opened = self._opened, None
+                yield Attempt(number, again, opened.groups, first=opened)
+                continue
             if self.refused:
                 (slot, members), self.refused = self.refused, None
                 if dealt := self._dealt(slot, members):

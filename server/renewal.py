@@ -22,7 +22,7 @@ from ..run.events import Turned
 from ..run.run_folder import RunFolder
 from ..strategies import channels_over
 from ..wire.arrays import Arrays
-from ..wire.requests import EVALUATE, TRAIN, Readiness
+from ..wire.requests import EVALUATE, SECOND, TRAIN, Readiness
 from .muster import Muster, Order, Tell, ask_to_join, muster
 from .rosters import Period, RosterChanged, Rosters
 from .run import Run
@@ -256,4 +256,5 @@ def _in_a_slot(run: Run) -> bool:
     """Whether an earlier process left the coming round, or the last test, in the middle of its sum."""
     if run.sums is None:
         return False
-    return run.sums.is_open(TRAIN, run.round + 1) or run.sums.is_open(EVALUATE, run.round)
+    coming = any(run.sums.is_open(kind, run.round + 1) for kind in (TRAIN, SECOND))
+    return coming or run.sums.is_open(EVALUATE, run.round)

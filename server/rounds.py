@@ -31,6 +31,7 @@ from .best_model import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .ending import end_by, end_early, ends_with, failure
 from .exchange import CohortGrid, Stage, connected
+from .first import let_go_of_first
 from .holdout import measure_publicly
 from .readiness import prepare, reasons, take_back
 from .rebase import tell_rebase
@@ -86,6 +87,7 @@ def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
         run.round += 1
         tell_rebase(run)
         run.save()
+        let_go_of_first(run)
     if not run.choice.ended:
         with contextlib.suppress(CannotGoOn):
             run.renew(False)
@@ -137,7 +139,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         )
         tests = _with_test(job, attempt, test)
         stage = Stage(round_, attempt.number, tests, attempt.naming)
-        collection = _collection(run, TRAIN, stage, minimum, requests, attempt)
+        collection = attempt.first or _collection(run, TRAIN, stage, minimum, requests, attempt)
         attempts.groups = collection.groups
         try:
             record = aggregated(run, stage, collection, attempt, partial(_collection, run, SECOND))
@@ -213,6 +215,8 @@ def _virtual(run: Run, cohort: list[str]) -> float | None:
 
 def _with_test(job: Job, attempt: Attempt, test: bool) -> bool:
     """Whether an attempt tests the model as well. Exact counts are asked for in one slot only."""
+    if attempt.first:
+        return attempt.first.stage.test
     if attempt.again:
         return attempt.again.test
     if attempt.naming:

@@ -2,7 +2,8 @@
 
 It is asked for when the first sum is known, and answered from the updates that are in that. If one of
 these clients is missing now, nothing of the round counts, and it begins again: the difference of two sums
-over different clients would show one client's own.
+over different clients would show one client's own. A coordinator that dies has kept the first sum
+(``first``), and the next one asks for the second again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..wire.arrays import to_array_record
 from .attempts import Attempt
 from .collect import Collection, TooFew
 from .exchange import CohortGrid, Stage
+from .first import keep_first, let_go_of_first
 from .run import Run
 
 Collecting = Callable[[Stage, int, Iterable[Message], Attempt], Collection]
@@ -29,22 +31,28 @@ def aggregated(
     Raises ``TooFew`` if either brought too little. What the second sum cost is added to `first`.
     """
     strategy, round_ = run.strategy, stage.round
-    two = getattr(strategy, "two_sums", False)
-    record, _ = strategy.aggregate_train(round_, first)
-    if not two:
+    if not getattr(strategy, "two_sums", False):
+        record, _ = strategy.aggregate_train(round_, first)
         return record
+    replies: Iterable[Message] = first
+    if run.sums is not None and attempt.first is None:
+        replies = keep_first(first)
+    strategy.aggregate_train(round_, replies)
     cohort = first.answered
     groups = [[n for n in group if n in cohort] for group in first.groups]
     view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
     requests = strategy.configure_second(round_, to_array_record(run.arrays), ConfigRecord(), view)  # type: ignore[attr-defined]
-    again = Attempt(attempt.number, None, groups)
+    again = Attempt(attempt.number, attempt.again if attempt.first else None, groups)
     second = collecting(Stage(round_, stage.attempt), len(cohort), requests, again)
     try:
         found: ArrayRecord = strategy.aggregate_second(round_, second)  # type: ignore[attr-defined]
+        if sorted(second.answered) != sorted(cohort):
+            raise TooFew
+    except TooFew:
+        let_go_of_first(run)
+        raise
     finally:
         _add(first, second)
-    if sorted(second.answered) != sorted(cohort):
-        raise TooFew
     return found
 
 

@@ -237,6 +237,13 @@ class Deployment:
         assert re.search(reason, row.reason), f"{row.status}: {row.reason}"
         self.umbel("resume", run)
 
+    def opened_first(self, run, number):
+        """Wait until the first of a round's two sums is known; the file that is there until both are."""
+        path = self.consortium.runs / run / "first-sum.safetensors"
+        of_round = f'round\\": {number},'
+        eventually(lambda: of_round in _text(path), f"a first sum of round {number}", self.logs)
+        return path
+
     def over(self, run):
         """Wait until a run is over; its row."""
         return eventually(
