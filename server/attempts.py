@@ -57,7 +57,7 @@ class Attempts:
             run.sums.stopped_in(SECOND if self._opened else kind, round_) if run.sums else None
         )
         self._again = stopped
-        self.groups: list[list[str]] = [slot.cohort for slot in stopped.slots] if stopped else []
+        self.groups: list[list[str]] = stopped.groups if stopped else []
         self.first = stopped.attempt if stopped else 0
         self.refused: tuple[Slot, list[str]] | None = None
         """A slot whose opened sum was refused, and the members in it."""

@@ -243,6 +243,15 @@ def connected(
         time.sleep(_LOOK_SECONDS)
 
 
+def same_again(message: Message) -> Message:
+    """A new envelope for the same content: one is sent once."""
+    return Message(
+        message.content,
+        dst_node_id=message.metadata.dst_node_id,
+        message_type=message.metadata.message_type,
+    )
+
+
 class CohortGrid(Grid):
     """A grid that shows a strategy only the nodes of the round's cohort."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import ProtocolError, RoundFailed
+from ..learning.metrics import total
 from ..planning.vector import Content, Reading
 from ..privacy.noise.client_noise import ServerNoise
 from ..privacy.secagg.aggregator import Aggregator
+from .collect import Collection
 from .exchange import Stage
 from .run import Run
 
@@ -46,3 +48,16 @@ def server_noise(run: Run, stage: Stage, *, train: bool) -> ServerNoise | None:
         return None
     stream = run.secrets(f"server/{stage.round}/{stage.attempt}")
     return run.plan.terms.server_noise(run.clipping_norm, stream)
+
+
+def add_up(to: Collection, readings: Sequence[Reading]) -> None:
+    """What the sums of a round say beside their updates, of all groups together."""
+    to.clipped = sum(reading.clipped for reading in readings)
+    to.unable = sum(reading.unable for reading in readings)
+    within = [reading.within for reading in readings if reading.within is not None]
+    to.within = sum(within) / len(within) if within else None
+    losses = [reading.loss for reading in readings if reading.loss is not None]
+    to.loss = sum(losses) / len(losses) if losses else None
+    counts = {str(n): r.counts for n, r in enumerate(readings) if r.counts is not None}
+    if counts:
+        to.counts = {"": total(counts)}

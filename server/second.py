@@ -40,6 +40,7 @@ def aggregated(
     strategy.aggregate_train(round_, replies)
     cohort = first.answered
     groups = [[n for n in group if n in cohort] for group in first.groups]
+    groups = [group for group in groups if group]  # one that was left out has nobody
     view = CohortGrid(run.grid, [run.nodes[name] for name in cohort])
     requests = strategy.configure_second(round_, to_array_record(run.arrays), ConfigRecord(), view)  # type: ignore[attr-defined]
     again = Attempt(attempt.number, attempt.again if attempt.first else None, groups)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
 from ..errors import MessageError, ProtocolError, TooFewMembers
-from ..learning.metrics import total
 from ..planning.cohorts import groups_of
 from ..planning.vector import Content, Reading
 from ..privacy.secagg.aggregator import Aggregator
@@ -42,8 +42,8 @@ from ..wire.requests import (
 )
 from .attempts import Attempt
 from .collect import TooFew
-from .exchange import Stage, ask, assignment_of
-from .readings import read_sum
+from .exchange import Stage, ask, assignment_of, same_again
+from .readings import add_up, read_sum
 from .replies import scalars_check
 from .run import Run
 from .slots import OpenRound, OpenSlot, as_it_stands
@@ -74,6 +74,7 @@ class SecureCollection(SecureTrips):
         self._following, self._again = following, attempt.again
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
+        self._left_out = list(attempt.again.left_out) if attempt.again else []
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
         channels = run.summed_by(kind, stage.round)
         self._content = Content(run.plan.terms, channels, kind != EVALUATE, self.tests)
@@ -94,7 +95,7 @@ class SecureCollection(SecureTrips):
             if len(groups) == 1 and isinstance(error, ProtocolError) and error.rule == "sum":
                 self.spoiled = groups[0].slot, groups[0].survivors
             raise TooFew from None
-        self._add_up(readings)
+        add_up(self, readings)
         if self.kind == TRAIN:
             for group in groups:
                 self.counted |= dict.fromkeys(group.survivors, group.proof())
@@ -127,17 +128,40 @@ class SecureCollection(SecureTrips):
         return self._sums.open_slot(self.run.id, members, self._least(members), naming)
 
     def _each(self, groups: list[Aggregator], close: Callable[[Aggregator], None]) -> None:
-        """Close a trip of every group. Where one is to be named, a group that fails is left out."""
+        """Close a trip of every group. One that fails is left out to name it, or if others are enough."""
         for group in list(groups):
             try:
                 close(group)
             except ProtocolError as error:
-                if not self._naming:
+                if not self._naming and not self._are_enough(len(groups) - 1):
                     raise
                 groups.remove(group)
-                self._name(group, error)
+                if self._naming:
+                    self._name(group, error)
+                else:
+                    self._leave_out(group, error)
         if not groups:
             raise TooFew
+
+    def _are_enough(self, groups: int) -> bool:
+        """Whether a round can be made of the sums of so many groups, fewer than were dealt."""
+        lacks = getattr(self.run.strategy, "lacks", None)
+        if self.kind != TRAIN or groups < 1 or lacks is None:
+            return False
+        if reason := lacks(groups):
+            self.failed.setdefault("the other groups", reason)
+        return not reason
+
+    def _leave_out(self, group: Aggregator, error: ProtocolError) -> None:
+        """Count the members of a group that cannot be summed as clients that did not answer."""
+        self._left_out.append(list(group.slot.cohort))
+        for name in group.slot.cohort:
+            self.failed.setdefault(name, f"its group cannot be summed: {error}")
+
+    @property
+    def _needed(self) -> int:
+        """Fewest clients in all sums together. Each group has its own least; the job may ask for more."""
+        return self.run.plan.job.cohort.minimum or 0 if self._left_out else self.minimum
 
     def _name(self, group: Aggregator, error: ProtocolError) -> None:
         """A group spoiled the sum, or would not be summed once more."""
@@ -157,8 +181,9 @@ class SecureCollection(SecureTrips):
     def _left(self, groups: list[Aggregator], which: Trip) -> dict[str, Aggregator]:
         """Each client's group; of slots that are gone on with, who took this trip the first time."""
         found: dict[str, Aggregator] = {}
-        for place, group in enumerate(groups):
-            known = getattr(self._again.slots[place], which) if self._again else []
+        before = {slot.number: slot for slot in self._again.slots} if self._again else {}
+        for group in groups:
+            known = getattr(before[group.slot.number], which) if self._again else []
             found |= dict.fromkeys(known or _asked(group, which), group)
         return found
 
@@ -169,11 +194,12 @@ class SecureCollection(SecureTrips):
         stage, again = self.stage, self._again
         slots = [as_it_stands(group) for group in groups]
         if again:  # the earlier process had come further
-            slots = [slot.after(before) for slot, before in zip(slots, again.slots, strict=True)]
+            before = {slot.number: slot for slot in again.slots}
+            slots = [slot.after(before[slot.number]) for slot in slots]
         next_ = [as_it_stands(g) for g in following] or (again.following if again else [])
         roster = self._sums.roster.hash.hex()
         now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, roster, next_)
-        now.write(self.run.folder)
+        replace(now, left_out=self._left_out).write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:
         """A group alone must have the round's minimum; of several, all together.
@@ -202,12 +228,13 @@ class SecureCollection(SecureTrips):
 
         def enough() -> bool:
             sent = {name for group in groups for name in group.members}
-            return sent >= asks.keys() if self._again else len(sent) >= self.minimum
+            return sent >= asks.keys() if self._again else len(sent) >= self._needed
 
         self.send(PREKEY, asks, take, enough)
         if self._again and not enough():
             raise TooFew  # another manifest is another slot
-        if sum(len(group.members) for group in groups) < self.minimum:
+        together = sum(len(group.members) for group in groups)
+        if together < self._needed and not self._are_enough(len(groups) - 1):
             raise TooFew  # before anybody trains and is charged for it
         context = self._context()
         purpose = Purpose(
@@ -215,6 +242,8 @@ class SecureCollection(SecureTrips):
         )
         self._signed = {group.slot: group.prekeys for group in groups}
         self._each(groups, lambda group: group.close_prekeys(purpose))
+        if sum(len(group.members) for group in groups) < self._needed:
+            raise TooFew
         self.seconds["prekey"] = round(time.monotonic() - begun, 3)
 
     def _context(self) -> bytes:
@@ -259,7 +288,7 @@ class SecureCollection(SecureTrips):
         self.begin(len(group_of))
         wanted = list(group_of)
         for _ in range(2):
-            messages = [_the_same(self._requests[name]) for name in wanted]
+            messages = [same_again(self._requests[name]) for name in wanted]
             exchange = ask(self.run, messages, names, self.stage, take)
             for reply in exchange:
                 self.note(names[reply.metadata.src_node_id], reply)
@@ -269,11 +298,12 @@ class SecureCollection(SecureTrips):
             if not wanted:
                 break
         self.answered = self._uploaded(groups)
-        if not self._naming and not self._summed(groups, group_of):
+        whole = self._naming or self._summed(groups, group_of)
+        if not whole and (self._again or not self._are_enough(len(groups) - 1)):
             raise TooFew
         self._each(groups, Aggregator.close_uploads)
         self.answered = self._uploaded(groups)
-        if len(self.answered) < self.minimum:
+        if len(self.answered) < self._needed:
             raise TooFew
 
     def _summed(self, groups: list[Aggregator], asked: Iterable[str]) -> bool:
@@ -281,7 +311,7 @@ class SecureCollection(SecureTrips):
         uploaded = self._uploaded(groups)
         if self._again and all(slot.survivors for slot in self._again.slots):
             return set(uploaded) == set(asked)
-        return len(uploaded) >= self.minimum and all(group.may_close for group in groups)
+        return len(uploaded) >= self._needed and all(group.may_close for group in groups)
 
     def _uploaded(self, groups: list[Aggregator]) -> list[str]:
         return sorted(name for group in groups for name in group.survivors)
@@ -329,7 +359,7 @@ class SecureCollection(SecureTrips):
 
         self._each(groups, read)
         self.answered = self._uploaded(groups)
-        if len(self.answered) < self.minimum:
+        if len(self.answered) < self._needed:
             raise TooFew
         self._sums.upcoming = {slot.slot.cohort: slot for slot in upcoming}
         self.seconds["reveal"] = round(time.monotonic() - begun, 3)
@@ -355,29 +385,9 @@ class SecureCollection(SecureTrips):
                 slots.append(slot)
         return slots
 
-    def _add_up(self, readings: list[Reading]) -> None:
-        self.clipped = sum(reading.clipped for reading in readings)
-        self.unable = sum(reading.unable for reading in readings)
-        within = [reading.within for reading in readings if reading.within is not None]
-        self.within = sum(within) / len(within) if within else None
-        losses = [reading.loss for reading in readings if reading.loss is not None]
-        self.loss = sum(losses) / len(losses) if losses else None
-        counts = {str(n): r.counts for n, r in enumerate(readings) if r.counts is not None}
-        if counts:
-            self.counts = {"": total(counts)}
-
 
 def _asked(group: Aggregator, which: Trip) -> list[str]:
     """Who takes the trip that ends with this list."""
     if which == "members":
         return list(group.slot.cohort)
     return group.members if which == "survivors" else group.survivors
-
-
-def _the_same(message: Message) -> Message:
-    """A new envelope for the same content: one is sent once."""
-    return Message(
-        message.content,
-        dst_node_id=message.metadata.dst_node_id,
-        message_type=message.metadata.message_type,
-    )

@@ -51,11 +51,18 @@ class OpenRound:
     """Hash of the roster under which they are opened, in hexadecimal."""
     following: list[OpenSlot] = field(default_factory=list)
     """Slots whose prekeys were asked for with the reveals."""
+    left_out: list[list[str]] = field(default_factory=list)
+    """Groups of the same cohort that cannot be summed."""
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Everybody who was asked, as they were dealt into groups."""
+        return [*(slot.cohort for slot in self.slots), *self.left_out]
 
     @property
     def asked(self) -> list[str]:
-        """Everybody in it, ascending."""
-        return sorted(name for slot in self.slots for name in slot.cohort)
+        """Everybody who was asked, ascending."""
+        return sorted(name for group in self.groups for name in group)
 
     def write(self, folder: RunFolder) -> None:
         """Durably, before the trip that it allows."""

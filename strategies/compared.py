@@ -26,6 +26,9 @@ class ComparedStrategy(SummedStrategy):
         self._order = CohortOrder(grid)
         return super().configure_train(server_round, arrays, config, grid)
 
+    def lacks(self, sums: int) -> str:
+        return self.inner.refusal(sums, len(self._order))
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:

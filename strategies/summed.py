@@ -76,6 +76,10 @@ class SummedStrategy(Strategy):
         beside = checked_sent(self.inner, self._global)
         return self._ask(TRAIN, arrays, config, grid, beside)
 
+    def lacks(self, sums: int) -> str:
+        """Why the round that was configured cannot be made of so many sums; empty if it can."""
+        return "a buffer is summed as a whole" if self.inner.buffered else ""
+
     @property
     def two_sums(self) -> bool:
         """Whether a round has a second sum, for which ``aggregate_train`` gives no model yet."""
