@@ -15,17 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from kept import Kept
 from questions import MODEL, questions_job
 
+from umbel.job.attacks import ATTACKS
+
 RESULTS = Path(__file__).resolve().parent / "results" / "defences.json"
 MEMBERS = 40
 MOST_LOST = 2.0
 """Points of accuracy that the best rule may lose under an attack."""
-ATTACKS: dict[str, dict[str, Any]] = {
-    "label-flip": {},
-    "sign-flip": {"attack_boost": 10.0},
-    "alie": {},
-    "ipm": {"attack_boost": 10.0},
-    "model-replacement": {},
-}
+BOOSTS = {"sign-flip": 10.0, "ipm": 10.0}
+"""Of attacks that are boosted otherwise than by default."""
 CASES: dict[str, tuple[float, dict[str, Any], Sequence[str]]] = {
     "clear": (
         0.2,
@@ -82,7 +79,7 @@ def settings(strategy: str, case: str, attack: str | None, smoke: bool) -> dict[
         values["strategy.options.attackers"] = share
     if attack:
         values |= {"simulation.attackers": share, "simulation.attack": attack}
-        values |= {f"simulation.{key}": value for key, value in ATTACKS[attack].items()}
+        values |= {"simulation.attack_boost": BOOSTS[attack]} if attack in BOOSTS else {}
     if smoke:
         values["data.limit"] = 400
     return values

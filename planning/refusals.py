@@ -79,10 +79,10 @@ def plan_refusals(
 
     Raises ``StrategyError`` for a strategy that cannot be built.
     """
-    from ..strategies import sees
+    from ..strategies import build_strategy
 
     job = terms.job
-    sees(job.strategy)
+    build_strategy(job.strategy, 1)
     return [
         *_model_refusals(model),
         *_adapter_refusals(job),

@@ -63,8 +63,9 @@ def build_strategy(
 
 
 def sees(spec: StrategySpec) -> str:
-    """What a job's strategy must see: as ``Rule.sees``."""
-    return str(getattr(build_strategy(spec, 2**20), "sees", "INDIVIDUAL"))
+    """What a job's strategy must see: as ``Rule.sees``; Flower's as ``foreign.ForeignStrategy`` says."""
+    kind = _kind(spec)
+    return kind.sees if issubclass(kind, Rule) else "GROUPS"
 
 
 def compares(spec: StrategySpec) -> Rule | None:
