@@ -3,12 +3,13 @@
 Both are requests to train. The first brings a model: reserve, compute, keep; the answer says that an update
 waits on the owner's disk. The second lists the members of a sum with their versions
 (``wire.buffered``), and brings no model: what is kept for this owner's version is weighted by its staleness,
-which is public, and masked.
+which is public, and masked. A test asks for neither, and leaves what waits where it is.
 
 Guarantee: as in a synchronous round nothing is computed that is not in the ledger, and nothing leaves that
 is not on the disk. An update enters a sum only under the version and model that it was trained from, with the
-weight that everybody in that sum can compute; twice only where ``privacy.secagg.repeats`` allows it. Why a
-weight needs no more noise: ``strategies.fedbuff``.
+weight that everybody in that sum can compute; twice only where ``privacy.secagg.repeats`` allows it. A
+request that names another version leaves it as it is. No version is trained that is older than the newest
+trained one. Why a weight needs no more noise: ``strategies.fedbuff``.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class BufferedRounds(Rounds):
         asked, kept = self._asked_ahead(job, assignment, message)
         metrics = self._public(job, assignment)
         if kept.waiting(_shapes(asked.channels)) is None:
+            self._check_newest(job, assignment)
             if job.noised_locally:
                 self._check_weights(asked)
             reserved = self._reserved(asked)
@@ -144,6 +146,22 @@ class BufferedRounds(Rounds):
         sent = upload.send(whole, dither, kept.what)
         return self._with_head(job, assignment, masked(*sent, metrics))
 
+    def _check_newest(self, job: Job, assignment: Assignment) -> None:
+        """Refuse to train an older version than this owner has trained: no honest server has use for it."""
+        trained = self._budget.last_round(assignment.run) if job.private else 0
+        if assignment.round < trained:
+            raise PlanRefused(
+                f"{self._name} has trained model version {trained - 1} of this run, and is asked to train "
+                f"version {assignment.round - 1}, which is older"
+            )
+
+    def _kept_round(self, assignment: Assignment, what: bytes, train: bool) -> KeptRound | None:
+        """As of synchronous jobs; but a test does not end the training of an update that waits."""
+        job = job_of(assignment)
+        if buffered(job.strategy) is not None and assignment.round < job.training.rounds:
+            return None
+        return super()._kept_round(assignment, what, train)
+
     def _kept_of(self, job: Job, assignment: Assignment, what: bytes) -> KeptRound:
         if self._kept is None:
             raise PlanRefused(
@@ -156,9 +174,12 @@ class BufferedRounds(Rounds):
     def _kept_update(
         self, kept: KeptRound, request: bytes, channels: Channels
     ) -> tuple[Arrays, float, bool]:
-        """Update, loss, and whether nothing could be trained; a ``MessageError`` if nothing is kept, or it
-        may not be masked again. It is let go of then, so that it is trained again."""
-        found = kept.find(request, _shapes(channels))
+        """Update, loss, and whether nothing could be trained; a ``MessageError`` if nothing is kept of this
+        version, or it may not be masked again. Then it is let go of, so that it is trained again."""
+        shapes = _shapes(channels)
+        if kept.waiting(shapes) is None:
+            raise MessageError(f"{self._name} keeps no update of this version")
+        found = kept.find(request, shapes)
         if found is None:
             close_round(kept.store, kept.run, kept.participant, b"")
             raise MessageError(f"{self._name} keeps no update of this version that a sum may have")

@@ -1,8 +1,9 @@
-"""Who is in which sum of an asynchronous job, and when: on a clock that is virtual, so that all can know it.
+"""Who is in which sum of an asynchronous job, and when.
 
 ``Buffer`` is the rule of FedBuff's buffer (``strategies.fedbuff``) as a value that a checkpoint can hold. The
-coordinator goes by it, and the plan runs it dry: the noise of each client is made for the sums that it will
-be in, and it is asked for no more.
+coordinator goes by it. In a simulation its clock is virtual, so that all can know it, and the plan runs it
+dry: the noise of each client is made for the sums that it will be in, and it is asked for no more. Between
+machines clients get ready when they do, and noise is made for as many sums as a client may be asked into.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,8 @@ class Flight:
     """A client that trains, or has: it is ready at a time, in seconds, with an update of this version."""
 
     version: int
-    ready: float
+    ready: float | None
+    """None: nobody knows yet."""
 
 
 @dataclass
@@ -42,42 +44,61 @@ class Buffer:
     """K: updates in a sum, at least."""
     farthest: int
     """The most versions that an update may be old in a sum."""
-    seconds: Mapping[str, float]
-    """How long each client trains."""
+    seconds: Mapping[str, float] | None
+    """How long each client trains, on a virtual clock; None if each says itself when it is ready."""
     caps: Mapping[str, int]
     """How many sums each client may be asked into."""
     version: int = 0
     now: float = 0.0
-    """Seconds on the virtual clock."""
+    """Seconds on the clock, since training began."""
     flights: dict[str, Flight] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     """How many sums each client was asked into."""
+    gone: set[str] = field(default_factory=set)
+    """Clients that take no further part."""
+
+    def may_train(self, name: str) -> bool:
+        """Whether a client may be asked into one more sum."""
+        return name not in self.gone and self.asked.get(name, 0) < self.caps[name]
 
     def begin(self, names: Collection[str]) -> None:
         """Have clients train the current version from now on, but for those that reached their cap."""
         for name in sorted(names):
-            if self.asked.get(name, 0) < self.caps[name]:
-                self.flights[name] = Flight(self.version, self.now + self.seconds[name])
+            if self.may_train(name):
+                ready = None if self.seconds is None else self.now + self.seconds[name]
+                self.flights[name] = Flight(self.version, ready)
 
-    def next_members(self) -> list[str]:
-        """The members of the next sum, sorted; none if too few are left.
+    def arrived(self, name: str, now: float) -> None:
+        """A client says that it is ready, at this time."""
+        self.now = max(self.now, now)
+        flight = self.flights[name]
+        if self.seconds is None and flight.ready is None:
+            self.flights[name] = replace(flight, ready=self.now)
+
+    def next_members(self, without: Collection[str] = ()) -> list[str]:
+        """The members of the next sum, sorted; none if too few are left, `without` some.
 
         Beside the first that got ready they are all that would be too far behind after it.
         """
-        if len(self.flights) < self.size:
+        here = self.flights.keys() - set(without)
+        if len(here) < self.size:
             return []
 
         def turn(name: str) -> tuple[float, int, str]:
-            return self.flights[name].ready, self.asked.get(name, 0), name
+            return self._ready(name), self.asked.get(name, 0), name
 
-        waiting = sorted(self.flights, key=turn)
+        waiting = sorted(here, key=turn)
         due = [name for name in waiting if self.staleness(name) >= self.farthest]
         first = [name for name in waiting if name not in due][: max(0, self.size - len(due))]
         return sorted([*due, *first])
 
     def wait_for(self, members: Collection[str]) -> None:
         """Let the clock go on until these are ready."""
-        self.now = max(self.now, *(self.flights[name].ready for name in members))
+        self.now = max(self.now, *map(self._ready, members))
+
+    def _ready(self, name: str) -> float:
+        ready = self.flights[name].ready
+        return math.inf if ready is None else ready
 
     def staleness(self, name: str) -> int:
         """How many versions were made since the one that a client trains."""
@@ -91,10 +112,12 @@ class Buffer:
             self.flights.pop(name, None)
         self.begin(members)
 
-    def leave(self, names: Collection[str]) -> None:
-        """These take no further part."""
+    def leave(self, names: Collection[str], *, for_good: bool = False) -> None:
+        """Nobody waits for these any more; `for_good`: they take no further part."""
         for name in names:
             self.flights.pop(name, None)
+        if for_good:
+            self.gone |= set(names)
 
     @property
     def versions(self) -> set[int]:
@@ -104,12 +127,21 @@ class Buffer:
     def state(self) -> dict[str, Any]:
         """What changes, as JSON values."""
         flights = {name: asdict(flight) for name, flight in self.flights.items()}
-        return {"version": self.version, "now": self.now, "flights": flights, "asked": self.asked}
+        return {
+            "version": self.version,
+            "now": self.now,
+            "flights": flights,
+            "asked": self.asked,
+            "gone": sorted(self.gone),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Without a virtual clock nobody is ready, until it says so again."""
         self.version, self.now = int(state["version"]), float(state["now"])
         self.flights = {name: Flight(**flight) for name, flight in state["flights"].items()}
-        self.asked = dict(state["asked"])
+        if self.seconds is None:
+            self.flights = {n: replace(flight, ready=None) for n, flight in self.flights.items()}
+        self.asked, self.gone = dict(state["asked"]), set(state["gone"])
 
 
 def seconds_of(job: Job, names: Collection[str]) -> dict[str, float]:
@@ -128,18 +160,24 @@ def seconds_of(job: Job, names: Collection[str]) -> dict[str, float]:
     return {name: spec.seconds * drawn(name) * spec.slow.get(name, 1.0) for name in names}
 
 
-def buffer_of(job: Job, caps: Mapping[str, int]) -> Buffer | None:
+def buffer_of(job: Job, caps: Mapping[str, int], *, virtual: bool = True) -> Buffer | None:
     """The buffer of a job as it begins, with all clients at work; None if its rounds are synchronous.
 
-    caps: how many sums each of the clients may be asked into.
+    caps: how many sums each of the clients may be asked into. virtual: whether it goes by the virtual clock.
     """
     rule = buffered(job.strategy)
     if rule is None:
         return None
     size = min(rule.buffer, len(caps))
-    found = Buffer(size, rule.max_staleness, seconds_of(job, caps), caps)
+    seconds = seconds_of(job, caps) if virtual else None
+    found = Buffer(size, rule.max_staleness, seconds, caps)
     found.begin(caps)
     return found
+
+
+def most_asked(job: Job) -> int:
+    """Sums that a client of an asynchronous job is asked into at most, whoever is ready when."""
+    return min(job.cohort.participations or job.training.rounds, job.training.rounds)
 
 
 def scheduled(job: Job, names: Sequence[str]) -> list[tuple[float, list[str]]]:
@@ -151,8 +189,7 @@ def scheduled(job: Job, names: Sequence[str]) -> list[tuple[float, list[str]]]:
 @lru_cache(maxsize=8)
 def _scheduled(job_json: str, names: tuple[str, ...]) -> list[tuple[float, list[str]]]:
     job = Job.build(json.loads(job_json))
-    most = min(job.cohort.participations or job.training.rounds, job.training.rounds)
-    buffer = buffer_of(job, dict.fromkeys(names, most))
+    buffer = buffer_of(job, dict.fromkeys(names, most_asked(job)))
     found: list[tuple[float, list[str]]] = []
     while buffer is not None and len(found) < job.training.rounds:
         members = buffer.next_members()
@@ -164,13 +201,21 @@ def _scheduled(job_json: str, names: tuple[str, ...]) -> list[tuple[float, list[
     return found
 
 
-def buffer_refusals(job: Job, names: Sequence[str]) -> Iterator[str]:
-    """Why an asynchronous job cannot come to its end with these clients."""
-    if unknown := sorted(job.simulation.slow.keys() - set(names)):
+def buffer_refusals(job: Job, names: Sequence[str], *, virtual: bool = True) -> Iterator[str]:
+    """Why an asynchronous job cannot come to its end with these clients.
+
+    virtual: whether clients are ready when the virtual clock says so.
+    """
+    unknown = sorted(job.simulation.slow.keys() - set(names)) if virtual else []
+    if unknown:
         yield (f"simulation.slow names {some(unknown)}, but the clients are {some(sorted(names))}")
-    if buffered(job.strategy) is None:
+    rule = buffered(job.strategy)
+    if rule is None:
         return
-    sums = len(scheduled(job, names))
+    if virtual:
+        sums = len(scheduled(job, names))
+    else:
+        sums = len(names) * most_asked(job) // min(rule.buffer, len(names))
     if sums < job.training.rounds:
         yield (
             f"only {sums} of {job.training.rounds} sums can be made, because each client takes part in "
@@ -179,9 +224,19 @@ def buffer_refusals(job: Job, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def buffer_warnings(job: Job, names: Sequence[str]) -> Iterator[str]:
-    """What a user of an asynchronous job should know of its schedule."""
-    if buffered(job.strategy) is None:
+def buffer_warnings(job: Job, names: Sequence[str], *, virtual: bool = True) -> Iterator[str]:
+    """What a user of an asynchronous job should know of who will be summed when."""
+    rule = buffered(job.strategy)
+    if rule is None:
+        return
+    if not virtual:
+        size, most, rounds = min(rule.buffer, len(names)), most_asked(job), job.training.rounds
+        if most < rounds and (len(names) - size + 1) * most <= (rounds - 1) * size:
+            yield (
+                f"cohort.participations = {most} is the most that any client takes part. If some get ready "
+                "more often than others, too few may be left for the last sums: then the run ends early. "
+                "Raise it to rule that out."
+            )
         return
     summed = {name for _, members in scheduled(job, names) for name in members}
     if slow := sorted(set(names) - summed):

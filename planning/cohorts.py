@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..job import Job
 from ..strategies import buffered
 from ..strategies.robust.compared import byzantine_of
-from .buffered import scheduled
+from .buffered import most_asked, scheduled
 
 
 def sample_cohort(names: Sequence[str], job: Job, round_: int, attempt: int = 0) -> list[str]:
@@ -34,9 +34,15 @@ def attackers_of(names: Sequence[str], job: Job) -> list[str]:
     return sorted(sorted(names, key=lot)[: byzantine_of(share, len(names))])
 
 
-def participations_of(job: Job, names: Sequence[str]) -> dict[str, int]:
-    """Rounds in which each client is asked, if all of them are there."""
+def participations_of(job: Job, names: Sequence[str], *, virtual: bool = True) -> dict[str, int]:
+    """Rounds in which each client is asked, if all of them are there; at most, if it is asked when it happens
+    to be ready.
+
+    virtual: whether clients of an asynchronous job are ready when the virtual clock says so.
+    """
     if buffered(job.strategy) is not None:
+        if not virtual:
+            return dict.fromkeys(names, most_asked(job))
         counts = dict.fromkeys(names, 0)
         for _, members in scheduled(job, names):
             for name in members:

@@ -101,17 +101,22 @@ class Plan:
         consortium: int | None = None,
         padding_cost: float | None = None,
         under_way: UnderWay | None = None,
+        *,
+        virtual: bool = True,
     ) -> Plan:
         """Check everything together; a ``PlanRefused`` lists all reasons.
 
         `consortium` is the number of the roster's members (default: the clients are all of them),
-        `padding_cost` how many times the texts' own tokens are computed, if that is known.
+        `padding_cost` how many times the texts' own tokens are computed, if that is known. virtual: whether
+        clients of an asynchronous job are ready when its virtual clock says so; between machines they are
+        when they are.
         """
         terms = Terms(job, len(facts) if consortium is None else consortium)
         tests = under_way.tests if under_way else chosen_tests(terms, facts)
-        if reasons := plan_refusals(terms, facts, model, tests, begun=under_way is not None):
+        begun, names = under_way is not None, [client.name for client in facts]
+        if reasons := plan_refusals(terms, facts, model, tests, begun=begun, virtual=virtual):
             raise refused(reasons)
-        rounds = participations_of(job, [client.name for client in facts])
+        rounds = participations_of(job, names, virtual=virtual)
         rounds |= under_way.participations if under_way else {}
         clients, left = (
             tuple(_plan_client(terms, client, rounds[client.name], tests) for client in many)
@@ -120,6 +125,7 @@ class Plan:
         _check_limit(job, clients)
         blur = deviation(terms, facts, tests)
         warnings = (
+            *buffer_warnings(job, names, virtual=virtual),
             *_warnings(job, facts),
             *evaluation_warnings(job, facts, tests, blur),
             *padding_warnings(job, model.verdict, padding_cost),
@@ -348,7 +354,7 @@ def _check_limit(job: Job, clients: Sequence[ClientPlan]) -> None:
 
 
 def _warnings(job: Job, facts: Sequence[ClientFacts]) -> list[str]:
-    warnings = [*buffer_warnings(job, [client.name for client in facts])]
+    warnings = []
     if not job.private:
         warnings.append('privacy.unit = "none": nothing protects single records.')
     if not job.encrypted:

@@ -58,26 +58,33 @@ def job_refusals(job: Job, accepted: Collection[str] = ()) -> list[str]:
 
 def deployment_refusals(job: Job) -> Iterator[str]:
     """Why a job runs in simulations alone: the operator does not sign it, and no owner takes part."""
-    from ..strategies import buffered
-
     if job.simulation.attackers:
         yield (
             "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
             "machines"
         )
-    if buffered(job.strategy) is not None:
+    waits = buffered(job.strategy) is not None and job.encrypted
+    if waits and job.counts == "exact" and job.evaluation.every != 0:
         yield (
-            f'strategy.name = "{job.strategy.name}" runs only in umbel simulate: asynchronous rounds '
-            'between machines are not there yet. Take strategy.name = "fedavg"'
+            f'strategy.name = "{job.strategy.name}" with evaluation.counts = "exact": between machines the '
+            "exact counts of a test would take the place of updates that wait for a sum. Set "
+            'evaluation.every = 0 (tests before training and at the end), or evaluation.counts = "private" '
+            'or "off"'
         )
 
 
 def plan_refusals(
-    terms: Terms, facts: Sequence[ClientFacts], model: ModelShape, tests: int, *, begun: bool
+    terms: Terms,
+    facts: Sequence[ClientFacts],
+    model: ModelShape,
+    tests: int,
+    *,
+    begun: bool,
+    virtual: bool = True,
 ) -> list[str]:
     """Every reason why this job cannot be right with these clients; `begun`: it runs already.
 
-    Raises ``StrategyError`` for a strategy that cannot be built.
+    virtual: as ``Plan.compile`` has it. Raises ``StrategyError`` for a strategy that cannot be built.
     """
     from ..strategies import build_strategy
 
@@ -94,7 +101,7 @@ def plan_refusals(
         *(client_refusals(terms, facts, model, tests) if job.per_client else []),
         *padding_refusals(job, model.verdict),
         *evaluation_refusals(job, facts, tests),
-        *buffer_refusals(job, [client.name for client in facts]),
+        *buffer_refusals(job, [client.name for client in facts], virtual=virtual),
         *encryption_refusals(terms, facts, model, tests),
         *comparing_refusals(terms, facts),
     ]

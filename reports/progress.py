@@ -164,6 +164,9 @@ class Progress:
             figures.append(f"epsilon {epsilon_text(max(spent.values()))}")
         if self._last is not None:
             figures.append(f"{self._last.seconds:.1f} s")
+            if self._last.staleness:
+                ages = sorted(int(age) for age in self._last.staleness.values())
+                figures.append(f"versions behind {', '.join(map(str, ages))}")
             if self._last.virtual is not None:
                 figures.append(f"virtual clock {duration_text(self._last.virtual)}")
         return figures

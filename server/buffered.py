@@ -4,10 +4,11 @@ Beside ``rounds.train_round``, in whose place the loop calls it. A round makes o
 
     next members by the buffer -> train what each of them began with, and keep it -> one sum of what is kept
 
-Who is in a sum follows from the buffer (``planning.buffered``) and the clock that it goes by, which is
-virtual: a client's training is asked for when its sum is due, and takes as long as it takes; the time that
-counts is the one that the job gives its speed. So nothing hangs on how fast this machine is, and a run
-that is resumed goes on as if it had never stopped.
+Who is in a sum follows from the buffer (``planning.buffered``) and the clock that it goes by. In a simulation
+it is virtual: a client's training is asked for when its sum is due, and takes as long as it takes; the time
+that counts is the one that the job gives its speed. So nothing hangs on how fast this machine is, and a run
+that is resumed goes on as if it had never stopped. Between machines all clients train while sums are made,
+and who has trained first is summed first (``trainings``).
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from ..run.events import Evaluation
 from ..strategies.fedbuff import UNIT, staleness_weight, weighted
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.buffered import BUFFER, Listed
-from ..wire.requests import ASSIGNMENT, OUT_OF_RANGE, REFUSED, TRAIN, only_arrays, request_digest
+from ..wire.requests import ASSIGNMENT, TRAIN, only_arrays, request_digest
 from .attempts import Attempt, Attempts
 from .collect import Collection, PlainCollection, TooFew
 from .ending import failure
-from .exchange import CohortGrid, Exchange, Stage, assigned, assignment_of
+from .exchange import CohortGrid, Exchange, Stage, assignment_of
 from .readiness import reasons
 from .readings import read_sum
 from .replies import scalars_check
@@ -40,6 +41,7 @@ from .rounds import evaluate, round_event
 from .run import Run
 from .secure import SecureCollection
 from .spares import warn_of_spares
+from .trainings import FOR_GOOD, Trainings, requests_to_train
 
 
 def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
@@ -57,8 +59,13 @@ def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
         begun = time.monotonic()
         buffer.leave(buffer.flights.keys() - set(run.candidates))
         if not set(attempt.cohort) <= buffer.flights.keys():
-            attempt = replace(attempt, groups=[])  # somebody of them has left
-        members = attempt.cohort or buffer.next_members()
+            attempt = replace(attempt, again=None, groups=[])  # somebody of them has left
+        if run.trainings is None:
+            members = attempt.cohort or buffer.next_members()
+        else:
+            members = run.trainings.gather(attempt.cohort)
+            if members != attempt.cohort:
+                attempt = replace(attempt, again=None, groups=[])
         if not members:
             break
         buffer.wait_for(members)
@@ -71,19 +78,21 @@ def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
             begun,
             model is not None,
             staleness={name: buffer.staleness(name) for name in members},
-            virtual=buffer.now,
+            virtual=None if run.ahead == "arrival" else buffer.now,
         )
         run.tell(event)
         warn_of_spares(run, event)
         failed |= tried.collection.failed
         attempts.groups = tried.collection.groups
+        if run.trainings is not None:
+            run.trainings.summed(members)
         if model is not None:
             run.versions[run.round] = run.arrays
             buffer.summed(members)
             run.versions = {v: run.versions[v] for v in buffer.versions if v <= run.round}
             return model
-        buffer.leave(tried.refused)
-    left = len(buffer.flights)
+        buffer.leave(tried.refused, for_good=True)
+    left = sum(map(buffer.may_train, run.candidates))
     few = f"{left} clients are left, and a sum needs {buffer.size}"
     why = few if left < buffer.size else "no sum could be made of the clients that were ready"
     kind = CannotGoOn if left < buffer.size else RoundFailed
@@ -95,10 +104,16 @@ def under_way(run: Run) -> Buffer:
     if run.buffer is None:
         spare = run.plan.job.spare_rounds
         caps = {client.name: client.rounds + spare for client in run.plan.clients}
-        run.buffer = buffer_of(run.plan.job, caps)
+        run.buffer = buffer_of(run.plan.job, caps, virtual=run.ahead != "arrival")
         assert run.buffer is not None, "the job is asynchronous"
         if run.buffered is not None:
             run.buffer.restore(run.buffered)
+        if run.buffer.version != run.round:  # the run's folder was set back (``restored``)
+            run.buffer.version, run.versions = run.round, {}
+            run.buffer.leave(list(run.buffer.flights))
+            run.buffer.begin(run.candidates)
+        if run.ahead:
+            run.trainings = Trainings(run, run.buffer)
     return run.buffer
 
 
@@ -111,15 +126,17 @@ class _Trial:
         self.stage = Stage(run.round + 1, attempt.number)
         self.refused: set[str] = set()
         """Clients that train no more in this run."""
-        self.collection = Collection(run, TRAIN, self.stage, 0)
+        trainings = run.trainings
+        self.collection = trainings.told() if trainings else Collection(run, TRAIN, self.stage, 0)
 
     def model(self, round_: int) -> Arrays | None:
         """The next model; None if somebody did not train, or too few answered."""
         run, members = self._run, self._members
         ahead = self.collection
-        self._train(ahead)
-        if ahead.failed:
-            return None
+        if run.trainings is None:
+            self._train(ahead)
+            if ahead.failed:
+                return None
         models = {v: arrays_digest(self._version(v)) for v in set(self._began.values())}
         listed = Listed({name: (v, models[v]) for name, v in self._began.items()})
         view = CohortGrid(run.grid, [run.nodes[name] for name in members])
@@ -158,17 +175,7 @@ class _Trial:
     def _train(self, ahead: Collection) -> None:
         """Have each member train the version that it began with, and keep what comes of it."""
         run, names = self._run, self._run.names
-        messages = []
-        for version in sorted(set(self._began.values())):
-            nodes = [run.nodes[name] for name, v in self._began.items() if v == version]
-            requests = run.strategy.configure_train(
-                version + 1,
-                to_array_record(self._version(version)),
-                ConfigRecord(),
-                CohortGrid(run.grid, nodes),
-            )
-            stage = Stage(version + 1)
-            messages += [assigned(run, message, names, stage, {}) for message in requests]
+        messages = requests_to_train(run, self._began)
         ahead.begin(len(messages))
         exchange = Exchange(
             run.grid,
@@ -182,8 +189,7 @@ class _Trial:
         for reply in exchange:
             ahead.note(names[reply.metadata.src_node_id], reply)
         ahead.absorb(exchange)
-        for_good = (REFUSED, OUT_OF_RANGE)
-        self.refused = {n for n in exchange.failed if exchange.codes.get(n) in for_good}
+        self.refused = {n for n in exchange.failed if exchange.codes.get(n) in FOR_GOOD}
 
 
 class _Weighted(Collection):
@@ -195,6 +201,8 @@ class _Weighted(Collection):
         """Add up what the members' training cost and told, before the sum."""
         self.bytes_up += ahead.bytes_up
         self.bytes_down += ahead.bytes_down
+        failed = ahead.failed | self.failed
+        self.failed = {name: why for name, why in failed.items() if name not in self.answered}
         self.heard |= ahead.heard
         self.epsilons = {**ahead.epsilons, **self.epsilons}
         self.heads = {**ahead.heads, **self.heads}

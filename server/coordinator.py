@@ -31,6 +31,7 @@ from ..run.run_folder import RunFolder
 from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
 from ..wire.arrays import to_array_record, to_arrays
+from .buffered import buffered_round
 from .conclusion import conclude, signer_of
 from .ending import ended_line
 from .exchange import connected
@@ -87,12 +88,14 @@ class Narrator:
                 _log.warning("%s", doubt)
         if isinstance(event, Round):
             came = "summed" if event.aggregated else "given up"
+            ages = ", ".join(str(int(age)) for age in sorted(event.staleness.values()))
             _log.info(
-                "round %d %s after %.1f s: %d clients%s",
+                "round %d %s after %.1f s: %d clients%s%s",
                 event.round,
                 came,
                 event.seconds,
                 len(event.clients),
+                f" (versions behind: {ages})" if ages else "",
                 "".join(f"; {name}: {reason}" for name, reason in event.failed.items()),
             )
         elif isinstance(event, Spare):
@@ -195,7 +198,9 @@ def _lead(task: RunToLead, consortium: Consortium, store: Store, grid: Grid) -> 
     # Nodes that were here a moment ago come back soon, if they do.
     connected(grid, run.nodes, len(run.nodes), min(identity["wait"], _COME_BACK), interrupted)
     folder.append(Prepared(round(time.monotonic() - begun, 3)))
-    counts = run_rounds(run)
+    if run.plan.terms.asynchronous:
+        run.ahead = "virtual" if identity["reproducible"] else "arrival"
+    counts = run_rounds(run, buffered_round if run.ahead else None)
     export_adapter(
         public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"
     )

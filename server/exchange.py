@@ -90,19 +90,32 @@ class Exchange:
         self._total = len(ids)
 
     def __iter__(self) -> Iterator[Message]:
-        while self._waiting and self._clock.now() < self._end and not self._should_stop():
-            nothing = True
-            # One at a time where the grid can: a reply may be as large as the model.
-            for reply in self._grid.pull_messages(list(self._waiting)):
-                nothing = False
-                # An error reply may carry another sender's id, so the request's id tells who it is.
-                name = self._waiting.pop(reply.metadata.reply_to_message_id, None)
-                if name is not None and self._accept(name, reply):
-                    yield reply
-                del reply
-            if nothing and self._waiting:
+        while self.lasts and not self._should_stop():
+            before = len(self._waiting)
+            yield from self.arrived()
+            if self._waiting and len(self._waiting) == before:
                 self._clock.wait_until(self._clock.now() + _POLL_SECONDS)
+        self.give_up()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether answers are still waited for."""
+        return bool(self._waiting) and self._clock.now() < self._end
+
+    def arrived(self) -> Iterator[Message]:
+        """The usable replies that are there by now; it waits for none."""
+        # One at a time where the grid can: a reply may be as large as the model.
+        for reply in self._grid.pull_messages(list(self._waiting)):
+            # An error reply may carry another sender's id, so the request's id tells who it is.
+            name = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+            if name is not None and self._accept(name, reply):
+                yield reply
+            del reply
+
+    def give_up(self) -> None:
+        """Wait for nobody any more."""
         self.silent = set(self._waiting.values())
+        self._waiting = {}
         for name in self.silent:
             self.failed[name] = "no answer before the deadline"
 

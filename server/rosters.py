@@ -105,7 +105,8 @@ class Rosters:
 
     def participations(self, job: Job) -> dict[str, int]:
         """Rounds that each client is planned in: who joins later, in all that are left then."""
-        found: dict[str, int] = participations_of(job, self.periods[0].clients)
+        virtual = bool(self._folder.read_json("run.json")["reproducible"])
+        found = participations_of(job, self.periods[0].clients, virtual=virtual)
         for period in self.periods:
             for name in (*period.clients, *period.asked):
                 found.setdefault(name, max(1, job.training.rounds - period.first + 1))

@@ -65,7 +65,7 @@ def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
         run.save()
     while run.round < job.training.rounds:
         if run.should_stop():
-            raise Interrupted(_stopped(run.round, job.training.rounds))
+            raise Interrupted(run.stopped)
         measure_publicly(run)
         keep_candidate(run)
         if run.round and run.should_finish():
@@ -99,10 +99,6 @@ def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
     keep_candidate(run)
     settle(run)
     return counts
-
-
-def _stopped(done: int, of: int) -> str:
-    return f"Stopped after round {done} of {of}." if done else "Stopped before the first round."
 
 
 def _without_renewal(run: Run, error: RoundFailed) -> RoundFailed:
@@ -242,6 +238,8 @@ def evaluate(run: Run) -> dict[str, Counts]:
     counts of all together stand under "".
     """
     job = run.plan.job
+    if run.trainings is not None:
+        run.trainings.finish()  # who still trains would not answer in time
     everybody = present(run, run.plan.minimum)
     tested = [name for name in everybody if run.plan.by_name[name].holds_out]
     if not tested or not _has_tests(run):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -25,6 +25,9 @@ from ..wire.arrays import Arrays
 from ..wire.requests import SECOND
 from .selection import HEARD, Choice
 from .sums import SecureSums
+
+if TYPE_CHECKING:
+    from .trainings import Trainings
 
 
 class Listener(Protocol):
@@ -111,6 +114,11 @@ class Run:
     """The same as the checkpoint has it."""
     versions: dict[int, Arrays] = field(default_factory=dict)
     """Models before the current one that clients of an asynchronous job still train."""
+    ahead: Literal["", "virtual", "arrival"] = ""
+    """Whether clients of an asynchronous job train while sums are made, as they do between machines, and by
+    which clock they are ready then: the virtual one (rehearsals), or when they say so."""
+    trainings: Trainings | None = None
+    """What they were asked to train, and who has."""
 
     def __post_init__(self) -> None:
         self._channels: dict[int, Channels] = {}
@@ -161,6 +169,12 @@ class Run:
     def names(self) -> dict[int, str]:
         """Node id -> client name, made again at each call: take it once a round."""
         return {node: name for name, node in self.nodes.items()}
+
+    @property
+    def stopped(self) -> str:
+        """Where a run was stopped, as people read it."""
+        done, of = self.round, self.plan.job.training.rounds
+        return f"Stopped after round {done} of {of}." if done else "Stopped before the first round."
 
     @property
     def candidates(self) -> list[str]:

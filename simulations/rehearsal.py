@@ -62,7 +62,8 @@ class Stage:
 
     def place(self, **named: Any) -> RunFolder:
         """Give the server the job, as ``umbel run`` does."""
-        return place(self.consortium, self.job, wait=_WAIT_SECONDS, reproducible=True, **named)
+        named = {"wait": _WAIT_SECONDS, "reproducible": True, **named}
+        return place(self.consortium, self.job, **named)
 
 
 def set_up(job: Job, folder: Path) -> Stage:

@@ -61,7 +61,7 @@ class FedBuff(FedAvg):
     """
 
     buffered = True
-    when = "Clients of very different speed. It runs in simulations, on a virtual clock."
+    when = "Clients of very different speed. In simulations its clock is virtual."
 
     def __init__(
         self, buffer: int = 10, max_staleness: int = 10, learning_rate: float = 1.0

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from umbel.client.buffered import BufferedRounds
 from umbel.client.kept import KeptUpdates
 from umbel.learning.model import arrays_digest
 from umbel.strategies.fedbuff import UNIT, staleness_weight
 from umbel.wire.arrays import to_arrays
 from umbel.wire.buffered import BUFFER, Listed
-from umbel.wire.requests import REFUSED, TRAIN
+from umbel.wire.requests import EVALUATE, REFUSED, TRAIN
 
 
 @pytest.fixture
@@ -66,12 +67,45 @@ def test_no_update_leaves_for_a_list_that_cannot_be(round_, list_, why, mary):
     assert len(mary.entries()) == 1
 
 
-def test_an_update_that_was_let_go_of_is_trained_again_and_charged(mary):
+def test_a_false_version_costs_nothing_and_takes_no_update_away(mary):
     mary.ask(TRAIN, 1)
     assert mary.ask(TRAIN, 3, records=listed(1, first(mary))).has_error()
     assert not mary.ask(TRAIN, 1).has_error()
-    assert len(mary.entries()) == 2
     assert not mary.ask(TRAIN, 3, records=listed(0, first(mary))).has_error()
+    assert len(mary.entries()) == 1
+
+
+def test_a_test_between_sums_leaves_a_waiting_update_where_it_is(mary):
+    mary.ask(TRAIN, 1)
+    assert not mary.ask(EVALUATE, 1).has_error()
+    assert not mary.ask(TRAIN, 2, records=listed(0, first(mary))).has_error()
+    assert len([row for row in mary.entries() if not row.is_test]) == 1
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_older_version_than_the_newest_that_was_trained_is_trained(guarded, mary, monkeypatch):
+    """A server that replays old models would have an owner spend what no sum has use for."""
+    if not guarded:
+        monkeypatch.setattr(BufferedRounds, "_check_newest", lambda *_: None)
+    mary.ask(TRAIN, 3)
+    before = len(mary.entries())
+    replayed = mary.ask(TRAIN, 2)
+    assert replayed.has_error() == guarded
+    assert len(mary.entries()) == before + (not guarded)
+    if guarded:
+        assert replayed.error.code == REFUSED
+        assert "version 1, which is older" in replayed.error.reason
+        assert not mary.ask(TRAIN, 3, records=listed(2, first(mary))).has_error()
+
+
+@pytest.mark.parametrize("planned", [2, 5])
+def test_no_owner_trains_more_versions_than_its_noise_is_made_for(planned, owner, mary, tmp_path):
+    job = mary.job.changed({"privacy.spare_rounds": 0})
+    some = owner(job, kept=KeptUpdates(tmp_path / "some"))
+    replies = [some.ask(TRAIN, round_, participations=planned) for round_ in range(1, 7)]
+    assert [reply.has_error() for reply in replies] == [round_ >= planned for round_ in range(6)]
+    assert replies[-1].error.code == REFUSED
+    assert len(some.entries()) == planned
 
 
 def test_no_server_has_one_version_trained_as_often_as_it_likes(mary):

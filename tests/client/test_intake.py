@@ -109,9 +109,17 @@ def test_a_run_goes_on_with_data_that_changed_under_the_same_account_and_publish
 @pytest.mark.parametrize("strategy", ["fedbuff", "fedavg"])
 def test_what_runs_only_in_a_simulation_is_refused_by_an_owner_too(owner, strategy):
     """Whoever signs it: an operator's other tool may not look."""
-    job = owner.stage.job.changed({"strategy.name": strategy, "simulation.attackers": 0.25})
+    job = owner.stage.job.changed(
+        {
+            "strategy.name": strategy,
+            "simulation.attackers": 0.25,
+            "evaluation.counts": "exact",
+            "evaluation.every": 1,
+            "encryption.mode": "secure-sum",
+        }
+    )
     reply = owner.ask("first", job)
-    assert ("asynchronous rounds" in reply.error.reason) == (strategy == "fedbuff")
+    assert ("updates that wait for a sum" in reply.error.reason) == (strategy == "fedbuff")
     assert "simulation.attackers applies only to umbel simulate" in reply.error.reason
     assert not owner.has_read
 

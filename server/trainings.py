@@ -1,0 +1,180 @@
+"""What the clients of an asynchronous job train between machines, while sums are made of what others have.
+
+A client is asked to train as soon as it may begin, and answers once its update is kept (``client.buffered``).
+Whoever is silent beyond the deadline, or away, is asked for the same version again; when that would be too
+old for a sum, for the newest. Another process asks all of them again: who has trained answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from flwr.app import ConfigRecord, Message
+
+from ..errors import Interrupted
+from ..planning.buffered import Buffer
+from ..wire.arrays import to_array_record
+from ..wire.requests import OUT_OF_RANGE, REFUSED, TRAIN
+from .collect import Collection
+from .exchange import CohortGrid, Exchange, Stage, assigned
+from .replies import scalars_check
+from .run import Run
+
+FOR_GOOD = (REFUSED, OUT_OF_RANGE)
+"""Error codes after which a client is asked nothing more."""
+_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 2.0
+"""Between two looks at who is connected."""
+_AGAIN_SECONDS = 10.0
+"""Until a client that could not train is asked again."""
+
+
+def requests_to_train(run: Run, versions: Mapping[str, int]) -> list[Message]:
+    """One request for each of these clients, to train the version that it began with."""
+    names, messages = run.names, []
+    for version in sorted(set(versions.values())):
+        nodes = [run.nodes[name] for name, its in versions.items() if its == version]
+        arrays = run.arrays if version == run.round else run.versions[version]
+        view, stage = CohortGrid(run.grid, nodes), Stage(version + 1)
+        requests = run.strategy.configure_train(
+            version + 1, to_array_record(arrays), ConfigRecord(), view
+        )
+        once: dict[int, object] = {}
+        messages += [assigned(run, message, names, stage, once) for message in requests]  # type: ignore[arg-type]
+    return messages
+
+
+class Trainings:
+    """Who was asked to train, and who has."""
+
+    def __init__(self, run: Run, buffer: Buffer) -> None:
+        self._run, self._buffer = run, buffer
+        self._asked: dict[str, Exchange] = {}
+        """By client that an answer is awaited of."""
+        self._ready: set[str] = set()
+        """Clients whose update of the version that they began with is kept."""
+        self._not_before: dict[str, float] = {}
+        self._collection = self._collecting()
+        self._began = run.clock.now() - buffer.now
+        self._looked = -_LOOK_SECONDS
+        self._online: set[str] = set()
+
+    def gather(self, wanted: Sequence[str]) -> list[str]:
+        """Wait until the members of the next sum have trained; these, sorted, or none if too few do in time.
+
+        wanted: of a sum that is made again; others may take their place. Raises ``Interrupted``.
+        """
+        run, buffer, clock = self._run, self._buffer, self._run.clock
+        end = clock.now() + run.plan.job.cohort.deadline
+        while True:
+            self._look()
+            self._take()
+            self._ask()
+            if not set(wanted) <= buffer.flights.keys():
+                wanted = []
+            members = sorted(wanted) or buffer.next_members(without=self._away)
+            if members and set(members) <= self._ready:
+                return members
+            if run.should_stop():
+                raise Interrupted(run.stopped)
+            if clock.now() >= end:
+                late = set(members) - self._ready
+                if not late:
+                    return []
+                self._drop(late)
+                wanted = []
+                continue
+            clock.wait_until(clock.now() + _POLL_SECONDS)
+
+    def finish(self) -> None:
+        """Wait until nobody who is connected trains any more, or is late."""
+        run = self._run
+        while True:
+            self._look()
+            self._take()
+            if run.should_stop() or not self._asked.keys() - self._away:
+                return
+            run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
+
+    def summed(self, members: Iterable[str]) -> None:
+        """These were in a sum, or could not be: what they have is asked for anew."""
+        self._ready -= set(members)
+
+    def told(self) -> Collection:
+        """What trainings cost, and told, since this was last asked."""
+        found, self._collection = self._collection, self._collecting()
+        return found
+
+    def _collecting(self) -> Collection:
+        return Collection(self._run, TRAIN, Stage(self._run.round + 1), 0)
+
+    @property
+    def _away(self) -> set[str]:
+        """Whom no sum waits for; nobody where the virtual clock says who is in it."""
+        if self._run.ahead == "virtual":
+            return set()
+        return self._buffer.flights.keys() - self._online
+
+    def _look(self) -> None:
+        """See who is connected, now and then: who came back trains again."""
+        run, buffer, now = self._run, self._buffer, self._run.clock.now()
+        if now < self._looked + _LOOK_SECONDS:
+            return
+        self._looked = now
+        nodes = set(run.grid.get_node_ids())
+        self._online = {name for name in run.candidates if run.nodes[name] in nodes}
+        self._drop(buffer.flights.keys() - set(run.candidates))
+        # Nobody waits for them until their versions are too old.
+        self._drop(n for n in self._away if buffer.staleness(n) >= buffer.farthest)
+        buffer.begin(self._online - buffer.flights.keys())
+
+    def _ask(self) -> None:
+        """Have those train who may begin, and are connected."""
+        run, flights, now = self._run, self._buffer.flights, self._run.clock.now()
+        versions = {
+            name: flight.version
+            for name, flight in sorted(flights.items())
+            if name in self._online
+            and name not in self._asked
+            and name not in self._ready
+            and now >= self._not_before.get(name, now)
+        }
+        names = run.names
+        for message in requests_to_train(run, versions):
+            self._asked[names[message.metadata.dst_node_id]] = Exchange(
+                run.grid,
+                [message],
+                names,
+                run.plan.job.cohort.deadline,
+                scalars_check(run),
+                clock=run.clock,
+            )
+
+    def _take(self) -> None:
+        """The answers that there are by now."""
+        for name, exchange in list(self._asked.items()):
+            for reply in exchange.arrived():
+                self._collection.note(name, reply)
+                if name in self._buffer.flights:
+                    self._buffer.arrived(name, self._run.clock.now() - self._began)
+                    self._ready.add(name)
+            if exchange.lasts:
+                continue
+            exchange.give_up()
+            del self._asked[name]
+            self._collection.absorb(exchange)
+            if exchange.failed:
+                self._failed(name, exchange)
+
+    def _failed(self, name: str, exchange: Exchange) -> None:
+        if exchange.codes.get(name) in FOR_GOOD:
+            self._drop([name])
+            self._buffer.leave([name], for_good=True)
+        self._not_before[name] = self._run.clock.now() + _AGAIN_SECONDS
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """Wait for these no more: when they are asked again, it is for the newest version."""
+        for name in set(names):
+            self._buffer.leave([name])
+            self._asked.pop(name, None)
+            self._ready.discard(name)
