@@ -169,7 +169,6 @@ class Cards:
         """Export a model whose arrays have moved; `pooling` None for a language model."""
         from umbel.learning.export import export_adapter
         from umbel.learning.loading import load_learner
-        from umbel.learning.predict import Predictor
 
         task = "text-classification" if pooling else "causal-lm"
         model = {
@@ -186,10 +185,16 @@ class Cards:
         folder = self._root / re.sub(r"\W", "-", name)
         folder.mkdir()
         export_adapter(learner, moved(learner), folder / "adapter")
+        self.add_run(name, folder)
+        return folder / "adapter"
+
+    def add_run(self, name, folder):
+        """The folder of a finished run."""
+        from umbel.learning.predict import Predictor
+
         card = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
         self._cases[name] = (str(folder), python_of(card))
         self.predictors[name] = Predictor.load(folder, "cpu")
-        return folder / "adapter"
 
     def outside(self, python, **options):
         """What the cards' code says of the texts, by case."""

@@ -12,6 +12,8 @@ from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.predict import Predictor
 from umbel.learning.reading.names import clean_text
+from umbel.simulations.engine import Options, simulate
+from umbel.strategies import OURS, ours
 
 CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 
@@ -176,3 +178,32 @@ def test_every_habit_of_a_tokenizer_with_every_adapter_and_pooling(
         except AssertionError as error:
             wrong[name] = str(error)[:600]
     assert not wrong, f"{len(wrong)} of {len(said)}: {json.dumps(wrong, indent=1)}"
+
+
+@pytest.mark.slow
+def test_the_result_of_every_rule_that_takes_different_ranks_answers_alike_without_umbel(
+    job_of, texts, cards, tmp_path, python
+):
+    """Whole runs with owners of ranks 1 and 2, and of one rank; the last rules put products into the base."""
+    made, ranked = cards.Cards(tmp_path, job_of, texts), [n for n in OURS if ours(n).ranked]
+    assert {"flexlora", "lora-fair", "hetlora", "flora", "fedex-lora"} <= {*ranked}
+    for name, ranks in itertools.product(ranked, ([1, 2], [2])):
+        job = job_of(
+            "bert",
+            model={"adapter": "lora"},
+            strategy={"name": name},
+            privacy={"unit": "none"},
+            training={"rounds": 2, "learning_rate": 0.05},
+            evaluation={"counts": "off"},
+            simulation={"ranks": ranks},
+        )
+        case = f"{name} {ranks}"
+        folder = tmp_path / case / "run"
+        simulate(job, Options(folder, workers=1, reproducible=True))
+        config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+        assert (config["r"] > 2) == bool(ours(name)().residual)
+        made.add_run(case, folder)
+    said = made.outside(python)
+    assert len(said) == 2 * len(ranked)
+    for case in said:
+        check(made, said, case)
