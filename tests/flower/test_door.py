@@ -5,7 +5,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from base64 import b64encode
 from http.client import HTTPSConnection
 
@@ -56,8 +55,8 @@ class Port:
         flower.state.linkstate_factory = states
         states.state().create_node("a", "a", public_key_to_bytes(self.member.public_key()), 30)
         self.bodies = []
-        self.late = 0.0
-        """Seconds from the last byte of an answer to the moment when Flower says that it was."""
+        self.may_end = threading.Semaphore(2**20)
+        """How many answers Flower may still say the end of, after their last byte."""
         listener, local = _listen("127.0.0.1", 0), _listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         self.admission = Admission(bounds)
@@ -79,9 +78,15 @@ class Port:
         sockets = [local] if guarded else [local, listener]
         self.server.capture_signals = contextlib.nullcontext  # not the main thread
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets)))
+        ready, startup = threading.Event(), self.server.startup
+
+        async def started(sockets=None):
+            await startup(sockets)
+            ready.set()
+
+        self.server.startup = started
         self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
+        assert ready.wait(240)
 
     async def _flower(self, scope, receive, send):
         """In Flower's place: reads whole bodies, as Flower does before it looks who sent them."""
@@ -94,7 +99,7 @@ class Port:
         length = [(b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 200, "headers": length})
         await send({"type": "http.response.body", "body": b"ok", "more_body": True})
-        await asyncio.sleep(self.late)
+        assert await asyncio.to_thread(self.may_end.acquire, timeout=240)
         await send({"type": "http.response.body", "body": b""})
 
     def connect(self, seconds=240.0):
@@ -178,13 +183,16 @@ def test_a_members_request_reaches_flower_whole(port):
 
 def test_a_member_may_ask_again_as_soon_as_it_has_the_answer(port):
     """Whether or not the port has heard by then that the answer is over."""
-    port.late = 0.2
+    port.may_end = threading.Semaphore(0)
     context = ssl.create_default_context(cafile=str(port.consortium.ca_certificate))
     connection = HTTPSConnection("localhost", port.port, context=context, timeout=240)
-    for _ in range(4):
+    for number in range(4):
         connection.request("POST", f"{FLEET}push-object", b"x", signed(port.member))
+        if number:
+            port.may_end.release()  # the answer before is over only now
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (200, b"ok")
+    port.may_end.release()
     assert port.bodies == [1] * 4
 
 
