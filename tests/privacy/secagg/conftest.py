@@ -274,3 +274,11 @@ def message_of() -> Callable[..., object]:
         raise AssertionError(f"no valid {kind.__name__} was drawn")
 
     return build
+
+
+@pytest.fixture
+def slots(cohort):
+    """Slots of a small cohort with a watched member (``watched.Slots``)."""
+    from .watched import Slots
+
+    return lambda number=1, **named: Slots(cohort(size=4, **named), number)
