@@ -125,3 +125,41 @@ def store(consortium):
     from umbel.run.store import Store
 
     return Store(consortium.database)
+
+
+@pytest.fixture
+def quick(open_job_of):
+    """Four natural clients that train a head on features, without privacy but as if with it."""
+
+    def build(**sections):
+        plain = {"privacy": {"unit": "none"}, "strategy": {"weighting": "equal"}}
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        return open_job_of("bert", **sections)
+
+    return build
+
+
+@pytest.fixture
+def private(open_job_of):
+    """The same under example-level privacy; every step sees all records, so noise is found fast."""
+
+    def build(**sections):
+        training = {"batch_size": 64, **sections.pop("training", {})}
+        return open_job_of("bert", training=training, **sections)
+
+    return build
+
+
+@pytest.fixture
+def undisturbed(start_run, quick):
+    """Arrays that the quick job ends with when nothing goes wrong."""
+    from umbel.learning.model import arrays_digest
+    from umbel.server.rounds import run_rounds
+
+    def digest(**sections):
+        run = start_run(quick(**sections), name="undisturbed")
+        run_rounds(run)
+        return arrays_digest(run.arrays)
+
+    return digest
