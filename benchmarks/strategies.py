@@ -9,6 +9,7 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,31 @@ EPSILONS = (math.inf, 4.0)
 ATTACKERS = {"strategy.options.attackers": 0.1}
 
 
-def lora(name: str, own: dict[str, Any] | None = None) -> Entry:
-    return Entry(name, "lora", own or {}, rate=0.1, noised=2.0)
+def lora(name: str, own: dict[str, Any] | None = None, *, noised: float = 1.0) -> Entry:
+    return Entry(name, "lora", own or {}, rate=0.3, noised=noised)
+
+
+def head(
+    name: str, own: dict[str, Any] | None = None, *, noised: float = 1.0, private: bool = True
+) -> Entry:
+    return Entry(name, "head", own or {}, rate=4.0, noised=noised, private=private)
 
 
 BOARD = (
-    *(Entry(name, "head") for name in ("fedavg", "fedavgm", "fedprox", "scaffold", "feddyn")),
+    *(head(name) for name in ("fedavg", "fedprox", "scaffold", "feddyn")),
+    head("fedavgm", noised=0.3),
     *(
-        Entry(name, "head", {"strategy.options.learning_rate": 0.1})
+        head(name, {"strategy.options.learning_rate": 0.1})
         for name in ("fedadam", "fedyogi", "fedadagrad")
     ),
-    *(Entry(name, "head", private=False) for name in ("q-fedavg", "afl")),
-    Entry("fedbuff", "head", {"strategy.options.buffer": 4}),
-    Entry("ditto", "head"),
+    *(head(name, private=False) for name in ("q-fedavg", "afl")),
+    head("fedbuff", {"strategy.options.buffer": 4}),
+    head("ditto"),
     *(
-        Entry(name, "head", CLEAR | ATTACKERS)
+        head(name, CLEAR | ATTACKERS)
         for name in ("median", "trimmed-mean", "geometric-median", "krum", "multi-krum", "bulyan")
     ),
-    *(Entry(name, "head", CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
+    *(head(name, CLEAR | ATTACKERS) for name in ("centred-clipping", "norm-bound")),
     *(lora(name) for name in ("fedavg", "ffa-lora", "rolora", "la-lora")),
     lora("fed-sb", {"model.lora.rank": 32}),
     *(lora(name) for name in ("flexlora", "lora-fair", "flora", "fedex-lora", "hetlora")),
@@ -55,7 +63,10 @@ def of_board(adapter: str, *names: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in BOARD if entry.adapter == adapter and entry.name in names)
 
 
-PRIVATE = of_board("lora", "fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
+PRIVATE = tuple(
+    replace(entry, noised=2.0)
+    for entry in of_board("lora", "fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
+)
 SKEWED = tuple(Entry(name, "head", whole=True) for name in ("fedavg", "scaffold", "feddyn"))
 RANKS = {
     "4": {"model.lora.rank": 4},
