@@ -26,7 +26,11 @@ class Workers(Protocol):
         """Queue a call; `key` names its result."""
 
     def collect(self) -> Iterator[tuple[str, Any]]:
-        """Results that are there, waiting a moment for the first; an exception stands for itself."""
+        """Results that are there, waiting a moment for the first; an exception stands for itself.
+
+        Raises ``UmbelError`` if a process has died. That is not an answer of the client whose call it
+        ran: a round could be closed without this client, and a resumed run would differ.
+        """
 
     def forget(self) -> None:
         """Drop calls that have not begun. Those that have still yield a result."""
@@ -93,8 +97,7 @@ class Pool:
         try:
             future = self._executor.submit(_call_site, method, arguments, named)
         except BrokenProcessPool:
-            future = Future()
-            future.set_exception(_died())
+            raise _died() from None
         self._futures[future] = key
 
     def collect(self) -> Iterator[tuple[str, Any]]:
@@ -106,7 +109,9 @@ class Pool:
         for future in done:
             key = self._futures.pop(future)
             error = future.exception()
-            yield key, future.result() if error is None else _readable(error)
+            if isinstance(error, BrokenProcessPool):
+                raise _died() from None
+            yield key, future.result() if error is None else error
 
     def forget(self) -> None:
         self._futures = {
@@ -164,10 +169,6 @@ def _died() -> UmbelError:
         "A worker process died (out of memory?). Use fewer --workers or a smaller "
         "training.microbatch; finished rounds are kept; resume with --resume."
     )
-
-
-def _readable(error: BaseException) -> BaseException:
-    return _died() if isinstance(error, BrokenProcessPool) else error
 
 
 _site: Site | None = None

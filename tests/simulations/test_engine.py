@@ -1,5 +1,6 @@
 """`umbel simulate` from end to end: its result, its reproducibility, and every way to die."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from umbel.certificate.check import verify
-from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError
+from umbel.errors import Interrupted, PlanRefused, RoundFailed, RunFolderError, UmbelError
 from umbel.learning.predict import Predictor
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.server.run import Silent
@@ -452,15 +453,52 @@ def in_session(session):
     return [pid for _, of, pid in processes() if of == session]
 
 
+def kill_a_worker():
+    os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+
 def test_a_worker_that_dies_stops_the_run_clearly_and_the_run_goes_on_later(
     quick, start, undisturbed, tmp_path
 ):
-    def kill_a_worker():
-        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
-
-    with pytest.raises(RoundFailed, match="A worker process died .*--resume"):
+    with pytest.raises(UmbelError, match="A worker process died .*--resume"):
         start(quick(), workers=2, listener=At("train 2", kill_a_worker))
     assert sha(resume(tmp_path / "run", 2)) == undisturbed()
+
+
+class WhileOneTrains(Silent):
+    """Does something in round 2 once all owners but one, whose journal is kept busy, have answered."""
+
+    def __init__(self, owner, action):
+        self.owner, self.action, self.training, self.done = owner, action, False, False
+
+    def started(self, what, total):
+        self.training = what == "train 2" and not self.done
+        if self.training:
+            [lock] = self.owner.glob("journals/*/lock")
+            self.lock = os.open(lock, os.O_WRONLY)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def advanced(self, done):
+        if self.training and done == len(SITES) - 1:
+            self.training, self.done = False, True
+            self.action()
+            os.close(self.lock)
+
+
+def test_a_round_is_not_closed_without_an_owner_whose_worker_died(
+    quick, start, undisturbed, tmp_path
+):
+    """Three of four answers would do for a sum; a run without a stop has all four."""
+    job = quick()
+    assert plan_job(job)[0].minimum == len(SITES) - 1
+    killed = WhileOneTrains(tmp_path / "run" / "owners" / SITES[-1], kill_a_worker)
+    with pytest.raises(UmbelError, match="A worker process died"):
+        start(job, workers=2, listener=killed)
+    assert killed.done
+    folder = resume(tmp_path / "run", 2)
+    assert sha(folder) == undisturbed()
+    rounds = [event for event in folder.read_events() if event["event"] == "round"]
+    assert [(event["clients"], event["failed"]) for event in rounds] == [(SITES, {})] * 3
 
 
 def test_a_finished_run_leaves_no_worker_behind(quick, start):
