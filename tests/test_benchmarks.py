@@ -57,13 +57,16 @@ def marked(name):
 def example_data():
     """What `make data` writes."""
     if not (ROOT / "examples" / "data" / "reviews.csv").exists():
-        subprocess.run([sys.executable, str(ROOT / "examples" / "fetch.py")], check=True)
+        subprocess.run(
+            [sys.executable, str(ROOT / "examples" / "fetch.py")], check=True, timeout=3600
+        )
 
 
 def smoke(name, *arguments):
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke", *arguments],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+        timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -77,7 +80,12 @@ def test_each_benchmark_is_run_somewhere():
 def test_the_scoreboard_has_every_strategy():
     shown = "import strategies; print(*(entry.name for entry in strategies.BOARD))"
     done = subprocess.run(
-        [sys.executable, "-c", shown], cwd=BENCHMARKS, capture_output=True, text=True, check=True
+        [sys.executable, "-c", shown],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=3600,
     )
     assert set(done.stdout.split()) == set(NAMES)
 

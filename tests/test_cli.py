@@ -199,7 +199,7 @@ def test_help_loads_no_heavy_library():
         f"finally: print(sorted({HEAVY} & set(sys.modules)))"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600
     )
     assert shown.stdout.splitlines()[-1] == "[]"
 

@@ -32,7 +32,7 @@ def by_another_user(code, *arguments):
     # Started as this one, who alone may be able to read where Python lies.
     other = f"import os, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n{code}"
     command = [sys.executable, "-I", "-S", "-c", other, *map(str, arguments)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=600)
 
 
 def made_or_found(path):

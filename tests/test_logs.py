@@ -31,7 +31,7 @@ def test_what_another_process_writes_goes_on_in_the_emptied_file(tmp_path):
         assert path.stat().st_size <= 500
         assert b"\0" not in path.read_bytes()
     writer.stdin.close()
-    writer.wait()
+    writer.wait(600)
     assert put_aside == 6
     assert aside.stat().st_size == 505
     assert stat.S_IMODE(aside.stat().st_mode) == 0o600

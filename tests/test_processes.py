@@ -62,10 +62,10 @@ def test_a_child_imports_nothing_from_the_folder_that_it_is_started_in(how, tmp_
     (tmp_path / "umbel").mkdir()
     for name in ("umbel/__init__.py", "re.py"):
         (tmp_path / name).write_text(own)
-    assert processes.start(command, cwd=tmp_path).wait() == 0
+    assert processes.start(command, cwd=tmp_path).wait(600) == 0
     assert not planted.exists()
     # Weakened: as Python does it.
-    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=600)
     assert planted.exists()
 
 
@@ -108,7 +108,7 @@ IN_A_THREAD = "t = threading.Thread(target=go); t.start(); t.join()"
 def test_a_child_that_knows_nothing_of_umbel_ends_with_its_parent():
     parent, child = parent_of(FOREIGN, "go()")
     parent.kill()
-    parent.wait()
+    parent.wait(600)
     eventually_gone(child)
 
 
@@ -117,7 +117,7 @@ def test_a_child_of_umbel_ends_with_its_parent_whatever_thread_started_it(how):
     parent, child = parent_of(OWN, how)
     assert not gone(child)
     parent.kill()
-    parent.wait()
+    parent.wait(600)
     eventually_gone(child)
 
 
@@ -143,12 +143,15 @@ def test_a_parent_that_dies_in_any_instant_of_a_start_leaves_nobody(tmp_path):
         f"sys.stdout.flush()\nstart(['sleep', '{mark}'])\nos.read(0, 1)"
     )
     for moment in range(12):
-        with subprocess.Popen(
+        parent = subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as parent:
-            parent.stdout.read(1)
-            time.sleep(moment * 0.004)
-            parent.kill()
+        )
+        parent.stdout.read(1)
+        time.sleep(moment * 0.004)
+        parent.kill()
+        parent.stdin.close()
+        parent.stdout.close()
+        parent.wait(600)
     until = time.monotonic() + 600
     while (left := started_with(mark)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -176,5 +179,5 @@ def test_sigterm_ends_a_block_in_order():
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate()[0] == "out\n"
+    assert process.communicate(timeout=600)[0] == "out\n"
     assert process.returncode == 128 + signal.SIGTERM

@@ -18,7 +18,7 @@ def test_the_site_is_built_without_a_warning_and_stands_alone(tmp_path):
     for name in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(name, reason="needs the extra docs")
     command = [sys.executable, str(ROOT / "docs" / "build_site.py"), str(tmp_path / "site")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     assert (done.returncode, done.stderr) == (0, "")
     site = tmp_path / "site"
     pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}

@@ -46,7 +46,9 @@ def test_to_import_it_loads_nothing_heavy():
         "import sys, umbel; umbel.Job, umbel.Run, umbel.plan, umbel.simulate, umbel.compare\n"
         "print(sorted({'torch', 'transformers', 'flwr', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=600
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

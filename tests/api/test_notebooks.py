@@ -51,6 +51,7 @@ def test_a_notebook_runs(path, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("SHOWN") >= 3

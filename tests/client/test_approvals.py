@@ -184,7 +184,7 @@ def test_a_hostile_name_does_not_reach_the_terminal(owner, approvals, home, job)
 
 def test_the_commands_start_without_the_heavy_libraries(python):
     script = "import sys, umbel.cli.owner; print({'torch', 'flwr', 'pydantic'} & set(sys.modules))"
-    assert python(script).communicate()[0] == "set()\n", sys.executable
+    assert python(script).communicate(timeout=600)[0] == "set()\n", sys.executable
 
 
 def later(monkeypatch, minutes):

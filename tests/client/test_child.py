@@ -268,7 +268,7 @@ def test_the_child_ends_with_its_parent_however_that_ends():
 def test_a_child_that_was_killed_from_outside_is_started_again(setup, sound):
     child = in_child(sound, setup())
     os.kill(sound._child.process.pid, signal.SIGKILL)
-    sound._child.process.wait()
+    sound._child.process.wait(600)
     child.prepare()
     assert child._left_out == set()
 

@@ -129,7 +129,7 @@ def test_such_an_expression_hangs_where_it_is_matched_as_it_was():
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)  # of 2 ** 50 tries
     process.kill()
-    process.wait()
+    process.wait(600)
 
 
 @pytest.mark.parametrize("target", ["query", ["query"], ["attention.self.query"], "self.query"])

@@ -254,6 +254,7 @@ def test_the_benchmark_runs():
         [sys.executable, str(root / "benchmarks" / "timing.py"), "--smoke", "--json"],
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["bars"]) == {"auc", "correlation", "overhead"}

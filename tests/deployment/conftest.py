@@ -160,7 +160,7 @@ class Deployment:
                 self.processes[name].wait(30)
             except subprocess.TimeoutExpired:
                 self.processes[name].kill()
-                self.processes[name].wait()
+                self.processes[name].wait(600)
 
     def pid(self, kind, owner=None):
         """The process of a kind: server, link, coordinator, or an owner's agent or node."""
@@ -174,7 +174,7 @@ class Deployment:
         pid = self.pid(kind, owner)
         os.kill(pid, signal.SIGKILL)
         if kind in ("server", "agent"):
-            self.processes[owner or "server"].wait()
+            self.processes[owner or "server"].wait(600)
 
     def freeze(self, kind, owner=None):
         os.kill(self.pid(kind, owner), signal.SIGSTOP)

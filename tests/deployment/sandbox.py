@@ -33,7 +33,7 @@ def words(value):
 
 
 def mount(*arguments):
-    subprocess.run(["mount", *arguments], check=True)
+    subprocess.run(["mount", *arguments], check=True, timeout=600)
 
 
 def mounts():
@@ -65,7 +65,9 @@ def main():
     for path in reversed(mounts()):
         inside = any(Path(path).is_relative_to(top) for top in map(Path, (*API, *writable)))
         if not inside:
-            subprocess.run(["mount", "-o", "remount,bind,ro", path], stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["mount", "-o", "remount,bind,ro", path], stderr=subprocess.DEVNULL, timeout=600
+            )
     for path in ("/tmp", "/var/tmp"):
         mount("-t", "tmpfs", "tmpfs", path)
     for path in ("/", "/usr", "/etc", "/var", "/home", user.pw_dir):

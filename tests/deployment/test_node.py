@@ -16,6 +16,8 @@ def test_a_thread_that_fails_ends_the_process(ends, code):
         "thread = threading.Thread(target=beat)\n"
         "thread.start()\nthread.join()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == code
     assert ("refused" in done.stderr) == bool(code)

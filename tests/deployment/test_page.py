@@ -117,7 +117,7 @@ class Reader:
         """By telephone: what the owner's own machine shows."""
         done = subprocess.run(
             ["umbel", "client", "check", owner], cwd=self.folder, env=self.environment,
-            capture_output=True, text=True,
+            capture_output=True, text=True, timeout=3600,
         )  # fmt: skip
         return re.search(r"fingerprint to give to the operator: ([0-9a-f ]+)", done.stdout)[
             1

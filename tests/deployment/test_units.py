@@ -20,7 +20,10 @@ def place():
     """A folder outside of those for temporary files, of which a service has one of its own."""
     if not Path("/srv").is_dir():
         pytest.skip("there is no /srv")
-    if os.geteuid() != 0 or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=600).returncode
+    ):
         pytest.skip("a mount namespace takes root, and a container that allows it")
     folder = Path(tempfile.mkdtemp(prefix="umbel-test-", dir="/srv"))
     yield folder

@@ -16,6 +16,7 @@ def test_the_benchmark_of_strangers_runs_and_a_servers_memory_is_bounded():
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "strangers.py"), "--smoke", "--json"],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+        timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)

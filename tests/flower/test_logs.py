@@ -21,7 +21,7 @@ def test_no_colour_is_in_a_log_of_flowers():
         "import logging\nfrom umbel.flower import quiet_logs\nquiet_logs()\n"
         "logging.getLogger('flwr').error('the reason')\nlogging.getLogger('flwr').info('chat')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "the reason" in done.stderr
     assert "\x1b" not in done.stderr

@@ -200,7 +200,7 @@ class Cards:
         """What the cards' code says of the texts, by case."""
         path = self._root / "cases.json"
         path.write_text(json.dumps([self._cases, self.texts, NEW_TOKENS]), encoding="utf-8")
-        out, err = (process := python(OUTSIDE, path, **options)).communicate()
+        out, err = (process := python(OUTSIDE, path, **options)).communicate(timeout=3600)
         assert process.returncode == 0, err
         return json.loads(out.splitlines()[-1])
 

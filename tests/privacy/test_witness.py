@@ -183,10 +183,11 @@ for n in range(1000):
     promised = set()
     for turn in range(4):
         command = [sys.executable, "-c", script, str(path), str(turn)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            for _ in range(3 + turn):
-                promised.add(f"{turn}/{process.stdout.readline().strip()}")
-            process.kill()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for _ in range(3 + turn):
+            promised.add(f"{turn}/{process.stdout.readline().strip()}")
+        process.kill()
+        process.communicate(timeout=600)
         with Ledger(path) as ledger:
             keys = [entry.key for entry in ledger.entries()]
             assert promised <= set(keys)

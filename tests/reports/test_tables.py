@@ -173,5 +173,7 @@ def test_tables_load_neither_matplotlib_nor_torch():
         "umbel.reports.tables, umbel.reports.plan_table, umbel.reports.compare, umbel.reports.page"
     )
     code = f"import sys, {modules}; print({{'matplotlib', 'torch'}} & {{*sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
+    )
     assert done.stdout.strip() == "set()"

@@ -362,7 +362,7 @@ def test_a_link_that_ends_at_its_start_is_told_with_its_last_words(consortium, m
     (consortium.path / "server.key").unlink()
     for _ in range(3):
         server._start_link()
-        server._process.wait()
+        server._process.wait(600)
     [(what, (_, text))] = Store(consortium.database).notes().items()
     assert what == "link"
     assert "ends with status 1 each time it is started" in text

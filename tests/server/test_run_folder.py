@@ -107,12 +107,12 @@ def full_disk(tmp_path, folder):
     place = tmp_path / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
+    if subprocess.run(mount, capture_output=True, check=False, timeout=600).returncode:
         pytest.skip("mounting needs root")
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(place)], check=True, timeout=600)
 
 
 def test_on_a_full_disk_the_old_file_stays_whole_and_the_error_says_so(full_disk, job):
@@ -166,7 +166,7 @@ except RunFolderError as error:
     print(error)
 """
     process = python(script)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert os.strerror(errno.EFBIG) in out
     assert (folder.path / "result.json").read_bytes() == b"old"

@@ -42,7 +42,7 @@ def server(consortium):
 def ended(status):
     """A process that has ended so."""
     process = subprocess.Popen([sys.executable, "-S", "-c", f"raise SystemExit({status})"])
-    process.wait()
+    process.wait(600)
     return process
 
 

@@ -214,7 +214,7 @@ def test_folders_of_text_files_come_with_the_command_that_makes_a_table_of_them(
     with pytest.raises(DataError, match="make a table of them") as refused:
         load_corpus(DataSpec(path=str(tmp_path / "my texts")), "text-classification")
     command = str(refused.value).split("make a table of them: ")[1]
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, timeout=600)
     corpus = load_corpus(DataSpec(path=str(tmp_path / "texts.csv")), "text-classification")
     assert corpus.label_names == ("bad", "good one")
     assert len(corpus) == 6
