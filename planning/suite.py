@@ -174,11 +174,11 @@ def _local(kind: type[Rule]) -> str:
 
 def _state(kind: type[Rule]) -> str:
     if has_personal(kind):
-        return "its personal tensors"
+        return "its part of the model"
     if kind.apart is not None:
-        return "a model of its own"
+        return "a second model"
     kept = getattr(kind.local, "state", None)
     found = kept({"weight": (9,)}) if kept else {}
     if found and all(shape == (1,) for shape in found.values()):
         return f"{len(found)} number{'s' * (len(found) > 1)}"
-    return f"as large as the update, {len(found)} times" if found else "none"
+    return f"{len(found)} x the update" if found else "none"

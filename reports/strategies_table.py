@@ -13,38 +13,42 @@ from .tables import facts_table, plain_table
 
 
 def strategies_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A line for each; bytes and refusals if a job was given."""
+    """A line for each; if a job was given, of those that it can have, and what each costs in it."""
     in_job = any("bytes_up" in row for row in rows)
     table = plain_table()
     table.add_column("Name", no_wrap=True)
-    table.add_column("Rule", ratio=1, overflow="fold")
-    table.add_column("Sees")
-    table.add_column("Keeps")
+    table.add_column("Rule", ratio=1, min_width=20 if in_job else 28, overflow="fold")
+    table.add_column("Sees", max_width=5)
+    table.add_column("Keeps", max_width=10)
     if in_job:
         table.add_column("Up", justify="right", no_wrap=True)
         table.add_column("Down", justify="right", no_wrap=True)
-    table.add_column("Goes with")
+    else:
+        table.add_column("Privacy", no_wrap=True)
+    refused = [row["name"] for row in rows if row.get("refusal")]
     for row in rows:
-        refused = bool(row.get("refusal"))
-        sizes = [size_text(row["bytes_up"]), size_text(row["bytes_down"])] if in_job else []
-        if refused:
-            sizes = ["refused", ""]
-        cells = [row["name"], row["rule"], row["sees"], row["state"], *sizes]
-        table.add_row(*map(Text, [*cells, _goes_with(row)]), style="dim" if refused else "")
-    end = "Up, Down: bytes of one client in a round of this job. " if in_job else ""
-    all_ = "all: example-level and client-level privacy, encryption. "
-    return Group(table, Text(f"{end}{all_}More of one: umbel strategies NAME", style="dim"))
+        if row["name"] in refused:
+            continue
+        sizes = [size_text(row[way]) for way in ("bytes_up", "bytes_down")] if in_job else []
+        last = sizes or [_privacy(row)]
+        table.add_row(*map(Text, [row["name"], row["rule"], row["sees"], row["state"], *last]))
+    said = [
+        "Up, Down: bytes of one client in a round of this job."
+        if in_job
+        else "Privacy: at the level of examples (and groups of them), or of clients as well (all)."
+    ]
+    if refused:
+        said.append(
+            f"Not in this job: {', '.join(refused)} (umbel strategies NAME --job JOB says why)."
+        )
+    said.append("More of one: umbel strategies NAME")
+    return Group(table, *(Text(line, style="dim") for line in said))
 
 
-def _goes_with(row: Mapping[str, Any]) -> str:
-    """In a word or two what it composes with."""
-    found = {"example": row["example"], "client": row["client"], "encrypted": row["encryption"]}
-    if set(found.values()) == {"yes"}:
-        return "all"
-    if set(found.values()) <= {"yes", "by groups"}:
-        return "all, by groups"
-    some = (name if how == "yes" else f"{name} {how}" for name, how in found.items() if how != "no")
-    return ", ".join(some)
+def _privacy(row: Mapping[str, Any]) -> str:
+    """The units of privacy that it composes with."""
+    units = [unit for unit in ("example", "client") if row[unit] != "no"]
+    return "all" if len(units) == 2 else ", ".join(units) or "none"
 
 
 def strategy_facts(row: Mapping[str, Any]) -> RenderableType:

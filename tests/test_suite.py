@@ -1,15 +1,19 @@
 """``umbel strategies``: rows that follow from the declarations, and what each would cost in a job."""
 
+import io
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import tomli_w
+from rich.console import Console
 
 from umbel import strategies
 from umbel.errors import StrategyError
 from umbel.planning.suite import described, in_job
+from umbel.reports.strategies_table import strategies_table
 from umbel.simulations.engine import plan_job
 from umbel.strategies import OURS, LocalRule
 
@@ -46,7 +50,7 @@ def test_a_state_of_single_numbers_says_how_many(monkeypatch):
     monkeypatch.setattr(strategies.ours("rolora"), "local", Counted)
     assert described("rolora").state == "2 numbers"
     assert described("afl").state == "2 numbers"
-    assert described("scaffold").state == "as large as the update, 1 times"
+    assert described("scaffold").state == "1 x the update"
 
 
 def test_a_new_strategy_has_its_row_by_its_line_alone(monkeypatch, umbel):
@@ -64,6 +68,13 @@ def test_people_read_a_table_and_one_of_them_in_full(umbel):
     _, facts, _ = umbel("strategies", "ffa-lora")
     for words in ("2403.12313", "learning_rate = 1.0", "lora", "Choose it for"):
         assert words in facts
+
+
+def test_the_table_fits_a_narrow_terminal():
+    console = Console(width=80, file=io.StringIO())
+    console.print(strategies_table([asdict(described(name)) for name in OURS]))
+    head = console.file.getvalue().splitlines()[1]
+    assert head.split() == ["Name", "Rule", "Sees", "Keeps", "Privacy"]
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
@@ -97,4 +108,9 @@ def test_a_job_that_cannot_have_a_strategy_is_told_why(job_of, umbel, tmp_path):
     _, out, err = umbel("strategies", "--job", path, "--json")
     rows = {row["name"]: row for row in json.loads(out)}
     assert 'needs model.adapter = "lora"' in rows["fed-sb"]["refusal"]
+    _, out, err = umbel("strategies", "--job", path)
+    table, _, below = out.partition("Not in this job: ")
+    assert "fedavg" in table
+    assert "fed-sb" not in table
+    assert "fed-sb" in below
     assert not rows["fedavg"]["refusal"]
