@@ -1,5 +1,6 @@
 """What tests of whole simulations share: listeners that kill a run or end it early, and one check of all."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -48,22 +49,36 @@ def after_the_first():
     return AfterTheFirst
 
 
+def came_to(run):
+    """The shared adapter and every owner's own, by digest."""
+    own = {
+        str(file.relative_to(run.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(run.path.glob("own/*/*.safetensors"))
+    }
+    return run.read_json("result.json")["adapter_sha256"], own
+
+
 @pytest.fixture
-def comes_to_the_same(tmp_path):
-    """One worker, two workers, and a run that stopped after its first round come to the same adapter."""
+def simulated(tmp_path):
+    """A simulation of a job, with so many workers."""
+
+    def run(job, workers=1):
+        return simulate(job, Options(tmp_path / f"{workers}", workers=workers, reproducible=True))
+
+    return run
+
+
+@pytest.fixture
+def comes_to_the_same(simulated, tmp_path):
+    """One worker, two workers, and a run that stopped after its first round come to the same adapters."""
 
     def check(job):
-        def digest(run):
-            return run.read_json("result.json")["adapter_sha256"]
-
-        def options(part, workers, stop=None):
-            return Options(tmp_path / part, workers=workers, reproducible=True, stop=stop)
-
-        one = digest(simulate(job, options("one", 1)))
-        assert digest(simulate(job, options("two", 2))) == one
+        one = came_to(simulated(job))
+        assert came_to(simulated(job, 2)) == one
         stop = threading.Event()
+        options = Options(tmp_path / "parts", workers=1, reproducible=True, stop=stop)
         with pytest.raises(Interrupted):
-            simulate(job, options("parts", 1, stop), AfterTheFirst(stop))
-        assert digest(resume(tmp_path / "parts", workers=2)) == one
+            simulate(job, options, AfterTheFirst(stop))
+        assert came_to(resume(tmp_path / "parts", workers=2)) == one
 
     return check

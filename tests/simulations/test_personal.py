@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from umbel.client.own_state import OwnStates
-from umbel.errors import Interrupted
 from umbel.reports.page import write_page
 from umbel.reports.standings import standings
 from umbel.run.checkpoint import load_latest
@@ -137,24 +135,3 @@ def test_an_owner_that_lost_its_own_begins_again_and_the_shared_model_is_the_sam
     assert came_to(forgetful)[0] == shared, "which never sees it"
     assert came_to(forgetful)[1] != own
     assert [event for event in forgetful.read_events() if event.get("restarted")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", ["example", "client"])
-@pytest.mark.parametrize("name", ["fedsa-lora", "local-head", "fedrep", "ditto"])
-def test_one_worker_two_workers_and_a_run_that_stopped_come_to_the_same(
-    name, unit, job_of, after_the_first, tmp_path
-):
-    import threading
-
-    job = job_of(
-        model=LORA,
-        strategy={"name": name},
-        privacy={"unit": unit, "delta": 1e-3 if unit == "example" else 0.1},
-    )
-    one = came_to(run(job, tmp_path / "one"))
-    assert came_to(run(job, tmp_path / "two", workers=2)) == one
-    stop = threading.Event()
-    with pytest.raises(Interrupted):
-        run(job, tmp_path / "parts", listener=after_the_first(stop), stop=stop)
-    assert came_to(resume(Path(tmp_path / "parts"), workers=2)) == one
