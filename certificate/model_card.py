@@ -147,11 +147,12 @@ def _purpose(job: Job) -> str:
     labels = ", ".join(
         f"`{json.dumps(label, ensure_ascii=False)}`" for label in job.data.labels or ()
     )
+    records, longest = job.kind.reads, ""
+    if records == "texts":
+        longest = f", of up to {job.model.max_length} tokens"
     return (
-        f"{job.kind.purpose.format(labels=labels)} It is meant for texts like those of the owners that "
-        f"trained it, of up to {job.model.max_length} tokens; the figures below say nothing about "
-        "other texts. Nobody should act on what it says about a person before a human has looked "
-        "at the case."
+        f"{job.kind.purpose.format(labels=labels)} It is meant for {records} like those of the owners that "
+        f"trained it{longest}; the figures below say nothing about other {records}. Nobody should act on what it says about a person before a human has looked at the case."
     )
 
 

@@ -13,6 +13,7 @@ import typer.core
 from .. import __version__
 from ..errors import Interrupted, UmbelError, of_the_machine
 from ..foreign import say
+from ..tasks.spec import spec_of
 from .answers import Answer, answers, show
 from .completing import run_folders
 from .group import command_group
@@ -187,12 +188,13 @@ def simulate(
 def predict(
     run: RunFolder,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to try.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Texts, or files of pictures, to try.", show_default=False),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help="CSV, JSON, Excel or Parquet; or any other file, with one text per line."
+            help="CSV, JSON, Excel or Parquet; a folder of pictures; or any file with one text per line."
         ),
     ] = None,
     text_column: Annotated[
@@ -213,8 +215,10 @@ def predict(
     """Try the model of a finished run."""
     from ..learning.reading.layout import Layout
     from ..reports.predictions import prediction_line, predictions, read_texts
+    from ..run.record import task_of
 
-    found = read_texts(texts or [], file, text_column, Layout(encoding, sheet=sheet))
+    layout = Layout(encoding, sheet=sheet)
+    found = read_texts(texts or [], file, text_column, layout, spec_of(task_of(run)).reads)
     for note in found.notes:
         say(f"{file}: {note}", file=sys.stderr)
     from ..learning.predict import Predictor

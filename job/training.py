@@ -80,6 +80,13 @@ class ModelSpec(Section):
     max_length: int = Field(
         64, ge=4, description="The longest input, in tokens; the rest is cut off."
     )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Pixels of a side to which pictures are scaled (image-classification only). Default: "
+        "as the base model was trained.",
+    )
     padding: Literal["longest", "max_length"] = Field(
         "longest",
         description='"longest" pads each text to the longest of its batch, "max_length" every text to '

@@ -34,7 +34,8 @@ def add_adapter(
     endings = [lora.target] if isinstance(lora.target, str) else list(lora.target)
     config_of: Any = peft.LoraConfig  # says that alpha is an int, and takes any number
     config = config_of(
-        task_type="FEATURE_EXTRACTION" if mean_head else job.kind.peft_type,
+        # Peft's wrapper for features hands on a mask, which only models of texts know.
+        task_type="FEATURE_EXTRACTION" if mean_head and job.kind.peft_type else job.kind.peft_type,
         r=lora.rank,
         lora_alpha=lora.rank if shaping.core else lora.alpha,
         lora_dropout=lora.dropout,

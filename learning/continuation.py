@@ -73,7 +73,7 @@ class Continuation:
     def _quickly(self, tokens: list[int], new_tokens: int) -> list[int]:
         """As long as all fits into what the model reads, and it ignores padding: with kept states."""
         learner = self._learner
-        room = min(new_tokens, learner.job.model.max_length - len(tokens))
+        room = min(new_tokens, learner.longest - len(tokens))
         if learner.length is not None or room < 1:
             return list(tokens)
         ids = torch.tensor([tokens], device=learner.network.device)
@@ -92,7 +92,7 @@ class Continuation:
 
         learner = self._learner
         first, rest = tokens[: len(self._first)], tokens[len(self._first) :]
-        seen = [*first, *rest[-(learner.job.model.max_length - len(first)) :]]
+        seen = [*first, *rest[-(learner.longest - len(first)) :]]
         logits = learner.network(learner.batch_of([np.asarray(seen)]))[:, len(seen) - 1]
         said = torch.tensor([tokens], device=logits.device)
         return int(RepetitionPenaltyLogitsProcessor(PENALTY)(said, logits).argmax())

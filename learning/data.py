@@ -17,11 +17,10 @@ from ..errors import DataError
 from ..job import DataSpec
 from ..tasks.spec import spec_of
 from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
-from .reading.arrow_files import split_names
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
 from .reading.table import Table
-from .reading.tables import read_table
+from .reading.tables import read_table, splits_of
 from .rows import Row, fill
 
 
@@ -100,7 +99,8 @@ def load_corpus(
             f"data.text_column and data.label_column both name {label_column!r}. Name the column with the "
             "text (--text-column) and the one with the class (--label-column)."
         )
-    sources = _read_sources(spec, label_column, client_column, grouped, declared)
+    pictures = spec_of(task).reads == "pictures"
+    sources = _read_sources(spec, label_column, client_column, grouped, declared, pictures)
     domain = {label_name(name) for name in spec.labels or ()}
     read = class_reader(spec.labels or (), spec.spellings) if label_column else str
     dropped: Counter[str] = Counter()
@@ -197,6 +197,7 @@ def _read_sources(
     client_column: str | None,
     grouped: bool,
     lenient: bool,
+    pictures: bool,
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
@@ -209,10 +210,17 @@ def _read_sources(
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []
     layout = Layout(spec.encoding, spec.quoting, spec.sheet)
-    train = read_table(path, spec.text_column, needed + grouping, lenient=lenient, layout=layout)
+    train = read_table(
+        path,
+        spec.text_column,
+        needed + grouping,
+        lenient=lenient,
+        layout=layout,
+        pictures=pictures,
+    )
     tables = [(train, False)]
     test_path = Path(spec.test_path) if spec.test_path else path
-    splits = split_names(test_path)
+    splits = splits_of(test_path, pictures)
     if spec.test_path or (not lenient and splits and len(splits) > 1 and "test" in splits):
         if splits and len(splits) > 1 and "test" not in splits:
             raise DataError(
@@ -223,7 +231,14 @@ def _read_sources(
         # Which side test rows are on is settled, so for the split they need no group.
         must, may = (needed + grouping, []) if grouped else (needed, grouping)
         test = read_table(
-            test_path, spec.text_column, must, may, split, lenient=lenient, layout=layout
+            test_path,
+            spec.text_column,
+            must,
+            may,
+            split,
+            lenient=lenient,
+            layout=layout,
+            pictures=pictures,
         )
         tables.append((test, True))
     return [(_limited(table, spec.limit), held_out) for table, held_out in tables]

@@ -75,7 +75,7 @@ def _key(learner: Learner, examples: Examples) -> str:
         learner.base_digest,
         job.model.pooling,
         str(job.model.feature_scale),
-        f"{learner.length} {learner.job.model.max_length} rows {rows_of(learner)}",
+        f"{learner.length} {learner.longest} rows {rows_of(learner)}",
         learner.inputs.state(),
         "bfloat16" if learner.network.autocast else "float32",
         learner.network.device.type,
@@ -99,7 +99,7 @@ def head_reads_features(learner: Learner) -> bool:
 
 
 def _reads(learner: Learner) -> bool:
-    longest = learner.job.model.max_length
+    longest = learner.longest
     rows = learner.inputs.invented([min(length, longest) for length in _LENGTHS])
     learner.network.eval()
     return _agree(learner, rows) and all(

@@ -131,7 +131,7 @@ class Invented:
         self, learner: Learner, rows: int, lengths: Sequence[int], *, on_features: bool
     ) -> None:
         self._learner, self._rows, self._lengths = learner, rows, list(lengths)
-        longest = learner.job.model.max_length
+        longest = learner.longest
         all_lengths = [length or longest for length in self._lengths for _ in range(rows)]
         examples = invented_examples(learner, all_lengths)
         features = _features(learner, len(examples)) if on_features else None

@@ -23,12 +23,13 @@ from ..tasks.spec import TaskSpec
 from .batches import pad_rows
 from .invented import frame, invented_texts
 from .network import Batch
+from .reading.names import clean_text
 from .tokenizer import load_tokenizer, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..job import Job
+    from ..job import Job, ModelSpec
 
 _CHARACTERS_A_TOKEN = 64
 _FEWEST_CHARACTERS = 4096
@@ -46,9 +47,9 @@ class Inputs(Protocol):
     """
 
     dtype: ClassVar[type[Any]]
-    """Of rows, as they are kept: ``numpy.int32`` or ``numpy.float32``."""
+    """Of rows, as they are kept: ``numpy.int32``, ``numpy.float32`` or ``numpy.uint8``."""
     varied: ClassVar[bool] = False
-    """Whether rows differ in length, so that some are padded; else all are of ``model.max_length``."""
+    """Whether rows differ in length, so that some are padded; else all are equally long."""
     targets: ClassVar[bool] = False
     """Whether ``collate`` gives "targets" for losses, too, which the base model does not take."""
 
@@ -57,10 +58,23 @@ class Inputs(Protocol):
         """The number that stands in rows for what the base model does not know, if there is one."""
         return None
 
+    @property
+    def numbers(self) -> int | None:
+        """Of each row, if that does not follow from ``model.max_length``."""
+        return None
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """From the files of a base model; a ``ModelError`` for what cannot be used."""
         ...
+
+    def as_asked(self, model: ModelSpec) -> Self:
+        """The same, as a job's ``model`` section asks for them; a ``ModelError`` if that cannot be."""
+        return self
+
+    def record(self, given: str) -> str:
+        """The record that somebody asks about, as a column would say it; empty if it says nothing."""
+        return clean_text(given)
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[Any]:
         """A row of at most `limit` numbers for each record, which is the cleaned text of its column.
@@ -105,21 +119,24 @@ class Inputs(Protocol):
         return {}
 
 
-def inputs_for(kind: TaskSpec, folder: Path) -> Inputs:
-    """What a task reads, for the base model in `folder`."""
+def inputs_for(kind: TaskSpec, folder: Path, model: ModelSpec) -> Inputs:
+    """What a task reads, for the base model in `folder` and as the job's `model` section says."""
     module, _, name = kind.inputs.partition(":")
     found: Inputs = getattr(import_module(module), name).load(folder)
-    return found
+    return found.as_asked(model)
 
 
-def inputs_state(kind: TaskSpec) -> str:
-    """Which code reads the records of a task: rows are kept under it. It is not imported for that."""
+def inputs_state(kind: TaskSpec, model: ModelSpec) -> str:
+    """Which code reads the records of a task, and what a job asks of it: rows are kept under it.
+
+    The code is not imported for that.
+    """
     module = kind.inputs.partition(":")[0]
     if module == __name__:
         return ""  # of this version of Umbel
     origin = getattr(find_spec(module), "origin", None)
     code = Path(origin).read_bytes() if origin else b""
-    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()}"
+    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()} {model.image_size}"
 
 
 def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:

@@ -44,7 +44,7 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     folder = base_folder(job.model.base)
     torch.manual_seed(job.seed)
     found = _load_backbone(job, folder, outputs)
-    backbone, inputs = found.model, inputs_for(job.kind, folder)
+    backbone, inputs = found.model, inputs_for(job.kind, folder, job.model)
     _check(job, backbone)
     inputs.fit(backbone, job.model.base)
     device = choose_device(job.training.device)

@@ -104,7 +104,12 @@ class Learner:
         """Numbers that every row is padded to, or has; None: as many as the longest in its batch."""
         spec = self.job.model
         alike = spec.padding == "max_length" or not self.inputs.varied
-        return spec.max_length if alike else None
+        return self.longest if alike else None
+
+    @property
+    def longest(self) -> int:
+        """Numbers of the longest row."""
+        return self.inputs.numbers or self.job.model.max_length
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ class Network(nn.Module):
         self.personal: Arrays = {}
         """By name, what the personal tensors begin with: those that an owner trains and never sends."""
         self.explicit_positions = job.adapter == "full" and model_type in EXPLICIT_POSITIONS
+
+    def train(self, mode: bool = True) -> Self:
+        """Batch normalisation always uses its running means: those of a batch would couple examples."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     @cached_property
     def head_alone(self) -> bool:
@@ -151,14 +159,16 @@ class Network(nn.Module):
     def _pooled_states(self, batch: Batch) -> list[Tensor]:
         """Hidden states of the layers that our head reads, each [B, T, hidden]."""
         if not self.pools_layers:
-            return [self._backbone_output(batch).last_hidden_state]
+            return [_in_a_row(self._backbone_output(batch).last_hidden_state)]
         states = self._backbone_output(batch, output_hidden_states=True).hidden_states
         if not states:
             raise ModelError(
                 'model.pooling = "layers": the base model does not return its layers; use "mean"'
             )
         depth = len(states) - 1  # the first are the embeddings
-        return [states[depth * part // POOLED_LAYERS] for part in range(1, POOLED_LAYERS + 1)]
+        return [
+            _in_a_row(states[depth * part // POOLED_LAYERS]) for part in range(1, POOLED_LAYERS + 1)
+        ]
 
     def _backbone_output(self, batch: Batch, **options: bool) -> Any:
         inputs = {name: values for name, values in batch.items() if name not in BESIDE}
@@ -196,6 +206,11 @@ class Network(nn.Module):
         an earlier round, has left in them.
         """
         set_all([*self.trained_parameters(), *self._residuals], {**self.personal, **arrays})
+
+
+def _in_a_row(states: Tensor) -> Tensor:
+    """Hidden states [B, T, hidden]; those of a convolutional model are [B, hidden, height, width]."""
+    return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
 
 def _mean(states: Tensor, mask: Tensor | None) -> Tensor:

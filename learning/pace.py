@@ -199,4 +199,4 @@ def _train(
 def _invented(learner: Learner) -> Examples:
     """As many texts of the greatest length as go through the base model at once."""
     count = forward_batch(learner.job.training, learner.network.device)
-    return invented_examples(learner, [learner.job.model.max_length] * count)
+    return invented_examples(learner, [learner.longest] * count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from .reading.names import clean_text
 from .shapes import Passes, rows_of
 from .tasks import Task, task_for
 
+_log = logging.getLogger(__name__)
 _CHUNK = 256
 """Number of texts that are read before the first is answered."""
 
@@ -102,11 +104,16 @@ class Predictor:
         return task_for(self._learner.job, len(self._labels))
 
     def _read(self, text: str) -> np.ndarray:
-        """The row of a text, as in training; an empty one if there is nothing to read."""
-        cleaned, inputs = clean_text(text), self._learner.inputs
-        if not cleaned:
+        """The row of a text, as in training; an empty one if there is nothing in it that can be read."""
+        inputs = self._learner.inputs
+        record = inputs.record(text)
+        if not record:
             return np.zeros(0, inputs.dtype)
-        (row,) = inputs.encode([cleaned], self._learner.job.model.max_length)
+        try:
+            (row,) = inputs.encode([record], self._learner.longest)
+        except Exception as error:  # as in training, where such a record is left out
+            _log.info("a record cannot be read: %s", error)
+            return np.zeros(0, inputs.dtype)
         return np.asarray(row, inputs.dtype)
 
     @torch.inference_mode()
@@ -142,7 +149,7 @@ class Predictor:
         if not prompt.strip():
             return Prediction(text, {})
         # Of a prompt the end decides.
-        prompt = prompt[-most_characters(self._learner.job.model.max_length) :]
+        prompt = prompt[-most_characters(self._learner.longest) :]
         return Prediction(text, {}, self._continuation.of(prompt, new_tokens))
 
 

@@ -110,7 +110,7 @@ def rows_to_train(learner: Learner, *, on_features: bool) -> int:
 def rows_that_fill(learner: Learner) -> int:
     """As how many texts of the greatest length the rows that only fill passes count, at most, in time."""
     most = _rows(learner) - 1  # of each length
-    return -(-sum(padded_lengths(learner)) * most // learner.job.model.max_length)
+    return -(-sum(padded_lengths(learner)) * most // learner.longest)
 
 
 def lengths_up_to(longest: int) -> list[int]:
@@ -129,7 +129,7 @@ def failing_costs(learner: Learner) -> int:
 
 def padded_lengths(learner: Learner) -> list[int]:
     """The lengths that this model's texts are padded to in such passes."""
-    longest = learner.job.model.max_length
+    longest = learner.longest
     return [longest] if learner.length is not None else lengths_up_to(longest)
 
 
@@ -142,7 +142,7 @@ def feature_width(learner: Learner) -> int:
 
 @torch.inference_mode()
 def _feature_width(learner: Learner) -> int:
-    (text,) = learner.inputs.invented([learner.job.model.max_length])
+    (text,) = learner.inputs.invented([learner.longest])
     return int(learner.network.features(learner.batch_of([text])).flatten(1).shape[1])
 
 

@@ -22,10 +22,13 @@ def usage(card: Json) -> str:
 
     card: ``umbel.json`` of the adapter (``export``).
     """
-    if "pad_token_id" not in card or not (card["labelled"] or card.get("continues", True)):
+    if "pictures" in card and card["labelled"]:
+        parts = [_imports(card), _loading(card), _reading_pictures(card), _seeing(card)]
+    elif "pad_token_id" not in card or not (card["labelled"] or card.get("continues", True)):
         return _with_umbel(card)
-    parts = [_imports(card), _loading(card), _reading(card)]
-    parts.append(_classifying(card) if card["labelled"] else _going_on(card))
+    else:
+        parts = [_imports(card), _loading(card), _reading(card)]
+        parts.append(_classifying(card) if card["labelled"] else _going_on(card))
     return "```python\n" + "\n".join(line for part in parts for line in part) + "\n```\n"
 
 
@@ -42,16 +45,21 @@ def _with_umbel(card: Json) -> str:
 
 
 def _imports(card: Json) -> list[str]:
-    lines = ["import unicodedata"]
+    pictures = "pictures" in card
+    lines = [] if pictures else ["import unicodedata"]
     if card["base"].startswith("package:") and card["adapter"] != "full":
         lines += ["from importlib.util import find_spec", "from pathlib import Path"]
-    lines += ["", "import torch"]
+    lines += [""] * bool(lines)
+    lines += ["import numpy as np"] * pictures + ["import torch"]
     if card["adapter"] != "full":
         lines.append("from peft import PeftModel")
+    if pictures:
+        lines.append("from PIL import Image, ImageOps")
     if card["pooled"]:
         lines.append("from safetensors.torch import load_file")
     factory = card["loader"].partition(".")[0]
-    return [*lines, f"from transformers import {', '.join(sorted((factory, 'AutoTokenizer')))}", ""]
+    loaded = [factory] if pictures else sorted((factory, "AutoTokenizer"))
+    return [*lines, f"from transformers import {', '.join(loaded)}", ""]
 
 
 def _loading(card: Json) -> list[str]:
@@ -75,12 +83,13 @@ def _loading(card: Json) -> list[str]:
         ]
     named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
     lines = ['folder = "adapter"', *named, *lines]
-    lines += [
-        f"pad = {card['pad_token_id']}",
-        "for part in (config, config.get_text_config()):",
-        "    part.pad_token_id = pad  # some heads read the last token that is another",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-    ]
+    if "pictures" not in card:
+        lines += [
+            f"pad = {card['pad_token_id']}",
+            "for part in (config, config.get_text_config()):",
+            "    part.pad_token_id = pad  # some heads read the last token that is another",
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        ]
     if card["pooled"]:
         lines.append('head = load_file(f"{folder}/head.safetensors")')
     return lines
@@ -121,6 +130,54 @@ def _reading(card: Json) -> list[str]:
         f'    return unicodedata.normalize("NFC", text).{strip}(){cut}',
         "",
         "",
+    ]
+
+
+def _reading_pictures(card: Json) -> list[str]:
+    how = card["pictures"]
+    mode = "RGB" if how["channels"] == 3 else "L"
+    inside = [
+        "with Image.open(path) as opened:",
+        "    picture = ImageOps.exif_transpose(opened)",
+        'if picture.mode.startswith("I"):  # 16 bits of grey',
+        "    shades = np.asarray(picture).astype(np.int64).clip(0, 65535) // 257",
+        "    picture = Image.fromarray(shades.astype(np.uint8))",
+        "if picture.has_transparency_data:",
+        '    layer = picture.convert("RGBA")',
+        '    picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)',
+        f'picture = picture.convert("{mode}")',
+        "(width, height), edge = picture.size, min(picture.size)",
+        "left, top = (width - edge) / 2, (height - edge) / 2",
+        "square = (left, top, left + edge, top + edge)",
+        f"side = {how['side']}",
+        f"scaled = picture.resize((side, side), Image.Resampling({how['filter']}), square)",
+        f"pixels = torch.tensor(np.asarray(scaled)).float().reshape(side, side, {how['channels']})",
+        f"mean, deviation = torch.tensor({how['mean']}), torch.tensor({how['deviation']})",
+        f"return ((pixels * {how['scale']} - mean) / deviation).permute(2, 0, 1)",
+    ]
+    return ["", "", "def read(path):  # as every picture was read in training", *_indented(inside)]
+
+
+def _seeing(card: Json) -> list[str]:
+    inside = [
+        '"""The probability of each label for each picture."""',
+        "if not paths:",
+        "    return []",
+        'inputs = {"pixel_values": torch.stack([read(path) for path in paths])}',
+        *_run(card),
+        *_logits(card),
+        "return [dict(zip(labels, chances)) for chances in logits.softmax(-1).tolist()]",
+    ]
+    call = 'print(answer(["picture.png"]))'
+    return [
+        "",
+        "",
+        "@torch.inference_mode()",
+        "def answer(paths):",
+        *_indented(inside),
+        "",
+        "",
+        call,
     ]
 
 
@@ -189,10 +246,18 @@ def _logits(card: Json) -> list[str]:
             "layers = [states[depth].float() for depth in depths]",
         ]
         scale = f"({model['feature_scale']} / {count} ** 0.5)"
+    if "pictures" in card:
+        means = [
+            "means = [layer.flatten(2).mean(2) if layer.dim() == 4 else layer.mean(1) for layer in layers]"
+        ]
+    else:
+        means = [
+            'mask = inputs["attention_mask"].unsqueeze(-1).float()',
+            "means = [(layer * mask).sum(1) / mask.sum(1) for layer in layers]",
+        ]
     return [
         *lines,
-        'mask = inputs["attention_mask"].unsqueeze(-1).float()',
-        "means = [(layer * mask).sum(1) / mask.sum(1) for layer in layers]",
+        *means,
         "directions = [torch.nn.functional.normalize(mean, dim=-1) for mean in means]",
         f"features = torch.cat(directions, dim=-1) * {scale}",
         'logits = features @ head["weight"].T + head["bias"]',

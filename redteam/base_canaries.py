@@ -171,7 +171,7 @@ def _balance(learner: Learner, text: np.ndarray) -> float:
 
 
 def _texts(learner: Learner, count: int) -> list[np.ndarray]:
-    limit = learner.job.model.max_length
+    limit = learner.longest
     drawn = np.random.default_rng(count).integers(min(_SHORTEST, limit), limit + 1, count)
     return learner.inputs.invented(drawn.tolist(), seed=count)
 

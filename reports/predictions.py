@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..learning.predict import Prediction, Predictor
     from ..learning.reading.layout import Layout
 
+_LONGEST = 100_000
+"""Characters of what is shown of a record: beyond, and for pictures of an archive, its place is."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -35,13 +37,19 @@ class Texts:
     notes: tuple[str, ...] = ()
 
 
-def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout) -> Texts:
+def read_texts(
+    texts: list[str], file: Path | None, column: str, layout: Layout, reads: str = "texts"
+) -> Texts:
     """Texts of the command line, then those of a file: a column of a table, else its lines.
 
     A blank or unreadable one keeps its place, so that answers can be put beside what was asked.
+
+    reads: what the model of the run reads (``TaskSpec.reads``). In place of a picture stands its path.
     """
     found = Texts([Asked(text) for text in texts])
-    if file is not None:
+    if file is not None and reads == "pictures":
+        found = Texts(found.asked + _of_pictures(file, column, layout))
+    elif file is not None:
         read = _of_table(file, column, layout) if _is_table(file) else _of_lines(file, layout)
         found = Texts(found.asked + read.asked, read.notes)
     unreadable = [one for one in found.asked if one.fault]
@@ -53,6 +61,8 @@ def read_texts(texts: list[str], file: Path | None, column: str, layout: Layout)
     if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
             'There is no text to classify or continue. Give one: umbel predict RUN "..." or --file FILE'
+            if reads == "texts"
+            else "There is no picture to classify. Give one: umbel predict RUN PICTURE or --file FOLDER"
         )
     return found
 
@@ -73,6 +83,24 @@ def _of_table(file: Path, column: str, layout: Layout) -> Texts:
         for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
     ]
     return Texts(asked, table.notes)
+
+
+def _of_pictures(file: Path, column: str, layout: Layout) -> list[Asked]:
+    """Paths of the pictures in a folder, or of those that a table names; of an archive the pictures."""
+    from ..learning.reading.pictures import PictureFolder, holds_pictures, is_picture
+    from ..learning.reading.tables import read_table
+
+    if is_picture(file.name):
+        return [Asked(str(file))]
+    if file.is_dir() and holds_pictures(file):
+        return [Asked(str(file / name)) for name in PictureFolder(file).names]
+    table = read_table(file, column, every=True, layout=layout, pictures=True)
+    return [
+        Asked(picture or "", f"{table.unit} {number}", table.faults.get(row, ""))
+        for row, (number, picture) in enumerate(
+            zip(table.numbers, table.columns[column], strict=True)
+        )
+    ]
 
 
 def _of_lines(file: Path, layout: Layout) -> Texts:
@@ -136,4 +164,5 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         found = "  ".join(f"{name} {value:g}" for name, value in prediction.values.items())
         return f"{found}  {prediction.text}"
     label, probability = next(iter(prediction.probabilities.items()))
-    return f"{label}  {probability:.3f}  {prediction.text}"
+    said = asked.place if len(prediction.text) > _LONGEST and asked.place else prediction.text
+    return f"{label}  {probability:.3f}  {said}"

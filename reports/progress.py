@@ -35,9 +35,9 @@ _BETWEEN = 10.0
 """Seconds between two lines of a stage without a terminal."""
 _STAGES = {
     "data": "reading data",
-    "tokens": "tokenising texts",
+    "tokens": "encoding the records",
     "model": "loading the model",
-    "features": "running the base model over each text once",
+    "features": "running the base model over each record once",
     "prepare": "clients get ready",
     "keys": "exchanging keys, round",
     "train": "training, round",

@@ -338,3 +338,11 @@ def _blur(plan: Json) -> float | None:
 def _section(values: Json | None, key: str) -> Json:
     section = (values or {}).get(key)
     return section if isinstance(section, dict) else {}
+
+
+def task_of(folder: Path) -> str:
+    """What the model in a run's folder, or an adapter's, was tuned for; the usual task if it does not say."""
+    for path in (folder / "adapter" / "umbel.json", folder / "umbel.json"):
+        if path.is_file() and (task := read_object(path).get("task")) in known():
+            return str(task)
+    return usual_task(labelled=True).name

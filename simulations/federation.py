@@ -117,7 +117,7 @@ class Federation:
             "dropped": self.dropped,
             "groups": self._groups(held),
             "too_short": int(((lengths > 0) & (lengths < self.job.kind.shortest)).sum()),
-            "longest": float((lengths >= most).mean()),
+            "longest": float((lengths >= most).mean()) if self.job.kind.reads == "texts" else 0.0,
             "max_length": most,
             "cut": self.cut,
             "look": list(self.look),
@@ -170,7 +170,8 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
             f"{job.data.path}: no training text has {job.kind.shortest} tokens, so the model has nothing "
             "to predict. Check data.text_column (--text-column), or set data.end_of_text = true."
         )
-    most_cut = (lengths >= job.model.max_length).mean() > WORTH
+    texts = job.kind.reads == "texts"
+    most_cut = texts and (lengths >= job.model.max_length).mean() > WORTH
     return Federation(
         job=job,
         store=store,

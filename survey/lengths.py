@@ -58,11 +58,12 @@ def quantile(counts: np.ndarray, share: float) -> int:
 def lengths_of(kind: TaskSpec, base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
     """Lengths of all texts as the task reads them; None, and why, if they cannot be had or are all alike."""
     # Here, because torch comes with them, and reading a plan needs none.
+    from ..job import ModelSpec
     from ..learning.base_model import base_folder
     from ..learning.inputs import inputs_for
 
     try:
-        inputs = inputs_for(kind, base_folder(base))
+        inputs = inputs_for(kind, base_folder(base), ModelSpec())
     except UmbelError as error:
         return None, str(error)
     if not inputs.varied:

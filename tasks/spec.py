@@ -62,6 +62,8 @@ class TaskSpec:
     """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
     inputs: str = "umbel.learning.inputs:Texts"
     """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
+    reads: Literal["texts", "pictures"] = "texts"
+    """What the text column of a table holds."""
     outputs: int = 0
     """Numbers that the head of a task without labels gives for a record; with labels it is one per class."""
     continues: bool = False
@@ -88,6 +90,22 @@ BUILT_IN = {
             main=MainMetric("accuracy", "Accuracy", True),
             deciding=Deciding("accuracy", True, 0.02, share=True),
             learning="umbel.learning.tasks.text_classification:TextClassification",
+        ),
+        TaskSpec(
+            name="image-classification",
+            purpose="It sorts pictures into {labels}.",
+            labelled=True,
+            adapters=("head", "lora", "full"),
+            model_class="AutoModelForImageClassification",
+            pools=True,
+            peft_type=None,
+            pipeline="image-classification",
+            counts="umbel.learning.classification_counts:ClassificationCounts",
+            main=MainMetric("accuracy", "Accuracy", True),
+            deciding=Deciding("accuracy", True, 0.02, share=True),
+            learning="umbel.learning.tasks.text_classification:TextClassification",
+            inputs="umbel.learning.pictures:Pictures",
+            reads="pictures",
         ),
         TaskSpec(
             name="causal-lm",

@@ -39,7 +39,7 @@ class Company:
 
     def __init__(self, learner: Learner, size: int) -> None:
         self._learner, self._size = learner, size
-        self._limit = learner.job.model.max_length
+        self._limit = learner.longest
         sizes = sizes_of(learner.network.backbone.config) | {self._limit}
         longest = unlike_sizes((11, 13, 10, 9, 17, 7, 6, 4), sizes)
         self.longest = min(longest, self._limit)

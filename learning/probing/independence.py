@@ -46,7 +46,7 @@ class Independence:
         self._private = learner.job.noised_locally
         self._on_features = self._network.head_alone and self._network.mean_head is not None
         self._tolerance = _TOLERANCE_BFLOAT16 if self._network.autocast else _TOLERANCE
-        self._limit = learner.job.model.max_length
+        self._limit = learner.longest
         spec, device = learner.job.training, self._network.device
         size = (forward_batch if self._on_features else microbatch)(spec, device)
         self._company = Company(learner, min(size, COUNTS[0] + 1) if fewer else size)
@@ -338,7 +338,7 @@ def _run_or_say(learner: Learner, count: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise ModelError(
             f"There is not enough memory for {count} texts of model.max_length = "
-            f"{learner.job.model.max_length} tokens at once. Lower training.microbatch or model.max_length."
+            f"{learner.longest} tokens at once. Lower training.microbatch or model.max_length."
         ) from None
     except Exception as error:
         raise CannotRun(f"{learner.job.model.base} cannot run: {first_line(error)}") from None

@@ -135,7 +135,7 @@ def _with_room(learner: Learner, task: Task, verdict: Verdict) -> Verdict:
 
 def _check_length(learner: Learner, task: Task) -> None:
     """Say how long a text may be, if length alone is what a model cannot do."""
-    asked = learner.job.model.max_length
+    asked = learner.longest
     longest = Independence(learner, task).longest_that_runs()
     if 4 <= longest < asked:
         raise ModelError(

@@ -80,7 +80,7 @@ class ReceivedWeights:
 
     def __init__(self, learner: Learner, task: Task) -> None:
         self._learner, self._task = learner, task
-        limit = learner.job.model.max_length
+        limit = learner.longest
         lengths = [min(length, limit) for length in (*_LENGTHS, _NEIGHBOUR)]
         self._texts = learner.inputs.invented(lengths, seed=4)
         self._passes: dict[bool, tuple[_Passes, _Passes]] = {}

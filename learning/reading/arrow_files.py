@@ -17,14 +17,17 @@ from .cells import arrow_cells
 from .columns import check_columns
 from .nested import column_at, root, schema_paths
 from .packing import ending, seekable
+from .pictures import bytes_of
 from .signatures import no_dataset
 from .table import Table
 
 ARROW = (".parquet", ".feather", ".arrow")
 
 
-def read_arrow(path: Path, text: str | None, required: list[str], extra: list[str]) -> Table:
-    """Columns of a Parquet or Feather file."""
+def read_arrow(
+    path: Path, text: str | None, required: list[str], extra: list[str], pictures: bool = False
+) -> Table:
+    """Columns of a Parquet or Feather file; `pictures`: column `text` may hold the bytes of such files."""
     try:
         schema = arrow_schema(path)
         columns = _there(str(path), schema, required, extra)
@@ -40,7 +43,7 @@ def read_arrow(path: Path, text: str | None, required: list[str], extra: list[st
         raise DataError(
             f"{path} cannot be read as {kind}: {str(error)[:200].rstrip('.')}. Write it again."
         ) from None
-    return _table(str(path), table, text, columns, extra, _features(table.schema))
+    return _table(str(path), table, text, columns, extra, _features(table.schema), pictures)
 
 
 def arrow_schema(path: Path) -> pa.Schema:
@@ -63,7 +66,12 @@ def split_names(path: Path) -> list[str] | None:
 
 
 def read_folder(
-    path: Path, text: str | None, required: list[str], extra: list[str], split: str | None
+    path: Path,
+    text: str | None,
+    required: list[str],
+    extra: list[str],
+    split: str | None,
+    pictures: bool = False,
 ) -> Table:
     """Columns of a saved dataset, or of the split of several that `split` names."""
     names = split_names(path)
@@ -100,7 +108,7 @@ def read_folder(
     features = _features(table.schema)
     if (path / "dataset_info.json").is_file():
         features = _read_description(path / "dataset_info.json").get("features") or features
-    return _table(str(path), table, text, columns, extra, features)
+    return _table(str(path), table, text, columns, extra, features, pictures)
 
 
 def _source(path: Path) -> Any:
@@ -123,6 +131,7 @@ def _table(
     columns: Sequence[str],
     extra: Sequence[str],
     features: dict[str, Any],
+    pictures: bool,
 ) -> Table:
     values: dict[str, list[str | None]] = {}
     faults: dict[int, str] = {}
@@ -133,6 +142,9 @@ def _table(
             classes = None
         # What is optional is missing if it cannot be read.
         missed = {} if name in extra else faults
+        if pictures and name == text and (held := bytes_of(column_at(table, name))) is not None:
+            values[name] = held
+            continue
         values[name] = arrow_cells(name, column_at(table, name), classes, name == text, missed)
     for row in faults:
         for column in values.values():

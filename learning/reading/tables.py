@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...quantities import counted
-from .arrow_files import ARROW, read_arrow, read_folder
+from .arrow_files import ARROW, read_arrow, read_folder, split_names
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
 from .encoding import find_encoding, usual_codec
 from .gaps import gaps
@@ -24,6 +24,7 @@ from .json_shape import refuse_shape
 from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
+from .pictures import PictureFolder, holds_pictures, with_pictures
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
@@ -42,6 +43,7 @@ def read_table(
     lenient: bool = False,
     every: bool = False,
     layout: Layout = USUAL,
+    pictures: bool = False,
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
@@ -49,6 +51,9 @@ def read_table(
     a split of a dataset folder; None takes "train", or the only one there is. A record that cannot be read
     stands without values (``Table.faults``); up to 1 % of them are no error. How the file is written is
     found by a look at all of it, as far as `layout` does not say.
+
+    `pictures`: column `text` holds pictures, or names their files, relative to the table's; or `path` is a
+    folder or a zip archive of them (``pictures``). They are read as base64.
 
     `every`: no number of unreadable records is an error, for a caller that has an answer for each.
 
@@ -62,15 +67,38 @@ def read_table(
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
     refuse_sheet(path, layout)
+    table = _read(path, text, required, extra, split, lenient, layout, pictures)
+    if pictures and text is not None and text in table.columns:
+        table = with_pictures(table, text, path if path.is_dir() else path.parent)
+    return table if lenient or every else table.checked()
+
+
+def _read(
+    path: Path,
+    text: str | None,
+    required: list[str],
+    extra: list[str],
+    split: str | None,
+    lenient: bool,
+    layout: Layout,
+    pictures: bool,
+) -> Table:
+    if pictures and holds_pictures(path):
+        return PictureFolder(path).read(text, required, split)
     if path.is_dir():
-        table = read_folder(path, text, required, extra, split)
-        return table if lenient or every else table.checked()
+        return read_folder(path, text, required, extra, split, pictures)
     if path.stat().st_size == 0 and not lenient:
         raise DataError(f"{path} is empty: it has no bytes at all. Write the data again.")
     if not lenient:
         refuse_other_kinds(path)
-    table = _read_file(path, text, required, extra, lenient, layout)
-    return table if lenient or every else table.checked()
+    return _read_file(path, text, required, extra, lenient, layout, pictures)
+
+
+def splits_of(path: Path, pictures: bool) -> list[str] | None:
+    """The parts of a data set that are kept apart, by name; None if it is one."""
+    if pictures and holds_pictures(path):
+        return PictureFolder(path).splits or None
+    return split_names(path)
 
 
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:
@@ -98,6 +126,7 @@ def _read_file(
     extra: list[str],
     lenient: bool,
     layout: Layout,
+    pictures: bool,
 ) -> Table:
     suffix, source = ending(path), str(path)
     notes = [f"unpacked as {packing(path)}: {inner_name(path)}"] if packing(path) else []
@@ -111,7 +140,7 @@ def _read_file(
             notes += gaps(path, sheet.title, required)
         return Table(source, "sheet row", sheet.numbers, sheet.columns, sheet.faults, tuple(notes))
     if suffix in ARROW:
-        table = read_arrow(path, text, required, extra)
+        table = read_arrow(path, text, required, extra, pictures)
         return Table(source, table.unit, table.numbers, table.columns, table.faults, tuple(notes))
     if suffix not in (*DELIMITED, *JSON):
         raise unknown_format(path)

@@ -170,7 +170,7 @@ class Cards:
         from umbel.learning.export import export_adapter
         from umbel.learning.loading import load_learner
 
-        task = "text-classification" if pooling else "causal-lm"
+        task = sections.pop("task", "text-classification" if pooling else "causal-lm")
         model = {
             "base": base,
             "adapter": adapter,
@@ -179,7 +179,7 @@ class Cards:
             **({"pooling": pooling} if pooling else {}),
             **sections.pop("model", {}),
         }
-        data = {} if pooling else {"labels": None}
+        data = sections.pop("data", {} if pooling else {"labels": None})
         job = self._job_of(base, task=task, model=model, data=data, **sections)
         learner = load_learner(job, len(job.data.labels or ()))
         folder = self._root / re.sub(r"\W", "-", name)

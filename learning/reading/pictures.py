@@ -1,0 +1,204 @@
+"""Files of pictures: a folder or a zip archive of them, and columns that hold or name them.
+
+A record is the file's own bytes in base64, so copies of a picture are one text: they are on one side of the
+split, at every owner.
+"""
+
+from __future__ import annotations
+
+import base64
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from ...errors import DataError
+from ...quantities import quoted
+from .table import Table
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""As Pillow calls them."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_BYTES = 64 << 20
+"""Of one file."""
+_SPLITS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test"}
+_SPLITS |= {"validation": "test", "dev": "test"}
+_DATASETS = ("state.json", "dataset_dict.json")
+FILE, IMAGE, LABEL = "file", "image", "label"
+"""Columns of a folder: where in it a picture lies, the picture, and the name of the folder around it."""
+
+
+class PictureFolder:
+    """A folder, or a zip archive, of pictures: those of a class in a folder of its name.
+
+    The outermost folders may say what is trained and tested on ("train", "test", "val", ...): classes are
+    then in them. A single folder around all of them says nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names = sorted(_names(path))
+        """Where the pictures lie in it, with slashes."""
+        parts = [PurePosixPath(name).parts for name in self.names]
+        depth = 0
+        while parts and all(len(p) > depth + 2 and p[depth] == parts[0][depth] for p in parts):
+            depth += 1
+        tops = [p[depth].lower() if len(p) > depth + 2 else "" for p in parts]
+        self._parts = [_SPLITS.get(top, "") for top in tops]
+
+    @property
+    def splits(self) -> list[str]:
+        """Of "train" and "test" those that its folders are called; empty if folders are classes."""
+        return sorted(set(self._parts)) if all(self._parts) else []
+
+    def read(self, picture: str | None, required: Sequence[str], split: str | None) -> Table:
+        """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
+
+        split: only those of that split; None: those for training, if there are some, else all. A picture that
+        cannot be read stands without a value. Raises ``DataError``.
+        """
+        unknown = [name for name in required if name not in (picture, IMAGE, LABEL, FILE)]
+        if unknown:
+            raise DataError(
+                f"{self.path} is a folder of pictures, so its columns are {IMAGE}, {LABEL} (its "
+                f"folder) and {FILE}: it has no {quoted(unknown[0])}."
+            )
+        names = self.names
+        if self.splits:
+            wanted = split or self.splits[-1]  # of "test" and "train"
+            names = [n for n, part in zip(names, self._parts, strict=True) if part == wanted]
+        values: list[str | None] = []
+        faults: dict[int, str] = {}
+        for row, found in enumerate(_contents(self.path, names)):
+            if isinstance(found, bytes):
+                values.append(encoded(found))
+            else:
+                values.append(None)
+                faults[row] = f"{names[row]} {found}"
+        labels = [
+            None if row in faults else PurePosixPath(name).parent.name or None
+            for row, name in enumerate(names)
+        ]
+        columns = {FILE: list[str | None](names), LABEL: labels, IMAGE: values}
+        columns[picture or IMAGE] = values
+        return Table(str(self.path), "picture", range(1, len(names) + 1), columns, faults)
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether it is a folder, or a zip archive, with pictures in it and no data set of another kind."""
+    if path.is_dir() and any((path / name).exists() for name in _DATASETS):
+        return False
+    archive = path.suffix.lower() == ".zip" and zipfile.is_zipfile(path)
+    return (path.is_dir() or archive) and next(_names(path), None) is not None
+
+
+def with_pictures(table: Table, column: str, folder: Path) -> Table:
+    """The table with the pictures themselves in a column that names their files, from `folder`.
+
+    A value that is no path of a picture's file there stays as it is: it holds the picture itself, or nothing
+    that can be read. A file that lies outside the folder is not read.
+    """
+    values, faults = list(table.columns[column]), dict(table.faults)
+    for row, value in enumerate(values):
+        if value is None or row in faults or not is_picture(value):
+            continue
+        found = _inside(folder, value)
+        if isinstance(found, bytes):
+            values[row] = encoded(found)
+        else:
+            faults[row], values[row] = f"{quoted(value)} {found}", None
+    columns = table.columns | {column: values}
+    return Table(table.source, table.unit, table.numbers, columns, faults, table.notes)
+
+
+def picture_of(path: Path) -> str:
+    """The record of one file; empty if it cannot be read."""
+    found = _content(path)
+    return encoded(found) if isinstance(found, bytes) else ""
+
+
+def bytes_of(column: pa.ChunkedArray) -> list[str | None] | None:
+    """Records of a column of bytes, or of structures with "bytes", as ``datasets`` writes pictures.
+
+    None for a column of another type.
+    """
+    kind = column.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        column = pa.chunked_array(
+            [chunk.field("bytes") for chunk in column.chunks], kind.field("bytes").type
+        )
+        kind = column.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return None
+    values = (one.as_py() for one in column)
+    return [encoded(one) if one and len(one) <= MOST_BYTES else None for one in values]
+
+
+def encoded(data: bytes) -> str:
+    """A record of the bytes of a picture's file."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def _inside(folder: Path, name: str) -> bytes | str:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"lies outside the folder {folder}; name files in it"
+    return _content(path)
+
+
+def _content(path: Path) -> bytes | str:
+    """The bytes of a file, or why they cannot be had."""
+    try:
+        if not path.is_file():
+            return "is not there"
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            return f"has {size:,} bytes, more than {MOST_BYTES:,}"
+        return path.read_bytes() or "is empty"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+
+
+def _contents(path: Path, names: Sequence[str]) -> Iterator[bytes | str]:
+    if path.is_dir():
+        yield from (_inside(path, name) for name in names)
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in names:
+                yield _member(archive, name)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be unpacked: {error}. Write it again.") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes | str:
+    """Of an archive; no more is unpacked than a picture may have."""
+    try:
+        with archive.open(name) as file:
+            data = file.read(MOST_BYTES + 1)
+    except Exception as error:  # a damaged or an encrypted member
+        return f"cannot be unpacked: {error}"
+    if len(data) > MOST_BYTES:
+        return f"has more than {MOST_BYTES:,} bytes"
+    return data or "is empty"
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Where the pictures lie, with slashes."""
+    if path.is_dir():
+        yield from (file.relative_to(path).as_posix() for file in _files(path))
+        return
+    with zipfile.ZipFile(path) as archive:
+        yield from (name for name in archive.namelist() if is_picture(name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if is_picture(file.relative_to(folder).as_posix()))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name holds a picture, and is not hidden."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    return path.suffix.lower() in PICTURES and not hidden and len(name) < 4096
