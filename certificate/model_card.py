@@ -152,7 +152,8 @@ def _purpose(job: Job) -> str:
         longest = f", of up to {job.model.max_length} tokens"
     return (
         f"{job.kind.purpose.format(labels=labels)} It is meant for {records} like those of the owners that "
-        f"trained it{longest}; the figures below say nothing about other {records}. Nobody should act on what it says about a person before a human has looked at the case."
+        f"trained it{longest}; the figures below say nothing about other {records}. Nobody should act on "
+        "what it says about a person before a human has looked at the case."
     )
 
 

@@ -145,6 +145,11 @@ def usual_task(*, labelled: bool) -> TaskSpec:
     return next(spec for spec in BUILT_IN.values() if spec.labelled == labelled)
 
 
+def task_that_reads(what: str) -> str:
+    """The first of our own tasks whose records are of this kind (``TaskSpec.reads``)."""
+    return next(spec.name for spec in BUILT_IN.values() if spec.reads == what)
+
+
 def task_names(*, labelled: bool) -> str:
     """Our own tasks of that kind, as a list in a sentence."""
     return ", ".join(spec.name for spec in BUILT_IN.values() if spec.labelled == labelled)

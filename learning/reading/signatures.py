@@ -10,9 +10,11 @@ import shlex
 from pathlib import Path
 
 from ...errors import DataError
+from ...tasks.spec import task_that_reads
 from .encoding import TEXT_FILES
 from .kinds import BINARY, BLANK, JSON_TEXT, NOT_READ, READ, TEXT, Kind, kind_of
 from .packing import ending, inner_name, packing
+from .pictures import holds_pictures
 
 FORMATS = (
     "a .csv, .tsv, .jsonl, .json, .xlsx, .parquet or .feather file, also compressed (.gz, .bz2, .xz, .zst, "
@@ -79,6 +81,12 @@ def _joined(path: Path) -> str:
 
 def no_dataset(path: Path) -> str:
     """What is wrong with a folder that ``datasets`` did not write."""
+    if holds_pictures(path):
+        return (
+            f"{path} holds pictures. A model for pictures learns from them: umbel simulate --task "
+            f"{task_that_reads('pictures')} --data {shlex.quote(str(path))} --set model.base=FOLDER, "
+            "with the folder of a vision model such as DINOv2 or ViT."
+        )
     if texts := next(path.glob("*/*.txt"), None):
         return (
             f"{path} holds folders of text files, such as {texts.relative_to(path)}, not a table. If each "
