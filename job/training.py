@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..tasks.spec import task_names, usual_task
+from ..tasks.spec import task_names, task_that_reads, usual_task
 from .section import AdapterName, PositiveFloat, PositiveInt, Section
 
 _LABELLED, _UNLABELLED = task_names(labelled=True), task_names(labelled=False)
@@ -84,8 +84,8 @@ class ModelSpec(Section):
         None,
         ge=8,
         le=1024,
-        description="Pixels of a side to which pictures are scaled (image-classification only). Default: "
-        "as the base model was trained.",
+        description=f"Pixels of a side to which pictures are scaled ({task_that_reads('pictures')} only). "
+        "Default: as the base model was trained.",
     )
     padding: Literal["longest", "max_length"] = Field(
         "longest",

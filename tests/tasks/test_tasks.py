@@ -65,7 +65,9 @@ def test_its_deciding_figure_is_one_that_its_counts_tell(name):
 
 
 def test_a_task_that_nobody_installed_is_unknown():
-    with pytest.raises(JobError, match="'text-classification' or 'causal-lm'"):
+    with pytest.raises(
+        JobError, match="'text-classification', 'image-classification' or 'causal-lm'"
+    ):
         Job.build({"task": "margins", "data": {}})
 
 
