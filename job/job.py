@@ -216,13 +216,15 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, spellings, attackers, a virtual clock, or ranks, there are no such keys: jobs keep
-        the digests that they had before.
+        Without a recipe, spellings, attackers, a virtual clock, ranks, or a size of pictures, there are no
+        such keys: jobs keep the digests that they had before.
         """
         simulation = self.simulation
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
         if not self.data.spellings:
             absent["data"] = {"spellings"}
+        if self.model.image_size is None:
+            absent["model"] = {"image_size"}
         unused: set[str] = set()
         if simulation.attackers is None:
             unused |= {"attackers", "attack", "attack_boost"}
