@@ -7,9 +7,9 @@ which is public, and masked. A test asks for neither, and leaves what waits wher
 
 Guarantee: as in a synchronous round nothing is computed that is not in the ledger, and nothing leaves that
 is not on the disk. An update enters a sum only under the version and model that it was trained from, with the
-weight that everybody in that sum can compute; twice only where ``privacy.secagg.repeats`` allows it. A
-request that names another version leaves it as it is. No version is trained that is older than the newest
-trained one. Why a weight needs no more noise: ``strategies.fedbuff``.
+weight that everybody in that sum can compute; twice only if ``privacy.secagg.repeats`` allows it. A
+request that names another version leaves it as it is. In a private job no version is trained that is older
+than the newest trained one. Why a weight needs no more noise: ``strategies.fedbuff``.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ class BufferedRounds(Rounds):
         return self._with_head(job, assignment, masked(*sent, metrics))
 
     def _check_newest(self, job: Job, assignment: Assignment) -> None:
-        """Refuse to train an older version than this owner has trained: no honest server has use for it."""
+        """Refuse to train an older version than this owner has trained: no honest server has use for it.
+
+        Only in a private job: without privacy no ledger holds the rounds that were trained.
+        """
         trained = self._budget.last_round(assignment.run) if job.private else 0
         if assignment.round < trained:
             raise PlanRefused(

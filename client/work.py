@@ -114,7 +114,7 @@ class Work(Protocol):
     ) -> Counts:
         """Counts of the model on the held-out records, of the kind that the job says.
 
-        side: "train" for those on the training records; where an owner releases its loss, with its clip.
+        side: "train" for those on the training records; if an owner releases its loss, with its clip.
 
         fill: the work is worth so many records of the greatest length, whatever there is
         (``learning.filling``).

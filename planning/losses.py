@@ -1,4 +1,4 @@
-"""Strategies that weigh by an owner's loss, in a private job: what it is charged, and where it is refused.
+"""Strategies that weigh by an owner's loss, in a private job: what it is charged, and when it is refused.
 
 Guarantee: under example- and group-level privacy the loss that a local half gets is L of
 ``privacy.noise.loss_noise``, released by its owner alone with the whole noise, in each round that it takes

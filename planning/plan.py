@@ -108,8 +108,8 @@ class Plan:
 
         `consortium` is the number of the roster's members (default: the clients are all of them),
         `padding_cost` how many times the texts' own tokens are computed, if that is known. virtual: whether
-        clients of an asynchronous job are ready when its virtual clock says so; between machines they are
-        when they are.
+        clients of an asynchronous job are ready when its virtual clock says so; between machines each client
+        says itself when it is ready.
         """
         terms = Terms(job, len(facts) if consortium is None else consortium)
         tests = under_way.tests if under_way else chosen_tests(terms, facts)

@@ -1,8 +1,8 @@
 """Who is asked in each attempt at a round or a test, and in which slots.
 
-First the same slots, where an earlier process left some: members give the same answers; and if it had
-opened the first of two sums, the second one alone (``first``). Then a new slot of the same groups, in which
-owners send what they trained before where the rules let them (``privacy.secagg.repeats``). Only then the
+First the same slots, if an earlier process left some: members give the same answers; and if it had
+opened the first of two sums, the second one alone (``first_sum``). Then a new slot of the same groups, in
+which owners send what they trained before if the rules let them (``privacy.secagg.repeats``). Only then the
 lot falls on others, who train again.
 """
 
@@ -17,7 +17,7 @@ from ..privacy.secagg.messages import Slot
 from ..privacy.secagg.parameters import smallest_sum
 from ..wire.requests import SECOND, TRAIN
 from .exchange import connected
-from .first import FirstSum, kept_first
+from .first_sum import FirstSum, kept_first
 from .run import Run
 from .slots import OpenRound
 

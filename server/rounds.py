@@ -31,7 +31,7 @@ from .best_model import ends_early, keep_candidate, settle
 from .collect import Collection, PlainCollection, TooFew
 from .ending import end_by, end_early, ends_with, failure
 from .exchange import CohortGrid, Stage, connected
-from .first import let_go_of_first
+from .first_sum import let_go_of_first
 from .holdout import measure_publicly
 from .readiness import prepare, reasons, take_back
 from .rebase import tell_rebase

@@ -3,7 +3,7 @@
 It is asked for when the first sum is known, and answered from the updates that are in that. If one of
 these clients is missing now, nothing of the round counts, and it begins again: the difference of two sums
 over different clients would show one client's own. A coordinator that dies has kept the first sum
-(``first``), and the next one asks for the second again.
+(``first_sum``), and the next one asks for the second again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..wire.arrays import to_array_record
 from .attempts import Attempt
 from .collect import Collection, TooFew
 from .exchange import CohortGrid, Stage
-from .first import keep_first, let_go_of_first
+from .first_sum import keep_first, let_go_of_first
 from .run import Run
 
 Collecting = Callable[[Stage, int, Iterable[Message], Attempt], Collection]

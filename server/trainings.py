@@ -110,7 +110,7 @@ class Trainings:
 
     @property
     def _away(self) -> set[str]:
-        """Whom no sum waits for; nobody where the virtual clock says who is in it."""
+        """Whom no sum waits for; nobody if the virtual clock says who is in it."""
         if self._run.ahead == "virtual":
             return set()
         return self._buffer.flights.keys() - self._online

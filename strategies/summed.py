@@ -78,7 +78,7 @@ class SummedStrategy(Strategy):
 
     def lacks(self, sums: int) -> str:
         """Why the round that was configured cannot be made of so many sums; empty if it can."""
-        return "a buffer is summed as a whole" if self.inner.buffered else ""
+        return ""
 
     @property
     def two_sums(self) -> bool:

@@ -11,7 +11,7 @@ from umbel.flower import refuse
 from umbel.job import StrategySpec
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.events import Evaluation, Rebase, Round
-from umbel.server.first import kept_first
+from umbel.server.first_sum import kept_first
 from umbel.server.rounds import run_rounds
 from umbel.strategies import LocalRule, second_of
 from umbel.strategies.averaging import FedAvg
