@@ -124,7 +124,7 @@ def _save(folder: Path, whole: Any, states: torch.Tensor) -> None:
     ).save_pretrained(folder)
     embeddings, layers = whole.embeddings, whole.encoder.layer
     embeddings.LayerNorm.load_state_dict(layers[-2].output.LayerNorm.state_dict())
-    embeddings.word_embeddings = nn.Embedding.from_pretrained(states, padding_idx=0)
+    embeddings.word_embeddings = nn.Embedding(*states.shape, padding_idx=0, _weight=states)
     for beside in (embeddings.position_embeddings, embeddings.token_type_embeddings):
         nn.init.zeros_(beside.weight)
     whole.encoder.layer = nn.ModuleList([layers[-1]])

@@ -25,6 +25,7 @@ from ..planning.limits import secure_limits
 from ..planning.refusals import job_refusals
 from ..storage.documents import explain, listed
 from ..storage.files import write_new
+from ..strategies.residual_rank import residual_rank
 from .rules import (
     EncryptionRules,
     JobRules,
@@ -142,10 +143,11 @@ class Policy(Section):
     def check_shapes(self, owner: str, job: Job, shapes: Mapping[str, Sequence[int]]) -> None:
         """Raise ``PlanRefused`` for more or larger low-rank adapters, by what is trained of the model."""
         modules = sum("lora_A" in name for name in shapes)
-        if job.rank * modules > self.jobs.max_rank_modules:
+        rank = job.rank + residual_rank(job.strategy)
+        if rank * modules > self.jobs.max_rank_modules:
             raise PlanRefused(
                 f"{owner}'s policy allows a rank times modules of at most {self.jobs.max_rank_modules} "
-                f"(jobs.max_rank_modules), but the job has {job.rank} x {modules}: name fewer modules in "
+                f"(jobs.max_rank_modules), but the job has {rank} x {modules}: name fewer modules in "
                 "model.lora.target, or lower model.lora.rank"
             )
 
@@ -276,6 +278,7 @@ class Policy(Section):
             ("max_batch", "records in a step", rules.max_batch, training.batch_size),
             ("max_length", "tokens in a text", rules.max_length, job.model.max_length),
             ("max_rank", "as the rank of adapters", rules.max_rank, job.rank),
+            ("max_rank", "as the rank of residuals", rules.max_rank, residual_rank(job.strategy)),
         ):
             if asked > most:
                 yield f"allows at most {most} {what} (jobs.{key}), but the job has {asked}"

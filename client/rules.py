@@ -137,7 +137,9 @@ class JobRules(Section):
         4096, ge=1, description="The most records that a step draws, on average."
     )
     max_length: int = Field(4096, ge=4, description="The longest text, in tokens.")
-    max_rank: int = Field(256, ge=1, description="The highest rank of low-rank adapters.")
+    max_rank: int = Field(
+        256, ge=1, description="The highest rank of low-rank adapters, and of residuals."
+    )
     own_rank: int = Field(
         0,
         ge=0,

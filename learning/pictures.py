@@ -19,7 +19,7 @@ from torch import nn
 from ..errors import ModelError
 from .inputs import Inputs
 from .network import Batch
-from .reading.pictures import FORMATS, picture_of
+from .reading.picture_files import FORMATS, is_picture, picture_of
 
 if TYPE_CHECKING:
     from ..job import Job, ModelSpec
@@ -75,8 +75,8 @@ class Pictures(Inputs):
         return self.side * self.side * self.channels
 
     def record(self, given: str) -> str:
-        """`given` is the path of a picture."""
-        return picture_of(Path(given)) if given.strip() else ""
+        """Of the picture at this path; what is a record already stays."""
+        return picture_of(Path(given)) if is_picture(given) else given
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[np.ndarray]:
         return [self._row(base64.b64decode(record, validate=True)) for record in records]

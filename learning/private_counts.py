@@ -156,7 +156,9 @@ class PrivateTask:
         weights = np.ones(len(sums), np.int64)
         if "weights" in batch:
             weights = batch["weights"].cpu().numpy()
-        steps = weights @ np.rint(sums * (LOSS_STEPS / caps)).astype(np.int64)
+        # In shares first: a product with an inverse cap could be infinite, and its whole part anything.
+        shares = np.clip(sums / caps, 0.0, 1.0)
+        steps = weights @ np.rint(shares * LOSS_STEPS).astype(np.int64)
         cells = np.zeros(zero.cells.size, np.int64)
         np.add.at(cells, self.task.cells(logits, batch), weights)
         return PrivateCounts(self.kind, self.classes, cells.reshape(zero.cells.shape), steps)

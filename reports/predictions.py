@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ..learning.predict import Prediction, Predictor
     from ..learning.reading.layout import Layout
 
-_LONGEST = 100_000
-"""Characters of what is shown of a record: beyond, and for pictures of an archive, its place is."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -27,6 +25,8 @@ class Asked:
     text: str
     place: str = ""
     fault: str = ""
+    shown: str | None = None
+    """What stands for it in an answer, if that is not the text itself: the file of a picture."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def read_texts(
     if unreadable and not any(one.text.strip() for one in found.asked):
         first = unreadable[0]
         raise DataError(
-            f"{file}: no text of it can be read. The first is {first.place}: {first.fault}"
+            f"{file}: no {reads.removesuffix('s')} of it can be read. The first is {first.place}: "
+            f"{first.fault}"
         )
     if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
@@ -87,7 +88,7 @@ def _of_table(file: Path, column: str, layout: Layout) -> Texts:
 
 def _of_pictures(file: Path, column: str, layout: Layout) -> list[Asked]:
     """Paths of the pictures in a folder, or of those that a table names; of an archive the pictures."""
-    from ..learning.reading.pictures import PictureFolder, holds_pictures, is_picture
+    from ..learning.reading.picture_files import FILE, PictureFolder, holds_pictures, is_picture
     from ..learning.reading.tables import read_table
 
     if is_picture(file.name):
@@ -95,10 +96,16 @@ def _of_pictures(file: Path, column: str, layout: Layout) -> list[Asked]:
     if file.is_dir() and holds_pictures(file):
         return [Asked(str(file / name)) for name in PictureFolder(file).names]
     table = read_table(file, column, every=True, layout=layout, pictures=True)
+    names = table.columns.get(FILE) or [""] * len(table)
     return [
-        Asked(picture or "", f"{table.unit} {number}", table.faults.get(row, ""))
-        for row, (number, picture) in enumerate(
-            zip(table.numbers, table.columns[column], strict=True)
+        Asked(
+            picture or "",
+            place := f"{table.unit} {number}",
+            table.faults.get(row, ""),
+            name or place,
+        )
+        for row, (number, picture, name) in enumerate(
+            zip(table.numbers, table.columns[column], names, strict=True)
         )
     ]
 
@@ -151,6 +158,8 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         }
         if prediction is not None:
             values = asdict(prediction)
+        if asked.shown is not None:
+            values["text"] = asked.shown
         if asked.place:
             values["place"] = asked.place
         if prediction is None:
@@ -164,5 +173,5 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         found = "  ".join(f"{name} {value:g}" for name, value in prediction.values.items())
         return f"{found}  {prediction.text}"
     label, probability = next(iter(prediction.probabilities.items()))
-    said = asked.place if len(prediction.text) > _LONGEST and asked.place else prediction.text
+    said = prediction.text if asked.shown is None else asked.shown
     return f"{label}  {probability:.3f}  {said}"

@@ -26,6 +26,8 @@ _REACH, _FARTHER = 2.0**6, 2.0**12
 _LEAST = 1e-10
 """Added to a loss, whose power below 1 may be asked for."""
 _Q, _GAMMA, _OFFSET = "q", "afl-gamma", "offset"
+_LARGEST_Q = 16
+"""Beyond, powers of losses leave the range of float32."""
 _MOST = 20.0
 """Largest logarithm of a lambda, whose mean is 1: more than any cohort needs, and no overflow."""
 
@@ -90,7 +92,7 @@ class LossToTheQ(_Weighted):
 
     @property
     def _relative(self) -> float:
-        """F / C."""
+        """F / C: of a released loss at most 1, but for ``_LEAST`` / C."""
         return (self.loss + _LEAST) / self.loss_clip
 
     def weight(self) -> float:
@@ -121,8 +123,8 @@ class QFedAvg(_Normalised):
         loss_clip: float = 0.0,
     ) -> None:
         super().__init__(learning_rate, loss_share, loss_clip)
-        if not 0 <= q < math.inf:
-            raise ValueError(f"q = {q} must be 0 or more")
+        if not 0 <= q <= _LARGEST_Q:
+            raise ValueError(f"q = {q} must be from 0 to {_LARGEST_Q}")
         self._q = q
 
     def told(self, round_: int) -> Mapping[str, float]:

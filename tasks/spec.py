@@ -103,7 +103,7 @@ BUILT_IN = {
             counts="umbel.learning.classification_counts:ClassificationCounts",
             main=MainMetric("accuracy", "Accuracy", True),
             deciding=Deciding("accuracy", True, 0.02, share=True),
-            learning="umbel.learning.tasks.text_classification:TextClassification",
+            learning="umbel.learning.tasks.image_classification:ImageClassification",
             inputs="umbel.learning.pictures:Pictures",
             reads="pictures",
         ),

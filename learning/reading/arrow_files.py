@@ -17,7 +17,7 @@ from .cells import arrow_cells
 from .columns import check_columns
 from .nested import column_at, root, schema_paths
 from .packing import ending, seekable
-from .pictures import bytes_of
+from .picture_files import bytes_of
 from .signatures import no_dataset
 from .table import Table
 

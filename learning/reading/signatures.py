@@ -14,7 +14,7 @@ from ...tasks.spec import task_that_reads
 from .encoding import TEXT_FILES
 from .kinds import BINARY, BLANK, JSON_TEXT, NOT_READ, READ, TEXT, Kind, kind_of
 from .packing import ending, inner_name, packing
-from .pictures import holds_pictures
+from .picture_files import holds_pictures
 
 FORMATS = (
     "a .csv, .tsv, .jsonl, .json, .xlsx, .parquet or .feather file, also compressed (.gz, .bz2, .xz, .zst, "

@@ -24,7 +24,7 @@ from .json_shape import refuse_shape
 from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
-from .pictures import PictureFolder, holds_pictures, with_pictures
+from .picture_files import PictureFolder, holds_pictures, with_pictures
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table

@@ -9,6 +9,7 @@ import pytest
 from umbel.client.child import Bench
 from umbel.client.home import Home
 from umbel.client.intake import Intake
+from umbel.client.policy import Policy
 from umbel.consortium.warrants import sign_job
 from umbel.errors import JobError, PlanRefused
 from umbel.flower import stamp, take_server_identity
@@ -154,6 +155,7 @@ def test_endings_name_the_modules_that_end_so(tiny, target):
 def test_rank_times_modules_is_bounded_by_what_the_model_has(owner_of, open_job_of):
     owner = owner_of(open_job_of(model={"adapter": "lora"}), max_rank_modules=8)
     assert "jobs.max_rank_modules" in owner.ask()
+
     assert not owner.home.ledger.exists()
     job, policy = owner.stage.job, owner.intake._policy
     most = policy.jobs.max_rank_modules // job.model.lora.rank
@@ -161,6 +163,21 @@ def test_rank_times_modules_is_bounded_by_what_the_model_has(owner_of, open_job_
     with pytest.raises(PlanRefused, match=f"the job has {job.rank} x {most + 1}"):
         policy.check_shapes("mary", job, shapes)
     policy.check_shapes("mary", job, dict(list(shapes.items())[:most]))
+
+
+@pytest.mark.parametrize(("allowed", "asked"), [(8, 9), (8, 65_535), (64, 64)])
+def test_a_residual_is_within_the_ranks_that_an_owner_allows(job_of, allowed, asked):
+    """It lies in memory beside the adapter, and travels down in every round."""
+    options = {"residual_rank": asked}
+    job = job_of(model={"adapter": "lora"}, strategy={"name": "flora", "options": options})
+    policy = Policy.simulated(job)
+    jobs = policy.jobs.model_copy(update={"max_rank": allowed})
+    policy = policy.model_copy(update={"jobs": jobs})
+    if asked <= allowed:
+        policy.check("north", job)
+        return
+    with pytest.raises(PlanRefused, match=rf"{allowed} as the rank of residuals \(jobs.max_rank\)"):
+        policy.check("north", job)
 
 
 def test_a_run_that_would_take_longer_than_one_may_is_refused_when_it_begins(owner_of, open_job_of):

@@ -1,8 +1,8 @@
 """Pictures of every kind that people bring: read alike wherever they lie, and left out one by one."""
 
-import base64
 import io
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -15,7 +15,7 @@ from umbel.errors import DataError
 from umbel.job import DataSpec, ModelSpec
 from umbel.learning.data import load_corpus
 from umbel.learning.pictures import Pictures
-from umbel.learning.reading import pictures as reading
+from umbel.learning.reading import picture_files as reading
 from umbel.learning.reading.tables import read_table
 
 SIDE = 16
@@ -104,6 +104,39 @@ def test_folders_may_say_what_is_tested(folder, tmp_path):
     assert len(corpus) == 9
     assert int(corpus.held_out.sum()) == 3
     assert {corpus.label_names[label] for label in corpus.labels[corpus.held_out]} == {"cats"}
+
+
+def test_which_side_a_picture_is_on_follows_from_its_own_path(folder, tmp_path):
+    """One more picture, wherever it lies, moves no other to the other side."""
+    root = tmp_path / "split"
+    for split in ("train", "test"):
+        (root / split / "cats").mkdir(parents=True)
+        (root / split / "cats" / f"{split}.png").write_bytes(file_of(drawn(len(split))))
+    before = read_table(root, "text", ["label"], lenient=True, pictures=True)
+    (root / "stray.png").write_bytes(file_of(drawn(77)))
+    (root / "a" / "b" / "dogs").mkdir(parents=True)
+    (root / "a" / "b" / "dogs" / "deep.png").write_bytes(file_of(drawn(78)))
+    after = read_table(root, "text", ["label"], lenient=True, pictures=True)
+    assert before.columns["text"] == [
+        t for t in after.columns["text"] if t in before.columns["text"]
+    ]
+    assert len(after) == len(before) + 2
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0.png", "loop.png", "\ud83d.png", f"{'x' * 300}.png", "pipe.png"]
+)
+def test_a_name_of_no_file_is_that_records_fault_alone(folder, name):
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    table = folder / "named.jsonl"
+    rows = [{"text": "cats/0.png", "label": "cats"}, {"text": name, "label": "dogs"}]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_table(table, "text", ["label"], lenient=True, pictures=True)
+    assert found.columns["text"][0]
+    assert found.columns["text"][1] is None
+    whole = read_table(folder, "text", ["label"], lenient=True, pictures=True)
+    assert sum(value is not None for value in whole.columns["text"]) == 6
 
 
 def test_a_folder_has_no_other_columns(folder):
@@ -227,8 +260,3 @@ def test_the_base_model_says_how_pictures_are_read(tmp_path):
     (values,) = found.collate([white], "cpu", None)["pixel_values"]
     assert values.shape == (3, 32, 32)
     assert values[:, 0, 0].tolist() == pytest.approx([3.0, 2.5, 2.0])
-
-
-def test_rows_of_pictures_are_in_base64_nowhere_else():
-    data = file_of(drawn(2))
-    assert base64.b64decode(reading.encoded(data)) == data

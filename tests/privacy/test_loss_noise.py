@@ -5,9 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from umbel.errors import PlanRefused, StrategyError
 from umbel.job import Job
+from umbel.learning.classification_counts import ClassificationCounts
+from umbel.learning.private_counts import PrivateTask
+from umbel.learning.tasks.text_classification import TextClassification
 from umbel.planning.losses import clip_of_loss, event_of_losses
 from umbel.planning.noise import private_recipe
 from umbel.privacy.accounting import second
@@ -55,6 +59,25 @@ def test_losses_alone_take_their_share_of_the_noise(releases):
     whole = MechanismEvent(event.noise_multiplier * math.sqrt(0.25 / releases), 1.0, 1)
     assert epsilon([whole], DELTA) == pytest.approx(2.0, rel=2e-3)
     assert epsilon([event], DELTA) < 2.0
+
+
+@pytest.mark.parametrize("clip", [5e-324, 1e-310, 1e-4, -1.0, 1e7, 1.7e308])
+@pytest.mark.parametrize("strategy", ["q-fedavg", "afl"])
+def test_a_clip_that_no_loss_can_be_a_share_of_is_refused(strategy, clip):
+    with pytest.raises(StrategyError, match="loss_clip"):
+        private_recipe(job_of((strategy, {"loss_clip": clip})), 400, 10)
+
+
+@pytest.mark.parametrize("cap", [5e-324, 1e-310, 1e-3, 1.0, 1e6, 1e308])
+def test_a_record_adds_at_most_its_steps_whatever_the_cap_and_the_loss(cap):
+    """Sixty-four over a cap of 1e-310 is infinite, and the whole part of that was -2^63 for each record."""
+    task = PrivateTask(TextClassification(2), ClassificationCounts, 2, loss_clip=cap)
+    extreme = torch.tensor([[0.0, 0.0], [1e4, -1e4], [-1e4, 1e4], [3e38, -3e38], [math.nan, 0.0]])
+    for row in extreme:
+        counts = task.counts(row[None], {"labels": torch.tensor([1])})
+        assert 0 <= counts.loss <= LOSS_STEPS
+    together = task.counts(extreme, {"labels": torch.ones(len(extreme), dtype=torch.int64)})
+    assert 0 <= together.loss <= LOSS_STEPS * len(extreme)
 
 
 def test_no_event_where_nothing_is_weighed_or_nothing_is_private():

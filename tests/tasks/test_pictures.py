@@ -1,6 +1,7 @@
 """Pictures learned: planned, trained with noise, tested, asked about and exported, whatever the network."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from umbel.errors import ModelError
 from umbel.learning.loading import load_learner
 from umbel.learning.probing.probe import probe
 from umbel.learning.tasks import task_for
+from umbel.planning.refusals import deployment_refusals
 from umbel.simulations.engine import Options, simulate
 
 SIDE = 16
@@ -101,6 +103,11 @@ def seen(job_of, networks, drawings):
     return build
 
 
+def test_pictures_are_learned_in_simulations_alone(seen):
+    (reason,) = deployment_refusals(seen("vit", "head"))
+    assert "runs only with umbel simulate" in reason
+
+
 def test_a_folder_of_pictures_is_learned_with_noise(seen, drawings, tmp_path, umbel):
     job = seen(
         "vit",
@@ -116,13 +123,24 @@ def test_a_folder_of_pictures_is_learned_with_noise(seen, drawings, tmp_path, um
     assert "pictures like those of the owners" in card
     assert "texts" not in card.partition("## How good it is")[0]
     _, out, _ = umbel("predict", run, "--file", drawings / "square")
-    said = [line.split()[0] for line in out.splitlines()]
+    lines = out.splitlines()
+    said = [line.split()[0] for line in lines]
     assert len(said) == 120
     assert said.count("square") > 80
     _, out, _ = umbel(
         "predict", run, drawings / "square" / "1.png", drawings / "circle" / "broken.png"
     )
     assert out.splitlines()[1].startswith("-  (")
+    table, archive = tmp_path / "named.csv", tmp_path / "some.zip"
+    one = drawings / "square" / "1.png"
+    (tmp_path / "one.png").write_bytes(one.read_bytes())
+    table.write_text("text\none.png\n")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(one, "square/1.png")
+    alone = next(line for line in lines if line.endswith(f"{one}")).split()[:2]
+    for file, shown in ((table, "data row 1"), (archive, "square/1.png")):
+        _, out, _ = umbel("predict", run, "--file", file)
+        assert out.split(maxsplit=2) == [*alone, f"{shown}\n"]
 
 
 PRIVATE = [

@@ -25,32 +25,27 @@ MOST_BYTES = 64 << 20
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test"}
 _SPLITS |= {"validation": "test", "dev": "test"}
 _DATASETS = ("state.json", "dataset_dict.json")
-FILE, IMAGE, LABEL = "file", "image", "label"
+COLUMNS = FILE, IMAGE, LABEL = "file", "image", "label"
 """Columns of a folder: where in it a picture lies, the picture, and the name of the folder around it."""
 
 
 class PictureFolder:
     """A folder, or a zip archive, of pictures: those of a class in a folder of its name.
 
-    The outermost folders may say what is trained and tested on ("train", "test", "val", ...): classes are
-    then in them. A single folder around all of them says nothing.
+    Folders around these may say what is trained and tested on ("train", "test", "val", ...); a picture for
+    which none does is trained on. Which side one is on follows from its own path.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names = sorted(_names(path))
         """Where the pictures lie in it, with slashes."""
-        parts = [PurePosixPath(name).parts for name in self.names]
-        depth = 0
-        while parts and all(len(p) > depth + 2 and p[depth] == parts[0][depth] for p in parts):
-            depth += 1
-        tops = [p[depth].lower() if len(p) > depth + 2 else "" for p in parts]
-        self._parts = [_SPLITS.get(top, "") for top in tops]
+        self._parts = [_split_of(name) for name in self.names]
 
     @property
     def splits(self) -> list[str]:
-        """Of "train" and "test" those that its folders are called; empty if folders are classes."""
-        return sorted(set(self._parts)) if all(self._parts) else []
+        """Of "train" and "test" those that some picture is for; empty if no folder says so."""
+        return sorted({part or "train" for part in self._parts}) if any(self._parts) else []
 
     def read(self, picture: str | None, required: Sequence[str], split: str | None) -> Table:
         """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
@@ -67,7 +62,8 @@ class PictureFolder:
         names = self.names
         if self.splits:
             wanted = split or self.splits[-1]  # of "test" and "train"
-            names = [n for n, part in zip(names, self._parts, strict=True) if part == wanted]
+            parts = (part or "train" for part in self._parts)
+            names = [n for n, part in zip(names, parts, strict=True) if part == wanted]
         values: list[str | None] = []
         faults: dict[int, str] = {}
         for row, found in enumerate(_contents(self.path, names)):
@@ -142,9 +138,11 @@ def encoded(data: bytes) -> str:
 
 def _inside(folder: Path, name: str) -> bytes | str:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return f"lies outside the folder {folder}; name files in it"
-    return _content(path)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
+        return f"cannot be read: {error}"
+    return _content(path) if inside else f"lies outside the folder {folder}; name files in it"
 
 
 def _content(path: Path) -> bytes | str:
@@ -156,8 +154,8 @@ def _content(path: Path) -> bytes | str:
         if size > MOST_BYTES:
             return f"has {size:,} bytes, more than {MOST_BYTES:,}"
         return path.read_bytes() or "is empty"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def _contents(path: Path, names: Sequence[str]) -> Iterator[bytes | str]:
@@ -202,3 +200,9 @@ def is_picture(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
     return path.suffix.lower() in PICTURES and not hidden and len(name) < 4096
+
+
+def _split_of(name: str) -> str:
+    """ "train" or "test", if a folder around that of the picture's class is called so; else empty."""
+    around = PurePosixPath(name).parts[:-2]
+    return next((_SPLITS[p.lower()] for p in around if p.lower() in _SPLITS), "")
