@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UmbelError
+from ..job import StrategySpec
 from ..run.events import Rebase
 from ..run.run_folder import RunFolder
 from ..strategies.residual import pairs_of_adapter, residual_digest
+from ..strategies.residual_rank import residual_rank
 from .finding import Finding
 from .form import Certificate
 
@@ -17,9 +20,17 @@ _FILE = "adapter_model.safetensors"
 def rebase_findings(
     certificate: Certificate, adapter: Path | None, run: Path | None
 ) -> Iterator[Finding]:
-    """Nothing with a strategy that leaves the base alone."""
+    """Nothing with a strategy that leaves the base alone, nor of a model that no round moved."""
     stated = certificate.adapter.rebase
     if stated is None:
+        if certificate.rounds.kept and _moves_the_base(certificate):
+            strategy = certificate.job.canonical["strategy"]["name"]
+            yield Finding(
+                "rebase",
+                False,
+                f"the certificate does not say what {strategy} put into the base. Get it again from "
+                "its issuer",
+            )
         return
     wrong, seen = [], []
     if adapter is not None:
@@ -40,6 +51,14 @@ def rebase_findings(
         )
     else:
         yield Finding("rebase", True, f"{text}: {' and '.join(seen)} agree")
+
+
+def _moves_the_base(certificate: Certificate) -> bool:
+    try:
+        spec = StrategySpec.model_validate(certificate.job.canonical["strategy"])
+        return residual_rank(spec) > 0
+    except (LookupError, ValueError, UmbelError):
+        return False  # no job of this version's: other checks say so
 
 
 def _of_adapter(certificate: Certificate, adapter: Path) -> str:

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from umbel.certificate.check import verify
 from umbel.certificate.form import FILE, Certificate
+from umbel.certificate.rebase_check import rebase_findings
 from umbel.run.events import Rebase
 from umbel.run.run_folder import RunFolder
 from umbel.simulations.engine import Options, simulate
@@ -68,3 +69,13 @@ def test_what_was_put_into_the_base_is_certified_and_checked(run):
     result["rebase"]["dropped"] = 0.0
     (run / "result.json").write_text(json.dumps(result))
     assert "rebase" in wrong(run)["result.json"]
+
+
+def test_a_signer_that_leaves_it_out_is_found_out(run):
+    certificate = Certificate.read(run / FILE)
+    (known,) = rebase_findings(certificate, None, None)
+    assert known.holds is None
+    silent = certificate.adapter.model_copy(update={"rebase": None})
+    (found,) = rebase_findings(certificate.model_copy(update={"adapter": silent}), None, None)
+    assert found.holds is False
+    assert "does not say what flora put into the base" in found.text
