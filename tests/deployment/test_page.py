@@ -25,7 +25,7 @@ ELSEWHERE = {
     r"umbel (consortium split|sign|take)|umbel consortium admit hospitals-keys": (
         "keys apart from the server: tests/server"
     ),
-    r"umbel client own-model": "models of an owner's own: tests/deployment/test_personal.py",
+    r"umbel client own-model": "models of an owner's own: tests/simulations/test_every_strategy.py",
 }
 """Commands of the page that are not run here, and why."""
 

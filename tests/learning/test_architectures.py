@@ -6,8 +6,6 @@ length, or the probe refuses it: nothing else may happen.
 """
 
 import collections
-import datetime
-import os
 import random
 from dataclasses import replace
 
@@ -216,23 +214,13 @@ def test_a_model_that_was_not_probed_takes_no_private_step(folder_of, store):
     _sum_of(probed(learner), learner.initial, Examples(store, np.arange(4)))
 
 
-def _chosen(kinds):
-    """All of them, or the third that a date picks: UMBEL_ARCHITECTURES=third, as in CI."""
-    if os.environ.get("UMBEL_ARCHITECTURES") != "third":
-        return kinds
-    seed = os.environ.get("UMBEL_SEED") or datetime.date.today().isoformat()
-    print(f"a third of the architectures, by UMBEL_SEED={seed}")
-    return sorted(random.Random(seed).sample(kinds, len(kinds) // 3))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [CLASSIFICATION, LANGUAGE])
 def test_every_architecture_that_can_be_built_small_keeps_the_bound_or_is_refused(
-    task, architectures, folder_of, store, capsys
+    task, architectures, folder_of, store, sweep, capsys
 ):
     kinds = architectures.names(task)
-    with capsys.disabled():
-        chosen = _chosen(kinds)
+    chosen = sweep.drawn("architectures", kinds)
     tally, broken, skipped = collections.Counter(), {}, {}
     for kind in chosen:
         try:
@@ -247,7 +235,11 @@ def test_every_architecture_that_can_be_built_small_keeps_the_bound_or_is_refuse
                 broken[kind, adapter] = f"{type(error).__name__}: {error}"
         torch.manual_seed(0)
     with capsys.disabled():
-        print(f"\n{task}: {dict(tally)}; {len(skipped)} of {len(chosen)} are not built small")
+        print(
+            f"\nUMBEL_SEED={sweep.seed()}, {task}, {len(chosen)} of {len(kinds)} architectures: ",
+            end="",
+        )
+        print(f"{dict(tally)}; {len(skipped)} are not built small")
     assert not broken
     assert set(tally) <= {"longest", "max_length", "refused"}
     share = 1 if chosen == kinds else 0.8 * len(chosen) / len(kinds)

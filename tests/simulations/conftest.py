@@ -10,6 +10,7 @@ import pytest
 from umbel.errors import Interrupted
 from umbel.server.run import Silent
 from umbel.simulations.engine import Options, resume, simulate
+from umbel.strategies import leaves_own_model
 
 
 class Dies(Silent):
@@ -74,6 +75,7 @@ def comes_to_the_same(simulated, tmp_path):
 
     def check(job):
         one = came_to(simulated(job))
+        assert bool(one[1]) == leaves_own_model(job.strategy)
         assert came_to(simulated(job, 2)) == one
         stop = threading.Event()
         options = Options(tmp_path / "parts", workers=1, reproducible=True, stop=stop)

@@ -24,7 +24,7 @@ def run(job, path, workers=1, listener=None, stop=None):
     return simulate(job, options, listener)
 
 
-def came_to(folder):
+def shared_and_own(folder):
     """The shared model, and every owner's figures of its own."""
     result = folder.read_json("result.json")
     return result["adapter_sha256"], json.dumps(result["own"])
@@ -105,33 +105,33 @@ def head(open_job_of):
 def test_a_run_that_is_killed_goes_on_with_what_is_the_owners_own(
     moment, head, dies, forked, tmp_path
 ):
-    expected = came_to(run(head, tmp_path / "whole"))
+    expected = shared_and_own(run(head, tmp_path / "whole"))
     cut = tmp_path / "cut"
     assert forked(lambda: run(head, cut, listener=dies(moment))) == -signal.SIGKILL
     again = resume(cut, 1)
-    assert came_to(again) == expected
+    assert shared_and_own(again) == expected
     assert not [event for event in again.read_events() if event.get("restarted")]
 
 
 def test_a_run_that_is_killed_before_its_result_is_written_still_has_the_owners_own(
     head, forked, tmp_path, monkeypatch
 ):
-    expected = came_to(run(head, tmp_path / "whole"))
+    expected = shared_and_own(run(head, tmp_path / "whole"))
     cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
         patch.setattr(engine, "conclude", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
         assert forked(lambda: run(head, cut)) == -signal.SIGKILL
     again = resume(cut, 1)
-    assert came_to(again) == expected
+    assert shared_and_own(again) == expected
     assert not list(cut.glob("owners/*/states/*")), "they are deleted when the run has ended"
 
 
 def test_an_owner_that_lost_its_own_begins_again_and_the_shared_model_is_the_same(
     head, tmp_path, monkeypatch
 ):
-    shared, own = came_to(run(head, tmp_path / "kept"))
+    shared, own = shared_and_own(run(head, tmp_path / "kept"))
     monkeypatch.setattr(OwnStates, "propose", lambda *arguments: None)
     forgetful = run(head, tmp_path / "forgetful")
-    assert came_to(forgetful)[0] == shared, "which never sees it"
-    assert came_to(forgetful)[1] != own
+    assert shared_and_own(forgetful)[0] == shared, "which never sees it"
+    assert shared_and_own(forgetful)[1] != own
     assert [event for event in forgetful.read_events() if event.get("restarted")]
