@@ -20,16 +20,11 @@ _NAME = "default"
 """Of the only adapter, as PEFT calls it."""
 
 
-_ENDINGS = (".base_layer.residual_A.weight", ".base_layer.residual_B.weight")
-
-
-def is_residual(name: str) -> bool:
-    """Whether a tensor of a network is of a residual."""
-    return name.endswith(_ENDINGS)
-
-
 class Moved(nn.Module):
-    """A frozen layer with a residual. PEFT finds the layer itself under the usual name."""
+    """A frozen layer with a residual. PEFT finds the layer itself under the usual name.
+
+    The attributes give the tensors the names of ``wire.residual_names``.
+    """
 
     def __init__(self, layer: nn.Module, scaling: float, shape: tuple[int, int], rank: int) -> None:
         """shape: m and n of the weight."""

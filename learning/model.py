@@ -18,11 +18,11 @@ import numpy as np
 from ..errors import ModelError
 from ..job import Job
 from ..wire.arrays import Arrays
+from ..wire.residual_names import is_residual
 from .base_model import named_digest
 from .batches import make_batch
 from .examples import Examples
 from .inputs import Inputs, Texts
-from .lora_residual import is_residual
 from .network import Batch, Network
 from .probing.verdict import Verdict
 from .shaping import PLAIN, Shaping

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..job import Job
 from ..wire.arrays import Arrays
+from ..wire.residual_names import is_residual
 from .device import use_bfloat16
-from .lora_residual import is_residual
 
 Batch = dict[str, Tensor]
 

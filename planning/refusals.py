@@ -91,10 +91,8 @@ def plan_refusals(
 
     virtual: as ``Plan.compile`` has it. Raises ``StrategyError`` for a strategy that cannot be built.
     """
-    from ..strategies import build_strategy
-
     job = terms.job
-    build_strategy(job.strategy, 1)
+    _check_strategy(job)
     return [
         *_model_refusals(model),
         *_adapter_refusals(job),
@@ -110,6 +108,13 @@ def plan_refusals(
         *encryption_refusals(terms, facts, model, tests),
         *comparing_refusals(terms, facts),
     ]
+
+
+def _check_strategy(job: Job) -> None:
+    """Raise ``StrategyError`` for a strategy that nobody knows, or with options that it does not have."""
+    from ..strategies import build_strategy
+
+    build_strategy(job.strategy, total_weight=1)  # what weights there are makes no difference here
 
 
 def _strategy_refusals(job: Job, accepted: Collection[str] | None) -> Iterator[str]:

@@ -140,6 +140,10 @@ class Progress:
                 self._last = event
                 for name, reason in event.failed.items():
                     self._say(f"round {event.round}: {name} did not take part: {reason}")
+                if event.lacks:
+                    self._say(
+                        f"round {event.round}: the groups that were left are too few: {event.lacks}"
+                    )
                 if event.unable:
                     self._say(
                         f"round {event.round}: {event.unable} clients could not train or test"

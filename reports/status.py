@@ -152,6 +152,8 @@ def _round_lines(last: Round) -> Iterator[str]:
         yield f"Answered, but too few: {', '.join(heard) or 'nobody'}"
     for client, reason in sorted(last.failed.items()):
         yield f"  {client}: {reason}"
+    if last.lacks:
+        yield f"  The groups that were left are too few: {last.lacks}"
     for doubt in last.doubted.values():
         yield f"  {doubt}"
 

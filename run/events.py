@@ -158,6 +158,8 @@ class Round(Event):
     """Seconds on a simulation's virtual clock when the sum was made, if it has one."""
     restarted: list[str] = field(default_factory=list, metadata=_SELDOM)
     """Clients whose own state of the strategy was lost, so that it began anew."""
+    lacks: str = field(default="", metadata=_SELDOM)
+    """Why the strategy made no round of the groups that were left, if some were."""
 
 
 @dataclass(frozen=True)

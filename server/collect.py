@@ -45,6 +45,8 @@ class Collection:
     """Fewest clients for the round to count."""
     answered: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    lacks: str = ""
+    """Why the strategy makes no round of the groups that are left; empty if it does, or all are there."""
     heard: set[str] = field(default_factory=set)
     """Clients that answered any trip, also of a round that was given up."""
     refused: int = 0

@@ -96,7 +96,10 @@ class Narrator:
                 event.seconds,
                 len(event.clients),
                 f" (versions behind: {ages})" if ages else "",
-                "".join(f"; {name}: {reason}" for name, reason in event.failed.items()),
+                "".join(f"; {name}: {reason}" for name, reason in event.failed.items())
+                + (
+                    f"; the groups that were left are too few: {event.lacks}" if event.lacks else ""
+                ),
             )
         elif isinstance(event, Spare):
             _log.warning("%s", event.text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, MetricRecord, RecordDict
@@ -29,22 +29,11 @@ if TYPE_CHECKING:
     from .run import Run
 
 _FILE = "first-sum.safetensors"
-_TOLD = (
-    "answered",
-    "failed",
-    "refused",
-    "out_of_range",
-    "bytes_up",
-    "bytes_down",
-    "seconds",
-    "epsilons",
-    "doubted",
-    "heads",
-    "loss",
-    "clipped",
-    "within",
-    "unable",
-)
+_APART = {"run", "kind", "stage", "minimum", "heard", "counts"}
+"""Fields of a collection that are written in another form, or known beside it."""
+_NOT_KEPT = {"spoiled", "counted"}
+"""No second sum follows a spoiled one, and owners keep no state that would follow what was counted."""
+_TOLD = tuple(each.name for each in fields(Collection) if each.name not in _APART | _NOT_KEPT)
 """What else is known of it, and has the form of JSON."""
 
 

@@ -167,7 +167,12 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     raise failure(
         run,
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, but {minimum} "
-        f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}",
+        f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}"
+        + (
+            f" The groups that are left are too few: {collection.lacks}."
+            if collection.lacks
+            else ""
+        ),
         kind,
     )
 
@@ -197,6 +202,7 @@ def round_event(
         doubted=collection.doubted,
         named=collection.named,
         restarted=sorted(collection.restarted),
+        lacks=collection.lacks,
         **more,
     )
 

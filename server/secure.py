@@ -149,7 +149,7 @@ class SecureCollection(SecureTrips):
         if self.kind != TRAIN or groups < 1 or lacks is None:
             return False
         if reason := lacks(groups):
-            self.failed.setdefault("the other groups", reason)
+            self.lacks = self.lacks or reason
         return not reason
 
     def _leave_out(self, group: Aggregator, error: ProtocolError) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..wire.arrays import Arrays
+from ..wire.residual_names import is_residual
 from .channels import UPDATE, Channel, Channels, Shapes, Told
-from .factors import is_residual
 
 __all__ = ["UPDATE", "Channel", "Channels", "LocalRule", "Rule", "Shapes", "Told"]
 

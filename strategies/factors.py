@@ -10,7 +10,6 @@ import numpy as np
 
 Factor = Literal["A", "B"]
 _CORE = re.compile(r"\.lora_B\.[^.]+\.core\.weight$")
-_RESIDUAL = re.compile(r"\.base_layer\.residual_[AB]\.weight$")
 _FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])(?:\.|$)")
 
 
@@ -34,11 +33,6 @@ def but_shared(factors: str, names: Collection[str]) -> list[str]:
 def is_core(name: str) -> bool:
     """Whether a tensor stands between two fixed factors (``Rule.core``)."""
     return bool(_CORE.search(name))
-
-
-def is_residual(name: str) -> bool:
-    """Whether a tensor is of what only the server moves (``Rule.residual``)."""
-    return bool(_RESIDUAL.search(name))
 
 
 def squared_norm(b: np.ndarray, a: np.ndarray) -> float:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from ..wire.arrays import Arrays
+from ..wire.residual_names import names_beside
 from .products import MeanProduct, Products, pairs_in
-from .residual import fold, names_beside, residual_in
+from .residual import fold, residual_in
 
 Added = tuple[np.ndarray, np.ndarray]
 """left (m, s) and right (s, n) float64: what a round adds to a layer's residual is their product."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..wire.arrays import Arrays
+from ..wire.residual_names import R_A, R_B, is_residual, names_beside
 from .contract import Shapes
-from .factors import factor_of, is_residual
+from .factors import factor_of
 
 _NOTHING = 2.0**-26
 """Of the largest singular value: what is below is float32's rounding, and no rank."""
@@ -36,12 +37,6 @@ class Folded:
     rank: int
     dropped: float
     """Frobenius norm of what did not fit."""
-
-
-def names_beside(b: str) -> tuple[str, str]:
-    """The names of R_B and R_A in the layer of this factor B."""
-    layer, _, _ = b.partition(".lora_B.")
-    return f"{layer}.base_layer.residual_B.weight", f"{layer}.base_layer.residual_A.weight"
 
 
 def with_residual(shapes: Shapes, width: int) -> dict[str, tuple[int, ...]]:
@@ -69,9 +64,9 @@ def residual_in(model: Arrays) -> Arrays:
 def pairs_of_residual(model: Arrays) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Of each layer its name, R_B (m, k) and R_A (k, n), float32."""
     for name, array in residual_in(model).items():
-        layer, found, _ = name.partition(".base_layer.residual_B.")
-        if found:
-            yield layer, array, model[name.replace("residual_B", "residual_A")]
+        layer = name.removesuffix(R_B)
+        if layer != name:
+            yield layer, array, model[layer + R_A]
 
 
 def pairs_of_adapter(tensors: Arrays, rank: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -16,11 +16,12 @@ from umbel.server.rounds import run_rounds
 from umbel.strategies import LocalRule, second_of
 from umbel.strategies.averaging import FedAvg
 from umbel.strategies.ditto import PulledToShared
-from umbel.strategies.factors import factor_of, is_residual
+from umbel.strategies.factors import factor_of
 from umbel.strategies.flexlora import FlexLora
 from umbel.strategies.products import Sketches, pairs_of
 from umbel.strategies.residual import pairs_of_residual
 from umbel.wire.requests import CONFIRM, FAILED, PREKEY, REVEAL, SECOND, TRAIN
+from umbel.wire.residual_names import is_residual
 
 LORA = {"adapter": "lora"}
 QUICK = {

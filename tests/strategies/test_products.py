@@ -10,10 +10,10 @@ from umbel.privacy.randomness import reproducible_stream
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
 from umbel.strategies import ours
 from umbel.strategies.contract import UPDATE, checked_channels
-from umbel.strategies.factors import is_residual
 from umbel.strategies.products import OVERSAMPLING, pairs_of, signs
-from umbel.strategies.residual import fold, names_beside, with_residual
+from umbel.strategies.residual import fold, with_residual
 from umbel.strategies.second import checked_asked, reaches_told, second_channels
+from umbel.wire.residual_names import is_residual, names_beside
 
 A, B = "layer.{}.lora_A.default.weight", "layer.{}.lora_B.default.weight"
 
