@@ -1,8 +1,5 @@
 """Whole rounds of strategies with two sums: what they come to, and who answers the second one."""
 
-from collections import Counter
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -10,8 +7,7 @@ from umbel.errors import PlanRefused, StrategyError, UmbelError
 from umbel.flower import refuse
 from umbel.job import StrategySpec
 from umbel.privacy.ledger.ledger import Ledger
-from umbel.run.events import Evaluation, Rebase, Round
-from umbel.server.first_sum import kept_first
+from umbel.run.events import Rebase, Round
 from umbel.server.rounds import run_rounds
 from umbel.strategies import LocalRule, second_of
 from umbel.strategies.averaging import FedAvg
@@ -20,7 +16,7 @@ from umbel.strategies.factors import factor_of
 from umbel.strategies.flexlora import FlexLora
 from umbel.strategies.products import Sketches, pairs_of
 from umbel.strategies.residual import pairs_of_residual
-from umbel.wire.requests import CONFIRM, FAILED, PREKEY, REVEAL, SECOND, TRAIN
+from umbel.wire.requests import CONFIRM, FAILED, SECOND, TRAIN
 from umbel.wire.residual_names import is_residual
 
 LORA = {"adapter": "lora"}
@@ -312,84 +308,6 @@ def test_a_second_sum_of_what_is_an_owners_own_is_refused_by_the_plan(
         second_of(
             StrategySpec(name=name), {"w.lora_A": (1, 2), "w.lora_B": (2, 1), "head": (1,)}, 1
         )
-
-
-class Killed(BaseException):
-    pass
-
-
-def dies_at(trip, number):
-    """Kills the coordinator when so many answers of a trip have come: four are those of the first sum."""
-    seen = Counter()
-
-    def fault(request, reply, assignment):
-        seen[request.metadata.message_type] += 1
-        if seen[trip] == number:
-            raise Killed
-        return [reply]
-
-    return fault
-
-
-def charges(run):
-    """How often each owner was charged."""
-    found = {}
-    for ledger in (run.folder.path / "ledgers").glob("*.sqlite"):
-        with Ledger(ledger) as rows:
-            found[ledger.stem] = len(rows.entries_of(run.id))
-    return found
-
-
-@pytest.mark.parametrize(("name", "trip", "number"), [
-    ("flexlora", REVEAL, 4), ("flexlora", PREKEY, 5), ("flexlora", SECOND, 1), ("lora-fair", SECOND, 4),
-    ("flexlora", CONFIRM, 6), ("lora-fair", REVEAL, 5), ("flexlora", REVEAL, 8),
-])  # fmt: skip
-def test_a_coordinator_that_dies_in_the_second_sum_asks_the_same_owners_for_it_again(
-    start_run, job_of, name, trip, number
-):
-    job = job_of("bert", **{**QUICK, "strategy": {"name": name}, "evaluation": {"every": 1}})
-    whole = start_run(job, name="whole")
-    run_rounds(whole)
-    with pytest.raises(Killed):
-        run_rounds(start_run(job, dies_at(trip, number)))
-    run = start_run(job)
-    run.restore()
-    run_rounds(run)
-    assert {n: a.tobytes() for n, a in run.arrays.items()} == {
-        n: a.tobytes() for n, a in whole.arrays.items()
-    }
-    if (trip, number) != (REVEAL, 4):  # after the first sum was opened, nobody is asked to train
-        assert run.grid.asked(TRAIN) == {}
-    assert charges(run) == charges(whole)
-    [told], [expected] = (each.folder.told(Round) for each in (run, whole))
-    assert (told.clients, told.attempt, told.epsilon) == (expected.clients, 1, expected.epsilon)
-    figures = [[line.metrics for line in each.folder.told(Evaluation)] for each in (run, whole)]
-    assert figures[0] == figures[1] != []
-    assert not list(run.folder.path.glob("first-sum*")), "it goes with its round"
-
-
-def test_a_first_sum_that_was_kept_is_used_only_where_a_second_one_can_follow(start_run, job_of):
-    job = job_of("bert", **QUICK)
-    with pytest.raises(Killed):
-        run_rounds(start_run(job, dies_at(SECOND, 1)))
-    run = start_run(job)
-    run.restore()
-    run.nodes = {name: 2 + place for place, name in enumerate(sorted(run.plan.by_name))}
-    found = kept_first(run, 1)
-    assert found.answered == sorted(run.nodes)
-    assert kept_first(run, 2) is None
-    stopped, nodes, arrays = run.sums.stopped, run.nodes, run.arrays
-    run.sums.stopped = replace(stopped, attempt=1)
-    assert kept_first(run, 1) is None, "another attempt was begun"
-    run.sums.stopped, run.nodes = stopped, dict(list(nodes.items())[1:])
-    assert kept_first(run, 1) is None, "one of its owners is away"
-    run.nodes, run.arrays = nodes, {name: array + 1 for name, array in arrays.items()}
-    assert kept_first(run, 1) is None, "the round begins with another model"
-    run.arrays = arrays
-    path = run.folder.path / "first-sum.safetensors"
-    for damaged in (b"", path.read_bytes()[:-1]):
-        path.write_bytes(damaged)
-        assert kept_first(run, 1) is None
 
 
 @pytest.mark.parametrize(
