@@ -40,10 +40,8 @@ def head(
 BOARD = (
     *(head(name) for name in ("fedavg", "fedprox", "scaffold", "feddyn")),
     head("fedavgm", noised=0.3),
-    *(
-        head(name, {"strategy.options.learning_rate": 0.1})
-        for name in ("fedadam", "fedyogi", "fedadagrad")
-    ),
+    *(head(name, {"strategy.options.learning_rate": 0.1}) for name in ("fedadam", "fedyogi")),
+    head("fedadagrad", {"strategy.options.learning_rate": 0.5}),
     *(head(name, private=False) for name in ("q-fedavg", "afl")),
     head("fedbuff", {"strategy.options.buffer": 4}),
     head("ditto"),
@@ -118,7 +116,7 @@ class Scores:
 def line(entry: Entry, case: Case, found: Figure) -> str:
     return (
         f"{entry.name:17}{entry.adapter:5} {case.data:10} {case.partition:14} {case.privacy:11} seed "
-        f"{case.seed}  {found.accuracy:.4f}  worst {found.worst:.3f}  up {found.bytes_up:,}"
+        f"{case.seed}  {found.accuracy:.4f}  worst {found.worst or 0:.3f}  up {found.bytes_up:,}"
     )
 
 

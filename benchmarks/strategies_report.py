@@ -31,7 +31,7 @@ def tables(part: str, rows: list[Row]) -> dict[str, list[str]]:
     for adapter, name in KINDS.items():
         mine = [row for row in rows if row["adapter"] == adapter]
         if mine:
-            found[f"board, {name}: accuracy"] = accuracies(mine)
+            found[f"board, {name}: accuracy"] = [*accuracies(mine), "", below(mine)]
             found[f"board, {name}: costs"] = costs(mine)
     return found
 
@@ -91,32 +91,43 @@ def accuracies(rows: Sequence[Row]) -> list[str]:
     )
 
 
+def below(rows: Sequence[Row]) -> str:
+    """Which strategies lose to FedAvg wherever both were measured."""
+    found = by_strategy(rows)
+    plain = found["fedavg"]
+    worse = [
+        f"`{name}`"
+        for name, own in found.items()
+        if name != "fedavg"
+        and all(row["accuracy"] < plain[case]["accuracy"] for case, row in own.items())
+    ]
+    return f"Below `fedavg` in every case: {', '.join(worse) or 'none'}."
+
+
 def costs(rows: Sequence[Row]) -> list[str]:
-    """A line per strategy: means over its cases; bytes are those of its first case."""
+    """A line per strategy; worst client and rounds without privacy, bytes of its first case."""
     lines = []
     for name, found in by_strategy(rows).items():
         own = list(found.values())
         free = [row for row in own if row["epsilon"] is None]
-        noised = [row["worst"] for row in own if row["epsilon"] is not None]
         rounds = [row["rounds"] for row in free]
-        reached = [one for one in rounds if one is not None]
-        first = (free or own)[0]
+        noised = [row for row in own if row["epsilon"] is not None]
         lines.append(
             [
                 f"`{name}`",
                 cell(statistics.mean(row["worst"] for row in free) if free else None),
-                cell(statistics.mean(noised) if noised else None),
-                ", ".join(map(cell, rounds)) if reached else "-",
-                cell(first["bytes_up"]),
-                cell(first["bytes_down"]),
+                ", ".join(map(cell, rounds)),
+                cell(free[0]["bytes_up"] if free else None),
+                cell(noised[0]["bytes_up"] if noised else None),
+                cell(noised[0]["bytes_down"] if noised else None),
                 f"{statistics.median(row['seconds'] for row in own):.2f}",
-                cell(first["keeps"]),
+                cell(own[0]["keeps"]),
             ]
         )
     return markdown(
         [
-            "strategy", "worst client, no privacy", "worst client, epsilon 4", "rounds to 95 %",
-            "bytes up", "bytes down", "seconds", "owner keeps, bytes",
+            "strategy", "worst client", "rounds to 95 %", "bytes up, with a test", "bytes up, without",
+            "bytes down, without", "seconds", "owner keeps, bytes",
         ],
         lines,
     )  # fmt: skip

@@ -88,8 +88,8 @@ class Figure:
     """What one run came to."""
 
     accuracy: float
-    worst: float
-    """Accuracy of the client with the least, on its part of the held-out records."""
+    worst: float | None
+    """Accuracy of the client with the least, on its part of the held-out records; noised at an epsilon."""
     curve: list[float]
     """Accuracy after each round that was tested."""
     bytes_up: int
@@ -156,10 +156,11 @@ def _run(entry: Entry, case: Case, smoke: bool) -> Figures:
         result, plan = run.read_json("result.json"), run.read_json("plan.json")
         tests = [event for event in run.told(Evaluation) if event.round]
     each = [one["accuracy"] for one in result["client_metrics"].values() if one]
+    each = [accuracy for accuracy in each if accuracy is not None]
     found = Figure(
         # Without the noise of private tests: what is compared is the model.
         accuracy=(result["exact"] or result)["metrics"]["accuracy"],
-        worst=min(each),
+        worst=min(each, default=None),
         curve=[event.figures["accuracy"] for event in tests],
         bytes_up=result["bytes"]["up_per_client_round"],
         bytes_down=result["bytes"]["down_per_client_round"],
