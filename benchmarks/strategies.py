@@ -42,7 +42,7 @@ BOARD = (
     head("fedavgm", noised=0.3),
     *(head(name, {"strategy.options.learning_rate": 0.1}) for name in ("fedadam", "fedyogi")),
     head("fedadagrad", {"strategy.options.learning_rate": 0.5}),
-    *(head(name, private=False) for name in ("q-fedavg", "afl")),
+    *(head(name) for name in ("q-fedavg", "afl")),
     head("fedbuff", {"strategy.options.buffer": 4}),
     head("ditto"),
     *(

@@ -177,5 +177,5 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_yticks(range(len(others)), others)
         axes.invert_yaxis()
         axes.set_xlabel(f"points, {KINDS[kind]}")
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        axes.legend(frameon=False, loc="upper left", fontsize=8)
     canvas.save(sheet, path)

@@ -46,8 +46,6 @@ LORA: dict[str, Any] = {
     "training.schedule": "linear",
 }
 SMOKE_ROWS = 240
-FREE: dict[str, Any] = {"model.lora.alpha": 32.0}
-"""Of LoRA without privacy, where nothing is clipped: its factors begin to matter within these few steps."""
 CLEAR: dict[str, Any] = {"encryption.mode": "none", "simulation.encryption_required": False}
 
 
@@ -115,7 +113,6 @@ def settings(entry: Entry, case: Case, smoke: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         **COMMON,
         **kinds[entry.adapter],
-        **(FREE if entry.adapter == "lora" and math.isinf(case.epsilon) else {}),
         **{key: value for key, value in SETS[case.data].items() if not key.endswith("path")},
         "seed": case.seed,
         "strategy.name": entry.name,
