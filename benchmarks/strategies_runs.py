@@ -60,8 +60,6 @@ class Entry:
     """Its learning rate in those of the common settings, the best of a few on another seed."""
     noised: float = 1.0
     """The same at an epsilon, where gradients are clipped."""
-    private: bool = True
-    """Whether it may be had at an epsilon."""
     whole: bool = False
     """Whether it trains on whole texts."""
 
