@@ -137,7 +137,7 @@ class Pictures(Inputs):
         }
 
     def save(self, folder: Path, job: Job) -> None:
-        """What reads pictures in the same way with transformers' own processors."""
+        """For transformers' own processors, which read square pictures in the same way."""
         square = {"height": self.side, "width": self.side}
         settings = {
             "image_processor_type": "ViTImageProcessor",

@@ -141,17 +141,20 @@ def lora_fair(mean, rank, b, a):
     return (b + moved) @ a
 
 
-PAPERS = {"flexlora": flexlora, "lora-fair": lora_fair}
-
-
-@pytest.mark.parametrize("name", PAPERS)
-@given(
+with_any_adapters = given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
     st.integers(1, 4),
     st.lists(st.integers(1, 5), min_size=1, max_size=5),
     st.integers(0, 2**32 - 1),
     st.data(),
 )
+"""Shapes of layers, a rank, the owners' weights, a seed, and further draws."""
+
+PAPERS = {"flexlora": flexlora, "lora-fair": lora_fair}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+@with_any_adapters
 def test_a_round_comes_to_what_the_paper_says(name, shapes, rank, weights, seed, data):
     generator = np.random.default_rng(seed)
     model = adapter(generator, rank, shapes)
@@ -186,13 +189,7 @@ def with_zeros(model, width):
 
 
 @pytest.mark.parametrize("name", ["flora", "fedex-lora"])
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
-    st.integers(1, 4),
-    st.lists(st.integers(1, 5), min_size=1, max_size=5),
-    st.integers(0, 2**32 - 1),
-    st.data(),
-)
+@with_any_adapters
 def test_base_and_factors_move_as_the_paper_says(name, shapes, rank, weights, seed, data):
     """Wang et al. 2024: W + [w_1 B_1, ...] [A_1; ...]. Singhal et al. 2024: A and B are means, and W gets the
     mean product less their product. Both over three rounds, with a dense W."""
