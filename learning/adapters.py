@@ -20,6 +20,11 @@ ALL_LINEAR = "all-linear"
 def add_adapter(
     job: Job, backbone: Any, mean_head: bool, missing: list[str], shaping: Shaping = PLAIN
 ) -> nn.Module:
+    """The model with what is trained put on it, as the job and its strategy (`shaping`) say.
+
+    mean_head: our own head goes on pooled states. missing: tensors for which the model's folder has no
+    weights. Raises ``ModelError``.
+    """
     if job.training.gradient_checkpointing:
         # Opacus hooks need the re-entrant form; both need a graph from the embeddings on.
         backbone.gradient_checkpointing_enable({"use_reentrant": True})

@@ -103,9 +103,9 @@ class Company:
             under_way = UnderWay(tests, rosters.participations(job), left)
         members = rosters.members_of(period)
         _check_clip(job, self.shape, self.consortium, members)
-        # A rehearsal keeps to the virtual clock, so that it comes to what a simulation comes to.
-        virtual = bool(self.folder.read_json("run.json")["reproducible"])
-        return Plan.compile(job, here, self.shape, members, under_way=under_way, virtual=virtual)
+        return Plan.compile(
+            job, here, self.shape, members, under_way=under_way, virtual=rosters.virtual
+        )
 
     def take_up(self, grid: Grid, initial: Arrays) -> Run:
         """The run under its present roster, as its last checkpoint left it; `initial` is its first model."""

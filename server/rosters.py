@@ -103,10 +103,14 @@ class Rosters:
         clients = sorted({*self.last.clients, *names})
         self._write([*self.periods[:-1], replace(self.last, clients=clients, joining=False)])
 
+    @property
+    def virtual(self) -> bool:
+        """Whether clients go by a virtual clock: a rehearsal comes to what a simulation comes to."""
+        return bool(self._folder.read_json("run.json")["reproducible"])
+
     def participations(self, job: Job) -> dict[str, int]:
         """Rounds that each client is planned in: who joins later, in all that are left then."""
-        virtual = bool(self._folder.read_json("run.json")["reproducible"])
-        found = participations_of(job, self.periods[0].clients, virtual=virtual)
+        found = participations_of(job, self.periods[0].clients, virtual=self.virtual)
         for period in self.periods:
             for name in (*period.clients, *period.asked):
                 found.setdefault(name, max(1, job.training.rounds - period.first + 1))
