@@ -96,7 +96,7 @@ class Asked:
     @property
     def trained_here(self) -> tuple[str, ...]:
         """Names of the tensors that the round trains, personal ones among them."""
-        return (*self.channels.update.shapes, *self.personal)
+        return (*self.channels.trained, *self.personal)
 
     @property
     def trained_at_once(self) -> list[tuple[str, ...]]:

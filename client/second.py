@@ -53,7 +53,7 @@ _FINISHED = "/"
 
 def kept_shapes(channels: Channels, two_sums: bool) -> dict[str, tuple[int, ...]]:
     """Of what is kept of a round: what left, and for a second sum the finished update, too."""
-    finished = channels.update.shapes.items() if two_sums else ()
+    finished = channels.trained.items() if two_sums else ()
     return {**channels.shapes, **{f"{_FINISHED}{name}": shape for name, shape in finished}}
 
 

@@ -157,7 +157,7 @@ class StrategyHere:
             clip = 1.0
             if job.encrypted:  # as the plan has it
                 every = self.of_rounds(job, assignment)
-                clip = max(terms.clip(channels.update.numbers) for channels in every)
+                clip = max(terms.clip(channels.parameters) for channels in every)
             strategy, round_, cohort = job.strategy, assignment.round, assignment.cohort
             for trip in (None,) if asked is None else (None, asked):
                 wanted |= reaches_by(strategy, arrays, round_, self._accepted, cohort, clip, trip)

@@ -135,7 +135,7 @@ def encryption_refusals(
     try:
         rounds = job.training.rounds
         many = channels_over(job.strategy, model.trained, rounds, clients=cohort)
-        clip = max(terms.clip(channels.update.numbers) for channels, _ in many)
+        clip = max(terms.clip(channels.parameters) for channels, _ in many)
     except PlanRefused:
         return reasons  # of noise that is not enough: said elsewhere
     reasons += grid_refusals(job, clip, most, weight_cap)

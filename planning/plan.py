@@ -172,7 +172,7 @@ class Plan:
     @property
     def clip(self) -> float:
         """Largest magnitude of an entry of an update under secure aggregation, in any round."""
-        return max(self.terms.clip(channels.update.numbers) for channels, _ in self.channels)
+        return max(self.terms.clip(channels.parameters) for channels, _ in self.channels)
 
     @property
     def weight_cap(self) -> int:
@@ -274,7 +274,7 @@ class Plan:
         if all(channels.trip == 1 for channels in many):
             return []
         return [
-            {c.name: {"numbers": c.numbers, "reach": c.reach} for c in channels.added}
+            {c.name: {"numbers": c.numbers, "reach": c.reach} for c in channels.all}
             for channels in many
         ]
 

@@ -60,7 +60,7 @@ class Content:
     @property
     def clip(self) -> float:
         """Largest magnitude of an entry of an update, and of what rides with it in its scale."""
-        return self.terms.clip(self.channels.update.numbers)
+        return self.terms.clip(self.channels.parameters)
 
     @property
     def layout(self) -> Layout:

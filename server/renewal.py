@@ -234,7 +234,7 @@ def _check_clip(job: Job, shape: ModelShape, consortium: Consortium, members: in
     if job.encrypted:
         terms = Terms(job, members)
         for channels, _ in channels_over(job.strategy, shape.trained, job.training.rounds):
-            clip = terms.clip(channels.update.numbers)
+            clip = terms.clip(channels.parameters)
             if reasons := roster_refusals(clip, consortium.limits):
                 raise refused(reasons)
 

@@ -60,6 +60,9 @@ class Channel:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
+_NO_UPDATE = Channel(UPDATE, {})
+
+
 @dataclass(frozen=True)
 class Channels:
     """All that one client adds to a round's sum, in this order, as one vector.
@@ -70,26 +73,30 @@ class Channels:
     """
 
     all: tuple[Channel, ...]
+    trained: Shapes
+    """What the round trains, in the model's order. The update's channel has these tensors, but for those in
+    whose place another channel says something; a sum's clip is for an update of all of them."""
     trip: int = 1
-    """1: the sum of updates; 2: a second sum, of the other channels alone (``Rule.second``)."""
+    """1: the sum of updates; 2: a second sum, of other channels alone (``Rule.second``)."""
 
     @property
     def update(self) -> Channel:
-        return self.all[0]
+        """Without any tensor if the sum adds up no update."""
+        return next((channel for channel in self.all if channel.name == UPDATE), _NO_UPDATE)
 
     @property
     def further(self) -> tuple[Channel, ...]:
-        return self.all[1:]
-
-    @property
-    def added(self) -> tuple[Channel, ...]:
-        """Those that this trip's sum adds up."""
-        return self.all if self.trip == 1 else self.further
+        return tuple(channel for channel in self.all if channel.name != UPDATE)
 
     @property
     def numbers(self) -> int:
         """Of the whole vector."""
-        return sum(channel.numbers for channel in self.added)
+        return sum(channel.numbers for channel in self.all)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of a whole update, as the round trains it."""
+        return sum(math.prod(shape) for shape in self.trained.values())
 
     def scaled(self, told: Told) -> Channels:
         """The same with the reaches that the server tells for a round (``Rule.scales``), if it tells any.
@@ -97,8 +104,8 @@ class Channels:
         ``ValueError`` for one that is no power of two, or below what is declared: entries beyond a reach
         are scaled down, so a small one would change what is added up.
         """
-        found = [self.update]
-        for channel in self.further:
+        found = []
+        for channel in self.all:
             reach = told.get(f"reach-{channel.name}", channel.reach)
             if not isinstance(reach, float):
                 raise ValueError(
@@ -116,13 +123,17 @@ class Channels:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """By the names that travel."""
         further = {f"{c.name}/{n}": s for c in self.further for n, s in c.shapes.items()}
-        return {**self.update.shapes, **further} if self.trip == 1 else further
+        return {**self.update.shapes, **further}
 
     def vector(self, update: Arrays, further: Mapping[str, Arrays]) -> Arrays:
-        """What leaves: float32, by the names that travel. ``ValueError`` for what is not declared."""
+        """What leaves: float32, by the names that travel. ``ValueError`` for what is not declared.
+
+        update: of all that the round trains. What its channel leaves out stays here.
+        """
         if not self.further and not further:
             return update
-        found = dict(update) if self.trip == 1 else {}
+        sent = self.update.shapes
+        found = {n: array for n, array in update.items() if n in sent or n not in self.trained}
         for channel in self.further:
             for name, array in further.get(channel.name, {}).items():
                 scaled = np.asarray(array, np.float32) / np.float32(channel.reach)

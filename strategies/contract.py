@@ -105,7 +105,7 @@ class LocalRule:
 
     def next_state(self, update: Arrays) -> Arrays:
         """The state that follows from the finished update (float32), as the sum gets it (under client-level
-        privacy before it is clipped and noised).
+        privacy before it is clipped and noised), without what the update's channel leaves out.
 
         A pure function of `update` and of what is set before: `own`, `heard`, `rates`, `steps`, and `loss`
         if it `needs_loss`. It counts from the first round on before which the opened sum is known to have
@@ -139,7 +139,8 @@ class LocalRule:
         """
 
     def sends(self, update: Arrays) -> Arrays:
-        """What leaves in place of the finished update (float32), with the same names and shapes."""
+        """What leaves in place of the finished update (float32), with the same names and shapes; of it, what
+        the update's channel has."""
         return update
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
@@ -224,7 +225,11 @@ class Rule(ABC):
         return iter(())
 
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
-        """What a round adds up that trains these tensors; the update comes first."""
+        """What a round adds up that trains these tensors; the update comes first.
+
+        The update's channel may leave out tensors of which another channel says what is needed: their
+        changes stay at the owner, and ``next_model`` gets no mean of them.
+        """
         return (Channel(UPDATE, shapes),)
 
     def second(self, shapes: Shapes) -> tuple[Channel, ...]:
@@ -297,8 +302,9 @@ class Rule(ABC):
     ) -> dict[str, np.ndarray]:
         """The next model from the current one (float32) and the mean update (float64).
 
-        Called with some tensors of each at a time, of those that the round trained; the others stay. With a
-        second sum: with all of them at once, and in the model with its residuals.
+        Called with some tensors of each at a time, of those that the round trained; the others stay, and so
+        do those that it does not return. Of a tensor that the update's channel leaves out there is no mean;
+        they come last. With a second sum: with all of them at once, and in the model with its residuals.
         """
 
 
@@ -334,8 +340,11 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
     """The channels that a rule declares for what it trains. ``ValueError`` for what cannot be summed."""
     found = rule.channels(shapes)
     names = [channel.name for channel in found]
-    if names[:1] != [UPDATE] or dict(found[0].shapes) != dict(shapes) or found[0].reach != 1.0:
+    sound = names[:1] == [UPDATE] and found[0].shapes.items() <= shapes.items()
+    if not sound or found[0].reach != 1.0:
         raise ValueError("its first channel is not the update of the model's own tensors")
+    if len(names) == 1 and len(found[0].shapes) < len(shapes):
+        raise ValueError("it leaves tensors out of the update, and has no other channel for them")
     if len(names) > 1 and rule.sees != "SUM":
         raise ValueError(f"a rule that compares updates has no further channel, such as {names[1]}")
     if len(set(names)) < len(names):
@@ -344,8 +353,9 @@ def checked_channels(rule: Rule, shapes: Shapes) -> Channels:
         raise ValueError("it has a residual, which only a rule with a second sum can move")
     if len(names) > 1 and rule.local is None:
         raise ValueError(f"no local half fills its channel {names[1]}")
-    channels = Channels(found)
-    if len(channels.shapes) < sum(len(channel.shapes) for channel in found):
+    channels = Channels(found, shapes)
+    further = sum(len(channel.shapes) for channel in channels.further)
+    if len({**shapes, **channels.shapes}) < len(shapes) + further:
         raise ValueError(
             "a tensor of its further channels has the same name as a tensor of the model"
         )

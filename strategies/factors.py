@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from .channels import Shapes
+
 Factor = Literal["A", "B"]
 _CORE = re.compile(r"\.lora_B\.[^.]+\.core\.weight$")
 _FACTOR = re.compile(r"\.lora_(?:embedding_)?([AB])(?:\.|$)")
@@ -22,6 +24,11 @@ def factor_of(name: str) -> Factor | None:
 def without(factor: Factor, names: Iterable[str]) -> list[str]:
     """All tensors but this factor's."""
     return [name for name in names if factor_of(name) != factor]
+
+
+def without_factors(shapes: Shapes) -> Shapes:
+    """Of these tensors, those that are no factors, such as a head's."""
+    return {name: shape for name, shape in shapes.items() if factor_of(name) is None}
 
 
 def but_shared(factors: str, names: Collection[str]) -> list[str]:

@@ -6,8 +6,6 @@ import hashlib
 
 import numpy as np
 
-from ..wire.arrays import Arrays
-from .factors import factor_of
 from .products import MeanProduct
 from .rebasing import Added, Rebasing
 
@@ -23,13 +21,6 @@ class Flora(Rebasing):
     """
 
     when = "Different ranks per owner, and changes of a higher rank than any owner can train."
-
-    def next_model(
-        self, model: Arrays, mean_update: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        # The next A follows from the one that was sent, to the bit, whatever is in the sum of factors.
-        heard = {n: 0.0 * mean if factor_of(n) else mean for n, mean in mean_update.items()}
-        return super().next_model(model, heard)
 
     def parted(
         self, mean: MeanProduct, b: np.ndarray, a: np.ndarray

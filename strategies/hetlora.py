@@ -12,7 +12,7 @@ from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .channels import reach_for
 from .contract import UPDATE, Channel, Shapes
-from .factors import factor_of, squared_norm
+from .factors import factor_of, squared_norm, without_factors
 from .products import OwnRank, pairs_in
 
 if TYPE_CHECKING:
@@ -23,14 +23,11 @@ _LEAST = 2.0**-4
 
 
 class WeightedFactors(OwnRank):
-    """Sends its factors times s = ||B A||, over all layers together, and s; zeros for the factors' changes.
+    """Sends its factors times s = ||B A||, over all layers together, and s, in place of the factors' changes.
 
     With the sums of the changes, too, those of two owners could be taken apart by one equation, as s is the
     norm of their product (tests/strategies/test_taken_apart.py).
     """
-
-    def sends(self, update: Arrays) -> Arrays:
-        return {n: np.zeros_like(a) if factor_of(n) else a for n, a in update.items()}
 
     def further(self, update: Arrays) -> Mapping[str, Arrays]:
         begun = self.begins(self.model)
@@ -54,7 +51,7 @@ class HetLora(FedAvg):
     fits = ("lora",)
     local = WeightedFactors
     ranked = True
-    when = "Different ranks per owner with one sum, at twice the bytes of plain averaging."
+    when = "Different ranks per owner with one sum, at the bytes of plain averaging."
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +71,7 @@ class HetLora(FedAvg):
         if not factors:
             return (Channel(UPDATE, shapes),)
         weighted, norms = Channel(_WEIGHTED, factors, _LEAST), Channel(_NORMS, {_ALL: (1,)}, _LEAST)
-        return (Channel(UPDATE, shapes), weighted, norms)
+        return (Channel(UPDATE, without_factors(shapes)), weighted, norms)
 
     def scales(self, model: Arrays, asked: Arrays | None = None) -> Mapping[str, float]:
         """Bounds of s, and of s times an entry, over the bound c of an update's entries.
@@ -103,7 +100,7 @@ class HetLora(FedAvg):
         self, model: Arrays, mean_update: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         following = super().next_model(model, mean_update)
-        for name in following.keys() & self._weighted.keys():
+        for name in model.keys() & self._weighted.keys():
             weighted = self._weighted.pop(name)
             if self._norm > 0:
                 following[name] = weighted / self._norm

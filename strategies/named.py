@@ -91,7 +91,7 @@ def channels_of(
     """
     rule = _rule(spec, accepted, clients)
     if rule is None:
-        return Channels((Channel(UPDATE, shapes),))
+        return Channels((Channel(UPDATE, shapes),), shapes)
     with _said_of(spec):
         return checked_channels(rule, trained_shapes(rule, round_, shapes))
 
@@ -126,7 +126,7 @@ def channels_over(
     """
     rule = _rule(spec, accepted, clients)
     if rule is None:
-        return [(Channels((Channel(UPDATE, shapes),)), rounds)]
+        return [(Channels((Channel(UPDATE, shapes),), shapes), rounds)]
     with _said_of(spec):
         trained = (trained_shapes(rule, round_, shapes) for round_ in range(1, rounds + 1))
         many = Counter(tuple(names) for names in trained)
@@ -144,7 +144,7 @@ def trained_over(
 ) -> set[str]:
     """Names of the tensors that some round from 1 to `rounds` trains."""
     many = channels_over(spec, shapes, rounds, accepted)
-    return {name for channels, _ in many for name in channels.update.shapes}
+    return {name for channels, _ in many for name in channels.trained}
 
 
 def rule_class(spec: StrategySpec, accepted: Collection[str] | None = None) -> type[Rule] | None:

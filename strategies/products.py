@@ -37,7 +37,7 @@ from ..wire.arrays import Arrays
 from .averaging import FedAvg
 from .channels import reach_for
 from .contract import UPDATE, Channel, LocalRule, Shapes, Told, told_number
-from .factors import factor_of
+from .factors import factor_of, without_factors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,11 +151,6 @@ class Sketches(OwnRank):
             found[pair.b] = self._changed(pair, update, partial(_sketch, omega))
         return {SKETCH: found}
 
-    def sends(self, update: Arrays) -> Arrays:
-        """Zeros for factors: nobody needs their means, and rows that one owner's rank alone has would be
-        that owner's own in them."""
-        return {n: np.zeros_like(a) if factor_of(n) else a for n, a in update.items()}
-
     def second(self, update: Arrays, asked: Arrays) -> Mapping[str, Arrays]:
         found = {}
         for pair, _ in self._pairs(update):
@@ -186,9 +181,6 @@ class PaddedSketches(Sketches):
         for pair, _ in self._pairs(update):
             held[pair.b] = (np.arange(pair.rank) < (self.rank or pair.rank)).astype(np.float32)
         return {**super().further(update), HELD: held}
-
-    def sends(self, update: Arrays) -> Arrays:
-        return update
 
 
 @dataclass(frozen=True)
@@ -244,11 +236,14 @@ class Products(FedAvg):
             )
 
     def channels(self, shapes: Shapes) -> tuple[Channel, ...]:
+        """Without the factors' own changes, unless the rule is `padded`: nobody needs their means, and rows
+        that one owner's rank alone has would be that owner's own in them."""
         sketches = self.asks(shapes)
         further = [Channel(SKETCH, sketches, _LEAST)] if sketches else []
         if self.padded and sketches:
             further.append(Channel(HELD, {pair.b: (pair.rank,) for pair in pairs_of(shapes)}))
-        return (Channel(UPDATE, shapes), *further)
+        update = shapes if self.padded or not sketches else without_factors(shapes)
+        return (Channel(UPDATE, update), *further)
 
     def second(self, shapes: Shapes) -> tuple[Channel, ...]:
         each = {pair.a: (pair.width(self.clients), pair.n) for pair in pairs_of(shapes)}
@@ -316,7 +311,7 @@ class Products(FedAvg):
         self, model: Arrays, mean_update: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Of all tensors at once, as both sums are there."""
-        following = super().next_model(model, mean_update)
+        following = {**model, **super().next_model(model, mean_update)}
         for pair in pairs_in(model):
             b, a = pair.factors(following)
             if pair.b in self._held:  # what smaller ranks leave out of the model that was sent

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..wire.arrays import Arrays
-from .contract import UPDATE, Channel, Channels, Rule, Shapes, has_personal
+from .contract import Channels, Rule, Shapes, has_personal
 
 NOTHING_OF_ITS_OWN = (
     "an owner finds the update for a second sum by what all owners were sent, so give the rule no state, "
@@ -35,7 +35,7 @@ def second_channels(rule: Rule, shapes: Shapes) -> Channels | None:
         raise ValueError("a second sum needs a local half, and a rule of sums")
     if rule.apart or has_personal(type(rule)) or rule.local.state(shapes):
         raise ValueError(NOTHING_OF_ITS_OWN)
-    return Channels((Channel(UPDATE, shapes), *found), trip=2)
+    return Channels(found, shapes, trip=2)
 
 
 def checked_asked(rule: Rule, model: Arrays) -> Arrays:

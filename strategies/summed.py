@@ -160,7 +160,7 @@ class SummedStrategy(Strategy):
         model, shapes = self._global, self._shapes
         self._global, self._trained = {}, {}
         channels = checked_channels(self.inner, shapes).scaled(self._reaches)
-        further = channels.shapes.keys() - shapes.keys()
+        further = channels.shapes.keys() - channels.update.shapes.keys()
         for channel, name, mean in channels.means(total.means(first=further)):
             if channel != UPDATE:
                 self.inner.hear(channel, name, mean)
@@ -168,7 +168,11 @@ class SummedStrategy(Strategy):
             found = self.inner.next_model({name: model.pop(name)}, {name: mean})
             del mean
             yield name, found.pop(name).astype(np.float32)
-        yield from model.items()  # what was not trained
+        for name in shapes.keys() - channels.update.shapes.keys():
+            found = self.inner.next_model({name: model[name]}, {})
+            if name in found:
+                model[name] = found[name].astype(np.float32)
+        yield from model.items()  # and what was not trained
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -13,7 +13,9 @@ from umbel.privacy.noise.scale import Scale
 from umbel.privacy.randomness import reproducible_stream
 from umbel.privacy.secagg.fixed_point import decode, encode
 from umbel.server.rounds import run_rounds
-from umbel.strategies import Channel, Channels
+from umbel.strategies import Channel, Channels, LocalRule
+from umbel.strategies.averaging import FedAvg
+from umbel.strategies.factors import factor_of
 from umbel.wire.requests import TRAIN
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "strategies"
@@ -59,7 +61,8 @@ def test_a_sum_and_single_updates_say_the_same_of_all_channels(start_run, open_j
 def test_under_client_level_privacy_all_channels_are_clipped_together(start_run, job_of):
     """However large what the local half adds, one client moves the sum by no more than the norm."""
     job = job_of(privacy={"unit": "client", "mechanism": "central", "clipping_norm": 0.5})
-    channels = Channels((Channel("update", {"w": (30,)}), Channel("more", {"w": (30,)}, 4.0)))
+    shapes = {"w": (30,)}
+    channels = Channels((Channel("update", shapes), Channel("more", shapes, 4.0)), shapes)
     terms, draw = Terms(job, 3), np.random.default_rng(7)
     content = Content(terms, channels, True, False)
     update = {"w": draw.normal(size=30).astype("f4")}
@@ -88,3 +91,79 @@ def test_the_guarantee_names_what_is_added_up_beside_the_update(start_run, job_o
     ]
     assert plan.to_dict()["bytes_up_per_client_round"] >= 8 * numbers
     assert plan.to_dict()["bytes_down_per_client_round"] == 4 * numbers
+
+
+class Doubled(LocalRule):
+    """Says twice how far the factors moved, and not how far."""
+
+    def further(self, update):
+        return {"doubled": {n: 2 * a for n, a in update.items() if factor_of(n)}}
+
+
+class Halved(FedAvg):
+    """FedAvg, whose factors travel in a channel of their own."""
+
+    local = Doubled
+
+    def __init__(self):
+        super().__init__()
+        self._heard = {}
+
+    def channels(self, shapes):
+        factors = {name: shape for name, shape in shapes.items() if factor_of(name)}
+        rest = {name: shape for name, shape in shapes.items() if name not in factors}
+        return (Channel("update", rest), Channel("doubled", factors, 2.0))
+
+    def hear(self, channel, name, mean):
+        self._heard[name] = mean / 2
+
+    def next_model(self, model, mean_update):
+        said = {name: self._heard.pop(name) for name in model if name in self._heard}
+        assert not said.keys() & mean_update.keys()
+        return super().next_model(model, {**mean_update, **said})
+
+
+LORA = {
+    "model": {"adapter": "lora"},
+    "training": {"rounds": 1, "local_steps": 1},
+    "evaluation": {"counts": "off"},
+}
+
+
+@pytest.mark.parametrize("how", ["clear", "masked"])
+def test_a_channel_may_take_the_place_of_an_updates_tensors(
+    how, in_a_module, start_run, job_of, open_job_of
+):
+    """The same model as plain averaging comes to, of as many numbers, and with the same clip."""
+    build = {"clear": open_job_of, "masked": job_of}[how]
+    plain = start_run(build("bert", **LORA), name="plain")
+    own = {"name": in_a_module(Halved)}
+    other = start_run(build("bert", **LORA, strategy=own), name="own")
+    begun = {name: array.copy() for name, array in plain.arrays.items()}
+    for run in (plain, other):
+        run_rounds(run)
+    for name, array in plain.arrays.items():
+        assert np.any(array != begun[name])
+        assert other.arrays[name] == pytest.approx(array, abs=1e-7 if how == "clear" else 1e-4)
+    plans = [run.plan for run in (plain, other)]
+    assert len({plan.bytes_up for plan in plans}) == 1
+    assert how == "clear" or len({plan.clip for plan in plans}) == 1
+
+
+def test_hetlora_sends_as_many_numbers_as_plain_averaging_and_one_norm(start_run, job_of):
+    names = ("fedavg", "hetlora")
+    plans = {
+        name: start_run(job_of("bert", **LORA, strategy={"name": name}), name=name).plan
+        for name in names
+    }
+    assert plans["hetlora"].clip == plans["fedavg"].clip
+    assert plans["hetlora"].bytes_up == plans["fedavg"].bytes_up + 4
+
+
+def test_flexloras_first_sum_has_no_factors_changes(start_run, job_of):
+    plan = start_run(job_of("bert", **LORA, strategy={"name": "flexlora"})).plan
+    first, second = plan.to_dict()["sums"]
+    shapes = plan.model.trained
+    rest = sum(int(np.prod(shape)) for name, shape in shapes.items() if not factor_of(name))
+    assert first["update"]["numbers"] == rest < plan.model.trained_parameters
+    assert second.keys() == {"projections"}

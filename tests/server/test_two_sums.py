@@ -9,7 +9,7 @@ from umbel.job import StrategySpec
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.run.events import Rebase, Round
 from umbel.server.rounds import run_rounds
-from umbel.strategies import LocalRule, second_of
+from umbel.strategies import second_of
 from umbel.strategies.averaging import FedAvg
 from umbel.strategies.ditto import PulledToShared
 from umbel.strategies.factors import factor_of
@@ -38,26 +38,25 @@ def products(model):
 
 
 @pytest.fixture
-def factors_seen(monkeypatch):
-    """Owners send their factors' changes, which only their sketches need: to compute with them here."""
-    monkeypatch.setattr(Sketches, "sends", LocalRule.sends)
+def finished(monkeypatch):
+    """Each local half with its finished update, in the order of the owners: what never leaves them."""
+    seen, further = [], Sketches.further
+
+    def noted(half, update):
+        seen.append((half, update))
+        return further(half, update)
+
+    monkeypatch.setattr(Sketches, "further", noted)
+    return seen
 
 
 def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
-    start_run, job_of, open_job_of, factors_seen
+    start_run, job_of, open_job_of, finished
 ):
-    sent = []
-
-    def listen(request, reply, assignment):
-        if request.metadata.message_type == TRAIN:
-            record = reply.content["arrays"]
-            sent.append({name: array.numpy() for name, array in record.items()})
-        return [reply]
-
-    clear = start_run(open_job_of("bert", **QUICK), listen, name="clear")
+    clear = start_run(open_job_of("bert", **QUICK), name="clear")
     before = dict(clear.arrays)
     run_rounds(clear)
-    owners = [{n: before[n] + update[n] for n in before} for update in sent]
+    owners = [{n: before[n] + update[n] for n in before} for _, update in finished]
     each = [products(owner) for owner in owners]
     for name, found in products(clear.arrays).items():
         mean = np.mean([one[name] for one in each], axis=0)
@@ -74,16 +73,15 @@ def test_sums_and_single_updates_come_to_the_best_cut_of_the_mean_product(
 
 
 @pytest.mark.parametrize("name", ["flora", "fedex-lora"])
-def test_a_base_moves_by_the_exact_mean_product(start_run, job_of, open_job_of, factors_seen, name):
+def test_a_base_moves_by_the_exact_mean_product(start_run, job_of, open_job_of, finished, name):
     """What all layers come to after two rounds, residual and factors together, in the clear and encrypted."""
-    sent = []
+    begun = {}
 
     def listen(request, reply, assignment):
         if request.metadata.message_type == TRAIN:
-            moved = {n: array.numpy() for n, array in reply.content["arrays"].items()}
-            assert not any(is_residual(n) for n in moved), "a residual went up"
-            trained = {n: clear.arrays[n] + moved[n] for n in moved if n in clear.arrays}
-            sent.append((assignment.round, {**clear.arrays, **trained}))
+            sent = reply.content["arrays"]
+            assert not any(is_residual(n) for n in sent), "a residual went up"
+            begun[assignment.round] = dict(clear.arrays)
         return [reply]
 
     training = {**QUICK["training"], "rounds": 2}
@@ -91,8 +89,12 @@ def test_a_base_moves_by_the_exact_mean_product(start_run, job_of, open_job_of, 
     clear = start_run(open_job_of("bert", **sections), listen, name="clear")
     assert all(not np.any(a) for n, a in clear.arrays.items() if is_residual(n))
     run_rounds(clear)
-    last = [products(owner) for round_, owner in sent if round_ == 2]
-    base = next(bases(owner) for round_, owner in sent if round_ == 2)
+    owners = len(finished) // 2
+    last = [
+        products({n: begun[2][n] + moved for n, moved in update.items()})
+        for _, update in finished[owners:]
+    ]
+    base = bases(begun[2])
     for layer, found in together(clear.arrays).items():
         wanted = base[layer] + np.mean([one[layer] for one in last], axis=0)
         assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
@@ -150,28 +152,21 @@ def test_the_sums_of_flexlora_hold_no_factors(start_run, open_job_of):
     for update in sent:
         factors = {name for name in before if factor_of(name)}
         assert factors
-        assert not any(update[name].any() for name in factors)
-        assert all(update[name].any() for name in update.keys() - factors)
+        assert not factors & update.keys()
+        assert {f"sketches/{name}" for name in factors if factor_of(name) == "B"} < update.keys()
+        assert all(array.any() for array in update.values())
     assert any(np.any(run.arrays[name] != before[name]) for name in factors)
 
 
-def test_owners_of_smaller_ranks_train_exactly_those(start_run, open_job_of, factors_seen):
+def test_owners_of_smaller_ranks_train_exactly_those(start_run, open_job_of, finished):
     """Under privacy too, where each step's noise reaches every entry."""
-    sent = {}
-
-    def listen(request, reply, assignment):
-        if request.metadata.message_type == TRAIN:
-            record = reply.content["arrays"]
-            node = request.metadata.dst_node_id
-            sent[node] = {name: array.numpy() for name, array in record.items()}
-        return [reply]
-
     sections = {**QUICK, "simulation": {"ranks": [1, 2]}}
-    run = start_run(open_job_of("bert", **sections), listen, name="mixed")
+    run = start_run(open_job_of("bert", **sections), name="mixed")
     run_rounds(run)
+    assert sorted({half.rank for half, _ in finished}) == [0, 1]  # 0: the job's
     held = set()
-    for node, update in sent.items():
-        rank = [1, 2][(node - 2) % 2]
+    for half, update in finished:
+        rank = half.rank or 2
         for pair in pairs_of({name: array.shape for name, array in run.arrays.items()}):
             b, a = pair.factors(update)
             rows = set(np.flatnonzero(np.abs(a).sum(axis=1)))

@@ -43,7 +43,7 @@ names = st.text("abc-", min_size=1, max_size=6).filter(lambda name: name[0] != "
 def test_channels_of_any_shape_come_back_as_they_were_sent(update, further, data):
     reaches = {name: 2.0 ** data.draw(st.integers(-20, 20)) for name in further}
     many = [Channel(name, shapes, reaches[name]) for name, shapes in further.items()]
-    channels = Channels((Channel("update", update), *many))
+    channels = Channels((Channel("update", update), *many), update)
     draw = np.random.default_rng(0)
     sent = {
         c.name: {n: draw.normal(size=s).astype("f4") for n, s in c.shapes.items()}
@@ -76,7 +76,9 @@ UPDATE = Channel("update", SHAPES)
     [
         ([], "first channel is not the update"),
         ([Channel("more", SHAPES), UPDATE], "first channel is not the update"),
-        ([Channel("update", {"a.weight": (2, 3)})], "first channel is not the update"),
+        ([Channel("update", {"a.weight": (3, 2)})], "first channel is not the update"),
+        ([Channel("update", {"other": (1,)})], "first channel is not the update"),
+        ([Channel("update", {"a.weight": (2, 3)})], "no other channel for them"),
         ([Channel("update", SHAPES, 2.0)], "first channel is not the update"),
         ([UPDATE, UPDATE], "have the same name"),
         ([UPDATE, Channel("c", SHAPES), Channel("c", {})], "have the same name"),
@@ -105,8 +107,9 @@ def test_a_scale_that_would_round_is_refused(reach):
 
 
 def test_a_reach_may_be_a_whole_number_and_each_round_takes_it():
-    channels = Channels((UPDATE, Channel("votes", SHAPES, 64)))
-    assert channels == channels.scaled({}) == Channels((UPDATE, Channel("votes", SHAPES, 64.0)))
+    channels = Channels((UPDATE, Channel("votes", SHAPES, 64)), SHAPES)
+    same = Channels((UPDATE, Channel("votes", SHAPES, 64.0)), SHAPES)
+    assert channels == channels.scaled({}) == same
     for bad in ("64", True, None):
         with pytest.raises(ValueError, match="votes: reach = .* not a number"):
             Channel("votes", SHAPES, bad)
@@ -158,7 +161,7 @@ def test_a_reach_that_a_model_needs_is_one_that_a_channel_may_have(farthest, lea
     {"votes": {name: np.zeros(shape) for name, shape in SHAPES.items()}, "records": {}},
 ])  # fmt: skip
 def test_a_local_half_fills_what_is_declared_and_nothing_else(further):
-    channels = Channels((UPDATE, Channel("votes", SHAPES)))
+    channels = Channels((UPDATE, Channel("votes", SHAPES)), SHAPES)
     update = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     with pytest.raises(ValueError, match="the local half fills"):
         channels.vector(update, further)

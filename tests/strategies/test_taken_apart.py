@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from umbel.strategies.catalogue import ours
+from umbel.strategies.contract import checked_channels
 from umbel.strategies.hetlora import WeightedFactors
 
 A, B = "layer.lora_A.default.weight", "layer.lora_B.default.weight"
@@ -25,21 +27,15 @@ def updates(model):
     ]
 
 
-class AlsoChanges(WeightedFactors):
-    """Weakened: sends the changes of the factors beside them."""
-
-    def sends(self, update):
-        return update
-
-
-def taken_apart(half, model, updates):
+def taken_apart(update_of, model, updates):
     """The factors of one of two owners, from sums alone: by that s which fits their norm.
 
     With D = X_1 + X_2, E = s_1 X_1 + s_2 X_2 and t = s_1 + s_2 known, X_1 = (E - s_2 D) / (s_1 - s_2).
     """
-    owner = half({})
+    owner = WeightedFactors({})
     owner.model = model
-    d = {n: sum(owner.sends(u)[n].astype(float) for u in updates) + 2 * model[n] for n in model}
+    sent = [update_of(owner, update) for update in updates]
+    d = {n: sum(one.get(n, 0 * w).astype(float) for one in sent) + 2 * w for n, w in model.items()}
     further = [owner.further(update) for update in updates]
     e = {n: sum(one["weighted-factors"][n].astype(float) for one in further) for n in model}
     t = float(sum(one["norms"]["product"][0] for one in further))
@@ -54,21 +50,26 @@ def taken_apart(half, model, updates):
     return split(min(np.linspace(0.5005, 0.999, 20_000) * t, key=off))
 
 
-def nearest(half, model, updates):
+def nearest(update_of, model, updates):
     """How near that comes to the change of B of some owner, over its size."""
-    found = taken_apart(half, model, updates)[B] - model[B]
+    found = taken_apart(update_of, model, updates)[B] - model[B]
     return min(np.linalg.norm(found - u[B]) / np.linalg.norm(u[B]) for u in updates)
 
 
+def of_hetlora(owner, update):
+    """What leaves of the update beside the other channels."""
+    channels = checked_channels(ours("hetlora")(), {n: array.shape for n, array in update.items()})
+    sent = channels.vector(owner.sends(update), owner.further(update))
+    return {name: sent[name] for name in channels.update.shapes}
+
+
 def test_factors_and_weighted_factors_together_would_give_each_of_two_owners_away(model, updates):
-    assert nearest(AlsoChanges, model, updates) < 0.01
+    assert nearest(lambda owner, update: update, model, updates) < 0.01
 
 
 def test_weighted_factors_alone_do_not(model, updates):
-    assert nearest(WeightedFactors, model, updates) > 1
+    assert nearest(of_hetlora, model, updates) > 1
     half = WeightedFactors({})
     half.model = model
-    sent = half.sends({**updates[0], "head.weight": np.ones(3, "f4")})
-    assert not sent[A].any()
-    assert not sent[B].any()
-    assert sent["head.weight"].all()
+    sent = of_hetlora(half, {**updates[0], "head.weight": np.ones(3, "f4")})
+    assert {name: array.all() for name, array in sent.items()} == {"head.weight": True}
