@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import (
     BudgetExceeded,
+    ConsortiumError,
     DataError,
+    FileError,
     LedgerError,
     MessageError,
     ModelError,
@@ -65,7 +67,8 @@ def answered(
             "smaller privacy.epsilon. Its owner can see what is left: umbel ledger show"
         )
         return refuse(message, REFUSED, text)
-    except LedgerError as error:
+    except (LedgerError, FileError, ConsortiumError) as error:
+        # It may name a file of this machine.
         log_error(name, error)
         return refuse(message, FAILED, f"{name} could not answer; its own log says why")
     except ProtocolError as error:

@@ -71,7 +71,7 @@ class BufferedRounds(Rounds):
         if kept.waiting(_shapes(asked.channels)) is None:
             self._check_newest(job, assignment)
             if job.noised_locally:
-                self._check_weights(asked)
+                asked = self._with_checked_weights(asked)
             reserved = self._reserved(asked)
             found = self._computed(reserved).found
             metrics = reserved.metrics

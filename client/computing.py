@@ -72,8 +72,9 @@ class Computing:
 
         if asked.test:
             try:
-                found.counts = self._work.tested(job, arrays, fill=held)
-                self._note_test(job, assignment, found.counts)
+                counts = self._work.tested(job, arrays, fill=held)
+                found.counts = None if asked.withheld else counts
+                self._note_test(job, assignment, counts)
             except OutOfTime:
                 raise
             except Exception as error:
@@ -83,7 +84,7 @@ class Computing:
                 if local is not None and local.needs_loss:
                     fill = most.weighed if most else None
                     local.loss, local.loss_clip = self._loss(job, arrays, hidden, fill)
-                self._part(found, asked, trained(private))
+                self._part(found, asked, trained(private, records=not asked.withheld))
             except OutOfTime:
                 raise
             except Exception as error:

@@ -188,7 +188,7 @@ class Intake:
                     log_error(home.name, error)
                     return False
 
-            home.states.hand_over(run, counted, shown, home.own_models)
+            home.states.hand_over(run, job.digest(), counted, shown, home.own_models)
         if not rules.keep_states:
             home.states.close(run)
 

@@ -67,6 +67,8 @@ class Asked:
     """The local half of the training of the owner's own model, with a strategy that has one."""
     personal: Arrays = field(default_factory=dict)
     """What the personal tensors are at this owner as the round begins; empty with most strategies."""
+    withheld: bool = False
+    """Whether no record takes part, because no private step is taken from where this owner's state leads."""
 
     @property
     def trains(self) -> bool:

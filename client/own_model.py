@@ -60,8 +60,9 @@ class Written:
 def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     """Write an owner's own model of a finished run as a plain adapter, and test it here.
 
-    run: its name or id, or how it begins. out: a new folder; default, one of the owner's. Raises
-    ``UmbelError`` if the owner has no such model, ``FileError`` if there is something at `out`.
+    No other user of this machine can read it: with some strategies no noise covers it. run: its name or id,
+    or how it begins. out: a new folder; default, one of the owner's. Raises ``UmbelError`` if the owner has
+    no such model, ``FileError`` if there is something at `out`.
     """
     from ..learning.export import export_adapter
     from ..learning.features import with_features
@@ -75,7 +76,7 @@ def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
         refuse_existing(out)
     row = find(run, Approvals(home.jobs), home.decisions)
     job, policy = Job.build(row["job"], source=f"the job of {row['run']}"), Policy.read(home.policy)
-    accepted = tuple(policy.jobs.strategies)
+    accepted, signed = tuple(policy.jobs.strategies), job.digest()
     if not leaves_own_model(job.strategy, accepted):
         raise UmbelError(
             f"{row['run']} has no model of the owner's own: its strategy is {job.strategy.name}, and its "
@@ -87,7 +88,7 @@ def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     learner = load_learner(job, classes, shaping_of(job, accepted))
     shapes = state_of(job.strategy, learner.shape().everything, accepted)
     own, result = (
-        home.own_models.current(row["run"], shapes),
+        home.own_models.current(row["run"], signed, shapes),
         place_of(home.models.folder, job, row["run"]),
     )
     if own is None or not result.is_dir():
@@ -103,7 +104,7 @@ def write_own_model(home: Home, run: str, out: Path | None = None) -> Written:
     model = own_model(learner, shared, own.arrays)
     place = out or place_of(home.path / "own-models", job, row["run"])
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    export_adapter(learner, model, place)
+    export_adapter(learner, model, place, private=True)
     examples = with_features(learner, home.source.load(job).test)
     metrics: dict[str, Any] = {}
     if len(examples):

@@ -8,7 +8,8 @@ Guarantee: at each instant there is one current state, whole, whenever the proce
 it once, however often its round is repeated, and only if its sum was opened, as far as that is shown. What
 is on the disk is of no use without its keys, which lie where no backup reaches. An owner whose state is not
 the one that was counted (it is lost, or an old copy, or the owner joined late) begins with the strategy's
-first, all zeros, and says so.
+first, all zeros, and says so. A state is of one job: another job of the same run is refused, because what one
+strategy keeps without noise another would send.
 
 Assumption: without encryption the server's word has to do. A false one, and a true one that is withheld,
 spoil what is learned, as a false model would; nothing more leaves for it.
@@ -23,11 +24,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ..errors import FileError, ProtocolError
+from ..errors import FileError, PlanRefused, ProtocolError
 from ..privacy.secagg.counted import Place
 from ..privacy.secagg.encoding import Digest, Encoded, Size
 from ..privacy.secagg.messages import Run
@@ -64,7 +65,10 @@ class _Stored(Encoded):
 class _States(Encoded):
     """An owner's states of a run. The file that holds it decides which is the current one."""
 
+    version: ClassVar[int] = 2
     run: Run
+    job: Digest
+    """Of the job that they are of (``Job.digest``)."""
     current: Annotated[tuple[_Stored, ...], Size(0, 1)] = ()
     proposed: Annotated[tuple[_Stored, ...], Size(0, 1)] = ()
 
@@ -74,6 +78,8 @@ class Own:
     """An owner's state as a round begins."""
 
     run: str
+    job: str
+    """The digest of the run's job, in hexadecimal."""
     round: int
     """Of the update that it follows from; 0: it is the strategy's first."""
     arrays: Arrays
@@ -93,14 +99,15 @@ class OwnStates:
     def __init__(self, folder: Path, keys: Path | None = None, *, lasting: bool = False) -> None:
         self._folder, self._keys, self._lasting = folder, keys or folder, lasting
 
-    def begin(self, run: str, shapes: Shapes, counted: int, shown: Shown) -> Own:
+    def begin(self, run: str, job: str, shapes: Shapes, counted: int, shown: Shown) -> Own:
         """The state that a round begins with. `counted`: the newest round whose opened sum has the update.
 
-        Raises ``ProtocolError`` if what is `shown` is untrue: nothing changes then.
+        job: the digest of the run's job. Raises ``PlanRefused`` if what is here is of another one, and
+        ``ProtocolError`` if what is `shown` is untrue: nothing changes then.
         """
-        known, found = self._settled(run, counted, shown)
+        known, found = self._settled(run, job, counted, shown)
         if found is not None and (arrays := self._opened(run, found, shapes)) is not None:
-            return Own(run, counted, arrays)
+            return Own(run, job, counted, arrays)
         if counted or known.current:
             _log.warning(
                 "run %s: the state that was counted last, of round %d, is not here; it begins again, with "
@@ -108,11 +115,14 @@ class OwnStates:
                 run,
                 counted,
             )
-        return Own(run, 0, {n: np.zeros(shape, np.float32) for n, shape in shapes.items()})
+        zeros = {n: np.zeros(shape, np.float32) for n, shape in shapes.items()}
+        return Own(run, job, 0, zeros)
 
-    def _settled(self, run: str, counted: int, shown: Shown) -> tuple[_States, _Stored | None]:
+    def _settled(
+        self, run: str, job: str, counted: int, shown: Shown
+    ) -> tuple[_States, _Stored | None]:
         """What there was of a run, and what is the current one from now on."""
-        known = self._read(run)
+        known = self._read(run, job)
         found = next((one for one in known.current if one.round == counted), None)
         if found is None:
             found = next((one for one in known.proposed if one.round == counted), None)
@@ -126,27 +136,27 @@ class OwnStates:
         arrays = opened(self._file(run, one), one.key, one.what, shapes)
         return arrays if arrays is not None and _digest(arrays) == one.content else None
 
-    def current(self, run: str, shapes: Shapes) -> Own | None:
-        """The current state of a run; None if none is here, whole."""
-        for one in self._read(run).current:
+    def current(self, run: str, job: str, shapes: Shapes) -> Own | None:
+        """The current state of a run; None if none is here, whole. Raises ``PlanRefused`` as ``begin``."""
+        for one in self._read(run, job).current:
             if (arrays := self._opened(run, one, shapes)) is not None:
-                return Own(run, one.round, arrays)
+                return Own(run, job, one.round, arrays)
         return None
 
-    def hand_over(self, run: str, counted: int, shown: Shown, to: OwnStates) -> bool:
+    def hand_over(self, run: str, job: str, counted: int, shown: Shown, to: OwnStates) -> bool:
         """Move the state that was counted last to another folder, for good; whether there was one.
 
         If it is not shown which one that is, it is the last of which it was. After a crash it can be done
-        again. Raises ``ProtocolError`` if what is `shown` is untrue.
+        again. Raises as ``begin``.
         """
-        known, found = self._settled(run, counted, shown)
+        known, found = self._settled(run, job, counted, shown)
         found = found or next(iter(known.current), None)
         if found is None or not self._file(run, found).exists():
             return False
         to._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         sealed_bytes = self._file(run, found).read_bytes()
         write_durably(to._file(run, found), sealed_bytes, secret=True)
-        to._write(_States(run, (found,)))
+        to._write(replace(known, current=(found,), proposed=()))
         self.close(run)
         return True
 
@@ -164,12 +174,12 @@ class OwnStates:
 
     def again(self, own: Own, round_: int, what: bytes, place: Place | None) -> None:
         """Note that the update of an earlier proposal leaves once more, in another `place`."""
-        known = self._read(own.run)
+        known = self._read(own.run, own.job)
         for one in known.proposed:
             if (one.round, one.what) == (round_, what):
                 current = tuple(c for c in known.current if own.round == c.round)
                 try:
-                    self._write(_States(own.run, current, (_also_in(one, place),)))
+                    self._write(replace(known, current=current, proposed=(_also_in(one, place),)))
                 except (FileError, OSError) as error:
                     _log.error("run %s: where an update leaves is not noted: %s", own.run, error)
                 return
@@ -179,40 +189,48 @@ class OwnStates:
         """Delete what is kept of a run."""
         with contextlib.suppress(OSError):
             self._record(run).unlink(missing_ok=True)
-        self._delete(_States(run))
+        self._delete(run, ())
 
     def _propose(
         self, own: Own, round_: int, what: bytes, arrays: Arrays, place: Place | None
     ) -> None:
-        known, content = self._read(own.run), _digest(arrays)
+        known, content = self._read(own.run, own.job), _digest(arrays)
         current = tuple(one for one in known.current if own.round == one.round)
         places = (place,) if place else ()
         for one in known.proposed:
             if (one.round, one.what, one.content) == (round_, what, content):
-                self._write(_States(own.run, current, (_also_in(one, place),)))
+                self._write(replace(known, current=current, proposed=(_also_in(one, place),)))
                 return
         self._tidy()
         found = _Stored(round_, what, content, os.urandom(32), places)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._file(own.run, found), sealed(found.key, what, arrays), secret=True)
-        self._write(_States(own.run, current, (found,)))
+        self._write(replace(known, current=current, proposed=(found,)))
 
     def _write(self, states: _States) -> None:
         self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._record(states.run), states.to_bytes(), secret=True)
-        self._delete(states)
+        self._delete(states.run, (*states.current, *states.proposed))
 
-    def _read(self, run: str) -> _States:
+    def _read(self, run: str, job: str) -> _States:
+        nothing = _States(run, bytes.fromhex(job))
         try:
             found = _States.from_bytes(self._record(run).read_bytes(), "this client")
         except (OSError, ProtocolError):
-            return _States(run)
-        return found if found.run == run else _States(run)
+            return nothing
+        if found.run != run:
+            return nothing
+        if found.job != nothing.job:
+            raise PlanRefused(
+                f"Run {run} had another job before, and what this owner keeps of it is of that job. A run "
+                "must keep its job: start a new run."
+            )
+        return found
 
-    def _delete(self, but: _States) -> None:
-        """Whatever lies there of a run but for its states."""
-        kept = {self._file(but.run, one) for one in (*but.current, *but.proposed)}
-        for path in self._folder.glob(f"{_stem(but.run)}-*.state"):
+    def _delete(self, run: str, but: tuple[_Stored, ...]) -> None:
+        """Whatever lies there of a run but for these states."""
+        kept = {self._file(run, one) for one in but}
+        for path in self._folder.glob(f"{_stem(run)}-*.state"):
             if path not in kept:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Reserve the budget, compute from the records, hide, encode, mask: each comes aft
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,8 @@ from .work import Work
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
+
+_log = logging.getLogger(__name__)
 
 
 class Rounds:
@@ -183,7 +186,7 @@ class Rounds:
         if upload and test and not job.tests_privately and not what:
             what, known = told_once(upload, asked_for, kept)
         if job.noised_locally and (test or repeated is None):
-            self._check_weights(asked)
+            asked = self._with_checked_weights(asked)
         if job.per_client and upload and content:
             check_room(
                 self._name, self.numbers.terms(assignment), content, assignment, upload.members
@@ -356,14 +359,33 @@ class Rounds:
     def _global_model(self, message: Message) -> Arrays:
         return to_arrays(only_arrays(message.content), like=self._work.shapes)
 
-    def _check_weights(self, asked: Asked) -> None:
-        """Refuse weights that would let a record move what others add; nothing is charged."""
+    def _with_checked_weights(self, asked: Asked) -> Asked:
+        """Refuse weights that would let a record move what others add; nothing is charged.
+
+        Guarantee: whether it is refused, and why, follows from what the server sent. Else a server could
+        find out any number of this owner's state, by one refusal after the other. If that state alone leads
+        to such weights, no record takes part (``Asked.withheld``), which nobody else is told.
+        """
+        if why := self._objection(self._strategy.with_first(asked)):
+            raise WeightsRefused(f"{self._name}: {why}")
+        why = self._objection(asked) if asked.own else ""
+        if why:
+            _log.error(
+                "%s: an answer is made without records. With this owner's own part: %s",
+                self._name,
+                why,
+            )
+        return replace(asked, withheld=bool(why))
+
+    def _objection(self, asked: Asked) -> str:
+        """Why no private step is taken from these weights; empty if one is."""
         try:
             for weights in (asked.whole, *led_to(asked)):
                 for names in asked.trained_at_once:
                     self._work.checked(weights, names)
         except ModelError as error:
-            raise WeightsRefused(f"{self._name}: {error}") from error
+            return str(error)
+        return ""
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
         recipe = self.numbers.recipe(job, assignment)

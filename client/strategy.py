@@ -176,13 +176,23 @@ class StrategyHere:
         own = self._begin(asked.assignment, message, upload, train=asked.train)
         if own is None:
             return asked
-        start = self._work.personal
-        personal = {name: array + own.arrays[name] for name, array in start.items()}
         apart = self._apart(asked, message) if asked.train else None
-        if asked.local:
+        return replace(self._from(asked, own), apart=apart)
+
+    def with_first(self, asked: Asked) -> Asked:
+        """The same with the strategy's first state in the place of this owner's: what anybody can compute."""
+        if asked.own is None:
+            return asked
+        zeros = {name: np.zeros_like(array) for name, array in asked.own.arrays.items()}
+        return self._from(asked, replace(asked.own, arrays=zeros))
+
+    def _from(self, asked: Asked, own: Own) -> Asked:
+        start, local = self._work.personal, copy.copy(asked.local)
+        personal = {name: array + own.arrays[name] for name, array in start.items()}
+        if local:
             rules = own.arrays.items()
-            asked.local.own = {n: a for n, a in rules if n not in start and not n.startswith(APART)}
-        return replace(asked, own=own, personal=personal, apart=apart)
+            local.own = {n: a for n, a in rules if n not in start and not n.startswith(APART)}
+        return replace(asked, own=own, personal=personal, local=local)
 
     def _apart(self, asked: Asked, message: Message) -> LocalRule | None:
         """The local half of the training of the owner's own model beside the one that came."""
@@ -200,7 +210,8 @@ class StrategyHere:
 
         A test needs one only if the model has personal tensors.
         """
-        strategy = job_of(assignment).strategy
+        job = job_of(assignment)
+        strategy = job.strategy
         shapes = state_of(strategy, self._everything, self._accepted)
         if not shapes or not (train or self._work.personal):
             return None
@@ -214,6 +225,7 @@ class StrategyHere:
             raise MessageError(f"A request for round {assignment.round} counts round {round_}")
         return self._states.begin(
             assignment.run,
+            job.digest(),
             shapes,
             round_,
             lambda places: not upload or upload.counts(shown, places),

@@ -27,10 +27,12 @@ from .usage import usage
 CARD = "umbel.json"
 
 
-def export_adapter(learner: Learner, arrays: Arrays, folder: Path) -> None:
-    """Write `arrays` as an adapter folder, whole or not at all."""
+def export_adapter(
+    learner: Learner, arrays: Arrays, folder: Path, *, private: bool = False
+) -> None:
+    """Write `arrays` as an adapter folder, whole or not at all; a `private` one for this user alone."""
     learner.network.load(arrays)
-    write_once(folder, lambda made: _write(learner, made), private=False)
+    write_once(folder, lambda made: _write(learner, made), private=private)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -403,12 +403,13 @@ def test_an_owner_that_is_not_shown_which_state_was_counted_keeps_the_result_and
     run = simulate(pinned(job), Options(tmp_path / "simulated", workers=1))
     intake, parcel, send = receiver(run, tmp_path)
     states, name, arrays = intake.home.states, identity(run), {"apart/weight": np.ones(3, "<f4")}
-    states.propose(Own(name, 0, {}), 1, bytes(32), arrays, None)
-    before = states.begin(name, {"apart/weight": (3,)}, 1, lambda places: True)
+    digest = run.job.digest()
+    states.propose(Own(name, digest, 0, {}), 1, bytes(32), arrays, None)
+    before = states.begin(name, digest, {"apart/weight": (3,)}, 1, lambda places: True)
     states.propose(before, 2, bytes(32), {"apart/weight": np.zeros(3, "<f4")}, None)
     for _ in range(2):
         assert not send(parcel.content, round=2, shown=b"an untrue one").has_error()
-        found = intake.home.own_models.current(name, {"apart/weight": (3,)})
+        found = intake.home.own_models.current(name, digest, {"apart/weight": (3,)})
         assert (found.round, found.arrays["apart/weight"].tolist()) == (1, [1.0, 1.0, 1.0])
     assert caplog.messages
     assert not list(tmp_path.glob("owners/*/states/*.state"))

@@ -168,7 +168,8 @@ def test_an_update_that_is_sent_again_has_its_loss_in_it_and_costs_nothing(asked
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert len(mary.entries()) == 2
     states = OwnStates(tmp_path / "states")
-    own = states.begin("run", {"log-lambda": (1,), "known": (1,)}, 1, lambda _: True)
+    shapes = {"log-lambda": (1,), "known": (1,)}
+    own = states.begin("run", mary.job.digest(), shapes, 1, lambda _: True)
     assert float(own.arrays["log-lambda"][0]) == pytest.approx(GAMMA * loss_in(first), rel=1e-4)
 
 

@@ -15,7 +15,7 @@ from umbel.client.own_state import Own, OwnStates
 from umbel.wire.arrays import to_array_record, to_arrays
 from umbel.wire.requests import BESIDE, COUNTED, OWN_STATE, TRAIN
 
-WHAT = b"w" * 32
+WHAT, JOB = b"w" * 32, "ab" * 32
 SHAPES = {"a": (2, 3), "b": (4,)}
 ZEROS = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
 
@@ -29,8 +29,8 @@ def same(one, other):
     return all(one[name].tobytes() == array.tobytes() for name, array in other.items())
 
 
-def begin(states, counted, shapes=SHAPES):
-    return states.begin("run", shapes, counted, lambda places: True)
+def begin(states, counted, shapes=SHAPES, job=JOB):
+    return states.begin("run", job, shapes, counted, lambda places: True)
 
 
 def propose(states, round_, seed, counted=0, what=WHAT):
@@ -118,7 +118,7 @@ def test_what_is_not_whole_begins_anew(harm, tmp_path):
         shapes = {"a": (2, 3), "b": (5,)}
     else:
         run = "other"
-    own = states.begin(run, shapes, 1, lambda places: True)
+    own = states.begin(run, JOB, shapes, 1, lambda places: True)
     assert own.round == 0
     assert not any(array.any() for array in own.arrays.values())
 
@@ -146,19 +146,19 @@ def test_what_is_shown_to_be_untrue_changes_nothing(tmp_path):
         raise ValueError("untrue")
 
     with pytest.raises(ValueError, match="untrue"):
-        states.begin("run", SHAPES, 2, refused)
+        states.begin("run", JOB, SHAPES, 2, refused)
     assert same(begin(states, 1).arrays, state_of(1))
     # Neither does what cannot be shown, because others have left: the owner begins anew.
-    assert states.begin("run", SHAPES, 2, lambda places: False).round == 0
+    assert states.begin("run", JOB, SHAPES, 2, lambda places: False).round == 0
     assert same(begin(states, 1).arrays, state_of(1))
 
 
 def test_a_disk_that_takes_nothing_costs_the_state_and_not_the_update(tmp_path, caplog):
     states = OwnStates(tmp_path / "states")
-    states.propose(Own("run", 0, ZEROS), 1, WHAT, state_of(1), None)
+    states.propose(Own("run", JOB, 0, ZEROS), 1, WHAT, state_of(1), None)
     (tmp_path / "states").rename(tmp_path / "away")
     (tmp_path / "states").write_text("a file")
-    states.propose(Own("run", 0, ZEROS), 2, WHAT, state_of(2), None)
+    states.propose(Own("run", JOB, 0, ZEROS), 2, WHAT, state_of(2), None)
     assert "is not kept" in caplog.text
 
 
@@ -168,7 +168,7 @@ def test_states_of_runs_that_nobody_ended_are_deleted_after_a_month(tmp_path):
     for path in tmp_path.iterdir():
         old = path.stat().st_mtime - 31 * 24 * 3600
         os.utime(path, (old, old))
-    states.propose(Own("another", 0, ZEROS), 1, WHAT, state_of(2), None)
+    states.propose(Own("another", JOB, 0, ZEROS), 1, WHAT, state_of(2), None)
     assert begin(states, 1).round == 0
     assert len(list(tmp_path.iterdir())) == 2
     states.close("another")
@@ -201,6 +201,11 @@ def ask(mary, round_, attempt, counted, variate=0.0):
     return to_arrays(reply.content["arrays"]), reply.content["metrics"][OWN_STATE]
 
 
+def state_here(mary, tmp_path, update):
+    shapes = {name: array.shape for name, array in update.items()}
+    return begin(OwnStates(tmp_path / "states"), 1, shapes, mary().job.digest())
+
+
 class DiesProposing(OwnStates):
     def _propose(self, *arguments):
         raise Killed
@@ -215,7 +220,7 @@ def test_an_update_that_is_sent_again_proposes_the_very_same_state(mary, tmp_pat
     rates = 2 * 0.5
     for _ in range(2):
         found, told = ask(mary(), 2, 0, 1)
-        own = begin(OwnStates(tmp_path / "states"), 1, {n: a.shape for n, a in update.items()})
+        own = state_here(mary, tmp_path, update)
         assert told == own.round == 1
         assert all(own.arrays[n] == pytest.approx(-a / rates) for n, a in update.items())
     assert len(first.entries()) == 2
@@ -232,7 +237,7 @@ def test_who_dies_between_the_update_and_its_state_sends_both_afterwards(mary, t
     assert not list((tmp_path / "states").glob("*"))
     update, _ = ask(mary(), 1, 1, 0)
     assert len(mary().entries()) == 1, "it was kept before, and is no second release"
-    own = begin(OwnStates(tmp_path / "states"), 1, {n: a.shape for n, a in update.items()})
+    own = state_here(mary, tmp_path, update)
     assert own.round == 1
     assert all(own.arrays[n] == pytest.approx(-a) for n, a in update.items())
 
@@ -252,7 +257,12 @@ def test_corrections_that_add_up_to_weights_nobody_would_accept_are_refused_unch
 ):
     """Each round's broadcast may be within bounds, and the owner's state, which follows from them, too."""
     weights = mary().learner.initial
-    before = Own("run", 0, {name: np.zeros_like(array) for name, array in weights.items()})
+    before = Own(
+        "run",
+        mary().job.digest(),
+        0,
+        {name: np.zeros_like(array) for name, array in weights.items()},
+    )
     own = {name: np.full_like(array, kept) for name, array in weights.items()}
     OwnStates(tmp_path / "states").propose(before, 1, WHAT, own, None)
     beside = to_array_record({name: np.full_like(a, 9e3) for name, a in weights.items()})
@@ -265,21 +275,21 @@ def test_corrections_that_add_up_to_weights_nobody_would_accept_are_refused_unch
 
 def test_what_is_the_owners_own_outlives_its_run_and_a_server_that_says_nothing(tmp_path):
     states, lasting = OwnStates(tmp_path / "states"), OwnStates(tmp_path / "own", lasting=True)
-    assert not states.hand_over("run", 0, lambda places: True, lasting)
+    assert not states.hand_over("run", JOB, 0, lambda places: True, lasting)
     propose(states, 1, 1)
     propose(states, 2, 2, counted=1)
     with pytest.raises(ValueError, match="untrue"):
-        states.hand_over("run", 2, lambda places: _untrue(), lasting)
+        states.hand_over("run", JOB, 2, lambda places: _untrue(), lasting)
     # Withheld: the last that is known to have been counted.
-    assert states.hand_over("run", 0, lambda places: True, lasting)
-    assert same(lasting.current("run", SHAPES).arrays, state_of(1))
+    assert states.hand_over("run", JOB, 0, lambda places: True, lasting)
+    assert same(lasting.current("run", JOB, SHAPES).arrays, state_of(1))
     assert not list((tmp_path / "states").iterdir())
-    assert not states.hand_over("run", 2, lambda places: True, lasting), "once"
+    assert not states.hand_over("run", JOB, 2, lambda places: True, lasting), "once"
     for path in (tmp_path / "own").iterdir():
         old = path.stat().st_mtime - 400 * 24 * 3600
         os.utime(path, (old, old))
-    lasting.propose(Own("another", 0, ZEROS), 1, WHAT, state_of(2), None)
-    assert lasting.current("run", SHAPES) is not None
+    lasting.propose(Own("another", JOB, 0, ZEROS), 1, WHAT, state_of(2), None)
+    assert lasting.current("run", JOB, SHAPES) is not None
 
 
 def _untrue():
@@ -301,7 +311,7 @@ def test_a_crash_in_the_midst_of_handing_over_loses_nothing(tmp_path, monkeypatc
         left[0] = writes
         monkeypatch.setattr(own_state, "write_durably", dying)
         with contextlib.suppress(Killed):
-            states.hand_over("run", 1, lambda places: True, lasting)
+            states.hand_over("run", JOB, 1, lambda places: True, lasting)
     monkeypatch.setattr(own_state, "write_durably", write)
-    states.hand_over("run", 1, lambda places: True, lasting)
-    assert same(lasting.current("run", SHAPES).arrays, state_of(1))
+    states.hand_over("run", JOB, 1, lambda places: True, lasting)
+    assert same(lasting.current("run", JOB, SHAPES).arrays, state_of(1))

@@ -57,7 +57,9 @@ def same(one, other):
 def state(mary, tmp_path, counted):
     shape = mary.learner.shape()
     names = shape.personal or {f"apart/{n}": s for n, s in shape.trained.items()}
-    return OwnStates(tmp_path / "states").begin("run", names, counted, lambda places: True)
+    return OwnStates(tmp_path / "states").begin(
+        "run", mary.job.digest(), names, counted, lambda places: True
+    )
 
 
 @pytest.mark.parametrize("name", ["fedsa-lora", "local-head", "fedrep", "ditto"])
@@ -90,7 +92,8 @@ def test_an_update_that_is_sent_again_goes_with_the_state_that_it_was_trained_wi
     one = mary(name)
     update, _ = ask(one, 1)
     before = state(one, tmp_path, 1).arrays
-    OwnStates(tmp_path / "states").begin("run", {}, 0, lambda places: True)
+    job = one.job.digest()
+    OwnStates(tmp_path / "states").begin("run", job, {}, 0, lambda places: True)
     again, _ = ask(mary(name), 1, 1)
     assert same(again, update)
     assert len(one.entries()) == 1, "no second release"

@@ -1,7 +1,9 @@
 """The exported folder, opened by the code that its own README gives, without Umbel."""
 
 import json
+import os
 import re
+import stat
 
 import numpy as np
 import pytest
@@ -204,6 +206,18 @@ def test_a_base_that_did_not_move_adds_no_rank(job_of, learner_of, tmp_path):
     learner = learner_of(_job(job_of, "bert", "mean", "lora", "fedex-lora"))
     export_adapter(learner, learner.initial, tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_a_private_adapter_is_its_owners_alone_whatever_the_umask(job_of, learner_of, tmp_path):
+    learner = learner_of(_job(job_of, "bert", "mean", "lora", "fedavg"))
+    before = os.umask(0)
+    try:
+        export_adapter(learner, learner.initial, tmp_path / "adapter", private=True)
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "adapter", *(tmp_path / "adapter").rglob("*")]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert modes == {0o700, 0o600}
 
 
 def test_a_layer_that_is_not_linear_has_no_residual(job_of, learner_of):

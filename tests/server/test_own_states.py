@@ -51,7 +51,8 @@ def states(run, name):
 def kept(run, name, round_):
     """What an owner has if its update of a round was the newest to be counted."""
     shapes = state_of(run.plan.job.strategy, {n: a.shape for n, a in run.arrays.items()})
-    return states(run, name).begin(run.id, shapes, round_, lambda places: True)
+    job = run.plan.job.digest()
+    return states(run, name).begin(run.id, job, shapes, round_, lambda places: True)
 
 
 def rounds(run, count):

@@ -113,6 +113,7 @@ def test_a_rehearsal_comes_to_what_a_simulation_comes_to_at_every_owner(
         with pytest.raises(FileError, match="exists already"):
             write_own_model(home, identity, own)
         assert tensors_of(own) == tensors_of(simulation.path / "own" / place.name) != {}
+        assert {file.stat().st_mode & 0o077 for file in (own, *own.rglob("*"))} == {0}
         assert written.round == 3
         assert written.metrics["examples"] > 0
         assert written.line.endswith("held-out records")
