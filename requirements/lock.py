@@ -60,7 +60,8 @@ def main() -> None:
     write("cuda.lock", "What PyTorch's build for CUDA needs besides.", cuda)
     write("run.lock", "What Umbel needs, without PyTorch.",
           {key: plain[key] for key in plain.keys() & run.keys()})  # fmt: skip
-    write("dev.lock", "What Umbel, its tests and linters need, without PyTorch.", plain)
+    write("dev.lock", "What tests and linters need besides run.lock and PyTorch.",
+          {key: plain[key] for key in plain.keys() - run.keys()})  # fmt: skip
 
 
 if __name__ == "__main__":
