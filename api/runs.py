@@ -154,6 +154,16 @@ class Run(Shown):
         found = predictions(self._predictor, asked, new_tokens)
         return [prediction or Prediction(one.text, {}) for one, prediction in found]
 
+    def merge(self, folder: str | Path) -> Path:
+        """Write the base with the adapter merged into it: it loads with ``transformers`` alone.
+
+        `folder` is new; its ``rebase.json`` names base and adapter. Raises ``ModelError``.
+        """
+        from ..learning.merging import merge
+
+        merge(self.path, Path(folder))
+        return Path(folder)
+
     def resume(
         self,
         expected: Job | None = None,

@@ -229,6 +229,20 @@ def predict(
 
 @app.command()
 @answers
+def merge(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+) -> Any:
+    """Write the base model with the adapter merged into it, for transformers alone."""
+    from ..learning.merging import merge as merged
+
+    record = merged(run, folder)
+    say(f"Wrote {folder}. How to use it: {folder / 'README.md'}")
+    return {"folder": str(folder), **record}
+
+
+@app.command()
+@answers
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=run_folders)],
     out: Annotated[

@@ -32,7 +32,7 @@ def export_adapter(
 ) -> None:
     """Write `arrays` as an adapter folder, whole or not at all; a `private` one for this user alone."""
     learner.network.load(arrays)
-    write_once(folder, lambda made: _write(learner, made), private=private)
+    write_once(folder, lambda made: write_folder(learner, made), private=private)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 _FORMAT = 1
 
 
-def _write(learner: Learner, folder: Path) -> None:
+def write_folder(learner: Learner, folder: Path) -> None:
+    """A new folder of a tuned model: its weights, what reads a record, ``umbel.json`` and README.md."""
     from safetensors.torch import save_file
 
     job, network = learner.job, learner.network
@@ -71,7 +72,7 @@ def _write(learner: Learner, folder: Path) -> None:
         save_file(tensors, folder / "head.safetensors")
     card = _card(learner)
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    readme = f"# {job.name}: tuned with Umbel\n\n{usage(card)}"
+    readme = f"# {job.name}: tuned with Umbel\n\n{usage(card, folder.name)}"
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 

@@ -70,14 +70,8 @@ class Predictor:
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
         """`folder` is a run's folder or its adapter folder. Raises ``ModelError``."""
-        if not folder.is_dir():
-            raise ModelError(f"There is no folder {folder}. Name the folder of a finished run.")
-        folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-        card = read_card(folder)
-        _check_base(card)
-        learner = load_learner(_job(card, folder, device), len(card["labels"]))
-        _load_weights(learner, card, folder)
-        return cls(learner, card["labels"])
+        folder = adapter_folder(folder)
+        return cls(load_exported(folder, device), read_card(folder)["labels"])
 
     def predict(self, texts: Sequence[str], new_tokens: int = 40) -> Iterator[Prediction]:
         """One prediction a text, in order."""
@@ -151,6 +145,22 @@ class Predictor:
         # Of a prompt the end decides.
         prompt = prompt[-most_characters(self._learner.longest) :]
         return Prediction(text, {}, self._continuation.of(prompt, new_tokens))
+
+
+def adapter_folder(run: Path) -> Path:
+    """The adapter's folder of a run's, or of one that is an adapter's itself. Raises ``ModelError``."""
+    if not run.is_dir():
+        raise ModelError(f"There is no folder {run}. Name the folder of a finished run.")
+    return run / "adapter" if (run / "adapter").is_dir() else run
+
+
+def load_exported(folder: Path, device: str) -> Learner:
+    """The tuned model of an adapter's folder, on its base. Raises ``ModelError``."""
+    card = read_card(folder)
+    _check_base(card)
+    learner = load_learner(_job(card, folder, device), len(card["labels"]))
+    _load_weights(learner, card, folder)
+    return learner
 
 
 def _job(card: dict[str, Any], folder: Path, device: str) -> Job:

@@ -17,17 +17,17 @@ from .network import POOLED_LAYERS
 Json = Mapping[str, Any]
 
 
-def usage(card: Json) -> str:
-    """Markdown with Python for plain ``transformers`` and ``peft``, run in the folder above the adapter's.
+def usage(card: Json, folder: str = "adapter") -> str:
+    """Markdown with Python for plain ``transformers`` and ``peft``, run in the folder above this one.
 
-    card: ``umbel.json`` of the adapter (``export``).
+    card: ``umbel.json`` of the `folder` (``export``).
     """
     if "pictures" in card and card["labelled"]:
-        parts = [_imports(card), _loading(card), _reading_pictures(card), _seeing(card)]
+        parts = [_imports(card), _loading(card, folder), _reading_pictures(card), _seeing(card)]
     elif "pad_token_id" not in card or not (card["labelled"] or card.get("continues", True)):
         return _with_umbel(card)
     else:
-        parts = [_imports(card), _loading(card), _reading(card)]
+        parts = [_imports(card), _loading(card, folder), _reading(card)]
         parts.append(_classifying(card) if card["labelled"] else _going_on(card))
     return "```python\n" + "\n".join(line for part in parts for line in part) + "\n```\n"
 
@@ -62,7 +62,7 @@ def _imports(card: Json) -> list[str]:
     return [*lines, f"from transformers import {', '.join(loaded)}", ""]
 
 
-def _loading(card: Json) -> list[str]:
+def _loading(card: Json, place: str) -> list[str]:
     options = ["dtype=torch.float32"]
     if card["adapter"] == "full":
         loaded = card["loader"].format(f"folder, {options[0]}")
@@ -82,7 +82,7 @@ def _loading(card: Json) -> list[str]:
             "config = base.config",
         ]
     named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
-    lines = ['folder = "adapter"', *named, *lines]
+    lines = [f"folder = {_text(place)}", *named, *lines]
     if "pictures" not in card:
         lines += [
             f"pad = {card['pad_token_id']}",

@@ -66,6 +66,7 @@ ALLOWED = {
     "learning/export.py": (["save_file", "save_pretrained", *["write_text"] * 2], _MADE),
     "learning/features.py": (["open", "open_memmap", "save"], _MADE),
     "learning/inputs.py": (["save_pretrained", "write_text"], _MADE),
+    "learning/merging.py": (["write_text"], _MADE),
     "learning/model_files.py": (["write_text"], _MADE),
     "learning/pictures.py": (["write_text"], _MADE),
     "learning/probing/probe.py": (["write_text"], _MADE),
