@@ -116,6 +116,12 @@ _DECLARED = {
         "group_column", str, "Column of the patient, customer or document [none]."
     ),
     "sheet": _Key("sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
+    "reads": _Key(
+        "reads", str, 'What the text column holds: "texts" or "pictures" [by the files].'
+    ),
+    "largest_picture": _Key(
+        "largest_picture", int, "Leave out pictures of more pixels than this [1000000]."
+    ),
     "unit": _Key(
         "unit", str, 'The unit that is counted and protected: "record" or "group" [record].'
     ),

@@ -22,7 +22,7 @@ from ..learning.grouped import apart, counted, grouped, groups_of, units
 from ..learning.split import row_marks, split_rows
 from ..privacy.dpsgd.groups import numbered
 from ..privacy.noise.sizes import Sizes
-from ..tasks.spec import usual_task
+from ..tasks.spec import task_that_reads, usual_task
 from .account import Account, Size
 from .left_out import LeftOut
 from .marks import Marks
@@ -77,8 +77,16 @@ class DataSource:
             quoting=declared.quoting,
             sheet=declared.sheet,
         )
-        task = usual_task(labelled=declared.labels is not None)
-        corpus = load_corpus(spec, task.name, declared=True, grouped=declared.unit == "group")
+        task = usual_task(labelled=declared.labels is not None).name
+        if declared.reads != "texts":
+            task = task_that_reads(declared.reads)
+        corpus = load_corpus(
+            spec,
+            task,
+            declared=True,
+            grouped=declared.unit == "group",
+            largest=declared.largest_picture,
+        )
         if of_all_accounts:
             return corpus
         foreign = self.marks.foreign(row_marks(corpus, self.secret), self.account)
@@ -122,7 +130,8 @@ class DataSource:
                 raise DataError(f"There is no data file {path}. Check client.toml.")
             if ending(path) not in JSON:
                 wanted = [name for name in columns if name is not None]
-                check_columns(str(path), wanted, column_names(path, declared.layout, wanted))
+                found = column_names(path, declared.layout, wanted, declared.reads == "pictures")
+                check_columns(str(path), wanted, found)
 
     def load(
         self,

@@ -33,7 +33,7 @@ def data(home: Home) -> Iterator[Finding]:
         if path == home.data:
             columns.append(given.group_column)
         wanted = [name for name in columns if name is not None]
-        found = column_names(path, given.layout, wanted)
+        found = column_names(path, given.layout, wanted, given.reads == "pictures")
         yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
         check_columns(str(path), wanted, found)
     yield from _records(home)

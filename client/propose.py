@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..learning.labels import alike_said, class_reader
-from ..learning.reading.arrow_files import split_names
 from ..learning.reading.columns import check_columns
 from ..learning.reading.header import column_names
 from ..learning.reading.layout import USUAL, Layout
 from ..learning.reading.names import alike, clean_text, label_name, sort_names
+from ..learning.reading.picture_files import IMAGE, holds_pictures
 from ..learning.reading.signatures import refuse_other_kinds
-from ..learning.reading.tables import find_layout, read_table
-from .settings import DataSettings
+from ..learning.reading.tables import find_layout, read_table, splits_of
+from .settings import LARGEST_PICTURE, DataSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +57,8 @@ class Proposal:
             "left out": ", ".join(f"{n:,} ({why})" for why, n in self.left_out.items() if n)
             or "none of them",
             "its columns": ", ".join(self.columns),
+            "reads": declared.reads
+            + (f" of at most {declared.largest:,} pixels" if declared.largest else ""),
             "text_column": declared.text_column,
             "label_column": declared.label_column
             or "none: no job may learn classes (to name one: --label-column)",
@@ -84,24 +86,31 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
             raise DataError(f"There is no data file {file}. Check the path.")
         # An agent leaves out what it cannot read, in silence: so its owner is told now.
         refuse_other_kinds(file)
+    pictures = given.setdefault("reads", _reads(data)) == "pictures"
     layout = _layout([data, *([test_data] if test_data else [])], given)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     given |= {key: value for key, value in written.items() if value is not None}
-    if test_data is None and "training_share" not in given and "test" in (split_names(data) or ()):
+    if (
+        test_data is None
+        and "training_share" not in given
+        and "test" in (splits_of(data, pictures) or ())
+    ):
         test_data = data  # a saved dataset with a split for tests: they are read from there
     wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
     for file in filter(None, (data, test_data)):
-        check_columns(str(file), wanted[:2], column_names(file, layout, wanted[:2]))
-    columns = column_names(data, layout, wanted)
+        check_columns(str(file), wanted[:2], column_names(file, layout, wanted[:2], pictures))
+    columns = column_names(data, layout, wanted, pictures)
     check_columns(str(data), wanted, columns)
     label = given.get("label_column") or _called("label", columns)
-    text = given.get("text_column") or _text_column(
-        data, [c for c in columns if c != label], layout
-    )
+    find = _picture_column if pictures else _text_column
+    text = given.get("text_column") or find(data, [c for c in columns if c != label], layout)
     if label is None and "labels" in given:
         raise DataError(f"{data} has no column 'label'. Name the column that holds the class.")
     others = [label] if label else []
-    found = read_table(data, text, others, lenient=True, layout=layout)
+    largest = given.get("largest_picture", LARGEST_PICTURE)
+    found = read_table(
+        data, text, others, lenient=True, layout=layout, pictures=pictures, largest=largest
+    )
     if not len(found):
         raise DataError(f"{data} has no rows. Name the file that holds the records.")
     names = [label_name(value or "") for value in found.columns[label]] if label else []
@@ -111,7 +120,9 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     domain = {label_name(one) for one in given.get("labels", [])}
     read = class_reader(given.get("labels", []), given.get("spellings", {}))
     left_out = {
-        "empty or unreadable text": sum(not clean_text(t) for t in found.columns[text]),
+        f"no picture of at most {largest:,} pixels"
+        if pictures
+        else "empty or unreadable text": sum(not clean_text(t) for t in found.columns[text]),
         "no class": sum(not name for name in names),
         "another class": sum(bool(name) and read(name) not in domain for name in names),
     }
@@ -145,6 +156,21 @@ def _text_column(data: Path, columns: list[str], layout: Layout) -> str:
 
     found = read_table(data, None, [], columns, lenient=True, layout=layout).columns
     return max(columns, key=lambda name: sum(len(value or "") for value in found.get(name, [])))
+
+
+def _reads(data: Path) -> str:
+    """What a folder or an archive holds; a table holds texts unless its owner says otherwise."""
+    return "pictures" if holds_pictures(data) else "texts"
+
+
+def _picture_column(data: Path, columns: list[str], layout: Layout) -> str:
+    named = _called(IMAGE, columns) or _called("text", columns)
+    if named is None:
+        raise DataError(
+            f"{data} has no column {IMAGE!r}. Name the column of the pictures, or of the paths of "
+            "their files: --text-column."
+        )
+    return named
 
 
 def _called(name: str, columns: list[str]) -> str | None:

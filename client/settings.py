@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ..learning.reading.layout import Layout
 
 DEFAULT_SHARE = 0.8
+LARGEST_PICTURE = 1_000_000
+"""Pixels."""
+MOST_PIXELS = 64_000_000
+"""As ``learning.reading.picture_sizes`` has it, which needs what an owner without pictures does not."""
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
@@ -47,6 +51,13 @@ path = {path}
 
 # Share of the file above to train on; told to the operator. The rest is held out.
 training_share = {training_share}
+
+# What text_column holds: "texts", or "pictures", which may also be paths of their files, beside the file
+# above. A folder of pictures has the columns "image" and "label" (the name of the folder around a picture).
+# Pictures of more than largest_picture pixels are left out without notice. It shows in a time: the first
+# answer of a run leaves when the published number of pictures, all as large as this, could have been read.
+reads = {reads}
+{largest_picture}
 
 # Column with the text; column with the class, and all classes that a job may name. Records with
 # another class, or without text, are left out without notice. The classes are told to the operator.
@@ -124,6 +135,9 @@ class DataSettings(Document):
     test_path: Annotated[str, Field(min_length=1)] | None = None
     training_share: float | None = Field(None, gt=0, le=1)
     """Default: 0.8, or 1 if held-out records are a file of their own."""
+    reads: Literal["texts", "pictures"] = "texts"
+    largest_picture: int = Field(LARGEST_PICTURE, ge=16, le=MOST_PIXELS)
+    """Pixels."""
     text_column: Annotated[str, Field(min_length=1)]
     label_column: Annotated[str, Field(min_length=1)] | None = None
     labels: list[str] | None = None
@@ -147,6 +161,8 @@ class DataSettings(Document):
             raise ValueError("labels must name each class once")
         if self.spellings:
             _check_spellings(self.labels or [], self.spellings)
+        if self.reads == "pictures" and self.labels is None:
+            raise ValueError('reads = "pictures" needs a label_column and labels')
         if self.unit == "group" and self.group_column is None:
             raise ValueError('unit = "group" needs a group_column')
         if self.test_path is not None and self.training_share not in (None, 1.0):
@@ -161,6 +177,11 @@ class DataSettings(Document):
         from ..learning.reading.layout import Layout
 
         return Layout(self.encoding, self.quoting, self.sheet)
+
+    @property
+    def largest(self) -> int:
+        """How large a record may be, in pixels; 0 if its size makes no difference."""
+        return self.largest_picture if self.reads == "pictures" else 0
 
     @property
     def share(self) -> float:
@@ -182,6 +203,8 @@ class DataSettings(Document):
             raise PlanRefused(f"{owner}'s declaration (client.toml) {' · '.join(reasons)}")
 
     def _reasons(self, job: Job) -> Iterator[str]:
+        if job.kind.reads != self.reads:
+            yield f"declares {self.reads} (reads), but the job learns from {job.kind.reads}"
         if job.kind.labelled:
             if self.labels is None:
                 yield "declares no classes, but the job learns classes"
@@ -225,11 +248,13 @@ class Settings(Document):
 def settings_text(name: str, data: DataSettings) -> str:
     """A client.toml with comments; what is not given stands in it as a comment."""
     values = data.model_dump() | {"training_share": data.share}
+    values["largest_picture"] = data.largest or None
     examples = {
         "test_path": "held-out.csv",
         "encoding": "cp1252",
         "quoting": "none",
         "sheet": "Sheet1",
+        "largest_picture": LARGEST_PICTURE,
         "label_column": "label",
         "labels": ["no", "yes"],
         "spellings": {"no": ["n", "negative"]},

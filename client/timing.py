@@ -41,7 +41,7 @@ _DISTURBED = 1.5
 _READING = 5.0
 """Seconds for finding and opening files, however few records there are."""
 _READ = 0.002
-"""Seconds for a record to be read and tokenised."""
+"""Seconds for a record to be read and tokenised; a picture takes ``Pace.read`` more."""
 _LONG = 10.0
 """From this many seconds on, an owner is told that its agent waits, so that it does not seem to hang."""
 _UNKNOWN = 1000
@@ -129,7 +129,7 @@ class Timing:
             records = 2 * _UNKNOWN
         # Of the records that are trained on, and of those held out.
         records = records * numbers.records_per_unit + 2 * (pace.filling + pace.again)
-        return _READING + _MARGIN * records * (pace.prepared + _READ)
+        return _READING + _MARGIN * records * (pace.prepared + pace.read + _READ)
 
     def most(self, job: Job, numbers: Numbers) -> Most:
         """What an answer has time for, by public numbers."""

@@ -108,7 +108,10 @@ class Worker:
         # A model that the agent refuses takes no private step, not even to see how fast it is.
         refused = padding_refusals(setup.job, learner.verdict)
         if setup.waits and self._pace is None and not refused:
-            self._pace = setup.pace or measured(learner, self._workplace.task)
+            declared = setup.source.declared
+            self._pace = setup.pace or measured(
+                learner, self._workplace.task, largest=declared.largest
+            )
         fixed = learner.fixed_digest
         shapes, personal = self._workplace.shapes, learner.personal
         return Model(shapes, base, learner.verdict, fresh, self._pace, fixed, personal)

@@ -19,6 +19,7 @@ from ..tasks.spec import spec_of
 from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
+from .reading.picture_sizes import MOST_PIXELS
 from .reading.table import Table
 from .reading.tables import read_table, splits_of
 from .rows import Row, fill
@@ -77,6 +78,7 @@ def load_corpus(
     *,
     grouped: bool = False,
     declared: bool = False,
+    largest: int = MOST_PIXELS,
 ) -> Corpus:
     """Read, clean and check the data that `spec` describes; raises ``DataError``.
 
@@ -85,6 +87,8 @@ def load_corpus(
     declared: what is wrong with single records leaves them out, and is never an error; nor is it
     that none remain. Then what comes of this tells of each record no more than that record's own
     part: as an owner's agent reads its data.
+
+    largest: most pixels of a picture, if the task reads pictures; larger ones are left out.
 
     The path's rows come first, then those of `spec.test_path`, or of the "test" split when the
     path is a saved DatasetDict that has one (unless `declared`: then what is held out is what the
@@ -99,7 +103,7 @@ def load_corpus(
             f"data.text_column and data.label_column both name {label_column!r}. Name the column with the "
             "text (--text-column) and the one with the class (--label-column)."
         )
-    pictures = spec_of(task).reads == "pictures"
+    pictures = largest if spec_of(task).reads == "pictures" else None
     sources = _read_sources(spec, label_column, client_column, grouped, declared, pictures)
     domain = {label_name(name) for name in spec.labels or ()}
     read = class_reader(spec.labels or (), spec.spellings) if label_column else str
@@ -197,7 +201,7 @@ def _read_sources(
     client_column: str | None,
     grouped: bool,
     lenient: bool,
-    pictures: bool,
+    pictures: int | None,
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
@@ -216,11 +220,12 @@ def _read_sources(
         needed + grouping,
         lenient=lenient,
         layout=layout,
-        pictures=pictures,
+        pictures=pictures is not None,
+        largest=pictures or MOST_PIXELS,
     )
     tables = [(train, False)]
     test_path = Path(spec.test_path) if spec.test_path else path
-    splits = splits_of(test_path, pictures)
+    splits = splits_of(test_path, pictures is not None)
     if spec.test_path or (not lenient and splits and len(splits) > 1 and "test" in splits):
         if splits and len(splits) > 1 and "test" not in splits:
             raise DataError(
@@ -238,7 +243,8 @@ def _read_sources(
             split,
             lenient=lenient,
             layout=layout,
-            pictures=pictures,
+            pictures=pictures is not None,
+            largest=pictures or MOST_PIXELS,
         )
         tables.append((test, True))
     return [(_limited(table, spec.limit), held_out) for table, held_out in tables]

@@ -262,7 +262,8 @@ def _rows(request: _Request, inputs: Inputs, touch: Touch | None) -> Iterator[An
             touch(int(rows[0]))
         return inputs.encode([texts[row] for row in rows], limit, ends=ends)
 
-    size = _CHUNK if touch is None else 1
+    # Rows that are all equally long gain nothing by company, and one that fails would repeat the others.
+    size = _CHUNK if touch is None and inputs.varied else 1
     for start in range(0, len(texts), size):
         rows = np.arange(start, min(start + size, len(texts)))
         kept = np.array([row for row in rows if row not in request.left_out], dtype=np.int64)

@@ -94,6 +94,14 @@ class Inputs(Protocol):
         """Invented rows, of these lengths if they may differ; the same for the same seed."""
         ...
 
+    def costliest(self, largest: int) -> tuple[list[str], float]:
+        """Invented records that take long to be made rows, and how many times as long larger ones take.
+
+        largest: how large a record may be, in what an owner declares (pixels). None, if the size of a record
+        makes no difference.
+        """
+        return [], 1.0
+
     def odd(self, row: np.ndarray) -> list[np.ndarray]:
         """Rows made from an invented one that a head of an architecture's own may take for others."""
         return []

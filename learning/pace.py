@@ -5,6 +5,7 @@ Nothing here depends on a record, so what is computed from it may be told: when 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -42,6 +43,10 @@ from .tasks.task import Task
 from .trainer import StepRange, test, train
 
 _REPEATS = 3
+_HASHES = 6
+"""So often the whole of a record is looked at before it is a row: marks, splits, keys of caches."""
+_UNTRIED = 2.5
+"""A record may take so many times as long as the slowest of those that are tried."""
 _STEPS = 3
 _TURNS = 5
 _MICROBATCHES = 4
@@ -76,10 +81,21 @@ class Pace:
     """Cost of passes with gradients."""
     testing: Costs = ONE
     """Cost of passes of a test."""
+    read: float = 0.0
+    """The most that a record takes to be made a row, beyond what one of text takes."""
 
 
-def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.perf_counter) -> Pace:
-    """The pace of a model's training and testing here and now, in seconds of `clock`."""
+def measured(
+    learner: Learner,
+    task: Task,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    largest: int = 0,
+) -> Pace:
+    """The pace of a model's training and testing here and now, in seconds of `clock`.
+
+    largest: how large a record may be, if that is declared (``Inputs.costliest``).
+    """
 
     def longest(act: Callable[[], object]) -> float:
         """Of a few times; the first, in which memory is found, does not count."""
@@ -140,7 +156,23 @@ def measured(learner: Learner, task: Task, clock: Callable[[], float] = time.per
         failing_costs(learner),
         training.costs,
         testing.costs,
+        _read(learner, largest, clock),
     )
+
+
+def _read(learner: Learner, largest: int, clock: Callable[[], float]) -> float:
+    """Of invented records that take long for their size, the longest, and as much again as ``_UNTRIED``."""
+    longest, scale = 0.0, 1.0
+    if largest:
+        records, scale = learner.inputs.costliest(largest)
+        for record in records:
+            learner.inputs.encode([record], learner.longest)  # libraries and memory are found
+            begun = clock()
+            for _ in range(_HASHES):
+                hashlib.sha256(record.encode()).digest()
+            learner.inputs.encode([record], learner.longest)
+            longest = max(longest, clock() - begun)
+    return _UNTRIED * scale * longest
 
 
 class _Looked(Nothing):

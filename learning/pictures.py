@@ -19,13 +19,13 @@ from torch import nn
 from ..errors import ModelError
 from .inputs import Inputs
 from .network import Batch
-from .reading.picture_files import FORMATS, is_picture, picture_of
+from .picture_costs import slow_pictures
+from .reading.picture_files import is_picture, picture_of
+from .reading.picture_sizes import FORMATS, check_size
 
 if TYPE_CHECKING:
     from ..job import Job, ModelSpec
 
-MOST_PIXELS = 64_000_000
-"""Of a picture, before it is scaled: a small file can unpack to any number."""
 LEAST_SIDE = 2
 _USUAL_SIDE = 224
 _SETTINGS = "preprocessor_config.json"
@@ -38,7 +38,8 @@ class Pictures(Inputs):
     and scaled to the side that the job or else the base model says. Colours are scaled and normalised as the
     base model's ``preprocessor_config.json`` says, by 0.5 and 0.5 if it has none.
 
-    Guarantee: a row follows from the picture's own bytes. Decoding takes memory for ``MOST_PIXELS`` at most.
+    Guarantee: a row follows from the picture's own bytes. Decoding takes memory for
+    ``picture_sizes.MOST_PIXELS`` at most.
     """
 
     dtype = np.uint8
@@ -84,8 +85,7 @@ class Pictures(Inputs):
     def _row(self, data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             width, height = opened.size
-            if width * height > MOST_PIXELS:
-                raise ValueError(f"a picture of {width} x {height} pixels")
+            check_size(opened, data)
             if min(width, height) < LEAST_SIDE:
                 raise ValueError(
                     f"a picture of {width} x {height} pixels, in which nothing is seen"
@@ -114,6 +114,9 @@ class Pictures(Inputs):
         """Of noise, whatever the lengths."""
         generator = np.random.default_rng(seed)
         return [generator.integers(0, 256, self.numbers, np.uint8) for _ in lengths]
+
+    def costliest(self, largest: int) -> tuple[list[str], float]:
+        return slow_pictures(largest)
 
     def fit(self, backbone: nn.Module, base: str) -> None:
         """Three colours, or shades of grey."""

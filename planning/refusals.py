@@ -63,11 +63,6 @@ def deployment_refusals(job: Job) -> Iterator[str]:
             "simulation.attackers applies only to umbel simulate: remove it from a job that runs between "
             "machines"
         )
-    if job.kind.reads == "pictures":
-        yield (
-            f'task = "{job.task}" runs only with umbel simulate yet: how long a picture takes to decode '
-            "would show in the time of an owner's answer"
-        )
     waits = buffered(job.strategy) is not None and job.encrypted
     if waits and job.counts == "exact" and job.evaluation.every != 0:
         yield (

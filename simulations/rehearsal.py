@@ -21,7 +21,7 @@ import numpy as np
 
 from ..client.home import Home
 from ..client.policy import Policy
-from ..client.settings import DataSettings
+from ..client.settings import MOST_PIXELS, DataSettings
 from ..consortium.authority import Consortium
 from ..errors import DeploymentError
 from ..job import Job
@@ -172,6 +172,8 @@ def _declared(federation: Federation, data: Path, test: Path | None) -> DataSett
         path=str(data.resolve()),
         test_path=str(test.resolve()) if test else None,
         training_share=federation.training_share,
+        reads=job.kind.reads,
+        largest_picture=MOST_PIXELS,
         text_column=job.data.text_column,
         label_column=job.data.label_column if job.data.labels else None,
         labels=list(job.data.labels) if job.data.labels else None,

@@ -18,14 +18,19 @@ from .layout import USUAL, Layout
 from .lines import JSON, field_names, list_names
 from .nested import schema_paths, unread_paths
 from .packing import ending
+from .picture_files import COLUMNS, is_picture_folder
 from .sheet import SHEETS, refuse_sheet, sheet_columns
 from .signatures import no_dataset, unknown_format
 
 
-def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ()) -> list[str]:
+def column_names(
+    path: Path, layout: Layout = USUAL, wanted: Sequence[str] = (), pictures: bool = False
+) -> list[str]:
     """The columns of any source that ``read_table`` reads; ``DataError`` for one that it cannot.
 
     wanted: columns that are asked for, by which a header, or the sheet of a workbook, is told.
+
+    pictures: whether it may be a folder or an archive of pictures.
 
     A file that passes may still have a row that is refused when it is read.
     """
@@ -33,6 +38,8 @@ def column_names(path: Path, layout: Layout = USUAL, wanted: Sequence[str] = ())
         raise DataError(f"There is no data file {path}. Check the path.")
     refuse_sheet(path, layout)
     try:
+        if pictures and is_picture_folder(path):
+            return list(COLUMNS)
         names = _names(path, layout, wanted)
     except (OSError, ValueError, KeyError, TypeError, csv.Error, pa.ArrowException) as error:
         raise DataError(

@@ -15,13 +15,10 @@ import pyarrow as pa
 
 from ...errors import DataError
 from ...quantities import quoted
+from .picture_sizes import MOST_BYTES
 from .table import Table
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""As Pillow calls them."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MOST_BYTES = 64 << 20
-"""Of one file."""
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test"}
 _SPLITS |= {"validation": "test", "dev": "test"}
 _DATASETS = ("state.json", "dataset_dict.json")
@@ -47,11 +44,17 @@ class PictureFolder:
         """Of "train" and "test" those that some picture is for; empty if no folder says so."""
         return sorted({part or "train" for part in self._parts}) if any(self._parts) else []
 
-    def read(self, picture: str | None, required: Sequence[str], split: str | None) -> Table:
+    def read(
+        self,
+        picture: str | None,
+        required: Sequence[str],
+        split: str | None,
+        most: int = MOST_BYTES,
+    ) -> Table:
         """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
 
         split: only those of that split; None: those for training, if there are some, else all. A picture that
-        cannot be read stands without a value. Raises ``DataError``.
+        cannot be read, or has a file of more than `most` bytes, stands without a value. Raises ``DataError``.
         """
         unknown = [name for name in required if name not in (picture, IMAGE, LABEL, FILE)]
         if unknown:
@@ -66,7 +69,7 @@ class PictureFolder:
             names = [n for n, part in zip(names, parts, strict=True) if part == wanted]
         values: list[str | None] = []
         faults: dict[int, str] = {}
-        for row, found in enumerate(_contents(self.path, names)):
+        for row, found in enumerate(_contents(self.path, names, most)):
             if isinstance(found, bytes):
                 values.append(encoded(found))
             else:
@@ -81,6 +84,16 @@ class PictureFolder:
         return Table(str(self.path), "picture", range(1, len(names) + 1), columns, faults)
 
 
+def is_picture_folder(path: Path) -> bool:
+    """Whether pictures are looked for in it: a folder that is no saved data set, or a zip archive of them.
+
+    What is in a folder makes no difference: that it has lost its last picture is no other kind of folder.
+    """
+    if path.is_dir():
+        return not any((path / name).exists() for name in _DATASETS)
+    return holds_pictures(path)
+
+
 def holds_pictures(path: Path) -> bool:
     """Whether it is a folder, or a zip archive, with pictures in it and no data set of another kind."""
     if path.is_dir() and any((path / name).exists() for name in _DATASETS):
@@ -89,17 +102,17 @@ def holds_pictures(path: Path) -> bool:
     return (path.is_dir() or archive) and next(_names(path), None) is not None
 
 
-def with_pictures(table: Table, column: str, folder: Path) -> Table:
+def with_pictures(table: Table, column: str, folder: Path, most: int = MOST_BYTES) -> Table:
     """The table with the pictures themselves in a column that names their files, from `folder`.
 
     A value that is no path of a picture's file there stays as it is: it holds the picture itself, or nothing
-    that can be read. A file that lies outside the folder is not read.
+    that can be read. A file that lies outside the folder, or has more than `most` bytes, is not read.
     """
     values, faults = list(table.columns[column]), dict(table.faults)
     for row, value in enumerate(values):
         if value is None or row in faults or not is_picture(value):
             continue
-        found = _inside(folder, value)
+        found = _inside(folder, value, most)
         if isinstance(found, bytes):
             values[row] = encoded(found)
         else:
@@ -110,7 +123,7 @@ def with_pictures(table: Table, column: str, folder: Path) -> Table:
 
 def picture_of(path: Path) -> str:
     """The record of one file; empty if it cannot be read."""
-    found = _content(path)
+    found = _content(path, MOST_BYTES)
     return encoded(found) if isinstance(found, bytes) else ""
 
 
@@ -136,49 +149,49 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _inside(folder: Path, name: str) -> bytes | str:
+def _inside(folder: Path, name: str, most: int) -> bytes | str:
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
         return f"cannot be read: {error}"
-    return _content(path) if inside else f"lies outside the folder {folder}; name files in it"
+    return _content(path, most) if inside else f"lies outside the folder {folder}; name files in it"
 
 
-def _content(path: Path) -> bytes | str:
+def _content(path: Path, most: int) -> bytes | str:
     """The bytes of a file, or why they cannot be had."""
     try:
         if not path.is_file():
             return "is not there"
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            return f"has {size:,} bytes, more than {MOST_BYTES:,}"
+        if size > most:
+            return f"has {size:,} bytes, more than {most:,}"
         return path.read_bytes() or "is empty"
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _contents(path: Path, names: Sequence[str]) -> Iterator[bytes | str]:
+def _contents(path: Path, names: Sequence[str], most: int) -> Iterator[bytes | str]:
     if path.is_dir():
-        yield from (_inside(path, name) for name in names)
+        yield from (_inside(path, name, most) for name in names)
         return
     try:
         with zipfile.ZipFile(path) as archive:
             for name in names:
-                yield _member(archive, name)
+                yield _member(archive, name, most)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Write it again.") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes | str:
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes | str:
     """Of an archive; no more is unpacked than a picture may have."""
     try:
         with archive.open(name) as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(most + 1)
     except Exception as error:  # a damaged or an encrypted member
         return f"cannot be unpacked: {error}"
-    if len(data) > MOST_BYTES:
-        return f"has more than {MOST_BYTES:,} bytes"
+    if len(data) > most:
+        return f"has more than {most:,} bytes"
     return data or "is empty"
 
 

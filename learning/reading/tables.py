@@ -25,6 +25,7 @@ from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
 from .picture_files import PictureFolder, holds_pictures, with_pictures
+from .picture_sizes import MOST_PIXELS, largest_file, within
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
@@ -44,6 +45,7 @@ def read_table(
     every: bool = False,
     layout: Layout = USUAL,
     pictures: bool = False,
+    largest: int = MOST_PIXELS,
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
@@ -53,7 +55,8 @@ def read_table(
     found by a look at all of it, as far as `layout` does not say.
 
     `pictures`: column `text` holds pictures, or names their files, relative to the table's; or `path` is a
-    folder or a zip archive of them (``pictures``). They are read as base64.
+    folder or a zip archive of them (``pictures``). They are read as base64; `largest`: without those of more
+    pixels, or of files that are too large for so few.
 
     `every`: no number of unreadable records is an error, for a caller that has an answer for each.
 
@@ -67,9 +70,14 @@ def read_table(
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
     refuse_sheet(path, layout)
-    table = _read(path, text, required, extra, split, lenient, layout, pictures)
+    most = largest_file(largest)
+    if pictures and holds_pictures(path):
+        table = PictureFolder(path).read(text, required, split, most)
+    else:
+        table = _read(path, text, required, extra, split, lenient, layout, pictures)
     if pictures and text is not None and text in table.columns:
-        table = with_pictures(table, text, path if path.is_dir() else path.parent)
+        table = with_pictures(table, text, path if path.is_dir() else path.parent, most)
+        table = table if largest == MOST_PIXELS else within(table, text, largest)
     return table if lenient or every else table.checked()
 
 
@@ -83,8 +91,6 @@ def _read(
     layout: Layout,
     pictures: bool,
 ) -> Table:
-    if pictures and holds_pictures(path):
-        return PictureFolder(path).read(text, required, split)
     if path.is_dir():
         return read_folder(path, text, required, extra, split, pictures)
     if path.stat().st_size == 0 and not lenient:
@@ -104,7 +110,7 @@ def splits_of(path: Path, pictures: bool) -> list[str] | None:
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     """How a file of text is written, by a look at all of it; what is usual stays None."""
     _check_there(path)
-    if path.is_dir():
+    if path.is_dir() or holds_pictures(path):
         return Layout(sheet=given.sheet)
     refuse_other_kinds(path)
     if ending(path) not in (*DELIMITED, *JSON):

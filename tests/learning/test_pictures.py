@@ -16,6 +16,7 @@ from umbel.job import DataSpec, ModelSpec
 from umbel.learning.data import load_corpus
 from umbel.learning.pictures import Pictures
 from umbel.learning.reading import picture_files as reading
+from umbel.learning.reading import picture_sizes as sizes
 from umbel.learning.reading.tables import read_table
 
 SIDE = 16
@@ -159,7 +160,7 @@ def test_a_table_names_files_beside_it_alone(folder, tmp_path, name):
 def test_what_cannot_be_had_is_left_out_alone(folder, tmp_path, monkeypatch):
     (folder / "dogs" / "empty.png").write_bytes(b"")
     (folder / "dogs" / "huge.png").write_bytes(bytes(5000))
-    monkeypatch.setattr(reading, "MOST_BYTES", 4000)
+    monkeypatch.setattr(sizes, "MOST_BYTES", 4000)
     archive = zipped(folder, tmp_path / "all.zip")
     for path in (folder, archive):
         found = read_table(path, "text", ["label"], every=True, pictures=True)
@@ -174,7 +175,7 @@ def written():
     """A picture in every mode and format in which Pillow writes one."""
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"):
         picture = Image.new(mode, (20, 24)) if mode in ("LAB", "LA") else drawn(3).convert(mode)
-        for kind in reading.FORMATS:
+        for kind in sizes.FORMATS:
             try:
                 yield pytest.param(file_of(picture, kind), id=f"{mode} {kind}")
             except (OSError, ValueError, KeyError):
@@ -234,7 +235,7 @@ def test_what_is_no_picture_fails_alone(inputs, data):
 
 def test_a_small_file_that_unpacks_to_too_much_is_never_unpacked(inputs, monkeypatch):
     data = file_of(drawn(1))
-    monkeypatch.setattr("umbel.learning.pictures.MOST_PIXELS", 100)
+    monkeypatch.setattr(sizes.check_size, "__defaults__", (100,))
     monkeypatch.setattr(
         "PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("unpacked")
     )

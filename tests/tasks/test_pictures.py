@@ -11,8 +11,8 @@ from umbel.errors import ModelError
 from umbel.learning.loading import load_learner
 from umbel.learning.probing.probe import probe
 from umbel.learning.tasks import task_for
-from umbel.planning.refusals import deployment_refusals
 from umbel.simulations.engine import Options, simulate
+from umbel.simulations.rehearsal import rehearse
 
 SIDE = 16
 TASK = "image-classification"
@@ -103,9 +103,19 @@ def seen(job_of, networks, drawings):
     return build
 
 
-def test_pictures_are_learned_in_simulations_alone(seen):
-    (reason,) = deployment_refusals(seen("vit", "head"))
-    assert "runs only with umbel simulate" in reason
+@pytest.mark.slow
+def test_a_rehearsal_with_pictures_comes_to_what_a_simulation_comes_to(seen, tmp_path):
+    job = seen(
+        "vit",
+        "head",
+        privacy={"epsilon": 200.0, "delta": 1e-3, "limit": 1000.0},
+        training={"rounds": 2, "local_steps": 2, "batch_size": 40},
+        encryption={"deadline": 600.0},
+        cohort={"deadline": 600.0},
+    )
+    simulation = simulate(job, Options(run_dir=tmp_path / "run", workers=1, reproducible=True))
+    _, result = rehearse(job, tmp_path / "rehearsal")
+    assert result["adapter_sha256"] == simulation.read_json("result.json")["adapter_sha256"]
 
 
 def test_a_folder_of_pictures_is_learned_with_noise(seen, drawings, tmp_path, umbel):
