@@ -54,6 +54,11 @@ class DataSource:
                 try:
                     state = part.stat()
                 except OSError as error:
+                    if part.is_symlink():
+                        raise DataError(
+                            f"{part} is a link to a file that is not there. Remove the link, or bring the "
+                            "file back."
+                        ) from None
                     raise DataError(f"{part} cannot be read: {error.strerror}") from None
                 found.append((str(part), state.st_mtime_ns, state.st_size))
         return tuple(found)

@@ -88,6 +88,7 @@ def run_rounds(run: Run, train: Train | None = None) -> dict[str, Counts]:
         tell_rebase(run)
         run.save()
         let_go_of_first(run)
+    let_go_of_first(run)  # of a round that an ended run gave up
     if not run.choice.ended:
         with contextlib.suppress(CannotGoOn):
             run.renew(False)
@@ -145,7 +146,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         if record is not None and stage.test:
             _tell_evaluation(run, collection, seconds=0.0)
         clipping = _clipping(run, collection, round_)
-        virtual = _virtual(run, cohort)
+        virtual = _virtual(run, cohort, (round_, attempt.number + 1))
         event = round_event(
             run, collection, stage, begun, record is not None, virtual=virtual, **clipping
         )
@@ -207,11 +208,18 @@ def round_event(
     )
 
 
-def _virtual(run: Run, cohort: list[str]) -> float | None:
-    """The virtual clock of a simulation after these have trained; None if it has none."""
+def _virtual(run: Run, cohort: list[str], attempt: tuple[int, int]) -> float | None:
+    """The virtual clock of a simulation after these have trained; None if it has none.
+
+    attempt: its round and its number. A process that died before the checkpoint has told of it already.
+    """
     if not run.pace:
         return None
-    before = [event.virtual for event in run.folder.told(Round) if event.virtual is not None]
+    before = [
+        event.virtual
+        for event in run.folder.told(Round)
+        if event.virtual is not None and (event.round, event.attempt) < attempt
+    ]
     return max(before, default=0.0) + max(run.pace[name] for name in cohort)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .catalogue import OURS, ours
-from .construct import construct
+from .construct import own_rule
 
 if TYPE_CHECKING:
     from ..job import StrategySpec
@@ -36,14 +35,6 @@ class ChargedLoss:
 
 
 def charged_loss(spec: StrategySpec) -> ChargedLoss | None:
-    """Of a job's strategy; None if no weight follows from a loss, and of any that is not Umbel's own.
-
-    Agents ask before a record is read, and load no other code for it. Raises ``StrategyError``.
-    """
-    if spec.name not in OURS:
-        return None
-    kind = ours(spec.name)
-    if kind.local is None or not kind.local.needs_loss:
-        return None
-    found: ChargedLoss = construct(kind, dict(spec.options), spec).charged
+    """Of a job's strategy; None if no weight follows from a loss, and of any that is not Umbel's own."""
+    found: ChargedLoss | None = getattr(own_rule(spec), "charged", None)
     return found

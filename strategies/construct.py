@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StrategyError
+from .catalogue import OURS, ours
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -50,6 +51,14 @@ def construct(kind: type[Any], options: dict[str, Any], spec: StrategySpec) -> A
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"strategy.options of {spec.name}: {error}") from None
+
+
+def own_rule(spec: StrategySpec) -> Any:
+    """The rule of a job, made of its options, if it is one of Umbel's own; else None.
+
+    Agents ask before a record is read, and load no other code for it. Raises ``StrategyError``.
+    """
+    return construct(ours(spec.name), dict(spec.options), spec) if spec.name in OURS else None
 
 
 def _takes_any(kind: type[Any]) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MessageError, PlanRefused, StrategyError
 from ..wire.arrays import Arrays
 from .catalogue import NAMES, OURS, ours
-from .construct import construct, foreign
+from .construct import construct, foreign, own_rule
 from .contract import (
     APART,
     UPDATE,
@@ -196,10 +196,8 @@ def buffered(spec: StrategySpec) -> FedBuff | None:
 
     Only one of Umbel's own: agents ask, who load no other code.
     """
-    if spec.name not in OURS or not ours(spec.name).buffered:
-        return None
-    found: FedBuff = construct(ours(spec.name), dict(spec.options), spec)
-    return found
+    found = own_rule(spec)
+    return found if found is not None and found.buffered else None
 
 
 def keeps_state(spec: StrategySpec, accepted: Collection[str] | None = None) -> bool:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .catalogue import OURS, ours
-from .construct import construct
+from .construct import own_rule
 
 if TYPE_CHECKING:
     from ..job import StrategySpec
 
 
 def residual_rank(spec: StrategySpec) -> int:
-    """Columns of a layer's residual at most; 0 without one, and for a rule that is not Umbel's own.
-
-    Agents ask before a record is read, and load no other code for it. Raises ``StrategyError``.
-    """
-    if spec.name not in OURS:
-        return 0
-    return int(construct(ours(spec.name), dict(spec.options), spec).residual or 0)
+    """Columns of a layer's residual at most; 0 without one, and for a rule that is not Umbel's own."""
+    return int(getattr(own_rule(spec), "residual", 0))

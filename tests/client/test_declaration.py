@@ -266,3 +266,14 @@ def test_a_file_without_a_record_that_counts_is_data_of_none(owner):
     owner.hold([{"text": "x", "label": "unheard of"}])
     assert isinstance(owner.told(), dict)
     assert len(owner.home.source.corpus()) == 0
+
+
+def test_a_link_to_a_file_that_is_gone_is_said_as_one(owner, tmp_path):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    declared = owner.home.settings.data
+    marks, left_out = Marks(tmp_path / "m"), LeftOut(tmp_path / "left-out.npy")
+    source = DataSource(folder, None, declared, "account", bytes(32), marks, left_out)
+    with pytest.raises(DataError, match=r"gone\.csv is a link to a file that is not there"):
+        source.stamp()

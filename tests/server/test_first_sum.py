@@ -73,6 +73,19 @@ def test_a_coordinator_that_dies_in_the_second_sum_asks_the_same_owners_for_it_a
     assert not list(run.folder.path.glob("first-sum*")), "it goes with its round"
 
 
+def test_a_run_that_is_ended_between_two_sums_keeps_no_first_one(start_run, job_of):
+    job = job_of("bert", **{**QUICK, "training": {**QUICK["training"], "rounds": 2}})
+    with pytest.raises(Killed):
+        run_rounds(start_run(job, dies_at(REVEAL, 12)))  # in the second round's second sum
+    run = start_run(job)
+    run.restore()
+    assert list(run.folder.path.glob("first-sum*"))
+    run.should_finish = lambda: True
+    run_rounds(run)
+    assert run.round == 1
+    assert not list(run.folder.path.glob("first-sum*"))
+
+
 def test_a_first_sum_that_was_kept_is_used_only_where_a_second_one_can_follow(start_run, job_of):
     job = job_of("bert", **QUICK)
     with pytest.raises(Killed):
