@@ -80,7 +80,10 @@ def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
         rounds=_rounds(record),
         clock=_has_clock(record),
         buffered=_is_buffered(record),
-        failures=[(f"{f.round}", f"{f.attempt}", f.client, f.reason) for f in record.failures],
+        failures=[
+            (f"{f.round}", f"{f.attempt}", f.client or "-", f.reason) for f in record.failures
+        ],
+        warned=record.warned,
         warnings=[str(warning) for warning in record.plan.get("warnings") or []],
         origin=_origin(record),
     )

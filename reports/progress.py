@@ -22,7 +22,16 @@ from rich.progress import (
 )
 
 from ..quantities import duration_text, epsilon_text, tested_texts
-from ..run.events import Ended, Evaluation, Event, Holdings, Holdout, Kept, Round
+from ..run.events import (
+    Ended,
+    Evaluation,
+    Event,
+    GroupLeftOut,
+    Holdings,
+    Holdout,
+    Kept,
+    Round,
+)
 from ..run.outcome import decision_line
 from ..survey.holdings import holdings_lines
 
@@ -141,9 +150,7 @@ class Progress:
                 for name, reason in event.failed.items():
                     self._say(f"round {event.round}: {name} did not take part: {reason}")
                 if event.lacks:
-                    self._say(
-                        f"round {event.round}: the groups that were left are too few: {event.lacks}"
-                    )
+                    self._say(f"round {event.round}: {event.lacks}")
                 if event.unable:
                     self._say(
                         f"round {event.round}: {event.unable} clients could not train or test"
@@ -158,6 +165,8 @@ class Progress:
             case Holdings():
                 for line in holdings_lines(asdict(event)):
                     self._say(line)
+            case GroupLeftOut():
+                self._say(f"warning: {event.text}")
             case Ended() | Kept():
                 self._say(decision_line(event))
 

@@ -17,6 +17,7 @@ from ..run.events import (
     Delivered,
     Ended,
     Evaluation,
+    GroupLeftOut,
     Holdout,
     Json,
     Kept,
@@ -106,6 +107,8 @@ def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[
     yield _absences(consortium.runs / row.name, row)
     for _, spare in store.last(row.name, Spare):
         yield f"Warning: {spare.text}"
+    for _, group in store.of_kinds(row.name, GroupLeftOut):
+        yield f"Warning: {group.text}"
     yield from _delivered_lines([event for _, event in store.of_kinds(row.name, Delivered)], row)
     for _, ended in store.last(row.name, Ended):
         yield decision_line(ended)
@@ -153,7 +156,7 @@ def _round_lines(last: Round) -> Iterator[str]:
     for client, reason in sorted(last.failed.items()):
         yield f"  {client}: {reason}"
     if last.lacks:
-        yield f"  The groups that were left are too few: {last.lacks}"
+        yield f"  {last.lacks[0].upper()}{last.lacks[1:]}"
     for doubt in last.doubted.values():
         yield f"  {doubt}"
 

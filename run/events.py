@@ -41,7 +41,7 @@ class Event:
             **{
                 name: value
                 for name, value in said
-                if name not in seldom or value not in (None, {}, [])
+                if name not in seldom or value not in (None, {}, [], "")
             },
         }
 
@@ -159,7 +159,9 @@ class Round(Event):
     restarted: list[str] = field(default_factory=list, metadata=_SELDOM)
     """Clients whose own state of the strategy was lost, so that it began anew."""
     lacks: str = field(default="", metadata=_SELDOM)
-    """Why the strategy made no round of the groups that were left, if some were."""
+    """Why no model came of it, if that is no single client's doing."""
+    left_out: list[Any] = field(default_factory=list, metadata=_SELDOM)
+    """Groups that could not be summed, while the others made the model: their members, by name."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ class Evaluation(Event):
     epsilon: dict[str, float]
     heads: dict[str, str]
     doubted: dict[str, str] = field(default_factory=dict, metadata=_SELDOM)
+    lacks: str = field(default="", metadata=_SELDOM)
+    """Why there are no figures, if that is no single client's doing."""
     blur: dict[str, float] = field(default_factory=dict, metadata=_SELDOM)
     """Standard deviation that noise gives a figure of `metrics`, by its name."""
 
@@ -255,6 +259,16 @@ class Spare(Event):
     kind = "spare"
     round: int
     spares: int
+    text: str
+
+
+@dataclass(frozen=True)
+class GroupLeftOut(Event):
+    """A group that could not be summed in several rounds, one after another; told once."""
+
+    kind = "left-out"
+    round: int
+    members: list[str]
     text: str
 
 

@@ -18,7 +18,8 @@ T = TypeVar("T", Round, Evaluation, Holdout)
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that did not answer, or answered with an error, in one attempt of a round."""
+    """A client that did not answer, or answered with an error, in one attempt of a round; "" if what was
+    collected came to nothing, and no client did that."""
 
     round: int
     attempt: int
@@ -56,6 +57,7 @@ def failures_of(rounds: Sequence[Round]) -> list[Failure]:
         for event in rounds
         for client, reason in event.failed.items()
     }
+    found |= {(event.round, event.attempt, ""): event.lacks for event in rounds if event.lacks}
     return [Failure(*key, found[key]) for key in sorted(found)]
 
 

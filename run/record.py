@@ -15,11 +15,13 @@ from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import (
     Ended,
     Evaluation,
+    GroupLeftOut,
     Holdout,
     Json,
     Kept,
     Partition,
     Round,
+    Spare,
     number,
 )
 from .outcome import decision_line
@@ -60,6 +62,8 @@ class RunRecord:
     decisions: list[Ended | Kept] = field(default_factory=list)
     """Why training ended early, if it did, and which model was kept."""
     failures: list[Failure] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    """What the server warned of in the run."""
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:
@@ -97,6 +101,7 @@ class RunRecord:
             holdouts=each_once(e for e in events if isinstance(e, Holdout)),
             decisions=[last[kind] for kind in (Ended, Kept) if kind in last],
             failures=failures_of(rounds),
+            warned=[event.text for event in events if isinstance(event, GroupLeftOut | Spare)],
         )
 
     @property

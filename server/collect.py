@@ -46,7 +46,9 @@ class Collection:
     answered: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     lacks: str = ""
-    """Why the strategy makes no round of the groups that are left; empty if it does, or all are there."""
+    """Why nothing comes of what was collected, if that is no single client's doing; else empty."""
+    left_out: list[list[str]] = field(default_factory=list)
+    """Groups that cannot be summed, without which the round is made."""
     heard: set[str] = field(default_factory=set)
     """Clients that answered any trip, also of a round that was given up."""
     refused: int = 0

@@ -26,7 +26,7 @@ from ..learning.probing.probe import probed
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
-from ..run.events import Evaluation, Event, Prepared, Round, Said, Spare, heads_of
+from ..run.events import Evaluation, Event, GroupLeftOut, Prepared, Round, Said, Spare, heads_of
 from ..run.run_folder import RunFolder
 from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
@@ -97,11 +97,11 @@ class Narrator:
                 len(event.clients),
                 f" (versions behind: {ages})" if ages else "",
                 "".join(f"; {name}: {reason}" for name, reason in event.failed.items())
-                + (
-                    f"; the groups that were left are too few: {event.lacks}" if event.lacks else ""
-                ),
+                + (f"; {event.lacks}" if event.lacks else ""),
             )
-        elif isinstance(event, Spare):
+        elif isinstance(event, Evaluation) and event.lacks:
+            _log.info("test of round %d: %s", event.round, event.lacks)
+        elif isinstance(event, Spare | GroupLeftOut):
             _log.warning("%s", event.text)
 
 

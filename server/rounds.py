@@ -33,6 +33,7 @@ from .ending import end_by, end_early, ends_with, failure
 from .exchange import CohortGrid, Stage, connected
 from .first_sum import let_go_of_first
 from .holdout import measure_publicly
+from .left_out import warn_of_groups
 from .readiness import prepare, reasons, take_back
 from .rebase import tell_rebase
 from .run import Run
@@ -152,6 +153,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         )
         run.tell(event)
         warn_of_spares(run, event)
+        warn_of_groups(run, event)
         if record is not None:
             run.clipping_norm = clipping.get("next_clipping_norm", run.clipping_norm)
             if run.owners_keep:
@@ -169,11 +171,7 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
         run,
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, but {minimum} "
         f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}"
-        + (
-            f" The groups that are left are too few: {collection.lacks}."
-            if collection.lacks
-            else ""
-        ),
+        + (f" Also, {collection.lacks.rstrip('.')}." if collection.lacks else ""),
         kind,
     )
 
@@ -204,6 +202,7 @@ def round_event(
         named=collection.named,
         restarted=sorted(collection.restarted),
         lacks=collection.lacks,
+        left_out=collection.left_out,
         **more,
     )
 
@@ -289,6 +288,7 @@ def _tell_evaluation(run: Run, collection: Collection, seconds: float) -> None:
             model=arrays_digest(run.arrays),
             seconds=round(seconds, 3),
             failed=collection.failed,
+            lacks=collection.lacks,
             metrics=figures(job, total(counts)) if counts else {},
             clients=by_client or run.owners_metrics(run.round),
             exact=run.exact_metrics(run.round),

@@ -67,5 +67,6 @@ def _add(first: Collection, second: Collection) -> None:
     first.bytes_down += second.bytes_down
     first.clipped = max(first.clipped, second.clipped)
     first.doubted |= second.doubted
+    first.lacks = first.lacks or second.lacks
     for trip, seconds in second.seconds.items():
         first.seconds[trip] = round(first.seconds.get(trip, 0.0) + seconds, 3)

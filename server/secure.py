@@ -74,7 +74,7 @@ class SecureCollection(SecureTrips):
         self._following, self._again = following, attempt.again
         self._signed: dict[Slot, tuple[Signed, ...]] = {}
         self._naming = attempt.refused
-        self._left_out = list(attempt.again.left_out) if attempt.again else []
+        self.left_out = list(attempt.again.left_out) if attempt.again else []
         self._groups_of = attempt.groups or groups_of(sorted(self._requests), run.plan.job)
         channels = run.summed_by(kind, stage.round)
         self._content = Content(run.plan.terms, channels, kind != EVALUATE, self.tests)
@@ -89,8 +89,10 @@ class SecureCollection(SecureTrips):
                 self._confirm(groups)
             readings = self._open(groups)
         except (ProtocolError, MessageError) as error:  # given up, or what was opened is no sum
-            peer = error.peer if isinstance(error, ProtocolError) else "the cohort"
-            self.failed.setdefault(peer, str(error))
+            if isinstance(error, ProtocolError) and error.peer in self._requests:
+                self.failed.setdefault(error.peer, str(error))
+            else:
+                self.lacks = self.lacks or f"the sum was given up: {error}"
             self._sums.upcoming.clear()
             if len(groups) == 1 and isinstance(error, ProtocolError) and error.rule == "sum":
                 self.spoiled = groups[0].slot, groups[0].survivors
@@ -149,19 +151,19 @@ class SecureCollection(SecureTrips):
         if self.kind != TRAIN or groups < 1 or lacks is None:
             return False
         if reason := lacks(groups):
-            self.lacks = self.lacks or reason
+            self.lacks = self.lacks or f"the groups that are left are too few: {reason}"
         return not reason
 
     def _leave_out(self, group: Aggregator, error: ProtocolError) -> None:
         """Count the members of a group that cannot be summed as clients that did not answer."""
-        self._left_out.append(list(group.slot.cohort))
+        self.left_out.append(list(group.slot.cohort))
         for name in group.slot.cohort:
             self.failed.setdefault(name, f"its group cannot be summed: {error}")
 
     @property
     def _needed(self) -> int:
         """Fewest clients in all sums together. Each group has its own least; the job may ask for more."""
-        return self.run.plan.job.cohort.minimum or 0 if self._left_out else self.minimum
+        return self.run.plan.job.cohort.minimum or 0 if self.left_out else self.minimum
 
     def _name(self, group: Aggregator, error: ProtocolError) -> None:
         """A group spoiled the sum, or would not be summed once more."""
@@ -199,7 +201,7 @@ class SecureCollection(SecureTrips):
         next_ = [as_it_stands(g) for g in following] or (again.following if again else [])
         roster = self._sums.roster.hash.hex()
         now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, roster, next_)
-        replace(now, left_out=self._left_out).write(self.run.folder)
+        replace(now, left_out=self.left_out).write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:
         """A group alone must have the round's minimum; of several, all together.

@@ -76,7 +76,7 @@ def test_a_coordinator_that_dies_in_the_second_sum_asks_the_same_owners_for_it_a
 def test_a_run_that_is_ended_between_two_sums_keeps_no_first_one(start_run, job_of):
     job = job_of("bert", **{**QUICK, "training": {**QUICK["training"], "rounds": 2}})
     with pytest.raises(Killed):
-        run_rounds(start_run(job, dies_at(REVEAL, 12)))  # in the second round's second sum
+        run_rounds(start_run(job, dies_at(SECOND, 5)))  # in the second round's second sum
     run = start_run(job)
     run.restore()
     assert list(run.folder.path.glob("first-sum*"))

@@ -5,7 +5,8 @@ import pytest
 from umbel.flower import refuse
 from umbel.planning.cohorts import groups_of
 from umbel.privacy.ledger.ledger import Ledger
-from umbel.run.events import Round
+from umbel.run.events import GroupLeftOut, Round
+from umbel.run.record import RunRecord
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import CONFIRM, FAILED, PREKEY, REVEAL, TRAIN
 
@@ -20,7 +21,7 @@ class Killed(BaseException):
 def job(job_of):
     """Nine owners in two groups, of five and of four."""
 
-    def build(name="median", clients=9, **sections):
+    def build(name="median", clients=9, rounds=1, **sections):
         options = {"attackers": 0.0} if name in ("median", "krum") else {}
         return job_of(
             "bert",
@@ -29,7 +30,7 @@ def job(job_of):
             strategy={"name": name, "weighting": "equal", "options": options},
             simulation={"partition": "iid", "clients": clients},
             encryption={"group_size": 4, "colluders": 0.0},
-            training={"rounds": 1, "local_steps": 1, "batch_size": 64},
+            training={"rounds": rounds, "local_steps": 1, "batch_size": 64},
             **sections,
         )
 
@@ -40,15 +41,17 @@ def groups(run):
     return groups_of(sorted(run.plan.by_name), run.plan.job)
 
 
-def without(run, names, trip, dies_in=""):
-    """These answer no trip of this kind in the first attempt; the coordinator dies in another one."""
+def without(run, names, trip, dies_in="", always=False):
+    """These answer no trip of this kind in the first attempt (`always`: in any); the coordinator dies in
+    another one."""
     nodes = {FIRST_NODE + sorted(run.plan.by_name).index(name) for name in names}
 
     def fault(request, reply, assignment):
         kind, node = request.metadata.message_type, request.metadata.dst_node_id
         if kind == dies_in:
             raise Killed
-        if kind == trip and node in nodes and (assignment.round, assignment.attempt) == (1, 0):
+        first = (assignment.round, assignment.attempt) == (1, 0)
+        if kind == trip and node in nodes and (first or always):
             return [refuse(request, FAILED, "it was killed")]
         return [reply]
 
@@ -82,6 +85,20 @@ def test_a_group_that_cannot_be_summed_is_left_out_and_the_others_make_the_round
     trains = set() if trip == PREKEY else set(gone)
     assert {name for name, count in charged(run).items() if count} == {*left, *trains}
     assert set(charged(run).values()) <= {0, 1}
+
+
+def test_a_group_that_is_left_out_again_and_again_is_warned_of_once(start_run, job):
+    run = start_run(job(rounds=4), reproducible=False)
+    gone = groups(run)[0]
+    run.grid.fault = without(run, gone, TRAIN, always=True)
+    run_rounds(run)
+    assert [told.left_out for told in run.folder.told(Round)] == [[gone]] * 4
+    [warning] = run.folder.told(GroupLeftOut)
+    assert (warning.round, warning.members) == (3, gone)
+    assert all(name in warning.text for name in gone)
+    assert "one of them spoils its sums" in warning.text
+    run.folder.write_json("plan.json", run.plan.to_dict())
+    assert RunRecord.read(run.folder.path).warned == [warning.text]
 
 
 def test_a_rule_that_needs_more_groups_has_the_round_begin_again_and_says_so(start_run, job):

@@ -257,7 +257,7 @@ def test_a_server_that_tests_again_with_exact_counts_after_a_sum_is_refused(
     run.grid.fault = fails
     with pytest.raises(RoundFailed, match="No client was able to test"):
         run_rounds(run)
-    assert "can no longer be opened" in str(events(run, "evaluation")[-1]["failed"])
+    assert "can no longer be opened" in str(events(run, "evaluation")[-1])
 
 
 def test_in_groups_each_group_stays_as_it_was_dealt(start_run, job_of):

@@ -402,7 +402,10 @@ def test_a_sum_that_failed_is_no_client_that_spent_budget(start_run, quick, monk
     job = quick(privacy={"unit": "example"}, training={"batch_size": 64, "rounds": 1})
     run = start_run(job)
     found = summarise(run, run_rounds(run), {}, {"reproducible": True})["privacy"]
-    assert [event["aggregated"] for event in events(run, "round")] == [False, True]
+    first, second = events(run, "round")
+    assert (first["aggregated"], second["aggregated"]) == (False, True)
+    assert first["failed"] == {}, "no client failed"
+    assert "it is garbage" in first["lacks"]
     assert sorted(found["clients"]) == SITES
 
 
