@@ -198,8 +198,8 @@ def predict(
         ),
     ] = None,
     text_column: Annotated[
-        str, typer.Option(help="Column of --file with the text [text].", show_default=False)
-    ] = "text",
+        str | None, typer.Option(help="Column of --file with the text [the run's].")
+    ] = None,
     encoding: Encoding = None,
     sheet: Annotated[
         str | None,
@@ -215,10 +215,11 @@ def predict(
     """Try the model of a finished run."""
     from ..learning.reading.layout import Layout
     from ..reports.predictions import prediction_line, predictions, read_texts
-    from ..run.record import task_of
+    from ..run.record import task_of, text_column_of
 
     layout = Layout(encoding, sheet=sheet)
-    found = read_texts(texts or [], file, text_column, layout, spec_of(task_of(run)).reads)
+    column = text_column or text_column_of(run)
+    found = read_texts(texts or [], file, column, layout, spec_of(task_of(run)).reads)
     for note in found.notes:
         say(f"{file}: {note}", file=sys.stderr)
     from ..learning.predict import Predictor

@@ -85,6 +85,8 @@ def _read(folders: Sequence[Path]) -> tuple[list[RunRecord], list[Path]]:
     return [RunRecord.read(folder) for folder in runs], [one for one in once if one not in runs]
 
 
+_ITEMS = 12
+"""Items of a list in a job that a table shows: there may be hundreds of classes."""
 _OF_THE_RUN = ("name", "recipe")
 
 
@@ -166,6 +168,10 @@ def _outcome(records: Sequence[RunRecord], titles: Sequence[str]) -> Table:
 
 
 def _value(value: Any) -> str:
+    """A value of a job in a cell of a table: of a long list its first items, and how many follow."""
+    if isinstance(value, list) and len(value) > _ITEMS:
+        first = ", ".join(map(repr, value[:_ITEMS]))
+        return f"[{first} and {len(value) - _ITEMS:,} more]"
     return "(not set)" if value is None else str(value)
 
 

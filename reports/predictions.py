@@ -148,7 +148,7 @@ def predictions(
 
 
 def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) -> str:
-    """One line per prediction: label and probability, the text with its continuation, or numbers by name."""
+    """Label and probability or numbers by name, one line per text; or the text with its continuation."""
     if as_json:
         values: dict[str, Any] = {
             "text": asked.text,
@@ -171,7 +171,12 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         return prediction.text + prediction.continuation
     if prediction.values:
         found = "  ".join(f"{name} {value:g}" for name, value in prediction.values.items())
-        return f"{found}  {prediction.text}"
+        return f"{found}  {_one_line(prediction.text)}"
     label, probability = next(iter(prediction.probabilities.items()))
     said = prediction.text if asked.shown is None else asked.shown
-    return f"{label}  {probability:.3f}  {said}"
+    return f"{label}  {probability:.3f}  {_one_line(said)}"
+
+
+def _one_line(text: str) -> str:
+    """A text without its line ends, so that as many lines are printed as texts were asked."""
+    return " ".join(text.split())

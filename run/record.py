@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import RunFolderError
+from ..job import DataSpec
 from ..quantities import telling
 from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import (
@@ -351,3 +352,10 @@ def task_of(folder: Path) -> str:
         if path.is_file() and (task := read_object(path).get("task")) in known():
             return str(task)
     return usual_task(labelled=True).name
+
+
+def text_column_of(folder: Path) -> str:
+    """The column from which the job of a run's folder read its texts; the usual one if no job is there."""
+    path = folder / "job.toml"
+    data = _section(read_job(path, read_text(path)), "data") if path.is_file() else {}
+    return str(data.get("text_column") or DataSpec().text_column)

@@ -99,8 +99,8 @@ def warnings(found: Survey) -> list[str]:
         )
     if found.lists:
         lines.append(
-            f"These columns hold lists or bytes, which are not read: {', '.join(map(repr, found.lists))}. "
-            "Write one value per record into a column of its own."
+            "These columns hold lists of several values, or bytes, which are not read: "
+            f"{', '.join(map(repr, found.lists))}. Write one value per record into a column of its own."
         )
     if found.as_value:
         names = ", ".join(map(repr, found.as_value))

@@ -74,6 +74,16 @@ def test_a_csv_and_one_command_give_a_model_that_predicts(simulate, umbel, tmp_p
     assert [row["text"] for row in rows] == ["a fine day", "good", "", "bad"]
     sums = [sum(row["probabilities"].values()) for row in rows]
     assert sums == pytest.approx([1, 1, 0, 1], abs=1e-5)
+    # Of a table it reads the column that the run read, unless another is named.
+    shutil.copytree(tmp_path / "first", tmp_path / "renamed")
+    job = (tmp_path / "first" / "job.toml").read_text()
+    renamed = job.replace('text_column = "text"', 'text_column = "words"')
+    write(tmp_path / "renamed" / "job.toml", renamed)
+    write(tmp_path / "texts.csv", "text,words\nno,a fine day\n")
+    for run, said in (("first", "no"), ("renamed", "a fine day")):
+        status, out, err = umbel("predict", run, "--file", "texts.csv", "--json")
+        assert (status, json.loads(out)["text"]) == (0, said), err
+    shutil.rmtree(tmp_path / "renamed")
     # What a shell finds is compared as often as somebody asks, pictures of earlier comparisons beside it.
     for _ in range(2):
         found = sorted(path.name for path in tmp_path.iterdir())

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather
 import pyarrow.ipc
 import pyarrow.parquet
 
 from ...errors import DataError
-from .cells import arrow_cells
+from .cells import arrow_cells, is_list
 from .columns import check_columns
-from .nested import column_at, root, schema_paths
+from .nested import column_at, root, schema_paths, unread_paths
 from .packing import ending, seekable
 from .picture_files import bytes_of
 from .signatures import no_dataset
 from .table import Table
 
 ARROW = (".parquet", ".feather", ".arrow")
+
+_LOOK = 1000
+"""Rows by which it is told whether lists hold one value each."""
 
 
 def read_arrow(
@@ -52,6 +56,30 @@ def arrow_schema(path: Path) -> pa.Schema:
         return pyarrow.parquet.read_schema(_source(path))
     with pa.ipc.open_file(_source(path)) as file:
         return file.schema
+
+
+def unread_in(path: Path) -> list[str]:
+    """Columns of a Parquet or Feather file that hold maps, bytes, or, at first, no list of one value."""
+    unread = unread_paths(arrow_schema(path))
+    if not unread:
+        return []
+    if ending(path) == ".parquet":
+        with pyarrow.parquet.ParquetFile(_source(path)) as file:
+            head = next(file.iter_batches(_LOOK), None)
+    else:
+        with pa.ipc.open_file(_source(path)) as file:
+            head = file.get_batch(0).slice(0, _LOOK) if file.num_record_batches else None
+    if head is None:
+        return unread
+    table = pa.Table.from_batches([head])
+    return [name for name in unread if not _holds_single(column_at(table, name))]
+
+
+def _holds_single(column: pa.ChunkedArray) -> bool:
+    """Whether any value is a list of one value that can be read."""
+    if not is_list(column.type) or unread_paths(pa.schema([pa.field("", column.type.value_type)])):
+        return False
+    return pc.index(pc.list_value_length(column), 1).as_py() >= 0
 
 
 def split_names(path: Path) -> list[str] | None:
@@ -137,6 +165,8 @@ def _table(
     faults: dict[int, str] = {}
     for name in columns:
         feature = features.get(name)
+        if isinstance(feature, dict):  # of a list, what its values are
+            feature = feature.get("feature", feature)
         classes = feature.get("names") if isinstance(feature, dict) else None
         if not isinstance(classes, list):
             classes = None

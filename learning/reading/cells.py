@@ -15,6 +15,14 @@ from ...errors import DataError
 from ...quantities import quoted
 from .names import number_name
 
+_NOT_ONE = {
+    "list": "a list of several values",
+    "tuple": "a list of several values",
+    "dict": "an object",
+    "bytes": "bytes",
+}
+"""What is no single value, by its type in Python."""
+
 
 def as_name(value: object) -> str | None:
     """A label, group or client as a string: 1.0 and 1 are "1", True is "true", NaN is missing."""
@@ -31,11 +39,19 @@ def as_name(value: object) -> str | None:
     return str(value)
 
 
+def single(value: object) -> object:
+    """What a list of one value holds, as annotation tools write a class; None for an empty list."""
+    if isinstance(value, list) and len(value) < 2:
+        return value[0] if value else None
+    return value
+
+
 def cell(name: str, value: object, is_text: bool) -> str | None:
     """A value of the column `name`; `is_text`: if nothing but a string will do.
 
     Raises ``DataError`` without the place, which its caller knows.
     """
+    value = single(value)
     if is_text and not isinstance(value, str | None):
         raise DataError(
             f"{name!r} holds {quoted(value)}, which is not a text. Point data.text_column to a column "
@@ -45,7 +61,8 @@ def cell(name: str, value: object, is_text: bool) -> str | None:
         text = as_name(value)
     except TypeError as error:
         raise DataError(
-            f"{name!r} holds a {error}; a string, a number or a truth value is needed."
+            f"{name!r} holds {_NOT_ONE.get(str(error), str(error))}; a string, a number or a truth value "
+            "is needed."
         ) from None
     if text is not None and not text.isascii():
         try:
@@ -78,13 +95,14 @@ def arrow_cells(
     Every value is converted by itself: a string that is not UTF-8, or a time that no calendar has, would
     else make the whole column fail.
     """
-    short = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
-    kind = np.dtype(column.type.to_pandas_dtype()).type if short else None
+    of = _item(column.type)
+    short = pa.types.is_float32(of) or pa.types.is_float16(of)
+    kind = np.dtype(of.to_pandas_dtype()).type if short else None
     found: list[str | None] = []
     for row, scalar in enumerate(column):
         try:
-            value = scalar.as_py()
-            if kind is not None and value is not None:
+            value = single(scalar.as_py())
+            if kind is not None and isinstance(value, float):
                 # The shortest spelling in its own precision: 0.1, not 0.10000000149011612.
                 value = float(str(kind(value)))
             if classes:
@@ -95,6 +113,17 @@ def arrow_cells(
             unreadable.setdefault(row, reason(error))
             found.append(None)
     return found
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type are lists."""
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _item(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if is_list(kind) else kind
 
 
 def _class_name(name: str, value: object, classes: list[object]) -> object:

@@ -31,8 +31,8 @@ def check_columns(source: str, wanted: Iterable[str], found: Sequence[str]) -> N
             columns = ", ".join(map(repr, found)) or "none"
             raise DataError(
                 f"{source} has no column {name!r}.{hint} Its columns: {columns}. Name one that "
-                "exists: --text-column, --label-column, --partition column:NAME; in a file of "
-                "settings text_column, label_column, group_column or simulation.partition."
+                "exists as text_column (--text-column), label_column (--label-column), group_column or "
+                "simulation.partition."
             )
 
 

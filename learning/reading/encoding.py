@@ -205,8 +205,9 @@ def _other(path: Path, lines: _Lines) -> Found:
         )
     return Found(
         codec,
-        f"encoding {codec} ({NAMES[codec]}), guessed from {lines.bad:,} lines that are not UTF-8; "
-        "if letters look wrong, set another with data.encoding or --encoding",
+        f"encoding {codec} ({NAMES[codec]}), guessed from {counted(lines.bad, 'line')} that "
+        f"{verb(lines.bad, 'is', 'are')} not UTF-8; if letters look wrong, set another with data.encoding "
+        "or --encoding",
     )
 
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from ...errors import DataError
-from .arrow_files import ARROW, arrow_schema, split_names
+from .arrow_files import ARROW, arrow_schema, split_names, unread_in
 from .delimited import DELIMITED, header_of
 from .encoding import usual_codec
 from .layout import USUAL, Layout
 from .lines import JSON, field_names, list_names
-from .nested import schema_paths, unread_paths
+from .nested import schema_paths
 from .packing import ending
 from .picture_files import COLUMNS, is_picture_folder
 from .sheet import SHEETS, refuse_sheet, sheet_columns
@@ -53,12 +53,12 @@ def column_names(
 
 
 def unread_columns(path: Path, layout: Layout = USUAL) -> list[str]:
-    """Columns of an Arrow or JSON file that hold what is not read: lists, and in Arrow maps and bytes."""
+    """Columns that hold what is not read: lists of several values, and in Arrow files maps and bytes."""
     if path.is_dir():
         return []
     if ending(path) in JSON:
         return list_names(path, usual_codec(path, layout.encoding))
-    return unread_paths(arrow_schema(path)) if ending(path) in ARROW else []
+    return unread_in(path) if ending(path) in ARROW else []
 
 
 def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .cells import single
+
 _DEPTH = 8
 
 
@@ -44,13 +46,16 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
 
 
 def paths(record: Mapping[str, Any]) -> Iterator[str]:
-    """The fields of a record that hold single values, those within others by their paths."""
-    return (path for path, value in _fields(record) if not isinstance(value, list | tuple))
+    """The fields of a record that hold single values, those within others by their paths.
+
+    A list of one value is this value (``cells.single``).
+    """
+    return (path for path, value in _fields(record) if not isinstance(single(value), list))
 
 
 def list_paths(record: Mapping[str, Any]) -> Iterator[str]:
-    """Those that hold lists, which are not read."""
-    return (path for path, value in _fields(record) if isinstance(value, list | tuple))
+    """Those that hold lists of several values, which are not read."""
+    return (path for path, value in _fields(record) if isinstance(single(value), list))
 
 
 def _fields(

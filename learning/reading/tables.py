@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
-from ...quantities import counted
+from ...quantities import counted, verb
 from .arrow_files import ARROW, read_arrow, read_folder, split_names
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
 from .encoding import find_encoding, usual_codec
@@ -186,9 +186,9 @@ def _said(path: Path, header: Header, found: Delimited, layout: Layout) -> list[
     elif layout.quoting == "backslash":
         notes.append("a backslash before a quote makes it a plain character")
     if found.several:
+        rows = f"{counted(found.several, 'row')} {verb(found.several, 'spans', 'span')}"
         notes.append(
-            f"{found.several:,} rows span several lines, the longest {found.longest}: line ends within "
-            "quotes are part of a field"
+            f"{rows} several lines, the longest {found.longest}: line ends within quotes are part of a field"
         )
     return notes
 

@@ -183,6 +183,29 @@ def test_typed_labels_become_plain_names(
     assert corpus.dropped == ({"no label": missing} if missing else {})
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("values", [["b", "a", "b"], [2, 1.5, 2.0], [True, False, True]])
+def test_a_list_of_one_value_is_this_value(tmp_path: Path, name: str, values: list[Any]) -> None:
+    WRITERS[name](
+        tmp_path / name, [{"text": f"text {n}", "label": v} for n, v in enumerate(values)]
+    )
+    plain = load(tmp_path / name)
+    listed = [{"text": [f"text {n}"], "label": [v]} for n, v in enumerate(values)]
+    WRITERS[name](tmp_path / name, [*listed, {"text": ["other"], "label": []}])
+    found = load(tmp_path / name)
+    assert (found.texts, found.label_names) == (plain.texts, plain.label_names)
+    assert found.labels is not None
+    assert found.labels.tolist() == plain.labels.tolist()  # type: ignore[union-attr]
+    assert found.dropped == {"no label": 1}
+
+
+def test_a_list_of_one_class_label_has_its_name(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": [label]} for i, label in enumerate([1, 0, 1])]
+    features = {"label": {"feature": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}
+    as_dataset(tmp_path / "set", rows, features)
+    assert load(tmp_path / "set").label_names == ("neg", "pos")
+
+
 def test_a_whole_number_with_a_decimal_point_is_that_number(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "text,label\na,1.0\nb,0.0\n")
     assert load(path).label_names == ("0", "1")
@@ -304,7 +327,7 @@ def test_a_wrong_table_is_refused_with_its_place(
         ('{"text": "a", "label": 1}\n\n{"text": "b"', ["line 3: it is not valid JSON"]),
         ('{"text": "a", "label": 1}\n["b", 2]\n', ["line 2: it is a JSON list"]),
         ('{"text": 3, "label": 1}\n', ["line 1", "holds 3, which is not a text"]),
-        ('{"text": "a", "label": [1]}\n', ["line 1", "'label' holds a list"]),
+        ('{"text": "a", "label": [1, 2]}\n', ["line 1", "'label' holds a list of several"]),
         ('{"text": "\\ud83d", "label": 1}\n', ["line 1", "surrogate"]),
         ('{"text": "a"}\n{"text": "b"}\n', ["no column 'label'"]),
         ("\n\n", ["no rows"]),

@@ -51,6 +51,20 @@ def test_runs_of_different_tasks_are_refused_also_under_one_name(tmp_path, write
         compare([first, second], None)
 
 
+def test_of_hundreds_of_classes_the_first_are_shown_with_the_number_of_the_others(
+    tmp_path, write_run
+):
+    names = [f"class-{n:03}" for n in range(300)]
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b")
+    job = (second / "job.toml").read_text()
+    (second / "job.toml").write_text(job.replace("[data]\n", f"[data]\nlabels = {names}\n"))
+    text = printed(compare([first, second], tmp_path / "both.png")[0])
+    assert "and 288 more" in text
+    assert "class-011" in text
+    assert "class-012" not in text
+
+
 def test_what_a_recipe_says_of_itself_is_no_difference():
     jobs = [{"recipe": f"training.rounds: chosen for {n} clients", "rounds": n} for n in (4, 8)]
     assert differing_keys(jobs) == {"rounds": [4, 8]}

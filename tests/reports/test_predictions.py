@@ -1,8 +1,11 @@
 """Texts to try: those of a table's column, or lines; each keeps its place."""
 
+import json
+
 import pytest
 
 from umbel.errors import DataError
+from umbel.learning.predict import Prediction
 from umbel.learning.reading.layout import USUAL
 from umbel.reports import predictions
 
@@ -40,6 +43,13 @@ def test_what_holds_no_texts_is_refused(tmp_path, content, said):
     (tmp_path / "texts.txt").write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_texts([], tmp_path / "texts.txt")
+
+
+def test_an_answer_to_a_text_of_several_lines_is_one_line():
+    asked = predictions.Asked("two\n\tlines\r\nor three")
+    said = Prediction(asked.text, {"good": 0.75, "bad": 0.25})
+    assert predictions.prediction_line(asked, said, False) == "good  0.750  two lines or three"
+    assert json.loads(predictions.prediction_line(asked, said, True))["text"] == asked.text
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

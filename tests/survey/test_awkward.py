@@ -150,7 +150,7 @@ def test_columns_of_lists_and_bytes_are_said_not_to_be_read(tmp_path, tiny, endi
             "label": ["ab"[n % 2] for n in range(240)],
             "tags": [["x", "y"]] * 240,
             "raw": [b"x"] * 240,
-            "doc": [{"tags": ["x"], "n": 1}] * 240,
+            "doc": [{"tags": ["x", "y"], "n": 1}] * 240,
         }
     )
     write = pyarrow.parquet.write_table if ending == "parquet" else pyarrow.feather.write_feather
@@ -163,7 +163,7 @@ def test_columns_of_lists_and_bytes_are_said_not_to_be_read(tmp_path, tiny, endi
 
 def test_json_columns_of_lists_are_said_not_to_be_read(tmp_path, tiny):
     rows = [
-        {"text": text, "label": "ab"[n % 2], "tags": ["x"], "doc": {"parts": [text]}}
+        {"text": text, "label": "ab"[n % 2], "tags": ["x", "y"], "doc": {"parts": [text] * 2}}
         | {"mixed": "a" if n else ["a"]}
         for n, text in enumerate(TEXTS)
     ]
@@ -173,6 +173,26 @@ def test_json_columns_of_lists_are_said_not_to_be_read(tmp_path, tiny):
     assert found.lists == ("tags", "doc.parts")
     (line,) = [line for line in warnings(found) if "lists" in line]
     assert "'tags', 'doc.parts'" in line
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "feather"])
+def test_a_column_of_lists_of_one_class_is_found_as_the_classes(tmp_path, tiny, ending):
+    """As annotation tools write them; one list of several, or of none, changes no other record."""
+    rows = [{"doc": {"body": text, "tags": ["ab"[n % 2]]}} for n, text in enumerate(TEXTS)]
+    rows[2]["doc"]["tags"] = ["a", "b"]
+    rows[4]["doc"]["tags"] = []
+    path = tmp_path / f"rows.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        write = (
+            pyarrow.parquet.write_table if ending == "parquet" else pyarrow.feather.write_feather
+        )
+        write(pa.Table.from_pylist(rows), path)
+    found = looked(path, tiny)
+    assert (found.text_column, found.label_column) == ("doc.body", "doc.tags")
+    assert found.classes == {"a": 118, "b": 120}
+    assert found.lists == ()
 
 
 @pytest.mark.parametrize("kind", ["identifiers", "numbers", "dates", "classes", "one value"])
