@@ -29,21 +29,25 @@ def data(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV, TSV, JSON, Excel, Parquet, also compressed, or a dataset folder."
+            help="CSV, TSV, JSON, Excel, Parquet, also compressed, a dataset folder, or pictures."
         ),
     ],
     given: Given,
 ) -> Any:
     """Look at a file before training: rows, classes, copies, lengths, and what to set.
 
-    Nothing is changed or sent, and no text is shown.
+    Nothing is changed or sent, and no text is shown. Of pictures (a folder or a .zip): classes, sizes,
+    copies, and which cannot be read.
     """
     from ..job import Job
+    from ..learning.reading.picture_files import holds_pictures
     from ..reports.progress import Progress
     from ..survey.advice import advice, warnings
     from ..survey.show import survey_table
     from ..survey.survey import survey
 
+    if holds_pictures(file):
+        return _pictures(file)
     job = Job.compose(None, {"data.path": str(file), **given})
     with Progress() as progress:
         progress.started("data", 0)
@@ -53,3 +57,18 @@ def data(
         "advice": [vars(one) for one in advice(found)],
     }
     return Answer(values, lambda: survey_table(found))
+
+
+def _pictures(folder: Path) -> Answer:
+    from ..reports.progress import Progress
+    from ..survey.picture_advice import picture_advice, picture_table, picture_warnings
+    from ..survey.pictures import survey_pictures
+
+    with Progress() as progress:
+        progress.started("data", 0)
+        found = survey_pictures(folder)
+    values = found.to_dict() | {
+        "warnings": picture_warnings(found),
+        "advice": [vars(one) for one in picture_advice(found)],
+    }
+    return Answer(values, lambda: picture_table(found))
