@@ -34,7 +34,23 @@ def as_job(source: Any, sections: Mapping[str, Any]) -> Job:
 
     if isinstance(source, str | Path):
         return first_job({"data.path": str(source)} | given)
-    return first_job({"data.path": str(table_file(source)), "name": "table"} | given)
+    path = table_file(source)
+    job = first_job({"data.path": str(path), "name": "table"} | given)
+    if job.data.path == str(path):
+        _check_columns(path, job)
+    return job
+
+
+def _check_columns(path: Path, job: Job) -> None:
+    """Refuse a table without the job's columns: later it is a file of the cache, whose name says nothing."""
+    from ..learning.reading.arrow_files import arrow_schema
+    from ..learning.reading.columns import check_columns
+    from ..learning.reading.nested import schema_paths
+
+    schema = arrow_schema(path)
+    wanted = [job.data.text_column, *([job.data.label_column] if job.kind.labelled else [])]
+    found = dict.fromkeys([*schema.names, *schema_paths(schema)])
+    check_columns("The table", [name for name in wanted if name], list(found))
 
 
 def table_file(table: Any) -> Path:

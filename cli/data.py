@@ -51,7 +51,7 @@ def data(
     job = Job.compose(None, {"data.path": str(file), **given})
     with Progress() as progress:
         progress.started("data", 0)
-        found = survey(job)
+        found = survey(job, lambda stage: progress.started(stage, 0))
     values = found.to_dict() | {
         "warnings": warnings(found),
         "advice": [vars(one) for one in advice(found)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec
 from ..quantities import counted, quoted, verb
+from ..storage.documents import toml_value
 from .reading.names import (
     alike,
     canonical,
@@ -110,9 +112,11 @@ def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) 
             "nothing to learn. Check data.label_column, or name all classes in data.labels."
             + _how_read(rows)
         )
-    if pairs := alike(names):
-        raise DataError(f"{source}: column {column!r} has the labels {alike_said(pairs)}")
     counts = Counter(row.label for row in rows)
+    if pairs := alike(names):
+        raise DataError(
+            f"{source}: column {column!r} has the labels {alike_said(pairs)}{_together(counts)}"
+        )
     single = sum(count == 1 for count in counts.values())
     if len(names) > _MOST_CLASSES_OF_ONE_ROW and 2 * single > len(names):
         raise DataError(
@@ -135,6 +139,18 @@ def alike_said(pairs: Sequence[tuple[str, str]], how: str = "in data.labels") ->
         f"{said}{more}, which look like one. Name all classes {how}: spellings of one class once, which are "
         f"then counted together; different classes one by one.{drop if nothing else ''}"
     )
+
+
+def _together(counts: Counter[str]) -> str:
+    """The setting that counts names that look like one together, under the most frequent of them."""
+    named: dict[str, str] = {}
+    for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+        if not stands_for_nothing(name):
+            named.setdefault(folded(name), name)
+    if not 2 <= len(named) <= _MOST_CLASSES_OF_ONE_ROW:
+        return ""
+    labels = toml_value(sort_names(named.values()))
+    return f" To count them together: --set data.labels={shlex.quote(labels)}"
 
 
 def _how_read(rows: Sequence[Row]) -> str:

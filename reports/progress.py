@@ -44,6 +44,8 @@ _BETWEEN = 10.0
 """Seconds between two lines of a stage without a terminal."""
 _STAGES = {
     "data": "reading data",
+    "columns": "looking at the columns",
+    "texts": "comparing the texts",
     "tokens": "encoding the records",
     "model": "loading the model",
     "features": "running the base model over each record once",

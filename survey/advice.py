@@ -12,6 +12,8 @@ from .lengths import MOST_UNKNOWN, WORTH
 from .survey import Survey
 
 _NAMED = 8
+_ROWS_OF_A_CLASS = 3
+"""Fewer rows on average are those of a person or a document, or of too many classes to learn."""
 _NO_TEXTS: dict[str, str] = {
     "identifier": "identifiers",
     "number": "numbers",
@@ -176,6 +178,15 @@ def advice(found: Survey) -> list[Advice]:
             )
         )
     if not found.label_column and not found.candidates and not found.unusable:
+        found_advice += [
+            Advice(
+                f"Column {name!r} may hold many classes ({of['values']:,.0f} values)",
+                f"data.label_column={_quoted(name)}",
+                f"--label-column {_quoted(name)}",
+            )
+            for name, of in found.groups.items()
+            if of["mean"] >= _ROWS_OF_A_CLASS
+        ]
         found_advice.append(
             Advice(
                 "No column seems to hold classes; for a language model",

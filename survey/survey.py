@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ class Survey:
         return values
 
 
-def survey(job: Job) -> Survey:
+def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     """Survey the file of a job; columns that it does not have are guessed.
+
+    started: hears which stage begins, as ``reports.progress`` names them; a large file takes minutes.
 
     Raises ``DataError`` for a file of which nothing can be read.
     """
@@ -96,6 +99,7 @@ def survey(job: Job) -> Survey:
     names = column_names(path, layout)
     table = read_table(path, None, [], names, lenient=True, layout=layout)
     _refuse_record_as_header(path, table.columns)
+    started("columns")
     unread = unread_columns(path, layout)
     described = tuple(
         look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
@@ -106,6 +110,7 @@ def survey(job: Job) -> Survey:
     label = label if job.kind.labelled else None
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
     task = job.task if label or not job.kind.labelled else usual_task(labelled=False).name
+    started("data")
     notes, unusable = _as_training(data, task)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     data = data.model_copy(update=written)
@@ -120,7 +125,9 @@ def survey(job: Job) -> Survey:
     labels = None
     if corpus.labels is not None:
         labels = [corpus.label_names[index] for index in corpus.labels]
+    started("tokens")
     lengths, no_lengths = lengths_of(spec_of(task), job.model.base, corpus.texts)
+    started("texts")
     return Survey(
         path=str(path),
         rows=len(table),

@@ -189,6 +189,17 @@ def test_a_table_in_memory_is_data_like_a_file(table):
     assert (made.data.path, made.training.rounds, made.adapter) == (str(path), 3, "head")
 
 
+def test_a_table_without_the_columns_of_the_job_is_refused_and_the_cache_is_not_named():
+    table = {"comment": ["good", "bad"], "good": [True, False]}
+    with pytest.raises(DataError, match=r"^The table has no column 'text'.*'comment', 'good'"):
+        as_job(table, {})
+    with pytest.raises(DataError, match=r"^The table has no column 'label'"):
+        as_job(table, {"data": {"text_column": "comment"}})
+    named = {"text_column": "comment", "label_column": "good"}
+    assert as_job(table, {"data": named}).data.label_column == "good"
+    assert as_job(table, {"data.text_column": "comment", "task": "causal-lm"}).task == "causal-lm"
+
+
 def test_a_column_of_several_types_is_one_of_text():
     from pyarrow import parquet
 

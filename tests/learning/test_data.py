@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import tomllib
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -524,6 +526,12 @@ def test_two_classes_that_look_like_one_are_two_only_if_they_are_named(tmp_path:
         load_corpus(spec, "text-classification")
     with pytest.raises(DataError, match="'YES' and 'yes', which look like one"):
         propose(path)
+    # What is advised counts them together.
+    advised = tomllib.loads(shlex.split(refusal(path).split("--set data.")[1])[0])
+    together = load(path, **advised)
+    assert together.labels is not None
+    counts = np.bincount(together.labels).tolist()
+    assert dict(zip(together.label_names, counts, strict=True)) == {"YES": 6, "no": 3}
     named = ["YES", "yes", "no"]
     found = load_corpus(spec.model_copy(update={"labels": named}), "text-classification")
     assert found.label_names == tuple(named)

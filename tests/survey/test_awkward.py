@@ -175,6 +175,18 @@ def test_json_columns_of_lists_are_said_not_to_be_read(tmp_path, tiny):
     assert "'tags', 'doc.parts'" in line
 
 
+def test_a_column_of_many_codes_is_offered_as_classes_and_each_stage_is_said(tmp_path, tiny):
+    path = brought(tmp_path, text=TEXTS, icd=[f"C{n % 60:02d}" for n in range(240)])
+    stages = []
+    found = survey(
+        Job.compose(None, {"data.path": str(path), "model.base": tiny("bert")}, []), stages.append
+    )
+    assert stages == ["columns", "data", "tokens", "texts"]
+    assert found.label_column is None
+    (one,) = [one for one in advice(found) if "many classes (60 values)" in str(one)]
+    assert one.flag == "--label-column icd"
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "feather"])
 def test_a_column_of_lists_of_one_class_is_found_as_the_classes(tmp_path, tiny, ending):
     """As annotation tools write them; one list of several, or of none, changes no other record."""
