@@ -11,6 +11,7 @@ from umbel.errors import ModelError
 from umbel.learning.loading import load_learner
 from umbel.learning.probing.probe import probe
 from umbel.learning.tasks import task_for
+from umbel.planning.padding import padding_warnings
 from umbel.simulations.engine import Options, simulate
 from umbel.simulations.rehearsal import rehearse
 
@@ -151,6 +152,12 @@ def test_a_folder_of_pictures_is_learned_with_noise(seen, drawings, tmp_path, um
     for file, shown in ((table, "data row 1"), (archive, "square/1.png")):
         _, out, _ = umbel("predict", run, "--file", file)
         assert out.split(maxsplit=2) == [*alone, f"{shown}\n"]
+
+
+def test_pictures_are_not_padded_so_no_plan_says_what_it_costs(seen):
+    job = seen("vit", "head").changed({"model.padding": "max_length"})
+    assert padding_warnings(job, None, 0.0) == []
+    assert padding_warnings(job.model_copy(update={"task": "text-classification"}), None, 2.0)
 
 
 PRIVATE = [
