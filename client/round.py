@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
+from ..errors import MessageError, PlanRefused, WeightsRefused
 from ..job import Job
 from ..learning.counts import zero_counts
 from ..learning.model import arrays_digest
@@ -51,7 +51,7 @@ from .own_state import OwnStates
 from .public_numbers import PublicNumbers
 from .second import SecondSums, farthest_of, from_kept, kept_shapes, to_keep
 from .secure import Membership, SecureUpload
-from .strategy import StrategyHere, led_to
+from .strategy import StrategyHere
 from .timing import Timing
 from .work import Work
 
@@ -366,9 +366,10 @@ class Rounds:
         find out any number of this owner's state, by one refusal after the other. If that state alone leads
         to such weights, no record takes part (``Asked.withheld``), which nobody else is told.
         """
-        if why := self._objection(self._strategy.with_first(asked)):
+        here = self._strategy
+        if why := here.objection(here.with_first(asked)):
             raise WeightsRefused(f"{self._name}: {why}")
-        why = self._objection(asked) if asked.own else ""
+        why = here.objection(asked) if asked.own else ""
         if why:
             _log.error(
                 "%s: an answer is made without records. With this owner's own part: %s",
@@ -376,16 +377,6 @@ class Rounds:
                 why,
             )
         return replace(asked, withheld=bool(why))
-
-    def _objection(self, asked: Asked) -> str:
-        """Why no private step is taken from these weights; empty if one is."""
-        try:
-            for weights in (asked.whole, *led_to(asked)):
-                for names in asked.trained_at_once:
-                    self._work.checked(weights, names)
-        except ModelError as error:
-            return str(error)
-        return ""
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
         recipe = self.numbers.recipe(job, assignment)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import MessageError, PlanRefused, WeightsRefused
+from ..errors import MessageError, ModelError, PlanRefused, WeightsRefused
 from ..job import Job
 from ..job.rate import rates_of_round
 from ..learning.probing.received import MOST_WEIGHT
@@ -185,6 +185,18 @@ class StrategyHere:
             return asked
         zeros = {name: np.zeros_like(array) for name, array in asked.own.arrays.items()}
         return self._from(asked, replace(asked.own, arrays=zeros))
+
+    def objection(self, asked: Asked) -> str:
+        """Why no private step is taken from the weights that a round begins with or that its corrections lead
+        to; empty if one is. It takes as long whatever is found, because the owner's part is in them."""
+        found = []
+        for weights in (asked.whole, *led_to(asked)):
+            for names in asked.trained_at_once:
+                try:
+                    self._work.checked(weights, names)
+                except ModelError as error:
+                    found.append(str(error))
+        return found[0] if found else ""
 
     def _from(self, asked: Asked, own: Own) -> Asked:
         start, local = self._work.personal, copy.copy(asked.local)

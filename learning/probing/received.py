@@ -84,24 +84,22 @@ class ReceivedWeights:
         lengths = [min(length, limit) for length in (*_LENGTHS, _NEIGHBOUR)]
         self._texts = learner.inputs.invented(lengths, seed=4)
         self._passes: dict[bool, tuple[_Passes, _Passes]] = {}
-        self._accepted: tuple[str, frozenset[str]] | None = None
+        self._last: tuple[tuple[str, frozenset[str]], str] | None = None
 
     def check(self, arrays: Arrays) -> None:
         """Raise ``ModelError`` for weights with which records would be rounded by their company.
 
-        The weights that were accepted last are accepted again at once, if the same tensors train: clients
+        The weights that were looked at last are answered for at once, if the same tensors train: clients
         that live in one process get the same ones in a round.
         """
         key = self._key(arrays)
-        if key == self._accepted:
-            return
-        if why := self.objection(arrays):
+        if self._last is None or self._last[0] != key:
+            self._last = key, self.objection(arrays)
+        if why := self._last[1]:
             raise ModelError(
                 f"The weights from the server are not accepted for training under privacy: {why}. If this "
                 "run is honest, lower training.learning_rate."
             )
-
-        self._accepted = key
 
     def _key(self, arrays: Arrays) -> tuple[str, frozenset[str]]:
         """What the answer follows from: ``Network.load`` sets all trained tensors by these arrays."""
@@ -109,13 +107,13 @@ class ReceivedWeights:
         return arrays_digest(arrays), frozenset(trains)
 
     def objection(self, arrays: Arrays) -> str:
-        """Why no private step is taken from these weights; nothing if it is."""
-        for name, array in arrays.items():
-            largest = float(np.abs(array).max(initial=0.0))
-            if not largest <= MOST_WEIGHT:
-                return f"{name} has an entry of {largest:g}, but none may be above {MOST_WEIGHT:g}"
+        """Why no private step is taken from these weights; nothing if it is.
+
+        The passes are made in any case, so that the time tells nothing of an entry that is an owner's own.
+        """
+        too_large = _too_large(arrays)
         if _goes_alone(self._learner):
-            return ""
+            return too_large
         network = self._learner.network
         network.load(arrays)
         autocast = network.autocast
@@ -128,7 +126,7 @@ class ReceivedWeights:
         finally:
             network.autocast = autocast
             network.zero_grad(set_to_none=True)
-        return found
+        return too_large or found
 
     def _compare(self, tolerance: float) -> str:
         network, clip = self._learner.network, self._learner.job.privacy.clipping_norm
@@ -208,6 +206,14 @@ class ReceivedWeights:
             gradients.close()
             module.zero_grad(set_to_none=True)
         return total, said
+
+
+def _too_large(arrays: Arrays) -> str:
+    for name, array in arrays.items():
+        largest = float(np.abs(array).max(initial=0.0))
+        if not largest <= MOST_WEIGHT:
+            return f"{name} has an entry of {largest:g}, but none may be above {MOST_WEIGHT:g}"
+    return ""
 
 
 def _tied(said: _Said, apart: _Said) -> int:

@@ -10,7 +10,7 @@ from umbel.client.own_state import Own, OwnStates
 from umbel.client.run_files import of_run
 from umbel.client.strategy import StrategyHere
 from umbel.client.work import WorkHere
-from umbel.learning.probing.received import MOST_WEIGHT
+from umbel.learning.probing.received import MOST_WEIGHT, ReceivedWeights
 from umbel.privacy.randomness import SecretStream
 from umbel.wire.arrays import to_array_record, to_arrays
 from umbel.wire.requests import BESIDE, COUNTED, EVALUATE, OWN_STATE, TRAIN, WEIGHT
@@ -96,7 +96,9 @@ def told_by_refusals(owner, open_job_of, tmp_path, monkeypatch):
         )
         mary = owner(job, states=OwnStates(tmp_path / f"states {own}"))
         mary.taken = []
+        mary.compared = []
         monkeypatch.setattr(WorkHere, "trained", noted(mary.taken))
+        monkeypatch.setattr(ReceivedWeights, "_compare", counted_in(mary.compared))
         learner = mary.learner
         start = learner.personal or learner.initial
         state = {n: np.zeros_like(array) for n, array in start.items()}
@@ -133,20 +135,36 @@ def noted(taken):
     return trained
 
 
+COMPARE = ReceivedWeights._compare
+
+
+def counted_in(compared):
+    """The passes that weights are tried in, which take time."""
+
+    def compare(self, tolerance):
+        compared.append(tolerance)
+        return COMPARE(self, tolerance)
+
+    return compare
+
+
+NEAR = 0.5
 FAR = {"scaffold": (3.0, 5.0), "local-head": (MOST_WEIGHT + 3, MOST_WEIGHT + 5)}
 
 
 @pytest.mark.parametrize("name", FAR)
 def test_no_refusal_depends_on_what_is_an_owners_own(name, told_by_refusals):
     """Under encryption a server would find out any number of it, for nothing, by one after the other."""
-    answers, taken = [], []
-    for own in (0.0, *FAR[name]):
+    answers, taken, tried = [], [], []
+    for own in (NEAR, *FAR[name]):
         mary, reply = told_by_refusals(name, own)
         assert not reply.has_error(), reply.error
         assert reply.content["metrics"][OWN_STATE] == 1
         answers.append((reply.content.keys(), reply.content["arrays"].keys(), len(mary.entries())))
         taken.append(mary.taken)
+        tried.append(len(mary.compared))
     assert answers == [(*answers[0][:2], charged) for charged in (1, 2, 3)]
+    assert tried == [tried[0]] * 3, "nor does the time of an answer depend on it"
     assert taken == [[True], [False], [False]], "beyond the edge no record takes part"
 
 
