@@ -31,7 +31,7 @@ test-faults: data $(VENV)/.tools  ## Run deployments in which something dies (an
 	$(PY) -m pytest -q -m faults
 
 test-kills: data $(VENV)/.tools  ## Kill every process in every phase (UMBEL_SWEEP=third: a part that UMBEL_SEED draws)
-	$(PY) -m pytest -q -m faults tests/deployment/test_kills.py
+	$(PY) -m pytest -q -m faults tests/deployment/test_kills.py tests/deployment/test_own_state_kills.py
 
 coverage: data $(VENV)/.tools  ## Run the tests, and report which lines of the package none of them reaches
 	$(PIP) install -q --no-build-isolation -e '.[coverage]'

@@ -307,7 +307,7 @@ class Deployment:
         return found
 
     def writes(self, owner, what):
-        """A function that waits until an owner has written to its "ledger" or its "journals"."""
+        """A function that waits until an owner has written to its "ledger", "journals" or "states"."""
         home = self.owners[owner]
         before = _stamps(home, what)
         return lambda: eventually(
@@ -366,8 +366,13 @@ class _Uploads:
 
 
 def _stamps(home, what):
-    paths = [home.ledger] if what == "ledger" else home.journals.glob("*/journal-*")
+    folders = {"journals": home.journals.glob("*/journal-*"), "states": _states_of(home)}
+    paths = [home.ledger] if what == "ledger" else folders[what]
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
+def _states_of(home):
+    return (home.path / "states").glob("*.state")
 
 
 def _child(parent, module):
