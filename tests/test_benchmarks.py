@@ -37,6 +37,7 @@ FIGURES = {
     "privacy_utility": {"points", "missed"},
     "defences": {"rows", "missed"},
     "fedbuff": {"rows", "missed"},
+    "pictures": {"pooled", "runs", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
     "strangers": {"memory", "bars"},
