@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kept import Kept
-from spread import interval
 from strategies_model import STATES
 from strategies_report import PAGE, draw, put, report
-from strategies_runs import CLEAR, SETS, Case, Entry, Figure, figure
+from strategies_runs import CLEAR, SETS, Case, Entry, Figure, Scores
+from strategies_tuned import FEW, MIXED, TUNING, private, ranks
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies.json"
-PARTITIONS = ("dirichlet:0.1", "dirichlet:0.5")
 EPSILONS = (math.inf, 4.0)
 ATTACKERS = {"strategy.options.attackers": 0.1}
 
@@ -59,24 +56,7 @@ def of_board(adapter: str, *names: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in BOARD if entry.adapter == adapter and entry.name in names)
 
 
-PRIVATE = tuple(
-    replace(entry, noised=2.0)
-    for entry in of_board("lora", "fedavg", "ffa-lora", "rolora", "la-lora", "fed-sb")
-)
 SKEWED = tuple(Entry(name, "head", whole=True) for name in ("fedavg", "scaffold", "feddyn"))
-RANKED: dict[str, Any] = {
-    "training.optimizer": "adamw",
-    "training.learning_rate": 0.003,
-    "training.rounds": 10,
-    "training.local_steps": 8,
-}
-"""In place of LoRA's common settings, in which factors hardly move: the better of two rates on seed 100."""
-RANKS = {
-    "4": {"model.lora.rank": 4},
-    "4, 8, 16": {"model.lora.rank": 16, "simulation.ranks": [4, 8, 16]},
-    "16": {"model.lora.rank": 16},
-}
-"""Of all owners, or by turns; alpha is twice the job's rank."""
 MOST_BELOW = 0.5
 """Points by which mixed ranks may lie below the largest at all owners."""
 LEAST_GAIN = 1.0
@@ -91,8 +71,10 @@ compare within an adapter.
   board    every strategy on {" and ".join(SETS)}, Dirichlet 0.1 and 0.5, without privacy and at epsilon 4
   private  LoRA at epsilon 1 and 2 on reviews: the factor rules beside plain averaging (FedIT)
   skewed   rounds until 95 % of the best accuracy of a set, Dirichlet 0.1: SCAFFOLD and FedDyn beside FedAvg
-
   ranks    FlexLoRA on questions, Dirichlet 0.1, without privacy: ranks 4, 8, and 16 beside 4 or 16 at all
+
+In "private" each rule has at each epsilon the best of equally many learning rates, chosen on seeds that no
+result has ({", ".join(map(str, TUNING.values()))}).
 
 Figures are kept in --results and not measured again: the same command goes on after a stop.
 
@@ -100,29 +82,6 @@ Bars: private, the best factor rule at least {LEAST_GAIN} point above FedIT at b
 FedDyn in fewer rounds than FedAvg, in the mean over sets and seeds; ranks, mixed ones above 4 at all and at
 most {MOST_BELOW} points below 16 at all.
 """
-
-
-class Scores:
-    """Figures by entry and case, measured as they are asked for."""
-
-    def __init__(self, kept: Kept, *, smoke: bool, only_kept: bool) -> None:
-        self._kept = kept
-        self._smoke, self._only_kept = smoke, only_kept
-        self.partitions = PARTITIONS[: 1 if smoke else None]
-
-    def of(self, entry: Entry, case: Case) -> Figure | None:
-        """Measured, or as it is kept."""
-        found = figure(entry, case, self._kept, smoke=self._smoke, only_kept=self._only_kept)
-        if found:
-            print(line(entry, case, found), file=sys.stderr, flush=True)
-        return found
-
-
-def line(entry: Entry, case: Case, found: Figure) -> str:
-    return (
-        f"{entry.name:17}{entry.adapter:5} {case.data:10} {case.partition:14} {case.privacy:11} seed "
-        f"{case.seed}  {found.accuracy:.4f}  worst {found.worst or 0:.3f}  up {found.bytes_up:,}"
-    )
 
 
 def board(scores: Scores, entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, Any]]:
@@ -162,39 +121,6 @@ def reached(curve: Sequence[float], goal: float) -> int | None:
     return next((round_ for round_, one in enumerate(curve, 1) if one >= goal), None)
 
 
-def private(scores: Scores, seeds: int) -> list[dict[str, Any]]:
-    """Points above plain averaging, one value per seed that all have."""
-    for seed, epsilon in itertools.product(range(seeds), (1.0, 2.0)):  # whole seeds first
-        for entry in PRIVATE:
-            scores.of(entry, Case("reviews", "iid", epsilon, seed))
-    rows = []
-    for epsilon in (1.0, 2.0):
-        each: dict[str, list[float]] = {entry.name: [] for entry in PRIVATE}
-        for seed in range(seeds):
-            case = Case("reviews", "iid", epsilon, seed)
-            found = {entry.name: scores.of(entry, case) for entry in PRIVATE}
-            if all(found.values()):
-                for name, one in found.items():
-                    each[name].append(one.accuracy if one else math.nan)
-        if not each["fedavg"]:
-            continue
-        for name in each:
-            gains = [
-                100 * (one - plain) for one, plain in zip(each[name], each["fedavg"], strict=True)
-            ]
-            rows.append(
-                {
-                    "strategy": name,
-                    "epsilon": epsilon,
-                    "accuracy": statistics.mean(each[name]),
-                    "points": statistics.mean(gains),
-                    "interval": interval(gains) if len(gains) > 1 else None,
-                    "seeds": len(gains),
-                }
-            )
-    return rows
-
-
 def skewed(scores: Scores, seeds: int) -> list[dict[str, Any]]:
     """Rounds to 95 % of the best, over sets and seeds; one that never comes there needs one more than all."""
     needed: dict[str, list[int]] = {entry.name: [] for entry in SKEWED}
@@ -215,29 +141,6 @@ def skewed(scores: Scores, seeds: int) -> list[dict[str, Any]]:
     ]
 
 
-def ranks(scores: Scores, seeds: int) -> list[dict[str, Any]]:
-    """Accuracy with each choice of ranks, over the seeds that all of them have."""
-    each: dict[str, list[float]] = {name: [] for name in RANKS}
-    for seed in range(seeds):
-        case = Case("questions", "dirichlet:0.1", math.inf, seed)
-        found = []
-        for own in RANKS.values():
-            alpha = {"model.lora.alpha": 2.0 * own["model.lora.rank"]}
-            found.append(scores.of(lora("flexlora", RANKED | own | alpha), case))
-        for name, one in zip(RANKS, found, strict=True):
-            if one and all(found):
-                each[name].append(one.accuracy)
-    return [
-        {
-            "ranks": name,
-            "accuracy": statistics.mean(values),
-            "interval": interval(values) if len(values) > 1 else None,
-        }
-        for name, values in each.items()
-        if values
-    ]
-
-
 def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The bars that were missed, in words."""
     bars = []
@@ -252,11 +155,11 @@ def missed(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         for name in ("scaffold", "feddyn")
         if name in rounds and rounds[name] >= rounds["fedavg"]
     ]
-    by_rank = {r["ranks"]: 100 * r["accuracy"] for r in found.get("ranks", [])}
-    if by_rank:
-        few, mixed, many = (by_rank[name] for name in RANKS)
-        if mixed <= few or mixed < many - MOST_BELOW:
-            bars.append(f"ranks: mixed {mixed:.2f}, 4 at all {few:.2f}, 16 at all {many:.2f}")
+    above = {r["ranks"]: r["points"] for r in found.get("ranks", [])}
+    if {FEW, MIXED} <= above.keys() and not above[FEW] < above[MIXED] >= -MOST_BELOW:
+        bars.append(
+            f"ranks: points above 16 at all: mixed {above[MIXED]:+.2f}, 4 {above[FEW]:+.2f}"
+        )
     return bars
 
 

@@ -134,16 +134,18 @@ def costs(rows: Sequence[Row]) -> list[str]:
 
 
 def put(page: Path, found: dict[str, list[Row]]) -> None:
-    """Replace each table of a page that stands between ``<!-- title -->`` and ``<!-- end -->``."""
-    text = page.read_text("utf-8")
+    """Replace the tables of these parts on a page."""
     for part, rows in found.items():
         for title, table in tables(part, rows).items():
-            before, mark, rest = text.partition(f"<!-- {title} -->\n")
-            if not mark:
-                continue
-            _, end, after = rest.partition("<!-- end -->")
-            text = before + mark + "\n".join(["", *table, "", ""]) + end + after
-    page.write_text(text, "utf-8")
+            replace_table(page, title, table)
+
+
+def replace_table(page: Path, title: str, table: Sequence[str]) -> None:
+    """Replace what stands between ``<!-- title -->`` and ``<!-- end -->`` on a page, if that is there."""
+    before, mark, rest = page.read_text("utf-8").partition(f"<!-- {title} -->\n")
+    if mark:
+        _, end, after = rest.partition("<!-- end -->")
+        page.write_text(before + mark + "\n".join(["", *table, "", ""]) + end + after, "utf-8")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,7 @@ LORA: dict[str, Any] = {
     "training.schedule": "linear",
 }
 SMOKE_ROWS = 240
+PARTITIONS = ("dirichlet:0.1", "dirichlet:0.5")
 CLEAR: dict[str, Any] = {"encryption.mode": "none", "simulation.encryption_required": False}
 
 
@@ -163,3 +165,26 @@ def _run(entry: Entry, case: Case, smoke: bool) -> Figures:
         keeps=plan["owners_keep_bytes"],
     )
     return asdict(found)
+
+
+class Scores:
+    """Figures by entry and case, measured as they are asked for."""
+
+    def __init__(self, kept: Kept, *, smoke: bool, only_kept: bool) -> None:
+        self._kept = kept
+        self._smoke, self._only_kept = smoke, only_kept
+        self.partitions = PARTITIONS[: 1 if smoke else None]
+
+    def of(self, entry: Entry, case: Case) -> Figure | None:
+        """Measured, or as it is kept."""
+        found = figure(entry, case, self._kept, smoke=self._smoke, only_kept=self._only_kept)
+        if found:
+            print(line(entry, case, found), file=sys.stderr, flush=True)
+        return found
+
+
+def line(entry: Entry, case: Case, found: Figure) -> str:
+    return (
+        f"{entry.name:17}{entry.adapter:5} {case.data:10} {case.partition:14} {case.privacy:11} seed "
+        f"{case.seed}  {found.accuracy:.4f}  worst {found.worst or 0:.3f}  up {found.bytes_up:,}"
+    )

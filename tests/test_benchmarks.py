@@ -21,7 +21,8 @@ BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
          "deployment_watch", "first_result_sets", "kept", "questions", "secagg_demo",
          "secagg_flower", "secagg_meter", "secagg_slots", "secagg_stages", "spread",
-         "strangers_crowd", "strategies_model", "strategies_report", "strategies_runs"}  # fmt: skip
+         "strangers_crowd", "strategies_model", "strategies_report", "strategies_runs",
+         "strategies_tuned"}  # fmt: skip
 """Of other benchmarks, which use or start them."""
 ELSEWHERE = {"secagg", "dpsgd", "timing"}
 """Run by tests of what they measure."""
@@ -94,6 +95,14 @@ def test_the_scoreboard_has_every_strategy():
 @pytest.mark.parametrize("name", map(marked, FIGURES))
 def test_it_runs_and_prints_its_figures(name, example_data):
     assert FIGURES[name] <= json.loads(smoke(name, "--json")).keys()
+
+
+@pytest.mark.slow
+def test_where_a_rule_breaks_is_said_and_where_its_plan_refuses(example_data):
+    rows = json.loads(smoke("defences", "--breaking", "--json", "--rules", "bulyan"))["breaking"]
+    found = {row["attackers"]: row["worst"]["bulyan"] for row in rows}
+    assert {share for share, worst in found.items() if worst["attack"] == "refused"} == {0.3, 0.4}
+    assert {worst["attack"] for share, worst in found.items() if share < 0.3} == {"alie"}
 
 
 @pytest.mark.slow
