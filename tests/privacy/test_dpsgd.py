@@ -1,180 +1,33 @@
 import importlib.util
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AlbertConfig,
-    AlbertModel,
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AlbertModel
 
 from umbel.errors import ModelError
-from umbel.privacy.dpsgd.bookkeeping import BookKeeping
-from umbel.privacy.dpsgd.hooked import HookedGradients
-from umbel.privacy.dpsgd.optimizer import PrivateOptimizer
 from umbel.privacy.noise.grid import grid_step, snap
 from umbel.privacy.randomness import SecretStream
 
+from .small_models import (
+    EXAMPLES,
+    UNDROPPED,
+    Classifier,
+    Recorder,
+    adapted,
+    both,
+    clipped_sum,
+    everywhere,
+    gradients_one_by_one,
+    make,
+    private,
+)
+
 torch.set_num_threads(1)
-EXAMPLES, TOKENS, WORDS, CLASSES = 6, 7, 40, 3
-SMALL: dict[str, Any] = {
-    "vocab_size": WORDS,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 16,
-}
-UNDROPPED: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-class Recorder(torch.optim.SGD):
-    """Plain descent that remembers each released gradient as one flat vector."""
-
-    def __init__(self, module: nn.Module, lr: float = 0.0):
-        super().__init__([p for p in module.parameters() if p.requires_grad], lr=lr)
-        self.released: list[Tensor] = []
-
-    def step(self, closure=None):
-        grads = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
-        self.released.append(torch.cat(grads).clone())
-        return super().step(closure)
-
-
-class Classifier(nn.Module):
-    def __init__(self, encoder: nn.Module, width: int = 16):
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(width, CLASSES)
-
-    def forward(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
-        positions = torch.arange(input_ids.shape[1]).repeat(len(input_ids), 1)
-        hidden = self.encoder(input_ids=input_ids, position_ids=positions, **inputs)
-        return self.head(hidden.last_hidden_state.mean(dim=1))
-
-
-@dataclass
-class Case:
-    """A model, its examples, and how one microbatch of them becomes (B,) losses."""
-
-    module: nn.Module
-    examples: Tensor
-    labels: Tensor
-
-    def losses(self, module: nn.Module, chosen: list[int]) -> Tensor:
-        examples = self.examples[chosen]
-        if isinstance(self.module, nn.Linear):
-            return nn.functional.cross_entropy(
-                module(examples), self.labels[chosen], reduction="none"
-            )
-        if isinstance(self.module, Classifier):
-            return nn.functional.cross_entropy(
-                module(input_ids=examples, attention_mask=torch.ones_like(examples)),
-                self.labels[chosen],
-                reduction="none",
-            )
-        logits = module(input_ids=examples, use_cache=False).logits[:, :-1]
-        each = nn.functional.cross_entropy(
-            logits.transpose(1, 2), examples[:, 1:], reduction="none"
-        )
-        return each.mean(dim=1)
-
-
-def adapted(model: nn.Module) -> nn.Module:
-    """LoRA on every linear layer, away from the start where half of all gradients are zero."""
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def make(name: str) -> Case:
-    torch.manual_seed(1)
-    labels = torch.randint(CLASSES, (EXAMPLES,))
-    if name == "linear head":
-        return Case(nn.Linear(12, CLASSES), torch.randn(EXAMPLES, 12) * 3, labels)
-    # Token 0 is BERT's padding, whose embedding does not train.
-    tokens = torch.randint(0, WORDS, (EXAMPLES, TOKENS))
-    tokens[:, -1] = 0
-    module: nn.Module
-    if name == "BERT LoRA":
-        module = Classifier(adapted(BertModel(BertConfig(**SMALL, **UNDROPPED))))
-    elif name == "BERT full":
-        module = Classifier(BertModel(BertConfig(**SMALL, **UNDROPPED)))
-    elif name == "ALBERT full":
-        config = AlbertConfig(**SMALL, **UNDROPPED, embedding_size=8)
-        module = Classifier(AlbertModel(config))
-    elif name == "ALBERT LoRA":
-        config = AlbertConfig(**SMALL, **UNDROPPED, embedding_size=8)
-        module = Classifier(adapted(AlbertModel(config)))
-    elif name == "Llama LoRA":
-        module = adapted(LlamaForCausalLM(LlamaConfig(**SMALL)))
-    elif name == "Llama full, tied":
-        module = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True))
-    return Case(module.train(), tokens, labels)
-
-
-NAMES = [
-    "linear head",
-    "BERT LoRA",
-    "BERT full",
-    "ALBERT LoRA",
-    "ALBERT full",
-    "Llama LoRA",
-    "Llama full, tied",
-]
-everywhere = pytest.mark.parametrize("name", NAMES)
-both = pytest.mark.parametrize("how", [BookKeeping, HookedGradients])
-
-
-def private(module, optimizer, *, noise=0.0, clip=1.0, batch=1.0, key=bytes(32), how=None):
-    return PrivateOptimizer(
-        module,
-        optimizer,
-        noise_multiplier=noise,
-        clipping_norm=clip,
-        expected_batch_size=batch,
-        stream=SecretStream.from_key(key),
-        gradients=how,
-    )
-
-
-def gradients_one_by_one(case: Case) -> Tensor:
-    """(EXAMPLES, numbers): every example's gradient by autograd alone, without any hook."""
-    trained = [p for p in case.module.parameters() if p.requires_grad]
-    rows = []
-    for n in range(EXAMPLES):
-        loss = case.losses(case.module, [n]).sum()
-        found = torch.autograd.grad(loss, trained, allow_unused=True)
-        rows.append(
-            torch.cat(
-                [
-                    (torch.zeros_like(p) if g is None else g).flatten()
-                    for p, g in zip(trained, found, strict=True)
-                ]
-            )
-        )
-    return torch.stack(rows)
-
-
-def clipped_sum(case: Case, clip: float, *microbatches: list[int], how=None) -> Tensor:
-    recorder = Recorder(case.module)
-    with private(case.module, recorder, clip=clip, how=how) as dp:
-        for chosen in microbatches:
-            dp.accumulate(case.losses(dp.module, chosen))
-        dp.step()
-    return recorder.released[0]
 
 
 @both
@@ -231,19 +84,6 @@ def test_after_closing_nothing_is_left_on_the_module(name, how):
     bare = case.losses(case.module, [0, 1]).sum()
     bare.backward()
     assert all(not hasattr(p, "grad_sample") for p in case.module.parameters())
-
-
-def test_a_module_that_is_wrapped_cannot_be_wrapped_again_before_it_is_closed():
-    case = make("linear head")
-    with private(case.module, Recorder(case.module)) as first:
-        with pytest.raises(ValueError, match="close"):
-            private(case.module, Recorder(case.module))
-        first.accumulate(case.losses(first.module, [0, 1]))
-        first.step()
-    second = private(case.module, Recorder(case.module))
-    first.close()
-    second.accumulate(case.losses(second.module, [0, 1]))
-    second.close()
 
 
 def test_the_noise_has_the_standard_deviation_that_is_charged():
@@ -429,137 +269,6 @@ def test_frozen_tensors_get_neither_gradients_nor_hooks(how):
         assert frozen
         assert not any({"activations", "forward"} & set(m.__dict__) for m in frozen)
         dp.accumulate(losses)
-
-
-def test_batch_normalisation_is_refused_by_name_also_where_it_is_frozen():
-    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    with pytest.raises(ModelError, match=r"1\.weight"):
-        private(module, Recorder(module))
-    module[1].requires_grad_(False)
-    with pytest.raises(ModelError, match="batch normalisation"):
-        private(module, Recorder(module))
-    module[1].eval()
-    private(module, Recorder(module)).close()
-
-
-class Counting(nn.Module):
-    """A layer that remembers something of what it has seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4))
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
-        return x * self.weight
-
-
-def test_a_trained_layer_with_buffers_is_refused_by_name_and_a_frozen_one_is_not():
-    module = nn.Sequential(nn.Linear(4, 4), Counting())
-    with pytest.raises(ModelError, match=r"1\.weight .*has buffers\. Freeze it"):
-        private(module, Recorder(module))
-    module[1].requires_grad_(False)
-    private(module, Recorder(module)).close()
-
-
-class Bent(nn.Module):
-    """Uses its linear layer's weight behind the layer's back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(self.layer(x), self.layer.weight).sum(dim=1)
-
-
-class Hidden(Bent):
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.layer.weight).sum(dim=1)
-
-
-class Broadcast(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.places = nn.Embedding(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + self.places(torch.arange(1))).sum(dim=1)
-
-
-@pytest.mark.parametrize(
-    ("kind", "how", "tensor", "why"),
-    [
-        (Bent, HookedGradients, r"layer\.weight", "do not add up"),
-        (Bent, BookKeeping, r"layer\.weight", "outside its layer"),
-        (Hidden, HookedGradients, r"layer\.weight", "no gradient of each example"),
-        (Hidden, BookKeeping, r"layer\.weight", "outside its layer"),
-        (Broadcast, HookedGradients, r"places\.weight", "saw 1 examples"),
-        (Broadcast, BookKeeping, r"places\.weight", "saw 1 examples"),
-    ],
-)
-def test_a_layer_that_is_misread_stops_the_training_and_is_named(kind, how, tensor, why):
-    torch.manual_seed(0)
-    module = kind()
-    recorder = Recorder(module)
-    with private(module, recorder, how=how) as dp:
-        losses = dp.module(torch.randn(3, 4))
-        with pytest.raises(ModelError, match=tensor) as refusal:
-            dp.accumulate(losses)
-        assert why in str(refusal.value)
-        dp.step()
-    assert not recorder.released[0].any()
-
-
-def test_a_forward_pass_in_between_is_noticed_by_the_hooks_and_of_no_matter_otherwise():
-    case = make("linear head")
-    expected = clipped_sum(case, 0.1, [0, 1])
-    recorder = Recorder(case.module)
-    with private(case.module, recorder, clip=0.1) as dp:
-        first = case.losses(dp.module, [0, 1])
-        case.losses(dp.module, [2, 3])
-        dp.accumulate(first)
-        dp.step()
-    assert torch.equal(recorder.released[0], expected)
-    with private(case.module, Recorder(case.module), how=HookedGradients) as dp:
-        first = case.losses(dp.module, [0, 1])
-        case.losses(dp.module, [2, 3])
-        with pytest.raises(ModelError, match="do not add up"):
-            dp.accumulate(first)
-
-
-def test_layers_outside_training_mode_are_reported_where_hooks_need_it():
-    case = make("linear head")
-    case.module.eval()
-    with (
-        private(case.module, Recorder(case.module), how=HookedGradients) as dp,
-        pytest.raises(ModelError, match="training mode"),
-    ):
-        dp.accumulate(case.losses(dp.module, [0]))
-
-
-def test_a_loss_summed_over_examples_is_refused():
-    case = make("linear head")
-    with (
-        private(case.module, Recorder(case.module)) as dp,
-        pytest.raises(ValueError, match=r"\(B,\)"),
-    ):
-        dp.accumulate(case.losses(dp.module, [0, 1]).sum())
-
-
-def test_a_tensor_that_the_optimizer_forgets_is_reported():
-    module = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="exactly"):
-        private(module, torch.optim.SGD([module.weight]))
-
-
-def test_a_model_without_trainable_tensors_is_refused():
-    module = nn.Linear(3, 3)
-    optimizer = torch.optim.SGD(module.parameters())
-    module.requires_grad_(False)
-    with pytest.raises(ModelError, match="frozen"):
-        private(module, optimizer)
 
 
 def test_a_real_albert_with_shared_layers_gives_the_gradients_of_the_loop():
