@@ -1,8 +1,20 @@
 """What tests of the agent share: an owner that is asked, and a child that works on records."""
 
 import dataclasses
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+from umbel.client.home import Home
+from umbel.consortium.authority import Consortium
+from umbel.privacy.secagg.roster import Limits
+
+from .examined import ROWS, moved, written
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +98,71 @@ def owner(open_job_of, learner_of, data_of, tmp_path):
                 return [row for row in ledger.entries() if row.run != SIZE_RUN]
 
     return Owner
+
+
+@pytest.fixture
+def job(open_job_of):
+    """A private head on features, whose updates arrive in the clear."""
+    return open_job_of()
+
+
+@pytest.fixture
+def plain(open_job_of):
+    """The same without privacy."""
+    return open_job_of(privacy={"unit": "none"})
+
+
+@pytest.fixture
+def consortium(tmp_path):
+    return Consortium.create(tmp_path / "operator" / "hospitals", "localhost", 9443, Limits())
+
+
+@pytest.fixture
+def data(tmp_path):
+    return written(tmp_path / "notes.csv", ROWS)
+
+
+@pytest.fixture
+def home(consortium, data, tmp_path):
+    card = consortium.path / "consortium.json"
+    columns = {"text_column": "note", "label_column": "class"}
+    made = Home.create(tmp_path / "st-mary", card, data, **columns)
+    # Nothing listens where most tests look: a refusal is the quickest answer.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # held, so that nobody else comes to listen there
+        yield moved(made, f"localhost:{nobody.getsockname()[1]}")
+
+
+@pytest.fixture
+def serve():
+    """A real server on loopback, over TLS unless it has no certificate; its port."""
+    running = []
+
+    def start(consortium=None, fleet=405, control=404, ahead=timedelta(), host="127.0.0.1"):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(fleet if self.path.startswith("/v1/fleet/") else control)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def date_time_string(self, timestamp=None):
+                return format_datetime(datetime.now(UTC) + ahead, usegmt=True)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer((host, 0), Handler)
+        if consortium is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(consortium.server_certificate, consortium.server_key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        running.append((server, thread))
+        return server.server_address[1]
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()

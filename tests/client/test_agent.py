@@ -1,34 +1,23 @@
 """The agent at an owner: what it answers, what it refuses, and what it charges before it looks."""
 
-import dataclasses
-import hashlib
-import json
 import os
 import signal
 
-import numpy as np
 import pytest
 
 from umbel.certificate.seal import seal_head
-from umbel.client.agent import Agent
-from umbel.client.kept import KeptUpdates
 from umbel.client.policy import Policy
 from umbel.client.rules import EncryptionRules, PrivacyRules
-from umbel.client.work import WorkHere, Workplace
-from umbel.learning.tasks import task_for
 from umbel.planning.facts import training_size
-from umbel.planning.noise import event_of_test, private_recipe
-from umbel.planning.schedule import most_tests
+from umbel.planning.noise import private_recipe
 from umbel.privacy.accounting.accountant import MechanismEvent
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.noise.sizes import SIZE_EPSILON, SIZE_EVENT
 from umbel.privacy.randomness import SecretStream
-from umbel.wire.arrays import to_arrays
 from umbel.wire.requests import (
     EVALUATE,
     FAILED,
     LEDGER,
-    OUT_OF_RANGE,
     PREPARE,
     REFUSED,
     TRAIN,
@@ -37,34 +26,7 @@ from umbel.wire.requests import (
     only_metrics,
 )
 
-DELTA = 1e-3
-
-
-def update_of(reply):
-    assert not reply.has_error(), reply.error.reason
-    return to_arrays(reply.content["arrays"])
-
-
-def as_bytes(reply):
-    return b"".join(array.tobytes() for array in update_of(reply).values())
-
-
-def form(reply):
-    """All of an answer but the numbers that it charges for or masks."""
-    assert not reply.has_error(), reply.error.reason
-    content = reply.content
-    arrays = {
-        k: [(n, a.dtype, a.shape) for n, a in r.items()] for k, r in content.array_records.items()
-    }
-    metrics = {
-        key: {name: (type(v), len(v) if isinstance(v, list) else 0) for name, v in record.items()}
-        for key, record in content.metric_records.items()
-    }
-    return arrays, metrics, {key: list(r) for key, r in content.config_records.items()}
-
-
-def seeded(what):
-    return SecretStream.from_key(hashlib.sha256(what.encode()).digest())
+from .asked import DELTA, as_bytes, form, seeded, update_of
 
 
 def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job):
@@ -81,43 +43,6 @@ def test_a_ready_agent_tells_its_name_version_base_and_published_size(owner, job
     assert mary.entries() == []
     with Ledger(mary.ledger) as ledger:
         assert ledger.events(mary.account.name) == [SIZE_EVENT]
-
-
-def test_a_job_for_groups_is_refused_before_a_charge_where_data_tell_none(owner, open_job_of):
-    """Each record would be a group of its own, and the promise to patients empty."""
-    mary = owner(
-        open_job_of(
-            privacy={"unit": "group"},
-            data={"group_column": "document"},
-            evaluation={"counts": "off"},
-        )
-    )
-    assert not mary.ask(PREPARE).has_error()
-    told = mary.data
-    for data in (
-        dataclasses.replace(told, records_per_group=None),
-        dataclasses.replace(told, train=dataclasses.replace(told.train, groups=None)),
-        dataclasses.replace(told, test=dataclasses.replace(told.test, groups=None)),
-    ):
-        work = WorkHere("mary", Workplace(mary.learner, task_for(mary.job, 2)), data)
-        policy = Policy.simulated(mary.job)
-        mary.agent = Agent("mary", work, mary.account, mary.ledger, policy=policy)
-        for kind in (PREPARE, TRAIN):
-            reply = mary.ask(kind)
-            assert reply.error.code == REFUSED
-            assert "declares no groups" in reply.error.reason
-    with Ledger(mary.ledger) as ledger:
-        assert [e.event for e in ledger.entries() if e.event != SIZE_EVENT] == []
-
-
-@pytest.fixture
-def job(open_job_of):
-    return open_job_of()
-
-
-@pytest.fixture
-def plain(open_job_of):
-    return open_job_of(privacy={"unit": "none"})
 
 
 def test_an_update_is_charged_with_exactly_what_it_cost(owner, job):
@@ -168,32 +93,6 @@ def test_what_a_killed_agent_had_begun_is_on_disk_as_spent(moment, owner, job, f
     assert len(mary.entries()) == 2
 
 
-def test_a_spent_budget_refuses_before_training_and_names_no_data(owner, open_job_of, texts):
-    dear = open_job_of(privacy={"epsilon": 8.0, "limit": 0.05})
-    mary = owner(dear, secrets=lambda what: pytest.fail("training began"))
-    for kind, words in (
-        (PREPARE, "too little privacy budget left"),
-        (TRAIN, "the job promises at most 0.05"),
-    ):
-        reply = mary.ask(kind)
-        assert reply.error.code == REFUSED
-        assert words in reply.error.reason
-        assert mary.entries() == []
-        assert not any(text in reply.error.reason for text in texts)
-        assert str(mary.ledger) not in reply.error.reason
-
-
-def test_a_second_job_on_spent_data_is_refused_before_its_first_round(owner, job):
-    mary = owner(job)
-    for round_ in (1, 2, 3):
-        update_of(mary.ask(TRAIN, round_))
-    reply = mary.ask(PREPARE, run="another")
-    assert reply.error.code == REFUSED
-    assert "too little privacy budget left" in reply.error.reason
-    assert "spent epsilon" not in reply.error.reason
-    assert not mary.ask(PREPARE).has_error()
-
-
 def test_a_reply_tells_what_its_run_has_spent_and_not_what_others_have(owner, open_job_of):
     mary = owner(open_job_of(privacy={"epsilon": 2.0, "limit": 100.0}))
     told = {
@@ -237,102 +136,6 @@ def test_the_owners_limit_holds_over_jobs(owner, open_job_of):
     assert 3 <= answered < 18
     with Ledger(mary.ledger) as ledger:
         assert ledger.spent(mary.account.name, DELTA) <= 3.0
-
-
-def test_a_reproducible_agent_repeats_a_round_byte_for_byte_and_is_charged_once(owner, job):
-    mary = owner(job, secrets=seeded, replayable=True)
-    first, again = mary.ask(TRAIN, 1), mary.ask(TRAIN, 1, attempt=1)
-    assert as_bytes(first) == as_bytes(again)
-    assert first.content["metrics"]["epsilon"] == again.content["metrics"]["epsilon"]
-    assert len(mary.entries()) == 1
-    assert as_bytes(mary.ask(TRAIN, 2)) != as_bytes(first)
-    assert len(mary.entries()) == 2
-
-
-def test_otherwise_a_repeated_round_draws_new_noise_and_is_charged_again(owner, job):
-    mary = owner(job)
-    first, again = mary.ask(TRAIN, 1), mary.ask(TRAIN, 1, attempt=1)
-    assert as_bytes(first) != as_bytes(again)
-    assert again.content["metrics"]["epsilon"] > first.content["metrics"]["epsilon"]
-    mary.ask(TRAIN, 1, attempt=1)
-    assert len(mary.entries()) == 3
-
-
-@pytest.fixture
-def keeping(owner, tmp_path):
-    """An agent that keeps its updates, as after a restart whenever it is made."""
-    return lambda job, **options: owner(job, kept=KeptUpdates(tmp_path / "kept"), **options)
-
-
-def test_a_repeated_round_brings_the_kept_update_for_nothing(keeping, job):
-    mary = keeping(job)
-    first = mary.ask(TRAIN, 1)
-    again = [mary.ask(TRAIN, 1, attempt) for attempt in (0, 1, 7)]
-    again.append(keeping(job).ask(TRAIN, 1, 8))  # a new process
-    assert {as_bytes(reply) for reply in again} == {as_bytes(first)}
-    assert len(mary.entries()) == 1
-    told = {reply.content["metrics"]["epsilon"] for reply in (first, *again)}
-    assert len(told) == 1
-    heads = {reply.content[LEDGER]["head"] for reply in (first, *again)}
-    assert len(heads) == 1
-
-
-@pytest.mark.parametrize("other", ["model", "config", "participations", "run", "round"])
-def test_another_question_is_no_repetition(other, keeping, open_job_of):
-    job = open_job_of(privacy={"epsilon": 50.0})
-    mary = keeping(job)
-    first = as_bytes(mary.ask(TRAIN, 1))
-    moved = {
-        n: a + np.linspace(0.1, 0.5, a.size, dtype=np.float32).reshape(a.shape)
-        for n, a in mary.learner.initial.items()
-    }
-    asked = {
-        "model": {"arrays": moved},
-        "config": {"config": {"proximal-mu": 0.5}},
-        "participations": {"participations": 3, "run": "other"},
-        "run": {"run": "other"},
-        "round": {"round_": 2},
-    }[other]
-    assert as_bytes(mary.ask(TRAIN, **{"round_": 1, **asked})) != first
-    assert len(mary.entries()) == 2
-    if other not in ("run", "participations"):  # the round before is closed
-        assert as_bytes(mary.ask(TRAIN, 1)) != first
-        assert len(mary.entries()) == 3
-
-
-def test_a_repeated_test_is_drawn_anew_and_charged_beside_a_kept_update(keeping, open_job_of):
-    # So much noise that five numbers are drawn alike less often than once in 10^9 runs of this test.
-    job = open_job_of(evaluation={"counts": "private", "epsilon": 0.5})
-    assert event_of_test(job, most_tests(job)).noise_multiplier > 10
-    mary = keeping(job)
-    first, again = (mary.ask(TRAIN, 1, attempt, test=True) for attempt in (0, 1))
-    assert as_bytes(first) == as_bytes(again)
-    assert first.content["metrics"]["counts"] != again.content["metrics"]["counts"]
-    assert [entry.what for entry in mary.entries()] == ["test 0", "1", "test 0"]
-    assert mary.ask(EVALUATE, 3).content["metrics"]["epsilon"] > 0
-    assert as_bytes(mary.ask(TRAIN, 1, 2)) != as_bytes(first)  # training was over
-
-
-def test_no_server_burns_a_budget_with_one_round_or_with_tests(owner, open_job_of):
-    job = open_job_of(
-        evaluation={"counts": "private", "epsilon": 2.0},
-        privacy={"limit": 1000.0, "spare_rounds": 1},
-        cohort={"retries": 2},
-    )
-    mary = owner(job)
-    replies = [mary.ask(TRAIN, 1, attempt) for attempt in range(5)]
-    assert [reply.has_error() for reply in replies] == [False] * 3 + [True] * 2
-    assert "repeated too often" in replies[-1].error.reason
-    assert not mary.ask(TRAIN, 2).has_error()
-    tests = [mary.ask(EVALUATE, n % 4, n) for n in range(most_tests(job) + 3)]
-    assert sum(not reply.has_error() for reply in tests) == most_tests(job) + 1
-    assert "noise of its tests" in tests[-1].error.reason
-
-
-def test_without_noise_of_its_own_nothing_is_kept(keeping, open_job_of, tmp_path):
-    mary = keeping(open_job_of(privacy={"unit": "none"}))
-    mary.ask(TRAIN, 1)
-    assert not (tmp_path / "kept").exists()
 
 
 def test_without_privacy_nothing_is_charged_and_the_loss_is_told(owner, plain):
@@ -415,61 +218,6 @@ def test_a_pull_in_the_request_reaches_the_trainer(owner, open_job_of):
     assert as_bytes(updates[0]) != as_bytes(updates[1])
 
 
-def test_an_unknown_request_is_answered_with_an_error(owner, job):
-    reply = owner(job).ask("train.everything")
-    assert reply.error.code == FAILED
-    assert "Unknown request 'train.everything'" in reply.error.reason
-
-
-def test_another_version_is_refused_with_both_named(owner, job):
-    mary = owner(job)
-    for kind in (PREPARE, TRAIN, EVALUATE):
-        reply = mary.ask(kind, version="9.9.9")
-        assert reply.error.code == REFUSED
-        assert "mary runs Umbel 0.1.0, the server 9.9.9" in reply.error.reason
-    assert mary.entries() == []
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda arrays: {name: array * np.nan for name, array in arrays.items()}, "NaN"),
-        (lambda arrays: {name: array.reshape(-1) for name, array in arrays.items()}, "shape"),
-        (lambda arrays: {f"{name}.x": array for name, array in arrays.items()}, "do not match"),
-        (lambda arrays: {n: a.astype(np.float64) for n, a in arrays.items()}, "float64"),
-    ],
-)
-def test_a_global_model_that_does_not_fit_is_refused_before_anything_is_spent(
-    change, words, owner, job
-):
-    mary = owner(job)
-    arrays = change({n: array + 1 for n, array in mary.learner.initial.items()})
-    for kind in (TRAIN, EVALUATE):
-        reply = mary.ask(kind, arrays=arrays)
-        assert reply.error.code == FAILED
-        assert words in reply.error.reason
-    assert mary.entries() == []
-
-
-def test_weights_that_make_rounding_matter_are_refused_before_anything_is_spent(owner, job):
-    mary = owner(job)
-    arrays = {name: array.copy() for name, array in mary.learner.initial.items()}
-    next(iter(arrays.values())).flat[0] = 1e5
-    for kind in (TRAIN, EVALUATE):
-        reply = mary.ask(kind, arrays=arrays)
-        assert reply.error.code == OUT_OF_RANGE
-        assert "none may be above 10000" in reply.error.reason
-    assert mary.entries() == []
-
-
-def test_a_job_that_is_no_job_is_answered_with_an_error(owner, job):
-    mary = owner(job)
-    for text in ("{}", json.dumps({**json.loads(job.to_json()), "more": 1}), "not json", "[1]"):
-        reply = mary.ask(TRAIN, job=text)
-        assert reply.error.code == FAILED
-    assert mary.entries() == []
-
-
 def test_a_run_keeps_to_one_noise_whatever_the_server_says_of_its_rounds(owner, job):
     """The composition is proven for noise that was fixed before."""
     mary = owner(job)
@@ -494,15 +242,6 @@ def test_a_test_that_fails_leaves_the_round_charged_and_answered_as_any_other(
     reply = mary.ask(TRAIN, 2, test=True)
     assert form(reply) == form(usual)
     assert [entry.key for entry in mary.entries()][2:] == ["run/test 1/0", "run/2/0"]
-
-
-def test_a_job_without_tests_is_never_tested(owner, open_job_of):
-    mary = owner(open_job_of(evaluation={"counts": "off"}))
-    for kind, test in ((EVALUATE, False), (TRAIN, True)):
-        reply = mary.ask(kind, test=test)
-        assert reply.error.code == REFUSED
-        assert "the job has no tests" in reply.error.reason
-    assert mary.entries() == []
 
 
 def test_an_internal_error_tells_nothing_of_the_data(owner, job, texts, monkeypatch):
@@ -531,18 +270,3 @@ def test_a_training_that_diverges_is_answered_like_any_other(owner, open_job_of,
     assert len(mary.entries()) == 1
     calm = open_job_of(model=model, training={"local_steps": 4})
     assert form(reply) == form(owner(calm).ask(TRAIN))
-
-
-def test_what_a_plan_refuses_for_one_owner_its_agent_refuses_uncharged(owner, open_job_of):
-    """A dishonest server makes no plan, or another one."""
-    for sections, key in (
-        ({"privacy": {"delta": 0.02}}, "privacy.delta"),
-        ({"strategy": {"weighting": "examples"}}, "strategy.weighting"),
-        ({"training": {"gradient_clipping": 1.0}}, "training.gradient_clipping"),
-    ):
-        mary = owner(open_job_of(**sections))
-        for kind in (PREPARE, TRAIN):
-            reply = mary.ask(kind)
-            assert reply.error.code == REFUSED
-            assert key in reply.error.reason
-        assert mary.entries() == []
