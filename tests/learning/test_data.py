@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import tomllib
@@ -22,54 +21,21 @@ from hypothesis import strategies as st
 from umbel.client.propose import propose
 from umbel.errors import DataError
 from umbel.job import DataSpec
-from umbel.learning.data import Corpus, load_corpus
+from umbel.learning.data import load_corpus
 from umbel.learning.reading.names import alike, clean_text, sort_names
-from umbel.learning.split import fingerprint, split_rows
+from umbel.learning.split import split_rows
 
-ROWS = [
-    {"text": 'It rained, and "rained"\non.', "label": "bad"},
-    {"text": "Ein schöner Tag", "label": "good"},
-    {"text": "又晴了", "label": "good"},
-]
-
-LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
-
-
-def as_delimited(path: Path, rows: list[dict[str, Any]], delimiter: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def as_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def as_dataset(
-    path: Path,
-    rows: list[dict[str, Any]],
-    features: dict[str, Any] | None = None,
-    files: int = 2,
-) -> None:
-    """What save_to_disk of `datasets` writes: stream files, their list, and the column types."""
-    path.mkdir(parents=True)
-    table = pa.Table.from_pylist(rows)
-    entries = []
-    for number, part in enumerate(np.array_split(np.arange(len(rows)), files)):
-        name = f"data-{number:05d}-of-{files:05d}.arrow"
-        entries.append({"filename": name})
-        with (path / name).open("wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table.take(part))
-    (path / "state.json").write_text(json.dumps({"_data_files": entries, "_split": None}))
-    (path / "dataset_info.json").write_text(json.dumps({"features": features or {}}))
-
-
-def as_datasets(path: Path, **splits: list[dict[str, Any]]) -> None:
-    for name, rows in splits.items():
-        as_dataset(path / name, rows)
-    (path / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
-
+from .tables import (
+    LINES,
+    ROWS,
+    as_dataset,
+    as_datasets,
+    as_delimited,
+    as_json_lines,
+    csv_file,
+    load,
+    refusal,
+)
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
     "rows.csv": lambda path, rows: as_delimited(path, rows, ","),
@@ -79,26 +45,6 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
     "rows.parquet": lambda path, rows: pa.parquet.write_table(pa.Table.from_pylist(rows), path),
     "rows": as_dataset,
 }
-
-
-def load(path: Path, client_column: str | None = None, **spec: Any) -> Corpus:
-    return load_corpus(
-        DataSpec(path=str(path), **spec), "text-classification", client_column=client_column
-    )
-
-
-def refusal(path: Path, client_column: str | None = None, **spec: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        load(path, client_column, **spec)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def csv_file(folder: Path, content: str | bytes) -> Path:
-    path = folder / "rows.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -140,12 +86,6 @@ def test_rows_without_text_label_or_client_are_dropped_and_counted(tmp_path: Pat
     assert corpus.label_names == ("x", "y")
     assert corpus.clients == ["p", "q", "q"]
     assert corpus.dropped == {"empty text": 1, "no label": 1, "no client": 1}
-
-
-def test_a_file_with_no_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    message = refusal(csv_file(tmp_path, "text,label\n ,x\nb,\n"))
-    assert "1 with empty text" in message
-    assert "1 with no label" in message
 
 
 def test_the_same_document_from_different_systems_is_the_same_text(tmp_path: Path) -> None:
@@ -268,14 +208,6 @@ def test_an_owner_holds_out_what_it_declares_and_not_what_a_folder_happens_to_ha
     assert both.held_out.sum() == 4
 
 
-def test_an_unclear_split_of_a_saved_dataset_is_refused(tmp_path: Path) -> None:
-    as_datasets(tmp_path / "set", first=ROWS, second=ROWS)
-    assert "first, second" in refusal(tmp_path / "set")
-    as_delimited(tmp_path / "rows.csv", ROWS, ",")
-    message = refusal(tmp_path / "rows.csv", test_path=str(tmp_path / "set"))
-    assert "none called 'test'" in message
-
-
 def test_language_models_need_no_labels(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "text\nTo be\nor not\n")
     corpus = load_corpus(DataSpec(path=str(path)), "causal-lm")
@@ -294,167 +226,11 @@ def test_a_limit_takes_rows_from_all_over_the_file(tmp_path: Path) -> None:
     assert corpus.texts == load(tmp_path / "rows.csv", limit=50).texts
 
 
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        ("", ["rows.csv", "is empty"]),
-        ("text,label\n", ["no rows after its header"]),
-        ("text,label", ["no rows after its header"]),
-        ("Text,label\na,1\n", ["no column 'text'", "mean 'Text'", "'Text', 'label'"]),
-        ("text,lable\na,1\n", ["no column 'label'", "mean 'lable'"]),
-        ("a film,1\nanother,2\n", ["'a film', '1'", "first row looks like data"]),
-        ("the film was a long one,x\n", ["first row looks like data", "add a row with names"]),
-        ("text,text,label\na,b,1\n", ["2 columns named 'text'"]),
-        ("text,label\na,1\nb,2,3\n", ["data row 2", "expected 2 columns, got 3"]),
-        ('text,label\n"a\nb",1\n"c,2\nd,3\n', ["data row 2", "close every quote"]),
-        ("text,label\na,1\nb,1\n", ["every row", "'1'"]),
-        (
-            "text,label\ncafé,1\n".encode() + "café,2\n".encode("latin-1"),
-            ["line 3", "mixes encodings", "1 lines are not UTF-8"],
-        ),
-    ],
-)
-def test_a_wrong_table_is_refused_with_its_place(
-    tmp_path: Path, content: str | bytes, parts: list[str]
-) -> None:
-    message = refusal(csv_file(tmp_path, content))
-    assert str(tmp_path / "rows.csv") in message
-    for part in parts:
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        ('{"text": "a", "label": 1}\n\n{"text": "b"', ["line 3: it is not valid JSON"]),
-        ('{"text": "a", "label": 1}\n["b", 2]\n', ["line 2: it is a JSON list"]),
-        ('{"text": 3, "label": 1}\n', ["line 1", "holds 3, which is not a text"]),
-        ('{"text": "a", "label": [1, 2]}\n', ["line 1", "'label' holds a list of several"]),
-        ('{"text": "\\ud83d", "label": 1}\n', ["line 1", "surrogate"]),
-        ('{"text": "a"}\n{"text": "b"}\n', ["no column 'label'"]),
-        ("\n\n", ["no rows"]),
-    ],
-)
-def test_a_wrong_json_line_is_refused_with_its_place(
-    tmp_path: Path, content: str, parts: list[str]
-) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(content, encoding="utf-8")
-    message = refusal(path)
-    assert str(path) in message
-    for part in parts:
-        assert part in message
-
-
-def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
-    pa.parquet.write_table(pa.table({"text": [1, 2], "label": [0, 1]}), tmp_path / "rows.parquet")
-    assert "row 1: 'text' holds 1, which is not a text" in refusal(tmp_path / "rows.parquet")
-
-
-def test_what_is_not_data_is_refused(tmp_path: Path) -> None:
-    csv_file(tmp_path, "text,label\na,1\n")
-    assert f"mean {tmp_path / 'rows.csv'}" in refusal(tmp_path / "row.csv")
-    assert "does not exist either" in refusal(tmp_path / "none" / "rows.csv")
-    assert "not a saved dataset" in refusal(tmp_path)
-    (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    assert "not an Excel workbook" in refusal(tmp_path / "rows.xlsx")
-    (tmp_path / "rows.parquet").write_bytes(b"text,label\na,1\n")
-    assert "not a Parquet file" in refusal(tmp_path / "rows.parquet")
-    as_dataset(tmp_path / "set", ROWS)
-    (tmp_path / "set" / "data-00001-of-00002.arrow").unlink()
-    assert "not a complete saved dataset" in refusal(tmp_path / "set")
-
-
-def test_an_unknown_label_is_named_with_its_count_and_a_row(tmp_path: Path) -> None:
-    path = csv_file(tmp_path, "text,label\na,x\nb,y\nc,z\nd,z\n")
-    message = refusal(path, labels=["x", "y"])
-    assert f"{path}, data row 3: the label 'z' is not in data.labels ('x', 'y')" in message
-    assert "2 rows have it" in message
-
-
-@pytest.mark.parametrize("labels", [["x", "y", "x"], ["1", "1.0"], ["x", " x"], ["x"], ["x", ""]])
-def test_impossible_classes_are_refused(tmp_path: Path, labels: list[str]) -> None:
-    path = csv_file(tmp_path, "text,label\na,x\nb,1\n")
-    assert "data.labels" in refusal(path, labels=labels)
-
-
 def test_an_owner_may_hold_one_of_the_named_classes_only(tmp_path: Path) -> None:
     corpus = load(csv_file(tmp_path, "text,label\na,y\n"), labels=["x", "y"])
     assert corpus.label_names == ("x", "y")
     assert corpus.labels is not None
     assert corpus.labels.tolist() == [1]
-
-
-def test_a_column_of_ids_is_not_taken_for_labels(tmp_path: Path) -> None:
-    rows = "".join(f"text {i},{i / 7:.3f}\n" for i in range(50))
-    assert "ids or scores" in refusal(csv_file(tmp_path, "text,label\n" + rows))
-
-
-def test_a_client_that_names_its_classes_differently_is_refused(tmp_path: Path) -> None:
-    content = "site,text,label\nA,a,pos\nA,b,neg\nB,c,1\nB,d,0\nC,e,pos\n"
-    message = refusal(csv_file(tmp_path, content), client_column="site")
-    assert "client 'B'" in message
-    assert "'0', '1'" in message
-    assert "'neg', 'pos'" in message
-    corpus = load(tmp_path / "rows.csv", "site", labels=["pos", "neg", "1", "0"])
-    assert len(corpus) == 5
-
-
-def corpus_of(texts: list[str], groups: list[str] | None = None) -> Corpus:
-    return Corpus(texts, None, (), groups, None, None, {})
-
-
-ROW = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["", "1", "2", "3", "4", "5", "6"]))
-
-
-@given(st.lists(ROW, max_size=30), st.floats(0.01, 1), st.binary(max_size=64), st.data())
-def test_a_rows_side_does_not_depend_on_the_other_rows(
-    rows: list[tuple[str, str]], share: float, secret: bytes, data: st.DataObject
-) -> None:
-    texts, groups = [row[0] for row in rows], [row[1] for row in rows]
-    train, test = split_rows(corpus_of(texts, groups), share, secret)
-    assert train.dtype == test.dtype == np.int64
-    assert sorted([*train, *test]) == list(range(len(rows)))
-    assert sorted(train) == list(train)
-    assert sorted(test) == list(test)
-    held_out = {rows[i] for i in test}
-    own = data.draw(st.lists(st.sampled_from(rows), max_size=8) if rows else st.just([]))
-    _, own_test = split_rows(corpus_of([r[0] for r in own], [r[1] for r in own]), share, secret)
-    assert [i for i, row in enumerate(own) if row in held_out] == own_test.tolist()
-    sides: dict[tuple[str, str], bool] = {}
-    for i, (text, group) in enumerate(rows):
-        key = ("group", group) if group else ("text", text)
-        assert sides.setdefault(key, i in test) == (i in test)
-
-
-def test_the_held_out_share_is_what_was_declared_and_the_secret_decides() -> None:
-    corpus = corpus_of([f"text {i}" for i in range(20_000)])
-    _, test = split_rows(corpus, 0.8, b"1")
-    assert abs(len(test) / 20_000 - 0.2) < 0.01
-    _, other = split_rows(corpus, 0.8, b"2")
-    assert abs(len(np.intersect1d(test, other)) / 20_000 - 0.04) < 0.01
-    _, none = split_rows(corpus, 1.0, b"1")
-    assert len(none) == 0
-    _, more = split_rows(corpus, 0.7, b"1")
-    assert set(test) < set(more)
-
-
-@given(st.lists(st.tuples(LINES, LINES), max_size=8), st.randoms(use_true_random=False))
-def test_a_fingerprint_does_not_depend_on_order(rows: list[tuple[str, str]], random: Any) -> None:
-    shuffled = random.sample(rows, len(rows))
-    texts, labels = [text for text, _ in rows], [label for _, label in rows]
-    print_ = fingerprint(texts, labels)
-    assert print_ == fingerprint([text for text, _ in shuffled], [label for _, label in shuffled])
-    assert len(print_) == 64
-    if rows:
-        assert print_ != fingerprint(texts, None)
-        assert print_ != fingerprint([*texts, texts[0]], [*labels, labels[0]])
-        assert print_ != fingerprint([texts[0] + "x", *texts[1:]], labels)
-
-
-def test_a_fingerprint_keeps_label_and_text_apart() -> None:
-    assert fingerprint(["bc"], ["a"]) != fingerprint(["c"], ["ab"])
-    assert fingerprint(["a", "b"], ["x", "y"]) != fingerprint(["a", "b"], ["y", "x"])
 
 
 @given(st.lists(st.tuples(LINES, st.sampled_from(["x", "y"])), min_size=1, max_size=6))
