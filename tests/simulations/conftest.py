@@ -84,3 +84,27 @@ def comes_to_the_same(simulated, tmp_path):
         assert came_to(resume(tmp_path / "parts", workers=2)) == one
 
     return check
+
+
+@pytest.fixture
+def quick(job_of):
+    """A head on features at four sites, with privacy, or without it where that does not matter."""
+
+    def build(unit="none", **sections):
+        # Steps that see all records: their noise is found without a search over sampled ones.
+        sections["training"] = {"batch_size": 64, **sections.get("training", {})}
+        sections["privacy"] = {"unit": unit, "delta": 1e-3, **sections.get("privacy", {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+@pytest.fixture
+def start(tmp_path):
+    def run(job, name="run", workers=1, reproducible=True, listener=None, **options):
+        options = Options(
+            run_dir=tmp_path / name, workers=workers, reproducible=reproducible, **options
+        )
+        return simulate(job, options, listener)
+
+    return run
