@@ -141,6 +141,20 @@ def quick(open_job_of):
 
 
 @pytest.fixture
+def encrypted(job_of):
+    """Four natural clients that train a head; one may drop out of a sum."""
+
+    def build(**sections):
+        plain = {"privacy": {"unit": "none"}, "strategy": {"weighting": "equal"}}
+        for name, section in plain.items():
+            sections[name] = {**section, **sections.get(name, {})}
+        sections["cohort"] = {"minimum": 3, **sections.get("cohort", {})}
+        return job_of("bert", **sections)
+
+    return build
+
+
+@pytest.fixture
 def private(open_job_of):
     """The same under example-level privacy; every step sees all records, so noise is found fast."""
 

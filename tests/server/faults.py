@@ -6,6 +6,9 @@ from umbel.flower import refuse
 from umbel.run.checkpoint import load_latest, restore_strategy
 from umbel.wire.requests import FAILED, REFUSED
 
+PRESS = 3
+"""The node of the press."""
+
 
 def go_on(run):
     """Set a run back to its last checkpoint, as --resume does."""
@@ -37,6 +40,21 @@ def instead(matches, replies):
 
     def fault(request, reply, assignment):
         return replies(request, reply) if matches(request, assignment) else [reply]
+
+    return fault
+
+
+def on(kind, replies, node=PRESS, round_=None, attempt=None):
+    """A fault: `replies(request, reply)` instead of one node's replies of a kind."""
+
+    def fault(request, reply, assignment):
+        hit = (
+            request.metadata.message_type == kind
+            and request.metadata.dst_node_id == node
+            and round_ in (None, assignment.round)
+            and attempt in (None, assignment.attempt)
+        )
+        return replies(request, reply) if hit else [reply]
 
     return fault
 
