@@ -6,12 +6,9 @@ the network.
 """
 
 import contextlib
-import copy
-import csv
 import gc
 import hashlib
 import importlib.util
-import io
 import itertools
 import os
 import random
@@ -20,12 +17,15 @@ import signal
 import subprocess
 import sys
 import traceback
-import types
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Fixtures of all tests; these modules import torch and the hub's library only when a fixture is asked for.
+from .reviews import examples_of, job_of, labels, open_job_of, reviews, reviews_csv, texts  # noqa: F401
+from .rounds_alone import a_model, exchange, in_a_module, updates_of  # noqa: F401
+from .tiny_models import albert, tiny  # noqa: F401
 
 # Properties are tried on the same examples in every run, however busy the machine is. Others are found
 # with HYPOTHESIS_PROFILE=default.
@@ -40,8 +40,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A shell starts what runs in its background without Ctrl-C, which processes of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parent.parent
-ROWS_A_SITE = 36
 _GIB = 2**30
 
 
@@ -184,155 +182,6 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
-def reviews():
-    """Rated sentences from four places: a list of dictionaries, the same number from each place."""
-    spec = importlib.util.spec_from_file_location("fetch", ROOT / "examples" / "fetch.py")
-    fetch = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fetch)
-    content, _ = fetch.reviews()
-    rows = [row for row in csv.DictReader(io.StringIO(content)) if 20 < len(row["text"]) < 90]
-    chosen = []
-    for site in fetch.SITES:
-        of_site = [row for row in rows if row["site"] == site]
-        for label in ("negative", "positive"):
-            chosen += [row for row in of_site if row["label"] == label][: ROWS_A_SITE // 2]
-    return chosen
-
-
-@pytest.fixture(scope="session")
-def texts(reviews):
-    return [row["text"] for row in reviews]
-
-
-@pytest.fixture(scope="session")
-def labels(reviews):
-    """int64[rows]: 1 for positive."""
-    import numpy as np
-
-    return np.array([row["label"] == "positive" for row in reviews], dtype=np.int64)
-
-
-@pytest.fixture(scope="session")
-def reviews_csv(reviews, tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "reviews.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(reviews[0]))
-        writer.writeheader()
-        writer.writerows(reviews)
-    return path
-
-
-def _tokenizer(kind, texts):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
-    if kind in ("llama", "gpt2"):
-        # Like many decoders: no start, no padding, and no end of text after a text.
-        return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )
-
-
-def _model(kind):
-    import transformers as t
-
-    size = {"vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = {
-        **size,
-        "intermediate_size": 32,
-        "max_position_embeddings": 72,
-        "pad_token_id": 1,
-        # Without dropout a forward pass in training mode equals one in evaluation mode.
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.2,
-    }
-    if kind == "bert":
-        return t.BertModel(t.BertConfig(**encoder))
-    if kind == "bert-without-pooler":
-        return t.BertForMaskedLM(t.BertConfig(**encoder))
-    if kind == "bert-with-dropout":
-        return t.BertModel(t.BertConfig(**{**encoder, "hidden_dropout_prob": 0.1}))
-    if kind == "roberta":
-        return t.RobertaModel(t.RobertaConfig(**encoder))
-    if kind == "llama":
-        config = t.LlamaConfig(
-            **size,
-            intermediate_size=32,
-            max_position_embeddings=72,
-            eos_token_id=2,
-            bos_token_id=None,
-            initializer_range=0.2,
-        )
-        return t.LlamaForCausalLM(config)
-    if kind == "gpt2":
-        config = t.GPT2Config(
-            vocab_size=400,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            n_positions=72,
-            eos_token_id=2,
-            bos_token_id=2,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
-        return t.GPT2LMHeadModel(config)
-    raise ValueError(kind)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory, texts):
-    """The folder of a tiny model: bert, bert-without-pooler, bert-with-dropout, roberta, llama, gpt2."""
-
-    @lru_cache
-    def build(kind):
-        import torch
-
-        folder = tmp_path_factory.mktemp("models") / kind
-        torch.manual_seed(7)
-        _model(kind).eval().save_pretrained(folder)
-        _tokenizer(kind, texts).save_pretrained(folder)
-        return str(folder)
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def albert(tmp_path_factory, texts):
-    """A real model of 0.8 million weights, from a package, with a tokenizer for English."""
-    source = Path(importlib.util.find_spec("rxnmapper").submodule_search_locations[0])
-    source = source / "models" / "transformers" / "albert_heads_8_uspto_all_1310k"
-    folder = tmp_path_factory.mktemp("models") / "albert"
-    folder.mkdir()
-    for name in ("config.json", "pytorch_model.bin"):
-        (folder / name).symlink_to(source / name)
-    _tokenizer("albert", texts).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
 def architectures():
     """The builder of small models of every kind that transformers knows."""
     return _beside("architectures")
@@ -360,52 +209,6 @@ def connecting_proxy():
 
 
 @pytest.fixture(scope="session")
-def job_of(tiny, reviews_csv):
-    """A job over the reviews: sections by name override those of a quick private job."""
-    from umbel.job import Job
-
-    def build(base="bert", **sections):
-        values = {
-            "name": "quick",
-            "model": {
-                "base": base if "/" in base else tiny(base),
-                "max_length": 24,
-                "lora": {"rank": 2, "alpha": 4},
-            },
-            "data": {"path": str(reviews_csv), "labels": ["negative", "positive"]},
-            "training": {
-                "rounds": 3,
-                "local_steps": 2,
-                "batch_size": 8,
-                "learning_rate": 0.01,
-                "device": "cpu",
-            },
-            "privacy": {"epsilon": 8.0, "delta": 1e-3},
-            "simulation": {"partition": "column:site"},
-        }
-        for name, section in copy.deepcopy(sections).items():
-            if isinstance(section, dict):
-                values[name] = {**values.get(name, {}), **section}
-            else:
-                values[name] = section
-        return Job.build(values)
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def open_job_of(job_of):
-    """The same without encryption, where every owner allows it: the server sees each update."""
-
-    def build(base="bert", **sections):
-        sections["encryption"] = {"mode": "none"}
-        sections["simulation"] = {"encryption_required": False, **sections.get("simulation", {})}
-        return job_of(base, **sections)
-
-    return build
-
-
-@pytest.fixture(scope="session")
 def _learners():
     return _beside("learners").Learners()
 
@@ -417,128 +220,6 @@ def learner_of(_learners):
     Its weights are those that it was loaded with when a test first asks for it, whatever others did to them.
     """
     return _learners.for_a_test()
-
-
-@pytest.fixture(scope="session")
-def examples_of(texts, labels):
-    """The first `count` reviews (or those of `rows`), tokenised for a learner."""
-    import numpy as np
-
-    def build(learner, count=24, rows=None):
-        from umbel.learning.examples import Examples, tokenise
-
-        language = learner.job.task == "causal-lm"
-        store = tokenise(
-            texts,
-            None if language else labels,
-            learner.tokenizer,
-            learner.job.model.max_length,
-            end_with_eos=language,
-        )
-        if rows is None:
-            # Every third row, so that both labels and several sites are among them.
-            rows = np.arange(len(texts))[::3][:count]
-        return Examples(store, np.asarray(rows, dtype=np.int64))
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def exchange():
-    """Rounds of a strategy without a network: updates and weights in, models out."""
-    import numpy as np
-    from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-
-    from umbel.flower import empty_run, stamp, take_server_identity
-    from umbel.wire.arrays import to_array_record, to_arrays
-    from umbel.wire.requests import only_arrays
-
-    class Nodes:
-        """What a strategy asks of a grid when it configures a round."""
-
-        def __init__(self, count):
-            self.run = empty_run(1)
-            self.count = count
-
-        def get_node_ids(self):
-            return range(2, 2 + self.count)
-
-    def play(strategy, model, rounds, order=None, first=1):
-        take_server_identity(1)
-        models = []
-        for number, updates in enumerate(rounds, start=first):
-            requests = list(
-                strategy.configure_train(
-                    number, to_array_record(model), ConfigRecord(), Nodes(len(updates))
-                )
-            )
-            replies = []
-            for request, (update, weight) in zip(requests, updates, strict=True):
-                stamp(request)
-                sent = to_arrays(only_arrays(request.content))
-                assert all(np.array_equal(sent[name], model[name]) for name in model)
-                metrics = MetricRecord({"num-examples": weight})
-                content = RecordDict({"arrays": to_array_record(update), "metrics": metrics})
-                replies.append(Message(content, reply_to=request))
-            if order is not None:
-                replies = [replies[place] for place in order]
-            record, _ = strategy.aggregate_train(number, iter(replies))
-            model = to_arrays(record, like={name: array.shape for name, array in model.items()})
-            models.append(model)
-        return models
-
-    return play
-
-
-@pytest.fixture
-def in_a_module(monkeypatch):
-    """Puts a class where a job's ``module:Class`` finds it, and says under which name."""
-
-    def put(kind):
-        module = types.ModuleType("somebodys_own")
-        module.Kind = kind
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        return f"{module.__name__}:Kind"
-
-    return put
-
-
-@pytest.fixture(scope="session")
-def a_model():
-    """Three tensors as a model, one of them a single number."""
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    return {
-        "base.weight": generator.normal(size=(3, 4)).astype(np.float32),
-        "base.bias": generator.normal(size=(4,)).astype(np.float32),
-        "base.scale": np.array(generator.normal(), np.float32),
-    }
-
-
-@pytest.fixture(scope="session")
-def updates_of(a_model):
-    """`clients` updates with weights, for each of `rounds`."""
-
-    import numpy as np
-
-    def draw(rounds, clients=3, weights=(1, 1, 1, 1, 1), seed=1):
-        generator = np.random.default_rng(seed)
-        return [
-            [
-                (
-                    {
-                        name: np.asarray(generator.normal(0, 0.1, array.shape), np.float32)
-                        for name, array in a_model.items()
-                    },
-                    weights[client],
-                )
-                for client in range(clients)
-            ]
-            for _ in range(rounds)
-        ]
-
-    return draw
 
 
 @pytest.fixture(scope="session")
