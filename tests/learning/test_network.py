@@ -1,17 +1,11 @@
 """What is trained, what the head sees, and that a feature stands in for the tokens."""
 
-import json
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from umbel.errors import ModelError
 from umbel.learning import trainer
 from umbel.learning.batches import make_batch
-from umbel.learning.device import choose_device
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
 from umbel.learning.model import arrays_digest
@@ -19,63 +13,20 @@ from umbel.learning.shapes import together
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 
-CLASSIFIERS = [
-    (base, pooling, adapter)
-    for base, pooling in [
-        ("bert", "mean"),
-        ("bert", "layers"),
-        ("bert", "own"),
-        ("roberta", "mean"),
-        ("roberta", "own"),
-        ("llama", "layers"),
-        ("llama", "own"),
-    ]
-    for adapter in ("head", "lora", "full")
-]
-LANGUAGE_MODELS = [
-    (base, None, adapter) for base in ("llama", "gpt2") for adapter in ("lora", "full")
-]
+from .networks import CLASSIFIERS, LANGUAGE_MODELS, is_head, network_job, should_train, with_size
 
 
 @pytest.fixture
 def learner(request, job_of, learner_of):
-    return learner_of(_job(job_of, *request.param))
-
-
-def _job(job_of, base, pooling, adapter, **sections):
-    model = {"adapter": adapter, **({"pooling": pooling} if pooling else {})}
-    task = "text-classification" if pooling else "causal-lm"
-    sections = {"privacy": {"unit": "none"}, **sections}
-    return job_of(base, task=task, model=_with_size(job_of, base, model), **sections)
-
-
-def _with_size(job_of, base, model):
-    return {**job_of(base).model.model_dump(exclude={"lora"}), "lora": {"rank": 2}, **model}
-
-
-def _is_head(name, pooling):
-    return (
-        name.startswith("mean_head.")
-        if pooling in ("mean", "layers")
-        else ".classifier" in name or ".score" in name
-    )
-
-
-def _should_train(name, pooling, adapter):
-    if adapter == "full":
-        return True
-    head = pooling is not None and _is_head(name, pooling)
-    # PEFT keeps the first head, frozen, beside the one that it trains.
-    head = head and "original_module" not in name
-    return head or (adapter == "lora" and ("lora_A" in name or "lora_B" in name))
+    return learner_of(network_job(job_of, *request.param))
 
 
 @pytest.mark.parametrize("parts", [*CLASSIFIERS, *LANGUAGE_MODELS])
 def test_the_right_tensors_train_and_move_and_no_other_does(parts, job_of, learner_of, examples_of):
     base, pooling, adapter = parts
-    learner = learner_of(_job(job_of, *parts))
+    learner = learner_of(network_job(job_of, *parts))
     network = learner.network
-    expected = {n for n, _ in network.named_parameters() if _should_train(n, pooling, adapter)}
+    expected = {n for n, _ in network.named_parameters() if should_train(n, pooling, adapter)}
     assert {name for name, _ in network.trained_parameters()} == expected
     assert list(learner.initial) == [name for name, _ in network.trained_parameters()]
     network.load(learner.initial)
@@ -107,7 +58,7 @@ def _random_head(learner):
     generator = np.random.default_rng(3)
     return {
         name: generator.normal(size=array.shape).astype(np.float32)
-        if _is_head(name, learner.job.model.pooling)
+        if is_head(name, learner.job.model.pooling)
         else array
         for name, array in learner.initial.items()
     }
@@ -139,7 +90,7 @@ def test_a_head_gives_the_same_logits_from_features_as_from_tokens(
     base, pooling, job_of, learner_of, examples_of, request
 ):
     base = request.getfixturevalue(base) if base in ("albert", "minilm") else base
-    learner = learner_of(_job(job_of, base, pooling, "head"))
+    learner = learner_of(network_job(job_of, base, pooling, "head"))
     learner.network.load(_random_head(learner))
     learner.network.eval()
     examples = examples_of(learner)
@@ -176,7 +127,7 @@ def test_features_of_layers_are_means_of_the_hidden_states_at_thirds_of_the_dept
     from transformers import AutoModel
 
     base = request.getfixturevalue(base) if base == "minilm" else base
-    learner = learner_of(_job(job_of, base, "layers", "head"))
+    learner = learner_of(network_job(job_of, base, "layers", "head"))
     examples = examples_of(learner)
     found = with_features(learner, examples).features
     model = AutoModel.from_pretrained(learner.folder).eval()
@@ -195,7 +146,7 @@ def test_pooled_features_all_have_the_length_that_the_job_says(
     pooling, job_of, learner_of, examples_of
 ):
     model = {"feature_scale": 2.5, "pooling": pooling}
-    job = job_of("bert", model=_with_size(job_of, "bert", model))
+    job = job_of("bert", model=with_size(job_of, "bert", model))
     learner = learner_of(job)
     lengths = np.linalg.norm(with_features(learner, examples_of(learner)).features, axis=1)
     assert lengths == pytest.approx(2.5, abs=1e-5)
@@ -218,7 +169,7 @@ def test_pooled_features_all_have_the_length_that_the_job_says(
 def test_padding_does_not_change_an_examples_loss(
     base, pooling, adapter, job_of, learner_of, examples_of
 ):
-    learner = learner_of(_job(job_of, base, pooling, adapter))
+    learner = learner_of(network_job(job_of, base, pooling, adapter))
     network, task = learner.network, task_for(learner.job, 2)
     network.load(learner.initial if pooling is None else _random_head(learner))
     network.eval()
@@ -241,7 +192,7 @@ def test_padding_does_not_change_an_examples_loss(
 def test_a_language_models_loss_is_the_mean_over_the_sequences_own_tokens(
     job_of, learner_of, examples_of
 ):
-    learner = learner_of(_job(job_of, "llama", None, "lora"))
+    learner = learner_of(network_job(job_of, "llama", None, "lora"))
     network, task = learner.network, task_for(learner.job, 0)
     network.load(learner.initial)
     network.eval()
@@ -264,7 +215,7 @@ def test_a_language_models_loss_is_the_mean_over_the_sequences_own_tokens(
 def test_padding_with_the_end_of_text_token_does_not_hide_a_real_end_of_text(
     job_of, learner_of, examples_of
 ):
-    learner = learner_of(_job(job_of, "llama", None, "lora"))
+    learner = learner_of(network_job(job_of, "llama", None, "lora"))
     assert learner.tokenizer.pad_token_id == learner.tokenizer.eos_token_id
     examples = examples_of(learner)
     ended = next(i for i in range(len(examples)) if examples.tokens(i)[-1] == 2)
@@ -279,7 +230,7 @@ def test_padding_with_the_end_of_text_token_does_not_hide_a_real_end_of_text(
 
 
 def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of, examples_of):
-    learner = learner_of(_job(job_of, "bert", "own", "head", seed=91))
+    learner = learner_of(network_job(job_of, "bert", "own", "head", seed=91))
     examples, calls = examples_of(learner, rows=range(48)), []
     assert together(learner)  # tried once, on invented texts
     hook = learner.network.backbone.register_forward_hook(lambda *_: calls.append(1))
@@ -305,7 +256,7 @@ def test_features_are_computed_once_for_all_rounds_and_tests(job_of, learner_of,
 def test_where_the_base_trains_examples_keep_their_tokens(
     base, pooling, adapter, job_of, learner_of, examples_of
 ):
-    learner = learner_of(_job(job_of, base, pooling, adapter))
+    learner = learner_of(network_job(job_of, base, pooling, adapter))
     examples = examples_of(learner)
     assert with_features(learner, examples) is examples
 
@@ -319,7 +270,7 @@ def test_features_of_one_model_are_never_taken_for_anothers(job_of, learner_of, 
         ("bert", "own", 0),
         ("roberta", "mean", 0),
     ]:
-        learner = learner_of(_job(job_of, base, pooling, "head", seed=seed))
+        learner = learner_of(network_job(job_of, base, pooling, "head", seed=seed))
         found.append(with_features(learner, examples_of(learner)).features.tobytes())
     assert len(set(found)) == len(found)
 
@@ -329,7 +280,7 @@ def test_layers_that_the_base_lacks_before_its_own_head_are_trained_and_travel(
     adapter, job_of, learner_of, examples_of
 ):
     """Otherwise random frozen layers stood before the head that no export would hold."""
-    learner = learner_of(_job(job_of, "bert-without-pooler", "own", adapter))
+    learner = learner_of(network_job(job_of, "bert-without-pooler", "own", adapter))
     pooler = {name for name in learner.initial if "pooler" in name}
     assert {name.rpartition(".")[2] for name in pooler} == {"weight", "bias"}
     assert not any("lora" in name for name in pooler)
@@ -346,25 +297,9 @@ def test_layers_that_the_base_lacks_before_its_own_head_are_trained_and_travel(
     assert all(outcome.update[name].any() for name in pooler)
 
 
-@pytest.mark.parametrize(("pooling", "adapter"), [("mean", "head"), (None, "lora")])
-def test_a_base_that_lacks_weights_for_the_task_is_refused(
-    pooling, adapter, job_of, tmp_path, tiny
-):
-    """transformers would fill the gap with random numbers and go on."""
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(shutil.copytree(tiny("bert" if pooling else "llama"), tmp_path / "model"))
-    weights = load_file(folder / "model.safetensors")
-    dropped = next(name for name in weights if "layers.1." in name or "layer.1." in name)
-    del weights[dropped]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"has no weights for .*layers?\.1\."):
-        load_learner(_job(job_of, str(folder), pooling, adapter), 2)
-
-
 def test_the_first_adapter_follows_from_the_seed(job_of):
     def digest(seed):
-        job = _job(job_of, "bert", "own", "lora", seed=seed)
+        job = network_job(job_of, "bert", "own", "lora", seed=seed)
         return arrays_digest(load_learner(job, 2).initial)
 
     assert digest(1) == digest(1)
@@ -372,7 +307,7 @@ def test_the_first_adapter_follows_from_the_seed(job_of):
 
 
 def test_arrays_that_are_loaded_come_out_again(job_of, learner_of):
-    learner = learner_of(_job(job_of, "bert", "own", "lora"))
+    learner = learner_of(network_job(job_of, "bert", "own", "lora"))
     generator = np.random.default_rng(0)
     arrays = {n: generator.normal(size=a.shape).astype("f4") for n, a in learner.initial.items()}
     learner.network.load(arrays)
@@ -393,48 +328,9 @@ def test_the_digest_of_arrays_minds_names_shapes_order_and_values():
 
 
 def test_the_shape_tells_what_the_plan_needs(job_of, learner_of, tiny):
-    learner = learner_of(_job(job_of, "bert", "mean", "head"))
+    learner = learner_of(network_job(job_of, "bert", "mean", "head"))
     shape = learner.shape()
     assert shape.trained == {"mean_head.weight": (2, 16), "mean_head.bias": (2,)}
     assert shape.trained_parameters == 34
     assert shape.total_parameters == sum(p.numel() for p in learner.network.parameters())
     assert shape.base_folder == tiny("bert")
-
-
-def test_adapter_targets_that_fit_nothing_are_refused(job_of):
-    job = job_of(
-        "bert",
-        model={**_with_size(job_of, "bert", {"adapter": "lora"}), "lora": {"target": ["nowhere"]}},
-    )
-    with pytest.raises(ModelError, match=r"model\.lora\.target matches no module"):
-        load_learner(job, 2)
-
-
-def test_a_base_of_the_wrong_kind_is_refused_in_one_sentence(job_of, tmp_path, tiny):
-    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
-    with pytest.raises(ModelError, match="does not load for text-classification"):
-        load_learner(job_of(str(folder)), 2)
-
-
-def test_weights_cut_in_half_are_refused_in_one_sentence(job_of, tmp_path, tiny):
-    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(ModelError, match="is cut off: .* Download it again"):
-        load_learner(job_of(str(folder)), 2)
-
-
-def test_a_base_without_a_tokenizer_is_refused_in_one_sentence(job_of, tmp_path, tiny):
-    folder = Path(shutil.copytree(tiny("bert"), tmp_path / "model"))
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        (folder / name).unlink(missing_ok=True)
-    with pytest.raises(ModelError, match="no usable tokenizer"):
-        load_learner(job_of(str(folder)), 2)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ModelError, match="no CUDA device"):
-        choose_device("cuda")

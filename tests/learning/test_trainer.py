@@ -18,24 +18,7 @@ from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.strategies.averaging import Proximal
 
-KINDS = [
-    ("bert", "mean", "head"),
-    ("bert", "mean", "lora"),
-    ("bert", "mean", "full"),
-    ("bert", "layers", "head"),
-    ("bert", "layers", "lora"),
-    ("llama", "layers", "full"),
-    ("bert", "own", "head"),
-    ("bert", "own", "lora"),
-    ("bert", "own", "full"),
-    ("roberta", "own", "head"),
-    ("roberta", "own", "lora"),
-    ("roberta", "mean", "full"),
-    ("llama", "own", "lora"),
-    ("llama", None, "lora"),
-    ("llama", None, "full"),
-    ("gpt2", None, "lora"),
-]
+from .kinds import KINDS, job
 
 
 @pytest.fixture
@@ -63,19 +46,6 @@ def learn(job_of, learner_of, examples_of):
         )
 
     return run
-
-
-def job(job_of, kind, **sections):
-    base, pooling, adapter = kind
-    task = "text-classification" if pooling else "causal-lm"
-    model = {
-        **job_of(base).model.model_dump(exclude={"lora"}),
-        "lora": {"rank": 2},
-        "adapter": adapter,
-        **({"pooling": pooling} if pooling else {}),
-        **sections.pop("model", {}),
-    }
-    return job_of(base, task=task, model=model, **sections)
 
 
 def flat(update):
@@ -243,61 +213,6 @@ def test_a_schedule_never_reaches_zero_and_peaks_at_the_given_rate(job_of):
             rates = [learning_rate(step, total, spec) for step in range(total)]
             assert max(rates) == 0.5
             assert min(rates) > 0
-
-
-class Recorder:
-    """A task that notes which examples a step saw, by their features."""
-
-    def __init__(self, task):
-        self.task, self.seen = task, []
-
-    def losses(self, logits, batch):
-        self.seen.append([row.tobytes() for row in batch["features"].numpy()])
-        return self.task.losses(logits, batch)
-
-
-def batches(job_of, learner_of, examples_of, who, batch_size, rounds, steps, count=10):
-    """Rows of each step, over several calls of ``train`` as over rounds."""
-    spec = {"batch_size": batch_size, "local_steps": steps, "rounds": rounds}
-    learner = learner_of(job(job_of, ("bert", "mean", "head"), training=spec))
-    examples = with_features(learner, examples_of(learner, count))
-    places = {row.tobytes(): i for i, row in enumerate(np.asarray(examples.features))}
-    assert len(places) == count
-    recorder = Recorder(task_for(learner.job, 2))
-    for round_ in range(rounds):
-        span = StepRange(round_ * steps, steps, rounds * steps)
-        train(learner, recorder, learner.initial, examples, span, seed=5, who=who)
-    return [[places[row] for row in step] for step in recorder.seen]
-
-
-def test_every_example_comes_exactly_once_in_an_epoch_also_across_rounds(
-    job_of, learner_of, examples_of
-):
-    seen = batches(job_of, learner_of, examples_of, "a", batch_size=4, rounds=5, steps=2)
-    assert [len(step) for step in seen] == [4] * 10
-    order = [row for step in seen for row in step]
-    epochs = [order[start : start + 10] for start in range(0, 40, 10)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
-def test_the_order_does_not_depend_on_how_steps_are_cut_into_rounds(
-    job_of, learner_of, examples_of
-):
-    cut = batches(job_of, learner_of, examples_of, "a", batch_size=4, rounds=6, steps=1)
-    whole = batches(job_of, learner_of, examples_of, "a", batch_size=4, rounds=2, steps=3)
-    assert cut == whole
-
-
-def test_each_client_has_an_order_of_its_own(job_of, learner_of, examples_of):
-    one = batches(job_of, learner_of, examples_of, "a", batch_size=10, rounds=1, steps=2)
-    other = batches(job_of, learner_of, examples_of, "b", batch_size=10, rounds=1, steps=2)
-    assert one != other
-
-
-def test_a_batch_is_never_larger_than_the_data(job_of, learner_of, examples_of):
-    seen = batches(job_of, learner_of, examples_of, "a", batch_size=64, rounds=2, steps=1)
-    assert [sorted(step) for step in seen] == [list(range(10))] * 2
 
 
 def test_a_pull_towards_the_global_model_makes_steps_shorter(learn):

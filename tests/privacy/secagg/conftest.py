@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -174,14 +172,9 @@ def cohort(tmp_path) -> Callable[..., Cohort]:
 @pytest.fixture(scope="session")
 def weakened() -> ModuleType:
     """Variants of the protocol, each without one of its defences, and an attacker's tools."""
-    path = Path(__file__).with_name("weakened.py")
-    spec = importlib.util.spec_from_file_location("secagg_weakened", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    return module
+    from . import weakened as variants
+
+    return variants
 
 
 @pytest.fixture(scope="session")

@@ -6,33 +6,23 @@ question; otherwise the test would not show what the defence is for.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-import numpy as np
-
 from umbel.errors import ProtocolError
 from umbel.privacy.noise.scale import Scale
-from umbel.privacy.secagg import shamir
 from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.privacy.secagg.encoding import Encoded, Names, Size
 from umbel.privacy.secagg.journal import Journal, Turn, _file_key, _header, _Sealed, _Witness
 from umbel.privacy.secagg.keys import agree, derive, unseal
-from umbel.privacy.secagg.masks import KEY_BYTES, Mask, Words, add_masks
+from umbel.privacy.secagg.masks import KEY_BYTES, Mask, Words
 from umbel.privacy.secagg.member import Member
 from umbel.privacy.secagg.messages import (
-    OF_KEY,
-    OF_SEED,
-    ConfirmRequest,
     Manifest,
     Prekey,
-    PrekeyReply,
-    Reveal,
     RevealedShare,
-    RevealReply,
     RevealRequest,
     Signed,
     Slot,
@@ -42,7 +32,9 @@ from umbel.privacy.secagg.messages import (
 from umbel.privacy.secagg.parameters import Thresholds, thresholds
 from umbel.privacy.secagg.participant import Participant
 from umbel.privacy.secagg.roster import Roster, SignedRoster
-from umbel.privacy.secagg.state import CONFIRMED, Secrets, State
+from umbel.privacy.secagg.state import CONFIRMED, State
+
+from .attacker import Attacker, both_secrets, unmask  # noqa: F401 - the tools of each attack
 
 FEW_BITS = 12
 """28 bits take a core some seconds to minutes to search; 12 show the same in no time."""
@@ -317,107 +309,3 @@ class Overflowing(Scale):
 def any_epoch(data: bytes) -> Roster:
     """A roster by its signature alone, however old."""
     return SignedRoster.from_bytes(data).whole
-
-
-# The attacker.
-
-
-class Attacker(Aggregator):
-    """A server without scruples: checks nothing, keeps everything, opens what it can."""
-
-    vectors: dict[str, Words]
-
-    def __init__(self, roster: Roster, slot: Slot, *, minimum: int = 0, threads: int = 1) -> None:
-        with contextlib.suppress(ProtocolError):  # of too small a cohort: checked last of all
-            super().__init__(roster, slot, minimum=minimum, threads=threads)
-        most = len(slot.cohort)
-        quorum, shares = min(self._numbers.quorum, most), min(self._numbers.shares, most)
-        self._numbers = replace(self._numbers, quorum=quorum, shares=shares)
-        self.vectors = {}
-        self.kept: dict[str, PrekeyReply] = {}
-
-    def add_prekey(self, name: str, reply: PrekeyReply) -> None:
-        self.kept[name] = reply
-        self._prekeys[name] = (reply.prekey, Prekey.from_bytes(reply.prekey.body))
-        pairs = zip(reply.sealed.recipients, reply.sealed.shares, strict=True)
-        self._sealed[name] = dict(pairs)
-
-    def add_upload(self, name: str, reply: bytes, words: Words) -> None:
-        self.vectors[name] = words.copy()
-        self._uploads[name] = Signed.from_bytes(reply)
-        np.add(self._sum, words, out=self._sum)
-
-    def _enough(self, found: Iterable[str], did: str) -> None:
-        pass
-
-    def close_confirmations(self) -> None:
-        pass
-
-    def _require(self, holds: bool, rule: str, peer: str, text: str) -> None:
-        pass
-
-    def confirm_request_for(self, names: Iterable[str]) -> bytes:
-        """Tells a member of survivors of the server's choice."""
-        return ConfirmRequest(self._hash, tuple(self._uploads[n] for n in names)).to_bytes()
-
-    def reveal_request_for(
-        self, name: str, survivors: Iterable[str], evidence: Iterable[Signed] = ()
-    ) -> RevealRequest:
-        """Asks a member for the shares that survivors of the server's choice call for."""
-        asked = RevealRequest.from_bytes(self.reveal_request(name))
-        named = Survivors(self._hash, tuple(survivors))
-        return replace(asked, survivors=named, evidence=tuple(evidence))
-
-    def keys(self, name: str) -> dict[str, bytes]:
-        """Public keys of all others with a prekey."""
-        return {n: prekey.key for n, (_, prekey) in self._prekeys.items() if n != name}
-
-    def take(self, name: str, reply: bytes) -> None:
-        """Keep the shares that a member revealed, whatever for."""
-        reveal = Reveal.from_bytes(RevealReply.from_bytes(reply).reveal.body)
-        self.keep(name, reveal.shares)
-
-    def keep(self, name: str, shares: Iterable[RevealedShare]) -> None:
-        for share in shares:
-            of = self._shares.setdefault((share.owner, share.kind), {})
-            of[self._points[name]] = int.from_bytes(share.share, "big")
-
-    def secret(self, owner: str, kind: int, threshold: int) -> bytes:
-        """A member's seed or key, from the shares that were kept."""
-        shares = dict(list(self._shares[owner, kind].items())[:threshold])
-        secret = shamir.combine(shares)
-        assert self._fits(owner, kind, secret)
-        return secret.to_bytes(32, "big")
-
-
-def unmask(
-    member: Member,
-    server: Attacker,
-    seed: bytes,
-    key: bytes | None = None,
-    others: Mapping[Member, bytes] | None = None,
-) -> Words:
-    """A member's vector without its masks: from its seed, and its own key or the keys of all others.
-
-    The masks are those that the protocol itself derives from secrets.
-    """
-    words, manifest = server.vectors[member.name].copy(), server._hash
-    own = key if key is not None else bytes(31) + b"\x40"
-    keys = server.keys(member.name) if key is not None else {}
-    masks = member._masks(_holding(own, seed), manifest, keys)
-    add_masks(words, [(mask, -sign) for mask, sign in masks])
-    for other, known in (others or {}).items():
-        public = {member.name: server._prekeys[member.name][1].key}
-        _, pair = other._masks(_holding(known, bytes(32)), manifest, public)
-        add_masks(words, [pair])
-    return words
-
-
-def _holding(key: bytes, seed: bytes) -> State:
-    return State("run", secrets=(Secrets(key, seed, bytes(32), bytes(32)),))
-
-
-def both_secrets(server: Attacker, victim: Member, threshold: int) -> Words:
-    """The victim's vector in the clear, from shares of both its secrets."""
-    seed = server.secret(victim.name, OF_SEED, threshold)
-    return unmask(victim, server, seed, server.secret(victim.name, OF_KEY, threshold))
