@@ -32,8 +32,10 @@ STAIRS = [
     {"cli"},
 ]
 FILES = [path for room in house.rooms() for path in house.files(room)]
+# What stands beside the package, and is read as well.
+BESIDE = ["tests", "benchmarks", "examples", "docs", "deploy"]
 # Longer than a file may be, and waiting to be parted: this list gets shorter only.
-LONG: set[str] = set()
+LONG = {"tests/learning/test_intake.py", "tests/strategies/test_products.py"}
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,19 @@ def names_of_flower(path):
     return [name for name in modules if name.split(".")[0] == "flwr"]
 
 
-def test_no_file_is_too_long_to_read():
-    long = {
+def too_long(files):
+    """Those of more than 400 lines."""
+    return {
         str(path.relative_to(ROOT))
-        for path in FILES
+        for path in files
         if len(path.read_text(encoding="utf-8").splitlines()) > 400
     }
+
+
+def test_no_file_is_too_long_to_read():
+    long = too_long(FILES) | too_long(
+        path for folder in BESIDE for path in (ROOT / folder).rglob("*.py")
+    )
     assert long <= LONG
     assert not LONG - long, "parted: take it off the list"
 
