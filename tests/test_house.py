@@ -35,7 +35,7 @@ FILES = [path for room in house.rooms() for path in house.files(room)]
 # What stands beside the package, and is read as well.
 BESIDE = ["tests", "benchmarks", "examples", "docs", "deploy"]
 # Longer than a file may be, and waiting to be parted: this list gets shorter only.
-LONG = {"tests/learning/test_intake.py", "tests/strategies/test_products.py"}
+LONG: set[str] = set()
 
 
 @pytest.mark.parametrize(

@@ -7,140 +7,30 @@ every kind that a table can hold.
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
 import io
 import json
 import lzma
 import random
-import tomllib
 import zipfile
-from datetime import date, datetime
 from decimal import Decimal
 
-import openpyxl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
 from umbel.client.propose import propose
-from umbel.client.settings import settings_text
 from umbel.errors import DataError
-from umbel.job import DataSpec
-from umbel.learning.data import load_corpus
-from umbel.learning.reading.encoding import NAMES
 from umbel.learning.reading.header import column_names
 from umbel.learning.reading.layout import Layout
 from umbel.learning.reading.names import canonical, label_name
 from umbel.learning.reading.packing import PACKED, most_bytes
 from umbel.learning.reading.tables import read_table
 
+from .writers import LABELS, WRITERS, as_delimited, corpus_of, drawn
+
 SEEDS = range(4)
-
-LABELS = {
-    "truth": [True, False],
-    "whole": [0, 1, 2, -7],
-    "fraction": [0.1, 1.0, 0.5, 2.25, 1e-05, 1e22, -0.0],
-    "name": ["good", "bad", "so so", "ü", "007", "1e5", "yes"],
-    "day": [date(2026, 11, 27), date(1970, 1, 1)],
-    "time": [datetime(2026, 11, 27, 12, 5, 9), datetime(1970, 1, 1)],
-}
-
-
-def drawn(seed, kind, count=40):
-    """Rows of (text, label); some labels are missing."""
-    at = random.Random(f"{seed} {kind}")
-    pieces = [
-        "word",
-        'a "quote"',
-        "comma, semicolon; bar|",
-        "tab\there",
-        "two\nlines",
-        "grün",
-        "又晴了",
-        '"',
-        "5'",
-    ]
-    rows = [
-        (" ".join(at.choices(pieces, k=at.randint(1, 5))), at.choice(LABELS[kind]))
-        for _ in range(count)
-    ]
-    rows[:2] = [("the first", LABELS[kind][0]), ("the second", LABELS[kind][1])]
-    rows[7] = ("no label", None)
-    return rows
-
-
-def as_delimited(path, rows, delimiter=",", encoding="utf-8", **how):
-    made = io.StringIO()
-    writer = csv.writer(made, delimiter=delimiter, **how)
-    writer.writerow(["text", "label"])
-    writer.writerows([text, "" if label is None else label] for text, label in rows)
-    path.write_bytes(made.getvalue().encode(encoding))
-    return path
-
-
-def as_objects(rows):
-    plain = [label.isoformat() if isinstance(label, date) else label for _, label in rows]
-    return [{"text": text, "label": label} for (text, _), label in zip(rows, plain, strict=True)]
-
-
-def as_lines(path, rows, encoding="utf-8"):
-    lines = [json.dumps(one, ensure_ascii=False) for one in as_objects(rows)]
-    path.write_bytes("\n".join(lines).encode(encoding))
-    return path
-
-
-def as_list(path, rows):
-    path.write_text(json.dumps(as_objects(rows), indent=1), encoding="utf-8")
-    return path
-
-
-def as_sheet(path, rows):
-    book = openpyxl.Workbook()
-    for row in (("text", "label"), *rows):
-        book.active.append(row)
-    book.save(path)
-    return path
-
-
-def as_arrow(path, rows):
-    table = pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
-    write = pa.parquet.write_table if path.suffix == ".parquet" else pa.feather.write_feather
-    write(table, path)
-    return path
-
-
-WRITERS = {
-    "commas.csv": as_delimited,
-    "semicolons.csv": lambda path, rows: as_delimited(path, rows, ";"),
-    "bars.csv": lambda path, rows: as_delimited(path, rows, "|", quoting=csv.QUOTE_ALL),
-    "tabs.csv": lambda path, rows: as_delimited(path, rows, "\t"),
-    "tabs.tsv": lambda path, rows: as_delimited(path, rows, "\t"),
-    "backslash.csv": lambda path, rows: as_delimited(
-        path, rows, quoting=csv.QUOTE_ALL, doublequote=False, escapechar="\\"
-    ),
-    "lines.jsonl": as_lines,
-    "list.json": as_list,
-    "lines.json": as_lines,
-    "sheet.xlsx": as_sheet,
-    "table.parquet": as_arrow,
-    "table.feather": as_arrow,
-    **{
-        f"{encoding}.csv": lambda path, rows, encoding=encoding: as_delimited(
-            path, rows, ";", encoding
-        )
-        for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030")
-    },
-    "utf-16.jsonl": lambda path, rows: as_lines(path, rows, "utf-16"),
-}
-
-
-def corpus_of(path, **spec):
-    found = load_corpus(DataSpec(path=str(path), **spec), "text-classification")
-    return list(
-        zip(found.texts, [found.label_names[label] for label in found.labels], strict=True)
-    ), found
 
 
 @pytest.mark.parametrize("kind", LABELS)
@@ -203,88 +93,6 @@ def test_what_unpacks_to_far_too_much_is_refused(tmp_path, monkeypatch, name, pa
     assert most_bytes(path) < 3 << 20
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read_table(path, "text", ["label"], lenient=True)
-
-
-def test_a_workbook_that_unpacks_to_far_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("umbel.learning.reading.packing._ALWAYS", 1 << 20)
-    path = as_sheet(tmp_path / "bomb.xlsx", [("a" * 30_000, "b")] * 500 + [("c", "d")])
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("xl/worksheets/sheet9.xml", bytes(3 << 20))
-    with pytest.raises(DataError, match="too much for its size"):
-        read_table(path, "text", ["label"])
-
-
-SPOKEN = {
-    "cp1252": [
-        "Das Gerät läuft schön – “wirklich”",
-        "Größe passt, Füße tun nicht weh",
-        "l’été à Paris, garçon",
-    ],
-    "cp1250": ["Zażółć gęślą jaźń, świetny", "Nie polecam, źle działa", "łatwy i tani, żółty"],
-    "cp1251": ["Очень хороший товар", "Плохое качество, не советую", "Быстрая доставка, спасибо"],
-    "koi8_r": ["Очень хороший товар", "Плохое качество, не советую", "Быстрая доставка, спасибо"],
-    "cp1253": ["Πολύ καλό προϊόν, το συνιστώ", "Κακή ποιότητα", "Γρήγορη παράδοση"],
-    "cp1254": [
-        "Çok güzel bir ürün, tavsiye ederim",
-        "Kötü kalite, beğenmedim, ışık",
-        "Hızlı kargo, şık",
-    ],
-    "mac_roman": ["Das Gerät läuft schön", "Größe passt, Füße", "l’été à Paris, garçon"],
-    "cp850": ["Das Gerät läuft schön", "Größe passt, Füße", "übel überteuert"],
-    "gb18030": ["这个产品非常好，我很喜欢", "质量太差了，不推荐", "物流很快，谢谢"],
-    "big5": ["這個產品非常好，我很喜歡", "品質太差了，不推薦", "物流很快，謝謝"],
-    "cp932": [
-        "とても良い商品です。おすすめします",
-        "品質が悪い、がっかりしました",
-        "配送が早くて助かりました",
-    ],
-    "euc_jp": [
-        "とても良い商品です。おすすめします",
-        "品質が悪い、がっかりしました",
-        "配送が早くて助かりました",
-    ],
-    "cp949": ["정말 좋은 제품입니다. 추천합니다", "품질이 너무 나쁩니다", "배송이 빨라서 좋았어요"],
-}
-
-
-@pytest.mark.parametrize("encoding", SPOKEN)
-@pytest.mark.parametrize("count", [6, 300])
-def test_an_encoding_is_found_and_said(tmp_path, encoding, count):
-    texts = [f"{SPOKEN[encoding][n % 3]} {n}" for n in range(count)]
-    rows = [(text, "ab"[n % 2]) for n, text in enumerate(texts)]
-    path = as_delimited(tmp_path / "rows.csv", rows, ";", encoding)
-    found, corpus = corpus_of(path)
-    assert [text for text, _ in found] == texts
-    assert f"{encoding} ({NAMES[encoding]}), guessed" in corpus.notes[0]
-    assert corpus_of(path, encoding=encoding)[0] == found
-    declared = propose(path).declared
-    assert (declared.encoding, declared.text_column) == (encoding, "text")
-    agent = read_table(path, "text", lenient=True, layout=declared.layout)
-    assert agent.columns["text"] == texts
-
-
-def test_quotes_of_windows_never_become_control_characters(tmp_path):
-    rows = [("It’s “fine” – really…", "a"), ("L’été", "b")] * 5
-    path = as_delimited(tmp_path / "rows.csv", rows, encoding="cp1252")
-    assert corpus_of(path)[0] == rows
-    with pytest.raises(DataError, match="set cp1252"):
-        corpus_of(path, encoding="latin-1")
-    plain = as_delimited(tmp_path / "plain.csv", [("grün", "a"), ("rot", "b")], encoding="latin-1")
-    assert corpus_of(plain, encoding="latin-1")[0] == [("grün", "a"), ("rot", "b")]
-
-
-@pytest.mark.parametrize("wrong", ["utf-8", "gb18030", "utf-16", "no-such", "hex"])
-def test_an_encoding_that_does_not_fit_is_refused(tmp_path, wrong):
-    rows = [("gr\xfcn \x9f \xff", "a"), ("\xe9t\xe9", "b")] * 5
-    path = as_delimited(tmp_path / "rows.csv", rows, encoding="latin-1")
-    with pytest.raises(DataError, match=r"encoding|is not"):
-        corpus_of(path, encoding=wrong)
-
-
-def test_utf_8_is_not_read_as_anything_else(tmp_path):
-    path = as_delimited(tmp_path / "rows.csv", [("grün", "a"), ("été", "b")])
-    with pytest.raises(DataError, match="is UTF-8, not cp1252"):
-        corpus_of(path, encoding="cp1252")
 
 
 def test_what_is_done_to_a_file_is_said(tmp_path):
@@ -350,80 +158,6 @@ def test_a_name_with_a_dot_comes_before_a_path(tmp_path):
     record = {"doc.text": "whole", "doc": {"text": "inner"}, "label": "a"}
     path.write_text(json.dumps(record))
     assert read_table(path, "doc.text").columns["doc.text"] == ["whole"]
-
-
-def test_of_a_workbook_the_sheet_with_the_columns_is_read_and_titles_above_are_not(tmp_path):
-    book = openpyxl.Workbook()
-    book.active.append(["About this file"])
-    sheet = book.create_sheet("Reviews")
-    for row in (["Reviews of 2026"], [], ["id", "text", "label"], [1, "fine", True], [], [2, 2026, False],
-                [3, "#N/A", True], [4, "ill", "#DIV/0!"]):  # fmt: skip
-        sheet.append(row)
-    hidden = book.create_sheet("Old")
-    hidden.append(["text", "label"])
-    hidden.sheet_state = "hidden"
-    path = tmp_path / "book.xlsx"
-    book.save(path)
-    found, corpus = corpus_of(path)
-    assert found == [("fine", "true"), ("2026", "false")]
-    assert corpus.dropped == {"empty text": 1, "no label": 1}
-    assert corpus.notes[0] == "sheet 'Reviews', of 2 sheets"
-    with pytest.raises(DataError, match="no column 'txt'"):
-        corpus_of(path, text_column="txt")
-
-
-@pytest.fixture
-def yearly(tmp_path):
-    """A workbook with a sheet per year, one of them hidden."""
-    book = openpyxl.Workbook()
-    book.remove(book.active)
-    for title in ("2024", "2025", "2026"):
-        sheet = book.create_sheet(title)
-        for row in (["text", "label"], [f"fine in {title}", "a"], [f"ill in {title}", "b"]):
-            sheet.append(row)
-    book["2024"].sheet_state = "hidden"
-    book.create_sheet("Notes").append(["about this file"])
-    book.save(tmp_path / "book.xlsx")
-    return tmp_path / "book.xlsx"
-
-
-def test_a_sheet_that_is_named_is_read_hidden_or_not(yearly):
-    found, corpus = corpus_of(yearly)
-    assert [text for text, _ in found] == ["fine in 2025", "ill in 2025"]
-    assert corpus.notes[0] == (
-        "sheet '2025', of 3 sheets (the columns are also in '2026': data.sheet names one)"
-    )
-    for title in ("2024", "2025", "2026"):
-        found, corpus = corpus_of(yearly, sheet=title)
-        assert [text for text, _ in found] == [f"fine in {title}", f"ill in {title}"]
-        assert corpus.notes == (f"sheet {title!r}, as asked",)
-
-
-def test_an_owner_declares_a_sheet(yearly):
-    declared = propose(yearly, sheet="2026").declared
-    assert declared.layout == Layout(sheet="2026")
-    settings = tomllib.loads(settings_text("north", declared))
-    assert settings["data"]["sheet"] == "2026"
-    assert propose(yearly).declared.sheet is None
-
-
-def test_a_sheet_that_is_not_there_is_refused_with_those_that_are(yearly, tmp_path):
-    asked = Layout(sheet="2027")
-    for look in (
-        lambda: corpus_of(yearly, sheet="2027"),
-        lambda: column_names(yearly, asked),
-        lambda: read_table(yearly, "text", lenient=True, layout=asked),
-    ):
-        with pytest.raises(
-            DataError,
-            match=r"no sheet '2027'. Its sheets: '2024' \(hidden\), '2025', '2026', 'Notes'",
-        ):
-            look()
-    with pytest.raises(DataError, match="no column 'text'"):
-        corpus_of(yearly, sheet="Notes")
-    plain = as_delimited(tmp_path / "rows.csv", [("a", "b")])
-    with pytest.raises(DataError, match="not an Excel workbook"):
-        corpus_of(plain, sheet="2026")
 
 
 def test_a_few_unreadable_rows_are_left_out_and_said_and_many_are_refused(tmp_path):
