@@ -35,9 +35,17 @@ class Flight:
 class Buffer:
     """Who trains which model version, and what is summed next.
 
-    Guarantee: a sum has at least `size` members, none of whose updates is more than `farthest` versions old,
-    and no client is in more sums than its cap. Clients are taken in the order in which they got ready; if at
-    the same time, first who was in fewer sums, then by name.
+    Guarantee: a sum has at least `size` members, none of whose updates is more than `farthest` versions old
+    when the next version is made of it, and no client is in more sums than its cap, or in two at once.
+    Clients are taken in the order in which they got ready; if at the same time, first who was in fewer sums,
+    then by name.
+
+    Several sums may be in progress (``opened``), and any of them may be the next to make a version. Why no
+    update gets too old: let F sums be in progress. An update that waits is at most F versions older when the
+    next sum begins, one in a sum at most F - 1 when its own is made. The buffer keeps
+    staleness + F <= farthest for the former and staleness + F - 1 <= farthest for the latter. A sum that is
+    made, or given up, raises a staleness by one at most and lowers F by one; a sum begins only if both still
+    hold with F + 1.
     """
 
     size: int
@@ -56,13 +64,25 @@ class Buffer:
     """How many sums each client was asked into."""
     gone: set[str] = field(default_factory=set)
     """Clients that take no further part."""
+    opened: list[frozenset[str]] = field(default_factory=list)
+    """The members of each sum in progress, if several may be. A checkpoint does not have them."""
+
+    @property
+    def summing(self) -> set[str]:
+        """Who is in a sum in progress."""
+        return {name for members in self.opened for name in members}
 
     def may_train(self, name: str) -> bool:
         """Whether a client may be asked into one more sum."""
         return name not in self.gone and self.asked.get(name, 0) < self.caps[name]
 
     def begin(self, names: Collection[str]) -> None:
-        """Have clients train the current version from now on, but for those that reached their cap."""
+        """Have clients train the current version from now on, but for those that reached their cap.
+
+        Nobody begins while so many sums are in progress that it could be too old after them.
+        """
+        if len(self.opened) > self.farthest:
+            return
         for name in sorted(names):
             if self.may_train(name):
                 ready = None if self.seconds is None else self.now + self.seconds[name]
@@ -78,17 +98,21 @@ class Buffer:
     def next_members(self, without: Collection[str] = ()) -> list[str]:
         """The members of the next sum, sorted; none if too few are left, `without` some.
 
-        Beside the first that got ready they are all that would be too far behind after it.
+        Beside the first that got ready they are all that would be too far behind after it. None, too, if
+        it could leave somebody too far behind who is in a sum in progress.
         """
-        here = self.flights.keys() - set(without)
+        summing = self.summing
+        here = self.flights.keys() - set(without) - summing
         if len(here) < self.size:
+            return []
+        if any(self.is_late(name, len(self.opened) - 1) for name in summing & self.flights.keys()):
             return []
 
         def turn(name: str) -> tuple[float, int, str]:
             return self._ready(name), self.asked.get(name, 0), name
 
         waiting = sorted(here, key=turn)
-        due = [name for name in waiting if self.staleness(name) >= self.farthest]
+        due = [name for name in waiting if self.is_late(name)]
         first = [name for name in waiting if name not in due][: max(0, self.size - len(due))]
         return sorted([*due, *first])
 
@@ -103,6 +127,24 @@ class Buffer:
     def staleness(self, name: str) -> int:
         """How many versions were made since the one that a client trains."""
         return self.version - self.flights[name].version
+
+    def is_late(self, name: str, before: int | None = None) -> bool:
+        """Whether an update may not be one version older when its sum is made, after so many others.
+
+        before: by default the sums in progress.
+        """
+        others = len(self.opened) if before is None else before
+        return self.staleness(name) + others >= self.farthest
+
+    def open(self, members: Collection[str]) -> None:
+        """A sum of these is in progress. Who waits and would be too old after it begins anew later."""
+        waiting = self.flights.keys() - self.summing - set(members)
+        self.leave([name for name in waiting if self.is_late(name)])
+        self.opened.append(frozenset(members))
+
+    def close(self, members: Collection[str]) -> None:
+        """Their sum is in progress no more; unless it was made, they wait for another one."""
+        self.opened.remove(frozenset(members))
 
     def summed(self, members: Collection[str]) -> None:
         """A new version was made of these members' updates, and they begin with it."""

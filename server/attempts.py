@@ -50,12 +50,15 @@ class Attempt:
 class Attempts:
     """The attempts at one round. Tell it the groups of each, before the next is asked for."""
 
-    def __init__(self, run: Run, kind: str, round_: int, most: int) -> None:
+    def __init__(
+        self, run: Run, kind: str, round_: int, most: int, left: OpenRound | None = None
+    ) -> None:
+        """left: where an earlier process left it, if not as ``SecureSums.stopped`` has it."""
         self._run, self._most = run, most
         self._opened = kept_first(run, round_) if kind == TRAIN else None
-        stopped = (
-            run.sums.stopped_in(SECOND if self._opened else kind, round_) if run.sums else None
-        )
+        stopped = left
+        if run.sums and left is None:
+            stopped = run.sums.stopped_in(SECOND if self._opened else kind, round_)
         self._again = stopped
         self.groups: list[list[str]] = stopped.groups if stopped else []
         self.first = stopped.attempt if stopped else 0

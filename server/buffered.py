@@ -7,14 +7,14 @@ Beside ``rounds.train_round``, in whose place the loop calls it. A round makes o
 Who is in a sum follows from the buffer (``planning.buffered``) and the clock that it goes by. In a simulation
 it is virtual: a client's training is asked for when its sum is due, and takes as long as it takes; the time
 that counts is the one that the job gives its speed. So nothing hangs on how fast this machine is, and a run
-that is resumed goes on as if it had never stopped. Between machines all clients train while sums are made,
-and who has trained first is summed first (``trainings``).
+that is resumed goes on as if it had never stopped. A rehearsal keeps to that clock, too. Between machines all
+clients train while sums are made, and who has trained first is summed first (``overlapping``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,7 @@ from .replies import scalars_check
 from .rounds import evaluate, round_event
 from .run import Run
 from .secure import SecureCollection
+from .slots import OpenRound
 from .spares import warn_of_spares
 from .trainings import FOR_GOOD, Trainings, requests_to_train
 
@@ -78,7 +79,7 @@ def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
             begun,
             model is not None,
             staleness={name: buffer.staleness(name) for name in members},
-            virtual=None if run.ahead == "arrival" else buffer.now,
+            virtual=buffer.now,
         )
         run.tell(event)
         warn_of_spares(run, event)
@@ -114,6 +115,7 @@ def under_way(run: Run) -> Buffer:
             run.buffer.begin(run.candidates)
         if run.ahead:
             run.trainings = Trainings(run, run.buffer)
+            run.before_test = run.trainings.finish
     return run.buffer
 
 
@@ -220,9 +222,15 @@ class SecureBuffer(SecureCollection, _Weighted):
         requests: Iterable[Message],
         attempt: Attempt,
         staleness: dict[str, int],
+        hold: Callable[[OpenRound], None] | None = None,
     ) -> None:
+        """hold: writes down where the sum stands; by default as of the only one in progress."""
         super().__init__(run, TRAIN, stage, minimum, requests, None, attempt)
         self.staleness = staleness
+        self._written = hold or super()._hold
+
+    def _hold(self, now: OpenRound) -> None:
+        self._written(now)
 
     def _context(self) -> bytes:
         name, request = next(iter(self._requests.items()))

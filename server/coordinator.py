@@ -39,6 +39,7 @@ from .handout import awaiting, hand_out
 from .holdout import PublicTest, note_public, read_public
 from .muster import TAKES_PART
 from .orders import renew_order
+from .overlapping import overlapping_rounds
 from .renewal import Company, took_part
 from .result import summarise
 from .rosters import RosterChanged
@@ -203,7 +204,10 @@ def _lead(task: RunToLead, consortium: Consortium, store: Store, grid: Grid) -> 
     folder.append(Prepared(round(time.monotonic() - begun, 3)))
     if run.plan.terms.asynchronous:
         run.ahead = "virtual" if identity["reproducible"] else "arrival"
-    counts = run_rounds(run, buffered_round if run.ahead else None)
+    if run.ahead == "arrival":
+        counts = overlapping_rounds(run)
+    else:
+        counts = run_rounds(run, buffered_round if run.ahead else None)
     export_adapter(
         public_test.learner if public_test else _load(job), run.arrays, folder.path / "adapter"
     )

@@ -117,6 +117,7 @@ class Company:
         run = Run(identity["id"], plan, grid, strategy, folder, initial)
         run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
         run.renew = lambda failed: self.renew(run, failed)
+        run.roster_waits = lambda: self._waits(run)
         run.replayable = bool(identity["reproducible"])
         if job.encrypted:
             run.roster, run.sums = rosters.signed, SecureSums(rosters.roster)
@@ -150,6 +151,10 @@ class Company:
         self.rosters.turn(turn, first)
         run.tell(Turned(first, turn.epoch, gone))
         raise RosterChanged
+
+    def _waits(self, run: Run) -> bool:
+        prolonged = run.sums is not None and run.roster != self.rosters.signed
+        return prolonged or self.rosters.pending(run.plan.job.cohort.joins) is not None
 
     def _too_few(self, turn: Period) -> str:
         """Why those that remain cannot go on under another roster; nothing if they can."""

@@ -251,8 +251,7 @@ def evaluate(run: Run) -> dict[str, Counts]:
     counts of all together stand under "".
     """
     job = run.plan.job
-    if run.trainings is not None:
-        run.trainings.finish()  # who still trains would not answer in time
+    run.before_test()  # who still trains would not answer in time
     everybody = present(run, run.plan.minimum)
     tested = [name for name in everybody if run.plan.by_name[name].holds_out]
     if not tested or not _has_tests(run):

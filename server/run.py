@@ -70,6 +70,10 @@ class Run:
     """Whether somebody wants the last summed model to be the result."""
     renew: Callable[[bool], None] = lambda failed: None
     """Called between rounds, and where one `failed`: leaves (by raising) if the run needs another roster."""
+    roster_waits: Callable[[], bool] = lambda: False
+    """Whether ``renew`` may leave."""
+    before_test: Callable[[], None] = lambda: None
+    """Called before everybody is asked to test: waits for who is at work on something else."""
     advice: Callable[[int], str] = lambda _: "fix the cause, then resume with --resume"
     """What can be done about a failed run, by the number of summed rounds."""
     clock: Clock = field(default_factory=SystemClock)

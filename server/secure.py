@@ -201,7 +201,10 @@ class SecureCollection(SecureTrips):
         next_ = [as_it_stands(g) for g in following] or (again.following if again else [])
         roster = self._sums.roster.hash.hex()
         now = OpenRound(self.kind, stage.round, stage.attempt, stage.test, slots, roster, next_)
-        replace(now, left_out=self.left_out).write(self.run.folder)
+        self._hold(replace(now, left_out=self.left_out))
+
+    def _hold(self, now: OpenRound) -> None:
+        now.write(self.run.folder)
 
     def _least(self, members: list[str]) -> int:
         """A group alone must have the round's minimum; of several, all together.

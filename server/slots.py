@@ -1,7 +1,8 @@
 """Where a round's slots stand: on the disk before each trip, so that another process asks the same.
 
 Members answer an identical request with identical bytes. So a coordinator that died in the middle of a
-slot continues with it: nobody trains again, and nothing is charged.
+slot continues with it: nobody trains again, and nothing is charged. An asynchronous job may have several sums
+in progress (``OpenSums``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ..privacy.secagg.aggregator import Aggregator
 from ..run.run_folder import RunFolder
 
 _FILE = "slots.json"
+_SUMS = "sums.json"
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,54 @@ class OpenRound:
     def read(cls, folder: RunFolder) -> OpenRound | None:
         """What was written last; None if there is nothing that can be gone on with."""
         try:
-            values: dict[str, Any] = folder.read_json(_FILE)
-            slots, following = (
-                [OpenSlot(**slot) for slot in values.pop(name)] for name in ("slots", "following")
-            )
-            return cls(**values, slots=slots, following=following)
+            return cls.of(folder.read_json(_FILE))
         except (RunFolderError, TypeError, KeyError):
             return None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> OpenRound:
+        """From JSON values; ``TypeError`` or ``KeyError`` if they are others."""
+        slots, following = (
+            [OpenSlot(**slot) for slot in values.pop(name)] for name in ("slots", "following")
+        )
+        return cls(**values, slots=slots, following=following)
+
+
+@dataclass(frozen=True)
+class OpenSum:
+    """One of several sums in progress: its slot, and which version each of its members trained.
+
+    A member trains another version once its update was summed. So what is left of a sum that a checkpoint
+    already has is told from one that can be gone on with.
+    """
+
+    versions: dict[str, int]
+    open: OpenRound
+
+
+class OpenSums:
+    """The sums in progress of an asynchronous job, in the order in which they began."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._now: dict[object, OpenSum] = {}
+
+    def left(self) -> list[OpenSum]:
+        """Those that an earlier process left; none if what it wrote is not whole."""
+        try:
+            values = self._folder.read_json(_SUMS)
+            return [OpenSum(one["versions"], OpenRound.of(one["open"])) for one in values]
+        except (RunFolderError, TypeError, KeyError):
+            return []
+
+    def hold(self, of: object, now: OpenSum) -> None:
+        """Write down, durably, where the sum `of` stands, before the trip that it allows."""
+        self._now[of] = now
+        self._folder.write_json(_SUMS, [asdict(one) for one in self._now.values()])
+
+    def drop(self, of: object) -> None:
+        """It is in progress no more. The file says so with what is written next."""
+        self._now.pop(of, None)
 
 
 def as_it_stands(group: Aggregator) -> OpenSlot:

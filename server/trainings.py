@@ -67,24 +67,36 @@ class Trainings:
         run, buffer, clock = self._run, self._buffer, self._run.clock
         end = clock.now() + run.plan.job.cohort.deadline
         while True:
-            self._look()
-            self._take()
-            self._ask()
+            self.attend()
             if not set(wanted) <= buffer.flights.keys():
                 wanted = []
-            members = sorted(wanted) or buffer.next_members(without=self._away)
-            if members and set(members) <= self._ready:
+            members = sorted(wanted) or buffer.next_members(without=self.away)
+            if members and self.are_ready(members):
                 return members
             if run.should_stop():
                 raise Interrupted(run.stopped)
             if clock.now() >= end:
-                late = set(members) - self._ready
-                if not late:
+                if not self.drop_late(members):
                     return []
-                self._drop(late)
                 wanted = []
                 continue
             clock.wait_until(clock.now() + _POLL_SECONDS)
+
+    def attend(self) -> None:
+        """Hear who has trained, and ask those who may begin; it waits for nobody."""
+        self._look()
+        self._take()
+        self._ask()
+
+    def are_ready(self, members: Iterable[str]) -> bool:
+        """Whether the update of each of these is kept."""
+        return self._ready.issuperset(members)
+
+    def drop_late(self, members: Iterable[str]) -> bool:
+        """Wait no more for those of the members of a sum who have not trained; whether there are some."""
+        late = set(members) - self._ready
+        self._drop(late)
+        return bool(late)
 
     def finish(self) -> None:
         """Wait until nobody who is connected trains any more, or is late."""
@@ -92,7 +104,7 @@ class Trainings:
         while True:
             self._look()
             self._take()
-            if run.should_stop() or not self._asked.keys() - self._away:
+            if run.should_stop() or not self._asked.keys() - self.away:
                 return
             run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
 
@@ -109,7 +121,7 @@ class Trainings:
         return Collection(self._run, TRAIN, Stage(self._run.round + 1), 0)
 
     @property
-    def _away(self) -> set[str]:
+    def away(self) -> set[str]:
         """Whom no sum waits for; nobody if the virtual clock says who is in it."""
         if self._run.ahead == "virtual":
             return set()
@@ -125,16 +137,18 @@ class Trainings:
         self._online = {name for name in run.candidates if run.nodes[name] in nodes}
         self._drop(buffer.flights.keys() - set(run.candidates))
         # Nobody waits for them until their versions are too old.
-        self._drop(n for n in self._away if buffer.staleness(n) >= buffer.farthest)
+        self._drop(n for n in self.away - buffer.summing if buffer.is_late(n))
         buffer.begin(self._online - buffer.flights.keys())
 
     def _ask(self) -> None:
         """Have those train who may begin, and are connected."""
         run, flights, now = self._run, self._buffer.flights, self._run.clock.now()
+        summing = self._buffer.summing
         versions = {
             name: flight.version
             for name, flight in sorted(flights.items())
             if name in self._online
+            and name not in summing
             and name not in self._asked
             and name not in self._ready
             and now >= self._not_before.get(name, now)

@@ -1,0 +1,210 @@
+"""Asynchronous rounds between machines: several sums are in progress at once, each of other owners.
+
+If an owner falls silent in the middle of a sum, only the members of this sum wait for it: as soon as enough
+others are ready, they begin the next sum. Whichever sum is whole first makes the next version, so versions
+follow the order in which sums are opened. (If a virtual clock says who is ready, sums take no time on it, so
+they never overlap: ``buffered``.)
+
+Guarantee: an owner is in at most one sum at a time, by its own journal, too: to enter a slot it leaves the
+one before for good. Sums in progress together have no member in common, so their difference is of no fewer
+owners than either has. An update that was masked in a sum that came to nothing is masked again only as
+``privacy.secagg.repeats`` allows. No update is more than ``max_staleness`` versions old when its sum makes a
+version, whichever order the sums are whole in (``planning.buffered.Buffer``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flwr.app import ConfigRecord
+
+from ..errors import CannotGoOn, Interrupted, RoundFailed
+from ..learning.metrics import Counts
+from ..learning.model import arrays_digest
+from ..planning.buffered import Buffer
+from ..run.events import Evaluation, Round
+from ..wire.arrays import Arrays, to_array_record, to_arrays
+from .buffered import under_way
+from .ending import failure
+from .exchange import CohortGrid
+from .readiness import reasons
+from .rounds import evaluate, round_event, run_rounds
+from .run import Run
+from .slots import OpenSums
+from .spares import warn_of_spares
+from .sum_in_progress import SumInProgress
+from .trainings import Trainings
+from .turns import Turns
+
+_POLL_SECONDS = 0.2
+
+
+def overlapping_rounds(run: Run) -> dict[str, Counts]:
+    """``rounds.run_rounds`` of an asynchronous job between machines."""
+    with contextlib.closing(Overlap(run)) as overlap:
+        return run_rounds(run, overlap.next_version)
+
+
+class Overlap:
+    """The sums in progress of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._turns = run.clock = Turns(run.clock)
+        self._renew, run.renew = run.renew, self._renew_between
+        self._notes = OpenSums(run.folder)
+        roster = run.sums.roster.hash.hex() if run.sums else ""
+        self._left = [one for one in self._notes.left() if run.sums and one.open.roster == roster]
+        if run.sums:
+            numbers = [slot.number for one in self._notes.left() for slot in one.open.slots]
+            run.sums.used = max([run.sums.used, *numbers])
+        self._sums: list[SumInProgress] = []
+
+    def next_version(self, run: Run, round_: int, test: bool) -> Arrays:
+        """The next model version, of the sum that is whole first.
+
+        If it says `test`, all clients test the current model first, in a sum of its own. Raises
+        ``RoundFailed`` if too few are left, or too few answer, and no sum is in progress.
+        """
+        buffer, trainings = self._under_way()
+        if test and not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays)):
+            evaluate(run)
+        failed: dict[str, str] = {}
+        lacks, tried, job = "", 0, run.plan.job
+        end = run.clock.now() + job.cohort.deadline
+        while True:
+            trainings.attend()
+            self._begin()
+            for one in self._go_on():
+                tried += one.tried
+                failed |= one.collection.failed if one.tried else {}
+                lacks = one.collection.lacks if one.tried else lacks
+                end = run.clock.now() + job.cohort.deadline  # its members are asked anew
+            if whole := [one for one in self._sums if one.replies]:
+                return self._made(whole[0], round_)
+            if run.should_stop():
+                raise Interrupted(run.stopped)
+            left = sum(map(buffer.may_train, run.candidates))
+            if not self._sums and (left < buffer.size or tried > job.cohort.retries):
+                break
+            if run.clock.now() >= end:
+                members = buffer.next_members(without=trainings.away)
+                if not trainings.drop_late(members) and not self._sums:
+                    break
+            run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
+        few = f"{left} clients are left, and a sum needs {buffer.size}"
+        why = few if left < buffer.size else "no sum could be made of the clients that were ready"
+        kind = CannotGoOn if left < buffer.size else RoundFailed
+        also = f"Also, {lacks.rstrip('.')}." if lacks else ""
+        said = [f"Round {round_}: {why}.", reasons(failed), also]
+        raise failure(run, " ".join(filter(None, said)), kind)
+
+    def finish(self) -> None:
+        """Before a test, for which everybody leaves the slot it is in: wait until no sum is in progress and
+        nobody trains. Sums that no version will be made of are given up."""
+        run, (_, trainings) = self._run, self._under_way()
+        if run.round >= run.plan.job.training.rounds or run.choice.ended:
+            self.close()
+        while not all(one.done for one in self._sums):
+            if run.should_stop():
+                raise Interrupted(run.stopped)
+            trainings.attend()
+            list(self._go_on())
+            run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
+        trainings.finish()
+
+    def close(self) -> None:
+        """Give up what is in progress; another process may go on with it."""
+        for one in self._sums:
+            one.give_up()
+        self._sums = []
+
+    def _under_way(self) -> tuple[Buffer, Trainings]:
+        buffer = under_way(self._run)
+        assert self._run.trainings is not None, "clients train ahead"
+        self._run.before_test = self.finish
+        left, self._left = self._left, []
+        for one in left:
+            flights = {name: buffer.flights.get(name) for name in one.versions}
+            same = all(
+                flight and flight.version == one.versions[n] for n, flight in flights.items()
+            )
+            if same and not buffer.summing & one.versions.keys():
+                buffer.open(one.versions)
+                found = SumInProgress(
+                    self._run, buffer, self._turns, self._notes, one.versions, one.open
+                )
+                self._sums.append(found)
+        return buffer, self._run.trainings
+
+    def _begin(self) -> None:
+        """Begin a sum of those who are ready, and another, as long as there are enough of them."""
+        run, (buffer, trainings) = self._run, self._under_way()
+        while self._has_use_of_more():
+            members = buffer.next_members(without=trainings.away)
+            if not members or not trainings.are_ready(members) or not self._may_begin():
+                return
+            versions = {name: buffer.flights[name].version for name in members}
+            buffer.open(members)
+            self._sums.append(SumInProgress(run, buffer, self._turns, self._notes, versions))
+
+    def _has_use_of_more(self) -> bool:
+        """Whether more versions are wanted than there are sums in progress, but for those that are slow."""
+        job = self._run.plan.job
+        timely = [one for one in self._sums if one.seconds <= job.encryption.deadline]
+        return self._run.round + len(timely) < job.training.rounds
+
+    def _may_begin(self) -> bool:
+        """Whether no roster waits, to which the run turns between two sums; leaves if it does then."""
+        if self._run.roster_waits():
+            if self._sums:
+                return False
+            self._renew(False)
+        return True
+
+    def _renew_between(self, failed: bool) -> None:
+        """Turn to another roster only if no sum is in progress: its updates could be in no other one."""
+        if failed or not (self._sums or self._left):
+            self._renew(failed)
+
+    def _go_on(self) -> Iterator[SumInProgress]:
+        """Let each sum go on; those that came to nothing."""
+        run, (buffer, trainings) = self._run, self._under_way()
+        for one in list(self._sums):
+            for event in one.go_on():
+                run.tell(event)
+                warn_of_spares(run, event)
+            if one.done and not one.replies:
+                self._end(one, buffer)
+                trainings.summed(one.members)
+                buffer.leave(one.refused, for_good=True)
+                yield one
+
+    def _made(self, one: SumInProgress, round_: int) -> Arrays:
+        """The version that a whole sum makes of the newest one."""
+        run, (buffer, trainings) = self._run, self._under_way()
+        run.strategy.configure_train(
+            round_, to_array_record(run.arrays), ConfigRecord(), CohortGrid(run.grid, [])
+        )
+        record, _ = run.strategy.aggregate_train(round_, one.replies or [])
+        assert record is not None, "a buffer has one sum a round"
+        found = to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+        one.collection.with_trained(trainings.told())
+        ages = {name: float(age) for name, age in one.staleness.items()}
+        stage = replace(one.stage, round=round_)
+        event: Round = round_event(run, one.collection, stage, one.begun, True, staleness=ages)
+        run.tell(event)
+        warn_of_spares(run, event)
+        self._end(one, buffer)
+        trainings.summed(one.members)
+        run.versions[run.round] = run.arrays
+        buffer.summed(one.asked)
+        run.versions = {v: run.versions[v] for v in buffer.versions if v <= run.round}
+        return {name: found[name] for name in run.arrays}
+
+    def _end(self, one: SumInProgress, buffer: Buffer) -> None:
+        self._sums.remove(one)
+        self._notes.drop(one)
+        buffer.close(one.members)

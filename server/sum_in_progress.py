@@ -1,0 +1,174 @@
+"""One of several sums of kept updates that are in progress at once in an asynchronous job.
+
+It has its own members, who are in no other sum meanwhile, its own slot and signed manifest, and its own
+repeats: if too few of the members answer, those who still have their updates are summed in another slot, as
+``privacy.secagg.repeats`` allows. How old an update is, and so its weight, is fixed when the sum begins: its
+members apply the weight before they mask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message, RecordDict
+
+from ..learning.model import arrays_digest
+from ..planning.buffered import Buffer
+from ..run.events import Round
+from ..wire.arrays import Arrays
+from ..wire.buffered import BUFFER, Listed
+from ..wire.requests import TRAIN
+from .attempts import Attempt, Attempts
+from .buffered import PlainBuffer, SecureBuffer
+from .collect import Collection, TooFew
+from .exchange import Exchange, Stage
+from .replies import scalars_check
+from .rounds import round_event
+from .run import Run
+from .slots import OpenRound, OpenSum, OpenSums
+from .trainings import FOR_GOOD, requests_to_train
+from .turns import Aside, Turns
+
+
+class SumInProgress:
+    """A sum of the updates that these members keep, each of its own version."""
+
+    def __init__(
+        self,
+        run: Run,
+        buffer: Buffer,
+        turns: Turns,
+        notes: OpenSums,
+        versions: Mapping[str, int],
+        left: OpenRound | None = None,
+    ) -> None:
+        """versions: by member. left: where an earlier process left it."""
+        self._run, self._buffer, self._notes = run, buffer, notes
+        self.versions, self.members = dict(versions), sorted(versions)
+        self._round = left.round if left else run.round + 1
+        self._models = {v: arrays_digest(_version(run, v)) for v in set(versions.values())}
+        most = run.plan.job.cohort.retries + 1
+        self._attempts = Attempts(run, TRAIN, self._round, most, left)
+        self._since = run.clock.now()
+        self.tried = 0
+        """Attempts so far."""
+        self.asked: list[str] = []
+        """The members of the last attempt."""
+        self.refused: set[str] = set()
+        """Clients that train no more in this run."""
+        self.collection: SecureBuffer | PlainBuffer
+        """That of the last attempt."""
+        self.stage = Stage(self._round)
+        self.begun = 0.0
+        self._vain: list[Round] = []
+        self._aside = Aside(turns, self._replies)
+
+    @property
+    def staleness(self) -> dict[str, int]:
+        """By member of the last attempt, how old its update was when the sum began."""
+        return {name: self._round - 1 - self.versions[name] for name in self.asked}
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self._run.clock.now() - self._since
+
+    def go_on(self) -> list[Round]:
+        """Go as far as the answers that are there let it; what is to be told of attempts in vain."""
+        self._aside.go_on()
+        told, self._vain = self._vain, []
+        return told
+
+    @property
+    def done(self) -> bool:
+        return self._aside.done
+
+    @property
+    def replies(self) -> list[Message] | None:
+        """What its strategy folds; None before it is done, and if nothing came of it."""
+        return self._aside.result()
+
+    def give_up(self) -> None:
+        """Wait no more for anybody; its slot stays closed."""
+        self._aside.give_up()
+
+    def _replies(self) -> list[Message] | None:
+        for attempt in self._attempts:
+            members = attempt.cohort if self.tried or attempt.groups else self.members
+            self.begun, self.stage = time.monotonic(), Stage(self._round, attempt.number)
+            ahead = Collection(self._run, TRAIN, self.stage, 0)
+            if attempt.number and not attempt.again:
+                members = self._kept_by(members, ahead)
+            if not members or (attempt.number and not self._may_be_summed(members)):
+                return None
+            self.tried += 1
+            self.asked = members
+            self.collection = self._collected(attempt, members)
+            try:
+                replies = list(self.collection)
+            except TooFew:
+                replies = []
+            self.collection.with_trained(ahead)
+            if replies:
+                return replies
+            self._attempts.groups = self.collection.groups
+            ages = {name: float(age) for name, age in self.staleness.items()}
+            self._vain.append(
+                round_event(
+                    self._run, self.collection, self.stage, self.begun, False, staleness=ages
+                )
+            )
+        return None
+
+    def _may_be_summed(self, members: list[str]) -> bool:
+        """Whether those who are left are enough."""
+        sums, plan = self._run.sums, self._run.plan
+        return sums is None or (len(members) >= plan.minimum and sums.can_open(members))
+
+    def _collected(self, attempt: Attempt, members: list[str]) -> SecureBuffer | PlainBuffer:
+        run = self._run
+        listed = {name: (self.versions[name], self._model(name)) for name in members}
+        requests = [
+            Message(
+                RecordDict({BUFFER: Listed(listed).to_record()}),
+                dst_node_id=run.nodes[name],
+                message_type=TRAIN,
+            )
+            for name in members
+        ]
+        if not run.plan.job.encrypted:
+            minimum = run.plan.job.cohort.minimum or len(members)
+            return PlainBuffer(run, self.stage, minimum, requests, self.staleness)
+
+        def hold(now: OpenRound) -> None:
+            self._notes.hold(self, OpenSum({name: self.versions[name] for name in members}, now))
+
+        minimum = run.plan.minimum
+        return SecureBuffer(run, self.stage, minimum, requests, attempt, self.staleness, hold)
+
+    def _model(self, name: str) -> str:
+        return self._models[self.versions[name]]
+
+    def _kept_by(self, members: Iterable[str], ahead: Collection) -> list[str]:
+        """Those who say that the update is still kept. Who trains it again is in a later sum."""
+        run, flights = self._run, self._buffer.flights
+        versions = {
+            name: self.versions[name]
+            for name in members
+            if name in flights and flights[name].version == self.versions[name]
+        }
+        messages = requests_to_train(run, versions)
+        deadline, names = run.plan.job.encryption.deadline, run.names
+        exchange = Exchange(
+            run.grid, messages, names, deadline, scalars_check(run), clock=run.clock
+        )
+        for reply in exchange:
+            ahead.note(names[reply.metadata.src_node_id], reply)
+        ahead.absorb(exchange)
+        self.refused |= {n for n in exchange.failed if exchange.codes.get(n) in FOR_GOOD}
+        return sorted(exchange.answered)
+
+
+def _version(run: Run, version: int) -> Arrays:
+    return run.arrays if version == run.round else run.versions[version]

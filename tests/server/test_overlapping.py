@@ -1,0 +1,234 @@
+"""Asynchronous rounds between machines: while a sum waits for a silent owner, others make versions."""
+
+import threading
+
+import pytest
+
+from umbel.planning.buffered import Buffer
+from umbel.privacy.secagg import member
+from umbel.run.events import Evaluation
+from umbel.server.overlapping import Overlap, overlapping_rounds
+from umbel.server.slots import OpenSums
+from umbel.wire.requests import CONFIRM, PREKEY, REVEAL
+
+from .machines import SUM, after, each_once, on_machines, summed
+
+SILENT, VICTIM = "client-0001", "client-0002"
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture
+def job(job_of):
+    """Sums of three of seven owners: two can be in progress at once."""
+    return job_of(
+        strategy={"name": "fedbuff", "options": {"buffer": 3, "max_staleness": 3}},
+        training={"batch_size": 64, "rounds": 4},
+        evaluation={"counts": "off"},
+        simulation={"partition": "iid", "clients": 7},
+    )
+
+
+@pytest.fixture
+def start(start_run):
+    def build(job):
+        run = start_run(job, reproducible=False)
+        return run, on_machines(run)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def made(monkeypatch):
+    """The updates of each version that is made: owner and version that it trained."""
+    found, make = [], Overlap._made
+
+    def noted(overlap, one, round_):
+        found.append({(name, one.versions[name]) for name in one.collection.answered})
+        return make(overlap, one, round_)
+
+    monkeypatch.setattr(Overlap, "_made", noted)
+    yield found
+    assert not [one for one in threading.enumerate() if one.name == "aside"]
+
+
+def stalls(machines, kind):
+    """Have an owner fall silent when it is first asked this."""
+
+    def before(asked, client):
+        if (asked, client) == (kind, SILENT):
+            machines.busy.add(SILENT)
+            machines.before = lambda *_: None
+
+    machines.before = before
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind == CONFIRM else SLOW)
+        for kind in (PREKEY, SUM, CONFIRM, REVEAL)
+    ],
+)
+def test_others_make_versions_while_a_sum_waits_for_one_of_its_members(start, job, made, kind):
+    run, machines = start(job)
+    stalls(machines, kind)
+    after(run, 2, machines.busy.clear)
+    overlapping_rounds(run)
+    events = summed(run)
+    assert SILENT not in events[0].clients + events[1].clients
+    assert SILENT in events[2].clients + events[3].clients
+    assert sum(map(len, made)) == len(set().union(*made)), "no update is in two versions"
+    assert run.clock.now() < job.encryption.deadline, "nobody waited for a deadline"
+    assert each_once(run)
+
+
+@SLOW
+def test_a_sum_is_given_up_if_the_last_version_is_made_without_it(start, job):
+    run, machines = start(job.changed({"training.rounds": 2}))
+    stalls(machines, CONFIRM)
+    overlapping_rounds(run)
+    assert all(SILENT not in event.clients for event in summed(run))
+    assert job.encryption.deadline < run.clock.now() < job.cohort.deadline
+    assert each_once(run)
+
+
+@SLOW
+def test_if_a_member_stays_silent_the_others_of_its_sum_are_summed_without_it(start, job, made):
+    run, machines = start(job.changed({"strategy.options.buffer": 4}))
+    stalls(machines, SUM)
+    overlapping_rounds(run)
+    assert len(made) == 4
+    assert all(SILENT not in event.clients for event in summed(run))
+    assert sum(map(len, made)) == len(set().union(*made))
+    assert each_once(run)
+
+
+class Killed(BaseException):
+    pass
+
+
+def dies_asking(machines, kind):
+    """The process dies as a member of the second sum takes this trip."""
+    stalls(machines, CONFIRM)
+    silent = machines.before
+
+    def before(asked, client):
+        if SILENT not in machines.busy:
+            silent(asked, client)
+            machines.before = before
+        if (asked, client) == (kind, "client-0006"):
+            raise Killed
+
+    machines.before = before
+
+
+def dies_saving(run, machines, *, saved):
+    stalls(machines, CONFIRM)
+    save = run.save
+
+    def die():
+        if run.round != 1 or saved:
+            save()
+        if run.round == 1:
+            raise Killed
+
+    run.save = die
+
+
+MOMENTS = {
+    "uploading": lambda _, machines: dies_asking(machines, SUM),
+    "confirming": lambda _, machines: dies_asking(machines, CONFIRM),
+    "revealing": lambda _, machines: dies_asking(machines, REVEAL),
+    "before a version is saved": lambda *of: dies_saving(*of, saved=False),
+    "after a version is saved": lambda *of: dies_saving(*of, saved=True),
+}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(one, marks=() if one.startswith("before") else SLOW) for one in MOMENTS],
+)
+def test_another_process_goes_on_with_every_sum_in_progress(start, job, made, moment):
+    run, machines = start(job)
+    MOMENTS[moment](run, machines)
+    with pytest.raises(Killed):
+        overlapping_rounds(run)
+    left = OpenSums(run.folder).left()
+    assert len(left) == 2
+    again, machines = start(job)
+    again.restore()
+    whole = made[: again.round]
+    del made[again.round :]
+    overlapping_rounds(again)
+    assert len(made) == 4
+    assert sum(map(len, made)) == len(set().union(*made)), "no update is in two versions"
+    waiting = {(name, v) for one in left for name, v in one.versions.items()} - set().union(*whole)
+    assert waiting <= set().union(*made)
+    assert not waiting & set(machines.trained), "they were gone on with in the same slots"
+    assert each_once(again)
+
+
+@SLOW
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_update_is_in_two_sums_in_progress(start, job, made, monkeypatch, guarded):
+    """The server has an owner upload to a sum, holds that sum open, and asks the owner into another one."""
+    run, machines = start(job.changed({"strategy.options.buffer": 4, "training.rounds": 2}))
+    stalls(machines, CONFIRM)
+    after(run, 1, machines.busy.clear)
+    honest = Buffer.next_members
+
+    def twice(buffer, without=()):
+        if buffer.opened:
+            return sorted([VICTIM, "client-0005", "client-0006", "client-0007"])
+        return honest(buffer, without)
+
+    monkeypatch.setattr(Buffer, "next_members", twice)
+    if not guarded:
+        monkeypatch.setattr(member, "check_repeat", lambda *_: None)
+    overlapping_rounds(run)
+    held, other = made[1], made[0]
+    assert (SILENT, 0) in held
+    assert (VICTIM, 0) in held
+    assert ((VICTIM, 0) in other) != guarded
+    if guarded:
+        refusal = summed(run)[0].failed[VICTIM]
+        assert refusal == f"{VICTIM} keeps no update of this version that a sum may have"
+
+
+@SLOW
+def test_a_run_turns_to_another_roster_only_between_sums(start, job):
+    run, machines = start(job)
+    stalls(machines, CONFIRM)
+    asked = []
+
+    class Turned(Exception):
+        pass
+
+    def renew(failed):
+        if summed(run):
+            asked.append({client for event in summed(run) for client in event.clients})
+            raise Turned
+
+    wait = run.clock.wait_until
+
+    def freed(moment):
+        if moment > 30:
+            machines.busy.clear()
+        wait(moment)
+
+    run.renew, run.roster_waits, run.clock.wait_until = renew, lambda: bool(summed(run)), freed
+    with pytest.raises(Turned):
+        overlapping_rounds(run)
+    assert SILENT in asked[0], "the sum that was in progress was finished under its roster"
+    assert len(summed(run)) == 2
+
+
+@SLOW
+def test_a_test_of_the_model_waits_for_the_sums_in_progress(start, job, made):
+    tested = job.changed({"evaluation": {"counts": "private", "every": 1}, "training.rounds": 2})
+    run, machines = start(tested)
+    stalls(machines, CONFIRM)
+    overlapping_rounds(run)
+    assert [event.round for event in run.folder.told(Evaluation)] == [0, 1, 2]
+    assert len(made) == 2
+    assert sum(map(len, made)) == len(set().union(*made))
