@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _APART = {"float32": 1e-4, "bfloat16": 5e-2}
 def merge(run: Path, folder: Path) -> dict[str, Any]:
     """Write the merged model of a run's folder, or of an adapter's, whole or not at all; its record.
 
+    Only this user can read it if that holds of the adapter's folder.
     Raises ``ModelError`` for what cannot be merged, and for a `folder` that is there.
     """
     source = adapter_folder(run)
@@ -66,7 +68,8 @@ def merge(run: Path, folder: Path) -> dict[str, Any]:
         "base_sha256": card["base_sha256"],
         "adapter": {path.name: _digest(path) for path in sorted(source.glob("*.safetensors"))},
     }
-    write_once(folder, lambda made: _write(learner, record, made), private=False)
+    closed = not source.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)  # an owner's own adapter
+    write_once(folder, lambda made: _write(learner, record, made), private=closed)
     return record
 
 

@@ -107,6 +107,13 @@ def test_its_record_names_base_and_adapter(tuned, tmp_path, job_of):
     }
 
 
+def test_what_only_its_owner_can_read_stays_so(tuned, tmp_path):
+    run, merged = tuned("bert", "mean", "lora", "fedavg"), tmp_path / "merged"
+    (run / "adapter").chmod(0o700)
+    merge(run, merged)
+    assert {path.stat().st_mode & 0o077 for path in [merged, *merged.iterdir()]} == {0}
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tuned, tmp_path):
     run, there = tuned("bert", "mean", "full", "fedavg"), tmp_path / "there"
     with pytest.raises(ModelError, match="There is no folder"):
