@@ -39,6 +39,7 @@ FIGURES = {
     "defences": {"rows", "missed"},
     "fedbuff": {"rows", "missed"},
     "pictures": {"pooled", "runs", "missed"},
+    "rounds": {"rows", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
     "strangers": {"memory", "bars"},
