@@ -288,7 +288,8 @@ class Deployment:
         return eventually(summed, f"round {number} of {run}", self.logs)
 
     def charged(self, run):
-        """How often each round of a run was charged, by owner; every ledger is whole."""
+        """How often each round of a run, and each released "loss N", was charged, by owner; every ledger is
+        whole."""
         from umbel.privacy.ledger.ledger import Ledger
 
         found = {}
@@ -303,7 +304,7 @@ class Deployment:
                     if id_ == self.store.run(run).id and not entry.is_test:
                         assert attempt == "0"
                         assert entry.replay
-                        found[name][int(round_)] += 1
+                        found[name][int(round_) if entry.is_round else round_] += 1
         return found
 
     def writes(self, owner, what):

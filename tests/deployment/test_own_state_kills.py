@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from umbel.client.own_model import write_own_model
 from umbel.errors import UmbelError
-from umbel.strategies import leaves_own_model, ours
+from umbel.strategies import leaves_own_model, ours, weighs_by_loss
 
 pytestmark = pytest.mark.faults
 STRATEGIES = ("scaffold", "feddyn", "fedsa-lora", "ditto", "afl")
@@ -88,6 +88,12 @@ def write_results(home, **rules):
     home.policy.write_text(tomli_w.dumps(policy))
 
 
+def once(job, rounds):
+    """Each round charged once, and each released loss, if the strategy weighs by it."""
+    found = dict.fromkeys(range(1, rounds + 1), 1)
+    return found | ({f"loss {n}": 1 for n in found} if weighs_by_loss(job.strategy) else {})
+
+
 def restarted(deployment, run):
     """Who began a round with the strategy's first state, which it had to say."""
     rounds = deployment.events(run, "round")
@@ -142,9 +148,7 @@ def test_whoever_dies_when_each_state_that_was_counted_goes_on_once(
     result, simulation = deployment.finished(run), simulated(deployment.job)
     assert result["adapter_sha256"] == simulation.read_json("result.json")["adapter_sha256"]
     assert restarted(deployment, run) == set()
-    assert deployment.charged(run) == {
-        owner: dict.fromkeys((1, 2, 3), 1) for owner in deployment.owners
-    }
+    assert deployment.charged(run) == dict.fromkeys(deployment.owners, once(deployment.job, 3))
     assert deployment.uploads.twice == {}
     for owner in deployment.owners:
         deployment.eventually_has(owner)
@@ -171,4 +175,4 @@ def test_an_owner_that_lost_its_state_says_so_and_goes_on_with_the_strategys_fir
     deployment.start()
     deployment.finished(run)
     assert restarted(deployment, run) == {VICTIM}
-    assert deployment.charged(run)[VICTIM] == {1: 1, 2: 1}
+    assert deployment.charged(run)[VICTIM] == once(deployment.job, 2)
