@@ -276,6 +276,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"{', '.join(sorted(unknown))}: the cases are {', '.join(CASES)}")
+    if options.breaking and options.check:
+        parser.error("--breaking has no bar that --check could hold it against")
     cases, rules = options.cases or list(CASES), options.rules
     attacks = options.attacks or (WORST if options.breaking else list(ATTACKS))
     if options.smoke:

@@ -15,6 +15,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from engine import DATA, write_tiny_model
+from kept import Kept
+from strategies_report import PAGE, markdown, replace_table
 from strategies_runs import CLEAR
 
 from umbel.errors import UmbelError
@@ -25,6 +27,7 @@ from umbel.simulations.engine import Options, simulate
 from umbel.strategies import NAMES
 from umbel.strategies.catalogue import ours
 
+RESULTS = Path(__file__).resolve().parent / "results" / "rounds.json"
 CLIENTS = 8
 MOST, MOST_OF_TWO_SUMS = 1.3, 2.2
 COMPARED = {"strategy.options.attackers": 0.1}
@@ -155,6 +158,24 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def page_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A line per strategy: the factor encrypted and in the clear, each with the pairs' least and most."""
+    found = {(row["strategy"], row["encrypted"]): row for row in rows}
+
+    def cell(name: str, encrypted: bool) -> str:
+        if encrypted and ours(name).sees != "SUM":
+            return ""
+        row = found.get((name, encrypted))
+        return f"{row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})" if row else "-"
+
+    names = dict.fromkeys(row["strategy"] for row in rows)
+    lines = [
+        [f"`{name}`", "2" if two_sums(name) else "1", cell(name, True), cell(name, False)]
+        for name in names
+    ]
+    return markdown(["strategy", "sums", "encrypted", "in the clear"], lines)
+
+
 def missed(rows: list[dict[str, Any]]) -> list[str]:
     """Strategies above their bars, in words."""
     return [
@@ -171,8 +192,13 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help="strategies [all]")
     parser.add_argument("--sums", choices=("clear", "encrypted"), help="[both]")
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each, and of FedAvg [5]")
-    parser.add_argument("--rounds", type=int, default=8, help="of a run, 2 or more [8]")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each, and of FedAvg [3]")
+    parser.add_argument("--rounds", type=int, default=4, help="of a run, 2 or more [4]")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FILE", help="keep figures there"
+    )
+    parser.add_argument("--only-kept", action="store_true", help="show what is kept, run nothing")
+    parser.add_argument("--page", action="store_true", help=f"renew the table in docs/{PAGE.name}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--smoke", action="store_true", help="three strategies, one pair, no bars")
@@ -183,20 +209,27 @@ def main() -> None:
     pairs, rounds = given.pairs, given.rounds
     if given.smoke:
         names, pairs, rounds = SMOKE, 1, 2
+    kept = Kept(None if given.smoke else given.results)
     rows = []
     with tempfile.TemporaryDirectory(prefix="umbel-tiny-") as tiny:
         write_tiny_model(Path(tiny))
-        for encrypted in (False, True):
-            if given.sums and encrypted != (given.sums == "encrypted"):
-                continue
-            for name in names:
+        for name in names:
+            for encrypted in (False, True):
+                if given.sums and encrypted != (given.sums == "encrypted"):
+                    continue
                 if encrypted and ours(name).sees != "SUM":
                     continue
+                said = {"strategy": name, "encrypted": encrypted, "rounds": rounds, "pairs": pairs}
+                if given.only_kept and not kept.has(said):
+                    continue
+                asked = (name, encrypted, rounds, pairs, Path(tiny))
                 try:
-                    rows.append(measured(name, encrypted, rounds, pairs, Path(tiny)))
+                    rows.append(kept.figures(said, lambda asked=asked: measured(*asked)))
                 except UmbelError as error:
                     sys.exit(f"{name}: {error}")
                 print(table(rows[-1:])[-1], file=sys.stderr, flush=True)
+    if given.page:
+        replace_table(PAGE, "rounds", page_table(rows))
     bars = [] if given.smoke else missed(rows)
     if given.json:
         print(json.dumps({"rows": rows, "missed": bars}, indent=2))
