@@ -188,7 +188,12 @@ class StrategyHere:
 
     def objection(self, asked: Asked) -> str:
         """Why no private step is taken from the weights that a round begins with or that its corrections lead
-        to; empty if one is. It takes as long whatever is found, because the owner's part is in them."""
+        to; empty if one is.
+
+        It takes as long whatever is found, because the owner's part is in them. A part of zeros alone is the
+        exception: these weights were tried a moment before (``with_first``). An owner that has no part yet
+        says so (``OWN_STATE`` = 0); later ones are all zeros only if nothing has moved.
+        """
         found = []
         for weights in (asked.whole, *led_to(asked)):
             for names in asked.trained_at_once:

@@ -109,7 +109,7 @@ class ReceivedWeights:
     def objection(self, arrays: Arrays) -> str:
         """Why no private step is taken from these weights; nothing if it is.
 
-        The passes are made in any case, so that the time tells nothing of an entry that is an owner's own.
+        All passes are made in any case, so that the time tells nothing of an entry that is an owner's own.
         """
         too_large = _too_large(arrays)
         if _goes_alone(self._learner):
@@ -119,14 +119,14 @@ class ReceivedWeights:
         autocast = network.autocast
         try:
             network.autocast = False
-            found = self._compare(_TOLERANCE)
+            found = [too_large, self._compare(_TOLERANCE)]
             network.autocast = autocast
-            if autocast and not found:
-                found = self._compare(_TOLERANCE_BFLOAT16)
+            if autocast:
+                found.append(self._compare(_TOLERANCE_BFLOAT16))
         finally:
             network.autocast = autocast
             network.zero_grad(set_to_none=True)
-        return too_large or found
+        return next(filter(None, found), "")
 
     def _compare(self, tolerance: float) -> str:
         network, clip = self._learner.network, self._learner.job.privacy.clipping_norm
