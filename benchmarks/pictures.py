@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures_reading as reading
 
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
 OWNERS = 10
@@ -33,7 +34,9 @@ standardised, without privacy.
 
 Bars: at most {BARS[math.inf]:g} point below it without privacy, {BARS[8.0]:g} at epsilon 8, {BARS[2.0]:g} at
 epsilon 2; the same from a table of the pictures within {MOST_APART:g} points; each run in at most
-{MOST_SECONDS:g} seconds on two cores, once features are there. Data: python examples/digits.py.
+{MOST_SECONDS:g} seconds on two cores, once features are there. Data: python examples/digits.py. And no
+picture may take longer to read than an owner's agent plans for its size, whatever its format (--reading: only
+this).
 """
 
 
@@ -175,7 +178,9 @@ def line(one: dict[str, Any]) -> str:
 
 def missed(found: dict[str, Any]) -> list[str]:
     """The bars that were missed, in words."""
-    lines = []
+    lines = reading.missed(found["reading"])
+    if "runs" not in found:
+        return lines
     for one in found["runs"]:
         bar = BARS[one["epsilon"] or math.inf]
         if one["points"] > bar:
@@ -197,20 +202,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--smoke", action="store_true", help="few pictures, one round, no bars")
+    parser.add_argument("--reading", action="store_true", help="only the time that reading takes")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="umbel-pictures-") as folder:
-        os.environ.setdefault("UMBEL_CACHE", f"{folder}/cache")
-        found = measure(Path(folder), smoke=options.smoke)
+    found: dict[str, Any] = {}
+    if not options.reading:
+        with tempfile.TemporaryDirectory(prefix="umbel-pictures-") as folder:
+            os.environ.setdefault("UMBEL_CACHE", f"{folder}/cache")
+            found = measure(Path(folder), smoke=options.smoke)
+    found["reading"] = reading.measured(reading.FEW_SIDE if options.smoke else reading.SIDE)
     found["missed"] = [] if options.smoke else missed(found)
     if options.json:
         print(json.dumps(found, indent=2))
     else:
-        print(
-            f"logistic regression, pooled: {found['pooled']:.3f}",
-            *map(line, found["runs"]),
-            sep="\n",
-        )
-        print(*found["missed"], sep="\n")
+        if not options.reading:
+            print(f"logistic regression, pooled: {found['pooled']:.3f}")
+            print(*map(line, found["runs"]), sep="\n")
+        print(*map(reading.line, found["reading"]), *found["missed"], sep="\n")
     if options.check and found["missed"]:
         sys.exit(1)
 

@@ -13,13 +13,14 @@ import pytest
 from umbel.job import Job
 from umbel.learning.features import with_features
 from umbel.learning.loading import load_learner
+from umbel.learning.reading.picture_sizes import FORMATS
 from umbel.simulations.federation import federate
 from umbel.strategies import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 PARTS = {"deployment_agent", "deployment_jobs", "deployment_node", "deployment_trips",
-         "deployment_watch", "first_result_sets", "kept", "questions", "secagg_demo",
+         "deployment_watch", "first_result_sets", "kept", "pictures_reading", "questions", "secagg_demo",
          "secagg_flower", "secagg_meter", "secagg_slots", "secagg_stages", "spread",
          "strangers_crowd", "strategies_model", "strategies_report", "strategies_runs",
          "strategies_tuned"}  # fmt: skip
@@ -38,7 +39,7 @@ FIGURES = {
     "privacy_utility": {"points", "missed"},
     "defences": {"rows", "missed"},
     "fedbuff": {"rows", "missed"},
-    "pictures": {"pooled", "runs", "missed"},
+    "pictures": {"pooled", "runs", "reading", "missed"},
     "rounds": {"rows", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},
@@ -91,6 +92,13 @@ def test_the_scoreboard_has_every_strategy():
         timeout=3600,
     )
     assert set(done.stdout.split()) == set(NAMES)
+
+
+def test_reading_is_timed_for_pictures_of_each_format_that_is_accepted(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    reading = importlib.import_module("pictures_reading")
+    assert {kind for _, kind, _ in reading.KINDS} == {*FORMATS}
+    assert len(reading.measured(reading.FEW_SIDE)) == len(reading.KINDS), "each is read"
 
 
 @pytest.mark.parametrize("name", map(marked, FIGURES))
