@@ -307,13 +307,17 @@ class Deployment:
                         found[name][int(round_) if entry.is_round else round_] += 1
         return found
 
-    def writes(self, owner, what):
-        """A function that waits until an owner has written to its "ledger", "journals" or "states"."""
-        home = self.owners[owner]
+    def writes(self, owner, what, run, stage):
+        """Wait until an owner writes to its "ledger", "journals" or "states", or (it had) a stage is over."""
+        home, log = self.owners[owner], self.consortium.runs / run / "log"
         before = _stamps(home, what)
-        return lambda: eventually(
-            lambda: _stamps(home, what) != before, f"{owner} to write its {what}", self.logs
-        )
+
+        def done():
+            since = re.split(rf" {stage}: \d+ asked", _text(log))[-1]
+            over = re.search(r": \d+ asked", since) or self.store.run(run).over
+            return over or _stamps(home, what) != before
+
+        eventually(done, f"{owner} to write its {what}", self.logs)
 
 
 def eventually(condition, what, logs=lambda: ""):
@@ -367,13 +371,10 @@ class _Uploads:
 
 
 def _stamps(home, what):
-    folders = {"journals": home.journals.glob("*/journal-*"), "states": _states_of(home)}
-    paths = [home.ledger] if what == "ledger" else folders[what]
-    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
-
-
-def _states_of(home):
-    return (home.path / "states").glob("*.state")
+    places = {
+        "ledger": "ledger.sqlite", "journals": "journals/*/journal-*", "states": "states/*.state",
+    }  # fmt: skip
+    return {str(p): p.stat().st_mtime_ns for p in home.path.glob(places[what]) if p.exists()}
 
 
 def _child(parent, module):

@@ -67,7 +67,7 @@ def kill_in(deployment, run, kind, phase):
     else:
         trace = TRACES.get(phase, "journals")
         if trace:
-            deployment.writes(VICTIM, trace)()
+            deployment.writes(VICTIM, trace, run, PHASES[phase])
         deployment.kill(kind, VICTIM)
     deployment.start()
 
