@@ -216,7 +216,15 @@ class OwnStates:
         nothing = _States(run, bytes.fromhex(job))
         try:
             found = _States.from_bytes(self._record(run).read_bytes(), "this client")
-        except (OSError, ProtocolError):
+        except OSError:
+            return nothing
+        except ProtocolError:
+            _log.error(
+                "run %s: what this owner kept of it is not read: %s is damaged, or of an earlier version of "
+                "Umbel, which did not note the job of a state. The owner begins again, without that state.",
+                run,
+                self._record(run),
+            )
             return nothing
         if found.run != run:
             return nothing

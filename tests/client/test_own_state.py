@@ -153,6 +153,20 @@ def test_what_is_shown_to_be_untrue_changes_nothing(tmp_path):
     assert same(begin(states, 1).arrays, state_of(1))
 
 
+def test_a_record_of_an_earlier_version_is_not_read_and_the_owners_log_says_so(tmp_path, caplog):
+    states = OwnStates(tmp_path)
+    begin(states, 0)
+    assert not caplog.text, "nothing was lost where nothing was kept"
+    propose(states, 1, 1)
+    [record] = tmp_path.glob("*.state-keys")
+    job = len(bytes.fromhex(JOB)).to_bytes(4, "big") + bytes.fromhex(JOB)
+    first = record.read_bytes().replace(b" 2 _States", b" 1 _States").replace(job, b"")
+    record.write_bytes(first)
+    begun = begin(states, 1)
+    assert (begun.round, same(begun.arrays, ZEROS)) == (0, True)
+    assert f"what this owner kept of it is not read: {record} is" in caplog.text
+
+
 def test_a_disk_that_takes_nothing_costs_the_state_and_not_the_update(tmp_path, caplog):
     states = OwnStates(tmp_path / "states")
     states.propose(Own("run", JOB, 0, ZEROS), 1, WHAT, state_of(1), None)

@@ -1,7 +1,8 @@
 """Today's code reads what earlier code wrote, bit for bit: the frozen files of tests/vectors/.
 
-Ledgers and certificates of every folder are read for ever. What lives no longer than a run (messages, a
-journal, digests) is of one version at all machines: the newest folder has it, and a change makes a new one.
+Ledgers, certificates and what owners keep of their own are read for ever, of every folder. What lives no
+longer than a run (messages, a journal, digests) is of one version at all machines: the newest folder has it,
+and a change makes a new one.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ import pytest
 
 from umbel.certificate.form import Certificate
 from umbel.certificate.seal import bound_row, seal_head
+from umbel.client.own_state import Own, OwnStates
 from umbel.errors import CertificateError, LedgerError, ProtocolError
 from umbel.privacy.accounting.accountant import MechanismEvent
 from umbel.privacy.ledger.export import to_json
 from umbel.privacy.ledger.ledger import Ledger
+from umbel.privacy.secagg.counted import Place
 from umbel.privacy.secagg.journal import Journal
 from umbel.privacy.secagg.masks import digest_of
 
@@ -39,6 +42,9 @@ def _anew(request):
     if version := os.environ.get("UMBEL_VECTORS"):
         make(FOLDER / str(int(version)), request.getfixturevalue)
         pytest.exit(f"tests/vectors/{version} is written", 0)
+
+
+WITH_STATES = [version for version in VERSIONS if (FOLDER / str(version) / "states").exists()]
 
 
 @pytest.fixture(params=VERSIONS)
@@ -118,6 +124,24 @@ def test_a_journal_gives_back_its_state_and_its_vector(newest, tmp_path):
         assert journal.vector(bytes.fromhex(frozen["vector"])).tolist() == frozen["words"]
 
 
+@pytest.mark.parametrize("version", WITH_STATES)
+def test_what_an_owner_keeps_is_current_and_what_it_proposed_follows(version, tmp_path):
+    frozen = read(FOLDER / str(version) / "states.json")
+    shutil.copytree(FOLDER / str(version) / "states", tmp_path, dirs_exist_ok=True)
+    states, shapes = OwnStates(tmp_path), {"weight": (2, 3), "scale": ()}
+    current = states.current(RUN, frozen["job"], shapes)
+    followed = states.begin(RUN, frozen["job"], shapes, 2, lambda places: bool(places))
+    found = [
+        (own.round, {name: array.tolist() for name, array in own.arrays.items()})
+        for own in (current, followed)
+    ]
+    assert found == [(1, frozen["current"]), (2, frozen["proposed"])]
+
+
+def test_the_newest_folder_has_what_an_owner_keeps():
+    assert VERSIONS[-1] in WITH_STATES
+
+
 def test_a_certificate_is_as_it_was_signed(vectors):
     data = (vectors / "certificate.json").read_bytes()
     certificate = Certificate.from_bytes(data, "the frozen one")
@@ -180,6 +204,7 @@ def make(folder, fixture):
             "export": json.loads(to_json(ledger.entries(), ledger.identity)),
         })  # fmt: skip
     make_journal(folder, message_of)
+    make_states(folder)
     make_certificate(folder, fixture)
     write(folder / "values.json", values())
 
@@ -198,6 +223,22 @@ def make_journal(folder, message_of):
     (folder / "lock").unlink()
     write(folder / "journal.json", {
         "state": state.to_bytes().hex(), "vector": state.vector.hex(), "words": words.tolist(),
+    })  # fmt: skip
+
+
+def make_states(folder):
+    """After the second of two rounds: one state is current, and the next one waits for its sum."""
+    job, states = hashlib.sha256(b"job").hexdigest(), OwnStates(folder / "states")
+    first = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(-1.5)}
+    following = {name: np.asarray(array / 4, np.float32) for name, array in first.items()}
+    place = Place(hashlib.sha256(b"manifest").digest(), hashlib.sha256(b"roster").digest(), 2)
+    states.propose(Own(RUN, job, 0, {}), 1, hashlib.sha256(b"1").digest(), first, place)
+    current = states.begin(RUN, job, {n: np.shape(a) for n, a in first.items()}, 1, lambda _: True)
+    states.propose(current, 2, hashlib.sha256(b"2").digest(), following, place)
+    write(folder / "states.json", {
+        "job": job,
+        "current": {name: array.tolist() for name, array in first.items()},
+        "proposed": {name: array.tolist() for name, array in following.items()},
     })  # fmt: skip
 
 
