@@ -168,7 +168,9 @@ class SummedStrategy(Strategy):
             found = self.inner.next_model({name: model.pop(name)}, {name: mean})
             del mean
             yield name, found.pop(name).astype(np.float32)
-        for name in shapes.keys() - channels.update.shapes.keys():
+        for name in shapes:
+            if name in channels.update.shapes:
+                continue
             found = self.inner.next_model({name: model[name]}, {})
             if name in found:
                 model[name] = found[name].astype(np.float32)

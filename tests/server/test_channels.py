@@ -107,10 +107,11 @@ class Halved(FedAvg):
 
     def __init__(self):
         super().__init__()
-        self._heard = {}
+        self._heard, self._due = {}, []
 
     def channels(self, shapes):
         factors = {name: shape for name, shape in shapes.items() if factor_of(name)}
+        self._due = list(factors)
         rest = {name: shape for name, shape in shapes.items() if name not in factors}
         return (Channel("update", rest), Channel("doubled", factors, 2.0))
 
@@ -120,6 +121,7 @@ class Halved(FedAvg):
     def next_model(self, model, mean_update):
         said = {name: self._heard.pop(name) for name in model if name in self._heard}
         assert not said.keys() & mean_update.keys()
+        assert list(said) == [self._due.pop(0) for _ in said], "in the model's order"
         return super().next_model(model, {**mean_update, **said})
 
 
