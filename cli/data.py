@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import JobError
+from ..quantities import verb
 from .answers import Answer, answers
-from .options import Given, asks_for_keys
+from .options import Given, asks_for_keys, flags_of
 
 
 @answers
@@ -37,7 +39,7 @@ def data(
     """Look at a file before training: rows, classes, copies, lengths, and what to set.
 
     Nothing is changed or sent, and no text is shown. Of pictures (a folder or a .zip): classes, sizes,
-    copies, and which cannot be read.
+    copies, and which cannot be read; they need no option.
     """
     from ..job import Job
     from ..learning.reading.picture_files import holds_pictures
@@ -47,7 +49,7 @@ def data(
     from ..survey.survey import survey
 
     if holds_pictures(file):
-        return _pictures(file)
+        return _pictures(file, given)
     job = Job.compose(None, {"data.path": str(file), **given})
     with Progress() as progress:
         progress.started("data", 0)
@@ -59,11 +61,21 @@ def data(
     return Answer(values, lambda: survey_table(found))
 
 
-def _pictures(folder: Path) -> Answer:
+def _pictures(folder: Path, given: Given) -> Answer:
     from ..reports.progress import Progress
     from ..survey.picture_advice import picture_advice, picture_table, picture_warnings
     from ..survey.pictures import survey_pictures
+    from ..tasks.spec import spec_of
 
+    idle = dict(given)
+    if "task" in idle and spec_of(str(idle["task"])).reads == "pictures":
+        del idle["task"]
+    if idle:
+        options, say = " and ".join(flags_of(idle)), verb(len(idle), "says", "say")
+        raise JobError(
+            f"{folder} holds pictures, of which {options} {say} nothing: their classes are the names of "
+            f"folders, and no text is read. Leave out {options}."
+        )
     with Progress() as progress:
         progress.started("data", 0)
         found = survey_pictures(folder)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import JobError
+from ..learning.reading.picture_limits import LARGEST_PICTURE
 from ..tasks.spec import BUILT_IN
 from . import completing
 
@@ -120,7 +121,9 @@ _DECLARED = {
         "reads", str, 'What the text column holds: "texts" or "pictures" [by the files].'
     ),
     "largest_picture": _Key(
-        "largest_picture", int, "Leave out pictures of more pixels than this [1000000]."
+        "largest_picture",
+        int,
+        f"Leave out pictures of more pixels than this [{LARGEST_PICTURE}].",
     ),
     "unit": _Key(
         "unit", str, 'The unit that is counted and protected: "record" or "group" [record].'
@@ -181,6 +184,12 @@ def asks_for_keys(*names: str, **helps: str) -> Callable[[Command], Command]:
     """
     table = {name: _KEYS[name]._replace(help=helps.get(name, _KEYS[name].help)) for name in names}
     return lambda command: _spread(command, "given", _options(table), partial(_given, table))
+
+
+def flags_of(given: Given) -> list[str]:
+    """How the options are typed that set these keys of a job."""
+    names = {key.key: key.flag or f"--{name.replace('_', '-')}" for name, key in _KEYS.items()}
+    return [names[key] for key in given]
 
 
 def asks_for_declarations(*names: str) -> Callable[[Command], Command]:

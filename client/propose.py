@@ -14,9 +14,10 @@ from ..learning.reading.header import column_names
 from ..learning.reading.layout import USUAL, Layout
 from ..learning.reading.names import alike, clean_text, label_name, sort_names
 from ..learning.reading.picture_files import IMAGE, holds_pictures
+from ..learning.reading.picture_limits import LARGEST_PICTURE
 from ..learning.reading.signatures import refuse_other_kinds
 from ..learning.reading.tables import find_layout, read_table, splits_of
-from .settings import LARGEST_PICTURE, DataSettings
+from .settings import DataSettings
 
 if TYPE_CHECKING:
     from rich.table import Table

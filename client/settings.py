@@ -10,16 +10,13 @@ from pydantic import AfterValidator, Field, model_validator
 from ..consortium.card import MemberName, check_host
 from ..errors import DataError, PlanRefused
 from ..job import Job
+from ..learning.reading.picture_limits import LARGEST_PICTURE, MOST_PIXELS
 from ..storage.documents import Document, listed, toml_value
 
 if TYPE_CHECKING:
     from ..learning.reading.layout import Layout
 
 DEFAULT_SHARE = 0.8
-LARGEST_PICTURE = 1_000_000
-"""Pixels."""
-MOST_PIXELS = 64_000_000
-"""As ``learning.reading.picture_sizes`` has it, which needs what an owner without pictures does not."""
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]

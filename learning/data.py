@@ -19,7 +19,7 @@ from ..tasks.spec import spec_of
 from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
-from .reading.picture_sizes import MOST_PIXELS
+from .reading.picture_limits import MOST_PIXELS
 from .reading.table import Table
 from .reading.tables import read_table, splits_of
 from .rows import Row, fill

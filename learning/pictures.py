@@ -39,7 +39,7 @@ class Pictures(Inputs):
     base model's ``preprocessor_config.json`` says, by 0.5 and 0.5 if it has none.
 
     Guarantee: a row follows from the picture's own bytes. Decoding takes memory for
-    ``picture_sizes.MOST_PIXELS`` at most.
+    ``picture_limits.MOST_PIXELS`` at most.
     """
 
     dtype = np.uint8

@@ -21,12 +21,13 @@ import numpy as np
 
 from ..client.home import Home
 from ..client.policy import Policy
-from ..client.settings import MOST_PIXELS, DataSettings
+from ..client.settings import DataSettings
 from ..consortium.authority import Consortium
 from ..errors import DeploymentError
 from ..job import Job
 from ..learning.base_model import pinned
 from ..learning.data import Corpus, load_corpus
+from ..learning.reading.picture_limits import MOST_PIXELS
 from ..planning.limits import secure_limits
 from ..privacy.secagg.roster import Limits
 from ..run.run_folder import RunFolder

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..learning.reading.picture_limits import LARGEST_PICTURE
 from ..learning.reading.picture_sizes import largest_file
 from ..quantities import counted, verb
 from ..tasks.spec import task_that_reads
@@ -17,8 +18,6 @@ from .pictures import PictureSurvey, grouped_reasons
 
 _NAMED = 8
 _USUAL_SIDE = 224
-LARGEST = 1_000_000
-"""Pixels that a data owner declares if it says nothing else."""
 
 
 def picture_facts(found: PictureSurvey) -> list[tuple[str, str]]:
@@ -97,11 +96,12 @@ def picture_advice(found: PictureSurvey) -> list[Advice]:
                 key="model.image_size=112",
             )
         )
-    if found.pixels[1] > LARGEST:
+    most = LARGEST_PICTURE
+    if found.pixels[1] > most:
         lines.append(
             Advice(
                 f"The largest has {found.pixels[1]:,} pixels. A data owner leaves out those of more than "
-                f"{LARGEST:,} (or {largest_file(LARGEST):,} bytes): save them smaller, or declare more",
+                f"{most:,} (or {largest_file(most):,} bytes): save them smaller, or declare more",
                 flag=f"umbel client init --largest-picture {found.pixels[1]}",
             )
         )

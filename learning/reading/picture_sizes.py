@@ -12,14 +12,13 @@ import re
 
 from PIL import Image
 
+from .picture_limits import MOST_PIXELS
 from .table import Table
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """As Pillow calls them."""
 MOST_BYTES = 64 << 20
 """Of one file."""
-MOST_PIXELS = 64_000_000
-"""Of a picture, before it is scaled: a small file can unpack to any number."""
 MOST_SCANS = 24
 """Of a JPEG. Each goes over the whole picture again, and a small file can have thousands."""
 _BESIDE = 64 << 10

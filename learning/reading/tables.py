@@ -25,7 +25,8 @@ from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
 from .picture_files import PictureFolder, holds_pictures, with_pictures
-from .picture_sizes import MOST_PIXELS, largest_file, within
+from .picture_limits import MOST_PIXELS
+from .picture_sizes import largest_file, within
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table

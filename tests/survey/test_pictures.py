@@ -105,6 +105,14 @@ def test_the_command_shows_a_folder_of_pictures(folder, umbel):
     assert "image-classification" in said["advice"][0]["why"]
 
 
+def test_the_command_refuses_options_that_say_nothing_of_pictures(folder, umbel):
+    code, _, err = umbel("data", folder, "--label-column", "class", "--max-length", "32")
+    assert code == 2
+    assert "--label-column and --max-length say nothing" in " ".join(err.split())
+    assert umbel("data", folder, "--task", "text-classification")[0] == 2
+    assert umbel("data", folder, "--task", "image-classification")[0] == 0
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no picture"):
         survey_pictures(tmp_path)
