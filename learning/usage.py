@@ -48,8 +48,8 @@ def _imports(card: Json) -> list[str]:
     pictures = "pictures" in card
     lines = [] if pictures else ["import unicodedata"]
     if card["base"].startswith("package:") and card["adapter"] != "full":
-        lines += ["from importlib.util import find_spec", "from pathlib import Path"]
-    lines += [""] * bool(lines)
+        lines.append("from importlib.util import find_spec")
+    lines += ["from pathlib import Path", ""]
     lines += ["import numpy as np"] * pictures + ["import torch"]
     if card["adapter"] != "full":
         lines.append("from peft import PeftModel")
@@ -82,7 +82,13 @@ def _loading(card: Json, place: str) -> list[str]:
             "config = base.config",
         ]
     named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
-    lines = [f"folder = {_text(place)}", *named, *lines]
+    lines = [
+        f"folder = {_text(place)}  # beside which this runs; else its whole path",
+        "if not Path(folder).is_dir():  # which would be looked for on the hub",
+        '    raise SystemExit(f"There is no folder {Path(folder).absolute()}: say where it is.")',
+        *named,
+        *lines,
+    ]
     if "pictures" not in card:
         lines += [
             f"pad = {card['pad_token_id']}",

@@ -155,7 +155,10 @@ def _stopped(path: Path) -> Iterator[None]:
         if not (path / "job.toml").exists():
             raise Interrupted("Stopped before the run began: nothing was written.") from None
         said = str(stopped) or "Stopped. The finished rounds are kept."
-        raise Interrupted(f"{said} Resume it with --resume --run-dir {path}") from None
+        raise Interrupted(
+            f"{said} Resume it with --resume --run-dir {path}, or in Python with "
+            f"umbel.Run.open({str(path)!r}).resume()"
+        ) from None
 
 
 def _simulate(

@@ -178,7 +178,7 @@ def advice(found: Survey) -> list[Advice]:
             )
         )
     if not found.label_column and not found.candidates and not found.unusable:
-        found_advice += [
+        coded = [
             Advice(
                 f"Column {name!r} may hold many classes ({of['values']:,.0f} values)",
                 f"data.label_column={_quoted(name)}",
@@ -187,9 +187,12 @@ def advice(found: Survey) -> list[Advice]:
             for name, of in found.groups.items()
             if of["mean"] >= _ROWS_OF_A_CLASS
         ]
+        found_advice += coded
         found_advice.append(
             Advice(
-                "No column seems to hold classes; for a language model",
+                "If none does, for a language model"
+                if coded
+                else "No column seems to hold classes; for a language model",
                 "",
                 f"--task {usual_task(labelled=False).name}",
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...tasks.spec import task_that_reads
-from .encoding import TEXT_FILES
+from .encoding import TEXT_FILES, by_beginning
 from .kinds import BINARY, BLANK, JSON_TEXT, NOT_READ, READ, TEXT, Kind, kind_of
 from .packing import ending, inner_name, packing
 from .picture_files import holds_pictures
@@ -61,12 +61,24 @@ def unknown_format(path: Path) -> DataError:
         return DataError(
             f"{path} has the ending .txt. If it is a table, give it the ending .csv or .tsv (the "
             "header says what separates the columns). If it has one text per line, give it a "
-            f"header and the ending .tsv: (echo text; cat {shlex.quote(str(path))}) > "
+            f"header and the ending .tsv: (echo text; {_as_utf8(path)}) > "
             f"{shlex.quote(f'{path.stem}.tsv')}"
         )
     what = f"the ending {suffix!r}" if suffix else "no ending"
     inside = f" holds {inner_name(path)!r}, which" if packing(path) else ""
     return DataError(f"{path}{inside} has {what}, which does not tell its format. Give {FORMATS}.")
+
+
+def _as_utf8(path: Path) -> str:
+    """A command that writes a file of text in the encoding of the header that is put before it."""
+    named = {
+        "utf_16": "UTF-16",
+        "utf_16_le": "UTF-16LE",
+        "utf_16_be": "UTF-16BE",
+        "utf_32": "UTF-32",
+    }
+    found = named.get((by_beginning(path) if path.is_file() else None) or "")
+    return f"{f'iconv -f {found} -t UTF-8' if found else 'cat'} {shlex.quote(str(path))}"
 
 
 def _joined(path: Path) -> str:

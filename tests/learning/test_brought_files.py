@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import lzma
+import subprocess
 import zipfile
 
 import pytest
@@ -105,6 +106,17 @@ def test_another_kind_of_file_is_called_what_it_is(tmp_path, name):
             read(tmp_path / name)
         assert part in str(refused.value)
         assert str(tmp_path / name) in str(refused.value)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_the_command_for_lines_of_text_makes_a_table_that_is_read(tmp_path, codec):
+    path, lines = tmp_path / "my lines.txt", ["one gr\xfcn", "two"]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(codec))
+    with pytest.raises(DataError) as refused:
+        read_table(path, "text", [])
+    command = str(refused.value).partition(".tsv: ")[2]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
+    assert list(read_table(tmp_path / "my lines.tsv", "text", []).columns["text"]) == lines
 
 
 def test_names_of_columns_are_found_in_any_case(tmp_path):

@@ -112,6 +112,16 @@ def test_the_readmes_code_gives_umbels_logits(kind, exported, texts, monkeypatch
         assert logits[0].numpy() == pytest.approx(expected.numpy(), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [("bert", "own", "lora"), ("bert", "own", "full")], ids=str)
+def test_the_readmes_code_says_where_its_folder_is_missing(kind, exported, tmp_path, monkeypatch):
+    _, folder = exported(kind)
+    code = _python_of((folder / "README.md").read_text())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match=r"no folder .*elsewhere/adapter: say where it is"):
+        exec(code, {})
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -64,9 +64,8 @@ def test_a_second_ctrl_c_stops_at_once(quick, start, undisturbed, tmp_path):
         press_ctrl_c()
         press_ctrl_c()
 
-    with pytest.raises(
-        Interrupted, match=r"rounds are kept\. Resume it with --resume --run-dir .*run$"
-    ):
+    how = r"--resume --run-dir .*run, or in Python with umbel\.Run\.open\('.*run'\)\.resume\(\)$"
+    with pytest.raises(Interrupted, match=rf"rounds are kept\. Resume it with {how}"):
         start(quick(), listener=At("train 2", twice))
     assert sha(resume(tmp_path / "run", 1)) == undisturbed()
 

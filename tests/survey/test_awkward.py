@@ -185,6 +185,8 @@ def test_a_column_of_many_codes_is_offered_as_classes_and_each_stage_is_said(tmp
     assert found.label_column is None
     (one,) = [one for one in advice(found) if "many classes (60 values)" in str(one)]
     assert one.flag == "--label-column icd"
+    assert "No column seems to hold classes" not in str(advice(found))
+    assert "--task causal-lm" in str(advice(found))
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "feather"])
