@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..planning.plan import ClientPlan
 from ..privacy.accounting.accountant import epsilon
 from ..run.events import Round, Spare
+from ..strategies import buffered
 from .run import Run
 
 _SLACK = 1e-9
@@ -24,6 +25,8 @@ def used(run: Run, name: str, told: float, events: Sequence[Round]) -> int:
     client = run.plan.by_name[name]
     asked = [e for e in events if name in e.clients or name in e.failed]
     rounds = len({event.round for event in asked})
+    if buffered(run.plan.job.strategy):
+        rounds = _updates(name, events)
     tests = sum(event.tested for event in asked)
     for spares in range(_MOST):
         if told <= _spent(client, run, rounds + spares, tests) * (1 + _SLACK):
@@ -53,6 +56,16 @@ def warn_of_spares(run: Run, event: Round) -> None:
     else:
         text += f"The budgets do not reach the last {_rounds(most - paid)}: the run ends early."
     run.tell(Spare(event.round, most, text))
+
+
+def _updates(name: str, events: Sequence[Round]) -> int:
+    """How many updates a client of an asynchronous job had to train so far: one for each version made of a
+    sum that it was in, and one that waits, unless it was in the newest version.
+
+    A sum may come to nothing long after others made versions; its updates then wait for another one.
+    """
+    made = {event.round for event in events if event.aggregated and name in event.staleness}
+    return len(made) + (events[-1].round not in made)
 
 
 def _spent(client: ClientPlan, run: Run, rounds: int, tests: int) -> float:

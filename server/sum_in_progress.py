@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from flwr.app import Message, RecordDict
 
@@ -114,11 +115,10 @@ class SumInProgress:
                 return replies
             self._attempts.groups = self.collection.groups
             ages = {name: float(age) for name, age in self.staleness.items()}
-            self._vain.append(
-                round_event(
-                    self._run, self.collection, self.stage, self.begun, False, staleness=ages
-                )
-            )
+            # Of the round that is due by now: other sums may have made versions since this one began.
+            due = replace(self.stage, round=self._run.round + 1)
+            event = round_event(self._run, self.collection, due, self.begun, False, staleness=ages)
+            self._vain.append(event)
         return None
 
     def _may_be_summed(self, members: list[str]) -> bool:

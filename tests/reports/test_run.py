@@ -112,6 +112,11 @@ def test_a_round_that_was_given_up_is_no_round_that_is_done(tmp_path, write_run)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(given_up | {"attempt": 2, "aggregated": True}) + "\n")
     assert RunRecord.read(folder).state == "unfinished: 4 of 10 rounds"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(given_up) + "\n")
+    assert RunRecord.read(folder).state == "unfinished: 4 of 10 rounds", (
+        "a round that is made stays so"
+    )
 
 
 def test_a_run_whose_members_are_still_asked_is_called_so(tmp_path):

@@ -6,12 +6,13 @@ import pytest
 
 from umbel.planning.buffered import Buffer
 from umbel.privacy.secagg import member
-from umbel.run.events import Evaluation
+from umbel.run.events import Evaluation, Round, Spare
+from umbel.run.record import RunRecord
 from umbel.server.overlapping import Overlap, overlapping_rounds
 from umbel.server.slots import OpenSums
 from umbel.wire.requests import CONFIRM, PREKEY, REVEAL
 
-from .machines import SUM, after, each_once, on_machines, summed
+from .machines import SUM, after, charged, each_once, on_machines, summed
 
 SILENT, VICTIM = "client-0001", "client-0002"
 SLOW = pytest.mark.slow
@@ -103,6 +104,33 @@ def test_if_a_member_stays_silent_the_others_of_its_sum_are_summed_without_it(st
     assert each_once(run)
 
 
+def test_a_sum_that_comes_to_nothing_takes_no_version_off_the_record(start, job):
+    """It began before others made versions, and waits in vain beyond its deadline."""
+    run, machines = start(job)
+    stalls(machines, CONFIRM)
+    everybody = set(machines.names.values())
+    after(run, 2, lambda: machines.busy.update(everybody))
+    tell = run.tell
+
+    def told(event):
+        tell(event)
+        if isinstance(event, Round) and not event.aggregated:
+            machines.busy &= {SILENT}
+
+    run.tell = told
+    overlapping_rounds(run)
+    vain = [event for event in run.folder.told(Round) if not event.aggregated]
+    assert vain
+    assert all(event.round > 2 for event in vain), "they are of the version that was due then"
+    run.folder.write_json("plan.json", run.plan.to_dict())
+    record = RunRecord.read(run.folder.path)
+    assert [(entry.round, entry.aggregated) for entry in record.rounds] == [
+        (number, True) for number in (1, 2, 3, 4)
+    ]
+    again = max(sum(one.values()) - len(one) for one in charged(run).values())
+    assert all(event.spares <= again for event in run.folder.told(Spare))
+
+
 class Killed(BaseException):
     pass
 
@@ -144,17 +172,37 @@ MOMENTS = {
 }
 
 
+def dies_going_on(machines):
+    """The process dies as soon as one of the sums that it found has gone one trip further."""
+    machines.before = lambda kind, _: dies_asking_anything(kind)
+
+
+def dies_asking_anything(kind):
+    if kind in (CONFIRM, REVEAL):
+        raise Killed
+
+
 @pytest.mark.parametrize(
-    "moment",
-    [pytest.param(one, marks=() if one.startswith("before") else SLOW) for one in MOMENTS],
+    ("moment", "twice"),
+    [
+        pytest.param(one, twice, marks=() if one.startswith("before") else SLOW)
+        for one in MOMENTS
+        for twice in (False, True)
+    ],
 )
-def test_another_process_goes_on_with_every_sum_in_progress(start, job, made, moment):
+def test_another_process_goes_on_with_every_sum_in_progress(start, job, made, moment, twice):
     run, machines = start(job)
     MOMENTS[moment](run, machines)
     with pytest.raises(Killed):
         overlapping_rounds(run)
     left = OpenSums(run.folder).left()
     assert len(left) == 2
+    if twice:
+        again, machines = start(job)
+        again.restore()
+        dies_going_on(machines)
+        with pytest.raises(Killed):
+            overlapping_rounds(again)
     again, machines = start(job)
     again.restore()
     whole = made[: again.round]
