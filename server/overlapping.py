@@ -136,6 +136,7 @@ class Overlap:
                 found = SumInProgress(
                     self._run, buffer, self._turns, self._notes, one.versions, one.open
                 )
+                self._notes.take_up(found, one)
                 self._sums.append(found)
         return buffer, self._run.trainings
 

@@ -114,6 +114,11 @@ class OpenSums:
         except (RunFolderError, TypeError, KeyError):
             return []
 
+    def take_up(self, of: object, now: OpenSum) -> None:
+        """A sum that an earlier process left is that of `of` from now on. What is on the disk says so
+        already, and so does whatever is written next."""
+        self._now[of] = now
+
     def hold(self, of: object, now: OpenSum) -> None:
         """Write down, durably, where the sum `of` stands, before the trip that it allows."""
         self._now[of] = now
