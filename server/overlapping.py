@@ -73,7 +73,7 @@ class Overlap:
             evaluate(run)
         failed: dict[str, str] = {}
         lacks, tried, job = "", 0, run.plan.job
-        end = run.clock.now() + job.cohort.deadline
+        end, last = run.clock.now() + job.cohort.deadline, False
         while True:
             trainings.attend()
             self._begin()
@@ -81,7 +81,10 @@ class Overlap:
                 tried += one.tried
                 failed |= one.collection.failed if one.tried else {}
                 lacks = one.collection.lacks if one.tried else lacks
-                end = run.clock.now() + job.cohort.deadline  # its members are asked anew
+                end, last = (
+                    run.clock.now() + job.cohort.deadline,
+                    False,
+                )  # its members are asked anew
             if whole := [one for one in self._sums if one.replies]:
                 return self._made(whole[0], round_)
             if run.should_stop():
@@ -89,10 +92,12 @@ class Overlap:
             left = sum(map(buffer.may_train, run.candidates))
             if not self._sums and (left < buffer.size or tried > job.cohort.retries):
                 break
-            if run.clock.now() >= end:
-                members = buffer.next_members(without=trainings.away)
-                if not trainings.drop_late(members) and not self._sums:
+            waited_for = buffer.next_members(without=trainings.away)
+            trainings.drop_late(waited_for, job.cohort.deadline)
+            if not self._sums and run.clock.now() >= end:
+                if last or not trainings.drop_late(waited_for):
                     break
+                last = True  # those that are ready may be enough without them
             run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
         few = f"{left} clients are left, and a sum needs {buffer.size}"
         why = few if left < buffer.size else "no sum could be made of the clients that were ready"

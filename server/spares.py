@@ -23,6 +23,8 @@ def used(run: Run, name: str, told: float, events: Sequence[Round]) -> int:
     was drawn again.
     """
     client = run.plan.by_name[name]
+    if not client.rounds:
+        return 0  # by the virtual clock it is in no sum, so what one costs it is not planned
     asked = [e for e in events if name in e.clients or name in e.failed]
     rounds = len({event.round for event in asked})
     if buffered(run.plan.job.strategy):

@@ -54,6 +54,8 @@ class Trainings:
         self._ready: set[str] = set()
         """Clients whose update of the version that they began with is kept."""
         self._not_before: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        """When each client was first asked for the version that it trains."""
         self._collection = self._collecting()
         self._began = run.clock.now() - buffer.now
         self._looked = -_LOOK_SECONDS
@@ -92,9 +94,15 @@ class Trainings:
         """Whether the update of each of these is kept."""
         return self._ready.issuperset(members)
 
-    def drop_late(self, members: Iterable[str]) -> bool:
-        """Wait no more for those of the members of a sum who have not trained; whether there are some."""
-        late = set(members) - self._ready
+    def drop_late(self, members: Iterable[str], seconds: float = 0.0) -> bool:
+        """Wait no more for those of the members of a sum who have not trained for so long; whether there are
+        some. They are asked for the newest version."""
+        now = self._run.clock.now()
+        late = {
+            name
+            for name in set(members) - self._ready
+            if now - self._since.get(name, now) >= seconds
+        }
         self._drop(late)
         return bool(late)
 
@@ -111,6 +119,8 @@ class Trainings:
     def summed(self, members: Iterable[str]) -> None:
         """These were in a sum, or could not be: what they have is asked for anew."""
         self._ready -= set(members)
+        for name in members:
+            self._since.pop(name, None)
 
     def told(self) -> Collection:
         """What trainings cost, and told, since this was last asked."""
@@ -136,6 +146,8 @@ class Trainings:
         nodes = set(run.grid.get_node_ids())
         self._online = {name for name in run.candidates if run.nodes[name] in nodes}
         self._drop(buffer.flights.keys() - set(run.candidates))
+        # What they train would be too old for any sum that may still begin (``Buffer.open``).
+        self._drop((self._asked.keys() | self._ready) - buffer.flights.keys())
         # Nobody waits for them until their versions are too old.
         self._drop(n for n in self.away - buffer.summing if buffer.is_late(n))
         buffer.begin(self._online - buffer.flights.keys())
@@ -155,7 +167,9 @@ class Trainings:
         }
         names = run.names
         for message in requests_to_train(run, versions):
-            self._asked[names[message.metadata.dst_node_id]] = Exchange(
+            name = names[message.metadata.dst_node_id]
+            self._since.setdefault(name, now)
+            self._asked[name] = Exchange(
                 run.grid,
                 [message],
                 names,
@@ -191,4 +205,5 @@ class Trainings:
         for name in set(names):
             self._buffer.leave([name])
             self._asked.pop(name, None)
+            self._since.pop(name, None)
             self._ready.discard(name)

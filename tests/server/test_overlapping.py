@@ -1,6 +1,7 @@
 """Asynchronous rounds between machines: while a sum waits for a silent owner, others make versions."""
 
 import threading
+from collections import Counter
 
 import pytest
 
@@ -129,6 +130,25 @@ def test_a_sum_that_comes_to_nothing_takes_no_version_off_the_record(start, job)
     ]
     again = max(sum(one.values()) - len(one) for one in charged(run).values())
     assert all(event.spares <= again for event in run.folder.told(Spare))
+
+
+def test_while_a_sum_waits_owners_that_train_are_asked_once_a_deadline(start, job):
+    """Four owners are in no sum, and two of them train for longer than the deadline."""
+    run, machines = start(job.changed({"cohort.deadline": 300.0, "training.rounds": 2}))
+    stalls(machines, SUM)
+    slow = {"client-0006", "client-0007"}
+    machines.busy |= slow
+    wait, freed = run.clock.wait_until, 800
+
+    def wait_until(moment):
+        if moment > freed:
+            machines.busy.clear()
+        wait(moment)
+
+    run.clock.wait_until = wait_until
+    overlapping_rounds(run)
+    asked = Counter(name for name, version in machines.trained if version == 0)
+    assert all(1 <= asked[name] <= 1 + freed // 300 for name in slow)
 
 
 class Killed(BaseException):
