@@ -15,6 +15,7 @@ version, whichever order the sums are whole in (``planning.buffered.Buffer``).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ from ..run.events import Evaluation, Round
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from .buffered import under_way
 from .ending import failure
-from .exchange import CohortGrid
+from .exchange import CohortGrid, Stage
 from .readiness import reasons
 from .rounds import evaluate, round_event, run_rounds
 from .run import Run
@@ -71,7 +72,7 @@ class Overlap:
         buffer, trainings = self._under_way()
         if test and not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays)):
             evaluate(run)
-        failed: dict[str, str] = {}
+        begun, failed = time.monotonic(), dict[str, str]()
         lacks, tried, job = "", 0, run.plan.job
         end, last = run.clock.now() + job.cohort.deadline, False
         while True:
@@ -99,6 +100,10 @@ class Overlap:
                     break
                 last = True  # those that are ready may be enough without them
             run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
+        ahead = trainings.told()
+        failed = ahead.failed | failed
+        if ahead.heard or ahead.failed:
+            run.tell(round_event(run, ahead, Stage(round_), begun, False))
         few = f"{left} clients are left, and a sum needs {buffer.size}"
         why = few if left < buffer.size else "no sum could be made of the clients that were ready"
         kind = CannotGoOn if left < buffer.size else RoundFailed

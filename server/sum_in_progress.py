@@ -22,7 +22,7 @@ from ..wire.buffered import BUFFER, Listed
 from ..wire.requests import TRAIN
 from .attempts import Attempt, Attempts
 from .buffered import PlainBuffer, SecureBuffer
-from .collect import Collection, TooFew
+from .collect import TooFew
 from .exchange import Exchange, Stage
 from .replies import scalars_check
 from .rounds import round_event
@@ -45,7 +45,9 @@ class SumInProgress:
         left: OpenRound | None = None,
     ) -> None:
         """versions: by member. left: where an earlier process left it."""
+        assert run.trainings is not None, "clients train ahead"
         self._run, self._buffer, self._notes = run, buffer, notes
+        self._trainings = run.trainings
         self.versions, self.members = dict(versions), sorted(versions)
         self._round = left.round if left else run.round + 1
         self._models = {v: arrays_digest(_version(run, v)) for v in set(versions.values())}
@@ -98,9 +100,8 @@ class SumInProgress:
         for attempt in self._attempts:
             members = attempt.cohort if self.tried or attempt.groups else self.members
             self.begun, self.stage = time.monotonic(), Stage(self._round, attempt.number)
-            ahead = Collection(self._run, TRAIN, self.stage, 0)
             if attempt.number and not attempt.again:
-                members = self._kept_by(members, ahead)
+                members = self._kept_by(members)
             if not members or (attempt.number and not self._may_be_summed(members)):
                 return None
             self.tried += 1
@@ -110,10 +111,10 @@ class SumInProgress:
                 replies = list(self.collection)
             except TooFew:
                 replies = []
-            self.collection.with_trained(ahead)
             if replies:
                 return replies
             self._attempts.groups = self.collection.groups
+            self.collection.with_trained(self._trainings.told())
             ages = {name: float(age) for name, age in self.staleness.items()}
             # Of the round that is due by now: other sums may have made versions since this one began.
             due = replace(self.stage, round=self._run.round + 1)
@@ -150,7 +151,7 @@ class SumInProgress:
     def _model(self, name: str) -> str:
         return self._models[self.versions[name]]
 
-    def _kept_by(self, members: Iterable[str], ahead: Collection) -> list[str]:
+    def _kept_by(self, members: Iterable[str]) -> list[str]:
         """Those who say that the update is still kept. Who trains it again is in a later sum."""
         run, flights = self._run, self._buffer.flights
         versions = {
@@ -164,8 +165,8 @@ class SumInProgress:
             run.grid, messages, names, deadline, scalars_check(run), clock=run.clock
         )
         for reply in exchange:
-            ahead.note(names[reply.metadata.src_node_id], reply)
-        ahead.absorb(exchange)
+            self._trainings.collection.note(names[reply.metadata.src_node_id], reply)
+        self._trainings.collection.absorb(exchange)
         self.refused |= {n for n in exchange.failed if exchange.codes.get(n) in FOR_GOOD}
         return sorted(exchange.answered)
 

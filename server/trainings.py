@@ -56,7 +56,8 @@ class Trainings:
         self._not_before: dict[str, float] = {}
         self._since: dict[str, float] = {}
         """When each client was first asked for the version that it trains."""
-        self._collection = self._collecting()
+        self.collection = self._collecting()
+        """What trainings cost, and told, that no event says yet."""
         self._began = run.clock.now() - buffer.now
         self._looked = -_LOOK_SECONDS
         self._online: set[str] = set()
@@ -124,7 +125,7 @@ class Trainings:
 
     def told(self) -> Collection:
         """What trainings cost, and told, since this was last asked."""
-        found, self._collection = self._collection, self._collecting()
+        found, self.collection = self.collection, self._collecting()
         return found
 
     def _collecting(self) -> Collection:
@@ -182,7 +183,7 @@ class Trainings:
         """The answers that there are by now."""
         for name, exchange in list(self._asked.items()):
             for reply in exchange.arrived():
-                self._collection.note(name, reply)
+                self.collection.note(name, reply)
                 if name in self._buffer.flights:
                     self._buffer.arrived(name, self._run.clock.now() - self._began)
                     self._ready.add(name)
@@ -190,7 +191,7 @@ class Trainings:
                 continue
             exchange.give_up()
             del self._asked[name]
-            self._collection.absorb(exchange)
+            self.collection.absorb(exchange)
             if exchange.failed:
                 self._failed(name, exchange)
 

@@ -149,6 +149,9 @@ def test_while_a_sum_waits_owners_that_train_are_asked_once_a_deadline(start, jo
     overlapping_rounds(run)
     asked = Counter(name for name, version in machines.trained if version == 0)
     assert all(1 <= asked[name] <= 1 + freed // 300 for name in slow)
+    vain = run.folder.told(Round)[0]
+    assert not vain.aggregated
+    assert vain.heads.keys() >= {"client-0004", "client-0005"}, "they have trained, and wait"
 
 
 class Killed(BaseException):

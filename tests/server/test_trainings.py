@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from umbel.errors import Interrupted, RoundFailed
+from umbel.run.events import Round
 from umbel.server.overlapping import overlapping_rounds
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import CONFIRM, TRAIN
@@ -106,5 +107,9 @@ def test_a_run_is_stopped_while_it_waits(start, job):
 def test_if_too_few_get_ready_the_run_says_so(start, job):
     run, machines = start(job.changed({"cohort.when_stuck": "stop"}))
     machines.busy |= {"shop", "social"}
-    with pytest.raises(RoundFailed, match="no sum could be made"):
+    with pytest.raises(RoundFailed, match="no sum .* shop, social: no answer before"):
         overlapping_rounds(run)
+    [event] = run.folder.told(Round)
+    assert event.epsilon.keys() == event.heads.keys() == {"film", "press"}, "they have trained"
+    assert event.failed.keys() == {"shop", "social"}
+    assert not event.aggregated
