@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import Grid
@@ -45,6 +45,8 @@ class Company:
     shape: ModelShape
     clients: Muster
     """All clients that ever took part, with what they stated when they joined."""
+    _considered: tuple[Period, str] | None = field(default=None, init=False)
+    """A roster that waits, and why those that remain could not go on under it."""
 
     @classmethod
     def gather(
@@ -117,7 +119,7 @@ class Company:
         run = Run(identity["id"], plan, grid, strategy, folder, initial)
         run.nodes, run.signature, run.patience = self.nodes, identity["signature"], identity["wait"]
         run.renew = lambda failed: self.renew(run, failed)
-        run.roster_waits = lambda: self._waits(run)
+        run.roster_waits = lambda: self._leaves(run, False)
         run.replayable = bool(identity["reproducible"])
         if job.encrypted:
             run.roster, run.sums = rosters.signed, SecureSums(rosters.roster)
@@ -131,19 +133,13 @@ class Company:
         roster; ``CannotGoOn`` if too few are left under it. A round that an earlier process left open is
         finished first, unless it `failed`.
         """
-        if not failed and _in_a_slot(run):
+        if not self._leaves(run, failed):
             return
         turn = self.rosters.pending(run.plan.job.cohort.joins)
         if turn is None:
-            if run.sums is not None and run.roster != self.rosters.signed:  # it was prolonged
-                raise RosterChanged
-            return
-        gone = sorted(set(self.rosters.last.clients) - set(turn.clients))
+            raise RosterChanged  # the present roster was prolonged
+        gone = self._gone(turn)
         if reason := self._too_few(turn):
-            if not gone:
-                # Who was admitted since may ask too much of those that are here: then none joins.
-                logging.getLogger(__name__).warning("nobody joins%s", reason)
-                return
             raise CannotGoOn(
                 f"{', '.join(gone)} left the consortium, or has new keys{reason}", _ANEW
             )
@@ -152,12 +148,33 @@ class Company:
         run.tell(Turned(first, turn.epoch, gone))
         raise RosterChanged
 
-    def _waits(self, run: Run) -> bool:
-        prolonged = run.sums is not None and run.roster != self.rosters.signed
-        return prolonged or self.rosters.pending(run.plan.job.cohort.joins) is not None
+    def _leaves(self, run: Run, failed: bool) -> bool:
+        """Whether ``renew`` leaves, by raising."""
+        if not failed and _in_a_slot(run):
+            return False
+        turn = self.rosters.pending(run.plan.job.cohort.joins)
+        if turn is None:
+            return run.sums is not None and run.roster != self.rosters.signed
+        # Who was admitted since may ask too much of those that are here: then none joins.
+        return bool(self._gone(turn)) or not self._too_few(turn)
+
+    def _gone(self, turn: Period) -> list[str]:
+        """Who takes part now, and could not after a turn."""
+        return sorted(set(self.rosters.last.clients) - set(turn.clients))
 
     def _too_few(self, turn: Period) -> str:
-        """Why those that remain cannot go on under another roster; nothing if they can."""
+        """Why those that remain cannot go on under another roster; nothing if they can.
+
+        It takes a plan, so it is asked once of each roster, and said once if nobody left.
+        """
+        if self._considered is None or self._considered[0] != turn:
+            reason = self._why_too_few(turn)
+            self._considered = turn, reason
+            if reason and not self._gone(turn):
+                logging.getLogger(__name__).warning("nobody joins%s", reason)
+        return self._considered[1]
+
+    def _why_too_few(self, turn: Period) -> str:
         try:
             plan = self.plan(turn)
         except PlanRefused as error:

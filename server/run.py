@@ -71,7 +71,7 @@ class Run:
     renew: Callable[[bool], None] = lambda failed: None
     """Called between rounds, and where one `failed`: leaves (by raising) if the run needs another roster."""
     roster_waits: Callable[[], bool] = lambda: False
-    """Whether ``renew`` may leave."""
+    """Whether ``renew(False)`` would leave."""
     before_test: Callable[[], None] = lambda: None
     """Called before everybody is asked to test: waits for who is at work on something else."""
     advice: Callable[[int], str] = lambda _: "fix the cause, then resume with --resume"

@@ -170,7 +170,7 @@ def test_members_join_between_rounds_where_the_job_allows_it(churning):
     certified(federation)
 
 
-def test_a_member_with_whom_those_that_are_here_would_be_too_few_does_not_join(churning):
+def test_a_member_with_whom_those_that_are_here_would_be_too_few_does_not_join(churning, caplog):
     """Of four members any sum needs four here: on the code before, the fourth's admission ended the run."""
     federation = churning(4, 3, encryption={"colluders": 0.3}, cohort={"joins": True})
     federation.at.when("round 1 summed", lambda: federation.admit(federation.names[3]))
@@ -178,6 +178,10 @@ def test_a_member_with_whom_those_that_are_here_would_be_too_few_does_not_join(c
     assert (result["rounds"], result["ended"]) == (3, None)
     assert [period["members"] for period in result["rosters"]] == [3]
     certified(federation)
+    assert caplog.text.count("nobody joins") == 1, "it is said once, not before each sum"
+    _, run = federation.taken_up()
+    assert not run.roster_waits()
+    run.renew(False)  # which leaves by raising
 
 
 def test_a_roster_that_is_signed_anew_in_a_run_reaches_its_members(churning):
