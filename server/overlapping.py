@@ -115,8 +115,7 @@ class Overlap:
         """Before a test, for which everybody leaves the slot it is in: wait until no sum is in progress and
         nobody trains. Sums that no version will be made of are given up."""
         run, (_, trainings) = self._run, self._under_way()
-        if run.round >= run.plan.job.training.rounds or run.choice.ended:
-            self.close()
+        self._give_up_if_over()
         while not all(one.done for one in self._sums):
             if run.should_stop():
                 raise Interrupted(run.stopped)
@@ -129,7 +128,12 @@ class Overlap:
         """Give up what is in progress; another process may go on with it."""
         for one in self._sums:
             one.give_up()
-        self._sums = []
+        self._sums, self._left = [], []
+
+    def _give_up_if_over(self) -> None:
+        """No version will be made of what is in progress once the last one is made, or the run was ended."""
+        if self._run.round >= self._run.plan.job.training.rounds or self._run.choice.ended:
+            self.close()
 
     def _under_way(self) -> tuple[Buffer, Trainings]:
         buffer = under_way(self._run)
@@ -177,6 +181,7 @@ class Overlap:
 
     def _renew_between(self, failed: bool) -> None:
         """Turn to another roster only if no sum is in progress: its updates could be in no other one."""
+        self._give_up_if_over()
         if failed or not (self._sums or self._left):
             self._renew(failed)
 

@@ -88,7 +88,10 @@ def test_others_make_versions_while_a_sum_waits_for_one_of_its_members(start, jo
 def test_a_sum_is_given_up_if_the_last_version_is_made_without_it(start, job):
     run, machines = start(job.changed({"training.rounds": 2}))
     stalls(machines, CONFIRM)
+    renewed = []
+    run.renew = lambda failed: renewed.append(run.round)
     overlapping_rounds(run)
+    assert renewed[-1] == 2, "the sum is given up before a run turns to the roster of its last test"
     assert all(SILENT not in event.clients for event in summed(run))
     assert job.encryption.deadline < run.clock.now() < job.cohort.deadline
     assert each_once(run)
