@@ -126,4 +126,6 @@ def present(run: Run, least: int) -> list[str]:
     Anyone who is away costs nobody time then, and comes back in a later round.
     """
     nodes = {name: run.nodes[name] for name in run.candidates}
-    return connected(run.grid, nodes, least, run.patience, run.should_stop) or list(nodes)
+    return connected(run.grid, nodes, least, run.patience, run.should_stop, run.clock) or list(
+        nodes
+    )

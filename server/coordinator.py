@@ -198,9 +198,10 @@ def _lead(task: RunToLead, consortium: Consortium, store: Store, grid: Grid) -> 
     if identity["reproducible"]:
         run.secrets = lambda what: reproducible_stream(job.seed, what)
     interrupted = _either(should_stop, should_finish)
-    connected(grid, run.nodes, run.plan.minimum, identity["wait"], interrupted)
+    connected(grid, run.nodes, run.plan.minimum, identity["wait"], interrupted, run.clock)
     # Nodes that were here a moment ago come back soon, if they do.
-    connected(grid, run.nodes, len(run.nodes), min(identity["wait"], _COME_BACK), interrupted)
+    soon = min(identity["wait"], _COME_BACK)
+    connected(grid, run.nodes, len(run.nodes), soon, interrupted, run.clock)
     folder.append(Prepared(round(time.monotonic() - begun, 3)))
     if run.plan.terms.asynchronous:
         run.ahead = "virtual" if identity["reproducible"] else "arrival"

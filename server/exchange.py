@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -244,16 +243,21 @@ def assigned(
 
 
 def connected(
-    grid: Grid, nodes: Mapping[str, int], least: int, wait: float, should_stop: Callable[[], bool]
+    grid: Grid,
+    nodes: Mapping[str, int],
+    least: int,
+    wait: float,
+    should_stop: Callable[[], bool],
+    clock: Clock,
 ) -> list[str]:
     """The clients whose nodes are connected; waits at most `wait` seconds while they are too few."""
-    end = time.monotonic() + wait
+    end = clock.now() + wait
     while True:
         online = set(grid.get_node_ids())
         here = [name for name, node in nodes.items() if node in online]
-        if len(here) >= min(least, len(nodes)) or time.monotonic() >= end or should_stop():
+        if len(here) >= min(least, len(nodes)) or clock.now() >= end or should_stop():
             return here
-        time.sleep(_LOOK_SECONDS)
+        clock.wait_until(clock.now() + _LOOK_SECONDS)
 
 
 def same_again(message: Message) -> Message:

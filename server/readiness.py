@@ -51,7 +51,7 @@ def prepare(run: Run) -> None:
             break
         clock.wait_until(clock.now() + min(left, _AGAIN_SECONDS))
         nodes = {label: node for node, label in waiting.items()}
-        connected(run.grid, nodes, needed, left, run.should_stop)
+        connected(run.grid, nodes, needed, left, run.should_stop, clock)
     ready = {labels[node] for node in run.nodes.values()}
     failed = {label: reason for label, reason in failed.items() if label not in ready}
     run.away = {label: node for node, label in waiting.items() if label in run.plan.by_name}

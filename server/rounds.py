@@ -354,7 +354,7 @@ def _may_test(run: Run) -> bool:
     if run.choice.cause != "operator":
         return run.choice.cause not in ("owners", "weights")
     nodes = {name: run.nodes[name] for name in run.candidates}
-    return len(connected(run.grid, nodes, 0, 0.0, run.should_stop)) >= run.plan.minimum
+    return len(connected(run.grid, nodes, 0, 0.0, run.should_stop, run.clock)) >= run.plan.minimum
 
 
 def _has_tests(run: Run) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from umbel.errors import Interrupted, RoundFailed
 from umbel.run.events import Round
+from umbel.server.attempts import present
 from umbel.server.overlapping import overlapping_rounds
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import CONFIRM, TRAIN
@@ -113,3 +114,12 @@ def test_if_too_few_get_ready_the_run_says_so(start, job):
     assert event.epsilon.keys() == event.heads.keys() == {"film", "press"}, "they have trained"
     assert event.failed.keys() == {"shop", "social"}
     assert not event.aggregated
+
+
+def test_those_who_are_away_are_waited_for_by_the_clock_of_turns(start, job):
+    """In the middle of a sum this lets the others go on (``turns``)."""
+    run, machines = start(job)
+    machines.off |= {"shop", "social"}
+    run.patience = 600.0
+    assert present(run, 4) == ["film", "press"]
+    assert run.clock.now() >= 600
