@@ -2,8 +2,8 @@
 
 By them an owner's machine finds, before a record is read, how long any picture of a declared size
 takes (``pace``). That grows with the pixels, for each format in its own way, and among pictures of a format
-it is longest for noise, in which nothing repeats. Pixels, bytes of a file and scans of a JPEG are bounded
-(``reading.picture_sizes``).
+it is longest for noise, in which nothing repeats. Pixels, bytes and parts of a file, scans of a JPEG and
+tiles of a TIFF are bounded (``reading.picture_sizes``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from .inputs import Inputs
 from .network import Batch
 from .picture_costs import slow_pictures
 from .reading.picture_files import is_picture, picture_of
-from .reading.picture_sizes import FORMATS, check_size
+from .reading.picture_sizes import open_picture
 
 if TYPE_CHECKING:
     from ..job import Job, ModelSpec
@@ -39,7 +38,7 @@ class Pictures(Inputs):
     base model's ``preprocessor_config.json`` says, by 0.5 and 0.5 if it has none.
 
     Guarantee: a row follows from the picture's own bytes. Decoding takes memory for
-    ``picture_limits.MOST_PIXELS`` at most.
+    ``picture_limits.MOST_PIXELS`` at most, and time as ``picture_sizes.open_picture`` says.
     """
 
     dtype = np.uint8
@@ -83,9 +82,8 @@ class Pictures(Inputs):
         return [self._row(base64.b64decode(record, validate=True)) for record in records]
 
     def _row(self, data: bytes) -> np.ndarray:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with open_picture(data) as opened:
             width, height = opened.size
-            check_size(opened, data)
             if min(width, height) < LEAST_SIDE:
                 raise ValueError(
                     f"a picture of {width} x {height} pixels, in which nothing is seen"

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from ...errors import DataError
 from ...quantities import quoted
-from .picture_sizes import MOST_BYTES
+from .picture_limits import MOST_PIXELS
+from .picture_sizes import MOST_BYTES, fault_of, fault_of_record, largest_file
 from .table import Table
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -49,12 +50,13 @@ class PictureFolder:
         picture: str | None,
         required: Sequence[str],
         split: str | None,
-        most: int = MOST_BYTES,
+        largest: int = MOST_PIXELS,
     ) -> Table:
         """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
 
         split: only those of that split; None: those for training, if there are some, else all. A picture that
-        cannot be read, or has a file of more than `most` bytes, stands without a value. Raises ``DataError``.
+        cannot be read, has more pixels than `largest`, or has a file that is too large for so few, stands
+        without a value. Raises ``DataError``.
         """
         unknown = [name for name in required if name not in (picture, IMAGE, LABEL, FILE)]
         if unknown:
@@ -69,7 +71,7 @@ class PictureFolder:
             names = [n for n, part in zip(names, parts, strict=True) if part == wanted]
         values: list[str | None] = []
         faults: dict[int, str] = {}
-        for row, found in enumerate(_contents(self.path, names, most)):
+        for row, found in enumerate(_contents(self.path, names, largest)):
             if isinstance(found, bytes):
                 values.append(encoded(found))
             else:
@@ -102,28 +104,32 @@ def holds_pictures(path: Path) -> bool:
     return (path.is_dir() or archive) and next(_names(path), None) is not None
 
 
-def with_pictures(table: Table, column: str, folder: Path, most: int = MOST_BYTES) -> Table:
+def with_pictures(table: Table, column: str, folder: Path, largest: int = MOST_PIXELS) -> Table:
     """The table with the pictures themselves in a column that names their files, from `folder`.
 
     A value that is no path of a picture's file there stays as it is: it holds the picture itself, or nothing
-    that can be read. A file that lies outside the folder, or has more than `most` bytes, is not read.
+    that can be read. A file that lies outside the folder is not read. What has more pixels than `largest`, or
+    a file that is too large for so few, is left out.
     """
     values, faults = list(table.columns[column]), dict(table.faults)
     for row, value in enumerate(values):
-        if value is None or row in faults or not is_picture(value):
+        if value is None or row in faults:
             continue
-        found = _inside(folder, value, most)
-        if isinstance(found, bytes):
-            values[row] = encoded(found)
-        else:
-            faults[row], values[row] = f"{quoted(value)} {found}", None
+        if is_picture(value):
+            found = _inside(folder, value, largest)
+            if isinstance(found, bytes):
+                values[row] = encoded(found)
+            else:
+                faults[row], values[row] = f"{quoted(value)} {found}", None
+        elif largest < MOST_PIXELS and (fault := fault_of_record(value, largest)):
+            faults[row], values[row] = f"{table.place(row)} {fault}", None
     columns = table.columns | {column: values}
     return Table(table.source, table.unit, table.numbers, columns, faults, table.notes)
 
 
 def picture_of(path: Path) -> str:
     """The record of one file; empty if it cannot be read."""
-    found = _content(path, MOST_BYTES)
+    found = _content(path, MOST_PIXELS)
     return encoded(found) if isinstance(found, bytes) else ""
 
 
@@ -149,42 +155,46 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _inside(folder: Path, name: str, most: int) -> bytes | str:
+def _inside(folder: Path, name: str, largest: int) -> bytes | str:
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
         return f"cannot be read: {error}"
-    return _content(path, most) if inside else f"lies outside the folder {folder}; name files in it"
+    if not inside:
+        return f"lies outside the folder {folder}; name files in it"
+    return _content(path, largest)
 
 
-def _content(path: Path, most: int) -> bytes | str:
+def _content(path: Path, largest: int) -> bytes | str:
     """The bytes of a file, or why they cannot be had."""
+    most = largest_file(largest)
     try:
         if not path.is_file():
             return "is not there"
         size = path.stat().st_size
         if size > most:
             return f"has {size:,} bytes, more than {most:,}"
-        return path.read_bytes() or "is empty"
+        return _fitting(path.read_bytes(), largest)
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _contents(path: Path, names: Sequence[str], most: int) -> Iterator[bytes | str]:
+def _contents(path: Path, names: Sequence[str], largest: int) -> Iterator[bytes | str]:
     if path.is_dir():
-        yield from (_inside(path, name, most) for name in names)
+        yield from (_inside(path, name, largest) for name in names)
         return
     try:
         with zipfile.ZipFile(path) as archive:
             for name in names:
-                yield _member(archive, name, most)
+                yield _member(archive, name, largest)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Write it again.") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes | str:
+def _member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes | str:
     """Of an archive; no more is unpacked than a picture may have."""
+    most = largest_file(largest)
     try:
         with archive.open(name) as file:
             data = file.read(most + 1)
@@ -192,7 +202,14 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes | str:
         return f"cannot be unpacked: {error}"
     if len(data) > most:
         return f"has more than {most:,} bytes"
-    return data or "is empty"
+    return _fitting(data, largest)
+
+
+def _fitting(data: bytes, largest: int) -> bytes | str:
+    """The bytes, or why they are left out; where any picture fits, that is seen when it is decoded."""
+    if not data:
+        return "is empty"
+    return (fault_of(data, largest) if largest < MOST_PIXELS else "") or data
 
 
 def _names(path: Path) -> Iterator[str]:

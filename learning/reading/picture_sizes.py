@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 
 from PIL import Image
 
+from .jpeg_scans import scans_of
 from .picture_limits import MOST_PIXELS
-from .table import Table
+from .tiff_tiles import check_tiles, first_tags
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """As Pillow calls them."""
@@ -25,9 +25,10 @@ _BESIDE = 64 << 10
 """Bytes of a file beside its pixels: what a camera says of it."""
 _A_PIXEL = 8
 """Most bytes that a pixel needs: four channels of 16 bits."""
-_MOST_SEGMENTS = 10_000
-_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-"""In a JPEG, where a segment begins."""
+_MOST_PROFILES = 8
+"""Of colours in a PNG: a kilobyte unpacks to a megabyte."""
+_RUN_LENGTHS = (1, 2)
+"""Compressions of BMP, which Pillow decodes code by code in Python."""
 
 
 def largest_file(pixels: int) -> int:
@@ -35,39 +36,34 @@ def largest_file(pixels: int) -> int:
     return min(MOST_BYTES, _A_PIXEL * pixels + _BESIDE)
 
 
-def check_size(picture: Image.Image, data: bytes, pixels: int = MOST_PIXELS) -> None:
-    """``ValueError`` for a picture of more `pixels`, or one that takes longer than its pixels say.
+def open_picture(data: bytes, pixels: int = MOST_PIXELS) -> Image.Image:
+    """The picture in the bytes of a file; of its pixels nothing is decoded yet.
 
-    Of it, only what stands before the pixels is read.
+    Guarantee: it takes a time and a memory that are bounded by `pixels` and the number of bytes, now and when
+    it is decoded. ``ValueError`` for a picture of more `pixels`, or one that would take longer than they say.
     """
+    _check_bytes(data)
+    picture = Image.open(_Stream(data), formats=FORMATS)
     width, height = picture.size
     if width * height > pixels:
         raise ValueError(f"has {width} x {height} pixels, more than {pixels:,}")
-    if picture.format == "JPEG" and (scans := _scans(data)) > MOST_SCANS:
-        raise ValueError(f"has {scans} scans, more than {MOST_SCANS}: save it again")
+    if picture.format == "TIFF":
+        check_tiles(data, pixels, MOST_SCANS)
+    if picture.format == "BMP" and picture.info.get("compression") in _RUN_LENGTHS:
+        raise ValueError("is a BMP with run lengths: save it as PNG")
+    return picture
 
 
-def within(table: Table, column: str, pixels: int) -> Table:
-    """The table without pictures of more `pixels`, or of files that are too large for so few.
+def fault_of(data: bytes, pixels: int) -> str:
+    """Why a picture has no place among those of so many `pixels`; empty if it has one.
 
-    What is no picture stays: it is left out when it is decoded, which takes no time.
+    What is no picture has one: it is left out when it is decoded, which takes no time.
     """
-    values, faults = list(table.columns[column]), dict(table.faults)
-    for row, value in enumerate(values):
-        if value and (fault := _too_large(value, pixels)):
-            faults[row], values[row] = f"{table.place(row)} {fault}", None
-    columns = table.columns | {column: values}
-    return Table(table.source, table.unit, table.numbers, columns, faults, table.notes)
-
-
-def _too_large(record: str, pixels: int) -> str:
     most = largest_file(pixels)
-    if len(record) > 4 * -(-most // 3):
-        return f"has a file of more than {most:,} bytes, too many for {pixels:,} pixels"
+    if len(data) > most:
+        return f"has a file of {len(data):,} bytes, more than {most:,} for {pixels:,} pixels"
     try:
-        data = base64.b64decode(record, validate=True)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            check_size(picture, data, pixels)
+        open_picture(data, pixels).close()
     except ValueError as error:
         return str(error)
     except Exception:
@@ -75,15 +71,41 @@ def _too_large(record: str, pixels: int) -> str:
     return ""
 
 
-def _scans(data: bytes) -> int:
-    """How many scans the first picture of a JPEG file has; pictures within its segments do not count."""
-    at = found = 0
-    for _ in range(_MOST_SEGMENTS):
-        mark = _MARK.search(data, at)
-        if mark is None or mark[0] == b"\xff\xd9":
-            return found
-        found += mark[0] == b"\xff\xda"
-        at = mark.end()
-        if mark[0] != b"\xff\xd8":
-            at += int.from_bytes(data[at : at + 2], "big")
-    return _MOST_SEGMENTS
+def fault_of_record(record: str, pixels: int) -> str:
+    """The same of the bytes in base64."""
+    most = largest_file(pixels)
+    if len(record) > 4 * -(-most // 3):
+        return f"has a file of more than {most:,} bytes, too many for {pixels:,} pixels"
+    try:
+        data = base64.b64decode(record, validate=True)
+    except ValueError as error:
+        return str(error)
+    return fault_of(data, pixels)
+
+
+def _check_bytes(data: bytes) -> None:
+    """What can be seen before Pillow looks at a file, which already takes long for some."""
+    if data.startswith(b"\xff\xd8") and (scans := scans_of(data)) > MOST_SCANS:
+        raise ValueError(f"has {scans} scans, more than {MOST_SCANS}: save it again")
+    if data.startswith(b"\x89PNG") and data.count(b"iCCP") > _MOST_PROFILES:
+        raise ValueError(f"has more than {_MOST_PROFILES} profiles of colours: save it again")
+    if data[:2] in (b"II", b"MM"):
+        first_tags(data)
+
+
+class _Stream(io.BytesIO):
+    """The bytes of a file for Pillow, which reads each part of one in Python.
+
+    Guarantee: the number of parts that are read is bounded by its length; ``ValueError`` for more, as of
+    metadata in millions of parts.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = 20_000 + len(data) // 256
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("consists of too many parts for its bytes: save it again")
+        return super().read(size)

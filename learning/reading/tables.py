@@ -26,7 +26,6 @@ from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
 from .picture_files import PictureFolder, holds_pictures, with_pictures
 from .picture_limits import MOST_PIXELS
-from .picture_sizes import largest_file, within
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
@@ -71,14 +70,12 @@ def read_table(
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
     refuse_sheet(path, layout)
-    most = largest_file(largest)
     if pictures and holds_pictures(path):
-        table = PictureFolder(path).read(text, required, split, most)
+        table = PictureFolder(path).read(text, required, split, largest)
     else:
         table = _read(path, text, required, extra, split, lenient, layout, pictures)
-    if pictures and text is not None and text in table.columns:
-        table = with_pictures(table, text, path if path.is_dir() else path.parent, most)
-        table = table if largest == MOST_PIXELS else within(table, text, largest)
+        if pictures and text is not None and text in table.columns:
+            table = with_pictures(table, text, path if path.is_dir() else path.parent, largest)
     return table if lenient or every else table.checked()
 
 

@@ -19,6 +19,7 @@ from umbel.learning.data import load_corpus
 from umbel.learning.pace import Pace, _read
 from umbel.learning.pictures import Pictures
 from umbel.learning.reading import picture_sizes as sizes
+from umbel.learning.reading.jpeg_scans import scans_of
 from umbel.learning.reading.picture_files import encoded
 
 TASK = "image-classification"
@@ -118,19 +119,72 @@ def test_a_folder_that_has_lost_its_pictures_is_checked_like_any(folder, source_
     source.check()
 
 
-def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch):
+@pytest.fixture
+def progressive():
+    """A JPEG up to its last scan, that scan, and what comes after it."""
     file = io.BytesIO()
     noise(16).save(file, "JPEG", progressive=True, exif=_with_a_preview())
     data = file.getvalue()
-    assert 1 < sizes._scans(data) <= sizes.MOST_SCANS
     at = data.rindex(b"\xff\xda")
-    many = data[:at] + (data[at:-2] * sizes.MOST_SCANS) + data[-2:]
+    return data[:at], data[at:-2], data[-2:]
+
+
+def _in_front(segment):
+    """It as the first segment of a JPEG."""
+    return lambda start: start[:2] + segment + start[2:]
+
+
+_HIDDEN_END = b"\xff\xfe" + (4).to_bytes(2, "big") + b"\xff\xd9"
+_TWO_PICTURES = (
+    b"\xff\xe2"
+    + (90).to_bytes(2, "big")
+    + b"MPF\0II*\0"
+    + (8).to_bytes(4, "little")
+    + (3).to_bytes(2, "little")
+    + b"\0\xb0\7\0\4\0\0\0"
+    + b"0100"
+    + b"\1\xb0\4\0\1\0\0\0\2\0\0\0"
+    + b"\2\xb0\7\0\x20\0\0\0\x32\0\0\0"
+    + bytes(4 + 32)
+)
+
+
+@pytest.mark.parametrize(
+    ("front", "between"),
+    [
+        (bytes, b""),
+        (bytes, b"\xff\x01"),  # a marker without a length
+        (bytes, b"\xff\xff"),  # fill bytes
+        (bytes, _HIDDEN_END),
+        (_in_front(_TWO_PICTURES), b""),
+        (_in_front(_HIDDEN_END), b""),
+    ],
+    ids=["plain", "no length", "fill", "hidden end", "MPO", "hidden end in front"],
+)
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
+    progressive, monkeypatch, front, between
+):
+    start, scan, end = progressive
+    once, many = (front(start) + (between + scan) * times + end for times in (1, sizes.MOST_SCANS))
+    inputs = Pictures(SIDE, 3, {})
+    assert 1 < scans_of(once) <= sizes.MOST_SCANS
+    assert len(inputs.encode([encoded(once)], 0)) == 1
     monkeypatch.setattr(
         "PIL.JpegImagePlugin.JpegImageFile.load", lambda self: pytest.fail("decoded")
     )
     with pytest.raises(ValueError, match="scans, more than"):
-        Pictures(SIDE, 3, {}).encode([encoded(many)], 0)
-    assert sizes._scans(b"\xff\xd8" + b"\xff\x01\x00\x02" * 20_000) > sizes.MOST_SCANS
+        inputs.encode([encoded(many)], 0)
+
+
+def test_what_comes_after_a_jpeg_has_no_scans_of_it(progressive):
+    """A film, or a second picture, as telephones add them."""
+    data = b"".join(progressive)
+    assert scans_of(data + b"\xff\xda" * 100) == scans_of(data)
+    file = io.BytesIO()
+    noise(16).save(file, "MPO", save_all=True, append_images=[noise(16, seed=1)])
+    assert Image.open(io.BytesIO(file.getvalue())).format == "MPO"
+    assert len(Pictures(SIDE, 3, {}).encode([encoded(file.getvalue())], 0)) == 1
+    assert scans_of(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 20_000) > sizes.MOST_SCANS
 
 
 def _with_a_preview():

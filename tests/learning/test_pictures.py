@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -235,12 +237,103 @@ def test_what_is_no_picture_fails_alone(inputs, data):
 
 def test_a_small_file_that_unpacks_to_too_much_is_never_unpacked(inputs, monkeypatch):
     data = file_of(drawn(1))
-    monkeypatch.setattr(sizes.check_size, "__defaults__", (100,))
+    monkeypatch.setattr(sizes.open_picture, "__defaults__", (100,))
     monkeypatch.setattr(
         "PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("unpacked")
     )
     with pytest.raises(ValueError, match="20 x 24 pixels"):
         row_of(inputs, data)
+
+
+def tiff_of(*tags, order="<", twice=()):
+    """16 x 16 shades of grey; `tags` as (number, value) beside what every TIFF needs."""
+    pixels = zlib.compress(bytes(256))
+    usual = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1}
+    where, lengths = (324, 325) if 322 in dict(tags) else (273, 279)
+    usual |= {where: None, lengths: len(pixels)}
+    entries = sorted([*(usual | dict(tags)).items(), *twice])
+    start = 8 + 2 + 12 * len(entries) + 4
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}LH", 8, len(entries))
+    body = b"".join(
+        struct.pack(f"{order}HHLL", tag, 4, 1, start if value is None else value)
+        for tag, value in entries
+    )
+    return head + body + bytes(4) + pixels
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiles_count_whole_however_little_of_them_lies_in_the_picture(inputs, monkeypatch, order):
+    assert not row_of(inputs, tiff_of(order=order)).any()
+    assert row_of(inputs, tiff_of((278, 2**32 - 1), order=order)).shape == (inputs.numbers,)
+    assert row_of(inputs, tiff_of((322, 16), (323, 16), order=order)).shape
+    monkeypatch.setattr(
+        "PIL.TiffImagePlugin.TiffImageFile.load", lambda self: pytest.fail("unpacked")
+    )
+    with pytest.raises(ValueError, match="256,000,000 pixels in its tiles of 16000 x 16000"):
+        row_of(inputs, tiff_of((322, 16000), (323, 16000), order=order))
+    with pytest.raises(ValueError, match="names a tag twice"):
+        row_of(inputs, tiff_of((322, 16), (323, 16), order=order, twice=[(322, 16000)]))
+    with pytest.raises(ValueError, match="no plain size"):
+        row_of(inputs, tiff_of((322, 16), order=order))
+
+
+def test_tags_that_all_name_the_same_bytes_are_refused(inputs):
+    many = [struct.pack("<HHLL", 40_000 + one, 7, 5000, 8) for one in range(100)]
+    data = tiff_of()
+    at = data.index(struct.pack("<HHLL", 279, 4, 1, len(zlib.compress(bytes(256))))) + 12
+    (entries,) = struct.unpack_from("<H", data, 8)
+    data = data[:8] + struct.pack("<H", entries + 100) + data[10:at] + b"".join(many) + bytes(5000)
+    with pytest.raises(ValueError, match="tags of more bytes than the file"):
+        row_of(inputs, data)
+
+
+def test_the_scans_of_a_jpeg_within_a_tiff_count(inputs):
+    data = file_of(drawn(1), "TIFF", compression="jpeg")
+    assert row_of(inputs, data).any()
+    with pytest.raises(ValueError, match="more than 24 JPEG scans"):
+        row_of(inputs, data + b"\xff\xda" * 24)
+
+
+def test_run_lengths_are_refused_before_they_are_decoded(inputs):
+    head = struct.pack("<LllHHLLllLL", 40, 8, 8, 1, 8, 1, 32, 0, 0, 256, 0)
+    runs = (b"\x08\x05" + b"\0\0") * 8 + b"\0\1"
+    start = 14 + len(head) + 1024
+    data = b"BM" + struct.pack("<LHHL", start + len(runs), 0, 0, start) + head + bytes(1024) + runs
+    with pytest.raises(ValueError, match="run lengths: save it as PNG"):
+        row_of(inputs, data)
+
+
+def test_a_file_of_very_many_parts_is_not_read_to_its_end(inputs):
+    data = file_of(drawn(1))
+    nothing = struct.pack(">L4sL", 0, b"noTe", zlib.crc32(b"noTe"))
+    assert np.array_equal(
+        row_of(inputs, data[:33] + nothing * 100 + data[33:]), row_of(inputs, data)
+    )
+    with pytest.raises(ValueError, match="too many parts"):
+        row_of(inputs, data[:33] + nothing * 20_000 + data[33:])
+    profile = b"iCCP" + b"a\0\0" + zlib.compress(bytes(1000))
+    one = struct.pack(">L", len(profile) - 4) + profile + struct.pack(">L", zlib.crc32(profile))
+    assert row_of(inputs, data[:33] + one + data[33:]).shape
+    with pytest.raises(ValueError, match="profiles of colours"):
+        row_of(inputs, data[:33] + one * 9 + data[33:])
+
+
+def test_pictures_of_a_declared_size_are_seen_file_by_file(folder, tmp_path, monkeypatch):
+    """No file that is left out is held, in whatever way pictures are given."""
+    large = file_of(drawn(9, (100, 100)))
+    (folder / "dogs" / "large.png").write_bytes(large)
+    archive = zipped(folder, tmp_path / "all.zip")
+    table = folder / "table.csv"
+    table.write_text("image,label\ndogs/large.png,dogs\n" + f"{reading.encoded(large)},dogs\n")
+    held, encode = [], reading.encoded
+    monkeypatch.setattr(reading, "encoded", lambda data: held.append(data) or encode(data))
+    for path in (folder, archive, table):
+        found = read_table(path, "image", ["label"], every=True, pictures=True, largest=1000)
+        assert sum("100 x 100 pixels" in fault for fault in found.faults.values()) == 1 + (
+            path == table
+        )
+    assert held
+    assert large not in held
 
 
 def test_the_base_model_says_how_pictures_are_read(tmp_path):
