@@ -111,7 +111,7 @@ class OpenSums:
         try:
             values = self._folder.read_json(_SUMS)
             return [OpenSum(one["versions"], OpenRound.of(one["open"])) for one in values]
-        except (RunFolderError, TypeError, KeyError):
+        except (RunFolderError, TypeError, KeyError, AttributeError):
             return []
 
     def take_up(self, of: object, now: OpenSum) -> None:

@@ -25,6 +25,8 @@ from umbel.privacy.ledger.ledger import Ledger
 from umbel.privacy.secagg.counted import Place
 from umbel.privacy.secagg.journal import Journal
 from umbel.privacy.secagg.masks import digest_of
+from umbel.run.run_folder import RunFolder
+from umbel.server.slots import OpenRound, OpenSlot, OpenSum, OpenSums
 
 FOLDER = Path(__file__).parents[2] / "vectors"
 VERSIONS = sorted(int(path.name) for path in FOLDER.iterdir() if path.is_dir()) or [1]
@@ -33,6 +35,15 @@ CHARGES = [
     MechanismEvent(1.25, 0.125, 40),
     MechanismEvent(8.0, 1.0, 3, "concentrated"),
     MechanismEvent(50.0, 1.0, 1, "pure"),
+]
+_SLOT = OpenSlot(9, ["st-anna", "st-mary"], ["st-anna", "st-mary"], ["st-mary"], [])
+_ROSTER = hashlib.sha256(b"roster").hexdigest()
+SUMS = [
+    OpenSum(
+        {"st-anna": 2, "st-mary": 3},
+        OpenRound("train", 4, 1, False, [_SLOT], _ROSTER, left_out=[["st-john"]]),
+    ),
+    OpenSum({"st-luke": 3}, OpenRound("train", 5, 0, False, [OpenSlot(10, ["st-luke"])], _ROSTER)),
 ]
 
 
@@ -124,6 +135,14 @@ def test_a_journal_gives_back_its_state_and_its_vector(newest, tmp_path):
         assert journal.vector(bytes.fromhex(frozen["vector"])).tolist() == frozen["words"]
 
 
+def test_the_sums_in_progress_of_a_run_are_read_and_written_again(newest, tmp_path):
+    shutil.copy(newest / "sums.json", tmp_path)
+    left = OpenSums(RunFolder(tmp_path)).left()
+    assert left == SUMS
+    make_sums(tmp_path)
+    assert (tmp_path / "sums.json").read_bytes() == (newest / "sums.json").read_bytes()
+
+
 @pytest.mark.parametrize("version", WITH_STATES)
 def test_what_an_owner_keeps_is_current_and_what_it_proposed_follows(version, tmp_path):
     frozen = read(FOLDER / str(version) / "states.json")
@@ -205,6 +224,7 @@ def make(folder, fixture):
         })  # fmt: skip
     make_journal(folder, message_of)
     make_states(folder)
+    make_sums(folder)
     make_certificate(folder, fixture)
     write(folder / "values.json", values())
 
@@ -240,6 +260,12 @@ def make_states(folder):
         "current": {name: array.tolist() for name, array in first.items()},
         "proposed": {name: array.tolist() for name, array in following.items()},
     })  # fmt: skip
+
+
+def make_sums(folder):
+    notes = OpenSums(RunFolder(folder))
+    for number, one in enumerate(SUMS):
+        notes.hold(number, one)
 
 
 def make_certificate(folder, fixture):
