@@ -119,6 +119,33 @@ def under_way(run: Run) -> Buffer:
     return run.buffer
 
 
+def version_of(run: Run, version: int) -> Arrays:
+    """A model that somebody still trains."""
+    return run.arrays if version == run.round else run.versions[version]
+
+
+def requests_to_sum(run: Run, listed: dict[str, tuple[int, str]]) -> list[Message]:
+    """One request for each member's kept update; `listed`: the version that it trained, and its digest."""
+    return [
+        Message(
+            RecordDict({BUFFER: Listed(listed).to_record()}),
+            dst_node_id=run.nodes[name],
+            message_type=TRAIN,
+        )
+        for name in listed
+    ]
+
+
+def next_model(run: Run, round_: int, replies: Iterable[Message]) -> Arrays:
+    """What the strategy makes of a sum and of the newest model, in its order. Raises what `replies` do."""
+    view = CohortGrid(run.grid, [])  # a sum has its members by now
+    run.strategy.configure_train(round_, to_array_record(run.arrays), ConfigRecord(), view)
+    record, _ = run.strategy.aggregate_train(round_, replies)
+    assert record is not None, "a buffer has one sum a round"
+    found = to_arrays(record, like={name: array.shape for name, array in run.arrays.items()})
+    return {name: found[name] for name in run.arrays}
+
+
 class _Trial:
     """One attempt at a sum of these members."""
 
@@ -139,19 +166,8 @@ class _Trial:
             self._train(ahead)
             if ahead.failed:
                 return None
-        models = {v: arrays_digest(self._version(v)) for v in set(self._began.values())}
-        listed = Listed({name: (v, models[v]) for name, v in self._began.items()})
-        view = CohortGrid(run.grid, [run.nodes[name] for name in members])
-        requests = [
-            Message(
-                RecordDict({BUFFER: listed.to_record()}),
-                dst_node_id=message.metadata.dst_node_id,
-                message_type=TRAIN,
-            )
-            for message in run.strategy.configure_train(
-                round_, to_array_record(run.arrays), ConfigRecord(), view
-            )
-        ]
+        models = {v: arrays_digest(version_of(run, v)) for v in set(self._began.values())}
+        requests = requests_to_sum(run, {name: (v, models[v]) for name, v in self._began.items()})
         stale = {name: run.round - version for name, version in self._began.items()}
         found: SecureBuffer | PlainBuffer
         if run.plan.job.encrypted:
@@ -162,17 +178,11 @@ class _Trial:
             found = PlainBuffer(run, self.stage, minimum, requests, stale)
         self.collection = found
         try:
-            record, _ = run.strategy.aggregate_train(round_, found)
+            return next_model(run, round_, found)
         except TooFew:
-            record = None
-        found.with_trained(ahead)
-        if record is None:
             return None
-        arrays = to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
-        return {name: arrays[name] for name in run.arrays}
-
-    def _version(self, version: int) -> Arrays:
-        return self._run.arrays if version == self._run.round else self._run.versions[version]
+        finally:
+            found.with_trained(ahead)
 
     def _train(self, ahead: Collection) -> None:
         """Have each member train the version that it began with, and keep what comes of it."""
@@ -223,11 +233,17 @@ class SecureBuffer(SecureCollection, _Weighted):
         attempt: Attempt,
         staleness: dict[str, int],
         hold: Callable[[OpenRound], None] | None = None,
+        masked: bool = False,
     ) -> None:
-        """hold: writes down where the sum stands; by default as of the only one in progress."""
+        """hold: writes down where the sum stands; by default as of the only one in progress.
+        masked: whether some of the updates were in a sum before that came to nothing."""
         super().__init__(run, TRAIN, stage, minimum, requests, None, attempt)
         self.staleness = staleness
-        self._written = hold or super()._hold
+        self._written, self._masked = hold or super()._hold, masked
+
+    @property
+    def repeats(self) -> bool:
+        return self._masked or super().repeats
 
     def _hold(self, now: OpenRound) -> None:
         self._written(now)

@@ -19,17 +19,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flwr.app import ConfigRecord
-
 from ..errors import CannotGoOn, Interrupted, RoundFailed
 from ..learning.metrics import Counts
 from ..learning.model import arrays_digest
 from ..planning.buffered import Buffer
 from ..run.events import Evaluation, Round
-from ..wire.arrays import Arrays, to_array_record, to_arrays
-from .buffered import under_way
+from ..wire.arrays import Arrays
+from .buffered import next_model, under_way
 from .ending import failure
-from .exchange import CohortGrid, Stage
+from .exchange import Stage
 from .readiness import reasons
 from .rounds import evaluate, round_event, run_rounds
 from .run import Run
@@ -201,12 +199,7 @@ class Overlap:
     def _made(self, one: SumInProgress, round_: int) -> Arrays:
         """The version that a whole sum makes of the newest one."""
         run, (buffer, trainings) = self._run, self._under_way()
-        run.strategy.configure_train(
-            round_, to_array_record(run.arrays), ConfigRecord(), CohortGrid(run.grid, [])
-        )
-        record, _ = run.strategy.aggregate_train(round_, one.replies or [])
-        assert record is not None, "a buffer has one sum a round"
-        found = to_arrays(record, like={name: a.shape for name, a in run.arrays.items()})
+        model = next_model(run, round_, one.replies or [])
         one.collection.with_trained(trainings.told())
         ages = {name: float(age) for name, age in one.staleness.items()}
         stage = replace(one.stage, round=round_)
@@ -218,7 +211,7 @@ class Overlap:
         run.versions[run.round] = run.arrays
         buffer.summed(one.asked)
         run.versions = {v: run.versions[v] for v in buffer.versions if v <= run.round}
-        return {name: found[name] for name in run.arrays}
+        return model
 
     def _end(self, one: SumInProgress, buffer: Buffer) -> None:
         self._sums.remove(one)

@@ -265,7 +265,7 @@ class SecureCollection(SecureTrips):
     def _uploads(self, groups: list[Aggregator]) -> None:
         self._write_down(groups)
         group_of = self._left(groups, "survivors")
-        repeat = self.stage.attempt > 0 and self.run.plan.job.noised_locally
+        repeat = self.repeats and self.run.plan.job.noised_locally
         # Who signed for the groups is for each of them to see.
         of_others = {
             slot: [s for other, many in self._signed.items() if other != slot for s in many]

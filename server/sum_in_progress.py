@@ -12,16 +12,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 
 from ..learning.model import arrays_digest
 from ..planning.buffered import Buffer
 from ..run.events import Round
-from ..wire.arrays import Arrays
-from ..wire.buffered import BUFFER, Listed
 from ..wire.requests import TRAIN
 from .attempts import Attempt, Attempts
-from .buffered import PlainBuffer, SecureBuffer
+from .buffered import PlainBuffer, SecureBuffer, requests_to_sum, version_of
 from .collect import TooFew
 from .exchange import Exchange, Stage
 from .replies import scalars_check
@@ -50,7 +48,7 @@ class SumInProgress:
         self._trainings = run.trainings
         self.versions, self.members = dict(versions), sorted(versions)
         self._round = left.round if left else run.round + 1
-        self._models = {v: arrays_digest(_version(run, v)) for v in set(versions.values())}
+        self._models = {v: arrays_digest(version_of(run, v)) for v in set(versions.values())}
         most = run.plan.job.cohort.retries + 1
         self._attempts = Attempts(run, TRAIN, self._round, most, left)
         self._since = run.clock.now()
@@ -116,6 +114,7 @@ class SumInProgress:
             self._attempts.groups = self.collection.groups
             self.collection.with_trained(self._trainings.told())
             ages = {name: float(age) for name, age in self.staleness.items()}
+            self._trainings.masked |= {name: self.versions[name] for name in members}
             # Of the round that is due by now: other sums may have made versions since this one began.
             due = replace(self.stage, round=self._run.round + 1)
             event = round_event(self._run, self.collection, due, self.begun, False, staleness=ages)
@@ -130,14 +129,7 @@ class SumInProgress:
     def _collected(self, attempt: Attempt, members: list[str]) -> SecureBuffer | PlainBuffer:
         run = self._run
         listed = {name: (self.versions[name], self._model(name)) for name in members}
-        requests = [
-            Message(
-                RecordDict({BUFFER: Listed(listed).to_record()}),
-                dst_node_id=run.nodes[name],
-                message_type=TRAIN,
-            )
-            for name in members
-        ]
+        requests = requests_to_sum(run, listed)
         if not run.plan.job.encrypted:
             minimum = run.plan.job.cohort.minimum or len(members)
             return PlainBuffer(run, self.stage, minimum, requests, self.staleness)
@@ -146,7 +138,11 @@ class SumInProgress:
             self._notes.hold(self, OpenSum({name: self.versions[name] for name in members}, now))
 
         minimum = run.plan.minimum
-        return SecureBuffer(run, self.stage, minimum, requests, attempt, self.staleness, hold)
+        masked = self._trainings.masked
+        again = any(masked.get(name) == self.versions[name] for name in members)
+        return SecureBuffer(
+            run, self.stage, minimum, requests, attempt, self.staleness, hold, again
+        )
 
     def _model(self, name: str) -> str:
         return self._models[self.versions[name]]
@@ -169,7 +165,3 @@ class SumInProgress:
         self._trainings.collection.absorb(exchange)
         self.refused |= {n for n in exchange.failed if exchange.codes.get(n) in FOR_GOOD}
         return sorted(exchange.answered)
-
-
-def _version(run: Run, version: int) -> Arrays:
-    return run.arrays if version == run.round else run.versions[version]

@@ -53,6 +53,10 @@ class Trainings:
         """By client that an answer is awaited of."""
         self._ready: set[str] = set()
         """Clients whose update of the version that they began with is kept."""
+        resumed = run.buffered is not None
+        self.masked = {n: f.version for n, f in buffer.flights.items()} if resumed else {}
+        """By client the version of an update that was in a sum which came to nothing, or may have been before
+        this process began."""
         self._not_before: dict[str, float] = {}
         self._since: dict[str, float] = {}
         """When each client was first asked for the version that it trains."""

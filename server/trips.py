@@ -33,6 +33,11 @@ class SecureTrips(Collection):
 
     _sums: SecureSums
 
+    @property
+    def repeats(self) -> bool:
+        """Whether members may have masked in an earlier slot what is summed here."""
+        return self.stage.attempt > 0
+
     def with_circle(self, group: Aggregator) -> Aggregator:
         """Let a large group order its circle; without those who do not answer, in a slot of its own."""
         for _ in range(_CIRCLES):

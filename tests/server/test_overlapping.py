@@ -1,12 +1,13 @@
 """Asynchronous rounds between machines: while a sum waits for a silent owner, others make versions."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
 from umbel.planning.buffered import Buffer
 from umbel.privacy.secagg import member
+from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.run.events import Evaluation, Round, Spare
 from umbel.run.record import RunRecord
 from umbel.server.overlapping import Overlap, overlapping_rounds
@@ -108,7 +109,7 @@ def test_if_a_member_stays_silent_the_others_of_its_sum_are_summed_without_it(st
     assert each_once(run)
 
 
-def test_a_sum_that_comes_to_nothing_takes_no_version_off_the_record(start, job):
+def test_a_sum_that_comes_to_nothing_takes_no_version_off_the_record(start, job, monkeypatch):
     """It began before others made versions, and waits in vain beyond its deadline."""
     run, machines = start(job)
     stalls(machines, CONFIRM)
@@ -122,7 +123,15 @@ def test_a_sum_that_comes_to_nothing_takes_no_version_off_the_record(start, job)
             machines.busy &= {SILENT}
 
     run.tell = told
+    again, ask = defaultdict(list), Aggregator.upload_request
+
+    def noted(group, name, repeat=False, others=()):
+        again[name].append(repeat)
+        return ask(group, name, repeat, others)
+
+    monkeypatch.setattr(Aggregator, "upload_request", noted)
     overlapping_rounds(run)
+    assert again["client-0002"][:2] == [False, True], "the next sum says that it was masked before"
     vain = [event for event in run.folder.told(Round) if not event.aggregated]
     assert vain
     assert all(event.round > 2 for event in vain), "they are of the version that was due then"
