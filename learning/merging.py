@@ -39,7 +39,7 @@ _APART = {"float32": 1e-4, "bfloat16": 5e-2}
 def merge(run: Path, folder: Path) -> dict[str, Any]:
     """Write the merged model of a run's folder, or of an adapter's, whole or not at all; its record.
 
-    Only this user can read it if that holds of the adapter's folder.
+    Other users can read it only if they can read the adapter, where it lies.
     Raises ``ModelError`` for what cannot be merged, and for a `folder` that is there.
     """
     source = adapter_folder(run)
@@ -68,9 +68,22 @@ def merge(run: Path, folder: Path) -> dict[str, Any]:
         "base_sha256": card["base_sha256"],
         "adapter": {path.name: _digest(path) for path in sorted(source.glob("*.safetensors"))},
     }
-    closed = not source.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)  # an owner's own adapter
-    write_once(folder, lambda made: _write(learner, record, made), private=closed)
+    write_once(folder, lambda made: _write(learner, record, made), private=not open_to_all(source))
     return record
+
+
+def open_to_all(folder: Path) -> bool:
+    """Whether every user of the machine can come to a folder, list it, and read its tensors.
+
+    An owner's own adapter may lie open in a home that is closed.
+    """
+    there = folder.resolve()
+    everyone = stat.S_IROTH | stat.S_IXOTH
+    return (
+        there.stat().st_mode & everyone == everyone
+        and all(parent.stat().st_mode & stat.S_IXOTH for parent in there.parents)
+        and all(file.stat().st_mode & stat.S_IROTH for file in there.glob("*.safetensors"))
+    )
 
 
 def _digest(path: Path) -> str:

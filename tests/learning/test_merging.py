@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +114,21 @@ def test_what_only_its_owner_can_read_stays_so(tuned, tmp_path):
     (run / "adapter").chmod(0o700)
     merge(run, merged)
     assert {path.stat().st_mode & 0o077 for path in [merged, *merged.iterdir()]} == {0}
+
+
+@pytest.mark.parametrize("closed", ["home", "home/adapter", "home/adapter/a.safetensors"])
+def test_whom_an_adapter_is_closed_to_follows_from_all_that_it_lies_in(closed):
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        adapter = Path(name) / "home" / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "a.safetensors").write_bytes(b"")
+        for path in (Path(name), adapter.parent, adapter):
+            path.chmod(0o755)
+        (adapter / "a.safetensors").chmod(0o644)
+        assert merging.open_to_all(adapter)
+        path = Path(name) / closed
+        path.chmod(path.stat().st_mode & 0o770)
+        assert not merging.open_to_all(adapter)
 
 
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tuned, tmp_path):
