@@ -51,7 +51,7 @@ class Computing:
         independent of why the first try failed; nothing of that try has left. Only work that is out of
         time (``OutOfTime``) ends without an answer, at the same time as one.
         """
-        job, assignment, arrays, local = asked.job, asked.assignment, asked.whole, asked.local
+        job, assignment, local = asked.job, asked.assignment, asked.local
         names = asked.trained_here
         found = Computed()
         held, drawn = (most.held, most.drawn) if most else (None, None)
@@ -72,9 +72,8 @@ class Computing:
 
         if asked.test:
             try:
-                counts = self._work.tested(job, arrays, fill=held)
-                found.counts = None if asked.withheld else counts
-                self._note_test(job, assignment, counts)
+                found.counts = self._work.tested(job, asked.tested, fill=held)
+                self._note_test(job, assignment, found.counts)
             except OutOfTime:
                 raise
             except Exception as error:
@@ -83,7 +82,7 @@ class Computing:
             try:
                 if local is not None and local.needs_loss:
                     fill = most.weighed if most else None
-                    local.loss, local.loss_clip = self._loss(job, arrays, hidden, fill)
+                    local.loss, local.loss_clip = self._loss(asked, hidden, fill)
                 self._part(found, asked, trained(private, records=not asked.withheld))
             except OutOfTime:
                 raise
@@ -98,13 +97,16 @@ class Computing:
         return found
 
     def _loss(
-        self, job: Job, arrays: Arrays, hidden: LossNoise | None, fill: int | None
+        self, asked: Asked, hidden: LossNoise | None, fill: int | None
     ) -> tuple[float, float]:
         """Of the model that came, a mean over the training records (0 without any), and its clip.
+
+        If records are withheld it is of none: what is computed, for the time that it takes, leaves nothing.
 
         Guarantee under privacy: it is what `hidden` makes of it, or no loss at all. What cannot be computed
         counts as what an owner of no record would release.
         """
+        job, arrays = asked.job, asked.tested
         if not job.private:
             found = own_figures(job, own_counts(job, self._work.tested(job, arrays, side="train")))
             return float(found.get("loss") or 0.0), 1.0
@@ -113,7 +115,7 @@ class Computing:
         total = 0
         try:
             counts = self._work.tested(job, arrays, side="train", fill=fill)
-            if isinstance(counts, PrivateCounts):
+            if isinstance(counts, PrivateCounts) and not asked.withheld:
                 total = counts.bounded(job).loss
         except OutOfTime:
             raise

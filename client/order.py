@@ -68,7 +68,10 @@ class Asked:
     personal: Arrays = field(default_factory=dict)
     """What the personal tensors are at this owner as the round begins; empty with most strategies."""
     withheld: bool = False
-    """Whether no record takes part, because no private step is taken from where this owner's state leads."""
+    """Whether no record is trained on, because no private step is taken from where this owner's state
+    leads."""
+    first: Arrays = field(default_factory=dict)
+    """The personal tensors in the strategy's first state, if records are withheld."""
 
     @property
     def trains(self) -> bool:
@@ -76,8 +79,13 @@ class Asked:
 
     @property
     def whole(self) -> Arrays:
-        """The model that is trained and tested here: what came, and what is this owner's own."""
+        """The model that is trained here: what came, and what is this owner's own."""
         return {**self.arrays, **self.personal}
+
+    @property
+    def tested(self) -> Arrays:
+        """The model that is tested here: the same, or of the first state if records are withheld."""
+        return {**self.arrays, **self.first} if self.withheld else self.whole
 
     @property
     def start(self) -> Arrays:

@@ -210,7 +210,7 @@ class Rounds:
         if asked.test and job.tests_privately:
             noise = self._test_noise(job, assignment, metrics)
         elif asked.test and job.private:
-            request = hash_of(bytes.fromhex(arrays_digest(asked.whole)), asked.asked_for).hex()
+            request = hash_of(bytes.fromhex(arrays_digest(asked.tested)), asked.asked_for).hex()
             self._budget.note_exact(
                 job, assignment, request, last=not asked.train, again=asked.again
             )
@@ -364,19 +364,21 @@ class Rounds:
 
         Guarantee: whether it is refused, and why, follows from what the server sent. Else a server could
         find out any number of this owner's state, by one refusal after the other. If that state alone leads
-        to such weights, no record takes part (``Asked.withheld``), which nobody else is told.
+        to such weights, no record is trained on (``Asked.withheld``), and a test is of the strategy's first
+        state, which is accepted: no message says so, and its figures are those of records.
         """
         here = self._strategy
-        if why := here.objection(here.with_first(asked)):
+        first = here.with_first(asked)
+        if why := here.objection(first):
             raise WeightsRefused(f"{self._name}: {why}")
         why = here.objection(asked) if asked.own else ""
         if why:
             _log.error(
-                "%s: an answer is made without records. With this owner's own part: %s",
+                "%s: an update is made without records. With this owner's own part: %s",
                 self._name,
                 why,
             )
-        return replace(asked, withheld=bool(why))
+        return replace(asked, withheld=bool(why), first=first.personal if why else {})
 
     def _private_steps(self, job: Job, assignment: Assignment) -> PrivateSteps:
         recipe = self.numbers.recipe(job, assignment)

@@ -197,11 +197,29 @@ def test_an_owner_that_refuses_by_its_own_part_tells_the_server_numbers_of_it(
         assert not mary.entries()
 
 
-def test_a_test_of_an_own_part_that_no_step_is_taken_from_counts_no_record(told_by_refusals):
-    _, reply = told_by_refusals("local-head", MOST_WEIGHT + 3, EVALUATE)
-    assert not reply.has_error(), reply.error
-    told = dict(reply.content["metrics"])
-    assert told.keys() == {"counts", "epsilon", WEIGHT, OWN_STATE}
+def test_a_test_of_an_own_part_that_no_step_is_taken_from_is_of_the_first_state(
+    told_by_refusals, monkeypatch
+):
+    """Counts of nothing would tell a server, test by test, whether the part lies beyond the edge."""
+    heads = {}
+    for own in (NEAR, MOST_WEIGHT + 3):
+        seen, tested = [], WorkHere.tested
+
+        def noting(self, job, arrays, *, seen=seen, tested=tested, **named):
+            counts = tested(self, job, arrays, **named)
+            seen.append((arrays[HEAD].copy(), counts))
+            return counts
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WorkHere, "tested", noting)
+            mary, reply = told_by_refusals("local-head", own, EVALUATE)
+        assert not reply.has_error(), reply.error
+        assert reply.content["metrics"].keys() == {"counts", "epsilon", WEIGHT, OWN_STATE}
+        [(heads[own], counts)] = seen
+        assert counts.examples
+        first = mary.learner.personal[HEAD]
+    assert heads[NEAR][0] == pytest.approx(first[0] + NEAR)
+    assert heads[MOST_WEIGHT + 3] == pytest.approx(first)
 
 
 @pytest.fixture
