@@ -236,7 +236,7 @@ def test_a_published_size_below_what_the_owner_declared_takes_part_in_no_job(own
 SPOILT = {
     "notes.csv": b"text,label,more\nfine,a,1\n\xff\xfe,b,1\ntoo,few\nill,b,1\n",
     "notes.tsv": b"text\tlabel\nfine\ta\nbad\tb\textra\nill\tb\n",
-    "notes.jsonl": b'{"text": "fine", "label": "a"}\n{"text": \n{"text": ["x"], "label": "a"}\n'
+    "notes.jsonl": b'{"text": "fine", "label": "a"}\n{"text": \n{"text": ["x", "y"], "label": "a"}\n'
     b'{"text": "\\ud83d", "label": "b"}\n{"text": "x", "label": {"a": 1}}\n'
     b'[1]\n{"text": "ill", "label": "b"}\n',
 }

@@ -207,7 +207,7 @@ def test_class_label_that_is_stored_as_a_fraction(name, value, tmp_path):
 
 def test_a_record_whose_group_cannot_be_read_is_left_out_and_not_a_group_of_its_own(tmp_path):
     lines = lines_of("jsonl")
-    lines[DAMAGED] = b'{"text": "t", "label": "bad", "group": ["person 1"]}'
+    lines[DAMAGED] = b'{"text": "t", "label": "bad", "group": ["person 1", "person 2"]}'
     path = write_lines(tmp_path / "rows.jsonl", "jsonl", lines)
     assert read(path) == ROWS[:DAMAGED] + ROWS[DAMAGED + 1 :]
 

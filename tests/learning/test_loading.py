@@ -289,7 +289,9 @@ def test_the_code_of_an_exported_encoder_gives_the_same_logits(save, architectur
     arrays = {n: generator.normal(0, 0.1, a.shape).astype("f4") for n, a in learner.initial.items()}
     export_adapter(learner, arrays, tmp_path / "adapter")
     text = (tmp_path / "adapter" / "README.md").read_text()
-    code = text.split("```python")[1].split("```")[0].replace('"adapter', f'"{tmp_path}/adapter')
+    code = (
+        text.split("```python")[1].split("```")[0].replace("'adapter'", repr(f"{tmp_path}/adapter"))
+    )
     names: dict = {}
     exec(code, names)
     (found,) = names["answer"](["w1 w2 w3"])

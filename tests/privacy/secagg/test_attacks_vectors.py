@@ -15,7 +15,7 @@ from umbel.privacy.randomness import SecretStream
 from umbel.privacy.secagg import fixed_point
 from umbel.privacy.secagg.aggregator import Aggregator
 from umbel.privacy.secagg.fixed_point import Contribution, Layout, decode, encode
-from umbel.privacy.secagg.masks import Words
+from umbel.privacy.secagg.masks import Words, add_masks
 from umbel.privacy.secagg.messages import Manifest, PrekeyReply, UploadRequest
 from umbel.privacy.secagg.roster import Limits
 
@@ -105,7 +105,7 @@ def test_an_upload_under_another_manifest_makes_garbage_that_is_noticed(cohort, 
     for name in server.members:
         hash_ = server._hash if name != VICTIM else other_hash(server)
         masks = members.participants[name].member._masks(stored(members, name), hash_, {})
-        weakened.add_masks(total, [(key, -sign) for key, sign in masks])
+        add_masks(total, [(key, -sign) for key, sign in masks])
     with pytest.raises(ProtocolError) as caught:
         decode(total, server._manifest.layout, scale, 5, 4)
     assert caught.value.rule == "sum"
