@@ -66,6 +66,8 @@ class Buffer:
     """Clients that take no further part."""
     opened: list[frozenset[str]] = field(default_factory=list)
     """The members of each sum in progress, if several may be. A checkpoint does not have them."""
+    apart: Sequence[frozenset[str]] = ()
+    """Sets of clients of which as few as possible are in one sum. A checkpoint does not have them."""
 
     @property
     def summing(self) -> set[str]:
@@ -99,7 +101,8 @@ class Buffer:
         """The members of the next sum, sorted; none if too few are left, `without` some.
 
         Beside the first that got ready they are all that would be too far behind after it. None, too, if
-        it could leave somebody too far behind who is in a sum in progress.
+        it could leave somebody too far behind who is in a sum in progress; or if a whole set that is to be
+        kept apart (``apart``) would be in it, while others are in a sum in progress.
         """
         summing = self.summing
         here = self.flights.keys() - set(without) - summing
@@ -113,8 +116,20 @@ class Buffer:
 
         waiting = sorted(here, key=turn)
         due = [name for name in waiting if self.is_late(name)]
-        first = [name for name in waiting if name not in due][: max(0, self.size - len(due))]
-        return sorted([*due, *first])
+        members, others = set(due), [name for name in waiting if name not in due]
+        while len(members) < self.size:
+            name = min(
+                others, key=lambda one: self._met(one, members)
+            )  # of equals the first in turn
+            others.remove(name)
+            members.add(name)
+        if self.opened and any(group <= members for group in self.apart):
+            return []
+        return sorted(members)
+
+    def _met(self, name: str, members: Collection[str]) -> int:
+        """How many of these a client is to be kept apart from, counted by sets."""
+        return sum(len(group.intersection(members)) for group in self.apart if name in group)
 
     def wait_for(self, members: Collection[str]) -> None:
         """Let the clock go on until these are ready."""

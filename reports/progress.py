@@ -31,6 +31,7 @@ from ..run.events import (
     Holdout,
     Kept,
     Round,
+    SumRefused,
 )
 from ..run.outcome import decision_line
 from ..survey.holdings import holdings_lines
@@ -167,7 +168,7 @@ class Progress:
             case Holdings():
                 for line in holdings_lines(asdict(event)):
                     self._say(line)
-            case GroupLeftOut():
+            case GroupLeftOut() | SumRefused():
                 self._say(f"warning: {event.text}")
             case Ended() | Kept():
                 self._say(decision_line(event))

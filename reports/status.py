@@ -25,6 +25,7 @@ from ..run.events import (
     Round,
     Said,
     Spare,
+    SumRefused,
 )
 from ..run.outcome import decision_line
 from ..run.store import RunRow, Store
@@ -109,6 +110,8 @@ def status_lines(consortium: Consortium, store: Store, row: RunRow) -> Iterator[
         yield f"Warning: {spare.text}"
     for _, group in store.of_kinds(row.name, GroupLeftOut):
         yield f"Warning: {group.text}"
+    for _, refused in store.of_kinds(row.name, SumRefused):
+        yield f"Warning: {refused.text}"
     yield from _delivered_lines([event for _, event in store.of_kinds(row.name, Delivered)], row)
     for _, ended in store.last(row.name, Ended):
         yield decision_line(ended)

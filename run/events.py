@@ -273,6 +273,17 @@ class GroupLeftOut(Event):
 
 
 @dataclass(frozen=True)
+class SumRefused(Event):
+    """A sum of an asynchronous job that was opened, and that honest members cannot have made."""
+
+    kind = "sum-refused"
+    round: int
+    """The version that was due."""
+    members: list[str]
+    text: str
+
+
+@dataclass(frozen=True)
 class Turned(Event):
     """From this round on the run goes by another roster."""
 

@@ -23,6 +23,7 @@ from .events import (
     Partition,
     Round,
     Spare,
+    SumRefused,
     number,
 )
 from .outcome import decision_line
@@ -102,7 +103,11 @@ class RunRecord:
             holdouts=each_once(e for e in events if isinstance(e, Holdout)),
             decisions=[last[kind] for kind in (Ended, Kept) if kind in last],
             failures=failures_of(rounds),
-            warned=[event.text for event in events if isinstance(event, GroupLeftOut | Spare)],
+            warned=[
+                event.text
+                for event in events
+                if isinstance(event, GroupLeftOut | Spare | SumRefused)
+            ],
         )
 
     @property

@@ -26,7 +26,17 @@ from ..learning.probing.probe import probed
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..privacy.secagg.keys import Identity
-from ..run.events import Evaluation, Event, GroupLeftOut, Prepared, Round, Said, Spare, heads_of
+from ..run.events import (
+    Evaluation,
+    Event,
+    GroupLeftOut,
+    Prepared,
+    Round,
+    Said,
+    Spare,
+    SumRefused,
+    heads_of,
+)
 from ..run.run_folder import RunFolder
 from ..run.store import Store
 from ..storage.processes import end_with_parent, log_to_stderr
@@ -102,7 +112,7 @@ class Narrator:
             )
         elif isinstance(event, Evaluation) and event.lacks:
             _log.info("test of round %d: %s", event.round, event.lacks)
-        elif isinstance(event, Spare | GroupLeftOut):
+        elif isinstance(event, Spare | GroupLeftOut | SumRefused):
             _log.warning("%s", event.text)
 
 

@@ -23,12 +23,14 @@ from ..errors import CannotGoOn, Interrupted, RoundFailed
 from ..learning.metrics import Counts
 from ..learning.model import arrays_digest
 from ..planning.buffered import Buffer
+from ..planning.schedule import rounds_tested
 from ..run.events import Evaluation, Round
 from ..wire.arrays import Arrays
 from .buffered import next_model, under_way
 from .ending import failure
 from .exchange import Stage
 from .readiness import reasons
+from .refused_sums import RefusedSums
 from .rounds import evaluate, round_event, run_rounds
 from .run import Run
 from .slots import OpenSums
@@ -60,32 +62,42 @@ class Overlap:
             numbers = [slot.number for one in self._notes.left() for slot in one.open.slots]
             run.sums.used = max([run.sums.used, *numbers])
         self._sums: list[SumInProgress] = []
+        self._refused = RefusedSums(run)
 
     def next_version(self, run: Run, round_: int, test: bool) -> Arrays:
         """The next model version, of the sum that is whole first.
 
-        If it says `test`, all clients test the current model first, in a sum of its own. Raises
-        ``RoundFailed`` if too few are left, or too few answer, and no sum is in progress.
+        If it says `test`, all clients test the current model first, in a sum of its own. But if the sums that
+        it waits for are opened meanwhile, their versions are made before it, and the last one is tested: an
+        owner cannot answer again for the slot that it left, so another process could not open it. Raises
+        ``RoundFailed`` if too few are left, or too few answer, and no sum is in progress; also if too
+        many sums were opened and refused.
         """
         buffer, trainings = self._under_way()
-        if test and not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays)):
+        if self._test_is_due(test):
+            self.finish()
+            if run.sums and self._whole:
+                return self._made(self._whole[0], round_)
             evaluate(run)
         begun, failed = time.monotonic(), dict[str, str]()
         lacks, tried, job = "", 0, run.plan.job
         end, last = run.clock.now() + job.cohort.deadline, False
         while True:
+            buffer.apart = self._refused.groups if run.clock.now() < end else ()
             trainings.attend()
             self._begin()
             for one in self._go_on():
                 tried += one.tried
                 failed |= one.collection.failed if one.tried else {}
-                lacks = one.collection.lacks if one.tried else lacks
+                lacks = one.lacks if one.tried else lacks
                 end, last = (
                     run.clock.now() + job.cohort.deadline,
                     False,
                 )  # its members are asked anew
-            if whole := [one for one in self._sums if one.replies]:
-                return self._made(whole[0], round_)
+            if self._whole:
+                return self._made(self._whole[0], round_)
+            if self._refused.stops:
+                raise failure(run, f"Round {round_}: {self._refused.stops}.")
             if run.should_stop():
                 raise Interrupted(run.stopped)
             left = sum(map(buffer.may_train, run.candidates))
@@ -108,6 +120,21 @@ class Overlap:
         also = f"Also, {lacks.rstrip('.')}." if lacks else ""
         said = [f"Round {round_}: {why}.", reasons(failed), also]
         raise failure(run, " ".join(filter(None, said)), kind)
+
+    @property
+    def _whole(self) -> list[SumInProgress]:
+        """Sums that are opened, of which no version is made yet."""
+        return [one for one in self._sums if one.replies]
+
+    def _test_is_due(self, test: bool) -> bool:
+        """Whether the model is to be tested now, also if versions were made before a test that was due."""
+        run, job = self._run, self._run.plan.job
+        if test:
+            return not run.choice.heard(Evaluation, run.round, arrays_digest(run.arrays))
+        if not (run.sums and job.counts == "private"):
+            return False
+        due = [one for one in rounds_tested(job, run.plan.tests) if one <= run.round]
+        return bool(due) and all(event.round < due[-1] for event in run.folder.told(Evaluation))
 
     def finish(self) -> None:
         """Before a test, for which everybody leaves the slot it is in: wait until no sum is in progress and
@@ -166,6 +193,8 @@ class Overlap:
     def _has_use_of_more(self) -> bool:
         """Whether more versions are wanted than there are sums in progress, but for those that are slow."""
         job = self._run.plan.job
+        if self._refused.stops:
+            return False
         timely = [one for one in self._sums if one.seconds <= job.encryption.deadline]
         return self._run.round + len(timely) < job.training.rounds
 
@@ -187,12 +216,20 @@ class Overlap:
         """Let each sum go on; those that came to nothing."""
         run, (buffer, trainings) = self._run, self._under_way()
         for one in list(self._sums):
+            before = len(one.spoiled)
             for event in one.go_on():
                 run.tell(event)
                 warn_of_spares(run, event)
+            for members, why in one.spoiled[before:]:
+                self._notes.give_up(one)
+                self._refused.tell(members, why)
             if one.done and not one.replies:
+                self._notes.give_up(one)
                 self._end(one, buffer)
                 trainings.summed(one.members)
+                if one.spoiled:  # they train the newest version
+                    buffer.leave(one.members)
+                    buffer.begin(one.members)
                 buffer.leave(one.refused, for_good=True)
                 yield one
 
@@ -206,6 +243,7 @@ class Overlap:
         event: Round = round_event(run, one.collection, stage, one.begun, True, staleness=ages)
         run.tell(event)
         warn_of_spares(run, event)
+        self._notes.made(one)
         self._end(one, buffer)
         trainings.summed(one.members)
         run.versions[run.round] = run.arrays
@@ -215,5 +253,4 @@ class Overlap:
 
     def _end(self, one: SumInProgress, buffer: Buffer) -> None:
         self._sums.remove(one)
-        self._notes.drop(one)
         buffer.close(one.members)

@@ -122,11 +122,20 @@ class OpenSums:
     def hold(self, of: object, now: OpenSum) -> None:
         """Write down, durably, where the sum `of` stands, before the trip that it allows."""
         self._now[of] = now
-        self._folder.write_json(_SUMS, [asdict(one) for one in self._now.values()])
+        self._write()
 
-    def drop(self, of: object) -> None:
-        """It is in progress no more. The file says so with what is written next."""
+    def give_up(self, of: object) -> None:
+        """Nothing came of the sum `of`, and its members may leave the slot: no process goes on with it."""
+        if self._now.pop(of, None) is not None:
+            self._write()
+
+    def made(self, of: object) -> None:
+        """A version was made of it. It stays on the disk until something else is written: a process that
+        dies before the version is saved makes it again."""
         self._now.pop(of, None)
+
+    def _write(self) -> None:
+        self._folder.write_json(_SUMS, [asdict(one) for one in self._now.values()])
 
 
 def as_it_stands(group: Aggregator) -> OpenSlot:

@@ -62,6 +62,8 @@ class SumInProgress:
         """That of the last attempt."""
         self.stage = Stage(self._round)
         self.begun = 0.0
+        self.spoiled: list[tuple[list[str], str]] = []
+        """The members of an attempt whose opened sum was refused, and why."""
         self._vain: list[Round] = []
         self._aside = Aside(turns, self._replies)
 
@@ -69,6 +71,11 @@ class SumInProgress:
     def staleness(self) -> dict[str, int]:
         """By member of the last attempt, how old its update was when the sum began."""
         return {name: self._round - 1 - self.versions[name] for name in self.asked}
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing came of it, if that is no single client's doing."""
+        return self.spoiled[-1][1] if self.spoiled else self.collection.lacks
 
     @property
     def seconds(self) -> float:
@@ -102,7 +109,8 @@ class SumInProgress:
                 members = self._kept_by(members)
             if not members or (attempt.number and not self._may_be_summed(members)):
                 return None
-            self.tried += 1
+            last = bool(self.spoiled)
+            self.tried += not last
             self.asked = members
             self.collection = self._collected(attempt, members)
             try:
@@ -111,6 +119,9 @@ class SumInProgress:
                 replies = []
             if replies:
                 return replies
+            if last:  # that they refused is no failure of theirs
+                self.collection.failed = {}
+                self.collection.lacks = "the members let go of what was in the refused sum"
             self._attempts.groups = self.collection.groups
             self.collection.with_trained(self._trainings.told())
             ages = {name: float(age) for name, age in self.staleness.items()}
@@ -119,6 +130,11 @@ class SumInProgress:
             due = replace(self.stage, round=self._run.round + 1)
             event = round_event(self._run, self.collection, due, self.begun, False, staleness=ages)
             self._vain.append(event)
+            if last:
+                return None
+            if self.collection.spoiled:
+                # Once more: honest members refuse, and let go of what was opened. So they train anew.
+                self.spoiled.append((self.collection.spoiled[1], self.collection.lacks))
         return None
 
     def _may_be_summed(self, members: list[str]) -> bool:
@@ -135,7 +151,8 @@ class SumInProgress:
             return PlainBuffer(run, self.stage, minimum, requests, self.staleness)
 
         def hold(now: OpenRound) -> None:
-            self._notes.hold(self, OpenSum({name: self.versions[name] for name in members}, now))
+            if not self.spoiled:
+                self._notes.hold(self, OpenSum({n: self.versions[n] for n in members}, now))
 
         minimum = run.plan.minimum
         masked = self._trainings.masked
