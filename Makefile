@@ -7,8 +7,8 @@ TORCH ?= torch==2.13.0
 # Versions and hashes of requirements/ on Linux (x86_64); LOCKED= takes the newest versions that
 # pyproject.toml allows, as every other machine, and every other TORCH, does.
 LOCKED ?= $(if $(filter Linux-x86_64torch==2.13.0,$(shell uname -s)-$(shell uname -m)$(TORCH)),yes)
-# Processes that run the tests; one thread each.
-WORKERS ?= 2
+# Processes that run the tests, of one thread each: one more than two cores have, since some tests wait.
+WORKERS ?= 3
 PIP := $(PY) -m pip --disable-pip-version-check
 # Kept also where the shell says otherwise: each of the processes of a test would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=

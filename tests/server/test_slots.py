@@ -36,9 +36,12 @@ def test_a_sum_that_was_taken_up_stays_on_the_disk_while_another_goes_on(folder)
         notes.take_up(number, one)
     notes.hold(1, OPEN[1])
     assert OpenSums(folder).left() == OPEN
-    notes.drop(0)
+    notes.made(0)
+    assert OpenSums(folder).left() == OPEN
     notes.hold(1, OPEN[1])
     assert OpenSums(folder).left() == OPEN[1:]
+    notes.give_up(1)
+    assert OpenSums(folder).left() == []
 
 
 @pytest.mark.parametrize(
