@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,16 +69,40 @@ def init(
     job: Annotated[Path, typer.Argument(help="Job file to write.")],
     given: Given,
 ) -> Any:
-    """Write a commented job file."""
+    """Write a commented job file; with --data, also what the file's columns and size suggest."""
     from ..job.reference import write_template
 
+    seeming: dict[str, Any] = {}
     if "data.path" in given:
         from ..simulations.first import settings
 
+        seeming = _seeming_columns(given)
+        given = {**given, **seeming}
         given = {**given, **settings(given)}
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
-    return {"job": str(job)}
+    for key, name in seeming.items():
+        say(
+            f"  {key} = {name!r}: it seems to be this column. Change the file if it is another one."
+        )
+    return {"job": str(job), "seeming": seeming}
+
+
+def _seeming_columns(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that nobody named and the data do not have under their usual names; none if it is not clear."""
+    from ..errors import DataError
+    from ..job import Job
+    from ..learning.reading.picture_files import holds_pictures
+    from ..survey.survey import seeming_columns
+
+    if holds_pictures(Path(given["data.path"])):
+        return {}
+    try:
+        found = seeming_columns(Job.compose(None, given))
+    except DataError:
+        # The plan says what is wrong with the data.
+        return {}
+    return {key: name for key, name in found.items() if key not in given}
 
 
 @app.command()

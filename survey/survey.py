@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..learning.reading.columns import looks_like_data
 from ..learning.reading.header import column_names, unread_columns
 from ..learning.reading.layout import Layout
 from ..learning.reading.names import label_name, sort_names, stands_for_nothing
+from ..learning.reading.table import Table
 from ..learning.reading.tables import find_layout, read_table
 from ..tasks.spec import spec_of, usual_task
 from . import columns as look
@@ -85,6 +86,45 @@ class Survey:
         return values
 
 
+def seeming_columns(job: Job) -> dict[str, str]:
+    """Columns that seem to hold texts and classes, by job key, where a job's file lacks those that it names.
+
+    A key is missing if no column, or more than one, seems to be the one. Raises ``DataError`` as ``survey``.
+    """
+    path = Path(job.data.path or "")
+    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
+    names, _, described = _look(path, layout)
+    text, label = _seeming(job, names, described)
+    found = {"data.text_column": text, "data.label_column": label}
+    own = (job.data.text_column, job.data.label_column)
+    return {key: name for key, name in found.items() if name in names and name not in own}
+
+
+def _look(
+    path: Path, layout: Layout, read: Callable[[], None] = lambda: None
+) -> tuple[list[str], Table, tuple[Column, ...]]:
+    """Names of a file's columns, its rows, and what each column seems to hold; `read`: the rows are there."""
+    names = column_names(path, layout)
+    table = read_table(path, None, [], names, lenient=True, layout=layout)
+    _refuse_record_as_header(path, table.columns)
+    read()
+    unread = unread_columns(path, layout)
+    described = tuple(
+        look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
+    )
+    return names, table, described
+
+
+def _seeming(
+    job: Job, names: Sequence[str], described: tuple[Column, ...]
+) -> tuple[str, str | None]:
+    """The columns of texts and of classes: the job's own if they are there, else those that seem to be."""
+    text, label = job.data.text_column, job.data.label_column
+    text = text if text in names else look.text_column(described) or text
+    label = label if label in names else look.label_column(described, text)
+    return text, label if job.kind.labelled else None
+
+
 def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     """Survey the file of a job; columns that it does not have are guessed.
 
@@ -96,18 +136,8 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
         raise DataError("Name the file to look at, with --data FILE.")
     path = Path(job.data.path)
     layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
-    names = column_names(path, layout)
-    table = read_table(path, None, [], names, lenient=True, layout=layout)
-    _refuse_record_as_header(path, table.columns)
-    started("columns")
-    unread = unread_columns(path, layout)
-    described = tuple(
-        look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
-    )
-    text, label = job.data.text_column, job.data.label_column
-    text = text if text in names else look.text_column(described) or text
-    label = label if label in names else look.label_column(described, text)
-    label = label if job.kind.labelled else None
+    names, table, described = _look(path, layout, lambda: started("columns"))
+    text, label = _seeming(job, names, described)
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
     task = job.task if label or not job.kind.labelled else usual_task(labelled=False).name
     started("data")
@@ -153,7 +183,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
         characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
-        lists=tuple(unread),
+        lists=tuple(unread_columns(path, layout)),
         as_value=tuple(
             c.name for c in described if c.kind == "classes" and c.name in table.columns[c.name]
         ),

@@ -165,6 +165,27 @@ def test_the_template_is_a_job_that_can_be_planned(umbel, reviews_csv, tiny_bert
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_template_names_the_columns_that_a_file_has_where_that_is_clear(umbel, tmp_path):
+    rows = [
+        f"Der {n}. Besuch war {'gut' if n % 2 else 'schlecht'};{n % 2};ward {n % 3}"
+        for n in range(60)
+    ]
+    write(tmp_path / "export.csv", "\n".join(["Meldungstext;Urteil;Station", *rows]))
+    status, out, err = umbel("init", "job.toml", "--data", "export.csv", "--json")
+    assert status == 0, err
+    assert json.loads(out)["seeming"] == {"data.text_column": "Meldungstext"}, "two may be classes"
+    write(
+        tmp_path / "two.csv",
+        "\n".join(["Meldungstext;Urteil", *(r.rpartition(";")[0] for r in rows)]),
+    )
+    for options, label in ((), "Urteil"), (("--label-column", "Note"), "Note"):
+        (tmp_path / "job.toml").unlink()
+        status, _, err = umbel("init", "job.toml", "--data", "two.csv", *options)
+        assert status == 0, err
+        data = tomllib.loads((tmp_path / "job.toml").read_text())["data"]
+        assert (data["text_column"], data["label_column"]) == ("Meldungstext", label)
+
+
 def test_every_field_of_a_job_stands_in_the_template_with_its_default(tmp_path):
     path = tmp_path / "job.toml"
     reference.write_template(path, {})
