@@ -74,11 +74,15 @@ def init(
 
     seeming: dict[str, Any] = {}
     if "data.path" in given:
+        from ..reports.progress import Progress
         from ..simulations.first import settings
 
-        seeming = _seeming_columns(given)
-        given = {**given, **seeming}
-        given = {**given, **settings(given)}
+        with Progress() as progress:
+            progress.started("columns", 0)
+            seeming = _seeming_columns(given)
+            given = {**given, **seeming}
+            progress.started("data", 0)
+            given = {**given, **settings(given)}
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
     for key, name in seeming.items():
