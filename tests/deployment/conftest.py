@@ -5,6 +5,7 @@ here waits for a time to pass: every wait is for a condition, and ends in a fail
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -236,6 +237,12 @@ class Deployment:
         row = self.over(run)
         assert re.search(reason, row.reason), f"{row.status}: {row.reason}"
         self.umbel("resume", run)
+
+    def summing(self, run):
+        """Wait until a sum of an asynchronous run is in progress; its members."""
+        path = self.consortium.runs / run / "sums.json"
+        text = eventually(lambda: _text(path), "a sum in progress", self.logs)
+        return sorted(json.loads(text)[0]["versions"])
 
     def opened_first(self, run, number):
         """Wait until the first of a round's two sums is known; the file that is there until both are."""

@@ -10,14 +10,12 @@ import tomli_w
 from umbel.privacy.ledger.ledger import Ledger
 from umbel.simulations.rehearsal import rehearse
 
-pytestmark = pytest.mark.slow
-
 SLOW = "client-0004"
 
 
 @pytest.fixture
 def job(deployed_job):
-    """Sums of three owners of four, or of all three."""
+    """Sums of three owners of four or six, or of all three."""
 
     def build(owners, **sections):
         simulation = {"slow": {SLOW: 2.5}} if owners == 4 else {}
@@ -33,6 +31,7 @@ def job(deployed_job):
     return build
 
 
+@pytest.mark.slow
 def test_a_rehearsal_comes_to_the_adapter_of_a_simulation(job, reference, tmp_path):
     run, result = rehearse(job(4), tmp_path / "rehearsal")
     assert result["adapter_sha256"] == reference(job(4))
@@ -44,9 +43,10 @@ def test_a_rehearsal_comes_to_the_adapter_of_a_simulation(job, reference, tmp_pa
 def by_arrival(deploy, monkeypatch):
     """A deployment whose agents draw their noise from the system, and whose sums are of whoever is ready."""
 
-    def build(job, late, hours):
+    def build(job, late=None, hours=()):
         deployment = deploy(job)
-        write_hours(deployment.owners[late], hours)
+        if late:
+            write_hours(deployment.owners[late], hours)
         command = deployment.command
         plain = lambda name: [word for word in command(name) if word != "--rehearsal"]  # noqa: E731
         monkeypatch.setattr(deployment, "command", plain)
@@ -78,6 +78,7 @@ def closed():
     return [f"{hour:02}:00-{(hour + 1) % 24:02}:00"]
 
 
+@pytest.mark.slow
 def test_an_owner_that_is_not_ready_holds_nobody_up_and_no_death_costs_anybody_budget(
     job, by_arrival
 ):
@@ -99,6 +100,31 @@ def test_an_owner_that_is_not_ready_holds_nobody_up_and_no_death_costs_anybody_b
     # Which may be told twice: a process that dies after a sum, and before its checkpoint, opens it again.
     assert {event["round"] for event in summed} == {1, 2, 3, 4}
     assert any(late in event["clients"] for event in summed)
+    found = charges(deployment, run)
+    assert all(count == 1 for one in found.values() for count in one.values()), found
+    assert not deployment.uploads.twice
+
+
+@pytest.mark.faults
+def test_a_silent_member_holds_up_its_own_sum_alone_and_that_sum_outlives_the_server(
+    job, by_arrival
+):
+    # Longer than the test has patience: who waits for one of them fails.
+    patient = job(6, cohort={"deadline": 1800.0}, encryption={"deadline": 1800.0})
+    deployment = by_arrival(patient)
+    run = deployment.place(reproducible=False)
+    *others, silent = held = deployment.summing(run)
+    deployment.freeze("agent", silent)
+    for number in (1, 2):
+        assert not set(held) & set(deployment.round(run, number)["clients"])
+    deployment.kill("coordinator")
+    deployment.kill("agent", others[0])
+    deployment.thaw("agent", silent)
+    deployment.start(others[0])
+    deployment.finished(run)
+    summed = [event for event in deployment.events(run, "round") if event["aggregated"]]
+    assert {event["round"] for event in summed} == {1, 2, 3, 4}
+    assert any(event["clients"] == held for event in summed)
     found = charges(deployment, run)
     assert all(count == 1 for one in found.values() for count in one.values()), found
     assert not deployment.uploads.twice
