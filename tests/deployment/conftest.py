@@ -6,21 +6,20 @@ here waits for a time to pass: every wait is for a condition, and ends in a fail
 
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
+from .uploads import Uploads
+
 PATIENCE = float(os.environ.get("UMBEL_PATIENCE", "600"))
-_JOURNALS = logging.getLogger("umbel.privacy.secagg.journal")
 _MODULES = {
     "link": "umbel.flower.link",
     "coordinator": "umbel.server.coordinator",
@@ -115,7 +114,7 @@ class Deployment:
         self.prefixes = defaultdict(list)
         """Command before a process's own, such as the network namespace that it runs in."""
         self.environments = defaultdict(dict)
-        self.uploads = _Uploads(self.owners.values())
+        self.uploads = Uploads(self.owners.values())
 
     # What runs.
 
@@ -336,45 +335,6 @@ def eventually(condition, what, logs=lambda: ""):
             return found
         time.sleep(max(0.01, 9 * (time.monotonic() - begun)))
     raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}\n{logs()}")
-
-
-class _Uploads:
-    """Watches journals while they live: which masked vector each slot of each owner was sent."""
-
-    def __init__(self, homes):
-        self.seen = defaultdict(set)
-        self._homes = list(homes)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def close(self):
-        self._stop.set()
-        self._thread.join()
-        _JOURNALS.removeFilter(self._others)
-
-    def _others(self, record):
-        return threading.current_thread() is not self._thread
-
-    @property
-    def twice(self):
-        """Slots for which an owner has masked two vectors: their difference would be readable."""
-        return {slot: len(found) for slot, found in self.seen.items() if len(found) > 1}
-
-    def _watch(self):
-        from umbel.errors import UmbelError
-        from umbel.privacy.secagg.journal import Journal
-
-        # A journal that is read while it is written looks damaged; it is read again.
-        _JOURNALS.addFilter(self._others)
-        while not self._stop.wait(0.1):
-            for home in self._homes:
-                for folder in home.journals.glob("*"):
-                    with contextlib.suppress(UmbelError, OSError):
-                        state = Journal(folder, "any")._load().state
-                        if state.vector:
-                            key = (home.name, folder.name, state.number)
-                            self.seen[key].add(state.vector)
 
 
 def _stamps(home, what):
