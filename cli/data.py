@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from ..errors import JobError
 from ..quantities import verb
 from .answers import Answer, answers
 from .options import Given, asks_for_keys, flags_of
+
+if TYPE_CHECKING:
+    from ..survey.advice import Advice
 
 
 @answers
@@ -54,11 +57,13 @@ def data(
     with Progress() as progress:
         progress.started("data", 0)
         found = survey(job, lambda stage: progress.started(stage, 0))
-    values = found.to_dict() | {
-        "warnings": warnings(found),
-        "advice": [vars(one) for one in advice(found)],
-    }
-    return Answer(values, lambda: survey_table(found))
+    said = _said(found.to_dict(), warnings(found), advice(found))
+    return Answer(said, lambda: survey_table(found))
+
+
+def _said(found: dict[str, Any], warnings: list[str], advice: list[Advice]) -> dict[str, Any]:
+    """A survey's values with what to look at again, and what to set."""
+    return found | {"warnings": warnings, "advice": [vars(one) for one in advice]}
 
 
 def _pictures(folder: Path, given: Given) -> Answer:
@@ -79,8 +84,5 @@ def _pictures(folder: Path, given: Given) -> Answer:
     with Progress() as progress:
         progress.started("data", 0)
         found = survey_pictures(folder)
-    values = found.to_dict() | {
-        "warnings": picture_warnings(found),
-        "advice": [vars(one) for one in picture_advice(found)],
-    }
-    return Answer(values, lambda: picture_table(found))
+    said = _said(found.to_dict(), picture_warnings(found), picture_advice(found))
+    return Answer(said, lambda: picture_table(found))

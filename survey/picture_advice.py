@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group
 
 from ..learning.reading.picture_limits import LARGEST_PICTURE
 from ..learning.reading.picture_sizes import largest_file
@@ -15,6 +13,7 @@ from ..tasks.spec import task_that_reads
 from .advice import Advice
 from .holdings import FEW
 from .pictures import PictureSurvey, grouped_reasons
+from .show import report
 
 _NAMED = 8
 _USUAL_SIDE = 224
@@ -110,17 +109,8 @@ def picture_advice(found: PictureSurvey) -> list[Advice]:
 
 def picture_table(found: PictureSurvey) -> Group:
     """Facts, what to look at again, what to set."""
-    lines = Table.grid(padding=(0, 2))
-    for title, line in picture_facts(found):
-        lines.add_row(Text(title, style="bold"), Text(line))
-    parts: list[RenderableType] = [Text(found.path, style="bold"), lines]
-    for heading, texts in (
-        ("Look at again", picture_warnings(found)),
-        ("Set", [str(one) for one in picture_advice(found)]),
-    ):
-        if texts:
-            parts += [Text(""), Text(heading, style="bold"), *(Text(f"- {text}") for text in texts)]
-    return Group(*parts)
+    said = [str(one) for one in picture_advice(found)]
+    return report(found.path, picture_facts(found), picture_warnings(found), said)
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,25 +86,42 @@ class Survey:
         return values
 
 
+class _Look(NamedTuple):
+    """What a file seems to hold, as far as its columns say."""
+
+    names: list[str]
+    unread: list[str]
+    table: Table
+    described: tuple[Column, ...]
+
+
 def seeming_columns(job: Job) -> dict[str, str]:
     """Columns that seem to hold texts and classes, by job key, where a job's file lacks those that it names.
 
     A key is missing if no column, or more than one, seems to be the one. Raises ``DataError`` as ``survey``.
     """
-    path = Path(job.data.path or "")
-    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
-    names, _, described = _look(path, layout)
-    text, label = _seeming(job, names, described)
+    layout, names = _named(job)
+    data = job.data
+    own = [data.text_column, *([data.label_column] if job.kind.labelled else [])]
+    if all(name in names for name in own):
+        return {}  # without a look at the rows, which may be many
+    text, label = _seeming(job, _look(job, layout, names))
     found = {"data.text_column": text, "data.label_column": label}
-    own = (job.data.text_column, job.data.label_column)
     return {key: name for key, name in found.items() if name in names and name not in own}
 
 
+def _named(job: Job) -> tuple[Layout, list[str]]:
+    """How a job's file is laid out, and its columns."""
+    path = Path(job.data.path or "")
+    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
+    return layout, column_names(path, layout)
+
+
 def _look(
-    path: Path, layout: Layout, read: Callable[[], None] = lambda: None
-) -> tuple[list[str], Table, tuple[Column, ...]]:
-    """Names of a file's columns, its rows, and what each column seems to hold; `read`: the rows are there."""
-    names = column_names(path, layout)
+    job: Job, layout: Layout, names: list[str], read: Callable[[], None] = lambda: None
+) -> _Look:
+    """Read a job's file and describe its columns; `read` is called once the rows are there."""
+    path = Path(job.data.path or "")
     table = read_table(path, None, [], names, lenient=True, layout=layout)
     _refuse_record_as_header(path, table.columns)
     read()
@@ -112,16 +129,14 @@ def _look(
     described = tuple(
         look.describe(name, table.columns.get(name, [])) for name in names if name not in unread
     )
-    return names, table, described
+    return _Look(names, unread, table, described)
 
 
-def _seeming(
-    job: Job, names: Sequence[str], described: tuple[Column, ...]
-) -> tuple[str, str | None]:
+def _seeming(job: Job, seen: _Look) -> tuple[str, str | None]:
     """The columns of texts and of classes: the job's own if they are there, else those that seem to be."""
     text, label = job.data.text_column, job.data.label_column
-    text = text if text in names else look.text_column(described) or text
-    label = label if label in names else look.label_column(described, text)
+    text = text if text in seen.names else look.text_column(seen.described) or text
+    label = label if label in seen.names else look.label_column(seen.described, text)
     return text, label if job.kind.labelled else None
 
 
@@ -134,10 +149,10 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     """
     if job.data.path is None:
         raise DataError("Name the file to look at, with --data FILE.")
-    path = Path(job.data.path)
-    layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
-    names, table, described = _look(path, layout, lambda: started("columns"))
-    text, label = _seeming(job, names, described)
+    layout, names = _named(job)
+    seen = _look(job, layout, names, lambda: started("columns"))
+    table, described = seen.table, seen.described
+    text, label = _seeming(job, seen)
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
     task = job.task if label or not job.kind.labelled else usual_task(labelled=False).name
     started("data")
@@ -159,7 +174,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     lengths, no_lengths = lengths_of(spec_of(task), job.model.base, corpus.texts)
     started("texts")
     return Survey(
-        path=str(path),
+        path=str(Path(job.data.path)),
         rows=len(table),
         columns=tuple(replace(c, kind="classes") if c.name == label else c for c in described),
         text_column=text,
@@ -183,7 +198,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
         characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
-        lists=tuple(unread_columns(path, layout)),
+        lists=tuple(seen.unread),
         as_value=tuple(
             c.name for c in described if c.kind == "classes" and c.name in table.columns[c.name]
         ),
