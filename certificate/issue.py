@@ -18,6 +18,7 @@ from ..privacy.secagg.keys import Identity
 from ..run.events import Round
 from ..run.run_folder import RunFolder
 from ..storage.canonical import canonical_json
+from ..storage.files import sha256_of
 from .form import Audit, Certificate, Guarantee, Mechanism, Spending
 
 Json = Mapping[str, Any]
@@ -125,8 +126,7 @@ def digests(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in UNBOUND:
-            with path.open("rb") as stream:
-                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[name] = sha256_of(path).hex()
     return found
 
 

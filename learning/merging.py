@@ -10,7 +10,6 @@ Guarantee: what is written was loaded again, and answers a text as base and adap
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 from dataclasses import replace
@@ -23,6 +22,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import ModelError
 from ..storage.cache import write_once
+from ..storage.files import sha256_of
 from .export import read_card, write_folder
 from .hugging_face import one_sentence
 from .model import Learner
@@ -66,7 +66,9 @@ def merge(run: Path, folder: Path) -> dict[str, Any]:
         "umbel_version": __version__,
         "base": card["base"],
         "base_sha256": card["base_sha256"],
-        "adapter": {path.name: _digest(path) for path in sorted(source.glob("*.safetensors"))},
+        "adapter": {
+            path.name: sha256_of(path).hex() for path in sorted(source.glob("*.safetensors"))
+        },
     }
     write_once(folder, lambda made: _write(learner, record, made), private=not open_to_all(source))
     return record
@@ -84,11 +86,6 @@ def open_to_all(folder: Path) -> bool:
         and all(parent.stat().st_mode & stat.S_IXOTH for parent in there.parents)
         and all(file.stat().st_mode & stat.S_IROTH for file in there.glob("*.safetensors"))
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write(learner: Learner, record: dict[str, Any], folder: Path) -> None:

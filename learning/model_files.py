@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..storage.cache import cache_folder, write_once
+from ..storage.files import sha256_of
 
 SUFFIXES = (
     *(".json", ".jsonl", ".jinja", ".safetensors", ".txt", ".model", ".spm", ".codes", ".vocab"),
@@ -71,15 +72,12 @@ def _stamps(path: Path) -> tuple[_Stamp, ...]:
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_file():
-        digest.update(b"file\0")
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(b"file\0" + sha256_of(path))
         return digest.hexdigest()
     for name in model_files(path):
         file = path / name
         digest.update(os.fsencode(name) + b"\0" + file.stat().st_size.to_bytes(8, "little"))
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(sha256_of(file))
     return digest.hexdigest()
 
 

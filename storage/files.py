@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
@@ -90,6 +91,12 @@ def _close(made: Path) -> None:
     for path in [made, *(made.rglob("*") if made.is_dir() else [])]:
         if not path.is_symlink():
             path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def sha256_of(path: Path) -> bytes:
+    """Of a file's content, which is never in memory as a whole. Raises ``OSError``."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def cannot_write(path: Path, error: OSError) -> FileError:
