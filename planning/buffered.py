@@ -118,9 +118,8 @@ class Buffer:
         due = [name for name in waiting if self.is_late(name)]
         members, others = set(due), [name for name in waiting if name not in due]
         while len(members) < self.size:
-            name = min(
-                others, key=lambda one: self._met(one, members)
-            )  # of equals the first in turn
+            # Of equals the first in turn.
+            name = min(others, key=lambda one: self._met(one, members))
             others.remove(name)
             members.add(name)
         if self.opened and any(group <= members for group in self.apart):

@@ -283,6 +283,10 @@ class SumRefused(Event):
     text: str
 
 
+Warned = Spare | GroupLeftOut | SumRefused
+"""What a server warns of, by its ``text``."""
+
+
 @dataclass(frozen=True)
 class Turned(Event):
     """From this round on the run goes by another roster."""

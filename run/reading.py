@@ -50,19 +50,12 @@ def each_once(events: Iterable[T]) -> list[T]:
     A round that is made stays so: an attempt that came to nothing, even if it is told of later, replaces no
     whole one. (An asynchronous job may make a version while another sum still waits for its members.)
     """
-    last: dict[int, T] = {}
-    for event in events:
-        if not (
-            _came_to_nothing(event)
-            and event.round in last
-            and not _came_to_nothing(last[event.round])
-        ):
-            last[event.round] = event
+    last = {event.round: event for event in sorted(events, key=_is_whole)}
     return [last[round_] for round_ in sorted(last)]
 
 
-def _came_to_nothing(event: Event) -> bool:
-    return isinstance(event, Round) and not event.aggregated
+def _is_whole(event: Event) -> bool:
+    return not isinstance(event, Round) or event.aggregated
 
 
 def failures_of(rounds: Sequence[Round]) -> list[Failure]:

@@ -16,14 +16,12 @@ from ..tasks.spec import MainMetric, known, spec_of, usual_task
 from .events import (
     Ended,
     Evaluation,
-    GroupLeftOut,
     Holdout,
     Json,
     Kept,
     Partition,
     Round,
-    Spare,
-    SumRefused,
+    Warned,
     number,
 )
 from .outcome import decision_line
@@ -103,11 +101,7 @@ class RunRecord:
             holdouts=each_once(e for e in events if isinstance(e, Holdout)),
             decisions=[last[kind] for kind in (Ended, Kept) if kind in last],
             failures=failures_of(rounds),
-            warned=[
-                event.text
-                for event in events
-                if isinstance(event, GroupLeftOut | Spare | SumRefused)
-            ],
+            warned=[event.text for event in events if isinstance(event, Warned)],
         )
 
     @property

@@ -93,11 +93,18 @@ def buffered_round(run: Run, round_: int, test: bool) -> Arrays:
             run.versions = {v: run.versions[v] for v in buffer.versions if v <= run.round}
             return model
         buffer.leave(tried.refused, for_good=True)
+    raise no_sum(run, buffer, round_, failed)
+
+
+def no_sum(
+    run: Run, buffer: Buffer, round_: int, failed: dict[str, str], lacks: str = ""
+) -> RoundFailed:
+    """Why no version is made: ``CannotGoOn`` if too few clients are left."""
     left = sum(map(buffer.may_train, run.candidates))
     few = f"{left} clients are left, and a sum needs {buffer.size}"
     why = few if left < buffer.size else "no sum could be made of the clients that were ready"
     kind = CannotGoOn if left < buffer.size else RoundFailed
-    raise failure(run, f"Round {round_}: {why}. {reasons(failed)}".rstrip(), kind)
+    return failure(run, f"Round {round_}: {why}. {reasons(failed, lacks)}".rstrip(), kind)
 
 
 def under_way(run: Run) -> Buffer:

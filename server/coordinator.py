@@ -29,12 +29,10 @@ from ..privacy.secagg.keys import Identity
 from ..run.events import (
     Evaluation,
     Event,
-    GroupLeftOut,
     Prepared,
     Round,
     Said,
-    Spare,
-    SumRefused,
+    Warned,
     heads_of,
 )
 from ..run.run_folder import RunFolder
@@ -112,7 +110,7 @@ class Narrator:
             )
         elif isinstance(event, Evaluation) and event.lacks:
             _log.info("test of round %d: %s", event.round, event.lacks)
-        elif isinstance(event, Spare | GroupLeftOut | SumRefused):
+        elif isinstance(event, Warned):
             _log.warning("%s", event.text)
 
 

@@ -17,23 +17,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
-from ..errors import CannotGoOn, Interrupted, RoundFailed
+from ..errors import Interrupted
 from ..learning.metrics import Counts
 from ..learning.model import arrays_digest
 from ..planning.buffered import Buffer
 from ..planning.schedule import rounds_tested
-from ..run.events import Evaluation, Round
+from ..run.events import Evaluation
 from ..wire.arrays import Arrays
-from .buffered import next_model, under_way
+from .buffered import next_model, no_sum, under_way
 from .ending import failure
 from .exchange import Stage
-from .readiness import reasons
 from .refused_sums import RefusedSums
 from .rounds import evaluate, round_event, run_rounds
 from .run import Run
-from .slots import OpenSums
+from .slots import OpenSum, OpenSums
 from .spares import warn_of_spares
 from .sum_in_progress import SumInProgress
 from .trainings import Trainings
@@ -56,10 +54,11 @@ class Overlap:
         self._turns = run.clock = Turns(run.clock)
         self._renew, run.renew = run.renew, self._renew_between
         self._notes = OpenSums(run.folder)
-        roster = run.sums.roster.hash.hex() if run.sums else ""
-        self._left = [one for one in self._notes.left() if run.sums and one.open.roster == roster]
+        self._left: list[OpenSum] = []
         if run.sums:
-            numbers = [slot.number for one in self._notes.left() for slot in one.open.slots]
+            noted, roster = self._notes.left(), run.sums.roster.hash.hex()
+            self._left = [one for one in noted if one.open.roster == roster]
+            numbers = [slot.number for one in noted for slot in one.open.slots]
             run.sums.used = max([run.sums.used, *numbers])
         self._sums: list[SumInProgress] = []
         self._refused = RefusedSums(run)
@@ -90,10 +89,7 @@ class Overlap:
                 tried += one.tried
                 failed |= one.collection.failed if one.tried else {}
                 lacks = one.lacks if one.tried else lacks
-                end, last = (
-                    run.clock.now() + job.cohort.deadline,
-                    False,
-                )  # its members are asked anew
+                end, last = run.clock.now() + job.cohort.deadline, False  # they are asked anew
             if self._whole:
                 return self._made(self._whole[0], round_)
             if self._refused.stops:
@@ -114,12 +110,7 @@ class Overlap:
         failed = ahead.failed | failed
         if ahead.heard or ahead.failed:
             run.tell(round_event(run, ahead, Stage(round_), begun, False))
-        few = f"{left} clients are left, and a sum needs {buffer.size}"
-        why = few if left < buffer.size else "no sum could be made of the clients that were ready"
-        kind = CannotGoOn if left < buffer.size else RoundFailed
-        also = f"Also, {lacks.rstrip('.')}." if lacks else ""
-        said = [f"Round {round_}: {why}.", reasons(failed), also]
-        raise failure(run, " ".join(filter(None, said)), kind)
+        raise no_sum(run, buffer, round_, failed, lacks)
 
     @property
     def _whole(self) -> list[SumInProgress]:
@@ -237,10 +228,7 @@ class Overlap:
         """The version that a whole sum makes of the newest one."""
         run, (buffer, trainings) = self._run, self._under_way()
         model = next_model(run, round_, one.replies or [])
-        one.collection.with_trained(trainings.told())
-        ages = {name: float(age) for name, age in one.staleness.items()}
-        stage = replace(one.stage, round=round_)
-        event: Round = round_event(run, one.collection, stage, one.begun, True, staleness=ages)
+        event = one.event(round_, made=True)
         run.tell(event)
         warn_of_spares(run, event)
         self._notes.made(one)

@@ -124,9 +124,10 @@ def prepare_request(node: int, roster: bytes) -> Message:
     return Message(content, dst_node_id=node, message_type=PREPARE)
 
 
-def reasons(failed: Mapping[str, str]) -> str:
-    """The first three reasons, each with those who have it."""
+def reasons(failed: Mapping[str, str], lacks: str = "") -> str:
+    """The first three reasons, each with those who have it; and what is lacking by no client's doing."""
     alike: dict[str, list[str]] = {}
     for name, reason in sorted(failed.items()):
         alike.setdefault(reason.rstrip("."), []).append(name)
-    return " ".join(f"{some(names)}: {reason}." for reason, names in list(alike.items())[:3])
+    said = [f"{some(names)}: {reason}." for reason, names in list(alike.items())[:3]]
+    return " ".join([*said, *([f"Also, {lacks.rstrip('.')}."] if lacks else [])])

@@ -170,8 +170,8 @@ def train_round(run: Run, round_: int, test: bool) -> Arrays:
     raise failure(
         run,
         f"Round {round_}: {len(collection.answered)} of {len(cohort)} clients answered, but {minimum} "
-        f"are needed, after {attempt.number - attempts.first + 1} attempts. {reasons(collection.failed)}"
-        + (f" Also, {collection.lacks.rstrip('.')}." if collection.lacks else ""),
+        f"are needed, after {attempt.number - attempts.first + 1} attempts. "
+        + reasons(collection.failed, collection.lacks),
         kind,
     )
 

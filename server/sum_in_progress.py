@@ -97,6 +97,13 @@ class SumInProgress:
         """What its strategy folds; None before it is done, and if nothing came of it."""
         return self._aside.result()
 
+    def event(self, round_: int, *, made: bool) -> Round:
+        """What its last attempt came to, and what trainings cost that no event says yet."""
+        self.collection.with_trained(self._trainings.told())
+        ages = {name: float(age) for name, age in self.staleness.items()}
+        stage = replace(self.stage, round=round_)
+        return round_event(self._run, self.collection, stage, self.begun, made, staleness=ages)
+
     def give_up(self) -> None:
         """Wait no more for anybody; its slot stays closed."""
         self._aside.give_up()
@@ -123,13 +130,9 @@ class SumInProgress:
                 self.collection.failed = {}
                 self.collection.lacks = "the members let go of what was in the refused sum"
             self._attempts.groups = self.collection.groups
-            self.collection.with_trained(self._trainings.told())
-            ages = {name: float(age) for name, age in self.staleness.items()}
             self._trainings.masked |= {name: self.versions[name] for name in members}
             # Of the round that is due by now: other sums may have made versions since this one began.
-            due = replace(self.stage, round=self._run.round + 1)
-            event = round_event(self._run, self.collection, due, self.begun, False, staleness=ages)
-            self._vain.append(event)
+            self._vain.append(self.event(self._run.round + 1, made=False))
             if last:
                 return None
             if self.collection.spoiled:

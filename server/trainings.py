@@ -77,7 +77,7 @@ class Trainings:
             self.attend()
             if not set(wanted) <= buffer.flights.keys():
                 wanted = []
-            members = sorted(wanted) or buffer.next_members(without=self.away)
+            members = sorted(wanted) or buffer.next_members()
             if members and self.are_ready(members):
                 return members
             if run.should_stop():

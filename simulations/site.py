@@ -109,9 +109,8 @@ class Site:
         learner, task, job = self.workplace.learner, self.workplace.task, self._federation.job
         shapes = state_of(job.strategy, learner.shape().everything)
         states = own_states(self._settings.owners, name)
-        own = states.begin(
-            run, job.digest(), shapes, counted, lambda _: True
-        )  # a simulation believes itself
+        # A simulation believes itself.
+        own = states.begin(run, job.digest(), shapes, counted, lambda _: True)
         model = own_model(learner, shared, own.arrays)
         if place is not None:
             place.parent.mkdir(exist_ok=True)
