@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from .machines import on_machines
+
 
 @pytest.fixture(scope="session")
 def faulty_grid():
@@ -177,3 +179,29 @@ def undisturbed(start_run, quick):
         return arrays_digest(run.arrays)
 
     return digest
+
+
+@pytest.fixture
+def seven_owners(job_of):
+    """An asynchronous job with sums of three of seven owners: two can be in progress at once."""
+
+    def build(rounds):
+        return job_of(
+            strategy={"name": "fedbuff", "options": {"buffer": 3, "max_staleness": 3}},
+            training={"batch_size": 64, "rounds": rounds},
+            evaluation={"counts": "off"},
+            simulation={"partition": "iid", "clients": 7},
+        )
+
+    return build
+
+
+@pytest.fixture
+def start(start_run):
+    """A run whose owners draw their noise from the system, and the machines between."""
+
+    def build(job):
+        run = start_run(job, reproducible=False)
+        return run, on_machines(run)
+
+    return build

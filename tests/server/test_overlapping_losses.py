@@ -13,7 +13,7 @@ from umbel.server.overlapping import overlapping_rounds
 from umbel.server.slots import OpenSums
 from umbel.wire.requests import CONFIRM, EVALUATE
 
-from .machines import SUM, after, on_machines, summed
+from .machines import SUM, after, summed
 
 SPOILER = SILENT = "client-0001"
 LAST = "client-0006"
@@ -21,23 +21,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.fixture
-def job(job_of):
-    """Sums of three of seven owners: two can be in progress at once."""
-    return job_of(
-        strategy={"name": "fedbuff", "options": {"buffer": 3, "max_staleness": 3}},
-        training={"batch_size": 64, "rounds": 12},
-        evaluation={"counts": "off"},
-        simulation={"partition": "iid", "clients": 7},
-    )
-
-
-@pytest.fixture
-def start(start_run):
-    def build(job):
-        run = start_run(job, reproducible=False)
-        return run, on_machines(run)
-
-    return build
+def job(seven_owners):
+    return seven_owners(rounds=12)
 
 
 @pytest.fixture
