@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,14 +80,12 @@ class Exchange:
         self._on_failure, self._should_stop = on_failure, should_stop
         self._clock = clock or SystemClock()
         self._end = self._clock.now() + deadline
-        outgoing = list(messages)
-        self.bytes_down = sum(payload_bytes(message.content) for message in outgoing)
-        ids = list(grid.push_messages(outgoing))
-        self._waiting = {
-            message_id: names[message.metadata.dst_node_id]
-            for message_id, message in zip(ids, outgoing, strict=True)
-        }
-        self._total = len(ids)
+        self._waiting: dict[str, str] = {}
+        """By the id of a request, who is to answer it."""
+        self._requests: defaultdict[str, list[str]] = defaultdict(list)
+        """The ids of the requests of each."""
+        self._send(messages)
+        self._total = len(self._waiting)
 
     def __iter__(self) -> Iterator[Message]:
         while self.lasts and not self._should_stop():
@@ -95,6 +94,21 @@ class Exchange:
             if self._waiting and len(self._waiting) == before:
                 self._clock.wait_until(self._clock.now() + _POLL_SECONDS)
         self.give_up()
+
+    def ask_again(self, messages: Iterable[Message]) -> None:
+        """Send those who have not answered yet the same request once more, in the time that is left.
+
+        A request dies with the process that took it. The first answer counts."""
+        self._send(messages)
+
+    def _send(self, messages: Iterable[Message]) -> None:
+        outgoing = list(messages)
+        self.bytes_down += sum(payload_bytes(message.content) for message in outgoing)
+        ids = self._grid.push_messages(outgoing)
+        for message_id, message in zip(ids, outgoing, strict=True):
+            name = self._names[message.metadata.dst_node_id]
+            self._waiting[message_id] = name
+            self._requests[name].append(message_id)
 
     @property
     def lasts(self) -> bool:
@@ -106,9 +120,12 @@ class Exchange:
         # One at a time where the grid can: a reply may be as large as the model.
         for reply in self._grid.pull_messages(list(self._waiting)):
             # An error reply may carry another sender's id, so the request's id tells who it is.
-            name = self._waiting.pop(reply.metadata.reply_to_message_id, None)
-            if name is not None and self._accept(name, reply):
-                yield reply
+            name = self._waiting.get(reply.metadata.reply_to_message_id)
+            if name is not None:
+                for request in self._requests[name]:
+                    del self._waiting[request]
+                if self._accept(name, reply):
+                    yield reply
             del reply
 
     def give_up(self) -> None:

@@ -1,7 +1,7 @@
 """What the clients of an asynchronous job train between machines, while sums are made of what others have.
 
 A client is asked to train as soon as it may begin, and answers once its update is kept (``client.buffered``).
-Whoever is silent beyond the deadline, or away, is asked for the same version again; when that would be too
+If it is silent beyond the deadline, or was away, it is asked for the same version again; if that would be too
 old for a sum, for the newest. Another process asks all of them again: who has trained answers at once.
 """
 
@@ -112,13 +112,23 @@ class Trainings:
         return bool(late)
 
     def finish(self) -> None:
-        """Wait until nobody who is connected trains any more, or is late."""
-        run = self._run
+        """Wait until nobody who is connected trains any more, or is late.
+
+        If they take long, they are asked again, at twice the time each: an agent that was started again so
+        quickly that nobody saw it go does not know that it was asked.
+        """
+        run, patience = self._run, self._run.plan.job.encryption.deadline
+        again = run.clock.now() + patience
         while True:
             self._look()
             self._take()
-            if run.should_stop() or not self._asked.keys() - self.away:
+            late = self._asked.keys() - self.away
+            if run.should_stop() or not late:
                 return
+            if run.clock.now() >= again:
+                self._ask_again(late)
+                patience *= 2
+                again = run.clock.now() + patience
             run.clock.wait_until(run.clock.now() + _POLL_SECONDS)
 
     def summed(self, members: Iterable[str]) -> None:
@@ -149,13 +159,14 @@ class Trainings:
             return
         self._looked = now
         nodes = set(run.grid.get_node_ids())
-        self._online = {name for name in run.candidates if run.nodes[name] in nodes}
+        before, self._online = self._online, {n for n in run.candidates if run.nodes[n] in nodes}
         self._drop(buffer.flights.keys() - set(run.candidates))
         # What they train would be too old for any sum that may still begin (``Buffer.open``).
         self._drop((self._asked.keys() | self._ready) - buffer.flights.keys())
         # Nobody waits for them until their versions are too old.
         self._drop(n for n in self.away - buffer.summing if buffer.is_late(n))
         buffer.begin(self._online - buffer.flights.keys())
+        self._ask_again(self._asked.keys() & self._online - before)
 
     def _ask(self) -> None:
         """Have those train who may begin, and are connected."""
@@ -182,6 +193,12 @@ class Trainings:
                 scalars_check(run),
                 clock=run.clock,
             )
+
+    def _ask_again(self, names: Iterable[str]) -> None:
+        """Ask these the same once more, in the time that they have left."""
+        flights, found = self._buffer.flights, self._run.names
+        for message in requests_to_train(self._run, {n: flights[n].version for n in sorted(names)}):
+            self._asked[found[message.metadata.dst_node_id]].ask_again([message])
 
     def _take(self) -> None:
         """The answers that there are by now."""

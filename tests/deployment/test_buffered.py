@@ -93,6 +93,7 @@ def test_an_owner_that_is_not_ready_holds_nobody_up_and_no_death_costs_anybody_b
     deployment.kill("agent", late)
     write_hours(deployment.owners[late], [])
     deployment.start(late)
+    deployment.said(fast[0], "trains, round 3")  # what it was asked dies with it
     deployment.kill("agent", fast[0])
     deployment.start(fast[0])
     deployment.finished(run)

@@ -16,11 +16,11 @@ SUM = "sum"
 class Machines:
     """A grid of machines that work on what they are sent at once; those that are `busy` when they are not any
     more. Those that are `off` are not connected. `before` hears of each request that is worked on, and may
-    make its machine busy."""
+    make its machine busy. Those that `lose` a request die with it, once."""
 
     def __init__(self, workers, names):
         self.workers, self.names = workers, names
-        self.busy, self.off = set(), set()
+        self.busy, self.off, self.lose = set(), set(), set()
         self.trained = []
         """Name and version, of each training that was asked for."""
         self.before = lambda kind, name: None
@@ -40,6 +40,9 @@ class Machines:
             name, kind = self.names[message.metadata.dst_node_id], message.metadata.message_type
             if not self._waits(kind, name):
                 self.before(SUM if BUFFER in message.content else kind, name)
+            if kind == TRAIN and name in self.lose:
+                self.lose.remove(name)
+                continue
             if self._waits(kind, name):
                 self._mail.append(message)
                 continue
@@ -74,7 +77,8 @@ def charged(run):
     found = {}
     for path in (run.folder.path / "ledgers").glob("*.sqlite"):
         with Ledger(path) as ledger:
-            found[path.stem] = Counter(int(row.what) for row in ledger.entries_of(run.id))
+            rounds = [row for row in ledger.entries_of(run.id) if not row.is_test]
+            found[path.stem] = Counter(int(row.what) for row in rounds)
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from umbel.errors import Interrupted, RoundFailed
-from umbel.run.events import Round
+from umbel.run.events import Evaluation, Round
 from umbel.server.attempts import present
 from umbel.server.overlapping import overlapping_rounds
 from umbel.server.rounds import run_rounds
@@ -123,3 +123,24 @@ def test_those_who_are_away_are_waited_for_by_the_clock_of_turns(start, job):
     run.patience = 600.0
     assert present(run, 4) == ["film", "press"]
     assert run.clock.now() >= 600
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen to go", "not seen to go"])
+def test_a_request_that_died_with_an_agent_is_sent_again(start, job, seen):
+    """By then all versions are made, and nobody but the test of the model waits for it."""
+    tested = job.changed({"evaluation": {"counts": "private"}, "training.rounds": 1})
+    run, machines = start(tested, reproducible=False)
+    machines.lose.add("shop")
+
+    def leave(kind, name):
+        if seen and (kind, name) == (TRAIN, "shop"):
+            machines.off.add("shop")
+            machines.before = lambda kind, name: None
+
+    machines.before = leave
+    after(run, 1, machines.off.clear)
+    overlapping_rounds(run)
+    assert ("shop", 0) in machines.trained, "it trained when it was asked once more"
+    assert run.folder.told(Evaluation)[-1].round == 1
+    assert run.clock.now() < job.cohort.deadline
+    assert each_once(run)
