@@ -27,6 +27,8 @@ from ..planning.vector import Reading
 from ..privacy.secagg.aggregator import Aggregator
 from ..run.events import Evaluation
 from ..strategies.fedbuff import UNIT, staleness_weight, weighted
+from ..strategies.fold import FixedPointSum
+from ..strategies.summed import SummedStrategy
 from ..wire.arrays import Arrays, to_array_record, to_arrays
 from ..wire.buffered import BUFFER, Listed
 from ..wire.requests import ASSIGNMENT, TRAIN, only_arrays, request_digest
@@ -143,14 +145,24 @@ def requests_to_sum(run: Run, listed: dict[str, tuple[int, str]]) -> list[Messag
     ]
 
 
-def next_model(run: Run, round_: int, replies: Iterable[Message]) -> Arrays:
-    """What the strategy makes of a sum and of the newest model, in its order. Raises what `replies` do."""
-    view = CohortGrid(run.grid, [])  # a sum has its members by now
-    run.strategy.configure_train(round_, to_array_record(run.arrays), ConfigRecord(), view)
-    record, _ = run.strategy.aggregate_train(round_, replies)
+def total_of(run: Run, replies: Iterable[Message]) -> FixedPointSum:
+    """Of updates, or of what a secure sum opens, folded as they come. Raises what `replies` do."""
+    return _strategy(run).total(replies)
+
+
+def next_model(run: Run, round_: int, total: FixedPointSum) -> Arrays:
+    """What the strategy makes of a sum and of the newest model, in its order."""
+    view, strategy = CohortGrid(run.grid, []), _strategy(run)  # a sum has its members by now
+    strategy.configure_train(round_, to_array_record(run.arrays), ConfigRecord(), view)
+    record, _ = strategy.aggregate_total(round_, total)
     assert record is not None, "a buffer has one sum a round"
     found = to_arrays(record, like={name: array.shape for name, array in run.arrays.items()})
     return {name: found[name] for name in run.arrays}
+
+
+def _strategy(run: Run) -> SummedStrategy:
+    assert isinstance(run.strategy, SummedStrategy), "only Umbel's own rules are buffered"
+    return run.strategy
 
 
 class _Trial:
@@ -185,7 +197,7 @@ class _Trial:
             found = PlainBuffer(run, self.stage, minimum, requests, stale)
         self.collection = found
         try:
-            return next_model(run, round_, found)
+            return next_model(run, round_, total_of(run, found))
         except TooFew:
             return None
         finally:
@@ -297,3 +309,4 @@ class PlainBuffer(PlainCollection, _Weighted):
             update = weighted(to_arrays(only_arrays(reply.content)), stale)
             reply.content["arrays"] = to_array_record(update)
             yield reply
+            del reply, update

@@ -151,6 +151,7 @@ class PlainCollection(Collection):
             if "loss" in metrics:
                 losses.append(float(metrics["loss"]))  # type: ignore[arg-type]
             yield reply
+            del reply  # as large as the model: it is let go of before the next one comes
         self.answered = sorted(exchange.answered)
         self.counted = dict.fromkeys(self.answered, b"")
         self.loss = math.fsum(losses) / len(losses) if losses else None

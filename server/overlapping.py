@@ -115,7 +115,7 @@ class Overlap:
     @property
     def _whole(self) -> list[SumInProgress]:
         """Sums that are opened, of which no version is made yet."""
-        return [one for one in self._sums if one.replies]
+        return [one for one in self._sums if one.total]
 
     def _test_is_due(self, test: bool) -> bool:
         """Whether the model is to be tested now, also if versions were made before a test that was due."""
@@ -214,7 +214,7 @@ class Overlap:
             for members, why in one.spoiled[before:]:
                 self._notes.give_up(one)
                 self._refused.tell(members, why)
-            if one.done and not one.replies:
+            if one.done and not one.total:
                 self._notes.give_up(one)
                 self._end(one, buffer)
                 trainings.summed(one.members)
@@ -227,7 +227,8 @@ class Overlap:
     def _made(self, one: SumInProgress, round_: int) -> Arrays:
         """The version that a whole sum makes of the newest one."""
         run, (buffer, trainings) = self._run, self._under_way()
-        model = next_model(run, round_, one.replies or [])
+        assert one.total, "it is whole"
+        model = next_model(run, round_, one.total)
         event = one.event(round_, made=True)
         run.tell(event)
         warn_of_spares(run, event)

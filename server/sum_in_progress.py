@@ -8,18 +8,18 @@ members apply the weight before they mask.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from flwr.app import Message
-
 from ..learning.model import arrays_digest
 from ..planning.buffered import Buffer
 from ..run.events import Round
+from ..strategies.fold import FixedPointSum
 from ..wire.requests import TRAIN
 from .attempts import Attempt, Attempts
-from .buffered import PlainBuffer, SecureBuffer, requests_to_sum, version_of
+from .buffered import PlainBuffer, SecureBuffer, requests_to_sum, total_of, version_of
 from .collect import TooFew
 from .exchange import Exchange, Stage
 from .replies import scalars_check
@@ -65,7 +65,7 @@ class SumInProgress:
         self.spoiled: list[tuple[list[str], str]] = []
         """The members of an attempt whose opened sum was refused, and why."""
         self._vain: list[Round] = []
-        self._aside = Aside(turns, self._replies)
+        self._aside = Aside(turns, self._added_up)
 
     @property
     def staleness(self) -> dict[str, int]:
@@ -93,8 +93,8 @@ class SumInProgress:
         return self._aside.done
 
     @property
-    def replies(self) -> list[Message] | None:
-        """What its strategy folds; None before it is done, and if nothing came of it."""
+    def total(self) -> FixedPointSum | None:
+        """Of the members that answered; None before it is done, and if nothing came of it."""
         return self._aside.result()
 
     def event(self, round_: int, *, made: bool) -> Round:
@@ -108,7 +108,7 @@ class SumInProgress:
         """Wait no more for anybody; its slot stays closed."""
         self._aside.give_up()
 
-    def _replies(self) -> list[Message] | None:
+    def _added_up(self) -> FixedPointSum | None:
         for attempt in self._attempts:
             members = attempt.cohort if self.tried or attempt.groups else self.members
             self.begun, self.stage = time.monotonic(), Stage(self._round, attempt.number)
@@ -120,12 +120,8 @@ class SumInProgress:
             self.tried += not last
             self.asked = members
             self.collection = self._collected(attempt, members)
-            try:
-                replies = list(self.collection)
-            except TooFew:
-                replies = []
-            if replies:
-                return replies
+            with contextlib.suppress(TooFew):
+                return total_of(self._run, self.collection)
             if last:  # that they refused is no failure of theirs
                 self.collection.failed = {}
                 self.collection.lacks = "the members let go of what was in the refused sum"

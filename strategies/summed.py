@@ -115,7 +115,12 @@ class SummedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        total = self._total(replies)
+        return self.aggregate_total(server_round, self.total(replies))
+
+    def aggregate_total(
+        self, server_round: int, total: FixedPointSum
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """``aggregate_train`` of replies that are added up already."""
         rates = rates_of_round(server_round, self._training) if self._training else 1.0
         self.inner.summed(total.weight / self._total_weight, rates)
         if self.two_sums:
@@ -123,7 +128,8 @@ class SummedStrategy(Strategy):
             return None, None
         return to_array_record(self._following(total)), None
 
-    def _total(self, replies: Iterable[Message]) -> FixedPointSum:
+    def total(self, replies: Iterable[Message]) -> FixedPointSum:
+        """Their sum. Each is let go of once it is added; raises what `replies` do, and ``MessageError``."""
         total = FixedPointSum(self._total_weight)
         for reply in replies:
             weight = int(only_metrics(reply.content)[WEIGHT])  # type: ignore[arg-type]
@@ -142,7 +148,7 @@ class SummedStrategy(Strategy):
 
     def aggregate_second(self, server_round: int, replies: Iterable[Message]) -> ArrayRecord:
         """The next model, once the second sum is there, too."""
-        total = self._total(replies)
+        total = self.total(replies)
         model, first = self._global, self._first
         trained = {**self._trained, **residual_in(model)}
         channels = second_channels(self.inner, self._shapes)

@@ -1,6 +1,7 @@
 """Asynchronous rounds between machines: while a sum waits for a silent owner, others make versions."""
 
 import threading
+import weakref
 from collections import Counter, defaultdict
 
 import pytest
@@ -301,3 +302,25 @@ def test_a_test_of_the_model_waits_for_the_sums_in_progress(start, job, made):
     assert told == [0, 2], "the version of the sum that it waited for is made before the test"
     assert len(made) == 2
     assert sum(map(len, made)) == len(set().union(*made))
+
+
+def test_updates_in_the_clear_are_added_up_as_they_come(start, job):
+    """So a sum takes no more memory the more members it has, however many are in progress."""
+    clear = {"encryption.mode": "none", "simulation.encryption_required": False}
+    run, machines = start(job.changed({**clear, "training.rounds": 2}))
+    pull, came, most = machines.pull_messages, [], []
+
+    def one_by_one(ids):
+        for asked in list(ids):
+            for reply in pull([asked]):
+                if "arrays" in reply.content:
+                    most.append(sum(one() is not None for one in came))
+                    came.append(weakref.ref(reply))
+                yield reply
+                del reply
+
+    machines.pull_messages = one_by_one
+    overlapping_rounds(run)
+    assert len(summed(run)) == 2
+    assert len(came) >= 6, "two sums of three"
+    assert max(most) == 0, "an update is let go of before the next one is taken"
