@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-_SHARES = {"accuracy", "precision", "recall", "f1"}
+_SHARES = {"accuracy", "precision", "recall", "f1", "exact_match"}
 _DASH = "–"
-_TESTED = ("accuracy", "perplexity", "loss")
+_TESTED = ("accuracy", "perplexity", "exact_match", "loss")
 
 NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (

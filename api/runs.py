@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,20 +138,25 @@ class Run(Shown):
             raise KeyError(f"{name!r}; there is {others or 'no picture yet'}")
         return found
 
-    def predict(self, texts: str | Sequence[str], new_tokens: int = 40) -> list[Prediction]:
+    def predict(self, texts: str | Sequence[Any], new_tokens: int = 40) -> list[Prediction]:
         """Labels with probabilities for each text, or how a language model goes on.
 
-        Of a blank text, and of a missing one (None, NaN), none. Raises ``DataError`` for what is no text.
+        For a chat model a text may be a list of messages that ends with the user's. Of a blank text, of a
+        missing one (None, NaN), and of a dialogue that cannot be answered, none. Raises ``DataError`` for
+        what is no text.
         """
         from ..learning.predict import Prediction
         from ..reports.predictions import Asked, predictions
+        from ..run.record import task_of
+        from ..tasks.spec import spec_of
 
         if self._predictor is None:
             from ..learning.predict import Predictor
 
             self._predictor = Predictor.load(self.path)
         wanted = [texts] if isinstance(texts, str) or texts is None else list(texts)
-        asked = [Asked(_text(text, place)) for place, text in enumerate(wanted)]
+        dialogues = spec_of(task_of(self.path)).reads == "dialogues"
+        asked = [Asked(_text(text, place, dialogues)) for place, text in enumerate(wanted)]
         found = predictions(self._predictor, asked, new_tokens)
         return [prediction or Prediction(one.text, {}) for one, prediction in found]
 
@@ -201,8 +207,10 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
-def _text(value: Any, place: int) -> str:
-    """A text as it was given; an empty one for a value that is missing."""
+def _text(value: Any, place: int, dialogues: bool) -> str:
+    """A text as it was given, or a list of messages as JSON; an empty one for a value that is missing."""
+    if dialogues and isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
         return value
     if value is None or value != value:  # NaN, as pandas has it, is not itself

@@ -23,7 +23,16 @@ Json = Mapping[str, Any]
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _MAIN = ("accuracy", "perplexity")
-_NAMED = ("accuracy", "f1", "precision", "recall", "roc_auc", "perplexity", "loss")
+_NAMED = (
+    "accuracy",
+    "f1",
+    "precision",
+    "recall",
+    "roc_auc",
+    "perplexity",
+    "exact_match",
+    "loss",
+)
 
 
 def model_card(
@@ -148,7 +157,7 @@ def _purpose(job: Job) -> str:
         f"`{json.dumps(label, ensure_ascii=False)}`" for label in job.data.labels or ()
     )
     records, longest = job.kind.reads, ""
-    if records == "texts":
+    if records != "pictures":
         longest = f", of up to {job.model.max_length} tokens"
     return (
         f"{job.kind.purpose.format(labels=labels)} It is meant for {records} like those of the owners that "

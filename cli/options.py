@@ -93,6 +93,9 @@ _KEYS = {
         "CSV, TSV, JSON, .xlsx, Parquet, also .gz and the like, or a Hugging Face dataset folder.",
     ),
     "text_column": _Key("data.text_column", str, "Column with the text [text]."),
+    "answer_column": _Key(
+        "data.answer_column", str, "Column with the answers to text_column [none]."
+    ),
     "label_column": _Key("data.label_column", str, "Column with the class [label]."),
     "group_column": _Key("data.group_column", str, "Column of the person or document."),
     "encoding": _Key("data.encoding", str, "Encoding of the file, e.g. cp1252 [found]."),
@@ -106,6 +109,9 @@ _KEYS = {
 }
 _DECLARED = {
     "text_column": _Key("text_column", str, 'Column with the text ["text", or the longest].'),
+    "answer_column": _Key(
+        "answer_column", str, "Column with the answer, if the text column holds questions [none]."
+    ),
     "label_column": _Key("label_column", str, 'Column with the class ["label", if any].'),
     "label": _Key(
         "labels",
@@ -118,7 +124,9 @@ _DECLARED = {
     ),
     "sheet": _Key("sheet", str, "Sheet of an Excel workbook [the first with the columns]."),
     "reads": _Key(
-        "reads", str, 'What the text column holds: "texts" or "pictures" [by the files].'
+        "reads",
+        str,
+        'What the text column holds: "texts", "dialogues" or "pictures" [by the files].',
     ),
     "largest_picture": _Key(
         "largest_picture",
@@ -141,7 +149,7 @@ _DECLARED = {
         "so 100 asks for more than 100 [any].",
     ),
 }
-OF_THE_DATA = ("data", "text_column", "label_column", "encoding", "sheet")
+OF_THE_DATA = ("data", "text_column", "answer_column", "label_column", "encoding", "sheet")
 OF_A_JOB = ("task", "model", *OF_THE_DATA, "clients", "partition")
 
 Given = Mapping[str, Any]

@@ -74,6 +74,7 @@ class DataSource:
             path=str(self.path),
             test_path=str(self.test_path) if self.test_path else None,
             text_column=declared.text_column,
+            answer_column=declared.answer_column,
             label_column=declared.label_column,
             labels=labels or declared.labels,
             spellings=declared.spellings or {},
@@ -127,10 +128,15 @@ class DataSource:
         from ..learning.reading.packing import ending
 
         declared = self.declared
-        columns = [declared.text_column, declared.label_column, declared.group_column]
+        columns = [
+            declared.text_column,
+            declared.answer_column,
+            declared.label_column,
+            declared.group_column,
+        ]
         for path in filter(None, (self.path, self.test_path)):
             if path == self.test_path and declared.unit == "record":
-                columns = columns[:2]  # which side these records are on is settled
+                columns = columns[:3]  # which side these records are on is settled
             if not path.exists():
                 raise DataError(f"There is no data file {path}. Check client.toml.")
             if ending(path) not in JSON:

@@ -29,11 +29,13 @@ def data(home: Home) -> Iterator[Finding]:
                 "Records that cannot be read that way are left out. Set it in client.toml: "
                 f"{written.toml}",
             )  # fmt: skip
-        columns = [given.text_column, given.label_column]
+        columns = [given.text_column, given.answer_column, given.label_column]
         if path == home.data:
             columns.append(given.group_column)
         wanted = [name for name in columns if name is not None]
-        found = column_names(path, given.layout, wanted, given.reads == "pictures")
+        found = column_names(
+            path, given.layout, wanted, given.reads == "pictures", given.reads == "dialogues"
+        )
         yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
         check_columns(str(path), wanted, found)
     yield from _records(home)

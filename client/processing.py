@@ -122,7 +122,7 @@ def _extent(
 def _data(home: Home, job: Job) -> list[Entry]:
     declared, sizes = home.settings.data, home.account.sizes
     label = declared.label_column if job.kind.labelled else None
-    columns = [declared.text_column, label, declared.group_column]
+    columns = [declared.text_column, declared.answer_column, label, declared.group_column]
     found = [
         Entry.known("File (client.toml today)", declared.path),
         Entry.known("Columns that are read", ", ".join(filter(None, columns))),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..learning.labels import alike_said, class_reader
 from ..learning.reading.columns import check_columns
+from ..learning.reading.dialogues import COLUMNS
 from ..learning.reading.header import column_names
 from ..learning.reading.layout import USUAL, Layout
 from ..learning.reading.names import alike, clean_text, label_name, sort_names
@@ -59,8 +61,9 @@ class Proposal:
             or "none of them",
             "its columns": ", ".join(self.columns),
             "reads": declared.reads
-            + (f" of at most {declared.largest:,} pixels" if declared.largest else ""),
+            + (f" of at most {declared.largest:,} pixels" if declared.reads == "pictures" else ""),
             "text_column": declared.text_column,
+            **({"answer_column": declared.answer_column} if declared.answer_column else {}),
             "label_column": declared.label_column
             or "none: no job may learn classes (to name one: --label-column)",
             "labels": labels or "none",
@@ -87,7 +90,8 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
             raise DataError(f"There is no data file {file}. Check the path.")
         # An agent leaves out what it cannot read, in silence: so its owner is told now.
         refuse_other_kinds(file)
-    pictures = given.setdefault("reads", _reads(data)) == "pictures"
+    reads = given.setdefault("reads", _reads(data))
+    pictures, dialogues = reads == "pictures", reads == "dialogues"
     layout = _layout([data, *([test_data] if test_data else [])], given)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     given |= {key: value for key, value in written.items() if value is not None}
@@ -97,20 +101,32 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         and "test" in (splits_of(data, pictures) or ())
     ):
         test_data = data  # a saved dataset with a split for tests: they are read from there
-    wanted = [given[key] for key in ("text_column", "label_column", "group_column") if key in given]
+    of_records = [
+        given[key] for key in ("text_column", "answer_column", "label_column") if key in given
+    ]
+    columns_of = partial(column_names, layout=layout, pictures=pictures, nested=dialogues)
     for file in filter(None, (data, test_data)):
-        check_columns(str(file), wanted[:2], column_names(file, layout, wanted[:2], pictures))
-    columns = column_names(data, layout, wanted, pictures)
+        check_columns(str(file), of_records, columns_of(file, wanted=of_records))
+    wanted = [*of_records, *([given["group_column"]] if "group_column" in given else [])]
+    columns = columns_of(data, wanted=wanted)
     check_columns(str(data), wanted, columns)
-    label = given.get("label_column") or _called("label", columns)
-    find = _picture_column if pictures else _text_column
+    label = given.get("label_column") or (None if dialogues else _called("label", columns))
+    find = {"pictures": _picture_column, "dialogues": _dialogue_column}.get(reads, _text_column)
     text = given.get("text_column") or find(data, [c for c in columns if c != label], layout)
     if label is None and "labels" in given:
         raise DataError(f"{data} has no column 'label'. Name the column that holds the class.")
     others = [label] if label else []
     largest = given.get("largest_picture", LARGEST_PICTURE)
     found = read_table(
-        data, text, others, lenient=True, layout=layout, pictures=pictures, largest=largest
+        data,
+        text,
+        others,
+        lenient=True,
+        layout=layout,
+        pictures=pictures,
+        largest=largest,
+        dialogues=dialogues,
+        answers=given.get("answer_column"),
     )
     if not len(found):
         raise DataError(f"{data} has no rows. Name the file that holds the records.")
@@ -123,6 +139,8 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     left_out = {
         f"no picture of at most {largest:,} pixels"
         if pictures
+        else "no dialogue that ends with an answer"
+        if dialogues
         else "empty or unreadable text": sum(not clean_text(t) for t in found.columns[text]),
         "no class": sum(not name for name in names),
         "another class": sum(bool(name) and read(name) not in domain for name in names),
@@ -170,6 +188,16 @@ def _picture_column(data: Path, columns: list[str], layout: Layout) -> str:
         raise DataError(
             f"{data} has no column {IMAGE!r}. Name the column of the pictures, or of the paths of "
             "their files: --text-column."
+        )
+    return named
+
+
+def _dialogue_column(data: Path, columns: list[str], layout: Layout) -> str:
+    named = next(filter(None, (_called(name, columns) for name in COLUMNS)), None)
+    if named is None:
+        raise DataError(
+            f"{data} has no column {COLUMNS[0]!r}. Name the column of the lists of messages "
+            "(--text-column), or of the questions, and that of their answers (--answer-column)."
         )
     return named
 

@@ -12,11 +12,14 @@ from ..errors import DataError, PlanRefused
 from ..job import Job
 from ..learning.reading.picture_limits import LARGEST_PICTURE, MOST_PIXELS
 from ..storage.documents import Document, listed, toml_value
+from ..tasks.spec import Reads
 
 if TYPE_CHECKING:
     from ..learning.reading.layout import Layout
 
 DEFAULT_SHARE = 0.8
+_MOST_TURNS = 4096
+"""Far more than a model reads of a dialogue."""
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
@@ -49,12 +52,16 @@ path = {path}
 # Share of the file above to train on; told to the operator. The rest is held out.
 training_share = {training_share}
 
-# What text_column holds: "texts", or "pictures", which may also be paths of their files, beside the file
-# above. A folder of pictures has the columns "image" and "label" (the name of the folder around a picture).
-# Pictures of more than largest_picture pixels are left out without notice. It shows in a time: the first
-# answer of a run leaves when the published number of pictures, all as large as this, could have been read.
+# What text_column holds: "texts"; "dialogues", which are lists of messages, or with answer_column a question
+# and its answer; or "pictures", which may also be paths of their files, beside the file above. A folder of
+# pictures has the columns "image" and "label" (the name of the folder around a picture). Pictures of more
+# than largest_picture pixels are left out without notice. What is slow to read shows in a time: the first
+# answer of a run leaves when the published number of pictures, all as large as this, could have been read;
+# or of dialogues, all of the slowest kind.
 reads = {reads}
 {largest_picture}
+
+{answer_column}
 
 # Column with the text; column with the class, and all classes that a job may name. Records with
 # another class, or without text, are left out without notice. The classes are told to the operator.
@@ -132,10 +139,11 @@ class DataSettings(Document):
     test_path: Annotated[str, Field(min_length=1)] | None = None
     training_share: float | None = Field(None, gt=0, le=1)
     """Default: 0.8, or 1 if held-out records are a file of their own."""
-    reads: Literal["texts", "pictures"] = "texts"
+    reads: Reads = "texts"
     largest_picture: int = Field(LARGEST_PICTURE, ge=16, le=MOST_PIXELS)
     """Pixels."""
     text_column: Annotated[str, Field(min_length=1)]
+    answer_column: Annotated[str, Field(min_length=1)] | None = None
     label_column: Annotated[str, Field(min_length=1)] | None = None
     labels: list[str] | None = None
     spellings: dict[str, list[str]] | None = None
@@ -160,6 +168,8 @@ class DataSettings(Document):
             _check_spellings(self.labels or [], self.spellings)
         if self.reads == "pictures" and self.labels is None:
             raise ValueError('reads = "pictures" needs a label_column and labels')
+        if self.answer_column is not None and self.reads != "dialogues":
+            raise ValueError('an answer_column needs reads = "dialogues"')
         if self.unit == "group" and self.group_column is None:
             raise ValueError('unit = "group" needs a group_column')
         if self.test_path is not None and self.training_share not in (None, 1.0):
@@ -177,8 +187,8 @@ class DataSettings(Document):
 
     @property
     def largest(self) -> int:
-        """How large a record may be, in pixels; 0 if its size makes no difference."""
-        return self.largest_picture if self.reads == "pictures" else 0
+        """How large a record may be, in pixels or turns; 0 if its size makes no difference."""
+        return {"pictures": self.largest_picture, "dialogues": _MOST_TURNS}.get(self.reads, 0)
 
     @property
     def share(self) -> float:
@@ -245,13 +255,14 @@ class Settings(Document):
 def settings_text(name: str, data: DataSettings) -> str:
     """A client.toml with comments; what is not given stands in it as a comment."""
     values = data.model_dump() | {"training_share": data.share}
-    values["largest_picture"] = data.largest or None
+    values["largest_picture"] = data.largest_picture if data.reads == "pictures" else None
     examples = {
         "test_path": "held-out.csv",
         "encoding": "cp1252",
         "quoting": "none",
         "sheet": "Sheet1",
         "largest_picture": LARGEST_PICTURE,
+        "answer_column": "completion",
         "label_column": "label",
         "labels": ["no", "yes"],
         "spellings": {"no": ["n", "negative"]},

@@ -216,15 +216,13 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, spellings, attackers, a virtual clock, ranks, or a size of pictures, there are no
-        such keys: jobs keep the digests that they had before.
+        Without a recipe, spellings, attackers, a virtual clock, ranks, a size of pictures, or what dialogues
+        need, there are no such keys: jobs keep the digests that they had before.
         """
         simulation = self.simulation
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
-        if not self.data.spellings:
-            absent["data"] = {"spellings"}
-        if self.model.image_size is None:
-            absent["model"] = {"image_size"}
+        absent["data"] = _unused(self.data, "spellings", "answer_column")
+        absent["model"] = _unused(self.model, "image_size", "template", "answers")
         unused: set[str] = set()
         if simulation.attackers is None:
             unused |= {"attackers", "attack", "attack_boost"}
@@ -272,3 +270,9 @@ class Job(Section):
         if isinstance(said := before.get("recipe"), str) and values["recipe"] == said:
             values["recipe"] = still_chosen(said, before, values)
         return cls.build(values, source=str(path) if path else "command line")
+
+
+def _unused(section: Section, *names: str) -> set[str]:
+    """Which of these keys have their defaults."""
+    fields = type(section).model_fields
+    return {name for name in names if getattr(section, name) == fields[name].default}

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..tasks.spec import task_names, task_that_reads, usual_task
+from ..tasks.spec import task_names, task_that_reads, tasks_that_end_texts, usual_task
 from .section import AdapterName, PositiveFloat, PositiveInt, Section
 
+_CHAT = task_that_reads("dialogues")
 _LABELLED, _UNLABELLED = task_names(labelled=True), task_names(labelled=False)
 _OWN_CLASS = usual_task(labelled=True).model_class
 
@@ -87,6 +88,16 @@ class ModelSpec(Section):
         description=f"Pixels of a side to which pictures are scaled ({task_that_reads('pictures')} only). "
         "Default: as the base model was trained.",
     )
+    template: Literal["own", "plain"] = Field(
+        "own",
+        description='How a dialogue becomes one text: "own" is the chat template that comes with the base '
+        'model, "plain" is built in, for a base model that has none '
+        f"({_CHAT} only; docs/models.md).",
+    )
+    answers: Literal["all", "last"] = Field(
+        "all",
+        description=f"Which answers of a dialogue are learned and tested ({_CHAT} only).",
+    )
     padding: Literal["longest", "max_length"] = Field(
         "longest",
         description='"longest" pads each text to the longest of its batch, "max_length" every text to '
@@ -112,6 +123,12 @@ class DataSpec(Section):
     text_column: str = Field(
         "text", description="Column with the text; for nested JSON, the path, such as doc.text."
     )
+    answer_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the answer, if dialogues are a question in text_column and its answer. "
+        f"Default: text_column holds lists of messages ({_CHAT} only).",
+    )
     label_column: str | None = Field(
         "label", description=f"Column with the class ({_LABELLED} only)."
     )
@@ -132,7 +149,7 @@ class DataSpec(Section):
     end_of_text: bool = Field(
         True,
         description="Add the end-of-text token after each text that is not cut off, so that the "
-        f"model learns where texts end ({_UNLABELLED} only). Off for passages of longer texts.",
+        f"model learns where texts end ({tasks_that_end_texts()} only). Off for passages of longer texts.",
     )
     labels: list[str] | None = Field(
         None,

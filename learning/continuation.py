@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from .invented import frame
+from ..errors import ModelError
+from .inputs import Texts
 from .model import Learner
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-PENALTY = 1.2
-"""On tokens that came before (Keskar et al. 2019, section 4.1): small models repeat themselves."""
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before every text. What it puts behind a text would end it."""
-    return frame(tokenizer)[0]
 
 
 def ends(learner: Learner) -> list[int]:
-    """Tokens after which a text is over: those of the base model, and the one that training puts there."""
+    """Tokens after which a text is over: those of the base model, and what training puts there."""
     backbone: Any = learner.network.backbone
     known = backbone.generation_config.eos_token_id
     known = known if isinstance(known, list) else [known]
-    found = {*known, learner.tokenizer.eos_token_id} - {None}
+    found = {*known, learner.tokenizer.eos_token_id, *reader(learner).ends} - {None}
     return sorted(int(token) for token in found)
+
+
+def reader(learner: Learner) -> Texts:
+    """The inputs of a model that goes on with texts; a ``ModelError`` for another."""
+    if not isinstance(learner.inputs, Texts):
+        raise ModelError(f"The task {learner.job.task} does not read texts.")
+    return learner.inputs
 
 
 class Continuation:
@@ -42,12 +39,12 @@ class Continuation:
 
         self._learner = learner
         self._tokenizer = learner.tokenizer
-        self._first = first_tokens(learner.tokenizer)
+        self._inputs = reader(learner)
         self._ends = ends(learner)
         # What a base model's own settings would add (sampling, words that are never said) is not ours.
         self._settings = {
             "do_sample": False,
-            "repetition_penalty": PENALTY,
+            "repetition_penalty": self._inputs.penalty,
             "pad_token_id": learner.tokenizer.pad_token_id,
             "eos_token_id": self._ends or None,
         }
@@ -56,19 +53,17 @@ class Continuation:
 
     @torch.inference_mode()
     def of(self, prompt: str, new_tokens: int) -> str | None:
-        """What comes next; None for a text of which the tokenizer makes nothing."""
-        given: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        """What comes next; None for a text that says nothing, or of which the tokenizer makes nothing."""
+        first, given = self._inputs.prompt(prompt, self._learner.longest)
         if not given:
             return None
-        tokens = self._quickly([*self._first, *given], new_tokens)
-        most = len(self._first) + len(given) + new_tokens
-        while len(tokens) < most and not self._over(tokens, given):
-            tokens.append(self._next(tokens))
-        fresh = tokens[len(self._first) + len(given) :]
-        return str(self._tokenizer.decode(fresh, skip_special_tokens=True))
-
-    def _over(self, tokens: list[int], given: list[int]) -> bool:
-        return len(tokens) > len(self._first) + len(given) and tokens[-1] in self._ends
+        before = len(first) + len(given)
+        tokens = self._quickly([*first, *given], new_tokens)
+        while len(tokens) < before + new_tokens:
+            if len(tokens) > before and tokens[-1] in self._ends:
+                break
+            tokens.append(self._next(tokens, len(first)))
+        return str(self._tokenizer.decode(tokens[before:], skip_special_tokens=True))
 
     def _quickly(self, tokens: list[int], new_tokens: int) -> list[int]:
         """As long as all fits into what the model reads, and it ignores padding: with kept states."""
@@ -87,12 +82,13 @@ class Continuation:
             )
         return [int(token) for token in found[0]]
 
-    def _next(self, tokens: list[int]) -> int:
+    def _next(self, tokens: list[int], stay: int) -> int:
+        """Behind the first `stay` tokens, which are always read, and the last ones."""
         from transformers import RepetitionPenaltyLogitsProcessor
 
         learner = self._learner
-        first, rest = tokens[: len(self._first)], tokens[len(self._first) :]
+        first, rest = tokens[:stay], tokens[stay:]
         seen = [*first, *rest[-(learner.longest - len(first)) :]]
         logits = learner.network(learner.batch_of([np.asarray(seen)]))[:, len(seen) - 1]
         said = torch.tensor([tokens], device=logits.device)
-        return int(RepetitionPenaltyLogitsProcessor(PENALTY)(said, logits).argmax())
+        return int(RepetitionPenaltyLogitsProcessor(self._inputs.penalty)(said, logits).argmax())

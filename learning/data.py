@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
 from ..job import DataSpec
-from ..tasks.spec import spec_of
+from ..tasks.spec import TaskSpec, spec_of
 from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
@@ -38,9 +39,9 @@ class Corpus:
     texts: list[str]
     """One a row, never empty."""
     labels: np.ndarray | None
-    """int64[rows], index into `label_names`; None for causal-lm."""
+    """int64[rows], index into `label_names`; None for a task without labels."""
     label_names: tuple[str, ...]
-    """The classes in order; empty for causal-lm."""
+    """The classes in order; empty for such a task."""
     groups: list[str] | None
     """Each row's value of the group column; "" if it has none."""
     clients: list[str] | None
@@ -103,8 +104,7 @@ def load_corpus(
             f"data.text_column and data.label_column both name {label_column!r}. Name the column with the "
             "text (--text-column) and the one with the class (--label-column)."
         )
-    pictures = largest if spec_of(task).reads == "pictures" else None
-    sources = _read_sources(spec, label_column, client_column, grouped, declared, pictures)
+    sources = _read_sources(spec, spec_of(task), client_column, grouped, declared, largest)
     domain = {label_name(name) for name in spec.labels or ()}
     read = class_reader(spec.labels or (), spec.spellings) if label_column else str
     dropped: Counter[str] = Counter()
@@ -197,11 +197,11 @@ def _notes(tables: list[Table]) -> tuple[str, ...]:
 
 def _read_sources(
     spec: DataSpec,
-    label_column: str | None,
+    kind: TaskSpec,
     client_column: str | None,
     grouped: bool,
     lenient: bool,
-    pictures: int | None,
+    largest: int,
 ) -> list[tuple[Table, bool]]:
     """The tables to use, each with whether its rows are held out."""
     if spec.path is None:
@@ -211,21 +211,22 @@ def _read_sources(
             "owners' size, such as public records."
         )
     path = Path(spec.path)
+    label_column = spec.label_column if kind.labelled else None
     needed = [name for name in (label_column, client_column) if name]
     grouping = [spec.group_column] if spec.group_column else []
-    layout = Layout(spec.encoding, spec.quoting, spec.sheet)
-    train = read_table(
-        path,
-        spec.text_column,
-        needed + grouping,
+    read = partial(
+        read_table,
         lenient=lenient,
-        layout=layout,
-        pictures=pictures is not None,
-        largest=pictures or MOST_PIXELS,
+        layout=Layout(spec.encoding, spec.quoting, spec.sheet),
+        pictures=kind.reads == "pictures",
+        largest=largest,
+        dialogues=kind.reads == "dialogues",
+        answers=spec.answer_column if kind.reads == "dialogues" else None,
     )
+    train = read(path, spec.text_column, needed + grouping)
     tables = [(train, False)]
     test_path = Path(spec.test_path) if spec.test_path else path
-    splits = splits_of(test_path, pictures is not None)
+    splits = splits_of(test_path, kind.reads == "pictures")
     if spec.test_path or (not lenient and splits and len(splits) > 1 and "test" in splits):
         if splits and len(splits) > 1 and "test" not in splits:
             raise DataError(
@@ -235,17 +236,7 @@ def _read_sources(
         split = "test" if splits and "test" in splits else None
         # Which side test rows are on is settled, so for the split they need no group.
         must, may = (needed + grouping, []) if grouped else (needed, grouping)
-        test = read_table(
-            test_path,
-            spec.text_column,
-            must,
-            may,
-            split,
-            lenient=lenient,
-            layout=layout,
-            pictures=pictures is not None,
-            largest=pictures or MOST_PIXELS,
-        )
+        test = read(test_path, spec.text_column, must, may, split)
         tables.append((test, True))
     return [(_limited(table, spec.limit), held_out) for table, held_out in tables]
 

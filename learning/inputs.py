@@ -144,7 +144,8 @@ def inputs_state(kind: TaskSpec, model: ModelSpec) -> str:
         return ""  # of this version of Umbel
     origin = getattr(find_spec(module), "origin", None)
     code = Path(origin).read_bytes() if origin else b""
-    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()} {model.image_size}"
+    asked = f"{model.image_size} {model.template} {model.answers}"
+    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()} {asked}"
 
 
 def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
@@ -168,6 +169,9 @@ class Texts(Inputs):
     dtype = np.int32
     varied = True
     targets = False
+    penalty: ClassVar[float] = 1.2
+    """On tokens that came before, as a text goes on (Keskar et al. 2019, section 4.1): small models repeat
+    themselves."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -177,16 +181,37 @@ class Texts(Inputs):
         return cls(load_tokenizer(folder))
 
     @property
+    def ends(self) -> list[int]:
+        """Tokens after which a text is over, beside those that the base model names."""
+        found = self.tokenizer.eos_token_id
+        return [] if found is None else [int(found)]
+
+    @property
     def unknown(self) -> int | None:
         """None also if the same token ends every text."""
         found: int | None = self.tokenizer.unk_token_id
         return None if found == self.tokenizer.eos_token_id else found
 
-    def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[list[int]]:
+    def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[Any]:
         """Only the ``beginning`` of a text is read, so that none takes longer because of its length."""
         read = [beginning(text, self.tokenizer, limit) for text in records]
         found = self.tokenizer(read, truncation=True, max_length=limit)["input_ids"]
         return [self._ended(tokens, limit) if ends else tokens for tokens in found]
+
+    def prompt(self, given: str, limit: int) -> tuple[list[int], list[int]]:
+        """The tokens that stand before every text, and those of a text that goes on; none if it says nothing.
+
+        What the tokenizer puts behind a text would end it. Of a prompt the end decides.
+        """
+        text = clean_text(given, goes_on=True)
+        if not text.strip():
+            return [], []
+        read = self.tokenizer(text[-most_characters(limit) :], add_special_tokens=False)
+        return frame(self.tokenizer)[0], list(read["input_ids"])
+
+    def ids(self, row: np.ndarray) -> np.ndarray:
+        """The tokens of a row, int[tokens]."""
+        return row
 
     def _ended(self, tokens: list[int], limit: int) -> list[int]:
         """With the end-of-text token, for language models whose tokenizer appends none."""
@@ -209,7 +234,7 @@ class Texts(Inputs):
         return [ending]
 
     def padded_otherwise(self, batch: Batch) -> Batch:
-        ids, (other,) = batch["input_ids"], self.invented([64], seed=3)
+        ids, (other,) = batch["input_ids"], invented_texts(self.tokenizer, [64], 3)
         drawn = torch.from_numpy(np.resize(other, ids.shape)).to(ids.device)
         return batch | {"input_ids": torch.where(batch["attention_mask"] == 0, drawn, ids)}
 

@@ -28,7 +28,7 @@ class LanguageCounts:
     @classmethod
     def zero(cls, classes: int = 0) -> LanguageCounts:
         """Counts of no examples."""
-        return cls(0.0, 0, 0)
+        return LanguageCounts(0.0, 0, 0)
 
     def __add__(self, other: LanguageCounts) -> LanguageCounts:
         return LanguageCounts(

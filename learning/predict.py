@@ -18,10 +18,8 @@ from .base_model import named_digest
 from .continuation import Continuation
 from .examples import Examples, TokensInMemory
 from .export import CARD, read_card
-from .inputs import most_characters
 from .loading import load_learner
 from .model import Learner
-from .reading.names import clean_text
 from .shapes import Passes, rows_of
 from .tasks import Task, task_for
 
@@ -139,12 +137,7 @@ class Predictor:
         return Continuation(self._learner)
 
     def _continue(self, text: str, new_tokens: int) -> Prediction:
-        prompt = clean_text(text, goes_on=True)
-        if not prompt.strip():
-            return Prediction(text, {})
-        # Of a prompt the end decides.
-        prompt = prompt[-most_characters(self._learner.longest) :]
-        return Prediction(text, {}, self._continuation.of(prompt, new_tokens))
+        return Prediction(text, {}, self._continuation.of(text, new_tokens))
 
 
 def adapter_folder(run: Path) -> Path:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .continuation import PENALTY
+from .inputs import Texts
 from .network import POOLED_LAYERS
+from .usage_of_dialogues import ASKED, asking
 
 Json = Mapping[str, Any]
 
@@ -28,6 +29,8 @@ def usage(card: Json, folder: str = "adapter") -> str:
         return _with_umbel(card)
     else:
         parts = [_imports(card), _loading(card, folder), _reading(card)]
+        if "dialogue" in card:
+            parts.append(asking(card))
         parts.append(_classifying(card) if card["labelled"] else _going_on(card))
     return "```python\n" + "\n".join(line for part in parts for line in part) + "\n```\n"
 
@@ -127,7 +130,9 @@ def _base(card: Json) -> list[str]:
 
 def _reading(card: Json) -> list[str]:
     cut = f"[-{card['characters']}:]" if card["cut"] == "start" else f"[:{card['characters']}]"
-    strip = "strip" if card["labelled"] else "lstrip"
+    strip = "strip" if card["labelled"] or "dialogue" in card else "lstrip"
+    if "dialogue" in card:
+        cut = ""
     return [
         "",
         "",
@@ -271,6 +276,13 @@ def _logits(card: Json) -> list[str]:
 
 
 def _going_on(card: Json) -> list[str]:
+    dialogue = card.get("dialogue")
+    penalty = dialogue["penalty"] if dialogue else Texts.penalty
+    less_likely = [
+        "said = torch.tensor(sorted({*first, *tokens}))  # what repeats is less likely",
+        "scores = logits[said]",
+        f"logits[said] = torch.where(scores < 0, scores * {penalty}, scores / {penalty})",
+    ]
     step = [
         f"kept = {card['model']['max_length']} - len(first)  # as long as in training",
         "seen = [*first, *tokens[-kept:]]",
@@ -278,19 +290,21 @@ def _going_on(card: Json) -> list[str]:
         *_padded(card),
         *_run(card),
         "logits = output.logits[0, len(seen) - 1].float()",
-        "said = torch.tensor(sorted({*first, *tokens}))  # what repeats is less likely",
-        "scores = logits[said]",
-        f"logits[said] = torch.where(scores < 0, scores * {PENALTY}, scores / {PENALTY})",
+        *(less_likely if penalty != 1 else []),
         "fresh.append(int(logits.argmax()))",
         "tokens = [*tokens, fresh[-1]]",
         f"if fresh[-1] in {card['ends']}:",
         "    break",
     ]
+    what = ASKED if dialogue else "text"
+    read = (
+        "ask(text)" if dialogue else 'tokenizer(read(text), add_special_tokens=False)["input_ids"]'
+    )
     inside = [
-        '"""What comes after the text: the likeliest tokens, one by one."""',
-        'tokens = tokenizer(read(text), add_special_tokens=False)["input_ids"]',
+        f'"""What comes after the {what}: the likeliest tokens, one by one."""',
+        f"tokens = {read}",
         f"first, fresh = {card['first']}, []",
-        "if not text.strip() or not tokens:",
+        "if not tokens:" if dialogue else "if not text.strip() or not tokens:",
         '    return ""',
         "for _ in range(new_tokens):",
         *_indented(step),

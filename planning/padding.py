@@ -35,7 +35,7 @@ def padding_refusals(job: Job, verdict: Verdict | None) -> list[str]:
 def padding_warnings(job: Job, verdict: Verdict | None, cost: float | None = None) -> list[str]:
     """What follows from the padding; `cost`: tokens computed, over those that the texts have."""
     warnings = []
-    if job.model.padding == "max_length" and job.kind.reads == "texts":
+    if job.model.padding == "max_length" and job.kind.reads != "pictures":
         why = f", for otherwise {verdict.reason}" if verdict and verdict.reason else ""
         times = f" {cost:.1f} times the tokens of the texts are computed" if cost else ""
         warnings.append(

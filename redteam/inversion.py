@@ -160,14 +160,14 @@ class Inverter:
     def _by_tokens(self, update: Arrays, group: Sequence[int]) -> Trial:
         [rows] = update.values()
         special = set(self._learner.tokenizer.all_special_ids)
-        true = {int(t) for victim in group for t in self._pool.tokens(victim)} - special
+        true = {int(t) for victim in group for t in self._ids(victim)} - special
         strength = np.linalg.norm(rows, axis=1)
         strength[list(special)] = -1.0
         found = np.argsort(-strength, kind="stable")[: len(true)].tolist()
         counts = np.zeros(len(strength))
         for other in range(len(self._pool)):
             if other not in group:
-                np.add.at(counts, np.asarray(self._pool.tokens(other)), 1)
+                np.add.at(counts, self._ids(other), 1)
         counts[list(special)] = -1.0
         common = np.argsort(-counts, kind="stable")[: len(true)].tolist()
         return Trial(
@@ -179,8 +179,12 @@ class Inverter:
 
     def _texts(self, indices: Sequence[int]) -> str:
         decode = self._learner.tokenizer.decode
-        tokens = [self._pool.tokens(index).tolist() for index in indices]
+        tokens = [self._ids(index).tolist() for index in indices]
         return " / ".join(str(decode(row, skip_special_tokens=True)).strip() for row in tokens)
+
+    def _ids(self, index: int) -> np.ndarray:
+        inputs, row = self._learner.inputs, np.asarray(self._pool.tokens(index))
+        return inputs.ids(row) if isinstance(inputs, Texts) else row
 
     @torch.no_grad()
     def _all_features(self) -> np.ndarray:

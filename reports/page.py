@@ -43,6 +43,7 @@ _PUBLIC = {
     "f1": "F1",
     "roc_auc": "ROC AUC",
     "perplexity": "Perplexity",
+    "exact_match": "Exact match",
     "loss": "Loss",
 }
 _Rows = list[tuple[str, ...]]

@@ -70,6 +70,7 @@ def _data(job: Job, plan: Mapping[str, Any], clients: list[dict[str, Any]]) -> l
     spec = job.data
     columns = [
         spec.text_column,
+        spec.answer_column,
         spec.label_column if job.kind.labelled else None,
         spec.group_column,
     ]

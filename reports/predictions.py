@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ class Asked:
     place: str = ""
     fault: str = ""
     shown: str | None = None
-    """What stands for it in an answer, if that is not the text itself: the file of a picture."""
+    """What stands for it in an answer, if that is not the text itself: the file of a picture, or the last
+    message of a dialogue."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,19 @@ def read_texts(
 
     reads: what the model of the run reads (``TaskSpec.reads``). In place of a picture stands its path.
     """
-    found = Texts([Asked(text) for text in texts])
+    found = Texts([_opening(text) if reads == "dialogues" else Asked(text) for text in texts])
     if file is not None and reads == "pictures":
         found = Texts(found.asked + _of_pictures(file, column, layout))
+    elif file is not None and reads == "dialogues":
+        found = Texts(found.asked + _of_dialogues(file, column, layout))
     elif file is not None:
         read = _of_table(file, column, layout) if _is_table(file) else _of_lines(file, layout)
         found = Texts(found.asked + read.asked, read.notes)
     unreadable = [one for one in found.asked if one.fault]
     if unreadable and not any(one.text.strip() for one in found.asked):
         first = unreadable[0]
+        if file is None:
+            raise DataError(first.fault)
         raise DataError(
             f"{file}: no {reads.removesuffix('s')} of it can be read. The first is {first.place}: "
             f"{first.fault}"
@@ -62,7 +67,7 @@ def read_texts(
     if not any(one.text.strip() or one.fault for one in found.asked):
         raise DataError(
             'There is no text to classify or continue. Give one: umbel predict RUN "..." or --file FILE'
-            if reads == "texts"
+            if reads != "pictures"
             else "There is no picture to classify. Give one: umbel predict RUN PICTURE or --file FOLDER"
         )
     return found
@@ -84,6 +89,42 @@ def _of_table(file: Path, column: str, layout: Layout) -> Texts:
         for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
     ]
     return Texts(asked, table.notes)
+
+
+def _of_dialogues(file: Path, column: str, layout: Layout) -> list[Asked]:
+    """Of one dialogue, a list of messages in a .json file; else of each cell of a table, or of each line."""
+    if file.suffix == ".json" and file.is_file():
+        try:
+            found = json.loads(file.read_text(encoding=layout.encoding or "utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{file} cannot be read: {error}.") from None
+        if isinstance(found, dict) and isinstance(found.get(column), list):
+            found = found[column]
+        if isinstance(found, list) and all("role" in m or "from" in m for m in found):
+            return [replace(_opening(json.dumps(found, ensure_ascii=False)), place=file.name)]
+    if not _is_table(file):
+        return [_opening(one.text, one) for one in _of_lines(file, layout).asked]
+    from ..learning.reading.tables import read_table
+
+    table = read_table(file, column, every=True, layout=layout, lists=True)
+    return [
+        _opening(text or "", Asked("", f"{table.unit} {number}", table.faults.get(row, "")))
+        for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
+    ]
+
+
+def _opening(text: str, known: Asked | None = None) -> Asked:
+    """A dialogue that waits for an answer, or why it cannot be answered."""
+    from ..learning.reading.dialogues import messages_of, opening
+
+    asked = replace(known or Asked(""), text=text)
+    if asked.fault:
+        return asked
+    try:
+        record = opening(text)
+    except DataError as error:
+        return replace(asked, text="", fault=str(error))
+    return replace(asked, shown=messages_of(record)[-1].content) if record else asked
 
 
 def _of_pictures(file: Path, column: str, layout: Layout) -> list[Asked]:
@@ -158,7 +199,7 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         }
         if prediction is not None:
             values = asdict(prediction)
-        if asked.shown is not None:
+        if asked.shown is not None and values["continuation"] is None:
             values["text"] = asked.shown
         if asked.place:
             values["place"] = asked.place
@@ -166,7 +207,10 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
             values["no_answer"] = asked.fault or "no text"
         return json.dumps(values, ensure_ascii=False)
     if prediction is None:
-        return f"-  ({asked.place}: {asked.fault})" if asked.fault else "-  (no text)"
+        place = f"{asked.place}: " if asked.place else ""
+        return f"-  ({place}{asked.fault})" if asked.fault else "-  (no text)"
+    if prediction.continuation is not None and asked.shown is not None:
+        return f"{asked.shown}\n{prediction.continuation.strip()}"
     if prediction.continuation is not None:
         return prediction.text + prediction.continuation
     if prediction.values:

@@ -166,12 +166,21 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
     store = _tokens(job, corpus, listener)
     lengths = np.diff(store.offsets)
     if job.kind.shortest > 1 and not (lengths[train] >= job.kind.shortest).any():
+        if job.kind.reads == "dialogues":
+            raise DataError(
+                f"{job.data.path}: no dialogue can be learned from: the last question and answer of each are "
+                f"longer than model.max_length = {job.model.max_length}, or hold {_CONTROL}. Raise "
+                "model.max_length, or shorten them."
+            )
         raise DataError(
             f"{job.data.path}: no training text has {job.kind.shortest} tokens, so the model has nothing "
             "to predict. Check data.text_column (--text-column), or set data.end_of_text = true."
         )
-    texts = job.kind.reads == "texts"
-    most_cut = texts and (lengths >= job.model.max_length).mean() > WORTH
+    dialogues, dropped = job.kind.reads == "dialogues", dict(corpus.dropped)
+    if dialogues and (unread := int((lengths == 0).sum())):
+        dropped[f"a last question and answer beyond model.max_length, or {_CONTROL}"] = unread
+    # A dialogue that loses its first turns may be of any length then.
+    full = job.kind.reads == "texts" and (lengths >= job.model.max_length).mean() > WORTH
     return Federation(
         job=job,
         store=store,
@@ -180,11 +189,11 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         tested=tested,
         training_share=trained,
         holds_out=in_a_file or trained < 1,
-        dropped=corpus.dropped | ({_COPIED: repeated} if repeated else {}),
+        dropped=dropped | ({_COPIED: repeated} if repeated else {}),
         ungrouped=(corpus.groups or []).count(""),
         notes=corpus.notes,
         look=_concerns(corpus, job, scheme.column),
-        cut=cut(job.kind, job.model.base, corpus.texts, job.model.max_length) if most_cut else {},
+        cut=cut(job.kind, job.model, corpus.texts) if full or dialogues else {},
     )
 
 
@@ -197,6 +206,7 @@ def _concerns(corpus: Corpus, job: Job, client_column: str | None) -> tuple[str,
     return tuple(concerns(corpus.texts, names, telling_columns(job.data, skip)))
 
 
+_CONTROL = "the text of a control token"
 _COPIED = "the same text as a held-out record"
 
 

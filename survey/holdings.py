@@ -63,8 +63,15 @@ def cut_text(cut: dict[str, float], max_length: int) -> str:
     """How many texts are cut, and what to set; `cut` as ``lengths.cut`` gives it."""
     longer = int(cut["longer"])
     text = f"About {cut['share']:.0%} of the texts are cut at {max_length} tokens"
+    dialogues = bool(cut.get("whole_turns"))
+    if dialogues:
+        what = "lose their first turns, or are left out,"
+        text = f"About {cut['share']:.0%} of the dialogues {what} at {max_length} tokens"
     if longer <= max_length or cut["then"] > cut["share"] / 2:
-        return f"{text} (model.max_length), and most of them at {longer} too: split them into passages."
+        parts = "shorter dialogues" if dialogues else "passages"
+        return (
+            f"{text} (model.max_length), and most of them at {longer} too: split them into {parts}."
+        )
     return (
         f"{text}; at {longer} it would be {cut['then']:.0%}, in about {longer / max_length:.1f} times the "
         f"time: model.max_length = {longer} in the job file, or --set model.max_length={longer}."

@@ -12,6 +12,7 @@ from ..errors import UmbelError
 from ..tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
+    from ..job import ModelSpec
     from ..learning.inputs import Inputs
 
 WORTH = 0.05
@@ -55,15 +56,16 @@ def quantile(counts: np.ndarray, share: float) -> int:
     return int(np.quantile(counts, share, method="higher")) if len(counts) else 0
 
 
-def lengths_of(kind: TaskSpec, base: str, texts: Sequence[str]) -> tuple[Lengths | None, str]:
+def lengths_of(
+    kind: TaskSpec, model: ModelSpec, texts: Sequence[str]
+) -> tuple[Lengths | None, str]:
     """Lengths of all texts as the task reads them; None, and why, if they cannot be had or are all alike."""
     # Here, because torch comes with them, and reading a plan needs none.
-    from ..job import ModelSpec
     from ..learning.base_model import base_folder
     from ..learning.inputs import inputs_for
 
     try:
-        inputs = inputs_for(kind, base_folder(base), ModelSpec())
+        inputs = inputs_for(kind, base_folder(model.base), model)
     except UmbelError as error:
         return None, str(error)
     if not inputs.varied:
@@ -81,21 +83,24 @@ def lengths_of(kind: TaskSpec, base: str, texts: Sequence[str]) -> tuple[Lengths
     return Lengths(counts, unknown=unknown / max(1, int(counts.sum()))), ""
 
 
-def cut(kind: TaskSpec, base: str, texts: Sequence[str], max_length: int) -> dict[str, float]:
-    """What is cut of texts, by a sample of them: the share, a longer length, and its share.
+def cut(kind: TaskSpec, model: ModelSpec, texts: Sequence[str]) -> dict[str, float]:
+    """What is cut of texts, by a sample of them: the share, a longer length, and its share; and "whole_turns"
+    if dialogues lose whole turns.
 
     Empty if that is not worth a word.
     """
     step = max(1, len(texts) // _SAMPLE)
-    lengths, _ = lengths_of(kind, base, texts[::step])
+    lengths, _ = lengths_of(kind, model, texts[::step])
+    max_length = model.max_length
     if lengths is None or lengths.share_cut(max_length) <= WORTH:
         return {}
     longer = lengths.fitting(max_length)
-    return {
+    found = {
         "share": lengths.share_cut(max_length),
         "longer": longer,
         "then": lengths.share_cut(longer),
     }
+    return found | ({"whole_turns": 1.0} if kind.reads == "dialogues" else {})
 
 
 def _alone(inputs: Inputs, text: str) -> Sequence[Any]:

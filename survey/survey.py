@@ -15,6 +15,7 @@ from ..job import DataSpec, Job
 from ..learning.data import load_corpus
 from ..learning.labels import class_reader
 from ..learning.reading.columns import looks_like_data
+from ..learning.reading.dialogues import COLUMNS
 from ..learning.reading.header import column_names, unread_columns
 from ..learning.reading.layout import Layout
 from ..learning.reading.names import label_name, sort_names, stands_for_nothing
@@ -114,7 +115,7 @@ def _named(job: Job) -> tuple[Layout, list[str]]:
     """How a job's file is laid out, and its columns."""
     path = Path(job.data.path or "")
     layout = find_layout(path, Layout(job.data.encoding, job.data.quoting, job.data.sheet))
-    return layout, column_names(path, layout)
+    return layout, column_names(path, layout, nested=job.kind.reads == "dialogues")
 
 
 def _look(
@@ -135,7 +136,10 @@ def _look(
 def _seeming(job: Job, seen: _Look) -> tuple[str, str | None]:
     """The columns of texts and of classes: the job's own if they are there, else those that seem to be."""
     text, label = job.data.text_column, job.data.label_column
-    text = text if text in seen.names else look.text_column(seen.described) or text
+    if text not in seen.names:
+        usual = COLUMNS if job.kind.reads == "dialogues" else ()
+        found = next((name for name in usual if name in seen.names), None)
+        text = found or look.text_column(seen.described) or text
     label = label if label in seen.names else look.label_column(seen.described, text)
     return text, label if job.kind.labelled else None
 
@@ -171,7 +175,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     if corpus.labels is not None:
         labels = [corpus.label_names[index] for index in corpus.labels]
     started("tokens")
-    lengths, no_lengths = lengths_of(spec_of(task), job.model.base, corpus.texts)
+    lengths, no_lengths = lengths_of(spec_of(task), job.model, corpus.texts)
     started("texts")
     return Survey(
         path=str(Path(job.data.path)),

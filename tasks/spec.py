@@ -14,6 +14,9 @@ from typing import Literal, NamedTuple
 
 GROUP = "umbel.tasks"
 
+Reads = Literal["texts", "pictures", "dialogues"]
+"""What a record is."""
+
 
 class MainMetric(NamedTuple):
     """The one number that a task is judged by."""
@@ -62,7 +65,7 @@ class TaskSpec:
     """``module:Class``, a ``learning.tasks.Task``: its losses and counts, made with the number of classes."""
     inputs: str = "umbel.learning.inputs:Texts"
     """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
-    reads: Literal["texts", "pictures"] = "texts"
+    reads: Reads = "texts"
     """What the text column of a table holds."""
     outputs: int = 0
     """Numbers that the head of a task without labels gives for a record; with labels it is one per class."""
@@ -124,6 +127,24 @@ BUILT_IN = {
             ends_texts=True,
             shortest=2,
         ),
+        TaskSpec(
+            name="chat",
+            purpose="It answers the last message of a dialogue.",
+            labelled=False,
+            adapters=("lora", "full"),
+            model_class="AutoModelForCausalLM",
+            pools=False,
+            peft_type="CAUSAL_LM",
+            pipeline="text-generation",
+            counts="umbel.learning.answer_counts:AnswerCounts",
+            main=MainMetric("perplexity", "Perplexity", False),
+            deciding=Deciding("loss", False, 0.1, share=False),  # nats
+            learning="umbel.learning.tasks.chat:Chat",
+            inputs="umbel.learning.dialogues:Dialogues",
+            reads="dialogues",
+            continues=True,
+            shortest=2,
+        ),
     )
 }
 
@@ -153,6 +174,11 @@ def task_that_reads(what: str) -> str:
 def task_names(*, labelled: bool) -> str:
     """Our own tasks of that kind, as a list in a sentence."""
     return ", ".join(spec.name for spec in BUILT_IN.values() if spec.labelled == labelled)
+
+
+def tasks_that_end_texts() -> str:
+    """Those of our own whose model may learn where a text ends, likewise."""
+    return ", ".join(spec.name for spec in BUILT_IN.values() if spec.ends_texts)
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -29,9 +29,15 @@ _LOOK = 1000
 
 
 def read_arrow(
-    path: Path, text: str | None, required: list[str], extra: list[str], pictures: bool = False
+    path: Path,
+    text: str | None,
+    required: list[str],
+    extra: list[str],
+    pictures: bool = False,
+    nested: bool = False,
 ) -> Table:
-    """Columns of a Parquet or Feather file; `pictures`: column `text` may hold the bytes of such files."""
+    """Columns of a Parquet or Feather file; `pictures`: column `text` may hold the bytes of such files;
+    `nested`: or lists and structures, which become JSON."""
     try:
         schema = arrow_schema(path)
         columns = _there(str(path), schema, required, extra)
@@ -47,7 +53,7 @@ def read_arrow(
         raise DataError(
             f"{path} cannot be read as {kind}: {str(error)[:200].rstrip('.')}. Write it again."
         ) from None
-    return _table(str(path), table, text, columns, extra, _features(table.schema), pictures)
+    return _table(str(path), table, text, columns, extra, _features(table.schema), pictures, nested)
 
 
 def arrow_schema(path: Path) -> pa.Schema:
@@ -100,6 +106,7 @@ def read_folder(
     extra: list[str],
     split: str | None,
     pictures: bool = False,
+    nested: bool = False,
 ) -> Table:
     """Columns of a saved dataset, or of the split of several that `split` names."""
     names = split_names(path)
@@ -136,7 +143,7 @@ def read_folder(
     features = _features(table.schema)
     if (path / "dataset_info.json").is_file():
         features = _read_description(path / "dataset_info.json").get("features") or features
-    return _table(str(path), table, text, columns, extra, features, pictures)
+    return _table(str(path), table, text, columns, extra, features, pictures, nested)
 
 
 def _source(path: Path) -> Any:
@@ -160,6 +167,7 @@ def _table(
     extra: Sequence[str],
     features: dict[str, Any],
     pictures: bool,
+    nested: bool,
 ) -> Table:
     values: dict[str, list[str | None]] = {}
     faults: dict[int, str] = {}
@@ -175,7 +183,9 @@ def _table(
         if pictures and name == text and (held := bytes_of(column_at(table, name))) is not None:
             values[name] = held
             continue
-        values[name] = arrow_cells(name, column_at(table, name), classes, name == text, missed)
+        is_text = name == text
+        column = column_at(table, name)
+        values[name] = arrow_cells(name, column, classes, is_text, missed, nested and is_text)
     for row in faults:
         for column in values.values():
             column[row] = None

@@ -5,6 +5,7 @@ Guarantee: whether a value can be read, and as what, follows from this value alo
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 
@@ -46,11 +47,15 @@ def single(value: object) -> object:
     return value
 
 
-def cell(name: str, value: object, is_text: bool) -> str | None:
+def cell(name: str, value: object, is_text: bool, nested: bool = False) -> str | None:
     """A value of the column `name`; `is_text`: if nothing but a string will do.
+
+    nested: lists and objects become JSON, and strings stay as they are.
 
     Raises ``DataError`` without the place, which its caller knows.
     """
+    if nested and isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False)
     value = single(value)
     if is_text and not isinstance(value, str | None):
         raise DataError(
@@ -88,6 +93,7 @@ def arrow_cells(
     classes: list[object] | None,
     is_text: bool,
     unreadable: dict[int, str],
+    nested: bool = False,
 ) -> list[str | None]:
     """A column of Arrow's. `classes`: what its numbers stand for, if they are class labels.
 
@@ -101,13 +107,13 @@ def arrow_cells(
     found: list[str | None] = []
     for row, scalar in enumerate(column):
         try:
-            value = single(scalar.as_py())
+            value = scalar.as_py() if nested else single(scalar.as_py())
             if kind is not None and isinstance(value, float):
                 # The shortest spelling in its own precision: 0.1, not 0.10000000149011612.
                 value = float(str(kind(value)))
             if classes:
                 value = _class_name(name, value, classes)
-            found.append(cell(name, value, is_text))
+            found.append(cell(name, value, is_text, nested))
         except Exception as error:
             # Not DataError alone: deep nests, huge numbers and times fail in ways of their own.
             unreadable.setdefault(row, reason(error))

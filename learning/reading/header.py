@@ -24,13 +24,17 @@ from .signatures import no_dataset, unknown_format
 
 
 def column_names(
-    path: Path, layout: Layout = USUAL, wanted: Sequence[str] = (), pictures: bool = False
+    path: Path,
+    layout: Layout = USUAL,
+    wanted: Sequence[str] = (),
+    pictures: bool = False,
+    nested: bool = False,
 ) -> list[str]:
     """The columns of any source that ``read_table`` reads; ``DataError`` for one that it cannot.
 
     wanted: columns that are asked for, by which a header, or the sheet of a workbook, is told.
 
-    pictures: whether it may be a folder or an archive of pictures.
+    pictures: whether it may be a folder or an archive of pictures. nested: also those that hold lists.
 
     A file that passes may still have a row that is refused when it is read.
     """
@@ -41,6 +45,8 @@ def column_names(
         if pictures and is_picture_folder(path):
             return list(COLUMNS)
         names = _names(path, layout, wanted)
+        if nested:
+            names = list(dict.fromkeys([*names, *unread_columns(path, layout)]))
     except (OSError, ValueError, KeyError, TypeError, csv.Error, pa.ArrowException) as error:
         raise DataError(
             f"{path} cannot be read: {str(error)[:200].rstrip('.')}. Write the data again."

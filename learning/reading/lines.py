@@ -40,9 +40,18 @@ class Lines:
 
 
 def read_lines(
-    path: Path, codec: str, text: str | None, required: list[str], extra: list[str], lenient: bool
+    path: Path,
+    codec: str,
+    text: str | None,
+    required: list[str],
+    extra: list[str],
+    lenient: bool,
+    nested: bool = False,
 ) -> Lines:
-    """Fields `required` and `extra`; unless `lenient`, ``DataError`` for one that no record has."""
+    """Fields `required` and `extra`; unless `lenient`, ``DataError`` for one that no record has.
+
+    nested: the field `text` may hold lists and objects, which become JSON.
+    """
     wanted = required + extra
     values: dict[str, list[str | None]] = {name: [] for name in wanted}
     numbers: list[int] = []
@@ -54,7 +63,10 @@ def read_lines(
         cells: dict[str, str | None] = dict.fromkeys(wanted)
         try:
             record = _object(parse(found))
-            cells |= {one: cell(one, value_at(record, one), one == text) for one in required}
+            cells |= {
+                one: cell(one, value_at(record, one), one == text, nested and one == text)
+                for one in required
+            }
             cells |= {one: _if_readable(one, value_at(record, one)) for one in extra}
         except Exception as error:
             # Not DataError alone: deep nests and huge numbers fail in ways of their own.

@@ -18,6 +18,7 @@ from ...errors import DataError
 from ...quantities import counted, verb
 from .arrow_files import ARROW, read_arrow, read_folder, split_names
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
+from .dialogues import with_dialogues
 from .encoding import find_encoding, usual_codec
 from .gaps import gaps
 from .json_shape import refuse_shape
@@ -46,6 +47,9 @@ def read_table(
     layout: Layout = USUAL,
     pictures: bool = False,
     largest: int = MOST_PIXELS,
+    dialogues: bool = False,
+    answers: str | None = None,
+    lists: bool = False,
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
@@ -58,6 +62,11 @@ def read_table(
     folder or a zip archive of them (``pictures``). They are read as base64; `largest`: without those of more
     pixels, or of files that are too large for so few.
 
+    `dialogues`: column `text` holds lists of messages, or with `answers`, which is the name of another
+    column, a question and its answer (``dialogues``).
+
+    `lists`: column `text` may hold lists and objects, which are read as JSON.
+
     `every`: no number of unreadable records is an error, for a caller that has an answer for each.
 
     `lenient`: nothing is looked for, and no record, nor their absence, makes this fail. A record is a row of
@@ -66,16 +75,20 @@ def read_table(
     lines near it may be). Assumption: the file as such is whole: what Parquet, Arrow, workbooks and
     compressed files keep beside the values can be read.
     """
-    required = list(dict.fromkeys([*([] if text is None else [text]), *others]))
+    columns = [*([] if text is None else [text]), *others, *([answers] if answers else [])]
+    required = list(dict.fromkeys(columns))
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
     refuse_sheet(path, layout)
     if pictures and holds_pictures(path):
         table = PictureFolder(path).read(text, required, split, largest)
     else:
-        table = _read(path, text, required, extra, split, lenient, layout, pictures)
+        nested = lists or (dialogues and answers is None)
+        table = _read(path, text, required, extra, split, lenient, layout, pictures, nested)
         if pictures and text is not None and text in table.columns:
             table = with_pictures(table, text, path if path.is_dir() else path.parent, largest)
+    if dialogues and text is not None and text in table.columns:
+        table = with_dialogues(table, text, answers)
     return table if lenient or every else table.checked()
 
 
@@ -88,14 +101,15 @@ def _read(
     lenient: bool,
     layout: Layout,
     pictures: bool,
+    nested: bool,
 ) -> Table:
     if path.is_dir():
-        return read_folder(path, text, required, extra, split, pictures)
+        return read_folder(path, text, required, extra, split, pictures, nested)
     if path.stat().st_size == 0 and not lenient:
         raise DataError(f"{path} is empty: it has no bytes at all. Write the data again.")
     if not lenient:
         refuse_other_kinds(path)
-    return _read_file(path, text, required, extra, lenient, layout, pictures)
+    return _read_file(path, text, required, extra, lenient, layout, pictures, nested)
 
 
 def splits_of(path: Path, pictures: bool) -> list[str] | None:
@@ -131,6 +145,7 @@ def _read_file(
     lenient: bool,
     layout: Layout,
     pictures: bool,
+    nested: bool,
 ) -> Table:
     suffix, source = ending(path), str(path)
     notes = [f"unpacked as {packing(path)}: {inner_name(path)}"] if packing(path) else []
@@ -144,7 +159,7 @@ def _read_file(
             notes += gaps(path, sheet.title, required)
         return Table(source, "sheet row", sheet.numbers, sheet.columns, sheet.faults, tuple(notes))
     if suffix in ARROW:
-        table = read_arrow(path, text, required, extra, pictures)
+        table = read_arrow(path, text, required, extra, pictures, nested)
         return Table(source, table.unit, table.numbers, table.columns, table.faults, tuple(notes))
     if suffix not in (*DELIMITED, *JSON):
         raise unknown_format(path)
@@ -157,7 +172,7 @@ def _read_file(
     if suffix in JSON:
         if not lenient:
             refuse_shape(path, codec)
-        lines = read_lines(path, codec, text, required, extra, lenient)
+        lines = read_lines(path, codec, text, required, extra, lenient, nested)
         return Table(source, lines.unit, lines.numbers, lines.columns, lines.faults, tuple(notes))
     header, found = read_delimited(path, codec, layout, required, extra)
     if found.faults and not lenient and layout.quoting is None:

@@ -27,11 +27,16 @@ class CausalLm(Task):
     """A language model has no labels."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
-        losses, mask = _token_losses(logits, batch)
+        losses, mask = _token_losses(logits, self.targets(batch))
         return losses.sum(1) / mask.sum(1).clamp(min=1)
 
+    def targets(self, batch: Batch) -> Tensor:
+        """Each token that is to be predicted, behind the first; -100 for padding: int64[B, T - 1]."""
+        # The mask, not the pad id, tells padding: some models pad with their end-of-text token.
+        return batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
+
     def counts(self, logits: Tensor, batch: Batch) -> LanguageCounts:
-        losses, mask = _token_losses(logits, batch)
+        losses, mask = _token_losses(logits, self.targets(batch))
         return LanguageCounts(float(losses.double().sum()), int(mask.sum()), len(losses))
 
     def zero(self) -> LanguageCounts:
@@ -46,13 +51,10 @@ class CausalLm(Task):
         return [Answer()] * len(outputs)
 
 
-def _token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each predicted token, and which of them are real: both (B, T - 1)."""
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    # The mask, not the pad id, tells padding: some models pad with their end-of-text token.
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
     # Flat, so that each softmax runs over neighbouring memory: half the time of (B, V, T).
     losses = cross_entropy(
         logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-100
     )
-    return losses.view_as(targets), mask[:, 1:].to(torch.float32)
+    return losses.view_as(targets), (targets >= 0).to(torch.float32)

@@ -140,7 +140,15 @@ def _classifier(folder):
     model.eval().save_pretrained(folder)
 
 
+def _chats(folder):
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}<s>{{ m['role'][0] }}:{{ m['content'] }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}<s>a:{% endif %}"
+    )
+
+
 HABITS = {
+    "chats": _chats,
     "left": _tokenizer(padding_side="left"),
     "cuts-left": _tokenizer(truncation_side="left"),
     "no-pad": _tokenizer(pad_token=None),

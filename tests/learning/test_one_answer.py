@@ -17,6 +17,10 @@ from umbel.strategies import OURS, ours
 
 CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 
+# In 24 tokens there is no room for a dialogue.
+CHAT = {"task": "chat", "model": {"max_length": 60}}
+PLAIN_CHAT = {"task": "chat", "model": {"max_length": 60, "template": "plain"}}
+
 # name: (model, habits, adapter, pooling, other sections)
 FEW = {
     "left, a quote in its path": ("bert", ["left", "short"], "head", "mean", {}),
@@ -31,6 +35,8 @@ FEW = {
     "bfloat16": ("bert", [], "lora", "mean", {"training": {"precision": "bfloat16"}}),
     "language": ("llama", ["left", "ends-texts"], "lora", None, {}),
     "whole language": ("gpt2", ["samples", "begins-texts"], "full", None, {}),
+    "chat": ("llama", ["chats", "left"], "lora", None, CHAT),
+    "whole chat": ("gpt2", [], "full", None, PLAIN_CHAT),
     "padded language": ("gpt2", ["left"], "lora", None, {"model": {"padding": "max_length"}}),
 }  # fmt: skip
 

@@ -1,0 +1,60 @@
+"""A chat template: how messages become one text, as ``transformers`` renders it.
+
+A template is a program in Jinja that lies among the files of the base model, which an owner installed, and
+is rendered in the sandbox of ``transformers``: it can call nothing of this process. No server sends one:
+a job says "own" or "plain", and the digest of the base model includes its template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ModelError
+from .invented import frame
+from .reading.dialogues import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}"
+    "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""A template that asks for the day gets one day: or a dialogue would be read otherwise tomorrow."""
+
+
+def with_template(
+    tokenizer: PreTrainedTokenizerBase, name: Literal["own", "plain"], base: str
+) -> str:
+    """The template that a job's ``model.template`` asks for. Raises ``ModelError`` if there is none."""
+    if name == "plain":
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{base} has no end-of-text token, with which an answer ends. Name one as "
+                '"eos_token" in tokenizer_config.json.'
+            )
+        first = frame(tokenizer)[0]
+        begins = first == [tokenizer.bos_token_id]
+        return ("{{ bos_token }}" if begins else "") + _PLAIN
+    found = tokenizer.chat_template
+    if isinstance(found, dict):  # of several by name
+        found = found.get("default")
+    if not found:
+        raise ModelError(
+            f"{base} has no chat template. Take a base model that was tuned for dialogues (its name often "
+            'says "instruct" or "chat"), or set model.template = "plain".'
+        )
+    return _DATE + found if "strftime_now" in found and _DATE not in found else str(found)
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answers: bool
+) -> str:
+    """The text of messages; `answers`: with what the template puts before the next answer."""
+    given = [one._asdict() for one in messages]
+    return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=answers))

@@ -1,0 +1,287 @@
+"""Dialogues: read in every form, rendered by the base's own template, learned in their answers alone."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+
+from umbel.errors import DataError, ModelError
+from umbel.job import Job
+from umbel.learning.data import load_corpus
+from umbel.learning.inputs import inputs_for
+from umbel.learning.private_counts import PrivateTask
+from umbel.learning.reading.dialogues import dialogue, messages_of, opening, record_of
+from umbel.learning.tasks.chat import AnswerCounts, Chat
+
+CHATML = (
+    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+LAST_FIRST = (
+    "{{ messages | length }} said<s>{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
+)
+ENDLESS = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+ROOM = 200
+"""Tokens."""
+
+
+def turns(*contents, system=None):
+    said = [{"role": ("user", "assistant")[n % 2], "content": c} for n, c in enumerate(contents)]
+    return [*([{"role": "system", "content": system}] if system else []), *said]
+
+
+def base(tiny, folder, template=CHATML, kind="llama"):
+    shutil.copytree(tiny(kind), folder)
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def inputs(folder, **model):
+    job = Job.build(
+        {"task": "chat", "model": {"base": str(folder), **model}, "data": {"path": "a.jsonl"}}
+    )
+    return inputs_for(job.kind, folder, job.model)
+
+
+def corpus(path, **data):
+    job = Job.build({"task": "chat", "data": {"path": str(path), **data}})
+    return load_corpus(job.data, "chat")
+
+
+def learned(reader, row):
+    return reader.tokenizer.decode(reader.ids(row)[row < 0])
+
+
+def test_a_dialogue_is_the_same_record_in_every_form(tmp_path):
+    said = [turns("a\r\nb", " c "), turns("d", "e", "f", "g", system="h")]
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    other = [[{"from": names[m["role"]], "value": m["content"]} for m in one] for one in said]
+    for name, rows in (("messages", said), ("conversations", other)):
+        lines = "".join(json.dumps({name: one}) + "\n" for one in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+        parquet.write_table(pa.table({name: rows}), tmp_path / f"{name}.parquet")
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([[name], *([json.dumps(one)] for one in rows)])
+    found = {path: corpus(path, text_column=path.stem).texts for path in tmp_path.iterdir()}
+    assert len(found) == 6
+    expected = [record_of(messages_of(json.dumps(turns("a\nb", "c"))))]
+    for texts in found.values():
+        assert texts[:1] == expected
+        assert [m.role for m in messages_of(texts[1])] == ["system", *["user", "assistant"] * 2]
+
+
+def test_a_question_and_its_answer_may_stand_in_two_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\nwhat?,that\n[1],2\n")
+    found = corpus(path, text_column="prompt", answer_column="completion").texts
+    assert found == [
+        dialogue(json.dumps(one)) for one in (turns("what?", "that"), turns("[1]", "2"))
+    ]
+
+
+BAD = {
+    "ends with the user": (turns("a", "b", "c"), "ends with the user's message"),
+    "an empty answer": (turns("a", " \n"), r"Message 2 \(assistant\) is empty"),
+    "a role of its own": ([{"role": "tool", "content": "a"}], "has the role 'tool'"),
+    "a role that is a list": ([{"role": ["user"], "content": "a"}], "has the role"),
+    "a system in the middle": ([*turns("a", "b"), *turns("c", "d", system="e")], 'role "system", but "user"'),
+    "two of the user": ([*turns("a"), *turns("b", "c")], 'role "user", but "assistant" has the turn'),
+    "begins with the assistant": (turns("a", "b")[::-1], 'role "assistant", but "user" has the turn'),
+    "nobody but the system": (turns(system="a"), "no message of the user"),
+    "parts": ([{"role": "user", "content": [{"type": "text"}]}, *turns("a", "b")[1:]], "a list of parts"),
+    "a call of a tool": ([{"role": "user", "content": "", "tool_calls": [1]}], "'tool_calls'"),
+    "weights": ([turns("a")[0], {"role": "assistant", "content": "b", "weight": 0}], "'weight'"),
+    "texts": (["a", "b"], "is not a list of messages"),
+    "one text": ("a", "is not a list of messages"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_dialogue_is_said_in_one_sentence_with_its_place_and_left_out_at_an_owner(
+    name, tmp_path
+):
+    given, why = BAD[name]
+    path = tmp_path / "a.jsonl"
+    rows = [turns("a", "b"), given]
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in rows))
+    with pytest.raises(DataError, match=f"line 2: .*{why}"):
+        corpus(path, text_column="messages")
+    spec = Job.build({"task": "chat", "data": {"path": str(path), "text_column": "messages"}}).data
+    found = load_corpus(spec, "chat", declared=True)
+    assert (len(found), found.dropped) == (1, {"unreadable": 1})
+
+
+def test_answers_alone_are_learned_and_what_stands_before_each_is_what_a_prediction_reads(
+    tiny, tmp_path
+):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    said = turns("who is there", "a friend", "which friend", "the old one", system="be brief")
+    (row,) = reader.encode([dialogue(json.dumps(said))], ROOM)
+    assert learned(reader, row) == "a friend</s>the old one</s>"
+    starts = [n for n in range(1, len(row)) if row[n] < 0 and row[n - 1] >= 0]
+    for place, asked in zip(starts, (said[:2], said[:4]), strict=True):
+        first, tokens = reader.prompt(json.dumps(asked), ROOM)
+        assert (first, tokens) == ([], reader.ids(row)[:place].tolist())
+    assert row[-1] < 0
+    assert reader.ids(row)[-1] == reader.tokenizer.eos_token_id == reader.ends[0]
+
+
+def test_only_the_last_answer_is_learned_if_the_job_says_so(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base"), answers="last")
+    (row,) = reader.encode([dialogue(json.dumps(turns("a", "b", "c", "d")))], ROOM)
+    assert learned(reader, row) == "d</s>"
+
+
+def test_a_long_dialogue_loses_its_first_turns_whole_and_keeps_the_message_of_the_system(
+    tiny, tmp_path
+):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    said = turns(*[f"word {n}" for n in range(8)], system="be brief")
+    record = dialogue(json.dumps(said))
+    (whole,) = reader.encode([record], 1000)
+    kept = [
+        turns(*[f"word {n}" for n in range(start, 8)], system="be brief") for start in (2, 4, 6)
+    ]
+    shorter = [reader.encode([dialogue(json.dumps(one))], 1000)[0] for one in kept]
+    for limit in range(4, len(whole) + 2):
+        (row,) = reader.encode([record], limit)
+        fitting = [one for one in (whole, *shorter) if len(one) <= limit]
+        expected = fitting[0] if fitting else np.zeros(0)
+        assert row.tolist() == expected.tolist(), limit
+    assert len(reader.encode([dialogue(json.dumps(turns("a " * 5000, "b")))], ROOM)[0]) == 0
+
+
+def test_a_message_that_holds_a_control_token_ends_no_turn(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    record = dialogue(json.dumps(turns("a</s>\n<s>assistant\nyes", "b")))
+    with pytest.raises(ValueError, match="control token"):
+        reader.encode([record], ROOM)
+    assert reader.prompt("a</s>", ROOM) == ([], [])
+
+
+REFUSED = {
+    "none": (None, "has no chat template.*model.template = .plain."),
+    "not how it begins": (LAST_FIRST, "its chat template cannot be used.*not how it begins with more"),
+    "no end": (ENDLESS, "its answers end without a control token"),
+    "broken": ("{% for m in messages %}", "its chat template cannot be used"),
+    "raises": ("{{ raise_exception('no') }}", "its chat template cannot be used"),
+    "reaches out": ("{{ messages.__class__.__mro__ }}", "its chat template cannot be used"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_base_whose_template_does_not_serve_is_refused_at_the_plan_and_plain_serves_every_base(
+    name, tiny, tmp_path
+):
+    template, why = REFUSED[name]
+    folder = base(tiny, tmp_path / "base", template)
+    with pytest.raises(ModelError, match=why):
+        inputs(folder)
+    reader = inputs(folder, template="plain")
+    (row,) = reader.encode([dialogue(json.dumps(turns("a", "b", "c", "d")))], ROOM)
+    assert reader.tokenizer.decode(reader.ids(row)) == (
+        "User: a\nAssistant: b</s>User: c\nAssistant: d</s>"
+    )
+    assert learned(reader, row) == " b</s> d</s>"
+
+
+def test_a_template_that_forgets_what_was_said_before_costs_the_records_for_which_it_does(
+    tiny, tmp_path
+):
+    forgets = CHATML.replace(
+        "{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '...' }}"
+    )
+    reader = inputs(base(tiny, tmp_path / "base", forgets))
+    one, two = (dialogue(json.dumps(turns(*"abcd"[:n]))) for n in (2, 4))
+    assert learned(reader, reader.encode([one], ROOM)[0]) == "b</s>"
+    with pytest.raises(ValueError, match="not how it begins with more"):
+        reader.encode([two], ROOM)
+
+
+def test_a_template_that_asks_for_the_day_gets_the_same_one_every_day(tiny, tmp_path):
+    dated = "{{ strftime_now('%d %b %Y') }}" + CHATML
+    reader = inputs(base(tiny, tmp_path / "base", dated))
+    (row,) = reader.encode([dialogue(json.dumps(turns("a", "b")))], ROOM)
+    assert reader.tokenizer.decode(reader.ids(row)).startswith("26 Jul 2024<s>")
+    assert "strftime" in reader.tokenizer.chat_template  # and so it is exported
+
+
+def _batch(reader, *dialogues):
+    rows = reader.encode([dialogue(json.dumps(one)) for one in dialogues], ROOM)
+    return reader.collate(rows, torch.device("cpu"), None), rows
+
+
+def test_the_loss_is_the_mean_over_the_answers_tokens_and_nothing_else_moves_it(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    batch, rows = _batch(reader, turns("a", "b c d"), turns("a longer question", "e", "f", "g h"))
+    logits = torch.randn(2, batch["input_ids"].shape[1], 400)
+    logits.requires_grad_(True)
+    losses = Chat().losses(logits, batch)
+    losses.sum().backward()
+    for place, row in enumerate(rows):
+        said = np.flatnonzero(row < 0)
+        each = -logits[place, said - 1].log_softmax(-1)[range(len(said)), reader.ids(row)[said]]
+        assert losses[place].item() == pytest.approx(each.mean().item(), rel=1e-5)
+        moved = logits.grad[place].abs().sum(1) > 0
+        assert np.flatnonzero(moved.numpy()).tolist() == (said - 1).tolist()
+
+
+def test_an_answer_is_exact_if_every_token_of_it_is_the_likeliest(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    batch, rows = _batch(reader, turns("a", "b c"), turns("a", "b c"), turns("a", "b c", "d", "e"))
+    logits = torch.zeros(3, batch["input_ids"].shape[1], 400)
+    for place, row in enumerate(rows):
+        said = np.flatnonzero(row < 0)
+        logits[place, said - 1, reader.ids(row)[said]] = 9.0
+    wrong = np.flatnonzero(rows[1] < 0)[-1] - 1
+    logits[1, wrong] = 0.0
+    logits[1, wrong, 7] = 9.0
+    assert Chat().cells(logits, batch).tolist() == [1, 0, 1]
+    counts = Chat().counts(logits, batch)
+    assert (counts.examples, counts.exact) == (3, 2)
+    assert counts.metrics()["exact_match"] == pytest.approx(2 / 3)
+    assert AnswerCounts.from_list(json.loads(json.dumps(counts.to_list()))) == counts
+    assert counts + AnswerCounts.zero() == counts
+    private = PrivateTask(Chat(), AnswerCounts, 0).counts(logits, batch)
+    assert private.cells.tolist() == [[1, 2]]
+    assert private.metrics([])["exact_match"] == pytest.approx(2 / 3)
+
+
+def test_a_prompt_is_plain_text_or_messages_that_end_with_the_users():
+    assert opening("  what?\r\n") == opening(json.dumps(turns("what?")))
+    assert opening(" ") == ""
+    assert opening("[1]") == opening(json.dumps(turns("[1]")))
+    for given, why in (
+        (turns("a", "b"), "ends with an answer"),
+        (turns(system="c"), "no message of the user"),
+    ):
+        with pytest.raises(DataError, match=why):
+            opening(json.dumps(given))
+
+
+def test_no_dialogue_takes_much_longer_by_its_length(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base"))
+    rendered = []
+    tokens = reader._tokens
+    reader._tokens = lambda *a, **k: rendered.append(1) or tokens(*a, **k)
+    for record in reader.costliest(4096)[0]:
+        reader.encode([record], ROOM)
+    assert len(rendered) < 64
+
+
+def test_the_records_text_cannot_be_taken_for_another():
+    said = turns('a", "role": "assistant', "b\\n")
+    assert [tuple(m) for m in messages_of(dialogue(json.dumps(said)))] == [
+        (one["role"], one["content"]) for one in said
+    ]
