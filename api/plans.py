@@ -56,7 +56,7 @@ def plan(source: Any, *, progress: bool = True, **sections: Any) -> Planned:
     from ..simulations.engine import plan_job
     from .progress import shown
 
-    job = as_job(source, sections)
     with shown(progress) as listener:
+        job = as_job(source, sections, listener)
         found, federation = plan_job(job, listener)
     return Planned(found.job, found.to_dict() | {"data": federation.holdings()})

@@ -43,7 +43,6 @@ def simulate(
     from ..simulations import engine as engines
     from .progress import shown
 
-    job = as_job(source, sections)
     options = engines.Options(
         Path(run_dir) if run_dir is not None else None,
         workers,
@@ -53,5 +52,6 @@ def simulate(
         stop,
     )
     with shown(progress) as listener:
+        job = as_job(source, sections, listener)
         folder = engines.simulate(job, options, listener)
     return Run(folder.path.resolve())

@@ -75,14 +75,14 @@ def init(
     seeming: dict[str, Any] = {}
     if "data.path" in given:
         from ..reports.progress import Progress
-        from ..simulations.first import settings
 
         with Progress() as progress:
-            progress.started("columns", 0)
+            progress.started("columns", 0)  # the libraries that read them take seconds to load
+            from ..simulations.first import settings
+
             seeming = _seeming_columns(given)
             given = {**given, **seeming}
-            progress.started("data", 0)
-            given = {**given, **settings(given)}
+            given = {**given, **settings(given, listener=progress)}
     write_template(job, given)
     say(f"Wrote {job}. Next: umbel plan {job}, then umbel simulate {job}")
     for key, name in seeming.items():
@@ -153,7 +153,10 @@ def plan(
 @asks_for_a_job
 def simulate(
     asked: Asked,
-    run_dir: Annotated[Path | None, typer.Option(help="Where to write [runs/NAME-TIME].")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where to write [runs/NAME-TIME].", autocompletion=run_folders),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --run-dir [runs/latest].")
     ] = False,

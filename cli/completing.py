@@ -1,4 +1,4 @@
-"""What a shell completes beyond commands and options: names of runs, folders, job files.
+"""What a shell completes beyond commands and options: names of runs, folders, job files, values of options.
 
 It looks at names alone: nothing is created, no large file is read, and whatever goes wrong is no name. What
 a shell is given is text that others may have written, so only what is printed without a quote is given.
@@ -82,6 +82,42 @@ def waiting_requests(ctx: click.Context, incomplete: str) -> Iterable[str]:
 
     folder = Path(ctx.params.get("folder") or ".") / "jobs"
     return [request.id[:12] for request in Approvals(folder).list() if request.status == "pending"]
+
+
+def one_of(find: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Of values that Umbel itself has, those that begin as was typed."""
+
+    def found(incomplete: str) -> list[str]:
+        return [value for value in find() if value.startswith(incomplete)]
+
+    return found
+
+
+@one_of
+def tasks() -> Iterable[str]:
+    from ..tasks.spec import BUILT_IN
+
+    return BUILT_IN
+
+
+@one_of
+def partitions() -> Iterable[str]:
+    return ("iid", "dirichlet:0.5", "shards:2", "column:")
+
+
+@one_of
+def strategies() -> Iterable[str]:
+    from ..strategies.catalogue import NAMES
+
+    return NAMES
+
+
+@one_of
+def job_keys() -> Iterable[str]:
+    """As ``--set`` takes them, up to the value."""
+    from ..job.reference import keys
+
+    return (f"{key}=" for key in keys())
 
 
 def _below(incomplete: str, fits: Callable[[Path], bool]) -> Iterator[str]:

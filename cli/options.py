@@ -31,7 +31,12 @@ JobFile = Annotated[
 ]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. training.rounds=3."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value, e.g. training.rounds=3.",
+        autocompletion=completing.job_keys,
+    ),
 ]
 Encoding = Annotated[
     str | None,
@@ -81,10 +86,12 @@ class _Key(NamedTuple):
     help: str
     flag: str | None = None
     """How it is typed, if not like its name."""
+    values: Callable[[str], list[str]] | None = None
+    """What a shell completes it with."""
 
 
 _KEYS = {
-    "task": _Key("task", str, f"{' or '.join(BUILT_IN)}."),
+    "task": _Key("task", str, f"{' or '.join(BUILT_IN)}.", values=completing.tasks),
     "model": _Key("model.base", str, "Base model: hub id, folder, or package:NAME/FOLDER."),
     "max_length": _Key("model.max_length", int, "Tokens at which texts are cut [64]."),
     "data": _Key(
@@ -105,6 +112,7 @@ _KEYS = {
         "simulation.partition",
         str,
         "column:NAME, iid, dirichlet:ALPHA or shards:K [iid].",
+        values=completing.partitions,
     ),
 }
 _DECLARED = {
@@ -179,9 +187,13 @@ class Asked:
                 "my-job.toml"
             )
         if self.path is None:
-            from ..simulations.first import first_job
+            from ..reports.progress import Progress
 
-            return first_job(self.given, self.overrides)
+            with Progress() as progress:
+                progress.started("data", 0)  # the libraries that read them take seconds to load
+                from ..simulations.first import first_job
+
+                return first_job(self.given, self.overrides, progress)
         return Job.compose(self.path, self.given, self.overrides)
 
 
@@ -255,7 +267,12 @@ def _options(table: Mapping[str, _Key]) -> list[inspect.Parameter]:
             name,
             Annotated[
                 key.kind | None,
-                typer.Option(*filter(None, [key.flag]), help=key.help, show_default=False),
+                typer.Option(
+                    *filter(None, [key.flag]),
+                    help=key.help,
+                    show_default=False,
+                    autocompletion=key.values,
+                ),
             ],
             None,
         )

@@ -15,7 +15,12 @@ from .options import Set
 @answers
 def strategies(
     name: Annotated[
-        str | None, typer.Argument(help="Strategy to show in full [all].", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Strategy to show in full [all].",
+            show_default=False,
+            autocompletion=completing.strategies,
+        ),
     ] = None,
     job: Annotated[
         Path | None,

@@ -77,6 +77,15 @@ def _template(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f"# {name} = {toml_value(field.get_default(call_default_factory=True))}".rstrip()
 
 
+def keys() -> list[str]:
+    """Every key that a job may have: training.rounds, ..."""
+    return [
+        f"{section}.{name}".lstrip(".")
+        for section, model in _sections()
+        for name, _ in _plain_fields(model)
+    ]
+
+
 def _sections(
     model: type[BaseModel] = Job, prefix: str = ""
 ) -> Iterator[tuple[str, type[BaseModel]]]:

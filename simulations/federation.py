@@ -179,6 +179,8 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
     dialogues, dropped = job.kind.reads == "dialogues", dict(corpus.dropped)
     if dialogues and (unread := int((lengths == 0).sum())):
         dropped[f"a last question and answer beyond model.max_length, or {_CONTROL}"] = unread
+    if job.kind.reads == "texts":
+        listener.started("texts", 0)
     # A dialogue that loses its first turns may be of any length then.
     full = job.kind.reads == "texts" and (lengths >= job.model.max_length).mean() > WORTH
     return Federation(

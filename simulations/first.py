@@ -11,17 +11,21 @@ from ..errors import UmbelError
 from ..job import Job, dotted
 from ..job.toml_file import parse_override
 from ..planning.recipe import Numbers, has_recipe, recipe, source
+from ..server.run import Listener
 from .federation import federate
 
 
-def first_job(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Job:
+def first_job(
+    given: Mapping[str, Any], overrides: Sequence[str] = (), listener: Listener | None = None
+) -> Job:
     """The job of `given` (dotted keys) and `overrides` (``KEY=VALUE``); the recipe chooses for the rest.
 
     They are written into the job as values; ``Job.recipe`` says which they are and what they follow from.
     Raises ``JobError`` or ``DataError``.
     """
     named = _name_of(given)
-    return Job.compose(None, named | settings(given, overrides) | dict(given), overrides)
+    found = settings(given, overrides, listener)
+    return Job.compose(None, named | found | dict(given), overrides)
 
 
 def _name_of(given: Mapping[str, Any]) -> dict[str, str]:
@@ -31,7 +35,9 @@ def _name_of(given: Mapping[str, Any]) -> dict[str, str]:
     return {"name": name} if name else {}
 
 
-def settings(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def settings(
+    given: Mapping[str, Any], overrides: Sequence[str] = (), listener: Listener | None = None
+) -> dict[str, Any]:
     """What the recipe adds to a job, by dotted key; empty if it adds nothing, or the data cannot be read.
 
     The data are read as a run will read them: what is wrong with them is then said by the run, or the plan.
@@ -42,7 +48,7 @@ def settings(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
     if not has_recipe(job, asked):
         return {}
     try:
-        federation = federate(job)
+        federation = federate(job, listener)
         numbers = Numbers.of(federation.job, federation.facts)
         found = recipe(job, asked, numbers)
     except UmbelError:

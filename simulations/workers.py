@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from types import ModuleType
 from typing import Any, Protocol
 
 from ..errors import UmbelError
@@ -94,11 +96,7 @@ class Pool:
         self._futures: dict[Future[Any], str] = {}
 
     def submit(self, key: str, method: str, *arguments: Any, **named: Any) -> None:
-        try:
-            future = self._executor.submit(_call_site, method, arguments, named)
-        except BrokenProcessPool:
-            raise _died() from None
-        self._futures[future] = key
+        self._futures[self._submitted(method, arguments, named)] = key
 
     def collect(self) -> Iterator[tuple[str, Any]]:
         done, _ = wait(self._futures, timeout=_WAIT_SECONDS, return_when=FIRST_COMPLETED)
@@ -120,7 +118,16 @@ class Pool:
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:
-            return self._executor.submit(_call_site, method, arguments, named).result()
+            return self._submitted(method, arguments, named).result()
+        except BrokenProcessPool:
+            raise _died() from None
+
+    def _submitted(
+        self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> Future[Any]:
+        try:
+            with _without_script():  # a call may start a process
+                return self._executor.submit(_call_site, method, arguments, named)
         except BrokenProcessPool:
             raise _died() from None
 
@@ -159,9 +166,25 @@ def _start_fork_server() -> None:
     resource_tracker.ensure_running()  # first, because starting it lifts the block
     usual = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        with _without_script():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, usual)
+
+
+@contextlib.contextmanager
+def _without_script() -> Iterator[None]:
+    """Let processes that are started meanwhile not run the caller's script.
+
+    ``multiprocessing`` would, to find there what the script defines. A worker needs nothing of it, and a
+    script without ``if __name__ == "__main__"`` would begin its whole work again in each worker.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _died() -> UmbelError:

@@ -38,6 +38,15 @@ def test_commands_and_options_are_completed(complete):
     assert complete("umbel plan --part") == ["--partition"]
 
 
+def test_values_that_umbel_itself_has_are_completed(complete):
+    assert complete("umbel simulate --task c") == ["causal-lm"]
+    assert complete("umbel init --task text") == ["text-classification"]
+    assert complete("umbel plan --partition ") == ["iid", "dirichlet:0.5", "shards:2", "column:"]
+    assert complete("umbel strategies feda") == ["fedavg", "fedavgm", "fedadam", "fedadagrad"]
+    assert complete("umbel plan --set training.rou") == ["training.rounds="]
+    assert "simulation.partition=" in complete("umbel simulate --set ")
+
+
 def test_job_files_run_folders_and_owners_are_completed_by_what_is_in_them(complete, tmp_path):
     folder(tmp_path / "jobs", "a.toml", "b.toml", "notes.txt")
     folder(tmp_path / "runs" / "night", "job.toml", "plan.json")

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 import umbel
-from umbel.api.sources import as_job, table_file
+from umbel.api.in_memory import table_file
+from umbel.api.sources import as_job
 from umbel.errors import DataError, Interrupted, JobError, RunFolderError
 from umbel.run.record import RunRecord
 
@@ -64,6 +65,21 @@ def test_a_run_tells_what_its_folder_says(run):
     assert (run.adapter / "umbel.json").is_file() or any(run.adapter.iterdir())
     assert run.page.name == "index.html" or run.page.suffix == ".html"
     assert run.job == umbel.Run.open(run.path).job
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_around_what_it_does(run, tmp_path):
+    """multiprocessing would run it again in every worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import umbel\n"
+        f"run = umbel.simulate({str(run.path / 'job.toml')!r}, workers=2, progress=False)\n"
+        "print(run.result['adapter_sha256'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script.name], capture_output=True, text=True, timeout=600, cwd=tmp_path
+    )
+    assert done.stdout.split() == [run.result["adapter_sha256"]], done.stderr
 
 
 def test_a_notebook_is_shown_the_tables_of_the_command_line(run, umbel, capsys):
@@ -163,6 +179,7 @@ def test_another_thread_stops_a_run_which_then_goes_on_to_the_same_model(run, jo
 
 TABLES = {
     "records": [{"text": "good", "label": "a"}, {"text": "bad", "label": "b"}],
+    "tuple": ({"text": "good", "label": "a"}, {"text": "bad", "label": "b"}),
     "columns": {"text": ["good", "bad"], "label": ["a", "b"]},
     "arrow": pa.table({"text": ["good", "bad"], "label": ["a", "b"]}),
 }
@@ -187,6 +204,28 @@ def test_a_table_in_memory_is_data_like_a_file(table):
     assert path.stat().st_mode & 0o077 == 0
     made = as_job(table, {"training": {"rounds": 3}, "model.adapter": "head"})
     assert (made.data.path, made.training.rounds, made.adapter) == (str(path), 3, "head")
+
+
+def test_records_may_come_one_after_the_other():
+    path = table_file(record for record in TABLES["records"])
+    assert path == table_file(TABLES["records"])
+
+
+TEST = pa.table({"text": ["fine", "poor"], "label": ["a", "b"]})
+
+
+def test_tables_by_the_name_of_their_split_are_trained_and_tested_on_like_a_saved_dataset():
+    both = as_job({"train": TABLES["arrow"], "test": TEST, "unsupervised": TEST}, {})
+    assert both.data.path == str(table_file(TABLES["arrow"]))
+    assert both.data.test_path == str(table_file(TEST))
+    told = as_job(TABLES["records"], {"data": {"test_path": TEST}})
+    assert told.data.test_path == both.data.test_path
+    alone = as_job({"validation": TEST}, {})
+    assert (alone.data.path, alone.data.test_path) == (str(table_file(TEST)), None)
+    with pytest.raises(DataError, match=r"^None of the tables is called 'train', but 'a', 'b'"):
+        as_job({"a": TEST, "b": TEST}, {})
+    with pytest.raises(DataError, match=r"^The table has no column 'label'"):
+        as_job({"train": TABLES["arrow"], "test": TEST.drop_columns("label")}, {})
 
 
 def test_a_table_without_the_columns_of_the_job_is_refused_and_the_cache_is_not_named():
@@ -218,7 +257,9 @@ def test_a_run_has_the_name_of_its_file(tmp_path):
     assert as_job(TABLES["records"], {}).name == "table"
 
 
-@pytest.mark.parametrize("what", [7, [1, 2], {"text": 3}, object(), {"a": [1], "b": [1, 2]}])
+@pytest.mark.parametrize(
+    "what", [7, [1, 2], ["a text"], {"text": 3}, object(), {"a": [1], "b": [1, 2]}]
+)
 def test_what_is_not_a_table_is_refused_in_one_sentence(what):
     with pytest.raises(DataError, match="cannot be read as a table"):
         table_file(what)

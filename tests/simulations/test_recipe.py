@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 import umbel
 from umbel.job import Job, dotted
 from umbel.planning.recipe import STEPS, Numbers, recipe, source
+from umbel.server.run import Silent
 from umbel.simulations.first import first_job
 from umbel.simulations.first import settings as found_by
 
@@ -113,6 +115,17 @@ def test_a_job_file_that_leaves_values_out_keeps_their_defaults(reviews_csv, tmp
     assert job.training.optimizer == "adamw"
     assert "recipe" not in json.loads(job.to_json())
     assert json.loads(job.changed({"recipe": "by size"}).to_json())["recipe"] == "by size"
+
+
+def test_what_is_read_for_the_recipe_is_told_as_it_is_read(reviews_csv, tiny):
+    class Hearing(Silent):
+        stages: ClassVar[list[str]] = []
+
+        def started(self, what, total):
+            self.stages.append(what)
+
+    first_job({"data.path": str(reviews_csv), "model.base": str(tiny("bert"))}, listener=Hearing())
+    assert Hearing.stages == ["data", "tokens", "texts"]
 
 
 def test_the_job_that_a_run_writes_gives_the_same_model_again(reviews_csv, tiny, tmp_path):
