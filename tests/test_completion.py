@@ -39,7 +39,7 @@ def test_commands_and_options_are_completed(complete):
 
 
 def test_values_that_umbel_itself_has_are_completed(complete):
-    assert complete("umbel simulate --task c") == ["causal-lm"]
+    assert complete("umbel simulate --task cau") == ["causal-lm"]
     assert complete("umbel init --task text") == ["text-classification"]
     assert complete("umbel plan --partition ") == ["iid", "dirichlet:0.5", "shards:2", "column:"]
     assert complete("umbel strategies feda") == ["fedavg", "fedavgm", "fedadam", "fedadagrad"]
