@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
@@ -54,6 +55,15 @@ HEADING = re.compile(r"\s*(?:act\s+[ivx]+\W+)?scene\s+[ivx0-9]+\b", re.IGNORECAS
 SPEAKER = re.compile(r"([A-Z0-9][A-Za-z'. -]{0,28})\.")
 
 
+# Exchanges: the end of what one person says, and the beginning of what another answers, in words.
+LONGEST_LINES = 20
+SHORTEST_ANSWER = 6
+SYSTEM = "You act in a play."
+PLAYS_FOR_TRAINING = 8
+PLAYS_FOR_TESTS = 8
+EXCHANGES_FOR_TESTS = 200
+
+
 class Passage(NamedTuple):
     role: str
     play: str
@@ -67,6 +77,8 @@ def main() -> None:
     write("questions.csv", lambda: questions(test=False))
     write("questions-test.csv", lambda: questions(test=True))
     write("shakespeare.jsonl", shakespeare)
+    write("plays.jsonl", lambda: plays(test=False))
+    write("plays-test.jsonl", lambda: plays(test=True))
     archive = DATA / f"{CHINESE}.tar.gz"
     if archive.exists():
         write("reviews-zh.csv", lambda: chinese_reviews(archive))
@@ -137,12 +149,7 @@ def questions(test: bool) -> tuple[str, str]:
 
 def shakespeare() -> tuple[str, str]:
     """Passages of the roles that speak most, each about as long as a training sequence."""
-    folder = package("shksprdata") / "texts"
-    titles = ConfigParser(interpolation=None)
-    titles.read(folder / "metadata.txt", encoding="latin-1")
-    speeches: list[Passage] = []
-    for path in sorted(folder.glob("*_gut.txt")):
-        speeches.extend(read_play(path, titles[path.stem]["title"]))
+    speeches = [speech for play in all_plays().values() for speech in play]
     words: Counter[tuple[str, str]] = Counter()
     for speech in speeches:
         words[speech.play, speech.role] += len(speech.text.split())
@@ -156,6 +163,59 @@ def shakespeare() -> tuple[str, str]:
     content = "".join(json.dumps(p._asdict(), ensure_ascii=False) + "\n" for p in passages)
     roles = ", ".join(f"{role} {number}" for role, number in count.items())
     return content, f"{len(passages):,} passages of {len(count)} roles ({roles})"
+
+
+def plays(test: bool) -> tuple[str, str]:
+    """Exchanges of two persons in the plays that have most of them, each play an owner's.
+
+    The test is on other plays, dealt out to the owners, and on persons whose names nobody in the plays for
+    training has.
+    """
+    found = {title: list(exchanges(speeches)) for title, speeches in all_plays().items()}
+    order = sorted(found, key=lambda title: (-len(found[title]), title))
+    trained = order[:PLAYS_FOR_TRAINING]
+    known = {row["speaker"] for title in trained for row in found[title]}
+    rows = [{"owner": title, **row} for title in trained for row in found[title]]
+    if test:
+        others = order[PLAYS_FOR_TRAINING : PLAYS_FOR_TRAINING + PLAYS_FOR_TESTS]
+        rows = [row for title in others for row in found[title] if row["speaker"] not in known]
+        rows = rows[:: len(rows) // EXCHANGES_FOR_TESTS][:EXCHANGES_FOR_TESTS]
+        rows = [{"owner": trained[n % len(trained)], **row} for n, row in enumerate(rows)]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    speakers = {(row["play"], row["speaker"]) for row in rows}
+    several = len({row["play"] for row in rows})
+    return content, f"{len(rows):,} exchanges in {several} plays, {len(speakers)} persons answer"
+
+
+def exchanges(speeches: list[Passage]) -> Iterator[dict[str, Any]]:
+    """Of two speeches in a scene that follow each other, by two persons."""
+    for one, other in itertools.pairwise(speeches):
+        if one.part != other.part or one.role == other.role:
+            continue
+        question = "\n".join(within(one.text.splitlines()[::-1])[::-1])
+        answer = "\n".join(within(other.text.splitlines()))
+        if question and len(answer.split()) >= SHORTEST_ANSWER:
+            contents = (("system", SYSTEM), ("user", question), ("assistant", answer))
+            messages = [{"role": role, "content": content} for role, content in contents]
+            yield {"play": one.play, "speaker": other.role, "messages": messages}
+
+
+def within(lines: list[str]) -> list[str]:
+    """The first lines that have at most LONGEST_LINES words together."""
+    counts = itertools.accumulate(len(line.split()) for line in lines)
+    return [line for line, words in zip(lines, counts, strict=True) if words <= LONGEST_LINES]
+
+
+def all_plays() -> dict[str, list[Passage]]:
+    """The speeches of each play, by its title."""
+    folder = package("shksprdata") / "texts"
+    titles = ConfigParser(interpolation=None)
+    titles.read(folder / "metadata.txt", encoding="latin-1")
+    paths = sorted(folder.glob("*_gut.txt"))
+    return {
+        titles[path.stem]["title"]: list(read_play(path, titles[path.stem]["title"]))
+        for path in paths
+    }
 
 
 def chinese_reviews(archive: Path) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from umbel.reports.page import write_page
 from umbel.reports.predictions import prediction_line, predictions, read_texts
 from umbel.run.record import RunRecord
 from umbel.simulations.engine import Options, simulate
+from umbel.simulations.rehearsal import rehearse
 
 CHATML = (
     "{% for m in messages %}<s>{{ m['role'][0] }}:{{ m['content'] }}</s>\n{% endfor %}"
@@ -118,6 +119,7 @@ def test_records_that_cannot_be_read_by_the_model_are_counted_and_cost_themselve
     assert [(count, why[:15]) for why, count in dropped.items()] == [(1, "a last question")]
 
 
+@pytest.mark.slow
 def test_all_dialogues_of_one_speaker_can_be_protected_together(chat_of, tmp_path):
     job = chat_of(
         privacy={"unit": "group", "epsilon": 8.0, "delta": 1e-3},
@@ -143,3 +145,17 @@ def test_the_keys_of_other_tasks_jobs_stay_as_they_were(job_of, chat_of):
     assert values["model"]["answers"] == "last"
     assert type(job).build(values) == job
     assert np.unique([job.digest(), chat_of().digest()]).size == 2
+
+
+@pytest.mark.slow
+def test_a_rehearsal_with_dialogues_comes_to_what_a_simulation_comes_to(chat_of, tmp_path):
+    job = chat_of(
+        privacy={"epsilon": 200.0, "delta": 1e-3, "limit": 1000.0},
+        training={"rounds": 1, "local_steps": 2, "batch_size": 8},
+        model={"answers": "last"},
+        encryption={"deadline": 600.0},
+        cohort={"deadline": 600.0},
+    )
+    simulation = simulate(job, Options(run_dir=tmp_path / "run", workers=1, reproducible=True))
+    _, result = rehearse(job, tmp_path / "rehearsal")
+    assert result["adapter_sha256"] == simulation.read_json("result.json")["adapter_sha256"]
