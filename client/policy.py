@@ -267,6 +267,7 @@ class Policy(Section):
         for key, accepted, found in (
             ("tasks", rules.tasks, job.task),
             ("adapters", rules.adapters, job.adapter),
+            ("quantization", rules.quantization, job.model.quantization or "none"),
             ("strategies", rules.strategies, job.strategy.name),
         ):
             if accepted and found not in accepted:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..job import AdapterName, TaskName, UnitName
+from ..job import AdapterName, QuantizationName, TaskName, UnitName
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -108,6 +108,11 @@ class JobRules(Section):
     tasks: list[TaskName] = Field([], description="Accepted tasks. Empty: all.")
     adapters: list[AdapterName] = Field(
         [], description='Accepted adapters: "lora", "head", "full". Empty: all.'
+    )
+    quantization: list[QuantizationName | Literal["none"]] = Field(
+        [],
+        description='Accepted forms of the base model\'s frozen weights: "none" (float32), "nf4", "int8". '
+        'Empty: all. ["nf4"] keeps out jobs that would take more memory here.',
     )
     strategies: list[str] = Field(
         [],

@@ -3,7 +3,7 @@
 from .job import Job
 from .protection import LEAST_CLIPPING_NORM, MOST_CLIPPING_NORM, EncryptionSpec, PrivacySpec
 from .rounds import CohortSpec, EvaluationSpec, SimulationSpec, StrategySpec
-from .section import AdapterName, TaskName, UnitName
+from .section import AdapterName, QuantizationName, TaskName, UnitName
 from .toml_file import dotted, read_toml, set_key
 from .training import DataSpec, LoraSpec, ModelSpec, TrainingSpec
 
@@ -19,6 +19,7 @@ __all__ = [
     "LoraSpec",
     "ModelSpec",
     "PrivacySpec",
+    "QuantizationName",
     "SimulationSpec",
     "StrategySpec",
     "TaskName",

@@ -74,6 +74,11 @@ class Job(Section):
                 f'model.adapter = "{self.model.adapter}": {task.name} has no such part to train; '
                 f'use "{task.adapters[0]}"'
             )
+        if self.model.quantization and (self.adapter == "full" or self.own_head):
+            raise ValueError(
+                f'model.quantization = "{self.model.quantization}" holds the base model frozen: it needs '
+                f'model.adapter = "lora" or "head", and a classifier model.pooling = "mean" or "layers"'
+            )
         spec = self.encryption
         if spec.name_spoilers and not (
             self.encrypted and spec.confirm and not spec.group_size and self.noised_locally
@@ -216,13 +221,13 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, spellings, attackers, a virtual clock, ranks, a size of pictures, or what dialogues
-        need, there are no such keys: jobs keep the digests that they had before.
+        Without a recipe, spellings, attackers, a virtual clock, ranks, a size of pictures, quantisation, or
+        what dialogues need, there are no such keys: jobs keep the digests that they had before.
         """
         simulation = self.simulation
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
         absent["data"] = _unused(self.data, "spellings", "answer_column")
-        absent["model"] = _unused(self.model, "image_size", "template", "answers")
+        absent["model"] = _unused(self.model, "image_size", "quantization", "template", "answers")
         unused: set[str] = set()
         if simulation.attackers is None:
             unused |= {"attackers", "attack", "attack_boost"}

@@ -29,6 +29,7 @@ else:
         WithJsonSchema({"enum": list(BUILT_IN), "type": "string"}),
     ]
 AdapterName = Literal["lora", "head", "full"]
+QuantizationName = Literal["nf4", "int8"]
 UnitName = Literal["example", "group", "client", "none"]
 
 PositiveInt = Annotated[int, Field(ge=1)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from ..tasks.spec import task_names, task_that_reads, tasks_that_end_texts, usual_task
-from .section import AdapterName, PositiveFloat, PositiveInt, Section
+from .section import AdapterName, PositiveFloat, PositiveInt, QuantizationName, Section
 
 _CHAT = task_that_reads("dialogues")
 _LABELLED, _UNLABELLED = task_names(labelled=True), task_names(labelled=False)
@@ -103,6 +103,12 @@ class ModelSpec(Section):
         description='"longest" pads each text to the longest of its batch, "max_length" every text to '
         "max_length, for base models that do not ignore padding. Umbel probes the model and changes "
         "the first into the second if necessary (docs/models.md).",
+    )
+    quantization: QuantizationName | None = Field(
+        None,
+        description='Hold the frozen weights of the base model\'s linear layers in fewer bits: "nf4", 4-bit '
+        'NormalFloat (QLoRA), or "int8" (pip install \'umbel[quantized]\'). For model.adapter = "lora" or '
+        '"head", not with model.pooling = "own". Default: float32.',
     )
     lora: LoraSpec = LoraSpec()
 

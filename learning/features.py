@@ -73,7 +73,7 @@ def _key(learner: Learner, examples: Examples) -> str:
     job = learner.job
     parts = (
         learner.base_digest,
-        job.model.pooling,
+        f"{job.model.pooling} {job.model.quantization}",
         str(job.model.feature_scale),
         f"{learner.length} {learner.longest} rows {rows_of(learner)}",
         learner.inputs.state(),

@@ -26,6 +26,7 @@ from .inputs import Inputs, inputs_for
 from .label_order import is_classifier, order_labels
 from .model import Learner, arrays_digest
 from .network import Batch, Network
+from .quantization import is_finite, keep_gradients, loading
 from .shaping import PLAIN, Shaping
 
 # Length of the row that is tried when a head is put on.
@@ -42,15 +43,17 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     outputs = classes or job.kind.outputs
     checked(job)  # before anything of it is parsed
     folder = base_folder(job.model.base)
+    device = choose_device(job.training.device)
     torch.manual_seed(job.seed)
-    found = _load_backbone(job, folder, outputs)
+    found = _load_backbone(job, folder, outputs, device)
     backbone, inputs = found.model, inputs_for(job.kind, folder, job.model)
     _check(job, backbone)
     inputs.fit(backbone, job.model.base)
-    device = choose_device(job.training.device)
-    # Placed before the adapter is added: an optimizer must never hold tensors that stay behind.
-    with one_sentence(f"{job.model.base} does not fit on {device}"):
-        backbone.to(device)
+    # Placed before the adapter is added: an optimizer must never hold tensors that stay behind. What is
+    # quantised is placed while it is loaded.
+    if job.model.quantization is None:
+        with one_sentence(f"{job.model.base} does not fit on {device}"):
+            backbone.to(device)
     torch.manual_seed(job.seed)
     mean_head = job.pooled
     backbone = add_adapter(job, backbone, mean_head, found.missing, shaping)
@@ -110,15 +113,13 @@ class _Found:
     """Python that loads the same model, with {} for the arguments."""
 
 
-def _load_backbone(job: Job, folder: Path, outputs: int) -> _Found:
+def _load_backbone(job: Job, folder: Path, outputs: int, device: torch.device) -> _Found:
     """The model without adapter."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    arguments: dict[str, Any] = {
-        "dtype": torch.float32,
-    }
+    arguments: dict[str, Any] = {"dtype": torch.float32, **loading(job, device)}
     mean = job.pooled
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
         alone = sealed(folder)
@@ -133,6 +134,7 @@ def _load_backbone(job: Job, folder: Path, outputs: int) -> _Found:
         model, info = factory.from_pretrained(
             alone, output_loading_info=True, trust_remote_code=False, **arguments
         )
+    keep_gradients(model)
     if job.own_head:
         order_labels(job, model, config)
     loader = f"{name}.from_pretrained({{}})"
@@ -193,7 +195,7 @@ def _auto_class(job: Job, config: Any) -> str:
 def _check(job: Job, backbone: nn.Module) -> None:
     """That the weights are numbers."""
     for name, parameter in backbone.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+        if not is_finite(parameter):
             raise ModelError(
                 f"{job.model.base} is damaged: its tensor {name} has entries that are NaN or infinite."
             )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .quantization import weight_of
 
 _GRID = 2.0**14
 _NAME = "default"
@@ -55,7 +56,7 @@ def put_cores(adapted: nn.Module) -> None:
     """
     for name, layer in _layers(adapted):
         base: Any = layer.get_base_layer()
-        weight = getattr(base, "weight", None)
+        weight = weight_of(base) if hasattr(base, "weight") else None
         if weight is None or weight.dim() != 2 or _NAME not in layer.lora_A:
             raise ModelError(
                 f"{name} is not a linear layer, but fed-sb needs linear layers: set another "
@@ -67,7 +68,7 @@ def put_cores(adapted: nn.Module) -> None:
             raise ModelError(
                 f"model.lora.rank = {rank} is more than {name} has ({min(matrix.shape)}): lower it"
             )
-        left, right = leading(matrix.detach(), rank)
+        left, right = leading(matrix, rank)
         with torch.no_grad():
             layer.lora_A[_NAME].weight.copy_(right)
         layer.lora_B[_NAME] = Cored(left.to(weight.device))

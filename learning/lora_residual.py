@@ -54,10 +54,11 @@ def put_residuals(adapted: nn.Module, most: int) -> None:
 
     Raises ``ModelError`` for layers that are not linear.
     """
-    from peft.tuners import lora
+    from transformers.pytorch_utils import Conv1D
 
     for name, layer in _layers(adapted):
-        if not isinstance(layer, lora.Linear) or _NAME not in layer.lora_A:
+        linear = isinstance(layer.get_base_layer(), (nn.Linear, Conv1D))
+        if not linear or _NAME not in layer.lora_A:
             raise ModelError(
                 f"{name} is not a linear layer, but a strategy that moves the base needs linear layers: "
                 "set another model.lora.target"

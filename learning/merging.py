@@ -54,6 +54,11 @@ def merge(run: Path, folder: Path) -> dict[str, Any]:
             f"{source} tunes the encoder of an encoder-decoder alone, and such a model cannot be saved. "
             "Use base and adapter together, as its README.md shows."
         )
+    if kind := card["model"].get("quantization"):
+        raise ModelError(
+            f"{source} was tuned on a base model that is held as {kind}, and would answer "
+            "otherwise on one in float32. Use base and adapter together, as its README.md shows."
+        )
     if folder.exists() or folder.is_symlink():
         raise ModelError(f"{folder} exists already. Name a folder that does not.")
     if not folder.absolute().parent.is_dir():

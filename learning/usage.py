@@ -13,6 +13,7 @@ from typing import Any
 
 from .inputs import Texts
 from .network import POOLED_LAYERS
+from .quantization import written
 from .usage_of_dialogues import ASKED, asking
 
 Json = Mapping[str, Any]
@@ -62,7 +63,10 @@ def _imports(card: Json) -> list[str]:
         lines.append("from safetensors.torch import load_file")
     factory = card["loader"].partition(".")[0]
     loaded = [factory] if pictures else sorted((factory, "AutoTokenizer"))
-    return [*lines, f"from transformers import {', '.join(loaded)}", ""]
+    lines.append(f"from transformers import {', '.join(loaded)}")
+    if kind := card["model"].get("quantization"):
+        lines += written(kind, card["precision"])[0]
+    return [*lines, ""]
 
 
 def _loading(card: Json, place: str) -> list[str]:
@@ -73,6 +77,8 @@ def _loading(card: Json, place: str) -> list[str]:
     else:
         if card["gguf"]:
             options.append(f"gguf_file={_text(card['gguf'])}")
+        quantised, after = _quantised(card)
+        options += quantised
         if card["own_head"]:
             options += [
                 "id2label=dict(enumerate(labels))",
@@ -81,6 +87,7 @@ def _loading(card: Json, place: str) -> list[str]:
         lines = [
             *_base(card),
             f"base = {card['loader'].format(_arguments(['name', *options]))}",
+            *after,
             "model = PeftModel.from_pretrained(base, folder).eval()",
             "config = base.config",
         ]
@@ -102,6 +109,20 @@ def _loading(card: Json, place: str) -> list[str]:
     if card["pooled"]:
         lines.append('head = load_file(f"{folder}/head.safetensors")')
     return lines
+
+
+def _quantised(card: Json) -> tuple[list[str], list[str]]:
+    """Arguments that hold the base as in training, and what is to be done once it is loaded."""
+    kind = card["model"].get("quantization")
+    if not kind:
+        return [], []
+    config = written(kind, card["precision"])[1]
+    packed = [
+        "for part in base.modules():  # or some processors round more than in training",
+        "    part.support_avx512bf16_for_cpu = False",
+    ]
+    arguments = [f"quantization_config={config}", 'device_map={"": "cpu"}']
+    return arguments, packed if kind == "nf4" else []
 
 
 def _arguments(options: list[str]) -> str:

@@ -53,6 +53,8 @@ class Independence:
 
     def run(self) -> None:
         with checked_lookups(self._network.device):
+            if self._learner.job.model.quantization is not None and not self._on_features:
+                self._evaluation_costs_no_gradient()
             through_base = self._private and not self._on_features
             if not through_base or self._network.head_alone:
                 self._outputs()
@@ -162,6 +164,24 @@ class Independence:
                 f"{self._base} is not a causal language model: a later token changes its output "
                 "for earlier ones, so it would learn to copy. Use a decoder, or "
                 f'task = "{usual_task(labelled=True).name}".'
+            )
+
+    def _evaluation_costs_no_gradient(self) -> None:
+        """What is trained after a test is what was trained before it (``quantization.keep_gradients``)."""
+        network, batch = self._network, self._company.batch(self._company.alone()[0])
+        untrained = []
+        with _run_or_say(self._learner, 1):
+            for _ in range(2):
+                self._backward(network.train(), batch)
+                untrained.append({n for n, p in network.trained_parameters() if p.grad is None})
+                with torch.no_grad():
+                    network.eval()(batch)
+        network.zero_grad(set_to_none=True)
+        if lost := sorted(untrained[1] - untrained[0]):
+            raise ModelError(
+                f"{self._base}: once the model was tested, {lost[0]} gets no gradient from this version "
+                "of the library that quantises it, so it would not be trained. Install another version, "
+                "or leave out model.quantization."
             )
 
     def _plain_training(self) -> None:

@@ -1,0 +1,147 @@
+"""A frozen base whose linear layers are held in four or eight bits, with adapters in float32 on top.
+
+"nf4" is the 4-bit NormalFloat with doubly quantised block scales of QLoRA (Dettmers et al. 2023, section 3),
+by bitsandbytes; "int8" holds each row of a weight as int8 with a scale, by torchao. Weights alone are
+quantised: int8 activations, as in bitsandbytes' own int8, jump where a rounding does, so a text's output
+would change with the shape of its batch. Embeddings, norms and the output layer stay in float32, and so does
+all that is trained.
+
+Weights are quantised while they are loaded, from the files that the base's digest is of, so this digest and
+the job's ``model.quantization`` say together what every owner trains on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..job import Job, QuantizationName
+from .device import use_bfloat16
+from .hugging_face import quiet
+
+_LIBRARIES: dict[QuantizationName, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
+_NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
+
+def loading(job: Job, device: torch.device) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` with which the base is quantised; none if the job does not want it.
+
+    Raises ``ModelError`` if this machine cannot.
+    """
+    kind = job.model.quantization
+    if kind is None:
+        return {}
+    library = _LIBRARIES[kind]
+    if importlib.util.find_spec(library) is None:
+        raise ModelError(
+            f"model.quantization = \"{kind}\" needs the extra: pip install 'umbel[quantized]'"
+        )
+    if device.type == "mps":
+        raise ModelError(
+            f'model.quantization = "{kind}" does not run on {device}: set training.device = "cpu"'
+        )
+    _import_alone(library)
+    computes = torch.bfloat16 if use_bfloat16(job.training.precision, device) else torch.float32
+    return {"quantization_config": _config(kind, computes), "device_map": {"": str(device)}}
+
+
+def _import_alone(library: str) -> None:
+    """Import it, without the package ``kernels`` if that is installed: bitsandbytes would fetch code from
+    the model hub with it, and run it."""
+    # Both warn of what is there for other machines alone.
+    logging.getLogger(library).setLevel(logging.ERROR)
+    with without("kernels"), quiet():
+        import_module(library)
+
+
+@contextlib.contextmanager
+def without(package: str) -> Iterator[None]:
+    """Whatever is imported meanwhile finds no such package."""
+    there = package in sys.modules
+    held = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if there:
+            sys.modules[package] = held  # type: ignore[assignment]
+
+
+def _config(kind: QuantizationName, computes: torch.dtype) -> Any:
+    if kind == "nf4":
+        from transformers import BitsAndBytesConfig
+
+        config_of: Any = BitsAndBytesConfig
+        return config_of(**_NF4, bnb_4bit_compute_dtype=computes)
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def written(kind: QuantizationName, precision: str) -> tuple[list[str], str]:
+    """Python for the same configuration: its imports, and itself. precision: "float32" or "bfloat16"."""
+    if kind == "nf4":
+        said = [f"{key}={value!r}" for key, value in _NF4.items()]
+        options = ", ".join([*said, f"bnb_4bit_compute_dtype=torch.{precision}"]).replace("'", '"')
+        return ["from transformers import BitsAndBytesConfig"], f"BitsAndBytesConfig({options})"
+    imports = [
+        "from torchao.quantization import Int8WeightOnlyConfig",
+        "from transformers import TorchAoConfig",
+    ]
+    return imports, "TorchAoConfig(Int8WeightOnlyConfig())"
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Have 4-bit layers keep their weights as they are.
+
+    On a processor with AVX-512 for bfloat16 they pack them at the first evaluation, after which a layer
+    gives its input no gradient: whatever is trained below it would stay as it is without a word.
+    """
+    for part in model.modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def numbers_of(parameter: Tensor) -> int:
+    """How many weights a tensor stands for: two to a byte in a 4-bit one."""
+    state: Any = getattr(parameter, "quant_state", None)
+    shape = parameter.shape if state is None else state.shape
+    return int(torch.Size(shape).numel())
+
+
+def weight_of(layer: Any) -> Tensor:
+    """A linear layer's weight as it computes with it, float32."""
+    if _is_int8(layer.weight):
+        found: Tensor = layer.weight.dequantize()
+    else:
+        from peft.utils.integrations import dequantize_module_weight
+
+        found = dequantize_module_weight(layer)
+    return found.detach().float()
+
+
+def is_finite(parameter: Tensor) -> bool:
+    """Whether all of it is numbers: of what is packed in integers, its scales."""
+    state: Any = getattr(parameter, "quant_state", None)
+    if state is not None:
+        parts = [state.absmax, state.offset, state.state2.absmax]
+    elif _is_int8(parameter):
+        parts = [parameter.scale]  # type: ignore[attr-defined]
+    else:
+        parts = [parameter]
+    return all(bool(part.isfinite().all()) for part in parts if part.is_floating_point())
+
+
+def _is_int8(weight: Tensor) -> bool:
+    return type(weight).__module__.startswith(_LIBRARIES["int8"])
