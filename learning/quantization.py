@@ -12,11 +12,7 @@ the job's ``model.quantization`` say together what every owner trains on.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
-import sys
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -26,7 +22,6 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..job import Job, QuantizationName
 from .device import use_bfloat16
-from .hugging_face import quiet
 
 _LIBRARIES: dict[QuantizationName, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
 _NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -40,8 +35,7 @@ def loading(job: Job, device: torch.device) -> dict[str, Any]:
     kind = job.model.quantization
     if kind is None:
         return {}
-    library = _LIBRARIES[kind]
-    if importlib.util.find_spec(library) is None:
+    if importlib.util.find_spec(_LIBRARIES[kind]) is None:
         raise ModelError(
             f"model.quantization = \"{kind}\" needs the extra: pip install 'umbel[quantized]'"
         )
@@ -49,32 +43,8 @@ def loading(job: Job, device: torch.device) -> dict[str, Any]:
         raise ModelError(
             f'model.quantization = "{kind}" does not run on {device}: set training.device = "cpu"'
         )
-    _import_alone(library)
     computes = torch.bfloat16 if use_bfloat16(job.training.precision, device) else torch.float32
     return {"quantization_config": _config(kind, computes), "device_map": {"": str(device)}}
-
-
-def _import_alone(library: str) -> None:
-    """Import it, without the package ``kernels`` if that is installed: bitsandbytes would fetch code from
-    the model hub with it, and run it."""
-    # Both warn of what is there for other machines alone.
-    logging.getLogger(library).setLevel(logging.ERROR)
-    with without("kernels"), quiet():
-        import_module(library)
-
-
-@contextlib.contextmanager
-def without(package: str) -> Iterator[None]:
-    """Whatever is imported meanwhile finds no such package."""
-    there = package in sys.modules
-    held = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-        if there:
-            sys.modules[package] = held  # type: ignore[assignment]
 
 
 def _config(kind: QuantizationName, computes: torch.dtype) -> Any:
@@ -83,10 +53,9 @@ def _config(kind: QuantizationName, computes: torch.dtype) -> Any:
 
         config_of: Any = BitsAndBytesConfig
         return config_of(**_NF4, bnb_4bit_compute_dtype=computes)
-    from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    return TorchAoConfig(import_module("torchao.quantization").Int8WeightOnlyConfig())
 
 
 def written(kind: QuantizationName, precision: str) -> tuple[list[str], str]:
@@ -118,6 +87,25 @@ def numbers_of(parameter: Tensor) -> int:
     state: Any = getattr(parameter, "quant_state", None)
     shape = parameter.shape if state is None else state.shape
     return int(torch.Size(shape).numel())
+
+
+def bytes_of(network: nn.Module) -> int:
+    """Bytes that a network's tensors take in memory, the scales of quantised ones included."""
+    found = dict[int, int]()
+    for tensor in [*network.parameters(), *network.buffers()]:
+        state: Any = getattr(tensor, "quant_state", None)
+        parts = [tensor]
+        if _is_int8(tensor):
+            parts = [tensor.qdata, tensor.scale]  # type: ignore[attr-defined]
+        elif state is not None:
+            parts = [
+                tensor,
+                *(value for value in state.as_dict().values() if isinstance(value, Tensor)),
+            ]
+        found |= {
+            part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts
+        }
+    return sum(found.values())
 
 
 def weight_of(layer: Any) -> Tensor:

@@ -45,10 +45,19 @@ def write(path: str, what: str, blocks: dict[str, str]) -> None:
 
 def main() -> None:
     everything = resolved(
-        "pyproject.toml", "requirements/build.in", "--extra", "dev", constraints=TORCH
+        "pyproject.toml",
+        "requirements/build.in",
+        "--extra",
+        "dev",
+        "--extra",
+        "quantized",
+        constraints=TORCH,
     )
     pins = "\n".join(everything)
     run = resolved("pyproject.toml", "requirements/build.in", constraints=pins)
+    quantized = resolved(
+        "pyproject.toml", "requirements/build.in", "--extra", "quantized", constraints=pins
+    )
     plain = {key: block for key, block in everything.items() if not CUDA.match(name(key))}
     torch = plain.pop(next(key for key in plain if name(key) == "torch"))
     write("torch.lock", "PyTorch as it is on PyPI.", {"torch": torch})
@@ -60,8 +69,11 @@ def main() -> None:
     write("cuda.lock", "What PyTorch's build for CUDA needs besides.", cuda)
     write("run.lock", "What Umbel needs, without PyTorch.",
           {key: plain[key] for key in plain.keys() & run.keys()})  # fmt: skip
+    only = plain.keys() & quantized.keys() - run.keys()
+    write("quantized.lock", "What bases in four and eight bits need besides run.lock and PyTorch.",
+          {key: plain[key] for key in only})  # fmt: skip
     write("dev.lock", "What tests and linters need besides run.lock and PyTorch.",
-          {key: plain[key] for key in plain.keys() - run.keys()})  # fmt: skip
+          {key: plain[key] for key in plain.keys() - run.keys() - only})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ FIGURES = {
     "defences": {"rows", "missed"},
     "fedbuff": {"rows", "missed"},
     "pictures": {"pooled", "runs", "reading", "missed"},
+    "quantization": {"kinds", "equal", "missed"},
     "rounds": {"rows", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+CLOSE, IN_BFLOAT16 = 1e-5, 0.03
 LABELS = ["negative", "positive"]
 NEW_TOKENS = 12
 
@@ -218,3 +220,29 @@ class Cards:
 
     def inside_together(self, name):
         return list(self.predictors[name].predict(self.texts, NEW_TOKENS))
+
+    def check(self, said, name):
+        """That the code of a card answered as Umbel does."""
+        assert "error" not in said[name], said[name]["error"]
+        expected = self.inside(name)
+        assert [e.text for e in expected] == self.texts
+        if "batch" not in said[name]:
+            assert said[name]["single"] == [e.continuation or "" for e in expected]
+            assert len(set(said[name]["single"])) > 3
+            return
+        from umbel.learning.reading.names import clean_text
+
+        assert said[name]["none"] == []
+        blank = [not clean_text(text) for text in self.texts]
+        exact = self.predictors[name]._learner.network.autocast is False
+        for way, close in (("single", CLOSE), ("batch", CLOSE if exact else IN_BFLOAT16)):
+            assert len(said[name][way]) == len(expected)
+            for found, one, empty in zip(said[name][way], expected, blank, strict=True):
+                assert (
+                    set(found)
+                    == set(one.probabilities)
+                    == (set() if empty else {"negative", "positive"})
+                )
+                assert found == pytest.approx(one.probabilities, abs=close)
+        chances = [one.probabilities["positive"] for one in expected if one.probabilities]
+        assert max(chances) - min(chances) > 1e-4  # far more than what would be taken for equal

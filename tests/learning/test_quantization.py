@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -19,8 +20,6 @@ from umbel.learning.probing.probe import probed
 from umbel.learning.quantization import numbers_of, weight_of
 from umbel.simulations.engine import Options, simulate
 
-bitsandbytes = pytest.importorskip("bitsandbytes")
-pytest.importorskip("torchao")
 KINDS = ["nf4", "int8"]
 
 
@@ -50,6 +49,12 @@ def job(job_of):
     return build
 
 
+def packs_weights():
+    from bitsandbytes.nn.modules import has_avx512bf16
+
+    return has_avx512bf16()
+
+
 def gradients(learner):
     """Of a plain step on invented texts."""
     network = learner.network.train()
@@ -59,15 +64,9 @@ def gradients(learner):
     return {name: p.grad for name, p in network.trained_parameters()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "base"),
-    [
-        ("nf4", "bert"),
-        ("int8", "bert"),
-        pytest.param("nf4", "llama", marks=pytest.mark.slow),
-        pytest.param("int8", "llama", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("base", ["bert", "llama"])
 def test_a_quantised_base_passes_the_probe_and_an_evaluation_changes_no_gradient(job, base, kind):
     learner = probed(load_learner(job(kind, base), 2))
     assert learner.verdict.padding == "longest"
@@ -81,11 +80,11 @@ def test_a_quantised_base_passes_the_probe_and_an_evaluation_changes_no_gradient
     assert learner.shape().total_parameters == plain.shape().total_parameters
 
 
-@pytest.mark.skipif(
-    not bitsandbytes.nn.modules.has_avx512bf16(), reason="this processor packs no weights"
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "none"])
 def test_weights_that_an_evaluation_packs_are_not_trained_on(job, wide, monkeypatch, unit):
+    if not packs_weights():
+        pytest.skip("this processor packs none")
     weakened = job("nf4", wide, privacy={"unit": unit})
     assert probed(load_learner(weakened, 2)).verdict.padding == "longest"
     monkeypatch.setattr(loading, "keep_gradients", lambda model: None)
@@ -94,6 +93,7 @@ def test_weights_that_an_evaluation_packs_are_not_trained_on(job, wide, monkeypa
         probed(load_learner(weakened, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "none"])
 def test_the_probe_finds_that_an_evaluation_costs_gradients(job, monkeypatch, unit):
     monkeypatch.setattr(probe, "shape_known", lambda job, shaping: None)
@@ -131,6 +131,20 @@ def test_strategies_that_look_at_the_base_take_a_quantised_one(job, kind, strate
     assert run.read_json("result.json")["adapter_sha256"]
 
 
+@pytest.mark.slow
+def test_the_code_of_a_card_answers_as_umbel_does(cards, job_of, tiny, texts, tmp_path, python):
+    made = cards.Cards(tmp_path, job_of, texts)
+    for kind in KINDS:
+        model = {"quantization": kind}
+        made.add(f"texts {kind}", tiny("bert"), "lora", "mean", model=model)
+        made.add(f"language {kind}", tiny("llama"), "lora", model=model)
+    said = made.outside(python)
+    for name in said:
+        made.check(said, name)
+        assert made.inside_together(name) == made.inside(name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_near_those_of_the_files(job, wide, kind):
     plain, held = (load_learner(job(one, wide), 2).network for one in (None, kind))
@@ -167,21 +181,25 @@ def test_a_job_without_it_keeps_its_digest(job):
     assert "nf4" in job("nf4").to_json()
 
 
+@pytest.mark.skipif(bool(find_spec("bitsandbytes")), reason="the extra is installed")
+def test_without_the_extra_the_message_names_it(job):
+    with pytest.raises(ModelError, match=r"needs the extra: pip install 'umbel\[quantized\]'"):
+        load_learner(job("nf4"), 2)
+
+
 @pytest.mark.slow
 def test_nothing_is_fetched_with_the_package_kernels(tmp_path):
     """bitsandbytes would load code from the model hub with it, if it is installed."""
     (tmp_path / "kernels.py").write_text(
-        "import sys\ndef get_kernel(*a, **k):\n    print('fetched')\n    raise ImportError\n"
+        "def get_kernel(*named, **options):\n    print('fetched')\n    raise ImportError\n"
     )
-    code = "from umbel.learning.quantization import {0}; {0}('bitsandbytes'); import kernels"
-    weakened = "import bitsandbytes, kernels"
     found = [
         subprocess.run(
-            [sys.executable, "-c", one],
+            [sys.executable, "-c", f"{first}import peft, bitsandbytes"],
             env={"PYTHONPATH": str(tmp_path), "PATH": ""},
             capture_output=True, text=True, timeout=600, check=True,
         ).stdout
-        for one in (code.format("_import_alone"), weakened)
+        for first in ("import umbel.learning; ", "")
     ]  # fmt: skip
     assert not found[0]
-    assert bool(found[1]) == bitsandbytes.nn.modules.has_avx512bf16()
+    assert bool(found[1]) == packs_weights()
