@@ -20,6 +20,9 @@ from ..storage.logs import append_line
 from .events import E, Event, from_json
 from .files import rounds_are_safe, write_whole
 
+ANSWERS = "answers.json"
+"""What a simulated chat model says of held-out dialogues, before training and after it."""
+
 
 class RunFolder:
     """The folder of one run."""

@@ -33,7 +33,7 @@ from ..planning.plan import Plan, strategy_of
 from ..planning.shaping import shaping_of
 from ..privacy.randomness import reproducible_stream
 from ..run.events import Compared, Holdings, Prepared
-from ..run.run_folder import RunFolder
+from ..run.run_folder import ANSWERS, RunFolder
 from ..server.buffered import buffered_round
 from ..server.conclusion import conclude
 from ..server.holdout import note_public, read_public
@@ -237,6 +237,9 @@ def _simulate(
         own = compare_own(run, pool)
         apart = _compare_apart(run, federation, pool)
         pool.call("export", run.arrays, folder.path / "adapter")
+        if federation.samples:
+            said = pool.call("answers", initial, run.arrays)
+            folder.write_json(ANSWERS, {"answers": said})
     result = summarise(run, counts, apart, identity)
     conclude(folder, result | ({"own": own} if own else {}), run_key(folder.path))
     # Not before: a run that is killed until then is resumed, and tests with them.

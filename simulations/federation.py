@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,8 @@ class Federation:
     """What to look at again in the file (``survey.concerns``)."""
     cut: dict[str, float] = field(default_factory=dict)
     """How much of the texts is cut (``survey.lengths.cut``)."""
+    samples: tuple[str, ...] = ()
+    """Held-out dialogues whose answers the report shows."""
 
     @property
     def facts(self) -> list[ClientFacts]:
@@ -196,6 +199,7 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         notes=corpus.notes,
         look=_concerns(corpus, job, scheme.column),
         cut=cut(job.kind, job.model, corpus.texts) if full or dialogues else {},
+        samples=_samples(corpus, tested, lengths) if dialogues else (),
     )
 
 
@@ -208,6 +212,15 @@ def _concerns(corpus: Corpus, job: Job, client_column: str | None) -> tuple[str,
     return tuple(concerns(corpus.texts, names, telling_columns(job.data, skip)))
 
 
+def _samples(
+    corpus: Corpus, tested: Mapping[str, np.ndarray], lengths: np.ndarray
+) -> tuple[str, ...]:
+    """The first held-out dialogue of some owners that the model can read."""
+    found = [next((row for row in rows if lengths[row] > 0), None) for rows in tested.values()]
+    return tuple(corpus.texts[row] for row in found if row is not None)[:_SHOWN]
+
+
+_SHOWN = 4
 _CONTROL = "the text of a control token"
 _COPIED = "the same text as a held-out record"
 

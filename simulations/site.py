@@ -22,6 +22,7 @@ from ..learning.features import with_features
 from ..learning.loading import load_learner
 from ..learning.model import ModelShape
 from ..learning.probing.probe import probed
+from ..learning.sample_answers import sample_answers
 from ..learning.steps import PrivateSteps
 from ..learning.tasks import task_for
 from ..learning.trainer import test
@@ -100,6 +101,10 @@ class Site:
 
     def export(self, arrays: Arrays, folder: Path) -> None:
         export_adapter(self.workplace.learner, arrays, folder)
+
+    def answers(self, before: Arrays, after: Arrays) -> list[dict[str, Any]]:
+        """What the report shows of held-out dialogues; the last that is asked of a process."""
+        return sample_answers(self.workplace.learner, self._federation.samples, before, after)
 
     def own_model(
         self, name: str, run: str, counted: int, shared: Arrays, place: Path | None

@@ -16,6 +16,7 @@ from umbel.learning.data import load_corpus
 from umbel.learning.inputs import inputs_for
 from umbel.learning.private_counts import PrivateTask
 from umbel.learning.reading.dialogues import dialogue, messages_of, opening, record_of
+from umbel.learning.rouge import rouge_l
 from umbel.learning.tasks.chat import AnswerCounts, Chat
 
 CHATML = (
@@ -285,3 +286,17 @@ def test_the_records_text_cannot_be_taken_for_another():
     assert [tuple(m) for m in messages_of(dialogue(json.dumps(said)))] == [
         (one["role"], one["content"]) for one in said
     ]
+
+
+def test_rouge_l_is_that_of_its_paper():
+    """The example of Lin (2004), section 3.1: 3/4, 2/4 and 2/4 of the reference's words, in order."""
+    reference = "police killed the gunman"
+    for answer, expected in (
+        ("police kill the gunman", 3 / 4),
+        ("the gunman kill police", 2 / 4),
+        ("the gunman police killed", 2 / 4),
+    ):
+        assert rouge_l(reference, answer) == pytest.approx(expected)
+    assert rouge_l(reference, "Police, KILLED the gunman!") == 1
+    assert rouge_l("a b c d", "a c") == pytest.approx(2 * 0.5 * 1 / 1.5)
+    assert rouge_l(reference, "") == rouge_l("", reference) == 0

@@ -1,5 +1,6 @@
 """Chat tuning from a file to answers: planned, trained with noise, tested, exported, asked."""
 
+import html
 import json
 import shutil
 
@@ -20,7 +21,7 @@ CHATML = (
     "{% for m in messages %}<s>{{ m['role'][0] }}:{{ m['content'] }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>a:{% endif %}"
 )
-SPEAKERS = 8
+SPEAKERS, WHEN = 8, ("before", "after")
 
 
 def dialogues(texts):
@@ -75,7 +76,12 @@ def test_a_private_run_counts_answers_and_its_page_and_card_say_so(ran):
     assert record.metric.key == "perplexity"
     assert max(record.epsilon.values()) <= 8
     assert "dialogues like those" in (ran / "adapter" / "README.md").read_text()
-    assert "Perplexity" in write_page(ran).read_text()
+    said = json.loads((ran / "answers.json").read_text())["answers"]
+    assert len(said) == 3  # one of each owner's
+    assert all(one["answer"] and 0 <= one[when]["rouge_l"] <= 1 for one in said for when in WHEN)
+    page = write_page(ran).read_text()
+    assert all(one["asked"] in html.unescape(page) for one in said)
+    assert "Answers to held-out dialogues" in page
 
 
 def test_a_run_answers_dialogues_from_a_file_and_plain_text_alike(ran, tmp_path):
