@@ -157,6 +157,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     seen = _look(job, layout, names, lambda: started("columns"))
     table, described = seen.table, seen.described
     text, label = _seeming(job, seen)
+    dialogues = job.kind.reads == "dialogues"
     data = job.data.model_copy(update={"text_column": text, "label_column": label})
     task = job.task if label or not job.kind.labelled else usual_task(labelled=False).name
     started("data")
@@ -202,7 +203,7 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
         characters=_characters(corpus.texts),
         max_length=job.model.max_length,
         base=job.model.base,
-        lists=tuple(seen.unread),
+        lists=tuple(name for name in seen.unread if not (dialogues and name == text)),
         as_value=tuple(
             c.name for c in described if c.kind == "classes" and c.name in table.columns[c.name]
         ),

@@ -295,3 +295,14 @@ def test_one_column_for_text_and_label_is_called_that(tmp_path):
         load_corpus(
             DataSpec(path=str(path), text_column="note", label_column="note"), "text-classification"
         )
+
+
+def test_a_column_of_dialogues_is_found_and_said_to_be_read_by_the_task_that_reads_them(
+    tmp_path, tiny
+):
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"tags": ["x", "y"], "messages": said, "id": number} for number in range(240)]
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = looked(path, tiny, task="chat")
+    assert (found.text_column, found.used, found.lists) == ("messages", 240, ("tags",))
