@@ -17,7 +17,7 @@ from kept import Kept
 from strategies_model import STATES
 from strategies_report import PAGE, draw, put, report
 from strategies_runs import CLEAR, SETS, Case, Entry, Figure, Scores
-from strategies_tuned import FEW, MIXED, TUNING, private, ranks
+from strategies_tuned import FEW, MIXED, RANKED_TUNING, TUNING, private, ranks
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies.json"
 EPSILONS = (math.inf, 4.0)
@@ -74,7 +74,7 @@ compare within an adapter.
   ranks    FlexLoRA on questions, Dirichlet 0.1, without privacy: ranks 4, 8, and 16 beside 4 or 16 at all
 
 In "private" each rule has at each epsilon the best of equally many learning rates, chosen on seeds that no
-result has ({", ".join(map(str, TUNING.values()))}).
+result has ({", ".join(map(str, TUNING.values()))}); so has each choice of ranks in "ranks" ({RANKED_TUNING}).
 
 Figures are kept in --results and not measured again: the same command goes on after a stop.
 

@@ -115,21 +115,32 @@ RANKS: dict[str, dict[str, Any]] = {
 """Of all owners, or by turns; alpha is twice the job's rank."""
 RANKED: dict[str, Any] = {
     "training.optimizer": "adamw",
-    "training.learning_rate": 0.003,
     "training.rounds": 10,
     "training.local_steps": 8,
 }
-"""In place of LoRA's common settings, in which factors hardly move: the better of two rates on seed 100."""
+"""In place of LoRA's common settings, in which factors hardly move."""
+RANKED_RATES = (0.0015, 0.003, 0.006)
+RANKED_TUNING = 100
+"""The seed on which each of `RANKS` has its learning rate chosen."""
 
 
 def ranked(name: str) -> Arm:
     own = RANKED | RANKS[name]
     own["model.lora.alpha"] = 2.0 * own["model.lora.rank"]
-    return Arm(name, {"rate 0.003": Entry("flexlora", "lora", own, rate=0.3)})
+    tried = {
+        f"rate {rate:g}": Entry(
+            "flexlora", "lora", own | {"training.learning_rate": rate}, rate=0.3
+        )
+        for rate in RANKED_RATES
+    }
+    return Arm(name, tried)
 
 
 def ranks(scores: Scores, seeds: int) -> list[Row]:
-    """Points beside the largest rank at all owners."""
-    cases = [Case("questions", "dirichlet:0.1", math.inf, seed) for seed in range(seeds)]
-    rows = compared(map(ranked, RANKS), MANY, scores, (), cases)
+    """Points beside the largest rank at all owners, each at its own rate."""
+    cases = [
+        Case("questions", "dirichlet:0.1", math.inf, seed)
+        for seed in (*range(seeds), RANKED_TUNING)
+    ]
+    rows = compared(map(ranked, RANKS), MANY, scores, cases[seeds:], cases[:seeds])
     return [{"ranks" if key == "strategy" else key: row[key] for key in row} for row in rows]
