@@ -26,9 +26,10 @@ MOST_APART = 0.2
 MOST_SECONDS = 360.0
 
 ABOUT = f"""\
-Runs umbel.simulate as somebody would who sets nothing but the task, the model, the size of its pictures,
-{OWNERS} owners and the epsilon: 4,000 digits of MNIST for training and 1,000 for the test, dealt by
-Dirichlet(0.5), a head on the mean states of a frozen DINOv2-small at {SIDE} x {SIDE} pixels, encrypted.
+Runs umbel.simulate as somebody would who sets nothing but the task, the model, its pooling, the size of its
+pictures, {OWNERS} owners and the epsilon: 4,000 digits of MNIST for training and 1,000 for the test, dealt by
+Dirichlet(0.5), a head on the mean states of three layers of a frozen DINOv2-small at {SIDE} x {SIDE} pixels,
+encrypted.
 Beside it: scikit-learn's logistic regression on the same features of all training pictures in one place,
 standardised, without privacy.
 
@@ -47,6 +48,7 @@ def given(data: Path, model: Path, epsilon: float, side: int) -> dict[str, Any]:
         "task": "image-classification",
         "model.base": str(model),
         "model.image_size": side,
+        "model.pooling": "layers",
         "data.path": str(data),
         "simulation.clients": OWNERS,
         "simulation.partition": "dirichlet:0.5",

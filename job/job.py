@@ -221,13 +221,15 @@ class Job(Section):
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space.
 
-        Without a recipe, spellings, attackers, a virtual clock, ranks, a size of pictures, quantisation, or
-        what dialogues need, there are no such keys: jobs keep the digests that they had before.
+        Without a recipe, spellings, attackers, a virtual clock, ranks, a size of pictures, quantisation,
+        rounds for a centre, or what dialogues need, there are no such keys: jobs keep the digests that they
+        had before.
         """
         simulation = self.simulation
         absent: dict[str, Any] = {"recipe": True} if self.recipe is None else {}
         absent["data"] = _unused(self.data, "spellings", "answer_column")
         absent["model"] = _unused(self.model, "image_size", "quantization", "template", "answers")
+        absent["training"] = _unused(self.training, "centre_rounds")
         unused: set[str] = set()
         if simulation.attackers is None:
             unused |= {"attackers", "attack", "attack_boost"}

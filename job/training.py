@@ -220,6 +220,13 @@ class TrainingSpec(Section):
     warmup: float = Field(
         0.0, ge=0, lt=1, description="Share of all steps over which the learning rate rises."
     )
+    centre_rounds: int = Field(
+        0,
+        ge=0,
+        description="Rounds at the beginning that measure the mean of the features, by the job's own steps "
+        "(with the same clip and noise); the others take their steps around it. For a linear head on "
+        "features that resemble each other, such as those of pictures of one kind; with sgd and fedavg.",
+    )
     gradient_clipping: PositiveFloat | None = Field(
         None, description="Largest L2 norm of a step's gradient (only without privacy)."
     )

@@ -22,6 +22,7 @@ from ..job import TrainingSpec
 from ..job.rate import learning_rate
 from ..wire.arrays import Arrays
 from .batches import microbatch
+from .centring import view_of
 from .examples import Examples
 from .failures import NOBODY, Touch, left_out_if_it_fails, one_by_one
 from .filling import NOTHING, Filling
@@ -131,7 +132,8 @@ def _train(
     on_features = examples.features is not None
     rows = rows_to_train(learner, on_features=on_features) if private is not None else 0
     passes = Passes(learner, examples, rows) if rows else None
-    network.load(arrays)
+    view = view_of(learner.job, network, arrays, steps.first)
+    view.load(network, arrays)
     module = network.trained_part(on_features)
     # Walking through all modules costs as much as a small step, so only if it changes something.
     if on_features or not module.training:
@@ -159,7 +161,7 @@ def _train(
         return losses_from(batch)
 
     def losses_from(batch: Batch) -> Tensor:
-        return task.losses(rule.module(batch), batch)
+        return view.losses(rule.module, task, batch)
 
     total_loss, seen, diverged = 0.0, 0, False
     with contextlib.closing(rule):
@@ -180,10 +182,12 @@ def _train(
                     diverged = True
                     break
             filling.stepped()
-        update = {
-            name: (p.detach() - before).float().cpu().numpy()
-            for (name, p), before in zip(active, start, strict=True)
-        }
+        update = view.update(
+            {
+                name: (p.detach() - before).float().cpu().numpy()
+                for (name, p), before in zip(active, start, strict=True)
+            }
+        )
         if correction is not None:
             correction.remove()
         if filling is not NOTHING and isinstance(rule, PlainRule) and len(examples) == 0:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..job import EncryptionSpec, Job, TrainingSpec
+from ..job.centre import farther
 from ..job.rate import learning_rate
 from ..privacy.accounting.accountant import MOST_NOISE
 from ..privacy.secagg.roster import MOST_CLIP, Limits
@@ -57,7 +58,7 @@ def expected_update(job: Job, parameters: int) -> float:
     weight decay. SGD: the mean gradient has an L2 norm of about the clipping norm C at most, and its
     entries are no more than 4 times as large as their root mean square C / sqrt(d), and never beyond C;
     noise of the largest multiplier that any data set needs adds 8 deviations. Without a norm that
-    clips, 8 stands for it.
+    clips, 8 stands for it. Around a centre it is ``farther``.
     """
     spec = job.training
     rates = _largest_round(spec)
@@ -69,7 +70,7 @@ def expected_update(job: Job, parameters: int) -> float:
     norm = job.privacy.clipping_norm if job.noised_locally else spec.gradient_clipping or _UNCLIPPED
     step = min(norm, _UNEVEN * norm / math.sqrt(max(1, parameters)))
     noise = math.sqrt(math.fsum(r * r for r in rates)) * _DEVIATIONS * _noise_of_a_step(job)
-    return (total * step + noise + decay) / (1 - spec.momentum)
+    return (total * step + noise + decay) / (1 - spec.momentum) * farther(job)
 
 
 def _noise_of_a_step(job: Job) -> float:

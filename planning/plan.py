@@ -22,6 +22,7 @@ from ..privacy.secagg.roster import Limits
 from ..strategies import Channels, build_strategy, channels_over, heard_of, second_of, state_of
 from ..strategies.contract import Shapes
 from .buffered import buffer_warnings
+from .centring import centring_warnings
 from .client_level import client_warnings
 from .cohorts import attackers_of, participations_of
 from .comparing import comparing_facts
@@ -130,6 +131,7 @@ class Plan:
             *evaluation_warnings(job, facts, tests, blur),
             *padding_warnings(job, model.verdict, padding_cost),
             *loss_warnings(job, clients),
+            *centring_warnings(job),
             *(client_warnings(terms, facts) if job.per_client else ()),
         )
         return cls(terms, model, clients, warnings, tests, blur, left)

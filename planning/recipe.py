@@ -46,6 +46,8 @@ _NOISE_IN_SCORES = 1.6
 """Standard deviation of the noise in a class's score, from all steps together."""
 _FARTHEST = 640.0
 """Sum of all steps' learning rates times the clipping norm: beyond this a head has learned all it can."""
+_CENTRE, _CENTRE_PRIVATELY = 1, 4
+"""Rounds that measure the centre of features of pictures: more under noise."""
 _LARGEST_BATCH = 8192
 """So that a step takes at most a second at an owner with millions of records."""
 
@@ -83,7 +85,10 @@ def recipe(job: Job, asked: Collection[str], numbers: Numbers) -> dict[str, Any]
     if not has_recipe(job, asked):
         return {}
     rule = _private if job.private else _plain
-    return {key: value for key, value in rule(job, asked, numbers).items() if key not in asked}
+    chosen = rule(job, asked, numbers)
+    key = "training.rounds"
+    chosen |= _centre(job, job.training.rounds if key in asked else chosen[key])
+    return {key: value for key, value in chosen.items() if key not in asked}
 
 
 def _plain(job: Job, asked: Collection[str], numbers: Numbers) -> dict[str, Any]:
@@ -114,6 +119,14 @@ def _private(job: Job, asked: Collection[str], numbers: Numbers) -> dict[str, An
     whole = sum(min(size, batch) for size in sizes) / (batch * len(sizes))
     most = _FARTHEST * (4 / scale) / (norm * whole * steps / 2)
     return chosen | {"training.learning_rate": _short(min(_NOISE_IN_SCORES / noise, most))}
+
+
+def _centre(job: Job, rounds: int) -> dict[str, Any]:
+    """Some of the rounds for the centre, if records are pictures: those of one kind resemble each other."""
+    if job.kind.reads != "pictures":
+        return {}
+    wanted = _CENTRE_PRIVATELY if job.private else _CENTRE
+    return {"training.centre_rounds": min(wanted, rounds // 5)}
 
 
 def _short(rate: float) -> float:

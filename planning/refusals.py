@@ -25,6 +25,7 @@ from ..job import Job
 from ..privacy.noise.sizes import SIZE_EPSILON
 from ..strategies import buffered
 from .buffered import buffer_refusals
+from .centring import centring_refusals
 from .client_level import client_refusals, sum_refusals
 from .comparing import comparing_refusals
 from .encryption import encryption_refusals
@@ -48,6 +49,7 @@ def job_refusals(job: Job, accepted: Collection[str] = ()) -> list[str]:
     """Every reason that follows from the job alone. `accepted`: strategies whose own code may be loaded."""
     return [
         *step_refusals(job),
+        *centring_refusals(job),
         *_mechanism_refusals(job),
         *_budget_refusals(job),
         *release_refusals(job),

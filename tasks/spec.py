@@ -71,6 +71,8 @@ class TaskSpec:
     """Numbers that the head of a task without labels gives for a record; with labels it is one per class."""
     continues: bool = False
     """Whether a prediction continues the text, token by token; else it is what one pass says of a record."""
+    softmax: bool = False
+    """Whether its losses and answers stay the same if one number is added to all outputs of a record."""
     ends_texts: bool = False
     """Whether the model learns where a text ends."""
     shortest: int = 1
@@ -93,6 +95,7 @@ BUILT_IN = {
             main=MainMetric("accuracy", "Accuracy", True),
             deciding=Deciding("accuracy", True, 0.02, share=True),
             learning="umbel.learning.tasks.text_classification:TextClassification",
+            softmax=True,
         ),
         TaskSpec(
             name="image-classification",
@@ -107,6 +110,7 @@ BUILT_IN = {
             main=MainMetric("accuracy", "Accuracy", True),
             deciding=Deciding("accuracy", True, 0.02, share=True),
             learning="umbel.learning.tasks.image_classification:ImageClassification",
+            softmax=True,
             inputs="umbel.learning.pictures:Pictures",
             reads="pictures",
         ),

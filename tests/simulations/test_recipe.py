@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import umbel
 from umbel.job import Job, dotted
+from umbel.planning.centring import centring_refusals
 from umbel.planning.recipe import STEPS, Numbers, recipe, source
 from umbel.server.run import Silent
 from umbel.simulations.first import first_job
@@ -106,6 +107,23 @@ def test_noise_makes_steps_smaller_and_records_larger():
         return found["training.learning_rate"]
 
     assert rate(1.0, 500) < rate(4.0, 500) <= rate(4.0, 5000)
+
+
+@pytest.mark.parametrize(
+    ("task", "privacy", "rounds", "wanted"),
+    [
+        ("image-classification", {}, None, 4),
+        ("image-classification", {"privacy.unit": "none"}, None, 1),
+        ("image-classification", {}, 10, 2),
+        ("image-classification", {}, 4, 0),
+        ("text-classification", {}, None, None),
+    ],
+)
+def test_for_pictures_a_few_first_rounds_measure_the_centre(task, privacy, rounds, wanted):
+    said = {"task": task, **privacy} | ({"training.rounds": rounds} if rounds else {})
+    found = recipe(job_of(**said), said, Numbers((400,) * 10, 10))
+    assert found.get("training.centre_rounds") == wanted
+    assert list(centring_refusals(job_of(**{**found, **said}))) == []
 
 
 def test_a_job_file_that_leaves_values_out_keeps_their_defaults(reviews_csv, tmp_path):
