@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from ...errors import DataError
+from . import text_files
 from .arrow_files import ARROW, arrow_schema, split_names, unread_in
 from .delimited import DELIMITED, header_of
 from .encoding import usual_codec
@@ -69,7 +70,7 @@ def unread_columns(path: Path, layout: Layout = USUAL) -> list[str]:
 
 def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:
     if path.is_dir():
-        return _folder_names(path)
+        return list(text_files.COLUMNS) if text_files.holds_texts(path) else _folder_names(path)
     suffix = ending(path)
     if suffix in SHEETS:
         return sheet_columns(path, wanted, layout.sheet)

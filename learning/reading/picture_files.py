@@ -15,35 +15,21 @@ import pyarrow as pa
 
 from ...errors import DataError
 from ...quantities import quoted
+from .class_folders import ClassFolders, class_of, is_hidden, is_saved_dataset, lies_inside
 from .picture_limits import MOST_PIXELS
 from .picture_sizes import MOST_BYTES, fault_of, fault_of_record, largest_file
 from .table import Table
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_SPLITS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test"}
-_SPLITS |= {"validation": "test", "dev": "test"}
-_DATASETS = ("state.json", "dataset_dict.json")
 COLUMNS = FILE, IMAGE, LABEL = "file", "image", "label"
 """Columns of a folder: where in it a picture lies, the picture, and the name of the folder around it."""
 
 
-class PictureFolder:
-    """A folder, or a zip archive, of pictures: those of a class in a folder of its name.
-
-    Folders around these may say what is trained and tested on ("train", "test", "val", ...); a picture for
-    which none does is trained on. Which side one is on follows from its own path.
-    """
+class PictureFolder(ClassFolders):
+    """A folder, or a zip archive, of pictures: those of a class in a folder of its name."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names = sorted(_names(path))
-        """Where the pictures lie in it, with slashes."""
-        self._parts = [_split_of(name) for name in self.names]
-
-    @property
-    def splits(self) -> list[str]:
-        """Of "train" and "test" those that some picture is for; empty if no folder says so."""
-        return sorted({part or "train" for part in self._parts}) if any(self._parts) else []
+        super().__init__(path, _names(path))
 
     def read(
         self,
@@ -54,9 +40,8 @@ class PictureFolder:
     ) -> Table:
         """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
 
-        split: only those of that split; None: those for training, if there are some, else all. A picture that
-        cannot be read, has more pixels than `largest`, or has a file that is too large for so few, stands
-        without a value. Raises ``DataError``.
+        split: see ``ClassFolders.of``. A picture that cannot be read, has more pixels than `largest`, or
+        has a file that is too large for so few, stands without a value. Raises ``DataError``.
         """
         unknown = [name for name in required if name not in (picture, IMAGE, LABEL, FILE)]
         if unknown:
@@ -64,11 +49,7 @@ class PictureFolder:
                 f"{self.path} is a folder of pictures, so its columns are {IMAGE}, {LABEL} (its "
                 f"folder) and {FILE}: it has no {quoted(unknown[0])}."
             )
-        names = self.names
-        if self.splits:
-            wanted = split or self.splits[-1]  # of "test" and "train"
-            parts = (part or "train" for part in self._parts)
-            names = [n for n, part in zip(names, parts, strict=True) if part == wanted]
+        names = self.of(split)
         values: list[str | None] = []
         faults: dict[int, str] = {}
         for row, found in enumerate(_contents(self.path, names, largest)):
@@ -77,10 +58,7 @@ class PictureFolder:
             else:
                 values.append(None)
                 faults[row] = f"{names[row]} {found}"
-        labels = [
-            None if row in faults else PurePosixPath(name).parent.name or None
-            for row, name in enumerate(names)
-        ]
+        labels = [None if row in faults else class_of(name) for row, name in enumerate(names)]
         columns = {FILE: list[str | None](names), LABEL: labels, IMAGE: values}
         columns[picture or IMAGE] = values
         return Table(str(self.path), "picture", range(1, len(names) + 1), columns, faults)
@@ -92,13 +70,13 @@ def is_picture_folder(path: Path) -> bool:
     What is in a folder makes no difference: that it has lost its last picture is no other kind of folder.
     """
     if path.is_dir():
-        return not any((path / name).exists() for name in _DATASETS)
+        return not is_saved_dataset(path)
     return holds_pictures(path)
 
 
 def holds_pictures(path: Path) -> bool:
     """Whether it is a folder, or a zip archive, with pictures in it and no data set of another kind."""
-    if path.is_dir() and any((path / name).exists() for name in _DATASETS):
+    if path.is_dir() and is_saved_dataset(path):
         return False
     archive = path.suffix.lower() == ".zip" and zipfile.is_zipfile(path)
     return (path.is_dir() or archive) and next(_names(path), None) is not None
@@ -158,7 +136,7 @@ def encoded(data: bytes) -> str:
 def _inside(folder: Path, name: str, largest: int) -> bytes | str:
     path = folder / name
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        inside = lies_inside(folder, name)
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or a link to itself
         return f"cannot be read: {error}"
     if not inside:
@@ -227,12 +205,5 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def is_picture(name: str) -> bool:
     """Whether a file of this name holds a picture, and is not hidden."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
-    return path.suffix.lower() in PICTURES and not hidden and len(name) < 4096
-
-
-def _split_of(name: str) -> str:
-    """ "train" or "test", if a folder around that of the picture's class is called so; else empty."""
-    around = PurePosixPath(name).parts[:-2]
-    return next((_SPLITS[p.lower()] for p in around if p.lower() in _SPLITS), "")
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in PICTURES and not is_hidden(name) and len(name) < 4096

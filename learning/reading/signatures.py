@@ -18,7 +18,8 @@ from .picture_files import holds_pictures
 
 FORMATS = (
     "a .csv, .tsv, .jsonl, .json, .xlsx, .parquet or .feather file, also compressed (.gz, .bz2, .xz, .zst, "
-    "or .zip with one file), or a folder of datasets.save_to_disk"
+    "or .zip with one file), a folder of datasets.save_to_disk, or a folder with .txt files in a folder for "
+    "each class"
 )
 
 _SHAPELESS = (TEXT, JSON_TEXT, BINARY)
@@ -81,16 +82,6 @@ def _as_utf8(path: Path) -> str:
     return f"{f'iconv -f {found} -t UTF-8' if found else 'cat'} {shlex.quote(str(path))}"
 
 
-def _joined(path: Path) -> str:
-    """A command that writes text files, in a folder for each class, into one table."""
-    program = (
-        "import csv, pathlib, sys; table = csv.writer(sys.stdout); table.writerow(['text', 'label']); "
-        "table.writerows([p.read_text('utf-8'), p.parent.name] for p in "
-        "sorted(pathlib.Path(sys.argv[1]).glob('*/*.txt')))"
-    )
-    return f'python3 -c "{program}" {shlex.quote(str(path))} > texts.csv'
-
-
 def no_dataset(path: Path) -> str:
     """What is wrong with a folder that ``datasets`` did not write."""
     if holds_pictures(path):
@@ -98,11 +89,6 @@ def no_dataset(path: Path) -> str:
             f"{path} holds pictures. A model for pictures learns from them: umbel simulate --task "
             f"{task_that_reads('pictures')} --data {shlex.quote(str(path))} --set model.base=FOLDER, "
             "with the folder of a vision model such as DINOv2 or ViT."
-        )
-    if texts := next(path.glob("*/*.txt"), None):
-        return (
-            f"{path} holds folders of text files, such as {texts.relative_to(path)}, not a table. If each "
-            f"folder is a class, make a table of them: {_joined(path)}"
         )
     return (
         f"{path} is a folder without state.json or dataset_dict.json, so it is not a saved dataset. "

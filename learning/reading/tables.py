@@ -30,6 +30,7 @@ from .picture_limits import MOST_PIXELS
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
+from .text_files import TextFolder, holds_texts, is_text_folder
 
 TABLES = (*DELIMITED, *JSON, *SHEETS, *ARROW)
 """Endings of files that hold columns."""
@@ -103,6 +104,8 @@ def _read(
     pictures: bool,
     nested: bool,
 ) -> Table:
+    if path.is_dir() and (is_text_folder(path) if lenient else holds_texts(path)):
+        return TextFolder(path).read(text, required, extra, split, layout.encoding)
     if path.is_dir():
         return read_folder(path, text, required, extra, split, pictures, nested)
     if path.stat().st_size == 0 and not lenient:
@@ -116,13 +119,17 @@ def splits_of(path: Path, pictures: bool) -> list[str] | None:
     """The parts of a data set that are kept apart, by name; None if it is one."""
     if pictures and holds_pictures(path):
         return PictureFolder(path).splits or None
+    if is_text_folder(path):
+        return TextFolder(path).splits or None
     return split_names(path)
 
 
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     """How a file of text is written, by a look at all of it; what is usual stays None."""
     _check_there(path)
-    if path.is_dir() or holds_pictures(path):
+    if path.is_dir():
+        return Layout(given.encoding, sheet=given.sheet)
+    if holds_pictures(path):
         return Layout(sheet=given.sheet)
     refuse_other_kinds(path)
     if ending(path) not in (*DELIMITED, *JSON):
