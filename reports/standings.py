@@ -89,7 +89,9 @@ def undefined_line(record: RunRecord) -> str:
 
 
 def untested_line(record: RunRecord) -> str:
-    """Why there is no figure of a finished run; empty if there is one."""
+    """Why there is no figure of a run; empty if there is one."""
+    if not record.finished and not record.before and not record.evaluations:
+        return "Nothing has been tested yet: the run has not come to the end of its first test."
     if record.final or not record.finished:
         return ""
     held = record.partition.data.get("held_out") if record.partition else None

@@ -132,7 +132,7 @@ def test_an_unfinished_run_has_a_page(tmp_path, write_run, task):
 
 def test_a_run_that_has_not_begun_has_a_page(tmp_path):
     (tmp_path / "plan.json").write_text('{"task": "text-classification"}')
-    assert "has not been tested yet" in read(tmp_path).text
+    assert "Nothing has been tested yet" in read(tmp_path).text
 
 
 def test_pictures_that_were_drawn_already_are_not_drawn_again(tmp_path, write_run):

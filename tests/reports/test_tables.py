@@ -112,6 +112,13 @@ def test_a_stopped_run_says_how_far_it_came_and_offers_no_prediction(tmp_path, w
     assert "umbel predict" not in text
 
 
+def test_a_run_that_stopped_before_its_first_test_says_so_instead_of_an_empty_table(tmp_path):
+    (tmp_path / "plan.json").write_text('{"name": "early", "task": "text-classification"}')
+    text = printed(result_table(RunRecord.read(tmp_path)))
+    assert "Nothing has been tested yet" in text
+    assert "held-out records" not in text
+
+
 def test_the_plan_states_guarantee_noise_and_warnings(tmp_path, write_run):
     plan = RunRecord.read(write_run(tmp_path / "run")).plan
     text = printed(plan_table(plan), 110)

@@ -4,7 +4,6 @@ import json
 import random
 import re
 import shlex
-import subprocess
 import tomllib
 
 import pyarrow as pa
@@ -237,21 +236,6 @@ def test_a_first_row_that_may_be_a_record_is_said(tmp_path, tiny):
     assert "'good'" in line
     path.write_text("label;text\n" + rows)
     assert not [line for line in warnings(looked(path, tiny)) if "first row" in line]
-
-
-def test_folders_of_text_files_come_with_the_command_that_makes_a_table_of_them(tmp_path):
-    for label in ("good one", "bad"):
-        (tmp_path / "my texts" / label).mkdir(parents=True)
-        for n in range(3):
-            file = tmp_path / "my texts" / label / f"{n}.txt"
-            file.write_text(f'{label}, "said" {n}\nand more', encoding="utf-8")
-    with pytest.raises(DataError, match="make a table of them") as refused:
-        load_corpus(DataSpec(path=str(tmp_path / "my texts")), "text-classification")
-    command = str(refused.value).split("make a table of them: ")[1]
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path, timeout=600)
-    corpus = load_corpus(DataSpec(path=str(tmp_path / "texts.csv")), "text-classification")
-    assert corpus.label_names == ("bad", "good one")
-    assert len(corpus) == 6
 
 
 def test_a_file_of_which_most_rows_are_left_out_is_no_quiet_matter(tmp_path, tiny):
