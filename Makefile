@@ -13,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # Kept also where the shell says otherwise: each of the processes of a test would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow test-faults test-kills coverage lint data docs site lock sbom clean \
+.PHONY: help demo test test-slow test-faults test-kills coverage lint data docs site lock gpu-kit sbom clean \
 	install-torch install-libraries
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ site: $(VENV)/.installed  ## Build the documentation as a site: dist/site
 
 lock: $(VENV)/.tools  ## Resolve the ranges of pyproject.toml again, into requirements/
 	$(PY) requirements/lock.py
+
+gpu-kit: | $(PY)  ## Collect the wheels that a GPU machine with PyTorch, but without network, lacks: dist/gpu-kit
+	$(PY) requirements/gpu_kit.py
 
 sbom: | $(PY)  ## Write what is installed with Umbel, as CycloneDX: dist/umbel.cdx.json
 	$(PYTHON) -m venv $(VENV)/sbom

@@ -38,6 +38,7 @@ FIGURES = {
     "memory": {"few", "many", "ratio"},
     "privacy_utility": {"points", "missed"},
     "defences": {"rows", "missed"},
+    "gpu": {"stages", "missed"},
     "fedbuff": {"rows", "missed"},
     "pictures": {"pooled", "runs", "reading", "missed"},
     "quantization": {"kinds", "equal", "missed"},
