@@ -207,12 +207,16 @@ def _epsilon(record: RunRecord) -> Figure | None:
     ]
     if not names:
         return None
-    # Nothing is spent before the first round; a client that sat a round out keeps what it had.
+    # Tests spend too, the first of them before training; a client that sat a round out keeps what it had.
+    tested = {entry.round: entry.epsilon for entry in record.evaluations}
+    after = [tested.get(0, {}), *(entry.epsilon | tested.get(entry.round, {}) for entry in spent)]
+    if record.finished:
+        after[-1] |= record.epsilon
     rounds = np.array([0, *(entry.round for entry in spent)])
     curves = {name: np.zeros(len(rounds)) for name in names}
     for name, curve in curves.items():
-        for place, entry in enumerate(spent, start=1):
-            curve[place] = entry.epsilon.get(name, curve[place - 1])
+        for place, known in enumerate(after):
+            curve[place] = known.get(name, curve[max(place - 1, 0)])
     target = record.epsilon_target
     delta = f", at δ = {delta_text(record.delta)}" if record.delta else ""
     sheet = canvas.figure(

@@ -277,15 +277,16 @@ class RunRecord:
 
     @property
     def epsilon(self) -> dict[str, float]:
-        """Epsilon spent by each client: of the whole run, or up to the last round on record."""
+        """Epsilon spent by each client: of the whole run, or up to the last round or test on record."""
         if not self.private:
             return {}
         spent = _section(self.result, "privacy").get("clients")
         if spent:
             return {str(name): float(value) for name, value in spent.items() if value is not None}
         latest: dict[str, float] = {}
-        for entry in self.rounds:
-            latest |= entry.epsilon
+        for entry in (*self.rounds, *self.evaluations):
+            for name, spent_then in entry.epsilon.items():  # which never falls
+                latest[name] = max(spent_then, latest.get(name, 0.0))
         return latest
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from umbel.errors import RunFolderError
+from umbel.reports.plots import sheet
 from umbel.run.record import RunRecord, main_metric
 
 
@@ -70,6 +71,19 @@ def test_epsilon_of_an_unfinished_run_is_the_last_on_record(tmp_path, write_run)
     record = RunRecord.read(write_run(tmp_path / "run", ran=4))
     assert record.epsilon == record.rounds[-1].epsilon
     assert RunRecord.read(write_run(tmp_path / "open", unit="none")).epsilon == {}
+
+
+def test_a_test_on_private_counts_adds_to_what_an_unfinished_run_has_spent(tmp_path, write_run):
+    folder = write_run(tmp_path / "run", ran=4)
+    before = RunRecord.read(folder)
+    spent = {name: value + 0.25 for name, value in before.rounds[-1].epsilon.items()}
+    tested = {"event": "evaluation", "round": 4, "metrics": {}, "clients": {}, "epsilon": spent}
+    append(folder, json.dumps(tested) + "\n")
+    record = RunRecord.read(folder)
+    assert record.epsilon == spent
+    drawn = sheet(record, "epsilon").get_axes()[0].get_lines()
+    ends = {round(float(line.get_ydata()[-1]), 6) for line in drawn if len(line.get_xdata()) == 5}
+    assert ends == {round(value, 6) for value in spent.values()}
 
 
 def test_a_plan_alone_is_a_run_that_has_not_begun(tmp_path):
