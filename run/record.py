@@ -284,8 +284,10 @@ class RunRecord:
         if spent:
             return {str(name): float(value) for name, value in spent.items() if value is not None}
         latest: dict[str, float] = {}
-        for entry in (*self.rounds, *self.evaluations):
-            for name, spent_then in entry.epsilon.items():  # which never falls
+        charged = [entry.epsilon for entry in self.rounds]
+        charged += [entry.epsilon for entry in self.evaluations]
+        for epsilons in charged:
+            for name, spent_then in epsilons.items():  # which never falls
                 latest[name] = max(spent_then, latest.get(name, 0.0))
         return latest
 
