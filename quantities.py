@@ -10,6 +10,9 @@ from typing import Any
 _SHARES = {"accuracy", "precision", "recall", "f1", "exact_match"}
 _DASH = "–"
 _TESTED = ("accuracy", "perplexity", "exact_match", "loss")
+_TESTED_SPANS = ("f1", "exact_match", "loss")
+_JUDGED = {"accuracy", "f1"}
+"""Shares that models are judged by; metrics of classes hold the second beside the first."""
 
 NOT_DEFINED = "not defined"
 WHY_NOT_DEFINED = (
@@ -19,7 +22,7 @@ WHY_NOT_DEFINED = (
 )
 
 OUTWEIGHED = 0.3
-"""Standard deviation of accuracy beyond which a test means nothing: two of them cover the whole range."""
+"""Standard deviation of a share beyond which a test of it means nothing: two of them cover its range."""
 
 
 def metric_text(key: str, value: float | None) -> str:
@@ -39,6 +42,16 @@ def metric_text(key: str, value: float | None) -> str:
     return f"{value:.3f}"
 
 
+def is_share(key: str) -> bool:
+    """Whether a metric is a share, from 0 to 1."""
+    return key in _SHARES
+
+
+def tested_keys(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """The main figures among these metrics, by name."""
+    return _TESTED_SPANS if "f1" in metrics and "accuracy" not in metrics else _TESTED
+
+
 def undefined(metrics: Mapping[str, Any] | None, key: str) -> bool:
     """Whether a test was made and told no such figure: noise can leave counts that nothing divides."""
     return bool(metrics) and key in (metrics or {}) and (metrics or {})[key] is None
@@ -47,10 +60,10 @@ def undefined(metrics: Mapping[str, Any] | None, key: str) -> bool:
 def telling(metrics: Mapping[str, Any] | None, blur: float | None) -> dict[str, Any]:
     """The figures of a test by the owners' counts, without those that say nothing: they are None.
 
-    blur: the standard deviation that noise gives the accuracy; None: there is no noise.
+    blur: the standard deviation that noise gives the main figure; None: there is no noise.
     """
     found = dict(metrics or {})
-    if blur is None or blur <= OUTWEIGHED or "accuracy" not in found:
+    if blur is None or blur <= OUTWEIGHED or not _JUDGED & found.keys():
         return found
     return {name: value if name == "examples" else None for name, value in found.items()}
 
@@ -60,14 +73,15 @@ def tested_texts(metrics: Mapping[str, Any], form: str, blur: Mapping[str, float
 
     blur: the standard deviation that noise gives a figure, by its name.
     """
-    metrics = telling(metrics, blur.get("accuracy"))
+    keys = tested_keys(metrics)
+    metrics = telling(metrics, blur.get(keys[0]))
     noise = {key: f" ± {deviation:.2g}" for key, deviation in blur.items()}
     found = [
         f"{key} {metrics[key]:{form}}{noise.get(key, '')}"
-        for key in _TESTED
+        for key in keys
         if metrics.get(key) is not None
     ]
-    absent = [key for key in _TESTED if undefined(metrics, key)]
+    absent = [key for key in keys if undefined(metrics, key)]
     if not found and absent:
         return [f"{absent[0]} {NOT_DEFINED} (noise outweighs the counts)"]
     return found

@@ -156,7 +156,7 @@ def _purpose(job: Job) -> str:
     labels = ", ".join(
         f"`{json.dumps(label, ensure_ascii=False)}`" for label in job.data.labels or ()
     )
-    records, longest = job.kind.reads, ""
+    records, longest = {"spans": "texts"}.get(job.kind.reads, job.kind.reads), ""
     if records != "pictures":
         longest = f", of up to {job.model.max_length} tokens"
     return (
@@ -225,7 +225,8 @@ def _measured(job: Job, plan: Json, result: Json) -> str:
 
 def _table(title: str, metrics: Json, initial: Json) -> str:
     figures = figures_of(metrics)
-    drowned = [name for name in _MAIN if undefined(metrics, name) or undefined(initial, name)]
+    main = _MAIN if "accuracy" in metrics or "perplexity" in metrics else ("f1",)
+    drowned = [name for name in main if undefined(metrics, name) or undefined(initial, name)]
     listed = (*_NAMED, "examples", "tokens")
     shown = [name for name in listed if name in figures or name in drowned]
     if not shown:

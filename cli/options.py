@@ -134,7 +134,7 @@ _DECLARED = {
     "reads": _Key(
         "reads",
         str,
-        'What the text column holds: "texts", "dialogues" or "pictures" [by the files].',
+        'What the text column holds: "texts", "spans", "dialogues" or "pictures" [by the files].',
     ),
     "largest_picture": _Key(
         "largest_picture",

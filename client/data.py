@@ -120,9 +120,10 @@ class DataSource:
     def check(self) -> None:
         """Refuse (``DataError``) files or columns that are not there, without a look at a record.
 
-        Lines of JSON name their columns themselves, so there is nothing to look at beforehand.
+        Records of JSON and CoNLL name their columns themselves, so there is nothing to look at beforehand.
         """
         from ..learning.reading.columns import check_columns
+        from ..learning.reading.conll import CONLL
         from ..learning.reading.header import column_names
         from ..learning.reading.lines import JSON
         from ..learning.reading.packing import ending
@@ -139,7 +140,7 @@ class DataSource:
                 columns = columns[:3]  # which side these records are on is settled
             if not path.exists():
                 raise DataError(f"There is no data file {path}. Check client.toml.")
-            if ending(path) not in JSON:
+            if ending(path) not in (*JSON, *CONLL):
                 wanted = [name for name in columns if name is not None]
                 found = column_names(path, declared.layout, wanted, declared.reads == "pictures")
                 check_columns(str(path), wanted, found)

@@ -34,7 +34,11 @@ def data(home: Home) -> Iterator[Finding]:
             columns.append(given.group_column)
         wanted = [name for name in columns if name is not None]
         found = column_names(
-            path, given.layout, wanted, given.reads == "pictures", given.reads == "dialogues"
+            path,
+            given.layout,
+            wanted,
+            given.reads == "pictures",
+            given.reads in ("dialogues", "spans"),
         )
         yield Finding("data", "ok", f"{path} has the columns {_columns(found)}")
         check_columns(str(path), wanted, found)
@@ -44,6 +48,9 @@ def data(home: Home) -> Iterator[Finding]:
 def _records(home: Home) -> Iterator[Finding]:
     """The records as the agent would take them."""
     import numpy as np
+
+    from ..learning.reading.names import label_name
+    from ..learning.spans import labels_of
 
     source, declared = home.source, home.settings.data
     corpus = source.corpus()
@@ -60,10 +67,18 @@ def _records(home: Home) -> Iterator[Finding]:
             "data", "warning", f"{deadly} records are left out: each of them killed the worker",
             f"The agent's log says which ones. To try them again, delete {source.left_out.file}.",
         )  # fmt: skip
-    held = np.bincount(corpus.labels if corpus.labels is not None else [], minlength=len(labels))
-    if empty := [name for name, count in zip(labels, held, strict=False) if not count]:
+    if declared.reads == "spans":
+        seen = labels_of(corpus.texts)
+        empty = [name for name in labels if label_name(name) not in seen]
+    else:
+        held = np.bincount(
+            corpus.labels if corpus.labels is not None else [], minlength=len(labels)
+        )
+        empty = [name for name, count in zip(labels, held, strict=False) if not count]
+    if empty:
+        what = "label" if declared.reads == "spans" else "class"
         yield Finding(
-            "data", "warning", f"no record has the class {', '.join(map(repr, empty))}",
+            "data", "warning", f"no record has the {what} {', '.join(map(repr, empty))}",
             "Check labels and label_column in client.toml, unless this is correct.",
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UmbelError
 from ..job import Job
+from ..quantities import tested_keys
 from ..storage.files import refuse_existing
 from ..strategies import leaves_own_model, state_of
 from ..strategies.contract import APART
@@ -48,7 +49,7 @@ class Written:
 
     @property
     def line(self) -> str:
-        key = "accuracy" if "accuracy" in self.metrics else "perplexity"
+        key = next((key for key in tested_keys(self.metrics) if key in self.metrics), "")
         said = f"{key} {self.metrics[key]:.4g} on " if self.metrics.get(key) is not None else ""
         tested = f"{said}{self.metrics['examples']:,} held-out records" if self.metrics else ""
         return f"{self.path}: after round {self.round}{f', {tested}' if tested else ''}"

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from ..learning.labels import alike_said, class_reader
 from ..learning.reading.columns import check_columns
+from ..learning.reading.conll import CONLL
 from ..learning.reading.dialogues import COLUMNS
 from ..learning.reading.header import column_names
 from ..learning.reading.layout import USUAL, Layout
 from ..learning.reading.names import alike, clean_text, label_name, sort_names
+from ..learning.reading.packing import ending
 from ..learning.reading.picture_files import IMAGE, holds_pictures
 from ..learning.reading.picture_limits import LARGEST_PICTURE
 from ..learning.reading.signatures import refuse_other_kinds
 from ..learning.reading.tables import find_layout, read_table, splits_of
+from .held_spans import held_spans
 from .settings import DataSettings
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         # An agent leaves out what it cannot read, in silence: so its owner is told now.
         refuse_other_kinds(file)
     reads = given.setdefault("reads", _reads(data))
-    pictures, dialogues = reads == "pictures", reads == "dialogues"
+    pictures, dialogues, spans = (reads == one for one in ("pictures", "dialogues", "spans"))
     layout = _layout([data, *([test_data] if test_data else [])], given)
     written = {"encoding": layout.encoding, "quoting": layout.quoting}
     given |= {key: value for key, value in written.items() if value is not None}
@@ -104,7 +107,7 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
     of_records = [
         given[key] for key in ("text_column", "answer_column", "label_column") if key in given
     ]
-    columns_of = partial(column_names, layout=layout, pictures=pictures, nested=dialogues)
+    columns_of = partial(column_names, layout=layout, pictures=pictures, nested=dialogues or spans)
     for file in filter(None, (data, test_data)):
         check_columns(str(file), of_records, columns_of(file, wanted=of_records))
     wanted = [*of_records, *([given["group_column"]] if "group_column" in given else [])]
@@ -127,9 +130,21 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         largest=largest,
         dialogues=dialogues,
         answers=given.get("answer_column"),
+        spans=spans,
     )
     if not len(found):
         raise DataError(f"{data} has no rows. Name the file that holds the records.")
+    paths = {"path": str(data.resolve())}
+    if test_data is not None:
+        paths["test_path"] = str(test_data.resolve())
+    if spans and label:
+        held = held_spans(found, text, label, given.get("labels", []), given.get("spellings", {}))
+        labels = given.get("labels") or sort_names(held.labels)
+        columns_ = {"text_column": text, "label_column": label, "labels": labels}
+        declared = DataSettings.build(
+            {**given, **paths, **columns_}, "What is declared of the data"
+        )
+        return Proposal(declared, tuple(columns), len(found), held.labels, held.left_out(labels))
     names = [label_name(value or "") for value in found.columns[label]] if label else []
     classes = dict(Counter(name for name in names if name))
     if label and "labels" not in given:
@@ -145,9 +160,6 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         "no class": sum(not name for name in names),
         "another class": sum(bool(name) and read(name) not in domain for name in names),
     }
-    paths = {"path": str(data.resolve())}
-    if test_data is not None:
-        paths["test_path"] = str(test_data.resolve())
     values_ = {**given, **paths, "text_column": text, "label_column": label}
     declared = DataSettings.build(values_, "What is declared of the data")
     return Proposal(declared, tuple(columns), len(found), classes, left_out)
@@ -178,8 +190,10 @@ def _text_column(data: Path, columns: list[str], layout: Layout) -> str:
 
 
 def _reads(data: Path) -> str:
-    """What a folder or an archive holds; a table holds texts unless its owner says otherwise."""
-    return "pictures" if holds_pictures(data) else "texts"
+    """What a file or a folder holds; a table holds texts unless its owner says otherwise."""
+    if holds_pictures(data):
+        return "pictures"
+    return "spans" if ending(data) in CONLL else "texts"
 
 
 def _picture_column(data: Path, columns: list[str], layout: Layout) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_SHARE = 0.8
 _MOST_TURNS = 4096
 """Far more than a model reads of a dialogue."""
+_MOST_SPANS = 4096  # as learning.spans reads
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
@@ -52,12 +53,13 @@ path = {path}
 # Share of the file above to train on; told to the operator. The rest is held out.
 training_share = {training_share}
 
-# What text_column holds: "texts"; "dialogues", which are lists of messages, or with answer_column a question
-# and its answer; or "pictures", which may also be paths of their files, beside the file above. A folder of
-# pictures has the columns "image" and "label" (the name of the folder around a picture). Pictures of more
-# than largest_picture pixels are left out without notice. What is slow to read shows in a time: the first
-# answer of a run leaves when the published number of pictures, all as large as this, could have been read;
-# or of dialogues, all of the slowest kind.
+# What text_column holds: "texts"; "spans", which are texts in which label_column marks parts (lists of
+# spans, or of words and their tags); "dialogues", which are lists of messages, or with answer_column a
+# question and its answer; or "pictures", which may also be paths of their files, beside the file above. A
+# folder of pictures has the columns "image" and "label" (the name of the folder around a picture). Pictures
+# of more than largest_picture pixels are left out without notice. What is slow to read shows in a time: the
+# first answer of a run leaves when the published number of pictures, all as large as this, could have been
+# read; or of dialogues or spans, all of the slowest kind.
 reads = {reads}
 {largest_picture}
 
@@ -160,14 +162,18 @@ class DataSettings(Document):
     def _fits_together(self) -> Self:
         if (self.label_column is None) != (self.labels is None):
             raise ValueError("label_column and labels go together: give both, or neither")
-        if self.labels is not None and len(_domain(self.labels)) < 2:
-            raise ValueError("labels must name at least two different classes")
+        if self.labels is not None and len(_domain(self.labels)) < (
+            1 if self.reads == "spans" else 2
+        ):
+            raise ValueError(
+                'labels must name at least two different classes (one, if reads = "spans")'
+            )
         if self.labels is not None and len(_domain(self.labels)) < len(self.labels):
             raise ValueError("labels must name each class once")
         if self.spellings:
             _check_spellings(self.labels or [], self.spellings)
-        if self.reads == "pictures" and self.labels is None:
-            raise ValueError('reads = "pictures" needs a label_column and labels')
+        if self.reads in ("pictures", "spans") and self.labels is None:
+            raise ValueError(f'reads = "{self.reads}" needs a label_column and labels')
         if self.answer_column is not None and self.reads != "dialogues":
             raise ValueError('an answer_column needs reads = "dialogues"')
         if self.unit == "group" and self.group_column is None:
@@ -187,8 +193,13 @@ class DataSettings(Document):
 
     @property
     def largest(self) -> int:
-        """How large a record may be, in pixels or turns; 0 if its size makes no difference."""
-        return {"pictures": self.largest_picture, "dialogues": _MOST_TURNS}.get(self.reads, 0)
+        """How large a record may be, in pixels, turns or spans; 0 if its size makes no difference."""
+        found = {
+            "pictures": self.largest_picture,
+            "dialogues": _MOST_TURNS,
+            "spans": _MOST_SPANS,
+        }
+        return found.get(self.reads, 0)
 
     @property
     def share(self) -> float:

@@ -87,7 +87,7 @@ class Job(Section):
                 'encryption.name_spoilers applies only with privacy.unit = "example" or "group", '
                 "encryption.confirm and no encryption.group_size"
             )
-        if self.simulation.attackers and self.simulation.flips_labels and not task.labelled:
+        if self.simulation.attackers and self.simulation.flips_labels and not task.classified:
             raise ValueError(
                 f'simulation.attack = "{self.simulation.attack}" trains on opposite classes, and '
                 f"{task.name} has none: use {keeping_labels()}"
@@ -111,7 +111,7 @@ class Job(Section):
     @property
     def own_head(self) -> bool:
         """Whether the architecture's own head is trained, which tells classes apart."""
-        return self.kind.pools and self.model.pooling == "own"
+        return (self.kind.pools or self.kind.labelled) and not self.pooled
 
     @property
     def tests_privately(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..tasks.spec import task_names
+from ..tasks.spec import task_figures
 from .attacks import ATTACKS, AttackName, boosts_in_words, in_words
 from .section import PositiveFloat, PositiveInt, Section
 
@@ -100,7 +100,7 @@ class EvaluationSpec(Section):
     keep: Literal["last", "best"] = Field(
         "last",
         description='Which of the tested models is the result: the "last", or the "best", by '
-        f"accuracy ({task_names(labelled=True)}) or loss ({task_names(labelled=False)}) on "
+        f"{task_figures()} on "
         "public_path if it is set, otherwise on the counts.",
     )
     patience: PositiveInt | None = Field(

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..tasks.spec import task_names, task_that_reads, tasks_that_end_texts, usual_task
+from ..tasks.spec import (
+    default_adapters,
+    task_names,
+    task_that_reads,
+    tasks_that_end_texts,
+    tasks_without_pooling,
+    usual_task,
+)
 from .section import AdapterName, PositiveFloat, PositiveInt, QuantizationName, Section
 
 _CHAT = task_that_reads("dialogues")
@@ -64,15 +71,15 @@ class ModelSpec(Section):
     adapter: AdapterName | None = Field(
         None,
         description='"lora": low-rank adapters, and the head of a classifier; "head": only the '
-        'head, on frozen features computed once; "full": every weight. Default: "head" for '
-        f'{_LABELLED}, "lora" for {_UNLABELLED}.',
+        'head, on frozen features computed once; "full": every weight. Default: '
+        f"{default_adapters()}.",
     )
     pooling: Literal["mean", "layers", "own"] = Field(
         "mean",
         description='Classifier head: "mean" puts a linear layer on the mean of the last hidden '
         'states, "layers" on the means of those after a third, two thirds and all of the layers, '
         'scaled to equal length and concatenated, "own" uses the head that the architecture brings '
-        f"({_OWN_CLASS}). Not used by {_UNLABELLED}.",
+        f"({_OWN_CLASS}). Not used by {tasks_without_pooling()}.",
     )
     feature_scale: PositiveFloat = Field(
         4.0,
@@ -136,7 +143,8 @@ class DataSpec(Section):
         f"Default: text_column holds lists of messages ({_CHAT} only).",
     )
     label_column: str | None = Field(
-        "label", description=f"Column with the class ({_LABELLED} only)."
+        "label",
+        description=f"Column with the class, or with the spans of a text ({_LABELLED} only).",
     )
     encoding: str | None = Field(
         None,
@@ -159,8 +167,8 @@ class DataSpec(Section):
     )
     labels: list[str] | None = Field(
         None,
-        description="All classes, in order. Default: those in the data, sorted (numbers by "
-        "value). In a deployment they are required: exactly the classes that the owners declared. Labels "
+        description="All classes, or labels of spans, in order. Default: those in the data, sorted (numbers "
+        "by value). In a deployment they are required: exactly the classes that the owners declared. Labels "
         "that differ from only one of them in case, width, blanks or leading zeros count as that class.",
     )
     spellings: dict[str, list[str]] = Field(

@@ -76,8 +76,9 @@ def _modules_to_save(job: Job, backbone: nn.Module, missing: list[str]) -> list[
             f"{job.model.base} does not fit {job.task}: its folder has no weights for "
             f"{before_head[0]} ({len(before_head)} tensors are missing)."
         )
-    # PEFT adds these two by itself, if it knows the kind of model.
-    heads = {head} - ({"", "classifier", "score"} if job.kind.peft_type else {""})
+    # PEFT adds these two by itself, if it classifies whole sequences; of others it would adapt them.
+    known = {"classifier", "score"} if job.kind.peft_type and job.kind.pools else set()
+    heads = {head} - {"", *known}
     return sorted(heads | {name.rpartition(".")[0] for name in before_head})
 
 

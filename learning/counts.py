@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def counting(job: Job, task: Task, loss_clip: float | None = None) -> Objective:
     """The task, with counts of the kind that leaves. `loss_clip`: as ``PrivateTask`` has it."""
     classes = len(job.data.labels or ())
-    return PrivateTask(task, counts_of(job.kind), classes, loss_clip) if job.private else task
+    if not job.private:
+        return task
+    return PrivateTask(task, counts_of(job.kind), classes, loss_clip, job.kind.adds)
 
 
 def counts_from_list(job: Job, numbers: Sequence[float]) -> Counts:

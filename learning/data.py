@@ -17,7 +17,14 @@ import numpy as np
 from ..errors import DataError
 from ..job import DataSpec
 from ..tasks.spec import TaskSpec, spec_of
-from .labels import check_clients_share_labels, class_reader, encode_labels, merged_said
+from .labels import (
+    check_clients_share_labels,
+    class_reader,
+    encode_labels,
+    merged_said,
+    span_labels,
+)
+from .reading.cells import reason as reason_of
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
 from .reading.picture_limits import MOST_PIXELS
@@ -37,11 +44,11 @@ class Corpus:
     """
 
     texts: list[str]
-    """One a row, never empty."""
+    """One a row, never empty; of texts with marked spans the records (``spans``)."""
     labels: np.ndarray | None
-    """int64[rows], index into `label_names`; None for a task without labels."""
+    """int64[rows], index into `label_names`; None if records as a whole have no class."""
     label_names: tuple[str, ...]
-    """The classes in order; empty for such a task."""
+    """The labels in order; empty for a task without any."""
     groups: list[str] | None
     """Each row's value of the group column; "" if it has none."""
     clients: list[str] | None
@@ -104,6 +111,7 @@ def load_corpus(
             f"data.text_column and data.label_column both name {label_column!r}. Name the column with the "
             "text (--text-column) and the one with the class (--label-column)."
         )
+    reads = spec_of(task).reads
     sources = _read_sources(spec, spec_of(task), client_column, grouped, declared, largest)
     domain = {label_name(name) for name in spec.labels or ()}
     read = class_reader(spec.labels or (), spec.spellings) if label_column else str
@@ -113,13 +121,16 @@ def load_corpus(
     for row in (
         Row(table, row, held_out) for table, held_out in sources for row in range(len(table))
     ):
-        reason = _filled(row, spec, label_column, client_column, domain, read, declared)
+        reason = _filled(row, spec, label_column, client_column, domain, read, declared, reads)
         if reason:
             dropped[reason] += 1
         else:
             kept.append(row)
             if row.spelled != row.label:
                 merged[row.spelled, row.label] += 1
+    if not declared:
+        for table, _ in sources:
+            table.checked()
     if not kept and not declared:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise DataError(
@@ -129,7 +140,9 @@ def load_corpus(
     label_names: tuple[str, ...] = ()
     labels = None
     notes = (*_notes([table for table, _ in sources]), *merged_said(merged))
-    if label_column:
+    if label_column and reads == "spans":
+        label_names = span_labels(kept, spec, label_column)
+    elif label_column:
         if client_column and spec.labels is None:
             check_clients_share_labels(kept, client_column)
         label_names, labels = encode_labels(kept, spec, label_column)
@@ -153,13 +166,15 @@ def _filled(
     domain: set[str],
     read: Callable[[str], str],
     declared: bool,
+    reads: str,
 ) -> str:
     """Clean what the row holds; the reason to leave it out, "" if there is none."""
     if row.row in row.table.faults:
         return "unreadable"
     try:
-        fill(row, spec, label_column, client_column, read)
-    except Exception:  # whatever it is, it is this row's alone
+        fill(row, spec, label_column, client_column, read, spans=reads == "spans")
+    except Exception as error:  # whatever it is, it is this row's alone
+        row.table.faults[row.row] = reason_of(error)
         return "unreadable"
     return (
         ("" if row.text else "empty text")
@@ -222,6 +237,7 @@ def _read_sources(
         largest=largest,
         dialogues=kind.reads == "dialogues",
         answers=spec.answer_column if kind.reads == "dialogues" else None,
+        spans=kind.reads == "spans",
     )
     train = read(path, spec.text_column, needed + grouping)
     tables = [(train, False)]

@@ -75,8 +75,7 @@ class TokensInMemory(TokenStore):
 
     @cached_property
     def ids(self) -> np.ndarray:
-        values = np.concatenate(self.values)
-        return values.astype(np.int32) if values.dtype.kind == "i" else values
+        return np.concatenate(self.values)
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -182,8 +181,10 @@ def tokens_of(
     state = " ".join([base_digest(folder), *map(version, _LIBRARIES), __version__])
     end_with_eos = job.kind.ends_texts and job.data.end_of_text
     request = _Request(corpus.texts, corpus.labels, job.model.max_length, end_with_eos, left_out)
-    state += inputs_state(job.kind, job.model)
-    return _found_or_made(request, state, lambda: inputs_for(job.kind, folder, job.model), touch)
+    state += inputs_state(job.kind, job.model, job.data.labels)
+    return _found_or_made(
+        request, state, lambda: inputs_for(job.kind, folder, job.model, job.data.labels), touch
+    )
 
 
 def tokenise(

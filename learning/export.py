@@ -87,8 +87,9 @@ def _configuration(learner: Learner) -> Iterator[None]:
         return
     backbone: Any = learner.network.backbone
     if learner.job.data.labels:
-        backbone.config.id2label = dict(enumerate(learner.job.data.labels))
-        backbone.config.label2id = {label: i for i, label in enumerate(learner.job.data.labels)}
+        names = learner.job.kind.output_names(learner.job.data.labels)
+        backbone.config.id2label = dict(enumerate(names))
+        backbone.config.label2id = {name: i for i, name in enumerate(names)}
     built = transformers.AutoConfig.from_pretrained(sealed(learner.folder), trust_remote_code=False)
     pairs = [
         (config, source)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..job import Job, ModelSpec
+    from .tasks.task import Answer
 
 _CHARACTERS_A_TOKEN = 64
 _FEWEST_CHARACTERS = 4096
@@ -47,7 +48,7 @@ class Inputs(Protocol):
     """
 
     dtype: ClassVar[type[Any]]
-    """Of rows, as they are kept: ``numpy.int32``, ``numpy.float32`` or ``numpy.uint8``."""
+    """Of rows, as they are kept: ``numpy.int32``, ``numpy.int64``, ``numpy.float32`` or ``numpy.uint8``."""
     varied: ClassVar[bool] = False
     """Whether rows differ in length, so that some are padded; else all are equally long."""
     targets: ClassVar[bool] = False
@@ -72,9 +73,17 @@ class Inputs(Protocol):
         """The same, as a job's ``model`` section asks for them; a ``ModelError`` if that cannot be."""
         return self
 
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The same, for records in which these labels stand."""
+        return self
+
     def record(self, given: str) -> str:
         """The record that somebody asks about, as a column would say it; empty if it says nothing."""
         return clean_text(given)
+
+    def told(self, record: str, answer: Answer, limit: int) -> Answer:
+        """What an answer means in the record that was asked about; `limit`: as in `encode`."""
+        return answer
 
     def encode(self, records: Sequence[str], limit: int, *, ends: bool = False) -> list[Any]:
         """A row of at most `limit` numbers for each record, which is the cleaned text of its column.
@@ -127,14 +136,16 @@ class Inputs(Protocol):
         return {}
 
 
-def inputs_for(kind: TaskSpec, folder: Path, model: ModelSpec) -> Inputs:
-    """What a task reads, for the base model in `folder` and as the job's `model` section says."""
+def inputs_for(
+    kind: TaskSpec, folder: Path, model: ModelSpec, labels: Sequence[str] | None = None
+) -> Inputs:
+    """What a task reads, for the base model in `folder`, as a job's `model` section and its `labels` say."""
     module, _, name = kind.inputs.partition(":")
     found: Inputs = getattr(import_module(module), name).load(folder)
-    return found.as_asked(model)
+    return found.as_asked(model).with_labels(labels or ())
 
 
-def inputs_state(kind: TaskSpec, model: ModelSpec) -> str:
+def inputs_state(kind: TaskSpec, model: ModelSpec, labels: Sequence[str] | None = None) -> str:
     """Which code reads the records of a task, and what a job asks of it: rows are kept under it.
 
     The code is not imported for that.
@@ -145,7 +156,8 @@ def inputs_state(kind: TaskSpec, model: ModelSpec) -> str:
     origin = getattr(find_spec(module), "origin", None)
     code = Path(origin).read_bytes() if origin else b""
     asked = f"{model.image_size} {model.template} {model.answers}"
-    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()} {asked}"
+    named = f" {list(labels or ())}" if kind.reads == "spans" else ""
+    return f"{kind.inputs} {hashlib.sha256(code).hexdigest()} {asked}{named}"
 
 
 def beginning(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
@@ -166,7 +178,7 @@ def most_characters(max_length: int) -> int:
 class Texts(Inputs):
     """Token ids, and a mask that separates them from padding."""
 
-    dtype = np.int32
+    dtype: ClassVar[type[Any]] = np.int32
     varied = True
     targets = False
     penalty: ClassVar[float] = 1.2

@@ -22,6 +22,7 @@ from .reading.names import (
     stands_for_nothing,
 )
 from .rows import Row
+from .spans import labels_of, marked
 
 # Above this many classes, of which most stand on one row only, a label column holds ids or scores.
 _MOST_CLASSES_OF_ONE_ROW = 20
@@ -102,6 +103,34 @@ def encode_labels(
             f"{verb(count, 'has', 'have')} it.{others} Add it to data.labels, or correct the rows."
         )
     return tuple(names), np.array([index[row.label] for row in rows], dtype=np.int64)
+
+
+def span_labels(rows: Sequence[Row], spec: DataSpec, column: str) -> tuple[str, ...]:
+    """The labels of spans in order: those that a job names, or those that the rows have."""
+    found = labels_of(row.text for row in rows)
+    names = sort_names(found) if spec.labels is None else [clean_text(n) for n in spec.labels]
+    known = {canonical(name) for name in names}
+    if len(known) < len(names) or "" in known:
+        raise DataError("data.labels names a label twice, or an empty one. Name each label once.")
+    if not names and rows:
+        raise DataError(
+            f"{rows[0].table.source}: column {column!r} marks no span at all, so there is nothing to learn. "
+            "Check data.label_column, or name the labels in data.labels."
+        )
+    if spec.labels is None and (pairs := alike(names)):
+        raise DataError(
+            f"{rows[0].table.source}: spans of column {column!r} have the labels {alike_said(pairs)}"
+        )
+    for row in rows:
+        for span in marked(row.text).spans:
+            if span.label not in known:
+                held = marked(row.text).text[span.start : span.end]
+                raise DataError(
+                    f"{row.place}: the span {quoted(held)} has the label {quoted(span.label)}, which is not "
+                    f"in data.labels ({', '.join(map(repr, names))}). Add it to data.labels, or correct the "
+                    "rows."
+                )
+    return tuple(names)
 
 
 def _check_found_labels(rows: Sequence[Row], names: Sequence[str], column: str) -> None:

@@ -40,13 +40,13 @@ def load_learner(job: Job, classes: int, shaping: Shaping = PLAIN) -> Learner:
     classes: number of labels, 0 for a task without any. shaping: what the job's strategy makes of the
     adapter. Raises ``ModelError``.
     """
-    outputs = classes or job.kind.outputs
+    outputs = job.kind.outputs_for(classes)
     checked(job)  # before anything of it is parsed
     folder = base_folder(job.model.base)
     device = choose_device(job.training.device)
     torch.manual_seed(job.seed)
     found = _load_backbone(job, folder, outputs, device)
-    backbone, inputs = found.model, inputs_for(job.kind, folder, job.model)
+    backbone, inputs = found.model, inputs_for(job.kind, folder, job.model, job.data.labels)
     _check(job, backbone)
     inputs.fit(backbone, job.model.base)
     # Placed before the adapter is added: an optimizer must never hold tensors that stay behind. What is

@@ -30,9 +30,9 @@ class Counts(Protocol):
 class TaskCounts(Counts, Protocol):
     """The counts of one task: exact ones as an object, and what those of a private job are.
 
-    Those of a private job are cells and sums (``private_counts``). Each record adds one to one of the cells,
-    and to each sum between 0 and its cap. Noise, its cost and the room in a secure sum follow from
-    these declarations, whatever the cells and sums mean.
+    Those of a private job are cells and sums (``private_counts``). Each record adds one to one of the cells
+    (or to several, in all at most ``TaskSpec.adds``), and to each sum between 0 and its cap. Noise, its cost
+    and the room in a secure sum follow from these declarations, whatever the cells and sums mean.
     """
 
     reals: ClassVar[int]

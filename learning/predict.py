@@ -22,6 +22,7 @@ from .loading import load_learner
 from .model import Learner
 from .shapes import Passes, rows_of
 from .tasks import Task, task_for
+from .tasks.task import FoundSpan
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256
@@ -42,11 +43,14 @@ class Prediction:
     """The text that a language model continued with."""
     values: dict[str, float] = field(default_factory=dict)
     """Numbers by name, of a task that answers with numbers."""
+    spans: tuple[FoundSpan, ...] | None = None
+    """Of a task that marks spans: those that were found, in characters of `text`, which is then cleaned."""
 
     @property
     def said(self) -> bool:
         """Whether there is an answer."""
-        return bool(self.probabilities or self.values) or self.continuation is not None
+        answered = bool(self.probabilities or self.values)
+        return answered or self.continuation is not None or self.spans is not None
 
 
 class Predictor:
@@ -83,11 +87,17 @@ class Predictor:
     def _answer(self, texts: Sequence[str]) -> list[Prediction]:
         rows = [self._read(text) for text in texts]
         found = [Prediction(text, {}) for text in texts]
+        inputs = self._learner.inputs
         for places, outputs in self._outputs(rows):
             answers = self._task.answers(outputs, self._labels)
             for place, answer in zip(places, answers, strict=True):
+                record = inputs.record(texts[place])
+                told = inputs.told(record, answer, self._learner.longest)
                 found[place] = Prediction(
-                    texts[place], dict(answer.probabilities), values=dict(answer.values)
+                    texts[place] if told.text is None else told.text,
+                    dict(told.probabilities),
+                    values=dict(told.values),
+                    spans=told.spans,
                 )
         return found
 

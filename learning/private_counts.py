@@ -2,11 +2,13 @@
 
 A record adds one to one cell, and to each sum at most ``LOSS_STEPS``. What these are, a task declares
 (``metrics.TaskCounts``); the first sum is the loss. So unit noise on each cell and ``LOSS_STEPS`` times as
-much on the loss hide any one record, whatever the model; each of m sums has sqrt(m) times as much.
+much on the loss hide any one record, whatever the model; each of m sums has sqrt(m) times as much. A task
+whose records add to several cells says how much at most, all together (``TaskSpec.adds``): noise of each cell
+is so many times as much.
 
-If groups of records are protected, each group adds ``GROUP_COUNTS`` to the cells, dealt out evenly to
-its records, and the means of what they add to the sums. Noise of ``GROUP_COUNTS`` times as much on each cell
-hides any one group. Were its records counted as they are, up to k of them, the noise would have to be k
+If groups of records are protected, each group adds ``GROUP_COUNTS`` times that to the cells, dealt out evenly
+to its records, and the means of what they add to the sums. Noise of ``GROUP_COUNTS`` times as much on each
+cell hides any one group. Were its records counted as they are, up to k of them, the noise would have to be k
 times as much for groups that mostly have fewer: the same noise against less to be seen in it.
 """
 
@@ -69,23 +71,24 @@ class PrivateCounts:
         )
 
     def scaled(self, to: int) -> PrivateCounts:
-        """As if the examples were so many: cells that sum to exactly `to`, and the sums likewise."""
-        if not self.examples:
+        """As if the cells were so many: they sum to exactly `to`, and the sums are less in proportion."""
+        counted = int(self.cells.sum())
+        if not counted:
             return self
         exact = self.cells.ravel() * to
-        cells, rest = np.divmod(exact, self.examples)
+        cells, rest = np.divmod(exact, counted)
         cells[np.argsort(-rest, kind="stable")[: to - int(cells.sum())]] += 1
-        sums = np.array([round(int(one) * to / self.examples) for one in self.sums], np.int64)
+        sums = np.array([round(int(one) * to / counted) for one in self.sums], np.int64)
         return self._with(cells.reshape(self.cells.shape), sums)
 
     def bounded(self, job: Job) -> PrivateCounts:
         """The same as noise is to hide it: what a neighbour changes is within ``planning.noise.change_of``.
 
         Guarantee under unit "group", for counts of a ``PrivateTask``: one group more or less changes
-        the cells by a vector of L2 norm at most GROUP_COUNTS, for its entries are of one sign and sum
-        to that at most; and each sum by at most LOSS_STEPS, for it changes before the division by at
-        most GROUP_COUNTS * LOSS_STEPS, and rounding keeps differences that are whole numbers. One
-        record more or less in a group that stays changes them by no more.
+        the cells by a vector of L2 norm at most GROUP_COUNTS (times ``TaskSpec.adds``), for its entries
+        are of one sign and sum to that at most; and each sum by at most LOSS_STEPS, for it changes before
+        the division by at most GROUP_COUNTS * LOSS_STEPS, and rounding keeps differences that are whole
+        numbers. One record more or less in a group that stays changes them by no more.
         """
         if job.per_client:
             return self.scaled(CLIENT_COUNTS)
@@ -138,6 +141,8 @@ class PrivateTask:
     """0 for a task without labels."""
     loss_clip: float | None = None
     """The most that a record's loss counts, in place of the task's own cap."""
+    adds: int = 1
+    """The most that a record adds to the cells (``TaskSpec.adds``)."""
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.losses(logits, batch)
@@ -159,9 +164,18 @@ class PrivateTask:
         # In shares first: a product with an inverse cap could be infinite, and its whole part anything.
         shares = np.clip(sums / caps, 0.0, 1.0)
         steps = weights @ np.rint(shares * LOSS_STEPS).astype(np.int64)
-        cells = np.zeros(zero.cells.size, np.int64)
-        np.add.at(cells, self.task.cells(logits, batch), weights)
+        cells = self._cells(self.task.cells(logits, batch), weights, zero.cells.size)
         return PrivateCounts(self.kind, self.classes, cells.reshape(zero.cells.shape), steps)
+
+    def _cells(self, added: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+        """All that records add, int64[size]; of one that would add more than `adds` the first cells count."""
+        if added.ndim == 1:
+            cells = np.zeros(size, np.int64)
+            np.add.at(cells, added, weights)
+            return cells
+        reached = np.minimum(np.maximum(added, 0).cumsum(axis=1), self.adds)
+        found: np.ndarray = weights @ np.diff(reached, axis=1, prepend=0)
+        return found
 
     def zero(self) -> PrivateCounts:
         return PrivateCounts.zero(self.kind, self.classes)

@@ -15,6 +15,7 @@ from .inputs import Texts
 from .network import POOLED_LAYERS
 from .quantization import written
 from .usage_of_dialogues import ASKED, asking
+from .usage_of_spans import marking
 
 Json = Mapping[str, Any]
 
@@ -26,6 +27,9 @@ def usage(card: Json, folder: str = "adapter") -> str:
     """
     if "pictures" in card and card["labelled"]:
         parts = [_imports(card), _loading(card, folder), _reading_pictures(card), _seeing(card)]
+    elif "word" in card:
+        parts = [_imports(card), _loading(card, folder), _reading(card)]
+        parts.append(marking(card, [*_padded(card), *_run(card)]))
     elif "pad_token_id" not in card or not (card["labelled"] or card.get("continues", True)):
         return _with_umbel(card)
     else:
@@ -51,6 +55,8 @@ def _with_umbel(card: Json) -> str:
 def _imports(card: Json) -> list[str]:
     pictures = "pictures" in card
     lines = [] if pictures else ["import unicodedata"]
+    if "word" in card:
+        lines.insert(0, "import re")
     if card["base"].startswith("package:") and card["adapter"] != "full":
         lines.append("from importlib.util import find_spec")
     lines += ["from pathlib import Path", ""]
@@ -70,7 +76,7 @@ def _imports(card: Json) -> list[str]:
 
 
 def _loading(card: Json, place: str) -> list[str]:
-    options = ["dtype=torch.float32"]
+    options, names = ["dtype=torch.float32"], "tags" if "word" in card else "labels"
     if card["adapter"] == "full":
         loaded = card["loader"].format(f"folder, {options[0]}")
         lines = [f"model = {loaded}.eval()", "config = model.config"]
@@ -81,8 +87,8 @@ def _loading(card: Json, place: str) -> list[str]:
         options += quantised
         if card["own_head"]:
             options += [
-                "id2label=dict(enumerate(labels))",
-                "label2id={n: i for i, n in enumerate(labels)}",
+                f"id2label=dict(enumerate({names}))",
+                f"label2id={{n: i for i, n in enumerate({names})}}",
             ]
         lines = [
             *_base(card),
@@ -92,6 +98,8 @@ def _loading(card: Json, place: str) -> list[str]:
             "config = base.config",
         ]
     named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
+    if "word" in card:
+        named.append('tags = ["O", *(f"{part}-{label}" for label in labels for part in "BI")]')
     lines = [
         f"folder = {_text(place)}  # beside which this runs; else its whole path",
         "if not Path(folder).is_dir():  # which would be looked for on the hub",

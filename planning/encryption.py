@@ -146,7 +146,7 @@ def encryption_refusals(
     longest = counts_of(job.kind).most(job.model.max_length)
     noised = 0.0
     if job.private:
-        longest = LOSS_STEPS
+        longest = LOSS_STEPS * job.kind.adds
     with contextlib.suppress(PlanRefused):  # of noise that is not enough: said elsewhere
         test = None if job.per_client else terms.test_event(tests)
         widest = math.sqrt(max(terms.change.sums_squared, terms.change.cells_squared))

@@ -191,7 +191,10 @@ def _released(job: Job, training_size: int) -> tuple[int, float, Kind]:
 def change_of(job: Job) -> Change:
     """The most by which neighbours differ in the counts of a test."""
     one = CLIENT if job.per_client else GROUP if job.per_group else RECORD
-    return replace(one, sums=len(counts_of(job.kind).caps(len(job.data.labels or ()))))
+    # A client's counts are scaled to one sum, whatever its records add.
+    squared = one.cells_squared * (1 if job.per_client else job.kind.adds**2)
+    sums = len(counts_of(job.kind).caps(len(job.data.labels or ())))
+    return replace(one, cells_squared=squared, sums=sums)
 
 
 @contextlib.contextmanager

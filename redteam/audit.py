@@ -211,7 +211,7 @@ def _canaries(
 
 def _records(subject: Subject, federation: Federation, learner: Learner) -> Records:
     """Features of some real records of the audited client; none for a language model."""
-    if not learner.job.kind.labelled or not learner.job.noised_locally:
+    if not learner.job.kind.classified or not learner.job.noised_locally:
         return Records.none()
     share = next(s for s in federation.shares if s.name == subject.client["name"])
     some = a_few(with_features(learner, federation.data(share).train), _RECORDS_BESIDE)

@@ -206,7 +206,7 @@ class Inverter:
 
 def _head(learner: Learner) -> str | None:
     """Name of the weight of a linear head that is trained."""
-    if not learner.job.kind.labelled:
+    if not learner.job.kind.classified:
         return None
     head = learner.network.head
     if not isinstance(getattr(head, "original_module", head), torch.nn.Linear):

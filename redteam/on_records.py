@@ -32,7 +32,7 @@ def mislabelled(
     """Wrong labels put into training: what models say of them, from outside."""
     if subject.job.privacy.unit != "example":
         return {"skipped": no_claim(subject.job)}
-    if not subject.job.kind.labelled:
+    if not subject.job.kind.classified:
         return {"skipped": "only for a task with classes"}
     if not learner.network.head_alone:
         return {

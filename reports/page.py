@@ -16,6 +16,7 @@ from ..quantities import (
     duration_text,
     durations_text,
     epsilon_text,
+    is_share,
     metric_text,
     size_text,
     undefined,
@@ -169,7 +170,7 @@ def _results(record: RunRecord) -> dict[str, Any]:
     notes.append(own_models_line(record))
     return {
         "standings": standings(record),
-        "bars": record.metric.key == "accuracy",
+        "bars": is_share(record.metric.key),
         "notes": [note for note in notes if note],
     }
 

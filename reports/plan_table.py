@@ -14,6 +14,7 @@ from ..quantities import (
     OUTWEIGHED,
     count_text,
     epsilon_text,
+    is_share,
     metric_text,
     size_text,
 )
@@ -141,8 +142,8 @@ def _tests_line(tests: dict[str, Any]) -> str:
     )
     if tests["deviation"] is not None:
         amount, metric = float(tests["deviation"]), tests["deviation_of"]
-        blur = f"{100 * amount:.1f} points" if metric == "accuracy" else metric_text(metric, amount)
-        if metric == "accuracy" and amount > OUTWEIGHED:
+        blur = f"{100 * amount:.1f} points" if is_share(metric) else metric_text(metric, amount)
+        if is_share(metric) and amount > OUTWEIGHED:
             parts.append("which noise outweighs")
         else:
             parts.append(f"noise moves {metric} by {blur} (one standard deviation)")

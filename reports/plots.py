@@ -11,7 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from ..quantities import delta_text, epsilon_text, metric_text, short
+from ..quantities import (
+    delta_text,
+    epsilon_text,
+    is_share,
+    metric_text,
+    short,
+)
 from ..run.events import Evaluation, Holdout, number
 from ..run.record import RunRecord
 from ..tasks.spec import MainMetric
@@ -63,7 +69,7 @@ def percentile_band(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, n
 
 def metric_axis(axes: Axes, metric: MainMetric, values: list[float]) -> None:
     """Scale and ticks for `metric`: percent, or a logarithm if perplexity spans decades."""
-    if metric.key == "accuracy":
+    if is_share(metric.key):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_ylim(max(0, min(values) - 0.04), min(1, max(values) + 0.04))
         return

@@ -14,6 +14,7 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from ..learning.predict import Prediction, Predictor
     from ..learning.reading.layout import Layout
+    from ..learning.tasks.task import FoundSpan
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -53,7 +54,11 @@ def read_texts(
     elif file is not None and reads == "dialogues":
         found = Texts(found.asked + _of_dialogues(file, column, layout))
     elif file is not None:
-        read = _of_table(file, column, layout) if _is_table(file) else _of_lines(file, layout)
+        read = (
+            _of_table(file, column, layout, lists=reads == "spans")
+            if _is_table(file)
+            else _of_lines(file, layout)
+        )
         found = Texts(found.asked + read.asked, read.notes)
     unreadable = [one for one in found.asked if one.fault]
     if unreadable and not any(one.text.strip() for one in found.asked):
@@ -80,10 +85,10 @@ def _is_table(file: Path) -> bool:
     return file.is_dir() or (file.exists() and ending(file) in TABLES)
 
 
-def _of_table(file: Path, column: str, layout: Layout) -> Texts:
+def _of_table(file: Path, column: str, layout: Layout, *, lists: bool) -> Texts:
     from ..learning.reading.tables import read_table
 
-    table = read_table(file, column, every=True, layout=layout)
+    table = read_table(file, column, every=True, layout=layout, lists=lists)
     asked = [
         Asked(text or "", f"{table.unit} {number}", table.faults.get(row, ""))
         for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
@@ -199,6 +204,10 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         }
         if prediction is not None:
             values = asdict(prediction)
+            if prediction.spans is None:
+                del values["spans"]
+            else:
+                values["spans"] = [one._asdict() for one in prediction.spans]
         if asked.shown is not None and values["continuation"] is None:
             values["text"] = asked.shown
         if asked.place:
@@ -213,12 +222,18 @@ def prediction_line(asked: Asked, prediction: Prediction | None, as_json: bool) 
         return f"{asked.shown}\n{prediction.continuation.strip()}"
     if prediction.continuation is not None:
         return prediction.text + prediction.continuation
+    if prediction.spans is not None:
+        return f"{_spans(prediction.spans)}  {_one_line(prediction.text)}"
     if prediction.values:
         found = "  ".join(f"{name} {value:g}" for name, value in prediction.values.items())
         return f"{found}  {_one_line(prediction.text)}"
     label, probability = next(iter(prediction.probabilities.items()))
     said = prediction.text if asked.shown is None else asked.shown
     return f"{label}  {probability:.3f}  {_one_line(said)}"
+
+
+def _spans(spans: tuple[FoundSpan, ...]) -> str:
+    return ", ".join(f"{s.label} {s.start}-{s.end} {_one_line(s.text)}" for s in spans) or "no span"
 
 
 def _one_line(text: str) -> str:

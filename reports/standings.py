@@ -6,7 +6,14 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..quantities import WHY_NOT_DEFINED, epsilon_text, metric_text, spread_text, undefined
+from ..quantities import (
+    WHY_NOT_DEFINED,
+    epsilon_text,
+    is_share,
+    metric_text,
+    spread_text,
+    undefined,
+)
 from ..run.events import Json, number
 from ..run.outcome import figure_text
 from ..run.record import RunRecord
@@ -124,7 +131,7 @@ def noised_text(record: RunRecord) -> str:
 def _with_noise(record: RunRecord, figures: Json) -> str:
     key = record.metric.key
     text = figure_text(figures, key)
-    if key != "accuracy" or record.blur is None or undefined(figures, key):
+    if not is_share(key) or record.blur is None or undefined(figures, key):
         return text
     return f"{text} ± {metric_text(key, record.blur)}"
 

@@ -22,6 +22,7 @@ from ..quantities import (
     duration_text,
     durations_text,
     epsilon_text,
+    is_share,
     metric_text,
     size_text,
     spread_text,
@@ -61,8 +62,8 @@ def result_table(record: RunRecord) -> RenderableType:
         f"  {record.task}, {len(record.client_names):,} clients, ",
         (record.state, "green" if record.finished else "yellow"),
     )
-    accuracy = record.metric.key == "accuracy"
-    table: RenderableType = _accuracy_table(record) if accuracy else _before_and_after_table(record)
+    share = is_share(record.metric.key)
+    table: RenderableType = _share_table(record) if share else _before_and_after_table(record)
     if untested := untested_line(record):
         table = Text(f"\n{untested}\n", style="yellow")
     said = [EXACT if record.exact else NOISED if record.noised else "", undefined_line(record)]
@@ -92,10 +93,12 @@ def plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
 
 
-def _accuracy_table(record: RunRecord) -> Table:
+def _share_table(record: RunRecord) -> Table:
     table = plain_table()
     table.add_column("Model", overflow="fold")
-    table.add_column("Accuracy on all\nsites' held-out records", min_width=_BAR_CELLS + 7)
+    table.add_column(
+        f"{record.metric.label} on all\nsites' held-out records", min_width=_BAR_CELLS + 7
+    )
     table.add_column("On own\nheld-out records", justify="right")
     table.add_column("Epsilon", justify="right")
     for row in standings(record):

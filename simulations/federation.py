@@ -98,14 +98,19 @@ class Federation:
 
     def partition_event(self) -> Partition:
         """Who holds what, for metrics.jsonl."""
-        labels = list(self.job.data.labels or ())
+        labels = self._classes
         clients = {share.name: self._holdings(share, labels) for share in self.shares}
         return Partition(labels, clients, self.dropped, self.holdings())
+
+    @property
+    def _classes(self) -> list[str]:
+        """Of records as a whole."""
+        return list(self.job.data.labels or ()) if self.job.kind.classified else []
 
     def holdings(self) -> dict[str, Any]:
         """What the file holds, all clients together: for whoever brought it."""
         held = np.concatenate([np.r_[share.train, share.test] for share in self.shares])
-        labels, names = np.asarray(self.store.labels)[held], self.job.data.labels or ()
+        labels, names = np.asarray(self.store.labels)[held], self._classes
         counts = np.bincount(labels[labels >= 0], minlength=len(names))
         tested = np.concatenate([share.test for share in self.shares])
         of_tested = np.asarray(self.store.labels)[tested]
@@ -120,7 +125,9 @@ class Federation:
             "dropped": self.dropped,
             "groups": self._groups(held),
             "too_short": int(((lengths > 0) & (lengths < self.job.kind.shortest)).sum()),
-            "longest": float((lengths >= most).mean()) if self.job.kind.reads == "texts" else 0.0,
+            "longest": float((lengths >= most).mean())
+            if self.job.kind.reads in ("texts", "spans")
+            else 0.0,
             "max_length": most,
             "cut": self.cut,
             "look": list(self.look),
@@ -185,7 +192,8 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
     if job.kind.reads == "texts":
         listener.started("texts", 0)
     # A dialogue that loses its first turns may be of any length then.
-    full = job.kind.reads == "texts" and (lengths >= job.model.max_length).mean() > WORTH
+    texts = job.kind.reads in ("texts", "spans")
+    full = texts and (lengths >= job.model.max_length).mean() > WORTH
     return Federation(
         job=job,
         store=store,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from ..job import Job
 from ..learning.base_model import pinned
 from ..learning.data import Corpus, load_corpus
 from ..learning.reading.picture_limits import MOST_PIXELS
+from ..learning.spans import marked
 from ..planning.limits import secure_limits
 from ..privacy.secagg.roster import Limits
 from ..run.run_folder import RunFolder
@@ -191,6 +193,10 @@ def _write(path: Path, job: Job, corpus: Corpus, rows: np.ndarray) -> None:
     from pyarrow import parquet
 
     columns: dict[str, list[str]] = {job.data.text_column: [corpus.texts[row] for row in rows]}
+    if job.kind.reads == "spans":
+        found = [marked(corpus.texts[row]) for row in rows]
+        columns[job.data.text_column] = [one.text for one in found]
+        columns[job.data.label_column or "label"] = [json.dumps(one.spans) for one in found]
     if corpus.labels is not None:
         names = corpus.label_names
         columns[job.data.label_column or "label"] = [names[corpus.labels[row]] for row in rows]

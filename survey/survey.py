@@ -153,6 +153,11 @@ def survey(job: Job, started: Callable[[str], None] = lambda _: None) -> Survey:
     """
     if job.data.path is None:
         raise DataError("Name the file to look at, with --data FILE.")
+    if job.kind.reads == "spans":
+        raise DataError(
+            f"A look at a file is for texts with classes, but {job.task} reads marked spans: umbel "
+            "plan reads them and says what is wrong; so does umbel client init --reads spans for an owner."
+        )
     layout, names = _named(job)
     seen = _look(job, layout, names, lambda: started("columns"))
     table, described = seen.table, seen.described

@@ -7,6 +7,7 @@ task is a module with a ``TaskSpec`` in an installed package that names it as an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 GROUP = "umbel.tasks"
 
-Reads = Literal["texts", "pictures", "dialogues"]
+Reads = Literal["texts", "spans", "pictures", "dialogues"]
 """What a record is."""
 
 
@@ -45,7 +46,7 @@ class TaskSpec:
     purpose: str
     """A sentence of the model card; {labels} stands for the classes."""
     labelled: bool
-    """Whether each text has a class: a column of the data, and names in the job."""
+    """Whether each record has labels, such as a class: a column of the data, and names in the job."""
     adapters: tuple[Literal["lora", "head", "full"], ...]
     """Which can be trained; the first is the default."""
     model_class: str
@@ -66,9 +67,14 @@ class TaskSpec:
     inputs: str = "umbel.learning.inputs:Texts"
     """``module:Class``, a ``learning.inputs.Inputs``: how a record is read, and what a network takes in."""
     reads: Reads = "texts"
-    """What the text column of a table holds."""
+    """What the text column of a table holds: of "spans" texts, in which the label column marks some."""
     outputs: int = 0
-    """Numbers that the head of a task without labels gives for a record; with labels it is one per class."""
+    """Numbers that the head gives for a record (or for each place of a row) beside those for labels."""
+    outputs_per_label: int = 1
+    by_place: bool = False
+    """Whether the head says something of each place of a row; else of a record as a whole."""
+    adds: int = 1
+    """The most that one record adds to the cells of private counts, all together (``metrics.TaskCounts``)."""
     continues: bool = False
     """Whether a prediction continues the text, token by token; else it is what one pass says of a record."""
     softmax: bool = False
@@ -77,6 +83,21 @@ class TaskSpec:
     """Whether the model learns where a text ends."""
     shortest: int = 1
     """Numbers that a record must have for the model to learn from it."""
+
+    @property
+    def classified(self) -> bool:
+        """Whether each record as a whole has one class."""
+        return self.labelled and not self.by_place
+
+    def output_names(self, labels: Sequence[str]) -> list[str]:
+        """Of the numbers that the head gives: of a task that marks spans tags, else the labels."""
+        if self.outputs_per_label == 1:
+            return list(labels)
+        return ["O", *(f"{part}-{label}" for label in labels for part in "BI")]
+
+    def outputs_for(self, labels: int) -> int:
+        """Numbers that the head gives, for a job with so many labels."""
+        return self.outputs + self.outputs_per_label * labels
 
 
 BUILT_IN = {
@@ -115,6 +136,26 @@ BUILT_IN = {
             reads="pictures",
         ),
         TaskSpec(
+            name="token-classification",
+            purpose="It marks {labels} in texts.",
+            labelled=True,
+            adapters=("lora", "full"),
+            model_class="AutoModelForTokenClassification",
+            pools=False,
+            peft_type="TOKEN_CLS",
+            pipeline="token-classification",
+            counts="umbel.learning.span_counts:SpanCounts",
+            main=MainMetric("f1", "Entity F1", True),
+            deciding=Deciding("f1", True, 0.05, share=True),
+            learning="umbel.learning.tasks.token_classification:TokenClassification",
+            inputs="umbel.learning.marked_texts:MarkedTexts",
+            reads="spans",
+            outputs=1,  # outside of spans; for each label the first word of a span, and a further one
+            outputs_per_label=2,
+            by_place=True,
+            adds=16,
+        ),
+        TaskSpec(
             name="causal-lm",
             purpose="It continues texts.",
             labelled=False,
@@ -127,6 +168,7 @@ BUILT_IN = {
             main=MainMetric("perplexity", "Perplexity", False),
             deciding=Deciding("loss", False, 0.1, share=False),  # nats
             learning="umbel.learning.tasks.causal_lm:CausalLm",
+            by_place=True,
             continues=True,
             ends_texts=True,
             shortest=2,
@@ -144,6 +186,7 @@ BUILT_IN = {
             main=MainMetric("perplexity", "Perplexity", False),
             deciding=Deciding("loss", False, 0.1, share=False),  # nats
             learning="umbel.learning.tasks.chat:Chat",
+            by_place=True,
             inputs="umbel.learning.dialogues:Dialogues",
             reads="dialogues",
             continues=True,
@@ -183,6 +226,30 @@ def task_names(*, labelled: bool) -> str:
 def tasks_that_end_texts() -> str:
     """Those of our own whose model may learn where a text ends, likewise."""
     return ", ".join(spec.name for spec in BUILT_IN.values() if spec.ends_texts)
+
+
+def task_figures() -> str:
+    """By which figures models of our own tasks are compared, as a list in a sentence."""
+    found = _by(lambda spec: spec.deciding.key)
+    return " or ".join(f"{key} ({names})" for key, names in found.items())
+
+
+def default_adapters() -> str:
+    """What is trained of our own tasks if a job does not say, as a list in a sentence."""
+    return ", ".join(f'"{key}" for {names}' for key, names in _by(lambda s: s.adapters[0]).items())
+
+
+def tasks_without_pooling() -> str:
+    """Our own tasks whose head does not stand on pooled states, as a list in a sentence."""
+    return _by(lambda spec: str(spec.pools))["False"]
+
+
+def _by(key: Callable[[TaskSpec], str]) -> dict[str, str]:
+    """Our own tasks by a key, as lists."""
+    found: dict[str, list[str]] = {}
+    for spec in BUILT_IN.values():
+        found.setdefault(key(spec), []).append(spec.name)
+    return {one: ", ".join(names) for one, names in found.items()}
 
 
 def _installed() -> dict[str, EntryPoint]:

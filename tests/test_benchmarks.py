@@ -42,6 +42,7 @@ FIGURES = {
     "fedbuff": {"rows", "missed"},
     "pictures": {"pooled", "runs", "reading", "missed"},
     "quantization": {"kinds", "equal", "missed"},
+    "spans": {"f1", "pooled", "points", "missed"},
     "rounds": {"rows", "missed"},
     "strategies": {"board", "missed"},
     "deployment": {"rounds", "trips", "memory", "bars"},

@@ -42,7 +42,7 @@ class Independence:
 
     def __init__(self, learner: Learner, task: Task, fewer: bool = False) -> None:
         self._learner, self._task, self._network = learner, task, learner.network
-        self._language = not learner.job.kind.pools
+        self._by_place = learner.job.kind.by_place
         self._private = learner.job.noised_locally
         self._on_features = self._network.head_alone and self._network.mean_head is not None
         self._tolerance = _TOLERANCE_BFLOAT16 if self._network.autocast else _TOLERANCE
@@ -58,7 +58,7 @@ class Independence:
             through_base = self._private and not self._on_features
             if not through_base or self._network.head_alone:
                 self._outputs()
-            if self._language:
+            if self._learner.job.kind.continues:
                 self._sees_no_later_token()
             if through_base:
                 self._private_training()
@@ -87,7 +87,7 @@ class Independence:
 
     def _rows(self, logits: Tensor, one: Pass) -> list[Tensor]:
         logits = logits.detach()
-        if not self._language:
+        if not self._by_place:
             return list(logits.flatten(1))
         return [row[: len(t)].flatten() for row, t in zip(logits, one.texts, strict=True)]
 

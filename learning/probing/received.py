@@ -141,13 +141,18 @@ class ReceivedWeights:
                 f"other texts in the pass, but {tolerance:g} is allowed (only with training.microbatch = 1 "
                 'and model.padding = "max_length" is each text alone)'
             )
-        tied = 0 if network.autocast else _tied(said, said_apart)
+        continues = self._learner.job.kind.continues
+        tied = 0 if network.autocast or continues else _tied(*map(self._real, (said, said_apart)))
         if tied < _MOST_TIED:
             return ""
         return (
             f"rounding decides what it says of {tied} of {len(_WEIGHTS)} invented texts, so one more "
             "record would change the counts of others"
         )
+
+    def _real(self, said: _Said) -> _Said:
+        """Without what is said of padding."""
+        return {n: row[: len(self._texts[n])] if row.dim() > 1 else row for n, row in said.items()}
 
     def _arrangements(self, autocast: bool) -> tuple[_Passes, _Passes]:
         """Both, as tokens or as features, which no trained weight changes if a head alone trains."""
@@ -220,13 +225,13 @@ def _tied(said: _Said, apart: _Said) -> int:
     """Of how many texts rounding decides the likeliest class: margins as small as what it moves logits by.
 
     Classes that are equal to the last bit, as before the first round, are decided by their order.
-    Language models, and heads with a single output, are held to their gradients alone: what is counted of
-    them is losses first of all.
+    Of a text whose places have an answer each, half of them count. Language models, and heads with a single
+    output, are held to their gradients alone: what is counted of them is losses first of all.
     """
-    texts = [n for n in said if n >= 0 and said[n].dim() == 1 and said[n].numel() > 1]
+    texts = [n for n in said if n >= 0 and said[n].shape[-1] > 1]
     if not texts:
         return 0
     moved = max(float((said[place] - apart[place]).abs().max()) for place in texts)
     best = (said[place].topk(2).values for place in texts)
-    margins = [float(first - second) for first, second in best]
+    margins = [float((two[..., 0] - two[..., 1]).median()) for two in best]
     return sum(margin + moved > 0 and margin <= _NEAR * moved for margin in margins)

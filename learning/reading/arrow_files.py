@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def read_arrow(
     required: list[str],
     extra: list[str],
     pictures: bool = False,
-    nested: bool = False,
+    nested: Collection[str | None] = (),
 ) -> Table:
     """Columns of a Parquet or Feather file; `pictures`: column `text` may hold the bytes of such files;
-    `nested`: or lists and structures, which become JSON."""
+    `nested`: columns that may hold lists and structures, which become JSON."""
     try:
         schema = arrow_schema(path)
         columns = _there(str(path), schema, required, extra)
@@ -106,7 +106,7 @@ def read_folder(
     extra: list[str],
     split: str | None,
     pictures: bool = False,
-    nested: bool = False,
+    nested: Collection[str | None] = (),
 ) -> Table:
     """Columns of a saved dataset, or of the split of several that `split` names."""
     names = split_names(path)
@@ -167,7 +167,7 @@ def _table(
     extra: Sequence[str],
     features: dict[str, Any],
     pictures: bool,
-    nested: bool,
+    nested: Collection[str | None],
 ) -> Table:
     values: dict[str, list[str | None]] = {}
     faults: dict[int, str] = {}
@@ -183,9 +183,8 @@ def _table(
         if pictures and name == text and (held := bytes_of(column_at(table, name))) is not None:
             values[name] = held
             continue
-        is_text = name == text
         column = column_at(table, name)
-        values[name] = arrow_cells(name, column, classes, is_text, missed, nested and is_text)
+        values[name] = arrow_cells(name, column, classes, name == text, missed, name in nested)
     for row in faults:
         for column in values.values():
             column[row] = None

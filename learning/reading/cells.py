@@ -108,10 +108,12 @@ def arrow_cells(
     for row, scalar in enumerate(column):
         try:
             value = scalar.as_py() if nested else single(scalar.as_py())
+            if classes and nested and isinstance(value, list):
+                value = [_class_name(name, one, classes) for one in value]
             if kind is not None and isinstance(value, float):
                 # The shortest spelling in its own precision: 0.1, not 0.10000000149011612.
                 value = float(str(kind(value)))
-            if classes:
+            if classes and not isinstance(value, list):
                 value = _class_name(name, value, classes)
             found.append(cell(name, value, is_text, nested))
         except Exception as error:

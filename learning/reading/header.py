@@ -13,6 +13,7 @@ import pyarrow.ipc
 from ...errors import DataError
 from . import text_files
 from .arrow_files import ARROW, arrow_schema, split_names, unread_in
+from .conll import CONLL, conll_columns
 from .delimited import DELIMITED, header_of
 from .encoding import usual_codec
 from .layout import USUAL, Layout
@@ -78,6 +79,8 @@ def _names(path: Path, layout: Layout, wanted: Sequence[str]) -> list[str]:
         return schema_paths(arrow_schema(path))
     if suffix in DELIMITED:
         return header_of(path, usual_codec(path, layout.encoding), layout, wanted).names
+    if suffix in CONLL:
+        return conll_columns(path, usual_codec(path, layout.encoding), wanted)
     if suffix in JSON:
         return field_names(path, usual_codec(path, layout.encoding))
     raise unknown_format(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,11 +46,11 @@ def read_lines(
     required: list[str],
     extra: list[str],
     lenient: bool,
-    nested: bool = False,
+    nested: Collection[str | None] = (),
 ) -> Lines:
     """Fields `required` and `extra`; unless `lenient`, ``DataError`` for one that no record has.
 
-    nested: the field `text` may hold lists and objects, which become JSON.
+    nested: fields that may hold lists and objects, which become JSON.
     """
     wanted = required + extra
     values: dict[str, list[str | None]] = {name: [] for name in wanted}
@@ -64,7 +64,7 @@ def read_lines(
         try:
             record = _object(parse(found))
             cells |= {
-                one: cell(one, value_at(record, one), one == text, nested and one == text)
+                one: cell(one, value_at(record, one), one == text, one in nested)
                 for one in required
             }
             cells |= {one: _if_readable(one, value_at(record, one)) for one in extra}

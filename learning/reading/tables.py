@@ -2,21 +2,22 @@
 
 The format follows from the name: ``.csv``, ``.tsv`` and ``.tab`` (quoted like CSV, as spreadsheets and pandas
 write it; the header says what separates the columns), ``.jsonl``, ``.ndjson`` and ``.json`` (``lines``),
-``.xlsx`` (``sheet``), ``.parquet``, ``.feather`` and ``.arrow``, each also compressed (``packing``), and a
-folder that ``datasets`` wrote with ``save_to_disk``. Every failure is a ``DataError`` that says what is
-wrong, where, and what to do.
+``.xlsx`` (``sheet``), ``.conll`` and its like (``conll``), ``.parquet``, ``.feather`` and ``.arrow``, each
+also compressed (``packing``), and a folder that ``datasets`` wrote with ``save_to_disk``. Every failure is a
+``DataError`` that says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
 from ...quantities import counted, verb
 from .arrow_files import ARROW, read_arrow, read_folder, split_names
+from .conll import CONLL, read_conll
 from .delimited import CALLED, DELIMITED, Delimited, Header, quoting_of, read_delimited
 from .dialogues import with_dialogues
 from .encoding import find_encoding, usual_codec
@@ -32,7 +33,7 @@ from .signatures import refuse_other_kinds, unknown_format
 from .table import Table
 from .text_files import TextFolder, holds_texts, is_text_folder
 
-TABLES = (*DELIMITED, *JSON, *SHEETS, *ARROW)
+TABLES = (*DELIMITED, *JSON, *SHEETS, *ARROW, *CONLL)
 """Endings of files that hold columns."""
 
 
@@ -51,6 +52,7 @@ def read_table(
     dialogues: bool = False,
     answers: str | None = None,
     lists: bool = False,
+    spans: bool = False,
 ) -> Table:
     """Read column `text`, which must hold strings, and `others`, whose values become strings.
 
@@ -66,7 +68,7 @@ def read_table(
     `dialogues`: column `text` holds lists of messages, or with `answers`, which is the name of another
     column, a question and its answer (``dialogues``).
 
-    `lists`: column `text` may hold lists and objects, which are read as JSON.
+    `lists`: column `text` may hold lists and objects, which are read as JSON; if `spans`, `others` as well.
 
     `every`: no number of unreadable records is an error, for a caller that has an answer for each.
 
@@ -84,7 +86,8 @@ def read_table(
     if pictures and holds_pictures(path):
         table = PictureFolder(path).read(text, required, split, largest)
     else:
-        nested = lists or (dialogues and answers is None)
+        nested = {text} if lists or (dialogues and answers is None) else set()
+        nested |= {text, *others} if spans else set()
         table = _read(path, text, required, extra, split, lenient, layout, pictures, nested)
         if pictures and text is not None and text in table.columns:
             table = with_pictures(table, text, path if path.is_dir() else path.parent, largest)
@@ -102,7 +105,7 @@ def _read(
     lenient: bool,
     layout: Layout,
     pictures: bool,
-    nested: bool,
+    nested: Collection[str | None],
 ) -> Table:
     if path.is_dir() and (is_text_folder(path) if lenient else holds_texts(path)):
         return TextFolder(path).read(text, required, extra, split, layout.encoding)
@@ -132,7 +135,7 @@ def find_layout(path: Path, given: Layout = USUAL) -> Layout:
     if holds_pictures(path):
         return Layout(sheet=given.sheet)
     refuse_other_kinds(path)
-    if ending(path) not in (*DELIMITED, *JSON):
+    if ending(path) not in (*DELIMITED, *JSON, *CONLL):
         return Layout(sheet=given.sheet)
     codec = find_encoding(path, given.encoding).codec
     if ending(path) in JSON:
@@ -152,7 +155,7 @@ def _read_file(
     lenient: bool,
     layout: Layout,
     pictures: bool,
-    nested: bool,
+    nested: Collection[str | None],
 ) -> Table:
     suffix, source = ending(path), str(path)
     notes = [f"unpacked as {packing(path)}: {inner_name(path)}"] if packing(path) else []
@@ -168,7 +171,7 @@ def _read_file(
     if suffix in ARROW:
         table = read_arrow(path, text, required, extra, pictures, nested)
         return Table(source, table.unit, table.numbers, table.columns, table.faults, tuple(notes))
-    if suffix not in (*DELIMITED, *JSON):
+    if suffix not in (*DELIMITED, *JSON, *CONLL):
         raise unknown_format(path)
     if lenient:
         codec = usual_codec(path, layout.encoding)
@@ -176,6 +179,9 @@ def _read_file(
         encoding = find_encoding(path, layout.encoding)
         codec = encoding.codec
         notes += [encoding.said] if encoding.said else []
+    if suffix in CONLL:
+        table = read_conll(path, codec, text, required, extra)
+        return replace(table, notes=tuple(notes))
     if suffix in JSON:
         if not lenient:
             refuse_shape(path, codec)

@@ -13,12 +13,29 @@ from ..metrics import Counts
 from ..network import Batch
 
 
+class FoundSpan(NamedTuple):
+    """A part of a text, its characters from `start` to `end`, what it is, and how probable that is."""
+
+    text: str
+    start: int
+    end: int
+    label: str
+    probability: float
+
+
 class Answer(NamedTuple):
-    """What a model says of one record: for each class a probability, or numbers by name."""
+    """What a model says of one record: for each class a probability, numbers by name, or spans."""
 
     probabilities: Mapping[str, float] = MappingProxyType({})
     """Most likely first."""
     values: Mapping[str, float] = MappingProxyType({})
+    places: Tensor | None = None
+    """What the head says of each place of the record's row, float32[places, outputs]; ``Inputs.told`` says
+    what that means in the record."""
+    spans: tuple[FoundSpan, ...] | None = None
+    """In order; empty if there are none, None of a task that does not look for any."""
+    text: str | None = None
+    """In which the spans stand."""
 
 
 class Objective(Protocol):
@@ -45,6 +62,9 @@ class Task(Objective, Protocol):
 
     def cells(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """The cell of each example in the counts of a private job (``metrics.TaskCounts``), int64[B], flat.
+
+        Or, if one record adds to several, what each adds to all of them, int64[B, cells]: none below 0, and
+        all together at most ``TaskSpec.adds``.
 
         Outputs that are not finite belong to some cell, too.
         """

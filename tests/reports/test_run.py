@@ -110,7 +110,8 @@ def test_every_task_has_a_metric_and_others_are_refused():
     assert main_metric("text-classification").higher_is_better
     assert not main_metric("causal-lm").higher_is_better
     with pytest.raises(
-        RunFolderError, match="tasks with one: text-classification, image-classification, causal-lm"
+        RunFolderError,
+        match="tasks with one: text-classification, image-classification, token-classification, causal-lm",
     ):
         main_metric("weaving")
 

@@ -68,9 +68,7 @@ def test_its_deciding_figure_is_one_that_its_counts_tell(name):
 
 
 def test_a_task_that_nobody_installed_is_unknown():
-    with pytest.raises(
-        JobError, match="'text-classification', 'image-classification', 'causal-lm' or 'chat'"
-    ):
+    with pytest.raises(JobError, match="'token-classification', 'causal-lm' or 'chat'"):
         Job.build({"task": "margins", "data": {}})
 
 
