@@ -26,40 +26,46 @@ def as_job(source: Any, sections: Mapping[str, Any], listener: Listener | None =
     listener: is told while the data are read for the recipe.
     Raises ``JobError`` or ``DataError``.
     """
-    given = dict(dotted(sections))
-    in_memory = {key: table_file(given[key]) for key in PATHS if _is_in_memory(given.get(key))}
-    given |= _named(in_memory)
+    given = dict(dotted(sections, whole=PATHS))
+    tables = {key: table_file(given[key]) for key in PATHS if _is_in_memory(given.get(key))}
+    if not isinstance(source, Job | str | Path):
+        tables = {k: path for k, path in table_files(source).items() if k not in given} | tables
+    job = _job(source, given | {key: str(path) for key, path in tables.items()}, listener)
+    for key, path in tables.items():
+        _check_columns(path, job, key)
+    return job
+
+
+def _job(source: Any, given: dict[str, Any], listener: Listener | None) -> Job:
+    """`given` holds the path of every table."""
     if isinstance(source, Job):
         return source.changed(given) if given else source
     if isinstance(source, str | Path) and Path(source).suffix == ".toml":
         return Job.compose(Path(source), given)
     from ..simulations.first import first_job
 
-    if isinstance(source, str | Path):
-        return first_job({"data.path": str(source)} | given, listener=listener)
-    in_memory = table_files(source) | in_memory
-    job = first_job({"name": "table"} | _named(in_memory) | given, listener=listener)
-    for path in in_memory.values():
-        if str(path) in (job.data.path, job.data.test_path):
-            _check_columns(path, job)
-    return job
+    usual = {"data.path": str(source)} if isinstance(source, str | Path) else {"name": "table"}
+    return first_job(usual | given, listener=listener)
 
 
 def _is_in_memory(value: Any) -> bool:
     return value is not None and not isinstance(value, str | Path)
 
 
-def _named(paths: Mapping[str, Path]) -> dict[str, str]:
-    return {key: str(path) for key, path in paths.items()}
-
-
-def _check_columns(path: Path, job: Job) -> None:
+def _check_columns(path: Path, job: Job, key: str) -> None:
     """Refuse a table without the job's columns: later it is a file of the cache, whose name says nothing."""
     from ..learning.reading.arrow_files import arrow_schema
     from ..learning.reading.columns import check_columns
     from ..learning.reading.nested import schema_paths
+    from ..simulations.partition import parse_scheme
 
-    schema = arrow_schema(path)
-    wanted = [job.data.text_column, *([job.data.label_column] if job.kind.labelled else [])]
+    schema, data = arrow_schema(path), job.data
+    wanted = [data.text_column, parse_scheme(job.simulation.partition).column]
+    if job.kind.labelled:
+        wanted.append(data.label_column)
+    if job.kind.reads == "dialogues":
+        wanted.append(data.answer_column)
+    if key == "data.path" or job.per_group:
+        wanted.append(data.group_column)
     found = dict.fromkeys([*schema.names, *schema_paths(schema)])
     check_columns("The table", [name for name in wanted if name], list(found))

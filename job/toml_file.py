@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[name] = value
 
 
-def dotted(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested tables by ``section.name``."""
+def dotted(
+    sections: Mapping[str, Any], prefix: str = "", whole: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
+    """Values of nested tables by ``section.name``; what stands under a key in `whole` is one value."""
     for name, value in sections.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{name}.")
+        key = prefix + name
+        if isinstance(value, Mapping) and key not in whole:
+            yield from dotted(value, f"{key}.", whole)
         else:
-            yield prefix + name, value
+            yield key, value
 
 
 def parse_override(text: str) -> tuple[str, Any]:

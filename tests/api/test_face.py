@@ -218,8 +218,9 @@ def test_tables_by_the_name_of_their_split_are_trained_and_tested_on_like_a_save
     both = as_job({"train": TABLES["arrow"], "test": TEST, "unsupervised": TEST}, {})
     assert both.data.path == str(table_file(TABLES["arrow"]))
     assert both.data.test_path == str(table_file(TEST))
-    told = as_job(TABLES["records"], {"data": {"test_path": TEST}})
-    assert told.data.test_path == both.data.test_path
+    for table in (TEST, TEST.to_pydict()):
+        told = as_job(TABLES["records"], {"data": {"test_path": table}})
+        assert told.data.test_path == both.data.test_path
     alone = as_job({"validation": TEST}, {})
     assert (alone.data.path, alone.data.test_path) == (str(table_file(TEST)), None)
     with pytest.raises(DataError, match=r"^None of the tables is called 'train', but 'a', 'b'"):
@@ -237,6 +238,26 @@ def test_a_table_without_the_columns_of_the_job_is_refused_and_the_cache_is_not_
     named = {"text_column": "comment", "label_column": "good"}
     assert as_job(table, {"data": named}).data.label_column == "good"
     assert as_job(table, {"data.text_column": "comment", "task": "causal-lm"}).task == "causal-lm"
+    asked = {"data": {**named, "group_column": "writer"}}
+    with pytest.raises(DataError, match=r"^The table has no column 'writer'"):
+        as_job(table, asked)
+    with pytest.raises(DataError, match=r"^The table has no column 'site'"):
+        as_job(table, {"data": named, "simulation.partition": "column:site"})
+
+
+@pytest.mark.parametrize("kind", ["a job", "a job file", "a data file"])
+def test_a_table_that_is_given_beside_another_source_needs_the_columns_too(kind, job, tmp_path):
+    (tmp_path / "job.toml").write_text('[data]\npath = "data.csv"\n')
+    (tmp_path / "data.csv").write_text("text,label\ngood,a\nbad,b\n")
+    names = {"a job file": "job.toml", "a data file": "data.csv"}
+    source = tmp_path / names[kind] if kind in names else job
+    given = {"text": ["fine", "poor"], "label": ["a", "b"]}
+    made = as_job(source, {"data": {"test_path": given}})
+    assert made.data.test_path == str(table_file(given))
+    with pytest.raises(DataError, match=r"^The table has no column 'label'. Its columns: 'text'"):
+        as_job(source, {"data": {"test_path": {"text": ["fine", "poor"]}}})
+    with pytest.raises(DataError, match=r"^The table has no column 'label'. Its columns: 'text'"):
+        as_job(source, {"data.path": [{"text": "fine"}]})
 
 
 def test_a_column_of_several_types_is_one_of_text():
