@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import MessageError
 from .language_counts import LanguageCounts
-from .metrics import whole
+from .metrics import part_of, whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class AnswerCounts(LanguageCounts):
 
     @classmethod
     def from_list(cls, numbers: Sequence[float]) -> AnswerCounts:
+        """Inverse of `to_list`; raises ``MessageError`` for what it cannot have written."""
         if len(numbers) != 4:
             raise MessageError(f"{len(numbers)} numbers are not the counts of answers.")
         others = LanguageCounts.from_list(numbers[1:])
         (exact,) = whole(numbers[:1]).tolist()
+        part_of(exact, others.examples)
         return cls(others.loss_sum, others.tokens, others.examples, exact)
 
     @classmethod

@@ -113,6 +113,12 @@ def whole(numbers: Sequence[float]) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def part_of(right: int, examples: int) -> None:
+    """Raise ``MessageError`` if more records are right than there are."""
+    if right > examples:
+        raise MessageError(f"{right} records cannot be right of {examples}.")
+
+
 def finite(number: float) -> float:
     """A number off the wire; ``MessageError`` if it is not finite."""
     if not math.isfinite(number):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..errors import MessageError
-from .metrics import finite, whole
+from .metrics import finite, part_of, whole
 
 MOST_SPANS = 15
 """So many spans of one record enter private counts: those that begin first. A record itself is one more."""
@@ -102,6 +102,7 @@ class SpanCounts:
             raise MessageError(f"{len(numbers)} numbers are not the counts of spans.")
         counts = whole(numbers[:-1])
         examples, exact, words = counts[3 * labels :].tolist()
+        part_of(exact, examples)
         return cls(
             counts[: 3 * labels].reshape(3, labels), examples, exact, words, finite(numbers[-1])
         )

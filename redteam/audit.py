@@ -98,7 +98,7 @@ def audit_run(
     found["broken"] = is_broken(found)
     found["verdict"] = verdict(found)
     found["limits"] = list(_LIMITS)
-    subject.folder.write_json(FILE, found)
+    subject.folder.write_json(FILE, found, secret=True)
     if subject.simulated and (path / "certificate.json").is_file():
         # A folder that is not what it was keeps its certificate, and umbel verify says so.
         with suppress(CertificateError):

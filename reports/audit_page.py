@@ -33,6 +33,7 @@ def write_audit_page(folder: Path, found: dict[str, Any]) -> Path:
     return write_html(
         folder / "audit.html",
         "audit.html",
+        secret=True,  # it quotes records
         found=found,
         images=pictures_of(pictures),
         shown=_tiles(found),

@@ -57,9 +57,12 @@ def pictures_of(paths: Iterable[Path]) -> dict[str, Picture]:
     return found
 
 
-def write_html(path: Path, template: str, **values: Any) -> Path:
-    """Fill a template and write the page; `path` again. Raises ``FileError`` if it cannot be written."""
-    write_unflushed(path, page_text(template, **values).encode())
+def write_html(path: Path, template: str, *, secret: bool = False, **values: Any) -> Path:
+    """Fill a template and write the page; `path` again. Raises ``FileError`` if it cannot be written.
+
+    Only this user can read what is `secret`.
+    """
+    write_unflushed(path, page_text(template, **values).encode(), secret=secret)
     return path
 
 

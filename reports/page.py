@@ -23,9 +23,7 @@ from ..quantities import (
 )
 from ..run.events import Round, number
 from ..run.outcome import figure_text
-from ..run.reading import read_object
 from ..run.record import RunRecord
-from ..run.run_folder import ANSWERS
 from ..survey.holdings import holdings_lines
 from .html import Tile, pictures_of, write_html
 from .standings import (
@@ -88,24 +86,9 @@ def write_page(folder: Path, pictures: Sequence[Path] | None = None) -> Path:
             (f"{f.round}", f"{f.attempt}", f.client or "-", f.reason) for f in record.failures
         ],
         warned=record.warned,
-        answers=_answers(record),
         warnings=[str(warning) for warning in record.plan.get("warnings") or []],
         origin=_origin(record),
     )
-
-
-def _answers(record: RunRecord) -> _Rows:
-    """What a simulated chat model says of a few held-out dialogues."""
-    path = record.folder / ANSWERS
-    found = read_object(path).get("answers", []) if path.is_file() else []
-    return [
-        (
-            one["asked"],
-            one["answer"],
-            *(f"{one[when]['said']} ({one[when]['rouge_l']:.2f})" for when in ("before", "after")),
-        )
-        for one in found
-    ]
 
 
 def _tiles(record: RunRecord) -> list[Tile]:

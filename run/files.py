@@ -8,14 +8,16 @@ from ..errors import FileError, RunFolderError
 from ..storage.files import cannot_write, write_durably
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, secret: bool = False) -> None:
     """Write a file, in a folder that is made if it is missing; it stays when this returns.
+
+    Only this user can read what is `secret`.
 
     On a full disk ``RunFolderError``, and what stood at `path` before stays as it was.
     """
     try:
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, content)
+        write_durably(path, content, secret=secret)
     except OSError as error:
         raise rounds_are_safe(cannot_write(path, error)) from None
     except FileError as error:

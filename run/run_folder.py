@@ -21,7 +21,7 @@ from .events import E, Event, from_json
 from .files import rounds_are_safe, write_whole
 
 ANSWERS = "answers.json"
-"""What a simulated chat model says of held-out dialogues, before training and after it."""
+"""What a simulated chat model says of held-out dialogues, before training and after it: quotes records."""
 
 
 class RunFolder:
@@ -76,12 +76,12 @@ class RunFolder:
     def events(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file whole; on a full disk the old one stays as it was."""
-        write_whole(self.path / name, content)
+    def write(self, name: str, content: bytes, *, secret: bool = False) -> None:
+        """Write a file whole, for this user alone if it is secret; a full disk leaves the old one."""
+        write_whole(self.path / name, content, secret=secret)
 
-    def write_json(self, name: str, values: Any) -> None:
-        self.write(name, (json.dumps(values, indent=2) + "\n").encode())
+    def write_json(self, name: str, values: Any, *, secret: bool = False) -> None:
+        self.write(name, (json.dumps(values, indent=2) + "\n").encode(), secret=secret)
 
     def read_json(self, name: str) -> Any:
         try:

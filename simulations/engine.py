@@ -239,7 +239,7 @@ def _simulate(
         pool.call("export", run.arrays, folder.path / "adapter")
         if federation.samples:
             said = pool.call("answers", initial, run.arrays)
-            folder.write_json(ANSWERS, {"answers": said})
+            folder.write_json(ANSWERS, {"answers": said}, secret=True)
     result = summarise(run, counts, apart, identity)
     conclude(folder, result | ({"own": own} if own else {}), run_key(folder.path))
     # Not before: a run that is killed until then is resumed, and tests with them.

@@ -50,7 +50,7 @@ class Federation:
     cut: dict[str, float] = field(default_factory=dict)
     """How much of the texts is cut (``survey.lengths.cut``)."""
     samples: tuple[str, ...] = ()
-    """Held-out dialogues whose answers the report shows."""
+    """Held-out dialogues that answers.json quotes."""
 
     @property
     def facts(self) -> list[ClientFacts]:

@@ -103,7 +103,7 @@ class Site:
         export_adapter(self.workplace.learner, arrays, folder)
 
     def answers(self, before: Arrays, after: Arrays) -> list[dict[str, Any]]:
-        """What the report shows of held-out dialogues; the last that is asked of a process."""
+        """What answers.json says of held-out dialogues; the last that is asked of a process."""
         return sample_answers(self.workplace.learner, self._federation.samples, before, after)
 
     def own_model(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from umbel.errors import DataError, ModelError
+from umbel.errors import DataError, MessageError, ModelError
 from umbel.job import Job
 from umbel.learning.data import load_corpus
 from umbel.learning.inputs import inputs_for
@@ -254,6 +254,8 @@ def test_an_answer_is_exact_if_every_token_of_it_is_the_likeliest(tiny, tmp_path
     assert counts.metrics()["exact_match"] == pytest.approx(2 / 3)
     assert AnswerCounts.from_list(json.loads(json.dumps(counts.to_list()))) == counts
     assert counts + AnswerCounts.zero() == counts
+    with pytest.raises(MessageError, match="4 records cannot be right of 3"):
+        AnswerCounts.from_list([4, *counts.to_list()[1:]])
     private = PrivateTask(Chat(), AnswerCounts, 0).counts(logits, batch)
     assert private.cells.tolist() == [[1, 2]]
     assert private.metrics([])["exact_match"] == pytest.approx(2 / 3)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from dataclasses import replace
 
 import pytest
@@ -130,7 +131,9 @@ def test_a_run_with_seeded_noise_is_told_that_nothing_holds(run):
 def test_the_page_stands_alone_and_harms_nobody(run):
     found = audit_run(run, canaries=100)
     found["inversion"]["views"][0]["trials"][0]["truth"] = "<script>alert(1)</script>"
-    page = write_audit_page(run, found).read_text(encoding="utf-8")
+    path = write_audit_page(run, found)
+    page = path.read_text(encoding="utf-8")
+    assert {stat.S_IMODE(one.stat().st_mode) for one in (path, run / "audit.json")} == {0o600}
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")

@@ -3,6 +3,7 @@
 import html
 import json
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -79,9 +80,18 @@ def test_a_private_run_counts_answers_and_its_page_and_card_say_so(ran):
     said = json.loads((ran / "answers.json").read_text())["answers"]
     assert len(said) == 3  # one of each owner's
     assert all(one["answer"] and 0 <= one[when]["rouge_l"] <= 1 for one in said for when in WHEN)
-    page = write_page(ran).read_text()
-    assert all(one["asked"] in html.unescape(page) for one in said)
-    assert "Answers to held-out dialogues" in page
+
+
+def test_the_page_to_send_around_quotes_no_record_and_what_quotes_them_is_the_users_alone(
+    ran, talking
+):
+    said = json.loads((ran / "answers.json").read_text())["answers"]
+    page = html.unescape(write_page(ran).read_text())
+    lines = (talking / "a.jsonl").read_text().splitlines()
+    held = {m["content"] for line in lines for m in json.loads(line)["messages"]} - {"yes"}
+    assert {one["asked"] for one in said} <= held
+    assert not [content for content in held if content in page]
+    assert stat.S_IMODE((ran / "answers.json").stat().st_mode) == 0o600
 
 
 def test_a_run_answers_dialogues_from_a_file_and_plain_text_alike(ran, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from umbel.errors import JobError
+from umbel.errors import JobError, MessageError
 from umbel.learning.counts import counting
 from umbel.learning.loading import load_learner
 from umbel.learning.marked_texts import decoded, units_of
@@ -102,6 +102,10 @@ def test_counts_are_those_of_the_definition():
     assert figures["precision"] == pytest.approx(right / (right + false))
     assert figures["recall"] == pytest.approx(right / (right + missed))
     assert SpanCounts.from_list(total.to_list()).metrics(LABELS) == figures
+    numbers = total.to_list()
+    numbers[-3] = total.examples + 1
+    with pytest.raises(MessageError, match="cannot be right"):
+        SpanCounts.from_list(numbers)
 
 
 def test_no_record_adds_more_to_private_counts_than_its_noise_hides(spanned):
