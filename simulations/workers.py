@@ -19,6 +19,7 @@ from ..learning.progress import listen, listening
 from .site import Site, SiteSettings
 
 _WAIT_SECONDS = 0.2
+_main_module = threading.RLock()
 
 
 class Workers(Protocol):
@@ -177,14 +178,16 @@ def _without_script() -> Iterator[None]:
     """Let processes that are started meanwhile not run the caller's script.
 
     ``multiprocessing`` would, to find there what the script defines. A worker needs nothing of it, and a
-    script without ``if __name__ == "__main__"`` would begin its whole work again in each worker.
+    script without ``if __name__ == "__main__"`` would begin its whole work again in each worker. One thread
+    at a time: of two that overlap, the later one would put back the other's empty module.
     """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    with _main_module:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
 
 
 def _died() -> UmbelError:
