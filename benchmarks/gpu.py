@@ -1,4 +1,4 @@
-"""What only a machine with a GPU can prove: probes, steps, memory and exports on it."""
+"""What only a machine with a GPU can show: probes, steps, memory and exports on it."""
 
 from __future__ import annotations
 

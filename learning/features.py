@@ -23,6 +23,7 @@ from .examples import Examples
 from .failures import NOBODY, Touch, each
 from .model import Learner
 from .progress import records_done
+from .quantization import quantized_by
 from .shapes import Passes, feature_width, rows_of
 
 _TOLERANCE = 1e-3
@@ -73,7 +74,7 @@ def _key(learner: Learner, examples: Examples) -> str:
     job = learner.job
     parts = (
         learner.base_digest,
-        f"{job.model.pooling} {job.model.quantization}",
+        f"{job.model.pooling} {quantized_by(job.model.quantization)}",
         str(job.model.feature_scale),
         f"{learner.length} {learner.longest} rows {rows_of(learner)}",
         learner.inputs.state(),

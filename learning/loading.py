@@ -26,7 +26,13 @@ from .inputs import Inputs, inputs_for
 from .label_order import is_classifier, order_labels
 from .model import Learner, arrays_digest
 from .network import Batch, Network
-from .quantization import is_finite, keep_gradients, loading
+from .quantization import (
+    check_weights,
+    is_finite,
+    keep_gradients,
+    quantization_arguments,
+    refuse_quantized,
+)
 from .shaping import PLAIN, Shaping
 
 # Length of the row that is tried when a head is put on.
@@ -119,12 +125,13 @@ def _load_backbone(job: Job, folder: Path, outputs: int, device: torch.device) -
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    arguments: dict[str, Any] = {"dtype": torch.float32, **loading(job, device)}
+    arguments: dict[str, Any] = {"dtype": torch.float32, **quantization_arguments(job, device)}
     mean = job.pooled
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
         alone = sealed(folder)
         config = transformers.AutoConfig.from_pretrained(alone, trust_remote_code=False)
         _check_depth(job, config.to_dict())
+        refuse_quantized(job.model.base, config.to_dict())
         name = _auto_class(job, config)
         if job.own_head:
             _check_labels(job, config, outputs)
@@ -134,6 +141,7 @@ def _load_backbone(job: Job, folder: Path, outputs: int, device: torch.device) -
         model, info = factory.from_pretrained(
             alone, output_loading_info=True, trust_remote_code=False, **arguments
         )
+    check_weights(job, model)
     keep_gradients(model)
     if job.own_head:
         order_labels(job, model, config)

@@ -25,7 +25,7 @@ from .examples import Examples
 from .inputs import Inputs, Texts
 from .network import Batch, Network
 from .probing.verdict import Verdict
-from .quantization import numbers_of
+from .quantization import parameter_count
 from .shaping import PLAIN, Shaping
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Learner:
     def shape(self) -> ModelShape:
         return ModelShape(
             trained={name: tuple(a.shape) for name, a in self.initial.items()},
-            total_parameters=sum(map(numbers_of, self.network.parameters())),
+            total_parameters=sum(map(parameter_count, self.network.parameters())),
             base_digest=self.base_digest,
             base_folder=str(self.folder),
             verdict=self.verdict,

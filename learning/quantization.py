@@ -6,14 +6,17 @@ quantised: int8 activations, as in bitsandbytes' own int8, jump where a rounding
 would change with the shape of its batch. Embeddings, norms and the output layer stay in float32, and so does
 all that is trained.
 
-Weights are quantised while they are loaded, from the files that the base's digest is of, so this digest and
-the job's ``model.quantization`` say together what every owner trains on.
+Weights are quantised while they are loaded, from the files that the base's digest is of. Which library does
+it, in which version and on which device, is each machine's own: roundings may differ between owners, as those
+of their passes do.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -24,10 +27,11 @@ from ..job import Job, QuantizationName
 from .device import use_bfloat16
 
 _LIBRARIES: dict[QuantizationName, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
+KINDS = frozenset(_LIBRARIES)
 _NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
-def loading(job: Job, device: torch.device) -> dict[str, Any]:
+def quantization_arguments(job: Job, device: torch.device) -> dict[str, Any]:
     """Arguments of ``from_pretrained`` with which the base is quantised; none if the job does not want it.
 
     Raises ``ModelError`` if this machine cannot.
@@ -58,7 +62,7 @@ def _config(kind: QuantizationName, computes: torch.dtype) -> Any:
     return TorchAoConfig(import_module("torchao.quantization").Int8WeightOnlyConfig())
 
 
-def written(kind: QuantizationName, precision: str) -> tuple[list[str], str]:
+def config_source(kind: QuantizationName, precision: str) -> tuple[list[str], str]:
     """Python for the same configuration: its imports, and itself. precision: "float32" or "bfloat16"."""
     if kind == "nf4":
         said = [f"{key}={value!r}" for key, value in _NF4.items()]
@@ -69,6 +73,50 @@ def written(kind: QuantizationName, precision: str) -> tuple[list[str], str]:
         "from transformers import TorchAoConfig",
     ]
     return imports, "TorchAoConfig(Int8WeightOnlyConfig())"
+
+
+def quantized_by(kind: QuantizationName | None) -> str:
+    """What the quantised weights depend on beside the files: kind, library and version; empty for None."""
+    if kind is None:
+        return ""
+    return f"{kind} {_LIBRARIES[kind]} {version(_LIBRARIES[kind])}"
+
+
+def refuse_quantized(base: str, settings: Mapping[Any, Any]) -> None:
+    """Raise ``ModelError`` if a configuration, or a part of it, says that its weights are quantised already.
+
+    transformers then quantises as the files say, whatever the job asks: with activations that are rounded
+    over a whole batch, for instance, in which one record changes what the model says of another.
+    """
+    for name, value in settings.items():
+        if name in ("quantization_config", "compression_config") and value:
+            raise ModelError(
+                f"{base} is quantised already ({name} in its config.json). Use the same model in full "
+                "precision; model.quantization makes it take less memory."
+            )
+        if isinstance(value, Mapping):
+            refuse_quantized(base, value)
+
+
+def check_weights(job: Job, model: nn.Module) -> None:
+    """Raise ``ModelError`` for weights that are held in another way than the job asks."""
+    for name, parameter in model.named_parameters():
+        plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
+        if not plain and _kind_of(parameter) not in KINDS & {job.model.quantization}:
+            raise ModelError(
+                f"{job.model.base} is not held as the job asks (model.quantization): its tensor {name} is a "
+                f"{type(parameter).__name__} of {parameter.dtype}. Use the model in full precision."
+            )
+
+
+def _kind_of(parameter: Tensor) -> QuantizationName | None:
+    """How a weight is quantised, if that is one of ours."""
+    state: Any = getattr(parameter, "quant_state", None)
+    if state is not None and state.nested and state.quant_type == "nf4":
+        return "nf4"
+    if _is_int8(parameter) and getattr(parameter, "act_quant_kwargs", None) is None:
+        return "int8"
+    return None
 
 
 def keep_gradients(model: nn.Module) -> None:
@@ -82,7 +130,7 @@ def keep_gradients(model: nn.Module) -> None:
             part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def numbers_of(parameter: Tensor) -> int:
+def parameter_count(parameter: Tensor) -> int:
     """How many weights a tensor stands for: two to a byte in a 4-bit one."""
     state: Any = getattr(parameter, "quant_state", None)
     shape = parameter.shape if state is None else state.shape

@@ -13,7 +13,7 @@ from typing import Any
 
 from .inputs import Texts
 from .network import POOLED_LAYERS
-from .quantization import written
+from .quantization import config_source
 from .usage_of_dialogues import ASKED, asking
 from .usage_of_spans import marking
 
@@ -59,7 +59,8 @@ def _imports(card: Json) -> list[str]:
         lines.insert(0, "import re")
     if card["base"].startswith("package:") and card["adapter"] != "full":
         lines.append("from importlib.util import find_spec")
-    lines += ["from pathlib import Path", ""]
+    lines.append("from pathlib import Path")
+    lines += ["from tempfile import TemporaryDirectory"] * _from_converted(card) + [""]
     lines += ["import numpy as np"] * pictures + ["import torch"]
     if card["adapter"] != "full":
         lines.append("from peft import PeftModel")
@@ -67,11 +68,12 @@ def _imports(card: Json) -> list[str]:
         lines.append("from PIL import Image, ImageOps")
     if card["pooled"]:
         lines.append("from safetensors.torch import load_file")
-    factory = card["loader"].partition(".")[0]
-    loaded = [factory] if pictures else sorted((factory, "AutoTokenizer"))
-    lines.append(f"from transformers import {', '.join(loaded)}")
+    loaded = {card["loader"].partition(".")[0]}
+    loaded |= set() if pictures else {"AutoTokenizer"}
+    loaded |= {"AutoModelForCausalLM"} if _from_converted(card) else set()
+    lines.append(f"from transformers import {', '.join(sorted(loaded))}")
     if kind := card["model"].get("quantization"):
-        lines += written(kind, card["precision"])[0]
+        lines += config_source(kind, card["precision"])[0]
     return [*lines, ""]
 
 
@@ -81,7 +83,7 @@ def _loading(card: Json, place: str) -> list[str]:
         loaded = card["loader"].format(f"folder, {options[0]}")
         lines = [f"model = {loaded}.eval()", "config = model.config"]
     else:
-        if card["gguf"]:
+        if card["gguf"] and not _from_converted(card):
             options.append(f"gguf_file={_text(card['gguf'])}")
         quantised, after = _quantised(card)
         options += quantised
@@ -92,6 +94,7 @@ def _loading(card: Json, place: str) -> list[str]:
             ]
         lines = [
             *_base(card),
+            *_converted(card),
             f"base = {card['loader'].format(_arguments(['name', *options]))}",
             *after,
             "model = PeftModel.from_pretrained(base, folder).eval()",
@@ -119,12 +122,33 @@ def _loading(card: Json, place: str) -> list[str]:
     return lines
 
 
+def _from_converted(card: Json) -> bool:
+    """Whether the base is a GGUF file that has to be converted first: transformers quantises none."""
+    return bool(card["gguf"] and card["model"].get("quantization"))
+
+
+def _converted(card: Json) -> list[str]:
+    if not _from_converted(card):
+        return []
+    return [
+        "made = TemporaryDirectory()",
+        "whole = AutoModelForCausalLM.from_pretrained(",
+        f"    name, dtype=torch.float32, gguf_file={_text(card['gguf'])}",
+        ")",
+        "whole.hf_quantizer, whole.is_quantized = None, False  # its weights are plain numbers now",
+        'if hasattr(whole.config, "quantization_config"):',
+        "    del whole.config.quantization_config",
+        "whole.save_pretrained(made.name)",
+        "name = made.name  # a GGUF file itself cannot be quantised",
+    ]
+
+
 def _quantised(card: Json) -> tuple[list[str], list[str]]:
     """Arguments that hold the base as in training, and what is to be done once it is loaded."""
     kind = card["model"].get("quantization")
     if not kind:
         return [], []
-    config = written(kind, card["precision"])[1]
+    config = config_source(kind, card["precision"])[1]
     packed = [
         "for part in base.modules():  # or some processors round more than in training",
         "    part.support_avx512bf16_for_cpu = False",

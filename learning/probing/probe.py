@@ -14,7 +14,8 @@ beside other neighbours and in another microbatch agree; (2) gradients of single
 one text at a time, taken by plain autograd; (3) in a language model a later token changes no earlier
 logit; (4) a forward and a backward pass works at ``max_length`` x microbatch; (5) the same call twice in
 training mode gives the same numbers and changes no buffer; (6) a text beside, and after, one of
-``max_length`` is what it was before. And the weights are those that owners take steps from (``received``).
+``max_length`` is what it was before; (7) on a quantised base a test costs no trained tensor its gradient.
+And the weights are those that owners take steps from (``received``).
 
 Tolerances, as shares of the norm of the single text's output or gradient: 2e-4 in float32, where rounding
 was measured to make 3e-6 and real leaks 6e-4 and more; 0.1 under bfloat16, whose rounding depends on the
@@ -42,6 +43,7 @@ from ..base_model import base_folder, checked, named_digest
 from ..device import choose_device, use_bfloat16
 from ..loading import load_learner
 from ..model import Learner, ModelShape
+from ..quantization import quantized_by
 from ..shaping import PLAIN, Shaping
 from ..tasks import Task, task_for
 from .independence import CannotRun, Coupled, Independence
@@ -190,6 +192,7 @@ def _place(job: Job, shaping: Shaping) -> Path:
         # Fixed tensors of an adapter are drawn by the seed, and their digest is remembered.
         str(job.seed if shaping.key else ""),
         *(f"{name} {version(name)}" for name in _LIBRARIES),
+        quantized_by(job.model.quantization),
         f"umbel {__version__} {_own_code()}",
     ]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]

