@@ -9,7 +9,7 @@ MOST_STRETCH = 8.0
 
 
 def farther(job: Job) -> float:
-    """How many times as far as without a centre a step moves a weight, at most.
+    """How many times as far as without a centre a step around it moves a weight, at most.
 
     W = s W_z and b = b_z - s W_z c for features of a length L, with s <= ``MOST_STRETCH`` and |c| < L.
     """

@@ -58,7 +58,8 @@ def expected_update(job: Job, parameters: int) -> float:
     weight decay. SGD: the mean gradient has an L2 norm of about the clipping norm C at most, and its
     entries are no more than 4 times as large as their root mean square C / sqrt(d), and never beyond C;
     noise of the largest multiplier that any data set needs adds 8 deviations. Without a norm that
-    clips, 8 stands for it. Around a centre it is ``farther``.
+    clips, 8 stands for it. Around a centre it is ``farther``; a round that measures one moves what carries
+    it by ``_measured``, whatever the learning rate.
     """
     spec = job.training
     rates = _largest_round(spec)
@@ -70,7 +71,30 @@ def expected_update(job: Job, parameters: int) -> float:
     norm = job.privacy.clipping_norm if job.noised_locally else spec.gradient_clipping or _UNCLIPPED
     step = min(norm, _UNEVEN * norm / math.sqrt(max(1, parameters)))
     noise = math.sqrt(math.fsum(r * r for r in rates)) * _DEVIATIONS * _noise_of_a_step(job)
-    return (total * step + noise + decay) / (1 - spec.momentum) * farther(job)
+    reach = (total * step + noise + decay) / (1 - spec.momentum) * farther(job)
+    return max(reach, _measured(job)) if spec.centre_rounds else reach
+
+
+def _measured(job: Job) -> float:
+    """How far one round moves any entry that carries the centre of features.
+
+    All rounds that measure come to 1 in the biases and to a mean of features, each ``model.feature_scale``
+    long, in the weights, one round to its share of the learning rates: ``learning.centring.Measuring``
+    divides by their sum and by a = C / sqrt(K (length^2 + 1)); so it does the noise, a mean over K classes.
+    """
+    spec, length = job.training, job.model.feature_scale
+    steps = spec.local_steps
+    measuring = min(spec.centre_rounds, spec.rounds)
+    rounds = [_rates(spec, first) for first in range(0, measuring * steps, steps)]
+    whole = math.fsum(map(math.fsum, rounds))
+    noise = 0.0
+    if job.noised_locally:
+        deviation = _noise_of_a_step(job) / job.privacy.clipping_norm
+        noise = _DEVIATIONS * deviation * math.hypot(length, 1)
+    return max(
+        (math.fsum(rates) * max(1.0, length) + math.hypot(*rates) * noise) / whole
+        for rates in rounds
+    )
 
 
 def _noise_of_a_step(job: Job) -> float:
@@ -85,14 +109,17 @@ def _noise_of_a_step(job: Job) -> float:
 @lru_cache(maxsize=64)
 def _largest_round(spec: TrainingSpec) -> tuple[float, ...]:
     """The learning rates of the round that moves weights farthest."""
-    steps, total = spec.local_steps, spec.rounds * spec.local_steps
+    steps = spec.local_steps
     if spec.schedule == "constant" and not spec.warmup:
-        return (learning_rate(0, total, spec),) * steps
-    rounds = (
-        tuple(learning_rate(step, total, spec) for step in range(first, first + steps))
-        for first in range(0, total, steps)
-    )
+        return _rates(spec, 0)
+    rounds = (_rates(spec, first) for first in range(0, spec.rounds * steps, steps))
     return max(rounds, key=math.fsum)
+
+
+def _rates(spec: TrainingSpec, first: int) -> tuple[float, ...]:
+    """The learning rates of the round that begins with this step."""
+    steps = range(first, first + spec.local_steps)
+    return tuple(learning_rate(step, spec.rounds * spec.local_steps, spec) for step in steps)
 
 
 def _adam_reach(step: int) -> float:

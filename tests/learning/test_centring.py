@@ -14,6 +14,7 @@ from umbel.learning.steps import PrivateSteps
 from umbel.learning.tasks import task_for
 from umbel.learning.trainer import StepRange, train
 from umbel.planning.centring import centring_refusals
+from umbel.planning.limits import expected_update
 
 from .kinds import job
 
@@ -70,6 +71,32 @@ def test_the_first_rounds_add_up_the_mean_of_all_owners_features(learner, exampl
     rest = np.linalg.norm(examples.features - expected, axis=1)
     assert stretch * math.sqrt((rest**2).mean()) == pytest.approx(LENGTH, rel=1e-3)
     assert stretch > 2
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.005, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_no_first_round_goes_beyond_what_is_planned(
+    rate, noise, job_of, learner_of, examples_of, examples
+):
+    """Beyond it an update is scaled down, and an owner's features would count less than others'."""
+    training = {**CENTRED, "learning_rate": rate, "local_steps": 4}
+    learner = learner_of(job(job_of, KIND, training=training, privacy={"clipping_norm": CLIP}))
+    private = PrivateSteps(1.0, len(examples), noise, CLIP, bytes(32))
+    update = train(
+        learner,
+        task_for(learner.job, 2),
+        learner.initial,
+        examples,
+        StepRange(0, 4, 24),
+        seed=1,
+        who="one",
+        private=private,
+    ).update
+    parameters = sum(array.size for array in update.values())
+    assert update[BIAS].mean() > 0.5
+    assert max(np.abs(array).max() for array in update.values()) <= expected_update(
+        learner.job, parameters
+    )
 
 
 def test_no_prediction_changes_by_what_the_first_rounds_add(learner, examples):
