@@ -23,6 +23,7 @@ from ..tasks.spec import TaskSpec
 from .batches import pad_rows
 from .invented import frame, invented_texts
 from .network import Batch
+from .reading.cells import is_whole
 from .reading.names import clean_text
 from .tokenizer import load_tokenizer, state_of
 
@@ -216,7 +217,7 @@ class Texts(Inputs):
         What the tokenizer puts behind a text would end it. Of a prompt the end decides.
         """
         text = clean_text(given, goes_on=True)
-        if not text.strip():
+        if not text.strip() or not is_whole(text):
             return [], []
         read = self.tokenizer(text[-most_characters(limit) :], add_special_tokens=False)
         return frame(self.tokenizer)[0], list(read["input_ids"])

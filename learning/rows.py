@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..job import DataSpec
+from .reading.cells import whole
 from .reading.names import clean_text, label_name
 from .reading.table import Table
 from .spans import marked_from
@@ -48,7 +49,7 @@ def fill(
     if spans and label_column:
         _fill_marked(row, row.value(spec.text_column), row.value(label_column), spec, read)
         return
-    row.text = clean_text(row.value(spec.text_column))
+    row.text = whole(clean_text(row.value(spec.text_column)))
     row.spelled = label_name(row.value(label_column)) if label_column else "-"
     row.label = read(row.spelled)
 

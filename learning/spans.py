@@ -8,7 +8,7 @@ table says them in one of two ways:
   label alone). The words are joined by single blanks.
 
 Guarantee: what becomes of a record follows from its own two cells and from the named labels, from no other
-record.
+record. The time that this takes grows with the length of the cells, whatever spans they hold.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..errors import DataError
 from ..quantities import counted, quoted
+from .reading.cells import is_whole, whole
 from .reading.names import clean_text, label_name
-from .words import words_of
+from .words import cuts_word, word_around
 
 _TAG = re.compile(r"([BIESLUM])[-_](.*)", re.DOTALL)
+_BLANKS = re.compile(r"\s*")
 _OUTSIDE = "O"
 MOST_SPANS = 4096
 """Of one record: by so many an owner's agent plans how long records take to be read."""
@@ -45,9 +48,12 @@ class Marked(NamedTuple):
     spans: tuple[Span, ...]
 
     def record(self) -> str:
-        """One string, from which ``marked`` reads the same."""
+        """One string, from which ``marked`` reads the same.
+
+        Raises ``DataError`` for one that has no bytes in UTF-8.
+        """
         value = {"text": self.text, "spans": self.spans}
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return whole(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def marked(record: str) -> Marked:
@@ -57,12 +63,13 @@ def marked(record: str) -> Marked:
 
 
 def unmarked(text: str) -> str:
-    """The record of a text, or of a list of words in JSON, of which no spans are known; empty if that is."""
+    """The record of a text, or of a list of words in JSON, of which no spans are known; empty if it says
+    nothing, or holds what is no character."""
     words = _list(text)
     if words and all(isinstance(word, str) for word in words):
         text = " ".join(filter(None, map(clean_text, words)))
     cleaned = clean_text(text)
-    return Marked(cleaned, ()).record() if cleaned else ""
+    return Marked(cleaned, ()).record() if cleaned and is_whole(cleaned) else ""
 
 
 def labels_of(records: Iterable[str]) -> set[str]:
@@ -159,15 +166,28 @@ def _tag(tag: str | None, place: int, known: set[str]) -> tuple[str, str]:
 
 
 def _from_spans(given: str, marks: list[Any], read: Callable[[str], str]) -> Marked:
+    _refuse_many(len(marks))
     text = clean_text(given)
-    found = sorted(_span(given, mark, read) for mark in marks)
+    found = _stripped(given, [_span(given, mark, read) for mark in marks])
+    # Before any is cut out of the text: together they are then no longer than it.
+    for before, span in pairwise(found):
+        if span.start < before.end:
+            one, other = (quoted(given[s.start : s.end]) for s in (before, span))
+            raise DataError(f"its spans {one} and {other} overlap. Keep one of them.")
     if text != given:
         found = _moved(found, given, text)
     return _checked(text, found)
 
 
+def _refuse_many(spans: int) -> None:
+    if spans > MOST_SPANS:
+        raise DataError(
+            f"it has {spans:,} spans, but at most {MOST_SPANS:,} are read. Cut the text into parts."
+        )
+
+
 def _span(given: str, mark: Any, read: Callable[[str], str]) -> Span:
-    """A span of the text as it was given, without blanks around it."""
+    """A span of the text as it was given."""
     values = mark
     if isinstance(mark, dict):
         values = [mark.get(key) for key in ("start", "end", "label")]
@@ -186,10 +206,34 @@ def _span(given: str, mark: Any, read: Callable[[str], str]) -> Span:
     name = read(label_name(str(label) if isinstance(label, str | int) else None))
     if not name:
         raise DataError(f"its span from {start} to {end} has no label. Name it, or leave it out.")
-    held = given[start:end]
-    if not held.strip():
-        raise DataError(f"its span from {start} to {end} holds no text. Mark whole words.")
-    return Span(start + len(held) - len(held.lstrip()), end - len(held) + len(held.rstrip()), name)
+    return Span(start, end, name)
+
+
+def _stripped(given: str, spans: Sequence[Span]) -> list[Span]:
+    """The spans in order, without the blanks around them."""
+    length = len(given)
+    starts = _behind_blanks(given, {span.start for span in spans})
+    ends = _behind_blanks(given[::-1], {length - span.end for span in spans})
+    found = []
+    for span in spans:
+        start, end = starts[span.start], length - ends[length - span.end]
+        if start >= end:
+            raise DataError(
+                f"its span from {span.start} to {span.end} holds no text. Mark whole words."
+            )
+        found.append(Span(start, end, span.label))
+    return sorted(found)
+
+
+def _behind_blanks(text: str, places: Iterable[int]) -> dict[int, int]:
+    """For each place the first one, from it on, at which there is no blank; each blank is looked at once."""
+    found, behind = {}, 0
+    for place in sorted(places):
+        if place >= behind:
+            seen = _BLANKS.match(text, place)
+            behind = seen.end() if seen else place
+        found[place] = behind
+    return found
 
 
 def _moved(spans: Sequence[Span], given: str, text: str) -> list[Span]:
@@ -218,21 +262,13 @@ def _composed(text: str) -> str:
 
 
 def _checked(text: str, spans: Sequence[Span]) -> Marked:
-    if len(spans) > MOST_SPANS:
-        raise DataError(
-            f"it has {len(spans):,} spans, but at most {MOST_SPANS:,} are read. Cut the text into parts."
-        )
-    words = words_of(text)
-    starts, ends = {start for start, _ in words}, {end for _, end in words}
-    for before, span in zip([None, *spans], spans, strict=False):
-        shown = quoted(text[span.start : span.end])
-        if before is not None and span.start < before.end:
+    """Refuse what does not begin and end with words, by a look at the text around each end alone."""
+    _refuse_many(len(spans))
+    for span in spans:
+        within = next((place for place in span[:2] if cuts_word(text, place)), None)
+        if within is not None:
+            shown, whole = quoted(text[span.start : span.end]), quoted(word_around(text, within))
             raise DataError(
-                f"its spans {quoted(text[before.start : before.end])} and {shown} overlap. Keep one of them."
-            )
-        if span.start not in starts or span.end not in ends:
-            whole = next(text[s:e] for s, e in words if s < span.end and e > span.start)
-            raise DataError(
-                f"its span {shown} begins or ends within a word ({quoted(whole)}). Mark whole words."
+                f"its span {shown} begins or ends within a word ({whole}). Mark whole words."
             )
     return Marked(text, tuple(spans))

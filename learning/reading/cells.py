@@ -24,6 +24,32 @@ _NOT_ONE = {
 }
 """What is no single value, by its type in Python."""
 
+HALF = (
+    "half of a surrogate pair (such as \\ud83d alone), which is not a character. Write the data again with "
+    "whole characters."
+)
+
+
+def is_whole(text: str) -> bool:
+    """Whether all of a text is characters, so that it has bytes in UTF-8.
+
+    JSON may spell half of a surrogate pair, which Python reads as a string like any other.
+    """
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def whole(record: str) -> str:
+    """A record that was made of what a cell spells. Raises ``DataError`` if it is not whole."""
+    if not is_whole(record):
+        raise DataError(f"it holds {HALF}")
+    return record
+
 
 def as_name(value: object) -> str | None:
     """A label, group or client as a string: 1.0 and 1 are "1", True is "true", NaN is missing."""
@@ -69,14 +95,8 @@ def cell(name: str, value: object, is_text: bool, nested: bool = False) -> str |
             f"{name!r} holds {_NOT_ONE.get(str(error), str(error))}; a string, a number or a truth value "
             "is needed."
         ) from None
-    if text is not None and not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{name!r} holds half of a surrogate pair (such as \\ud83d alone), which is not a "
-                "character. Write the data again with whole characters."
-            ) from None
+    if text is not None and not is_whole(text):
+        raise DataError(f"{name!r} holds {HALF}")
     return text
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ...errors import DataError
 from ...quantities import quoted
-from .cells import reason
+from .cells import reason, whole
 from .names import clean_text
 from .table import Table
 
@@ -116,8 +116,8 @@ def messages_of(record: str) -> list[Message]:
 
 
 def record_of(messages: Sequence[Message]) -> str:
-    """The text that stands for messages."""
-    return json.dumps([one._asdict() for one in messages], ensure_ascii=False)
+    """The text that stands for messages. Raises ``DataError`` for one that has no bytes in UTF-8."""
+    return whole(json.dumps([one._asdict() for one in messages], ensure_ascii=False))
 
 
 def _messages(value: str) -> list[Message]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from umbel.client.propose import propose
 from umbel.errors import DataError, MessageError, ModelError
 from umbel.job import Job
 from umbel.learning.data import load_corpus
@@ -281,6 +282,21 @@ def test_no_dialogue_takes_much_longer_by_its_length(tiny, tmp_path):
     for record in reader.costliest(4096)[0]:
         reader.encode([record], ROOM)
     assert len(rendered) < 64
+
+
+def test_half_a_surrogate_pair_spoils_its_own_dialogue_alone(tmp_path):
+    """Within JSON in a cell it is there only once that is read."""
+    path = tmp_path / "a.csv"
+    said = [turns("a", "b"), turns("a\ud800", "b"), turns("c", "\udfff")]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["messages"], *([json.dumps(one)] for one in said)])
+    spec = Job.build({"task": "chat", "data": {"path": str(path), "text_column": "messages"}}).data
+    found = load_corpus(spec, "chat", declared=True)
+    assert (len(found), found.dropped) == (1, {"unreadable": 2})
+    assert 2 in propose(path, reads="dialogues").left_out.values()
+    for asked in (json.dumps(turns("a\ud800")), "a\ud800"):
+        with pytest.raises(DataError, match="half of a surrogate pair"):
+            opening(asked)
 
 
 def test_the_records_text_cannot_be_taken_for_another():

@@ -83,6 +83,11 @@ def test_a_text_longer_than_the_model_reads_still_gets_its_continuation(learner,
     assert found.continuation
 
 
+def test_a_prompt_that_holds_half_a_character_gets_no_answer(learner, tiny):
+    (found,) = Predictor(learner(tiny("gpt2"), "longest"), []).predict(["a\ud800"], NEW)
+    assert not found.said
+
+
 @pytest.mark.parametrize("padding", ["longest", "max_length"])
 def test_a_prompt_is_read_as_texts_are_and_goes_on_where_it_ends(padding, learner, tiny, texts):
     first, second = texts[0].split()[:2]

@@ -1,6 +1,8 @@
 """Texts with spans as files say them: one record, whatever the form; what is wrong is one sentence."""
 
+import csv
 import json
+from itertools import product
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -12,7 +14,7 @@ from umbel.errors import ConsortiumError, DataError, PlanRefused
 from umbel.job import DataSpec
 from umbel.learning.data import load_corpus
 from umbel.learning.spans import Marked, Span, marked, marked_from
-from umbel.learning.words import words_of
+from umbel.learning.words import cuts_word, word_around, words_of
 
 TASK = "token-classification"
 TEXT = "Dr Ann Li gave B-12 to Zoë."
@@ -83,6 +85,66 @@ def test_neighbours_of_one_label_stay_two():
     found = marked_from('["Ann","Bob","Eve"]', '["B-N","B-N","I-N"]', set())
     assert found.spans == (Span(0, 3, "N"), Span(4, 11, "N"))
     assert marked_from('["x","B-cell"]', '["O","B-cell"]', {"B-cell"}).spans[0].label == "B-cell"
+
+
+class Sliced(str):
+    """A text that counts the characters that are cut out of it."""
+
+    cut = 0
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        Sliced.cut += len(found)
+        return found
+
+
+@pytest.mark.parametrize("many", [200, 5000])
+def test_no_record_takes_longer_by_how_its_spans_lie(monkeypatch, many):
+    """Wide ones that overlap: cutting out each took a minute for a megabyte."""
+    monkeypatch.setattr(Sliced, "cut", 0)
+    text = Sliced("ab " * 10_000)
+    with pytest.raises(DataError, match="overlap" if many == 200 else "it has 5,000 spans, but"):
+        marked_from(text, json.dumps([[0, len(text) - 1, "N"]] * many), set())
+    assert Sliced.cut <= 3 * len(text)
+
+
+def test_blanks_around_a_span_are_none_of_it():
+    found = marked_from("  Ann   Li \n", '[[0, 7, "N"], [6, 12, "M"]]', set())
+    assert found == Marked("Ann   Li", (Span(0, 3, "N"), Span(6, 8, "M")))
+    with pytest.raises(DataError, match="from 5 to 7 holds no text"):
+        marked_from("  Ann   Li ", '[[4, 5, "N"], [5, 7, "M"]]', set())
+
+
+def test_a_place_within_a_word_is_told_from_the_signs_around_it():
+    signs = "a\u00e9_7-. \n\u674e\u304b\u0301"
+    for drawn in product(signs, repeat=4):
+        text = "".join(drawn)
+        words = words_of(text)
+        for place in range(len(text) + 1):
+            around = [text[start:end] for start, end in words if start < place < end]
+            assert cuts_word(text, place) == bool(around)
+            assert not around or word_around(text, place) == around[0]
+
+
+HALVES = {
+    "a word": (["a\ud800", "b"], ["B-NAME", "O"]),
+    "a label": ("Ann", [[0, 3, "NAME\ud800"]]),
+}
+
+
+@pytest.mark.parametrize("what", HALVES)
+def test_half_a_surrogate_pair_spoils_its_own_record_alone(tmp_path, what):
+    """Within JSON in a cell it is there only once that is read."""
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for text, marks in (("Ann", [[0, 3, "NAME"]]), HALVES[what]):
+            rows.writerow([text if isinstance(text, str) else json.dumps(text), json.dumps(marks)])
+    spec = DataSpec(path=str(path), labels=["NAME"])
+    found = load_corpus(spec, TASK, declared=True)
+    assert (len(found), found.dropped) == (1, {"unreadable": 1})
+    assert propose(path, reads="spans").classes == {"NAME": 1}
 
 
 def test_words_are_cut_by_one_rule():
