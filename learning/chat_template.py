@@ -47,7 +47,7 @@ def with_template(
     if not found:
         raise ModelError(
             f"{base} has no chat template. Take a base model that was tuned for dialogues (its name often "
-            'says "instruct" or "chat"), or set model.template = "plain".'
+            'ends in "-instruct" or "-chat"), or set model.template = "plain".'
         )
     return _DATE + found if "strftime_now" in found and _DATE not in found else str(found)
 

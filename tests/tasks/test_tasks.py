@@ -28,14 +28,25 @@ def named(path):
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-            # A name that is one word, as chat, is also a word of other sentences.
-            yield from (
-                n for n in BUILT_IN if (n == node.value if n.isalpha() else n in node.value)
-            )
+            yield from (name for name in BUILT_IN if says(node.value, name))
         elif isinstance(node, ast.Name | ast.alias):
             name = node.id if isinstance(node, ast.Name) else node.name
             if name in classes:
                 yield name
+
+
+def says(text, name):
+    """Whether a text names a task. A name of one word, as chat, is also a word of other sentences."""
+    if name.isalpha():
+        return text == name or any(quote + name + quote in text for quote in "\"'`")
+    return name in text
+
+
+def test_a_task_of_one_word_is_named_as_a_whole_text_or_in_quotes():
+    for text in ("chat", 'use task = "chat"', "for 'chat' alone", "of `chat`"):
+        assert says(text, "chat")
+    for text in ("it has no chat template", 'a name in "-chat"'):
+        assert not says(text, "chat")
 
 
 def test_no_other_file_names_a_task():
