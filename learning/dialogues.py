@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ..job import Job, ModelSpec
 
 _NOT_LEARNED = -100
-_TRIED = [Message(USER, "What is this?"), Message(ASSISTANT, "An example.")]
+_TRIED = ("An example.", "an example", "42 of them.", '"Yes."', "(none)", "- one")
+"""Answers that begin with a letter, a digit, or a sign: each could be one token with what stands before."""
 
 
 class Dialogues(Texts):
@@ -41,7 +42,8 @@ class Dialogues(Texts):
 
     Guarantee: a row follows from its own record. It is made only if, for every answer that is learned, the
     tokens of what comes before are those that a model sees when it is asked for that answer, and those of the
-    answer itself do not change if more is said (no template is taken at its word).
+    answer itself do not change if more is said, hold the whole answer, and end with the one token that ends
+    all answers (no template is taken at its word).
     """
 
     targets = True
@@ -64,14 +66,18 @@ class Dialogues(Texts):
         found = copy.copy(self)
         found._last_alone = model.answers == "last"
         found.tokenizer.chat_template = with_template(self.tokenizer, model.template, model.base)
-        try:
-            row = found._row(_TRIED, 10**6)
-        except Exception as error:
-            raise ModelError(
-                f"{model.base}: its chat template cannot be used: {first_line(error)} Set model.template = "
-                '"plain", or take another base model.'
-            ) from None
-        found._ends = [int(self.ids(row)[-1])]
+        found._ends = []
+        for answer in _TRIED:
+            try:
+                row = found._row(
+                    [Message(USER, "What is this?"), Message(ASSISTANT, answer)], 10**6
+                )
+            except Exception as error:
+                raise ModelError(
+                    f"{model.base}: its chat template cannot be used for the answer {answer!r}: "
+                    f'{first_line(error)} Set model.template = "plain", or take another base model.'
+                ) from None
+            found._ends = [int(self.ids(row)[-1])]
         return found
 
     @property
@@ -95,7 +101,12 @@ class Dialogues(Texts):
         messages = messages_of(record) if record else []
         if not messages or self._says_controls(messages):
             return [], []
-        return [], self._fitting(messages, limit, answers=True)[1]
+        try:
+            return [], self._fitting(messages, limit, answers=True)[1]
+        except (
+            Exception
+        ):  # a template may refuse what it cannot say, such as a message of the system
+            return [], []
 
     def _row(self, messages: list[Message], limit: int) -> np.ndarray:
         if self._says_controls(messages):
@@ -117,8 +128,23 @@ class Dialogues(Texts):
                 raise ValueError(
                     f"what it makes of the first {place + 1} messages is not how it begins with more."
                 )
+            if not self._holds(tokens[len(before) : end], kept[place].content):
+                raise ValueError(
+                    "what a model would learn to say is not the answer: where the answer begins is not where "
+                    "the template ends if it is asked for one (add_generation_prompt)."
+                )
+            if self._ends and tokens[end - 1] not in self._ends:
+                raise ValueError("its answers end with different tokens.")
             row[len(before) : end] = mark(row[len(before) : end])
         return row
+
+    def _holds(self, tokens: Sequence[int], answer: str) -> bool:
+        """Whether tokens say an answer, whatever blanks they put into it."""
+        said = _without_blanks(str(self.tokenizer.decode([*tokens])))
+        if _without_blanks(answer) in said:
+            return True
+        known = self.tokenizer(answer, add_special_tokens=False)["input_ids"]  # of it to the model
+        return _without_blanks(str(self.tokenizer.decode(known))) in said
 
     def _end_behind(self, tokens: Sequence[int], start: int) -> int | None:
         """Behind the first control token from a place on; None if there is none."""
@@ -195,6 +221,10 @@ class Dialogues(Texts):
         long = "a b " * (largest * 8)
         two = [Message(USER, long), Message(ASSISTANT, long)]
         return [record_of(many), record_of(two)], 1.0
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
 
 
 def mark(tokens: Any) -> Any:

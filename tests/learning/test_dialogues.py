@@ -19,6 +19,7 @@ from umbel.learning.private_counts import PrivateTask
 from umbel.learning.reading.dialogues import dialogue, messages_of, opening, record_of
 from umbel.learning.rouge import rouge_l
 from umbel.learning.tasks.chat import AnswerCounts, Chat
+from umbel.learning.usage_of_dialogues import asking
 
 CHATML = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -31,8 +32,10 @@ ENDLESS = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-
-
+NEVER_ASKS = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+HALF = CHATML.replace("m['content']", "m['content'][:4]")
+MERGES = CHATML.replace("\n", " ")
+"""A token may hold the blank with which a prompt ends and the first letter of an answer."""
 ROOM = 200
 """Tokens."""
 
@@ -176,6 +179,9 @@ REFUSED = {
     "none": (None, "has no chat template.*model.template = .plain."),
     "not how it begins": (LAST_FIRST, "its chat template cannot be used.*not how it begins with more"),
     "no end": (ENDLESS, "its answers end without a control token"),
+    "learns no answer": (NEVER_ASKS, "not the answer.*add_generation_prompt"),
+    "half an answer": (HALF, "is not the answer"),
+    "merges": (MERGES, r"for the answer 'an example': .*not how it begins with more"),
     "broken": ("{% for m in messages %}", "its chat template cannot be used"),
     "raises": ("{{ raise_exception('no') }}", "its chat template cannot be used"),
     "reaches out": ("{{ messages.__class__.__mro__ }}", "its chat template cannot be used"),
@@ -209,6 +215,38 @@ def test_a_template_that_forgets_what_was_said_before_costs_the_records_for_whic
     assert learned(reader, reader.encode([one], ROOM)[0]) == "b</s>"
     with pytest.raises(ValueError, match="not how it begins with more"):
         reader.encode([two], ROOM)
+
+
+def test_a_record_whose_answer_the_template_changes_or_ends_otherwise_is_left_out(tiny, tmp_path):
+    for name, changed, why in (
+        ("cut", CHATML.replace("m['content']", "m['content'].split('=')[-1]"), "not the answer"),
+        ("end", CHATML.replace("</s>", "{{ '</s>' if '=' not in m['content'] else '<s>' }}"), "different"),
+    ):  # fmt: skip
+        reader = inputs(base(tiny, tmp_path / name, changed))
+        good, bad = (dialogue(json.dumps(turns("a", answer))) for answer in ("b", "b = c"))
+        assert learned(reader, reader.encode([good], ROOM)[0]) == "b</s>"
+        with pytest.raises(ValueError, match=why):
+            reader.encode([bad], ROOM)
+
+
+def test_a_prompt_that_the_template_refuses_has_no_answer(tiny, tmp_path):
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    reader = inputs(base(tiny, tmp_path / "base", refuses + CHATML))
+    said, refused = turns("a"), turns("a", system="b")
+    assert reader.prompt(json.dumps(refused), ROOM) == ([], [])
+    assert reader.prompt(json.dumps(said), ROOM)[1]
+    of_card = {"tokenizer": reader.tokenizer, "read": str.strip}
+    card = {"model": {"max_length": ROOM}, "characters": 4096, "dialogue": {"controls": []}}
+    exec("\n".join(asking(card)), of_card)
+    assert of_card["ask"](refused) == []
+    assert of_card["ask"](said) == reader.prompt(json.dumps(said), ROOM)[1]
+
+
+def test_answers_may_end_with_another_token_than_texts(tiny, tmp_path):
+    reader = inputs(base(tiny, tmp_path / "base", CHATML.replace("</s>", "<mask>")))
+    (row,) = reader.encode([dialogue(json.dumps(turns("a", "b")))], ROOM)
+    assert learned(reader, row) == "b<mask>"
+    assert reader.ends == [reader.ids(row)[-1]] != [reader.tokenizer.eos_token_id]
 
 
 def test_a_template_that_asks_for_the_day_gets_the_same_one_every_day(tiny, tmp_path):
