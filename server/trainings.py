@@ -112,7 +112,7 @@ class Trainings:
         return bool(late)
 
     def finish(self) -> None:
-        """Wait until nobody who is connected trains any more, or is late.
+        """Wait until every connected client has answered or timed out.
 
         If they take long, they are asked again, at twice the time each: an agent that was started again so
         quickly that nobody saw it go does not know that it was asked.
