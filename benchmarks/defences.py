@@ -210,11 +210,15 @@ def spoilt(case: str, share: float) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Of one case as Markdown: a line per rule, a column per share."""
+    """Of one case as Markdown: a line per rule, a column per share; attacks by name if there are several."""
+    found = [worst for row in rows for worst in row["worst"].values()]
+    several = len({worst["attack"] for worst in found if worst["points"] is not None}) > 1
 
     def cell(worst: dict[str, Any]) -> str:
         points, attack = worst["points"], worst["attack"]
-        return str(attack) if points is None else f"{points:.1f} ({attack})"
+        if points is None:
+            return str(attack)
+        return f"{points:.1f} ({attack})" if several else f"{points:.1f}"
 
     shares = [f"{row['attackers']:.0%}" for row in rows]
     if rows[0]["case"] == "groups":

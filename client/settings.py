@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_SHARE = 0.8
 _MOST_TURNS = 4096
 """Far more than a model reads of a dialogue."""
-_MOST_SPANS = 4096  # as learning.spans reads
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
@@ -194,10 +193,12 @@ class DataSettings(Document):
     @property
     def largest(self) -> int:
         """How large a record may be, in pixels, turns or spans; 0 if its size makes no difference."""
+        from ..learning.spans import MOST_SPANS
+
         found = {
             "pictures": self.largest_picture,
             "dialogues": _MOST_TURNS,
-            "spans": _MOST_SPANS,
+            "spans": MOST_SPANS,
         }
         return found.get(self.reads, 0)
 
