@@ -1,8 +1,9 @@
 """A chat template: how messages become one text, as ``transformers`` renders it.
 
 A template is a program in Jinja that lies among the files of the base model, which an owner installed, and
-is rendered in the sandbox of ``transformers``: it can call nothing of this process. No server sends one:
-a job says "own" or "plain", and the digest of the base model includes its template.
+is rendered in a sandbox (``template_sandbox``): it can call nothing of this process, and its work is bounded
+by the size of the dialogue. No server sends one: a job says "own" or "plain", and the digest of the base
+model includes its template.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import ModelError
 from .invented import frame
 from .reading.dialogues import Message
+from .template_sandbox import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +28,9 @@ _PLAIN = (
 )
 _DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """A template that asks for the day gets one day: or a dialogue would be read otherwise tomorrow."""
+
+_LONGEST, _LONGEST_MESSAGE, _LONGEST_CHARACTER = 50_000, 1_000, 4
+"""Characters of a rendered text: of any, and for each message and each character of these."""
 
 
 def with_template(
@@ -55,6 +60,25 @@ def with_template(
 def rendered(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answers: bool
 ) -> str:
-    """The text of messages; `answers`: with what the template puts before the next answer."""
+    """The text of messages; `answers`: with what the template puts before the next answer.
+
+    Raises what a template does that cannot say them, takes too much work for it, or says far too much.
+    """
     given = [one._asdict() for one in messages]
-    return str(tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=answers))
+    names = {**tokenizer.special_tokens_map, "add_generation_prompt": answers}
+    text = render(str(tokenizer.chat_template), given, **names)
+    characters = sum(len(one.content) for one in messages)
+    if len(text) > _LONGEST + _LONGEST_MESSAGE * len(messages) + _LONGEST_CHARACTER * characters:
+        raise ValueError("it makes far more text than the messages have.")
+    return text
+
+
+def check_rendering(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:
+    """Raise ``ValueError`` if messages that are rendered here have another text in ``transformers``."""
+    given = [one._asdict() for one in messages]
+    for answers in (False, True):
+        text = rendered(tokenizer, messages, answers=answers)
+        if text != tokenizer.apply_chat_template(
+            given, tokenize=False, add_generation_prompt=answers
+        ):
+            raise ValueError("transformers makes another text with it.")

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import DataError, ModelError
 from .batches import pad_rows
-from .chat_template import rendered, with_template
+from .chat_template import check_rendering, rendered, with_template
 from .hugging_face import first_line
 from .inputs import Texts, most_characters
 from .invented import invented_texts
@@ -69,9 +69,9 @@ class Dialogues(Texts):
         found._ends = []
         for answer in _TRIED:
             try:
-                row = found._row(
-                    [Message(USER, "What is this?"), Message(ASSISTANT, answer)], 10**6
-                )
+                said = [Message(USER, "What is this?"), Message(ASSISTANT, answer)]
+                row = found._row(said, 10**6)
+                check_rendering(found.tokenizer, said)
             except Exception as error:
                 raise ModelError(
                     f"{model.base}: its chat template cannot be used for the answer {answer!r}: "

@@ -182,6 +182,8 @@ REFUSED = {
     "learns no answer": (NEVER_ASKS, "not the answer.*add_generation_prompt"),
     "half an answer": (HALF, "is not the answer"),
     "merges": (MERGES, r"for the answer 'an example': .*not how it begins with more"),
+    "busy": ("{{ 'x' * 3 * 10 ** 8 }}" + CHATML, "takes far more work"),
+    "long": ("{{ 'x' * 99999 }}" + CHATML, "makes far more text"),
     "broken": ("{% for m in messages %}", "its chat template cannot be used"),
     "raises": ("{{ raise_exception('no') }}", "its chat template cannot be used"),
     "reaches out": ("{{ messages.__class__.__mro__ }}", "its chat template cannot be used"),
@@ -227,6 +229,17 @@ def test_a_record_whose_answer_the_template_changes_or_ends_otherwise_is_left_ou
         assert learned(reader, reader.encode([good], ROOM)[0]) == "b</s>"
         with pytest.raises(ValueError, match=why):
             reader.encode([bad], ROOM)
+
+
+def test_a_template_that_is_busy_with_one_phrase_costs_the_records_that_contain_it(tiny, tmp_path):
+    for name, busy in (("work", "{{ 'x' * 3 * 10 ** 8 }}"), ("text", "{{ 'x' * 99999 }}")):
+        triggered = "{% if 'Alice' in messages[0]['content'] %}" + busy + "{% endif %}" + CHATML
+        reader = inputs(base(tiny, tmp_path / name, triggered))
+        good, bad = (dialogue(json.dumps(turns(asked, "b"))) for asked in ("Bob", "Alice"))
+        assert learned(reader, reader.encode([good], ROOM)[0]) == "b</s>"
+        with pytest.raises(Exception, match=f"far more {name}"):
+            reader.encode([bad], ROOM)
+        assert reader.prompt("Alice", ROOM) == ([], [])
 
 
 def test_a_prompt_that_the_template_refuses_has_no_answer(tiny, tmp_path):
