@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 2.0
 """Between two looks at who is connected."""
 _AGAIN_SECONDS = 10.0
-"""Until a client that could not train is asked again."""
+"""Until a client that could not train, or died of a request and of its repetition, is asked again."""
 
 
 def requests_to_train(run: Run, versions: Mapping[str, int]) -> list[Message]:
@@ -57,6 +57,8 @@ class Trainings:
         self.masked = {n: f.version for n, f in buffer.flights.items()} if resumed else {}
         """By client the version of an update that was in a sum which came to nothing, or may have been before
         this process began."""
+        self._back: set[str] = set()
+        """Clients that came back since they were asked, and may not know of it."""
         self._not_before: dict[str, float] = {}
         self._since: dict[str, float] = {}
         """When each client was first asked for the version that it trains."""
@@ -166,7 +168,11 @@ class Trainings:
         # Nobody waits for them until their versions are too old.
         self._drop(n for n in self.away - buffer.summing if buffer.is_late(n))
         buffer.begin(self._online - buffer.flights.keys())
-        self._ask_again(self._asked.keys() & self._online - before)
+        self._back = (self._back | self._online - before) & self._asked.keys() & self._online
+        due = {name for name in self._back if now >= self._not_before.get(name, now)}
+        self._ask_again(due)
+        self._back -= due
+        self._not_before |= dict.fromkeys(due, now + _AGAIN_SECONDS)
 
     def _ask(self) -> None:
         """Have those train who may begin, and are connected."""

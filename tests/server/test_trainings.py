@@ -8,6 +8,7 @@ import pytest
 from umbel.errors import Interrupted, RoundFailed
 from umbel.run.events import Evaluation, Round
 from umbel.server.attempts import present
+from umbel.server.buffered import under_way
 from umbel.server.overlapping import overlapping_rounds
 from umbel.server.rounds import run_rounds
 from umbel.wire.requests import CONFIRM, TRAIN
@@ -144,3 +145,26 @@ def test_a_request_that_died_with_an_agent_is_sent_again(start, job, seen):
     assert run.folder.told(Evaluation)[-1].round == 1
     assert run.clock.now() < job.cohort.deadline
     assert each_once(run)
+
+
+def test_an_agent_that_dies_of_each_training_is_asked_no_more_often_than_one_that_fails(start, job):
+    run, machines = start(job, reproducible=False)
+    died = []
+
+    def die(kind, name):
+        if (kind, name) == (TRAIN, "shop"):
+            died.append(run.clock.now())
+            machines.lose.add(name)
+            machines.off.add(name)
+
+    machines.before = die
+    under_way(run)
+    for moment in range(120):
+        run.clock.wait_until(moment / 2)
+        run.trainings.attend()
+        if died and run.clock.now() >= died[-1] + 3:
+            machines.off.clear()
+    first, *later = np.diff(died)
+    assert first < 10, "whoever was started again once is asked as soon as it is back"
+    assert len(later) >= 3
+    assert min(later) >= 10
