@@ -133,7 +133,10 @@ def propose(data: Path, test_data: Path | None = None, **given: Any) -> Proposal
         spans=spans,
     )
     if not len(found):
-        raise DataError(f"{data} has no rows. Name the file that holds the records.")
+        raise DataError(
+            f"{data} has no rows to train on. Name the file that holds the records, or the folder: those "
+            "within one that is called test or val are for tests."
+        )
     paths = {"path": str(data.resolve())}
     if test_data is not None:
         paths["test_path"] = str(test_data.resolve())

@@ -25,11 +25,12 @@ from .labels import (
     span_labels,
 )
 from .reading.cells import reason as reason_of
+from .reading.class_folders import UNTRAINED
 from .reading.layout import Layout
 from .reading.names import label_name, stands_for_nothing
 from .reading.picture_limits import MOST_PIXELS
 from .reading.table import Table
-from .reading.tables import read_table, splits_of
+from .reading.tables import is_class_folder, read_table, splits_of
 from .rows import Row, fill
 
 
@@ -250,6 +251,8 @@ def _read_sources(
                 "Point data.test_path to the folder of one of them."
             )
         split = "test" if splits and "test" in splits else None
+        if lenient and is_class_folder(test_path, kind.reads == "pictures"):
+            split = "test" if test_path.resolve() == path.resolve() else UNTRAINED
         # Which side test rows are on is settled, so for the split they need no group.
         must, may = (needed + grouping, []) if grouped else (needed, grouping)
         test = read(test_path, spec.text_column, must, may, split)

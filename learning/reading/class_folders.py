@@ -7,6 +7,14 @@ from pathlib import Path, PurePosixPath
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "test", "valid": "test"}
 _SPLITS |= {"validation": "test", "dev": "test"}
+UNTRAINED = "untrained"
+"""In place of a split: all files but those that a folder says are trained on."""
+_OF_PARTS = {
+    None: ("", "train"),
+    "train": ("", "train"),
+    "test": ("test",),
+    UNTRAINED: ("", "test"),
+}
 _DATASETS = ("state.json", "dataset_dict.json")
 
 
@@ -27,13 +35,23 @@ class ClassFolders:
         """Of "train" and "test" those that some file is for; empty if no folder says so."""
         return sorted({part or "train" for part in self._parts}) if any(self._parts) else []
 
-    def of(self, split: str | None) -> list[str]:
-        """Those of that split; None: those for training, if there are some, else all."""
+    def of(self, split: str | None, *, by_path: bool = False) -> list[str]:
+        """Those of that split; None: those for training, if there are some, else all.
+
+        by_path: None are those that no folder says are tested on, and `split` may be `UNTRAINED`. Guarantee:
+        whether a file is among them then follows from its own path.
+        """
+        if by_path:
+            parts = _OF_PARTS[split]
+            return [n for n, part in zip(self.names, self._parts, strict=True) if part in parts]
         if not self.splits:
             return self.names
         wanted = split or self.splits[-1]  # of "test" and "train"
-        parts = (part or "train" for part in self._parts)
-        return [n for n, part in zip(self.names, parts, strict=True) if part == wanted]
+        return [
+            n
+            for n, part in zip(self.names, self._parts, strict=True)
+            if (part or "train") == wanted
+        ]
 
 
 def class_of(name: str) -> str | None:

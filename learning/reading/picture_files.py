@@ -37,11 +37,13 @@ class PictureFolder(ClassFolders):
         required: Sequence[str],
         split: str | None,
         largest: int = MOST_PIXELS,
+        *,
+        by_path: bool = False,
     ) -> Table:
         """A row for each picture, by its place: it is in the column `picture`, "label" is its folder's name.
 
-        split: see ``ClassFolders.of``. A picture that cannot be read, has more pixels than `largest`, or
-        has a file that is too large for so few, stands without a value. Raises ``DataError``.
+        split, by_path: see ``ClassFolders.of``. A picture that cannot be read, has more pixels than
+        `largest`, or has a file that is too large for so few, stands without a value. Raises ``DataError``.
         """
         unknown = [name for name in required if name not in (picture, IMAGE, LABEL, FILE)]
         if unknown:
@@ -49,7 +51,7 @@ class PictureFolder(ClassFolders):
                 f"{self.path} is a folder of pictures, so its columns are {IMAGE}, {LABEL} (its "
                 f"folder) and {FILE}: it has no {quoted(unknown[0])}."
             )
-        names = self.of(split)
+        names = self.of(split, by_path=by_path)
         values: list[str | None] = []
         faults: dict[int, str] = {}
         for row, found in enumerate(_contents(self.path, names, largest)):

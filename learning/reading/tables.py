@@ -26,7 +26,7 @@ from .json_shape import refuse_shape
 from .layout import USUAL, Layout
 from .lines import JSON, read_lines
 from .packing import ending, inner_name, packing
-from .picture_files import PictureFolder, holds_pictures, with_pictures
+from .picture_files import PictureFolder, holds_pictures, is_picture_folder, with_pictures
 from .picture_limits import MOST_PIXELS
 from .sheet import SHEETS, read_sheet, refuse_sheet, sheets_said
 from .signatures import refuse_other_kinds, unknown_format
@@ -83,8 +83,8 @@ def read_table(
     extra = [name for name in dict.fromkeys(optional) if name not in required]
     _check_there(path)
     refuse_sheet(path, layout)
-    if pictures and holds_pictures(path):
-        table = PictureFolder(path).read(text, required, split, largest)
+    if pictures and (is_picture_folder(path) if lenient else holds_pictures(path)):
+        table = PictureFolder(path).read(text, required, split, largest, by_path=lenient)
     else:
         nested = {text} if lists or (dialogues and answers is None) else set()
         nested |= {text, *others} if spans else set()
@@ -108,7 +108,8 @@ def _read(
     nested: Collection[str | None],
 ) -> Table:
     if path.is_dir() and (is_text_folder(path) if lenient else holds_texts(path)):
-        return TextFolder(path).read(text, required, extra, split, layout.encoding)
+        folder = TextFolder(path)
+        return folder.read(text, required, extra, split, layout.encoding, by_path=lenient)
     if path.is_dir():
         return read_folder(path, text, required, extra, split, pictures, nested)
     if path.stat().st_size == 0 and not lenient:
@@ -125,6 +126,11 @@ def splits_of(path: Path, pictures: bool) -> list[str] | None:
     if is_text_folder(path):
         return TextFolder(path).splits or None
     return split_names(path)
+
+
+def is_class_folder(path: Path, pictures: bool) -> bool:
+    """Whether each file in it is a record (``class_folders``), for a reader who is lenient."""
+    return is_picture_folder(path) if pictures else is_text_folder(path)
 
 
 def find_layout(path: Path, given: Layout = USUAL) -> Layout:

@@ -29,13 +29,15 @@ class TextFolder(ClassFolders):
         extra: Sequence[str],
         split: str | None,
         encoding: str | None = None,
+        *,
+        by_path: bool = False,
     ) -> Table:
         """A row for each file: its text is in the column `text` too, its folder's name in "label".
 
-        split: see ``ClassFolders.of``. encoding: of all files, by default UTF-8. A file that cannot be read
-        stands without values. Raises ``DataError``.
+        split, by_path: see ``ClassFolders.of``. encoding: of all files, by default UTF-8. A file that cannot
+        be read stands without values. Raises ``DataError``.
 
-        Guarantee: what is read of a file depends on no other file.
+        Guarantee: what is read of a file depends on no other file; with `by_path`, so does whether it is.
         """
         unknown = [name for name in required if name not in (text, *COLUMNS)]
         if unknown:
@@ -43,7 +45,7 @@ class TextFolder(ClassFolders):
                 f"{self.path} is a folder of text files, so its columns are {TEXT}, {LABEL} (its folder) "
                 f"and {FILE}: it has no {quoted(unknown[0])}."
             )
-        names = self.of(split)
+        names = self.of(split, by_path=by_path)
         codec = "utf-8-sig" if encoding is None else codec_of(encoding)
         texts: list[str | None] = []
         faults: dict[int, str] = {}

@@ -123,6 +123,13 @@ def test_which_side_a_picture_is_on_follows_from_its_own_path(folder, tmp_path):
     assert before.columns["text"] == [
         t for t in after.columns["text"] if t in before.columns["text"]
     ]
+    tested = root / "test"
+    (tested / "val" / "cats").mkdir(parents=True)
+    (tested / "cats" / "test.png").rename(tested / "val" / "cats" / "test.png")
+    assert not len(read_table(tested, "text", ["label"], lenient=True, pictures=True))
+    (tested / "dogs").mkdir()
+    (tested / "dogs" / "new.png").write_bytes(file_of(drawn(79)))
+    assert len(read_table(tested, "text", ["label"], lenient=True, pictures=True)) == 1
     assert len(after) == len(before) + 2
 
 

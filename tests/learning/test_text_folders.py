@@ -92,3 +92,43 @@ def test_an_owner_declares_a_folder_and_reads_nothing_from_an_empty_one(folder):
     assert len(read_table(path, "text", ["label"], lenient=True)) == 0
     with pytest.raises(DataError, match="folder with .txt files in a folder for each class"):
         read_table(path, "text")
+
+
+def owners(path, **spec):
+    """What an owner's agent trains and tests on."""
+    given = DataSpec(path=str(path), labels=["a", "b"], **spec)
+    corpus = load_corpus(given, "text-classification", declared=True)
+    held = corpus.held_out if corpus.held_out is not None else [False] * len(corpus)
+    sides = {True: set(), False: set()}
+    for text, side in zip(corpus.texts, held, strict=True):
+        sides[bool(side)].add(text)
+    return sides[False], sides[True]
+
+
+@pytest.mark.parametrize("more", ["train/a/new.txt", "test/a/new.txt", "a/new.txt"])
+def test_what_an_owner_trains_on_follows_from_each_files_own_path(folder, more):
+    path = folder(many("val/"))
+    assert owners(path) == (set(), set())
+    with pytest.raises(DataError, match="no rows to train on.* called test or val are for tests"):
+        propose(path)
+    whole, apart = str(path), str(path / "val")
+    alone = (owners(path, test_path=whole)[1], owners(path, test_path=apart)[1])
+    assert alone == (set(many("val/").values()),) * 2
+    folder({more: "one more"})
+    tested = more.startswith("test")
+    assert owners(path) == (set() if tested else {"one more"}, set())
+    trained, held = owners(path, test_path=whole)
+    assert trained == (set() if tested else {"one more"})
+    assert held == set(many("val/").values()) | ({"one more"} if tested else set())
+
+
+def test_of_a_folder_for_tests_one_files_place_settles_no_other(folder, tmp_path):
+    path = folder(many(""))
+    elsewhere = tmp_path / "elsewhere" / "a"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "1.txt").write_text("tested")
+    for part, expected in (("test", {"tested", "more"}), ("train", {"tested", "more"})):
+        at = tmp_path / "elsewhere" / part / "a"
+        at.mkdir(parents=True)
+        (at / "2.txt").write_text("more" if part == "test" else "trained on elsewhere")
+        assert owners(path, test_path=str(tmp_path / "elsewhere"))[1] == expected
