@@ -8,6 +8,7 @@ with those that share its first token, as some tokenizers join signs: it gets on
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -113,10 +114,16 @@ class MarkedTexts(Texts):
         return batch | {"input_ids": torch.where(batch["attention_mask"] == 0, drawn, ids)}
 
     def costliest(self, largest: int) -> tuple[list[str], float]:
-        """Of short words, each a span."""
+        """Of short words, each a span; and of signs, several of which a tokenizer may join, so that spans end
+        within tokens."""
         label = self.labels[0] if self.labels else "?"
-        spans = tuple(Span(2 * n, 2 * n + 1, label) for n in range(largest))
-        return [Marked("a " * largest, spans).record()], 1.0
+        return [
+            Marked(
+                word * largest,
+                tuple(Span(at, at + 1, label) for at in range(0, len(word) * largest, len(word))),
+            ).record()
+            for word in ("a ", "-")
+        ], 1.0
 
     def fit(self, backbone: nn.Module, base: str) -> None:
         super().fit(backbone, base)
@@ -189,6 +196,7 @@ def tagged(
     number = {label: k for k, label in enumerate(labels)}
     starts = {unit.start: at for at, unit in enumerate(units)}
     ends = {unit.end: at for at, unit in enumerate(units)}
+    behind = [unit.end for unit in units]
     tags, missed = [0] * len(units), []
     for span in spans:
         if span.start in starts and span.end in ends:
@@ -198,11 +206,10 @@ def tagged(
     for span in spans:
         if span.start not in starts or span.end not in ends:
             missed.append(number[span.label])
-            if not units or span.start >= units[-1].end:
-                continue
-            for at, unit in enumerate(units):
-                if unit.start < span.end and unit.end > span.start:
-                    tags[at] = -1
+            for at in range(bisect_right(behind, span.start), len(units)):
+                if units[at].start >= span.end:
+                    break
+                tags[at] = -1
     return tags, missed
 
 

@@ -11,7 +11,7 @@ import torch
 from umbel.errors import JobError, MessageError
 from umbel.learning.counts import counting
 from umbel.learning.loading import load_learner
-from umbel.learning.marked_texts import decoded, units_of
+from umbel.learning.marked_texts import Unit, decoded, tagged, units_of
 from umbel.learning.metrics import counts_of
 from umbel.learning.predict import Predictor
 from umbel.learning.probing.probe import probe
@@ -309,7 +309,28 @@ def test_weights_that_leave_every_tag_to_rounding_are_refused(spanned):
 
 def test_reading_is_planned_by_a_text_that_is_all_spans(spanned):
     inputs = load_learner(spanned(), 2).inputs
-    (record,), scale = inputs.costliest(500)
-    assert (len(marked(record).spans), scale) == (500, 1.0)
-    (row,) = inputs.encode([record], 48)
-    assert len(row) == 48
+    records, scale = inputs.costliest(500)
+    assert ([len(marked(record).spans) for record in records], scale) == ([500, 500], 1.0)
+    assert all(0 < len(row) <= 48 for row in inputs.encode(records, 48))
+
+
+def test_spans_within_tokens_take_no_longer_than_others():
+    """Sixteen signs in a token, each a span of its own, of which no tags can tell."""
+
+    class Looked(list):
+        seen = 0
+
+        def __iter__(self):
+            for one in super().__iter__():
+                Looked.seen += 1
+                yield one
+
+        def __getitem__(self, place):
+            Looked.seen += 1
+            return super().__getitem__(place)
+
+    units = Looked(Unit(n, 16 * n, 16 * n + 16) for n in range(200))
+    spans = [Span(n, n + 1, "N") for n in range(16, 3200)]
+    tags, missed = tagged(units, spans, ["N"])
+    assert (tags, missed) == ([0] + [-1] * 199, [0] * len(spans))
+    assert Looked.seen < 4 * (len(units) + len(spans))
