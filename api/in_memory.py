@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,15 @@ def _column(values: Any) -> Any:
         return pa.array(values, from_pandas=True)
     except (TypeError, pa.ArrowException):
         missing = [value is None or value != value for value in values]
-        texts = [None if gone else str(value) for value, gone in zip(values, missing, strict=True)]
+        texts = [
+            None if gone else _said(value) for value, gone in zip(values, missing, strict=True)
+        ]
         return pa.array(texts, pa.string())
+
+
+def _said(value: Any) -> str:
+    """As a file of text has a value: lists and objects, such as dialogues, in JSON."""
+    return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else str(value)
 
 
 def _written(write: Any) -> bytes:

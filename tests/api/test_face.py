@@ -12,6 +12,8 @@ import umbel
 from umbel.api.in_memory import table_file
 from umbel.api.sources import as_job
 from umbel.errors import DataError, Interrupted, JobError, RunFolderError
+from umbel.job import DataSpec
+from umbel.learning.data import load_corpus
 from umbel.run.record import RunRecord
 
 NAMES = ["Job", "Run", "UmbelError", "__version__", "compare", "plan", "simulate"]
@@ -209,6 +211,15 @@ def test_a_table_in_memory_is_data_like_a_file(table):
 def test_records_may_come_one_after_the_other():
     path = table_file(record for record in TABLES["records"])
     assert path == table_file(TABLES["records"])
+
+
+def test_one_odd_value_in_a_column_of_lists_spoils_no_other():
+    said = [{"role": "user", "content": "a 'b'"}, {"role": "assistant", "content": "c"}]
+    path = table_file([{"messages": said}, {"messages": "odd"}, {"messages": [*said, 7]}])
+    spec = DataSpec(path=str(path), text_column="messages")
+    found = load_corpus(spec, "chat", declared=True)
+    assert [json.loads(text) for text in found.texts] == [said]
+    assert found.dropped == {"unreadable": 2}
 
 
 TEST = pa.table({"text": ["fine", "poor"], "label": ["a", "b"]})
