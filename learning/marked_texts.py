@@ -180,7 +180,8 @@ def units_of(text: str, offsets: Sequence[tuple[int, int]]) -> list[Unit]:
         for character in range(start, end):
             seen.setdefault(character, place)
     units: list[Unit] = []
-    for start, end in words_of(text, max((end for _, end in offsets), default=0)):
+    earliest = min(seen, default=len(text))
+    for start, end in words_of(text, max((end for _, end in offsets), default=0), earliest):
         first = seen.get(start)
         if first is not None and units and units[-1].place == first:
             units[-1] = units[-1]._replace(end=end)

@@ -17,9 +17,12 @@ _WORD = re.compile(WORD)
 _LONG = re.compile(f"[^\\W{_SINGLE}]{{2}}")
 
 
-def words_of(text: str, before: int | None = None) -> list[tuple[int, int]]:
-    """Where each word begins and ends, in characters of the text; of those that begin `before` a place."""
-    words = (found.span() for found in _WORD.finditer(text))
+def words_of(text: str, before: int | None = None, first: int = 0) -> list[tuple[int, int]]:
+    """Where each word begins and ends, in characters of the text; of those that begin from `first` on and
+    `before` a place. No more of the text is looked at."""
+    words = (found.span() for found in _WORD.finditer(text, first))
+    if cuts_word(text, first):
+        next(words)  # the rest of one that begins earlier
     return list(words if before is None else takewhile(lambda word: word[0] < before, words))
 
 

@@ -124,6 +124,7 @@ def test_a_place_within_a_word_is_told_from_the_signs_around_it():
             around = [text[start:end] for start, end in words if start < place < end]
             assert cuts_word(text, place) == bool(around)
             assert not around or word_around(text, place) == around[0]
+            assert words_of(text, first=place) == [word for word in words if word[0] >= place]
 
 
 HALVES = {

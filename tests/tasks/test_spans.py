@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from umbel.errors import JobError, MessageError
+from umbel.learning import marked_texts
 from umbel.learning.counts import counting
 from umbel.learning.loading import load_learner
 from umbel.learning.marked_texts import Unit, decoded, tagged, units_of
@@ -18,6 +19,7 @@ from umbel.learning.probing.probe import probe
 from umbel.learning.span_counts import MOST_SPANS, Compared, SpanCounts, cells_of
 from umbel.learning.spans import Marked, Span, marked
 from umbel.learning.tasks import task_for
+from umbel.learning.words import words_of
 from umbel.planning.noise import change_of
 from umbel.privacy.noise.counts_noise import GROUP_COUNTS
 from umbel.reports.predictions import Asked, prediction_line, predictions
@@ -312,6 +314,21 @@ def test_reading_is_planned_by_a_text_that_is_all_spans(spanned):
     records, scale = inputs.costliest(500)
     assert ([len(marked(record).spans) for record in records], scale) == ([500, 500], 1.0)
     assert all(0 < len(row) <= 48 for row in inputs.encode(records, 48))
+
+
+def test_of_a_long_text_whose_end_is_read_only_the_end_is_looked_at(monkeypatch):
+    looked = []
+
+    def words(*arguments):
+        looked.extend(found := words_of(*arguments))
+        return found
+
+    monkeypatch.setattr(marked_texts, "words_of", words)
+    text = "ab " * 10_000
+    # One token without a place, one from within a word, and one of a whole word.
+    found = units_of(text, [(29_992, 29_992), (29_995, 29_996), (29_997, 29_999)])
+    assert found == [Unit(2, 29_997, 29_999)]
+    assert looked == [(29_997, 29_999)]
 
 
 def test_spans_within_tokens_take_no_longer_than_others():
