@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..learning.reading.layout import Layout
 
 DEFAULT_SHARE = 0.8
-_MOST_TURNS = 4096
-"""Far more than a model reads of a dialogue."""
 
 _TEMPLATE = """\
 # This owner's settings. Of this file only the name leaves this machine, and those parts of [data]
@@ -192,12 +190,13 @@ class DataSettings(Document):
 
     @property
     def largest(self) -> int:
-        """How large a record may be, in pixels, turns or spans; 0 if its size makes no difference."""
+        """How large a record may be, in pixels, messages or spans; 0 if its size makes no difference."""
+        from ..learning.reading.dialogues import MOST_MESSAGES
         from ..learning.spans import MOST_SPANS
 
         found = {
             "pictures": self.largest_picture,
-            "dialogues": _MOST_TURNS,
+            "dialogues": MOST_MESSAGES,
             "spans": MOST_SPANS,
         }
         return found.get(self.reads, 0)

@@ -94,6 +94,10 @@ class Inputs(Protocol):
         """
         ...
 
+    def fault(self, record: str, limit: int) -> str:
+        """Why `encode` makes no row of a record, as a noun; empty if it does, or that is not known."""
+        return ""
+
     def collate(
         self, rows: Sequence[np.ndarray], device: torch.device, length: int | None
     ) -> Batch:

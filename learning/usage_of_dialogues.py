@@ -11,24 +11,27 @@ ASKED = "last message of a dialogue"
 def asking(card: Mapping[str, Any]) -> list[str]:
     """The function `ask`: the tokens from which an answer follows; none if nothing can be answered."""
     limit, characters = card["model"]["max_length"], card["characters"]
-    controls = repr(card["dialogue"]["controls"]).replace("`", "\\x60")
+    how = card["dialogue"]
+    special = repr(how["special"]).replace("`", "\\x60")
     return [
-        f"controls = {controls}",
+        f"special = {special}",
         "",
         "",
         "def ask(dialogue):  # a text, or a list of messages that ends with the user's",
         "    if isinstance(dialogue, str):",
         '        dialogue = [{"role": "user", "content": dialogue}]',
+        f"    if len(dialogue) > {how['most_messages']} or sum("
+        f'len(one["content"]) for one in dialogue) > {how["most_characters"]}:',
+        "        return []",
         '    said = [{"role": one["role"], "content": read(one["content"])} for one in dialogue]',
         '    if any(not one["content"] for one in said):',
         "        return []",
-        '    if any(control in one["content"] for one in said for control in controls):',
-        "        return []  # it would end its turn",
         '    system = said[:1] if said[0]["role"] == "system" else []',
         "    turns = said[len(system):]",
         "    for start in range(0, len(turns), 2):  # the first turns are left out until the rest fits",
         "        kept = [*system, *turns[start:]]",
-        f'        if sum(len(one["content"]) for one in kept) > {characters}:',
+        f"        if len(turns) - start > {how['most_turns']} or sum("
+        f'len(one["content"]) for one in kept) > {characters}:',
         "            continue",
         "        try:",
         "            text = tokenizer.apply_chat_template(",
@@ -38,7 +41,8 @@ def asking(card: Mapping[str, Any]) -> list[str]:
         "            return []",
         '        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]',
         f"        if len(tokens) <= {limit}:",
-        "            return tokens",
+        '            said = any(text in one["content"] for one in kept for text in special)',
+        "            return [] if said else tokens  # it would end its turn",
         "    return []",
         "",
         "",

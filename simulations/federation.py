@@ -24,6 +24,7 @@ from ..server.run import Listener, Silent
 from ..survey.concerns import concerns, telling_columns
 from ..survey.lengths import WORTH, cut
 from .partition import Share, parse_scheme, partition
+from .unread import none_readable, unread
 
 
 @dataclass(frozen=True)
@@ -175,20 +176,17 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         job = job.model_copy(update={"data": data})
     store = _tokens(job, corpus, listener)
     lengths = np.diff(store.offsets)
+    dialogues = job.kind.reads == "dialogues"
+    faults = unread(
+        job, [corpus.texts[n] for n in np.flatnonzero(lengths == 0)] if dialogues else []
+    )
     if job.kind.shortest > 1 and not (lengths[train] >= job.kind.shortest).any():
-        if job.kind.reads == "dialogues":
-            raise DataError(
-                f"{job.data.path}: no dialogue can be learned from: the last question and answer of each are "
-                f"longer than model.max_length = {job.model.max_length}, or hold {_CONTROL}. Raise "
-                "model.max_length, or shorten them."
-            )
+        if dialogues:
+            raise none_readable(job, faults)
         raise DataError(
             f"{job.data.path}: no training text has {job.kind.shortest} tokens, so the model has nothing "
             "to predict. Check data.text_column (--text-column), or set data.end_of_text = true."
         )
-    dialogues, dropped = job.kind.reads == "dialogues", dict(corpus.dropped)
-    if dialogues and (unread := int((lengths == 0).sum())):
-        dropped[f"a last question and answer beyond model.max_length, or {_CONTROL}"] = unread
     if job.kind.reads == "texts":
         listener.started("texts", 0)
     # A dialogue that loses its first turns may be of any length then.
@@ -202,7 +200,7 @@ def federate(job: Job, listener: Listener | None = None) -> Federation:
         tested=tested,
         training_share=trained,
         holds_out=in_a_file or trained < 1,
-        dropped=dropped | ({_COPIED: repeated} if repeated else {}),
+        dropped=corpus.dropped | faults | ({_COPIED: repeated} if repeated else {}),
         ungrouped=(corpus.groups or []).count(""),
         notes=corpus.notes,
         look=_concerns(corpus, job, scheme.column),
@@ -229,7 +227,6 @@ def _samples(
 
 
 _SHOWN = 4
-_CONTROL = "the text of a control token"
 _COPIED = "the same text as a held-out record"
 
 

@@ -1,8 +1,8 @@
 """Dialogues: lists of messages, or a question and its answer in two columns, each as one text.
 
 That text is JSON: ``[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]``, with
-contents as ``clean_text`` leaves them. A dialogue may begin with one message of the system; then user and
-assistant take turns. The form with ``from`` and ``value`` (ShareGPT) is read as well.
+contents as ``clean_text`` leaves them. A dialogue may begin with one system message; then user and assistant
+take turns. The form with ``from`` and ``value`` (ShareGPT) is read as well.
 
 Guarantee: whether a dialogue can be read, and as what, follows from itself alone.
 """
@@ -20,6 +20,10 @@ from .cells import reason, whole
 from .names import clean_text
 from .table import Table
 
+MOST_MESSAGES = 1024
+"""Of one dialogue: by so many an owner's agent plans how long dialogues take to be rendered."""
+MOST_CHARACTERS = 2**18
+"""Of the messages of one dialogue, together, as they were given."""
 COLUMNS = ("messages", "conversations")
 """What a column of dialogues is usually called."""
 
@@ -70,6 +74,7 @@ def with_dialogues(table: Table, text: str, answers: str | None) -> Table:
 
 def exchange(question: str | None, answer: str | None) -> str:
     """The record of a question and its answer. Raises ``DataError`` if one of them is empty."""
+    _check_size([question or "", answer or ""])
     messages = [Message(USER, clean_text(question)), Message(ASSISTANT, clean_text(answer))]
     _check_turns(messages)
     return record_of(messages)
@@ -99,6 +104,7 @@ def opening(value: str) -> str:
     except (ValueError, RecursionError):
         found = value
     if not isinstance(found, list) or not any(isinstance(one, dict) for one in found):
+        _check_size([value])
         content = clean_text(value)
         return record_of([Message(USER, content)]) if content else ""
     messages = _messages(value)
@@ -130,11 +136,34 @@ def _messages(value: str) -> list[Message]:
             f"{quoted(value)} is not a list of messages. Write one such as {_EXAMPLE}, or name the column of "
             "the answers (answer_column)."
         )
-    return [_message(number, one) for number, one in enumerate(found, start=1)]
+    contents = [_content(one) for one in found]
+    _check_size([content for content in contents if isinstance(content, str)])
+    return [
+        _message(number, one, content)
+        for number, (one, content) in enumerate(zip(found, contents, strict=True), start=1)
+    ]
 
 
-def _message(number: int, given: dict[str, Any]) -> Message:
-    role, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
+def _check_size(contents: Sequence[str]) -> None:
+    """Raise ``DataError`` for more than is read of one dialogue, before any of it is looked at."""
+    if len(contents) > MOST_MESSAGES:
+        raise DataError(
+            f"The dialogue has {len(contents):,} messages, but at most {MOST_MESSAGES:,} are read. Cut it "
+            "into parts."
+        )
+    if (size := sum(map(len, contents))) > MOST_CHARACTERS:
+        raise DataError(
+            f"The dialogue has {size:,} characters, but at most {MOST_CHARACTERS:,} are read. Cut it into "
+            "parts."
+        )
+
+
+def _content(given: dict[str, Any]) -> Any:
+    return given.get("content", given.get("value"))
+
+
+def _message(number: int, given: dict[str, Any], content: Any) -> Message:
+    role = given.get("role", given.get("from"))
     if not isinstance(role, str) or role not in _ROLES:
         raise DataError(
             f'Message {number} has the role {quoted(role)}. The roles are "system", "user" and "assistant".'
@@ -166,6 +195,6 @@ def _check_turns(messages: Sequence[Message]) -> None:
         if one.role != expected:
             raise DataError(
                 f'Message {first + place} is of the role "{one.role}", but "{expected}" has the turn: after '
-                "one message of the system, if any, user and assistant take turns. Join messages of one "
-                "side, or leave out the dialogue."
+                "one system message, if any, user and assistant take turns. Join messages of one side, or "
+                "leave out the dialogue."
             )

@@ -10,12 +10,14 @@ import pytest
 
 import umbel
 from umbel.errors import DataError, ModelError
+from umbel.learning.dialogues import SPECIAL, TEMPLATE, TOO_LONG
 from umbel.learning.predict import Predictor
 from umbel.learning.reading.layout import USUAL
 from umbel.reports.page import write_page
 from umbel.reports.predictions import prediction_line, predictions, read_texts
 from umbel.run.record import RunRecord
 from umbel.simulations.engine import Options, simulate
+from umbel.simulations.federation import federate
 from umbel.simulations.rehearsal import rehearse
 
 CHATML = (
@@ -122,17 +124,26 @@ def test_a_run_answers_dialogues_from_a_file_and_plain_text_alike(ran, tmp_path)
         read_texts([json.dumps(longer[:2])], None, "messages", USUAL, "dialogues")
 
 
-def test_records_that_cannot_be_read_by_the_model_are_counted_and_cost_themselves(
+def test_dialogues_that_the_model_cannot_read_are_counted_by_their_own_reasons(
     chat_of, talking, tmp_path
 ):
-    long = {"speaker": "s0", "messages": [{"role": "user", "content": "why " * 400}]}
-    long["messages"].append({"role": "assistant", "content": "so"})
+    shutil.copytree(talking / "base", tmp_path / "base")
+    refusing = CHATML.replace(
+        "<s>{{ m", "{% if 'boom' in m['content'] %}{{ raise_exception('no') }}{% endif %}<s>{{ m", 1
+    )
+    (tmp_path / "base" / "chat_template.jinja").write_text(refusing)
+    asked = ["why " * 400, "a</s>", "boom", "a boom"]
+    said = [
+        [{"role": "user", "content": one}, {"role": "assistant", "content": "so"}] for one in asked
+    ]
+    bad = "".join(json.dumps({"speaker": "s0", "messages": one}) + "\n" for one in said)
     path = tmp_path / "b.jsonl"
-    path.write_text((talking / "a.jsonl").read_text() + json.dumps(long) + "\n")
-    job = chat_of(data={"path": str(path)}, privacy={"unit": "none"}, training={"rounds": 1})
-    simulate(job, Options(tmp_path / "run", workers=1))
-    dropped = RunRecord.read(tmp_path / "run").partition.data["dropped"]
-    assert [(count, why[:15]) for why, count in dropped.items()] == [(1, "a last question")]
+    path.write_text((talking / "a.jsonl").read_text() + bad)
+    job = chat_of(data={"path": str(path)}, model={"base": str(tmp_path / "base")})
+    assert federate(job).dropped == {TEMPLATE: 2, TOO_LONG: 1, SPECIAL: 1}
+    path.write_text(bad * 3)
+    with pytest.raises(DataError, match=f"6 with {TEMPLATE}, 3 with .*model.template = .plain."):
+        federate(job)
 
 
 @pytest.mark.slow
