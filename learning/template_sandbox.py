@@ -36,8 +36,11 @@ from jinja2.visitor import NodeTransformer
 _START, _MESSAGE, _CHARACTER = 1_000_000, 10_000, 40
 _STEP = 100
 """What a step of a loop, a call, a filter or an operator counts, in characters."""
+_PART = 20
+"""What each part of a value counts that is looked into, in characters."""
 _WORK = "work left"
 """A variable that no template can name."""
+_LONGEST_SEPARATORS = 8
 
 
 def _words(text: str) -> frozenset[str]:
@@ -87,18 +90,16 @@ class _Work:
         while left:
             one = left.pop()
             if isinstance(one, str):
-                self.take(1 + len(one))
-            elif isinstance(one, list | tuple):
-                self.take(1 + len(one))
-                left.extend(one)
+                self.take(_PART + len(one))
+            elif isinstance(one, list | tuple | range):
+                self.take(_PART * (1 + len(one)))
+                left.extend(one if not isinstance(one, range) else ())
             elif isinstance(one, dict):
-                self.take(1 + 2 * len(one))
+                self.take(_PART * (1 + 2 * len(one)))
                 left.extend(one.keys())
                 left.extend(one.values())
-            elif isinstance(one, range):
-                self.take(1 + len(one))
             elif one is None or isinstance(one, int | float | Undefined):
-                self.take(1)
+                self.take(_PART)
             else:
                 raise SecurityError(f"{type(one).__name__} is neither a text nor a list of texts.")
 
@@ -230,6 +231,16 @@ class _Counted(NodeTransformer):
             one.expr = self._by("counted", one.expr)
         return node
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._by("counted top", self.generic_visit(node))
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        return self._by("counted top", self.generic_visit(node))
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return self._by("counted top", node) if node.ctx == "load" else node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         node.nodes = [self._by("counted", one) for one in node.nodes]
@@ -307,8 +318,6 @@ def _check_text_filter(work: _Work, name: str, value: Any, given: list[Any]) -> 
         _check_method(work, name, str(value), given)
     elif name == "trim":
         _check_method(work, "strip", str(value), given)
-    elif name == "tojson" and any(isinstance(one, int) and one > 8 for one in given):
-        raise SecurityError("an indentation is larger than 8.")
 
 
 def _check_method(work: _Work, name: str, owner: str, given: Sequence[Any]) -> None:
@@ -341,9 +350,9 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    if indent is not None or len("".join(separators or ())) > _LONGEST_SEPARATORS:
+        raise SecurityError("JSON with an indentation, or long separators, is not counted.")
+    return json.dumps(value, ensure_ascii=ensure_ascii, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

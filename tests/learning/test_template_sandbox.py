@@ -84,6 +84,11 @@ BUSY = {
     "centres by a map": "{{ ['x'] | map('center', 10 ** 9) | list }}",
     "bytes": "{{ (5).to_bytes(10 ** 9, 'big') }}",
     "blanks": "{{ [[1]] | tojson(indent=10 ** 9) }}",
+    "blanks that are a text": "{{ [[1], 1] | tojson(indent='x' * 90000) }}",
+    "separators": "{{ range(9000) | list | tojson(separators=['x' * 90000, 'y']) }}",
+    "a list of lists": "{{ [[1] * 1000] * 1000 }}",
+    "long lists": "{% for a in range(9000) %}{% set y = [" + "1," * 5000 + "] %}{% endfor %}",
+    "long tuples": "{% for a in range(9000) %}{% set y = (" + "1," * 5000 + ") %}{% endfor %}",
     "a power": "{{ 10 ** 10 ** 10 }}",
     "large numbers": "{% set n = namespace(x=9) %}"
     "{% for a in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
