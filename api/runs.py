@@ -211,6 +211,10 @@ def _text(value: Any, place: int, dialogues: bool) -> str:
     """A text as it was given, or a list of messages as JSON; an empty one for a value that is missing."""
     if dialogues and isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
+    if dialogues and isinstance(value, dict):
+        raise DataError(
+            f"Text {place} is a single message: give a list of dialogues, each a list of messages."
+        )
     if isinstance(value, str):
         return value
     if value is None or value != value:  # NaN, as pandas has it, is not itself

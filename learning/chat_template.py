@@ -4,6 +4,11 @@ A template is a program in Jinja that lies among the files of the base model, wh
 is rendered in a sandbox (``template_sandbox``): it can call nothing of this process, and its work is bounded
 by the size of the dialogue. No server sends one: a job says "own" or "plain", and the digest of the base
 model includes its template.
+
+Guarantee: that of ``template_sandbox``. A template is told the messages, the special tokens, and the same day
+every day; it reaches no file, no network and no other record.
+
+Assumptions: those of ``template_sandbox``; who installs a base model trusts its template within the bound.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Dialogues(Texts):
     all answers (no template is taken at its word). Whatever a record holds, no more than ``most_characters``
     and ``MOST_TURNS`` of it are rendered, and that no more than ``MOST_TURNS + 6`` times.
 
-    Assumptions: those of ``chat_template``: nothing bounds how long a template takes for what it is given.
+    Assumptions: those of ``chat_template``.
     """
 
     targets = True

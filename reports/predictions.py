@@ -70,6 +70,8 @@ def read_texts(
             f"{first.fault}"
         )
     if not any(one.text.strip() or one.fault for one in found.asked):
+        if file is not None:
+            raise DataError(f"{file} holds no {reads.removesuffix('s')} to answer.")
         raise DataError(
             'There is no text to classify or continue. Give one: umbel predict RUN "..." or --file FILE'
             if reads != "pictures"
@@ -98,15 +100,8 @@ def _of_table(file: Path, column: str, layout: Layout, *, lists: bool) -> Texts:
 
 def _of_dialogues(file: Path, column: str, layout: Layout) -> list[Asked]:
     """Of one dialogue, a list of messages in a .json file; else of each cell of a table, or of each line."""
-    if file.suffix == ".json" and file.is_file():
-        try:
-            found = json.loads(file.read_text(encoding=layout.encoding or "utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{file} cannot be read: {error}.") from None
-        if isinstance(found, dict) and isinstance(found.get(column), list):
-            found = found[column]
-        if isinstance(found, list) and all("role" in m or "from" in m for m in found):
-            return [replace(_opening(json.dumps(found, ensure_ascii=False)), place=file.name)]
+    if (one := _dialogue_of(file, column, layout)) is not None:
+        return [replace(_opening(json.dumps(one, ensure_ascii=False)), place=file.name)]
     if not _is_table(file):
         return [_opening(one.text, one) for one in _of_lines(file, layout).asked]
     from ..learning.reading.tables import read_table
@@ -116,6 +111,22 @@ def _of_dialogues(file: Path, column: str, layout: Layout) -> list[Asked]:
         _opening(text or "", Asked("", f"{table.unit} {number}", table.faults.get(row, "")))
         for row, (number, text) in enumerate(zip(table.numbers, table.columns[column], strict=True))
     ]
+
+
+def _dialogue_of(file: Path, column: str, layout: Layout) -> list[dict[str, Any]] | None:
+    """The messages of a .json file that is one dialogue; None for anything else, which is read as a table."""
+    if file.suffix != ".json" or not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding=layout.encoding or "utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None  # such as lines of JSON, or what a table's reader explains
+    if isinstance(found, dict):
+        found = found.get(column)
+    if not isinstance(found, list) or not found:
+        return None
+    whole = all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found)
+    return found if whole else None
 
 
 def _opening(text: str, known: Asked | None = None) -> Asked:

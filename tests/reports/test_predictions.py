@@ -34,7 +34,7 @@ def test_of_a_table_the_column_is_tried_and_not_its_lines(tmp_path, delimiter):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\n \n", "no text to classify or continue"),
+        (b"\n \n", r"texts\.txt holds no text to answer"),
         (b"gr\xc3\xbcn\ngr\xfcn", "not UTF-8"),
         (b"PK\x03\x04", "zip"),
     ],

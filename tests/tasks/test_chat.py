@@ -120,8 +120,27 @@ def test_a_run_answers_dialogues_from_a_file_and_plain_text_alike(ran, tmp_path)
     assert "ends with an answer" in prediction_line(*third, as_json=False)
     assert prediction_line(asked, plain, as_json=False).startswith("a fine film\n")
     assert umbel.Run.open(ran).predict([said], 6)[0].continuation == plain.continuation
+    with pytest.raises(DataError, match="give a list of dialogues, each a list of messages"):
+        umbel.Run.open(ran).predict(said, 6)
     with pytest.raises(DataError, match="ends with an answer"):
         read_texts([json.dumps(longer[:2])], None, "messages", USUAL, "dialogues")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "[null]", "[]", '["the role"]', "{", "3"])
+def test_a_file_of_json_without_a_dialogue_is_refused_in_a_sentence(content, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"a\.json"):
+        read_texts([], path, "messages", USUAL, "dialogues")
+
+
+def test_dialogues_in_lines_or_a_list_are_read_from_a_json_file_as_for_training(tmp_path):
+    said = [[{"role": "user", "content": one}] for one in ("what?", "why?")]
+    rows = [json.dumps({"messages": one}) for one in said]
+    for content in ("\n".join(rows), f"[{', '.join(rows)}]"):
+        (tmp_path / "a.json").write_text(content)
+        asked = read_texts([], tmp_path / "a.json", "messages", USUAL, "dialogues").asked
+        assert [one.shown for one in asked] == ["what?", "why?"]
 
 
 def test_dialogues_that_the_model_cannot_read_are_counted_by_their_own_reasons(
