@@ -125,13 +125,14 @@ def _load_backbone(job: Job, folder: Path, outputs: int, device: torch.device) -
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    arguments: dict[str, Any] = {"dtype": torch.float32, **quantization_arguments(job, device)}
+    arguments: dict[str, Any] = {"dtype": torch.float32}
     mean = job.pooled
     with one_sentence(f"{job.model.base} does not load for {job.task}"):
         alone = sealed(folder)
         config = transformers.AutoConfig.from_pretrained(alone, trust_remote_code=False)
         _check_depth(job, config.to_dict())
         refuse_quantized(job.model.base, config.to_dict())
+        arguments |= quantization_arguments(job, device)
         name = _auto_class(job, config)
         if job.own_head:
             _check_labels(job, config, outputs)
