@@ -21,7 +21,7 @@ drugs of its own; a fifth of them held out; low-rank adapters on MiniLM, encrypt
 steps on all data in one place are the yardstick.
 
 Bar: entity F1 (exact spans, all labels) at most {MOST_BELOW:g} points below it. Data: python
-examples/letters.py.
+examples/fetch.py.
 """
 
 
@@ -32,7 +32,7 @@ def measure(folder: Path, *, smoke: bool) -> dict[str, Any]:
 
     job = Job.load(EXAMPLES / "letters.toml", ["simulation.pooled=true"])
     if not Path(str(job.data.path)).exists():
-        sys.exit(f"{job.data.path} is missing; write it with: python examples/letters.py")
+        sys.exit(f"{job.data.path} is missing; write it with: python examples/fetch.py")
     if smoke:
         few = {"training.rounds": 1, "training.local_steps": 1, "data.limit": 60}
         job = job.changed(few | {"evaluation.every": 0})

@@ -79,11 +79,20 @@ def main() -> None:
     write("shakespeare.jsonl", shakespeare)
     write("plays.jsonl", lambda: plays(test=False))
     write("plays-test.jsonl", lambda: plays(test=True))
+    write("letters.jsonl", invented_letters)
     archive = DATA / f"{CHINESE}.tar.gz"
     if archive.exists():
         write("reviews-zh.csv", lambda: chinese_reviews(archive))
     else:
         print(f"examples/data/reviews-zh.csv: left out; to have it: {DOWNLOAD}")
+
+
+def invented_letters() -> tuple[str, str]:
+    """Those of ``letters``, each as a line of JSON."""
+    from letters import HOSPITALS, letters
+
+    lines = [json.dumps(letter, ensure_ascii=False) + "\n" for letter in letters()]
+    return "".join(lines), f"{len(lines):,} letters of {len(HOSPITALS)} hospitals"
 
 
 def write(name: str, make: Callable[[], tuple[str, str]]) -> None:

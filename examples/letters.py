@@ -1,22 +1,16 @@
-"""Write letters of hospitals, in which names, drugs, doses and diagnoses are marked, to examples/data.
-
-    python examples/letters.py
+"""Letters of hospitals, in which names, drugs, doses and diagnoses are marked, for examples/fetch.py.
 
 The letters are invented, by a fixed seed: no person is in them. Each hospital has sentences, names and drugs
-that others have not, and some words are a name in one letter and none in another. What is there already is
-left alone; delete the file to have it written again.
+that others have not, and some words are a name in one letter and none in another.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).resolve().parent / "data"
 HOSPITALS = ("riverside", "northgate", "st-anne", "harbour", "elmwood", "westfield")
 LETTERS = 300
 """Of each hospital."""
@@ -121,18 +115,3 @@ def letters() -> Iterator[dict[str, Any]]:
         hospital = Hospital(name)
         for _ in range(LETTERS):
             yield {**hospital.letter(), "hospital": name}
-
-
-def main() -> None:
-    path = DATA / "letters.jsonl"
-    if path.exists():
-        print(f"{path}: already there")
-        return
-    DATA.mkdir(exist_ok=True)
-    lines = [json.dumps(letter, ensure_ascii=False) + "\n" for letter in letters()]
-    path.write_text("".join(lines), encoding="utf-8")
-    print(f"{path}: {len(lines):,} letters of {len(HOSPITALS)} hospitals")
-
-
-if __name__ == "__main__":
-    main()
