@@ -94,22 +94,15 @@ install-torch: | $(PY)
 install-libraries: | $(PY)
 	$(HASHED) -r requirements/run.lock
 
-# What tests and linters need besides.
-$(VENV)/.tools: $(VENV)/.installed
+# What tests and linters need besides; and for bases in four and eight bits. peft imports the latter in every
+# process once they are there, so the tests that need them are slow ones.
+$(VENV)/.tools: EXTRA := dev
+$(VENV)/.quantized: EXTRA := quantized
+$(VENV)/.tools $(VENV)/.quantized: $(VENV)/.installed
 ifeq ($(LOCKED),yes)
-	$(HASHED) -r requirements/dev.lock
+	$(HASHED) -r requirements/$(EXTRA).lock
 else
-	$(PIP) install -q -e '.[dev]'
-endif
-	@touch $@
-
-# For bases in four and eight bits. peft imports them in every process once they are there, so the tests that
-# need them are slow ones.
-$(VENV)/.quantized: $(VENV)/.installed
-ifeq ($(LOCKED),yes)
-	$(HASHED) -r requirements/quantized.lock
-else
-	$(PIP) install -q -e '.[quantized]'
+	$(PIP) install -q -e '.[$(EXTRA)]'
 endif
 	@touch $@
 

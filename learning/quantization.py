@@ -27,7 +27,6 @@ from ..job import Job, QuantizationName
 from .device import use_bfloat16
 
 _LIBRARIES: dict[QuantizationName, str] = {"nf4": "bitsandbytes", "int8": "torchao"}
-KINDS = frozenset(_LIBRARIES)
 _NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
@@ -102,7 +101,8 @@ def check_weights(job: Job, model: nn.Module) -> None:
     """Raise ``ModelError`` for weights that are held in another way than the job asks."""
     for name, parameter in model.named_parameters():
         plain = type(parameter) is nn.Parameter and parameter.is_floating_point()
-        if not plain and _kind_of(parameter) not in KINDS & {job.model.quantization}:
+        kind = None if plain else _kind_of(parameter)
+        if not plain and (kind is None or kind != job.model.quantization):
             raise ModelError(
                 f"{job.model.base} is not held as the job asks (model.quantization): its tensor {name} is a "
                 f"{type(parameter).__name__} of {parameter.dtype}. Use the model in full precision."

